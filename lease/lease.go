@@ -1,0 +1,90 @@
+// Package lease knows what the nodes of a network agree on: the network
+// configuration, which node holds which pod subnet, and how a store of this
+// knowledge (a file, etcd, Kubernetes) is asked, kept up and watched.
+//
+// It knows nothing of devices, sockets or routes.
+package lease
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"time"
+)
+
+// Attrs is what a node tells the others about itself when it takes a lease.
+// The JSON form is flannel's (etcd value and Kubernetes annotations).
+type Attrs struct {
+	PublicIP      netip.Addr      // IPv4 address at which other nodes reach this one; invalid if it has none
+	PublicIPv6    netip.Addr      // the same for IPv6
+	BackendType   string          // "udp", "vxlan", …; empty is written by stock flannel's udp backend
+	BackendData   json.RawMessage // opaque to this package
+	BackendV6Data json.RawMessage
+}
+
+// Lease is one node's right to its pod subnets.
+type Lease struct {
+	Attrs
+	Subnet     netip.Prefix // IPv4 pod subnet, masked; invalid if the node has none
+	IPv6Subnet netip.Prefix // the same for IPv6
+	Expiration time.Time    // zero: never
+}
+
+// Key names a lease within its network: flannel's etcd key,
+// "10.5.52.0-24" or "10.5.1.0-24&fc00:5:1::-64".
+type Key string
+
+// Update is one step in what a store knows.
+type Update struct {
+	// Config is not nil when the network configuration is told for the
+	// first time or has changed.
+	Config *Config
+	// Snapshot says that Put is the complete set of leases: what is not in
+	// it is gone. The first update of a watch is always a snapshot.
+	Snapshot bool
+	Put      []Lease
+	Delete   []Key
+	// Err is not nil when the store has seen something that it refuses, a
+	// broken configuration say. The rest of the update is then empty and
+	// what was good stays in force.
+	Err error
+}
+
+// ErrNoLease says that the store holds no lease for the asking node and
+// cannot make one.
+var ErrNoLease = errors.New("no lease for this node")
+
+// Store is where the nodes of a network find their configuration and leases.
+// It is implemented by lease/static; stores over etcd and Kubernetes follow
+// the same contract.
+//
+// All methods may be called from several goroutines.
+type Store interface {
+	// Config returns the network configuration. An error names the key that
+	// is wrong.
+	Config(ctx context.Context) (*Config, error)
+
+	// Acquire returns the lease of the node that a describes, taking a new
+	// one where the store can. prev is the subnets the node had before (from
+	// subnet.env); either may be invalid. It returns an error that wraps
+	// ErrNoLease when there is none to be had.
+	Acquire(ctx context.Context, a Attrs, prev Previous) (*Lease, error)
+
+	// Renew extends own before own.Expiration and returns the lease as it
+	// now stands. It fails, and changes nothing, if the lease is no longer
+	// this node's. Stores whose leases never expire return own unchanged.
+	Renew(ctx context.Context, own *Lease) (*Lease, error)
+
+	// Watch sends what the store knows to updates until ctx is done: first
+	// one snapshot with Config set, then changes. It recovers from all that
+	// passes (a store that restarts, a file that is replaced) on its own,
+	// sending a new snapshot where it may have missed something. Put and
+	// Snapshot include the node's own lease. It returns ctx.Err().
+	Watch(ctx context.Context, updates chan<- Update) error
+}
+
+// Previous is the subnets that a node held before a restart.
+type Previous struct {
+	Subnet, IPv6Subnet netip.Prefix
+}
