@@ -1,0 +1,106 @@
+// Package status is what a running twilld tells about itself: one JSON
+// document, the unix socket on which it is asked for, and the client.
+//
+// The document is for people and scripts that look at one node; what is
+// watched over time across nodes is in the metrics. Field names are stable:
+// fields are added, not renamed.
+package status
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Document is the answer to GET /status. A part that the daemon does not have
+// yet (it is still waiting for its lease, say) is absent.
+type Document struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	Uptime  float64   `json:"uptime_seconds"`
+	// Waiting says what keeps the daemon from being ready; empty: it is.
+	Waiting string `json:"waiting,omitempty"`
+	// Restart says which change of the configuration takes a restart to
+	// come into force; empty: none is pending.
+	Restart string `json:"restart_needed,omitempty"`
+
+	Network   []netip.Prefix `json:"network,omitempty"`
+	Backend   string         `json:"backend,omitempty"` // "udp"
+	Lease     *Lease         `json:"lease,omitempty"`
+	Underlay  *Underlay      `json:"underlay,omitempty"`
+	Dataplane *Dataplane     `json:"dataplane,omitempty"`
+	Shards    []Shard        `json:"shards,omitempty"`
+	Drops     Drops          `json:"drops"`
+	Source    Source         `json:"lease_source"`
+}
+
+// Lease is the lease that this node holds. Prefixes and addresses of a family
+// that the node has not are absent.
+type Lease struct {
+	Subnet     netip.Prefix `json:"subnet,omitzero"`
+	IPv6Subnet netip.Prefix `json:"ipv6_subnet,omitzero"`
+	PublicIP   netip.Addr   `json:"public_ip,omitzero"`
+	PublicIPv6 netip.Addr   `json:"public_ipv6,omitzero"`
+	Expiration time.Time    `json:"expiration,omitzero"`
+}
+
+// Underlay is the interface that reaches the other nodes.
+type Underlay struct {
+	Name string     `json:"name"`
+	IPv4 netip.Addr `json:"ipv4,omitzero"`
+	IPv6 netip.Addr `json:"ipv6,omitzero"`
+	MTU  int        `json:"mtu"`
+	Why  string     `json:"why"` // why this one was chosen
+}
+
+// Dataplane is the part that the backend fills. All of it may change while
+// the daemon runs: the kernel can refuse an offload at any send.
+type Dataplane struct {
+	Device      Device    `json:"device"`
+	Port        uint16    `json:"port"`         // UDP port on the underlay
+	SourceCheck string    `json:"source_check"` // strict, inner, off
+	Offloads    []Offload `json:"offloads"`
+	Peers       []Peer    `json:"peers"`
+}
+
+// Kinds of TUN device.
+const (
+	KindOffload = "offload" // virtio-net header, super-packets, many queues
+	KindPlain   = "plain"   // one packet a read
+)
+
+// Device is the TUN device.
+type Device struct {
+	Name string `json:"name"`
+	Kind string `json:"kind"` // KindOffload or KindPlain
+	Why  string `json:"why"`  // why this kind: what was asked for, what the kernel refused
+	MTU  int    `json:"mtu"`  // largest inner packet, IP header included
+}
+
+// Offload is one thing that the kernel can do for the data plane and that can
+// be switched off.
+type Offload struct {
+	Name    string `json:"name"`     // the flag that switches it, without dashes in front: "udp-gso"
+	Mode    string `json:"mode"`     // what was asked for: auto, on, off
+	InForce bool   `json:"in_force"` // on every shard
+	Why     string `json:"why"`      // "granted: TSO4 TSO6 USO4 USO6", "refused by the kernel: sendmsg: EIO, shard 1 of 4"
+}
+
+// Peer is another node, and what went to and came from it.
+type Peer struct {
+	Subnets   []netip.Prefix `json:"subnets"`
+	PublicIP  netip.Addr     `json:"public_ip"` // where its datagrams go
+	TXPackets uint64         `json:"tx_packets"`
+	TXBytes   uint64         `json:"tx_bytes"`
+	RXPackets uint64         `json:"rx_packets"`
+	RXBytes   uint64         `json:"rx_bytes"`
+}
+
+// Source is the health of the lease store.
+type Source struct {
+	Name        string    `json:"name"`                   // "file /etc/twill/leases.json"
+	Leases      int       `json:"leases"`                 // in force, the own one included
+	Updated     time.Time `json:"updated,omitzero"`       // when the set in force came
+	LastError   string    `json:"last_error,omitempty"`   // the refusal that is in the way now; empty: none
+	LastErrorAt time.Time `json:"last_error_at,omitzero"` // when LastError came
+}
