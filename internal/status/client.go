@@ -1,0 +1,72 @@
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxDocument bounds what the client reads: 5,000 peers take about 1 MiB.
+const maxDocument = 64 << 20
+
+// Fetch asks the daemon that listens on the unix socket path.
+func Fetch(ctx context.Context, path string) (*Document, error) {
+	raw, err := FetchJSON(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	var d Document
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return nil, fmt.Errorf("status from %s: %w; is that socket twilld's?", path, err)
+	}
+	return &d, nil
+}
+
+// FetchJSON is Fetch for whoever wants the document as the daemon wrote it,
+// with fields that this version of the client does not know.
+func FetchJSON(ctx context.Context, path string) ([]byte, error) {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		},
+	}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://twilld/status", nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask twilld on %s: %w", path, remedy(err))
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask twilld on %s: %s; is that socket twilld's?", path, res.Status)
+	}
+	raw, err := io.ReadAll(io.LimitReader(res.Body, maxDocument))
+	if err != nil {
+		return nil, fmt.Errorf("status from %s: %w", path, err)
+	}
+	return raw, nil
+}
+
+// remedy says what to do about an error of connect(2).
+func remedy(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return errors.New("no such socket; is twilld running, and with this --control-socket?")
+	case errors.Is(err, unix.ECONNREFUSED):
+		return errors.New("nobody listens; twilld has died or is being restarted")
+	case errors.Is(err, os.ErrPermission):
+		return errors.New("permission denied; the socket is open to the user of twilld (root) only")
+	default:
+		return err
+	}
+}

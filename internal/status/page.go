@@ -1,0 +1,193 @@
+package status
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/twillnet/twill/metrics"
+)
+
+// WritePage writes the document for people: what runs and why, who is
+// reached, what was lost. It returns the first error of w.
+func (d *Document) WritePage(w io.Writer) error {
+	p := page{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	p.node(d)
+	if d.Dataplane != nil {
+		p.engine(d)
+		p.offloads(d.Dataplane.Offloads)
+		p.peers(d.Dataplane.Peers)
+		p.drops(d.Drops)
+	}
+	return p.Flush()
+}
+
+// page writes sections of tab-separated columns. A tabwriter keeps its first
+// error and returns it from Flush, so that the sections need not look.
+type page struct{ *tabwriter.Writer }
+
+// row writes one line of columns; a column is aligned with those above it.
+func (p page) row(cells ...string) { fmt.Fprintln(p, strings.Join(cells, "\t")) }
+
+func (p page) node(d *Document) {
+	state := "ready"
+	if d.Waiting != "" {
+		state = "not ready: waiting for " + d.Waiting
+	}
+	up := time.Duration(d.Uptime * float64(time.Second)).Round(time.Second)
+	fmt.Fprintf(p, "twilld %s, pid %d, up %s, %s\n", d.Version, d.PID, up, state)
+	if d.Restart != "" {
+		fmt.Fprintf(p, "restart needed: %s\n", d.Restart)
+	}
+	if len(d.Network) > 0 {
+		p.row("  network", join(d.Network)+", backend "+d.Backend)
+	}
+	if l := d.Lease; l != nil {
+		p.row("  lease", join(valid(l.Subnet, l.IPv6Subnet))+" at "+join(validAddrs(l.PublicIP, l.PublicIPv6)))
+	}
+	if u := d.Underlay; u != nil {
+		p.row("  underlay", fmt.Sprintf("%s, %s, MTU %d (%s)", u.Name, join(validAddrs(u.IPv4, u.IPv6)), u.MTU, u.Why))
+	}
+	s := d.Source
+	p.row("  leases", fmt.Sprintf("%d from %s%s", s.Leases, s.Name, since(" since ", s.Updated)))
+	if s.LastError != "" {
+		p.row("", "refused"+since(" ", s.LastErrorAt)+": "+s.LastError)
+	}
+}
+
+func (p page) engine(d *Document) {
+	dp := d.Dataplane
+	p.row("  device", fmt.Sprintf("%s, %s, MTU %d (%s)", dp.Device.Name, dp.Device.Kind, dp.Device.MTU, dp.Device.Why))
+	p.row("  socket", fmt.Sprintf("UDP port %d, source check %s", dp.Port, dp.SourceCheck))
+	var tx, rx Direction
+	var overflows uint64
+	for _, s := range d.Shards {
+		tx.add(s.TX)
+		rx.add(s.RX)
+		overflows += s.SocketOverflows
+	}
+	p.row("  shards", fmt.Sprint(len(d.Shards)))
+	p.row("  sent", tx.describe())
+	p.row("  received", rx.describe())
+	if overflows > 0 {
+		p.row("  overflows", fmt.Sprintf("%d datagrams came faster than they were read", overflows))
+	}
+}
+
+func (d *Direction) add(o Direction) {
+	d.Packets += o.Packets
+	d.Bytes += o.Bytes
+	d.Datagrams += o.Datagrams
+	d.TunCalls += o.TunCalls
+	d.SockCalls += o.SockCalls
+}
+
+// describe tells traffic and how well it is batched: packets for each system
+// call on the socket and on the TUN device.
+func (d *Direction) describe() string {
+	s := fmt.Sprintf("%d packets, %s", d.Packets, size(d.Bytes))
+	if d.Packets > 0 && d.SockCalls > 0 && d.TunCalls > 0 {
+		s += fmt.Sprintf(" (packets a call: %.1f socket, %.1f tun)",
+			float64(d.Packets)/float64(d.SockCalls), float64(d.Packets)/float64(d.TunCalls))
+	}
+	return s
+}
+
+func (p page) offloads(offloads []Offload) {
+	fmt.Fprintln(p)
+	p.row("OFFLOAD", "ASKED", "IN FORCE", "WHY")
+	for _, o := range offloads {
+		inForce := "no"
+		if o.InForce {
+			inForce = "yes"
+		}
+		p.row(o.Name, o.Mode, inForce, o.Why)
+	}
+}
+
+func (p page) peers(peers []Peer) {
+	fmt.Fprintln(p)
+	if len(peers) == 0 {
+		p.row("no peers: no other node has a lease")
+		return
+	}
+	p.row("PEER", "SUBNETS", "SENT", "PACKETS", "RECEIVED", "PACKETS")
+	byAddr := func(a, b Peer) int { return a.PublicIP.Compare(b.PublicIP) }
+	for _, peer := range slices.SortedFunc(slices.Values(peers), byAddr) {
+		p.row(peer.PublicIP.String(), join(peer.Subnets),
+			size(peer.TXBytes), fmt.Sprint(peer.TXPackets),
+			size(peer.RXBytes), fmt.Sprint(peer.RXPackets))
+	}
+}
+
+func (p page) drops(d Drops) {
+	fmt.Fprintln(p)
+	if len(d.TX)+len(d.RX) == 0 {
+		p.row("no drops")
+		return
+	}
+	p.row("DROPPED", "REASON", "PACKETS", "MEANING")
+	p.dropped("sending", d.TX)
+	p.dropped("receiving", d.RX)
+}
+
+// dropped writes the drops of one direction, the most frequent first.
+func (p page) dropped(direction string, byReason map[string]uint64) {
+	mostFirst := func(a, b string) int {
+		return cmp.Or(cmp.Compare(byReason[b], byReason[a]), cmp.Compare(a, b))
+	}
+	for _, reason := range slices.SortedFunc(maps.Keys(byReason), mostFirst) {
+		p.row(direction, reason, fmt.Sprint(byReason[reason]), meaning(reason))
+	}
+}
+
+func meaning(reason string) string {
+	for d := range metrics.NumDrops {
+		if d.String() == reason {
+			return d.Meaning()
+		}
+	}
+	return "" // a daemon of another version
+}
+
+// size returns n bytes with a decimal unit and three digits.
+func size(n uint64) string {
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, units := float64(n)/1000, "kMGTPE"
+	for f >= 999.5 && len(units) > 1 {
+		f, units = f/1000, units[1:]
+	}
+	return fmt.Sprintf("%.3g %cB", f, units[0])
+}
+
+// since returns prefix and the local time of t, or nothing for no time.
+func since(prefix string, t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return prefix + t.Local().Format(time.DateTime)
+}
+
+func join[T fmt.Stringer](list []T) string {
+	s := make([]string, len(list))
+	for i, v := range list {
+		s[i] = v.String()
+	}
+	return strings.Join(s, ", ")
+}
+
+func valid(list ...netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(list, func(p netip.Prefix) bool { return !p.IsValid() })
+}
+
+func validAddrs(list ...netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(list, func(a netip.Addr) bool { return !a.IsValid() })
+}

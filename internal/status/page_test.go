@@ -1,0 +1,111 @@
+package status
+
+import (
+	"bytes"
+	"flag"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func full() Document {
+	return Document{
+		Version: "v0.1.0", PID: 4242, Uptime: 7384.2,
+		Restart: "Network is now 10.96.0.0/16",
+		Network: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+		Backend: "udp",
+		Lease: &Lease{
+			Subnet:   netip.MustParsePrefix("10.244.1.0/24"),
+			PublicIP: netip.MustParseAddr("172.31.9.11"),
+		},
+		Underlay: &Underlay{Name: "eth0", IPv4: netip.MustParseAddr("172.31.9.11"), MTU: 1500, Why: "it has the default route"},
+		Dataplane: &Dataplane{
+			Device: Device{Name: "flannel0", Kind: KindOffload, Why: "auto: the kernel grants it", MTU: 1472},
+			Port:   8285, SourceCheck: "strict",
+			Offloads: []Offload{
+				{Name: "tun-offload", Mode: "auto", InForce: true, Why: "granted: TSO4 TSO6 USO4 USO6"},
+				{Name: "udp-gso", Mode: "auto", InForce: false, Why: "refused by the kernel: sendmsg: EIO, shard 1 of 2"},
+			},
+			Peers: []Peer{
+				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}, PublicIP: netip.MustParseAddr("172.31.9.13")},
+				{
+					Subnets:   []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("fd00:0:0:2::/64")},
+					PublicIP:  netip.MustParseAddr("172.31.9.12"),
+					TXPackets: 1_000_000, TXBytes: 1_472_000_000, RXPackets: 12, RXBytes: 999,
+				},
+			},
+		},
+		Shards: []Shard{
+			{TX: Direction{Packets: 900_000, Bytes: 1_300_000_000, TunCalls: 30_000, SockCalls: 20_000}, SocketOverflows: 3},
+			{TX: Direction{Packets: 100_000, Bytes: 172_000_000, TunCalls: 10_000, SockCalls: 5_000}, RX: Direction{Packets: 12, Bytes: 999, TunCalls: 12, SockCalls: 6}},
+		},
+		Drops: Drops{
+			TX: map[string]uint64{"no_route": 7},
+			RX: map[string]uint64{"unknown_peer": 2, "spoofed_source": 31, "from_a_newer_version": 2},
+		},
+		Source: Source{Name: "file /etc/twill/leases.json", Leases: 3, LastError: "line 12: Leases[2].Subnet: overlaps Leases[0]"},
+	}
+}
+
+func TestPage(t *testing.T) {
+	for _, tc := range []struct {
+		golden string
+		doc    Document
+	}{
+		{"full.txt", full()},
+		{"waiting.txt", Document{
+			Version: "v0.1.0", PID: 4242, Uptime: 1, Waiting: "a lease",
+			Source: Source{Name: "file /etc/twill/leases.json"},
+		}},
+		{"quiet.txt", Document{
+			Version: "v0.1.0", PID: 4242, Uptime: 1,
+			Network: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Backend: "udp",
+			Dataplane: &Dataplane{Device: Device{Name: "flannel0", Kind: KindPlain, Why: "--tun-offload=off", MTU: 1472}, Port: 8285, SourceCheck: "off"},
+			Source:    Source{Name: "file /etc/twill/leases.json", Leases: 1},
+		}},
+	} {
+		t.Run(tc.golden, func(t *testing.T) {
+			var got bytes.Buffer
+			if err := tc.doc.WritePage(&got); err != nil {
+				t.Fatal(err)
+			}
+			path := "testdata/" + tc.golden
+			if *update {
+				if err := os.WriteFile(path, got.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got.Bytes(), want) {
+				t.Errorf("got:\n%s\nwant:\n%s", got.Bytes(), want)
+			}
+		})
+	}
+}
+
+func TestSizeHasThreeDigits(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0: "0 B", 999: "999 B", 1000: "1 kB", 1472: "1.47 kB", 999_499: "999 kB",
+		999_500: "1 MB", 1 << 30: "1.07 GB", 1<<64 - 1: "18.4 EB",
+	} {
+		if got := size(n); got != want {
+			t.Errorf("size(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestTimesAreShownWhereThereAreAny(t *testing.T) {
+	if got := since(" since ", time.Time{}); got != "" {
+		t.Errorf("no time gave %q", got)
+	}
+	at := time.Date(2025, 11, 21, 14, 5, 0, 0, time.Local)
+	if got, want := since(" since ", at), " since 2025-11-21 14:05:00"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

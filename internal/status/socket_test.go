@@ -1,0 +1,193 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/twillnet/twill/metrics"
+)
+
+// socketPath returns a path short enough for sun_path, whatever TMPDIR is.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "twill")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "run", "twilld.sock")
+}
+
+func serve(t *testing.T, path string, d Document) *Server {
+	t.Helper()
+	s, err := Listen(path, func() Document { return d })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestDocumentArrivesAsItWasServed(t *testing.T) {
+	path, want := socketPath(t), full()
+	serve(t, path, want)
+	got, err := Fetch(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(*got, want) {
+		t.Errorf("got  %+v\nwant %+v", *got, want)
+	}
+}
+
+func TestSocketIsForItsOwnerOnly(t *testing.T) {
+	path := socketPath(t)
+	serve(t, path, Document{})
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, want 0600", fi.Mode().Perm())
+	}
+}
+
+func TestSecondDaemonIsRefusedAndNamesTheFirst(t *testing.T) {
+	path := socketPath(t)
+	serve(t, path, Document{PID: 1})
+	_, err := Listen(path, func() Document { return Document{PID: 2} })
+	want := fmt.Sprintf("another twilld is running (pid %d)", os.Getpid())
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Fatalf("got %v, want %q", err, want)
+	}
+	if d, err := Fetch(t.Context(), path); err != nil || d.PID != 1 {
+		t.Errorf("the first no longer answers: %v, %v", d, err)
+	}
+}
+
+func TestStaleSocketIsReplaced(t *testing.T) {
+	path := socketPath(t)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // as after SIGKILL
+	l.Close()
+	serve(t, path, Document{PID: 7})
+	if d, err := Fetch(t.Context(), path); err != nil || d.PID != 7 {
+		t.Errorf("got %v, %v", d, err)
+	}
+}
+
+func TestFileThatIsNoSocketIsKept(t *testing.T) {
+	path := filepath.Join(filepath.Dir(filepath.Dir(socketPath(t))), "precious")
+	if err := os.WriteFile(path, []byte("data"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(path)
+	if _, err := Listen(path, nil); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("got %v", err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "data" {
+		t.Errorf("the file is now %q, %v", b, err)
+	}
+}
+
+func TestOfManyAtOnceOneListens(t *testing.T) {
+	path := socketPath(t)
+	var (
+		wg      sync.WaitGroup
+		mu      sync.Mutex
+		servers []*Server
+	)
+	for range 16 {
+		wg.Go(func() {
+			if s, err := Listen(path, func() Document { return Document{} }); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				servers = append(servers, s)
+			}
+		})
+	}
+	wg.Wait()
+	for _, s := range servers {
+		s.Close()
+	}
+	if len(servers) != 1 {
+		t.Errorf("%d of 16 listened, want 1", len(servers))
+	}
+}
+
+func TestCloseRemovesTheSocket(t *testing.T) {
+	path := socketPath(t)
+	s := serve(t, path, Document{})
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+func TestPathTooLongForTheKernelIsNamed(t *testing.T) {
+	_, err := Listen("/tmp/"+strings.Repeat("x", 104), nil)
+	if err == nil || !strings.Contains(err.Error(), "109 bytes") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestClientSaysWhatToDo(t *testing.T) {
+	path := socketPath(t)
+	ask := func(want string) {
+		t.Helper()
+		_, err := Fetch(context.Background(), path)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("got %v, want %q and the path", err, want)
+		}
+	}
+	ask("is twilld running")
+
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	ask("nobody listens")
+}
+
+func TestSummaryAddsUpShardsAndReasons(t *testing.T) {
+	var a, b metrics.Shard
+	a.TX.Packets.Add(5)
+	a.TX.Drop(metrics.DropNoRoute, 2)
+	a.RX.Drop(metrics.DropSpoofedSource, 1)
+	b.RX.Drop(metrics.DropSpoofedSource, 3)
+	b.RX.Drop(metrics.DropMalformed, 1)
+	b.CacheHits.Add(9)
+	shards, drops := Summarize([]*metrics.Shard{&a, &b})
+	if shards[0].TX.Packets != 5 || shards[0].TX.Dropped != 2 || shards[1].RX.Dropped != 4 || shards[1].CacheHits != 9 {
+		t.Errorf("shards: %+v", shards)
+	}
+	want := Drops{
+		TX: map[string]uint64{"no_route": 2},
+		RX: map[string]uint64{"spoofed_source": 4, "malformed": 1},
+	}
+	if !reflect.DeepEqual(drops, want) {
+		t.Errorf("drops: %+v, want %+v", drops, want)
+	}
+}
