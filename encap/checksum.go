@@ -1,0 +1,106 @@
+package encap
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// Internet checksum, RFC 1071. A sum here is a 64-bit accumulator of the
+// big-endian 16-bit words in ones' complement arithmetic, not yet folded and
+// not complemented. Ones' complement addition does not care how wide the words
+// are that are added as long as carries come back in (RFC 1071 §2(C)), so the
+// loop below adds eight bytes at a time.
+
+// sum adds the bytes of b to the accumulator acc. A slice of odd length is
+// padded with a zero byte, so only the last of several slices may be odd.
+//
+// The loop adds words in the byte order of the machine and swaps the folded
+// result once: the ones' complement sum commutes with swapping (RFC 1071
+// §2(B)).
+func sum(b []byte, acc uint64) uint64 {
+	var s, carry uint64
+	for len(b) >= 64 {
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[0:8]), 0)
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[8:16]), carry)
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[16:24]), carry)
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[24:32]), carry)
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[32:40]), carry)
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[40:48]), carry)
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[48:56]), carry)
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[56:64]), carry)
+		s += carry
+		b = b[64:]
+	}
+	for len(b) >= 8 {
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b), 0)
+		s += carry
+		b = b[8:]
+	}
+	if len(b) > 0 {
+		var tail [8]byte
+		copy(tail[:], b)
+		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(tail[:]), 0)
+		s += carry
+	}
+	var word [2]byte
+	binary.NativeEndian.PutUint16(word[:], fold(s))
+	acc, carry = bits.Add64(acc, uint64(binary.BigEndian.Uint16(word[:])), 0)
+	return acc + carry
+}
+
+// fold reduces an accumulator to the 16-bit ones' complement sum.
+func fold(acc uint64) uint16 {
+	acc = acc>>32 + acc&0xffffffff
+	acc = acc>>32 + acc&0xffffffff
+	acc = acc>>16 + acc&0xffff
+	acc = acc>>16 + acc&0xffff
+	return uint16(acc)
+}
+
+// pseudoSum returns the sum of the pseudo header (RFC 9293 §3.1, RFC 8200
+// §8.1) of a packet with the IP header ip and n bytes of transport header and
+// payload.
+func pseudoSum(ip []byte, proto uint8, n int) uint64 {
+	acc := uint64(proto) + uint64(n)
+	if ip[0]>>4 == 4 {
+		return sum(ip[ipv4Src:ipv4Src+8], acc)
+	}
+	return sum(ip[ipv6Src:ipv6Src+32], acc)
+}
+
+// setIPv4Checksum computes the header checksum of the IPv4 header b of length
+// ipLen.
+func setIPv4Checksum(b []byte, ipLen int) {
+	binary.BigEndian.PutUint16(b[ipv4Checksum:], 0)
+	binary.BigEndian.PutUint16(b[ipv4Checksum:], ^fold(sum(b[:ipLen], 0)))
+}
+
+// checksumsValid reports whether the IPv4 header checksum, if there is one,
+// and the TCP or UDP checksum of the packet b are right. A UDP checksum of
+// zero, "none", does not count as right.
+func checksumsValid(b []byte, ipLen int, proto uint8) bool {
+	if b[0]>>4 == 4 && fold(sum(b[:ipLen], 0)) != 0xffff {
+		return false
+	}
+	if proto == protoUDP && binary.BigEndian.Uint16(b[ipLen+udpChecksum:]) == 0 {
+		return false
+	}
+	return fold(sum(b[ipLen:], pseudoSum(b, proto, len(b)-ipLen))) == 0xffff
+}
+
+// CompleteChecksum finishes the checksum of b that the kernel left to the
+// device (virtio NEEDS_CSUM): the ones' complement of the sum of everything
+// from start on is stored at start+offset. The field holds the pseudo header's
+// sum before. It reports false, and leaves b alone, if the two do not lie
+// within b.
+func CompleteChecksum(b []byte, start, offset int) bool {
+	if start < 0 || offset < 0 || start+offset+2 > len(b) {
+		return false
+	}
+	c := ^fold(sum(b[start:], 0))
+	if c == 0 && offset == udpChecksum {
+		c = 0xffff // zero says "no checksum" in UDP (RFC 768)
+	}
+	binary.BigEndian.PutUint16(b[start+offset:], c)
+	return true
+}

@@ -1,0 +1,324 @@
+package encap
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+const (
+	// maxRunSegments bounds a run so that its vectors fit one writev
+	// (UIO_MAXIOV, 1024) with room for headers.
+	maxRunSegments = 512
+	// maxUDPSegments is UDP_MAX_SEGMENTS of kernels before 6.9, which
+	// refuse longer trains.
+	maxUDPSegments = 64
+	// maxOpenRuns is how many flows may be interleaved in a batch and still
+	// be coalesced. It bounds the search for a packet's run.
+	maxOpenRuns = 16
+)
+
+// Run is a packet to be written to the device: one as it arrived, or a
+// super-packet made of consecutive packets of one flow.
+type Run struct {
+	Super    Super
+	Segments int // packets in it
+
+	proto      uint8
+	open       bool // more may join
+	verified   bool // the first packet's checksums are known to be right
+	psh        bool
+	headerLen  int // IP and transport
+	ipLen      int
+	total      int // bytes, headers once
+	nextSeq    uint32
+	nextID     uint16
+	first      []byte // the first packet, whole
+	head, tail int32  // chain of payloads after the first packet's, in Coalescer.parts
+}
+
+type part struct {
+	payload []byte
+	next    int32
+}
+
+// Coalescer joins consecutive packets of one flow into super-packets: TCP as
+// the kernel's GRO does, UDP datagrams of one size where the device takes
+// them. It never merges across a change of DSCP, ECN, TTL, TCP options,
+// window or acknowledgement, never touches fragments and IP options, and never
+// changes the order of packets of one flow. PSH or a short segment ends a run.
+//
+// A super-packet is handed to the kernel with its checksum partial, which
+// makes the kernel skip verification. So that a packet that was damaged before
+// encapsulation is not laundered, every packet's checksums are verified before
+// it joins a run.
+//
+// A Coalescer belongs to one goroutine. Packets and runs are borrowed until
+// Reset.
+type Coalescer struct {
+	tcp, udp bool
+	runs     []Run
+	open     []int32 // indices of open runs, oldest first
+	parts    []part
+	slab     []byte // headers of super-packets
+}
+
+// NewCoalescer returns a Coalescer with room for batches of n packets. tcp and
+// udp say which super-packets the device takes.
+func NewCoalescer(n int, tcp, udp bool) *Coalescer {
+	return &Coalescer{
+		tcp: tcp, udp: udp,
+		runs:  make([]Run, 0, n),
+		open:  make([]int32, 0, maxOpenRuns),
+		parts: make([]part, 0, n),
+		slab:  make([]byte, 0, n/2*MaxHeader/2),
+	}
+}
+
+// Full reports whether the batch has no room for another packet.
+func (c *Coalescer) Full() bool { return len(c.runs) == cap(c.runs) || len(c.parts) == cap(c.parts) }
+
+// Reset forgets the batch.
+func (c *Coalescer) Reset() {
+	c.runs, c.open, c.parts, c.slab = c.runs[:0], c.open[:0], c.parts[:0], c.slab[:0]
+}
+
+// AddSuper takes a super-packet as it is.
+func (c *Coalescer) AddSuper(pkt []byte, h *Header, s Super) {
+	c.closeFlow(pkt, h)
+	c.runs = append(c.runs, Run{Super: s, Segments: 1, first: pkt, total: len(pkt), head: -1})
+}
+
+// Add takes the packet pkt that h describes into the batch. It must not be
+// called when Full.
+func (c *Coalescer) Add(pkt []byte, h *Header) {
+	hl := c.candidate(pkt, h)
+	if hl == 0 {
+		c.closeFlow(pkt, h)
+		c.runs = append(c.runs, Run{Segments: 1, first: pkt, total: len(pkt), head: -1})
+		return
+	}
+	for i := len(c.open) - 1; i >= 0; i-- {
+		r := &c.runs[c.open[i]]
+		if !sameFlow(r.first, pkt, r.ipLen, h) {
+			continue
+		}
+		if c.join(r, pkt, h, hl) {
+			if !r.open {
+				c.dropOpen(i)
+			}
+			return
+		}
+		r.open = false
+		c.dropOpen(i)
+		break
+	}
+	c.start(pkt, h, hl)
+}
+
+// candidate returns the length of the headers of pkt if it may be part of a
+// run, else 0.
+func (c *Coalescer) candidate(pkt []byte, h *Header) int {
+	if h.Fragment || h.Version == 4 && h.IPLen != ipv4HeaderLen {
+		return 0
+	}
+	tl := transportLen(pkt, h.IPLen, h.Proto)
+	hl := h.IPLen + tl
+	if tl == 0 || len(pkt) == hl {
+		return 0
+	}
+	trans := pkt[h.IPLen:]
+	switch h.Proto {
+	case protoTCP:
+		if !c.tcp || trans[tcpFlags]&(tcpSYN|tcpRST|tcpFIN|tcpURG|tcpCWR|tcpACK) != tcpACK {
+			return 0
+		}
+	case protoUDP:
+		if !c.udp || binary.BigEndian.Uint16(trans[udpChecksum:]) == 0 ||
+			int(binary.BigEndian.Uint16(trans[udpLength:])) != len(trans) {
+			return 0
+		}
+	}
+	return hl
+}
+
+// start opens a run with its first packet.
+func (c *Coalescer) start(pkt []byte, h *Header, hl int) {
+	r := Run{
+		Segments: 1, proto: h.Proto, open: true,
+		headerLen: hl, ipLen: h.IPLen, total: len(pkt), first: pkt, head: -1, tail: -1,
+	}
+	if h.Version == 4 {
+		r.nextID = binary.BigEndian.Uint16(pkt[ipv4ID:]) + 1
+	}
+	if h.Proto == protoTCP {
+		r.nextSeq = binary.BigEndian.Uint32(pkt[h.IPLen+tcpSeq:]) + uint32(len(pkt)-hl)
+		r.open = pkt[h.IPLen+tcpFlags]&tcpPSH == 0
+	}
+	c.runs = append(c.runs, r)
+	if !r.open {
+		return
+	}
+	if len(c.open) == cap(c.open) {
+		c.runs[c.open[0]].open = false
+		c.dropOpen(0)
+	}
+	c.open = append(c.open, int32(len(c.runs)-1))
+}
+
+// join appends pkt to the run r of its flow if it continues it. It clears
+// r.open if the run ends with it.
+func (c *Coalescer) join(r *Run, pkt []byte, h *Header, hl int) bool {
+	payload := pkt[hl:]
+	size := len(r.first) - r.headerLen
+	limit := maxRunSegments
+	if h.Proto == protoUDP {
+		limit = maxUDPSegments
+	}
+	if hl != r.headerLen || len(payload) > size || r.total+len(payload) > MaxPacket ||
+		r.Segments == limit || !sameHeaders(r, pkt, h, hl) {
+		return false
+	}
+	if !r.verified {
+		if !checksumsValid(r.first, r.ipLen, r.proto) {
+			return false
+		}
+		r.verified = true
+	}
+	if !checksumsValid(pkt, h.IPLen, h.Proto) {
+		return false
+	}
+	at := int32(len(c.parts))
+	c.parts = append(c.parts, part{payload: payload, next: -1})
+	if r.head < 0 {
+		r.head = at
+	} else {
+		c.parts[r.tail].next = at
+	}
+	r.tail = at
+	r.Segments++
+	r.total += len(payload)
+	r.nextID++
+	r.nextSeq += uint32(len(payload))
+	if h.Proto == protoTCP && pkt[h.IPLen+tcpFlags]&tcpPSH != 0 {
+		r.psh = true
+	}
+	r.open = !r.psh && len(payload) == size
+	return true
+}
+
+// dropOpen takes the i-th open run off the list of open runs.
+func (c *Coalescer) dropOpen(i int) { c.open = append(c.open[:i], c.open[i+1:]...) }
+
+// closeFlow ends the open runs between the addresses of pkt, so that nothing
+// that comes later can overtake pkt.
+func (c *Coalescer) closeFlow(pkt []byte, h *Header) {
+	for i := len(c.open) - 1; i >= 0; i-- {
+		if r := &c.runs[c.open[i]]; r.first[0]>>4 == h.Version && sameAddrs(r.first, pkt, h) {
+			r.open = false
+			c.dropOpen(i)
+		}
+	}
+}
+
+// sameAddrs compares source and destination of two packets of one IP version.
+func sameAddrs(a, b []byte, h *Header) bool {
+	if h.Version == 4 {
+		return binary.NativeEndian.Uint64(a[ipv4Src:]) == binary.NativeEndian.Uint64(b[ipv4Src:])
+	}
+	return bytes.Equal(a[ipv6Src:ipv6Src+32], b[ipv6Src:ipv6Src+32])
+}
+
+// sameFlow reports whether b, which h describes, has the five-tuple of the
+// first packet a of a run.
+func sameFlow(a, b []byte, ipLen int, h *Header) bool {
+	return a[0] == b[0] && protoOf(a) == h.Proto && ipLen == h.IPLen &&
+		binary.NativeEndian.Uint32(a[ipLen:]) == binary.NativeEndian.Uint32(b[ipLen:]) &&
+		sameAddrs(a, b, h)
+}
+
+func protoOf(b []byte) uint8 {
+	if b[0]>>4 == 4 {
+		return b[ipv4Proto]
+	}
+	return b[ipv6NextHeader]
+}
+
+// sameHeaders reports whether all that segments of a run share is equal in the
+// run's first packet and in pkt, and whether pkt is the next in sequence.
+func sameHeaders(r *Run, pkt []byte, h *Header, hl int) bool {
+	a, b := r.first, pkt
+	if h.Version == 4 {
+		frag := binary.BigEndian.Uint16(b[ipv4Frag:])
+		if a[ipv4TOS] != b[ipv4TOS] || a[ipv4TTL] != b[ipv4TTL] ||
+			binary.BigEndian.Uint16(a[ipv4Frag:]) != frag {
+			return false
+		}
+		// The kernel numbers the segments upwards when it splits the run
+		// again; only atomic packets (RFC 6864) may lose their own ID.
+		if frag&ipv4DontFragment == 0 && binary.BigEndian.Uint16(b[ipv4ID:]) != r.nextID {
+			return false
+		}
+	} else if binary.NativeEndian.Uint32(a) != binary.NativeEndian.Uint32(b) || a[ipv6HopLimit] != b[ipv6HopLimit] {
+		return false // traffic class or flow label
+	}
+	if r.proto == protoUDP {
+		return true
+	}
+	ta, tb := a[r.ipLen:r.headerLen], b[r.ipLen:hl]
+	return binary.BigEndian.Uint32(tb[tcpSeq:]) == r.nextSeq &&
+		binary.NativeEndian.Uint32(ta[tcpAck:]) == binary.NativeEndian.Uint32(tb[tcpAck:]) &&
+		ta[tcpDataOff] == tb[tcpDataOff] &&
+		(ta[tcpFlags]^tb[tcpFlags])&^tcpPSH == 0 &&
+		binary.NativeEndian.Uint16(ta[tcpWindow:]) == binary.NativeEndian.Uint16(tb[tcpWindow:]) &&
+		bytes.Equal(ta[tcpUrgent:], tb[tcpUrgent:])
+}
+
+// Runs returns the batch as it is to be written, in order. It may be called
+// once per batch, after the last Add.
+func (c *Coalescer) Runs() []Run {
+	for i := range c.runs {
+		r := &c.runs[i]
+		if r.Segments == 1 {
+			continue
+		}
+		r.Super = Super{
+			Kind: SegTCP, Size: len(r.first) - r.headerLen, HeaderLen: r.headerLen,
+			Partial: true, CsumStart: r.ipLen, CsumOffset: checksumOffset(r.proto),
+		}
+		if r.proto == protoUDP {
+			r.Super.Kind = SegUDP
+		}
+	}
+	return c.runs
+}
+
+// Vectors appends the bytes of run r to dst as they are to be written, one
+// after the other: for a super-packet a header made for it, then each
+// payload where it lies.
+func (c *Coalescer) Vectors(r *Run, dst [][]byte) [][]byte {
+	if r.head < 0 {
+		return append(dst, r.first)
+	}
+	dst = append(dst, c.header(r), r.first[r.headerLen:])
+	for i := r.head; i >= 0; i = c.parts[i].next {
+		dst = append(dst, c.parts[i].payload)
+	}
+	return dst
+}
+
+// header makes the headers of the super-packet for run r.
+func (c *Coalescer) header(r *Run) []byte {
+	at := len(c.slab)
+	c.slab = append(c.slab, r.first[:r.headerLen]...)
+	hdr := c.slab[at:]
+	trans := hdr[r.ipLen:]
+	setLen(hdr, r.ipLen, r.total)
+	if r.proto == protoUDP {
+		binary.BigEndian.PutUint16(trans[udpLength:], uint16(r.total-r.ipLen))
+	} else if r.psh {
+		trans[tcpFlags] |= tcpPSH
+	}
+	binary.BigEndian.PutUint16(trans[checksumOffset(r.proto):],
+		fold(pseudoSum(hdr, r.proto, r.total-r.ipLen)))
+	return hdr
+}

@@ -1,0 +1,43 @@
+package encap
+
+import "net/netip"
+
+// UnderlayMTU is the largest IP packet, in bytes, that an interface or path
+// between hosts carries.
+type UnderlayMTU int
+
+// TunnelMTU is the largest inner packet, in bytes, that fits an underlay
+// packet: the MTU of flannel0.
+type TunnelMTU int
+
+// Smallest MTUs that a host must accept (RFC 791, RFC 8200 §5). Below them the
+// kernel turns the address family off on the device.
+const (
+	minIPv4MTU = 68
+	MinIPv6MTU = 1280
+)
+
+// Overhead returns what the udp backend adds to an inner packet, in bytes: the
+// UDP header and the IP header of the family of the underlay address a. It is
+// 28 for IPv4 and 48 for IPv6.
+func Overhead(a netip.Addr) int {
+	if a.Unmap().Is4() {
+		return ipv4HeaderLen + udpHeaderLen
+	}
+	return ipv6HeaderLen + udpHeaderLen
+}
+
+// Tunnel returns the MTU for inner packets over an underlay of MTU u reached
+// from the address a, at most MaxPacket less what a datagram adds.
+func (u UnderlayMTU) Tunnel(a netip.Addr) TunnelMTU {
+	return TunnelMTU(min(int(u), MaxPacket) - Overhead(a))
+}
+
+// Usable reports whether t is a legal device MTU for IPv4, and for IPv6 if
+// that is asked for.
+func (t TunnelMTU) Usable(ipv6 bool) bool {
+	if ipv6 {
+		return t >= MinIPv6MTU
+	}
+	return t >= minIPv4MTU
+}

@@ -1,0 +1,161 @@
+package encap
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// MaxHeader is the longest header, IP and transport together, of a
+// super-packet that Splitter accepts, in bytes. TCP over IPv4 has at most 120;
+// the rest is room for IPv6 extension headers.
+const MaxHeader = 256
+
+// ErrMalformedSuper says that a super-packet's headers contradict what was
+// told about it.
+var ErrMalformedSuper = errors.New("super-packet does not match its offload header")
+
+const (
+	tcpFIN = 0x01
+	tcpSYN = 0x02
+	tcpRST = 0x04
+	tcpPSH = 0x08
+	tcpACK = 0x10
+	tcpURG = 0x20
+	tcpCWR = 0x80
+)
+
+// Splitter cuts a super-packet into the packets it stands for, in order. It
+// copies no payload: each segment is a header, written by Next into memory of
+// the caller, and a view of the payload where it lies.
+//
+// The zero Splitter has no segments. It may be used again after Reset, by one
+// goroutine at a time.
+type Splitter struct {
+	payload   []byte // not yet returned
+	template  [MaxHeader]byte
+	headerLen int
+	ipLen     int
+	size      int
+	kind      Kind
+	v4        bool
+
+	seq      uint32 // TCP sequence number of the next segment
+	id       uint16 // IPv4 identification of the next segment
+	flags    uint8  // TCP flags of the super-packet
+	first    bool
+	ipSum    uint64 // sum of the IPv4 header without total length, ID, checksum
+	transSum uint64 // sum of pseudo and transport header without lengths, sequence number, flags, checksum
+}
+
+// Reset makes s ready to cut pkt, which s borrows until the last segment was
+// returned. pkt must have passed Parse into h.
+func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
+	s.payload, s.first = nil, false
+	ipLen := h.IPLen
+	if super.Partial {
+		// Behind IPv6 extension headers only the checksum's start tells
+		// where the transport header is.
+		ipLen = super.CsumStart
+	}
+	proto := super.Kind.proto()
+	switch {
+	case super.Kind == Whole || super.Kind >= numKinds || super.Size <= 0,
+		h.Fragment,
+		ipLen < h.IPLen,
+		ipLen > h.IPLen && h.Version == 4,
+		ipLen == h.IPLen && h.Proto != proto,
+		super.Partial && super.CsumOffset != checksumOffset(proto):
+		return ErrMalformedSuper
+	}
+	tl := transportLen(pkt, ipLen, proto)
+	if tl == 0 || ipLen+tl > MaxHeader || ipLen+tl > len(pkt) {
+		return ErrMalformedSuper
+	}
+	s.ipLen, s.headerLen = ipLen, ipLen+tl
+	s.size, s.kind, s.v4 = super.Size, super.Kind, h.Version == 4
+	s.payload = pkt[s.headerLen:]
+	s.first = true
+
+	t := s.template[:s.headerLen]
+	copy(t, pkt)
+	if s.v4 {
+		s.id = binary.BigEndian.Uint16(t[ipv4ID:])
+		clear(t[ipv4TotalLen : ipv4ID+2])
+		clear(t[ipv4Checksum : ipv4Checksum+2])
+		s.ipSum = sum(t[:ipLen], 0)
+	}
+	trans := t[ipLen:]
+	if s.kind == SegTCP {
+		s.seq = binary.BigEndian.Uint32(trans[tcpSeq:])
+		s.flags = trans[tcpFlags]
+		clear(trans[tcpSeq : tcpSeq+4])
+		trans[tcpFlags] = 0
+		clear(trans[tcpChecksum : tcpChecksum+2])
+	} else {
+		clear(trans[udpLength : udpChecksum+2])
+	}
+	s.transSum = sum(trans, pseudoSum(t, proto, 0))
+	return nil
+}
+
+// HeaderLen returns the length of each segment's header in bytes.
+func (s *Splitter) HeaderLen() int { return s.headerLen }
+
+// Remaining returns how many segments are left.
+func (s *Splitter) Remaining() int {
+	if s.first && len(s.payload) == 0 && s.headerLen > 0 {
+		return 1
+	}
+	if s.size == 0 {
+		return 0
+	}
+	return (len(s.payload) + s.size - 1) / s.size
+}
+
+// Next writes the header of the next segment, checksums complete, to
+// hdr[:HeaderLen()] and returns its payload, a view into the super-packet. It
+// must be called only while Remaining is not zero.
+func (s *Splitter) Next(hdr []byte) (payload []byte) {
+	n := min(s.size, len(s.payload))
+	payload, s.payload = s.payload[:n:n], s.payload[n:]
+	hdr = hdr[:s.headerLen]
+	copy(hdr, s.template[:s.headerLen])
+	total := s.headerLen + n
+	if s.v4 {
+		binary.BigEndian.PutUint16(hdr[ipv4TotalLen:], uint16(total))
+		binary.BigEndian.PutUint16(hdr[ipv4ID:], s.id)
+		binary.BigEndian.PutUint16(hdr[ipv4Checksum:], ^fold(s.ipSum+uint64(total)+uint64(s.id)))
+		s.id++
+	} else {
+		binary.BigEndian.PutUint16(hdr[ipv6PayloadLen:], uint16(total-ipv6HeaderLen))
+	}
+	// Headers have an even length, so the payload's sum needs no shift.
+	// transSum is a 64-bit accumulator without headroom: fold it before
+	// adding small terms.
+	trans := hdr[s.ipLen:]
+	length := total - s.ipLen
+	acc := uint64(fold(s.transSum)) + uint64(length)
+	if s.kind == SegTCP {
+		flags := s.flags
+		if !s.first {
+			flags &^= tcpCWR
+		}
+		if len(s.payload) > 0 {
+			flags &^= tcpFIN | tcpPSH
+		}
+		binary.BigEndian.PutUint32(trans[tcpSeq:], s.seq)
+		trans[tcpFlags] = flags
+		acc += uint64(s.seq) + uint64(flags)
+		binary.BigEndian.PutUint16(trans[tcpChecksum:], ^fold(sum(payload, acc)))
+		s.seq += uint32(n)
+	} else {
+		binary.BigEndian.PutUint16(trans[udpLength:], uint16(length))
+		c := ^fold(sum(payload, acc+uint64(length)))
+		if c == 0 {
+			c = 0xffff // zero says "no checksum" (RFC 768)
+		}
+		binary.BigEndian.PutUint16(trans[udpChecksum:], c)
+	}
+	s.first = false
+	return payload
+}
