@@ -1,0 +1,118 @@
+package lease
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+)
+
+// Config is the configuration that all nodes of a network share: flannel's
+// <prefix>/config in etcd, net-conf.json in Kubernetes, the top level of a
+// lease file. It is not changed once parsed.
+type Config struct {
+	IPv4, IPv6     Range
+	EnableNFTables bool
+	Backend        Backend
+}
+
+// Range is what a network may hand out in one address family. Where the
+// family is not enabled it is the zero Range, whatever the text said.
+type Range struct {
+	Network   netip.Prefix // masked
+	SubnetLen int          // prefix length of a node's subnet, bits
+	SubnetMin netip.Addr   // first subnet that may be leased
+	SubnetMax netip.Addr   // last one, included
+}
+
+// Enabled says whether the network has this address family.
+func (r Range) Enabled() bool { return r.Network.IsValid() }
+
+// Networks returns the networks of the enabled families, IPv4 first.
+func (c *Config) Networks() []netip.Prefix {
+	var n []netip.Prefix
+	for _, r := range []Range{c.IPv4, c.IPv6} {
+		if r.Enabled() {
+			n = append(n, r.Network)
+		}
+	}
+	return n
+}
+
+// Equal says whether two configurations mean the same. Backend options are
+// compared as they were written, white space aside.
+func (c *Config) Equal(o *Config) bool { return reflect.DeepEqual(c, o) }
+
+// ConfigError says which key of a network configuration is wrong.
+type ConfigError struct {
+	Key   string // as flannel spells it: "SubnetLen", "Backend.Port"
+	Value string // JSON as it was given; empty if the key is missing
+	Want  string // what would be right
+}
+
+func (e *ConfigError) Error() string {
+	if e.Value == "" {
+		return fmt.Sprintf("network config: %s is missing; want %s", e.Key, e.Want)
+	}
+	return fmt.Sprintf("network config: %s %s; want %s", e.Key, e.Value, e.Want)
+}
+
+// configJSON is the text of a Config. encoding/json gives it flannel's manners:
+// the case of a key does not matter, unknown keys are ignored, the last of two
+// equal keys counts.
+type configJSON struct {
+	EnableIPv4, EnableIPv6, EnableNFTables json.RawMessage
+
+	Network, SubnetLen, SubnetMin, SubnetMax                 json.RawMessage
+	IPv6Network, IPv6SubnetLen, IPv6SubnetMin, IPv6SubnetMax json.RawMessage
+
+	Backend json.RawMessage
+}
+
+// ParseConfig reads a network configuration with flannel's keys, defaults and
+// bounds. It returns a *SyntaxError if text is not JSON and a *ConfigError if a
+// value cannot be used. null counts as absent.
+func ParseConfig(text []byte) (*Config, error) {
+	var j configJSON
+	if err := unmarshal(text, &j); err != nil {
+		return nil, fmt.Errorf("network config: %w", err)
+	}
+
+	var (
+		c          Config
+		ipv4, ipv6 = true, false
+		err        error
+	)
+	for _, b := range []struct {
+		key  string
+		json json.RawMessage
+		to   *bool
+	}{
+		{"EnableIPv4", j.EnableIPv4, &ipv4},
+		{"EnableIPv6", j.EnableIPv6, &ipv6},
+		{"EnableNFTables", j.EnableNFTables, &c.EnableNFTables},
+	} {
+		if err := field(b.key, b.json, b.to, "true or false"); err != nil {
+			return nil, err
+		}
+	}
+	if !ipv4 && !ipv6 {
+		return nil, &ConfigError{"EnableIPv4", "false", `true, or "EnableIPv6": true`}
+	}
+	if ipv4 {
+		c.IPv4, err = rangeJSON{familyIPv4, j.Network, j.SubnetLen, j.SubnetMin, j.SubnetMax}.parse()
+		if err != nil {
+			return nil, err
+		}
+	}
+	if ipv6 {
+		c.IPv6, err = rangeJSON{familyIPv6, j.IPv6Network, j.IPv6SubnetLen, j.IPv6SubnetMin, j.IPv6SubnetMax}.parse()
+		if err != nil {
+			return nil, err
+		}
+	}
+	if c.Backend, err = parseBackend(j.Backend); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}

@@ -1,0 +1,60 @@
+package lease
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Key returns the name of l. A lease without an IPv4 subnet has flannel's
+// "0.0.0.0-0" in its place.
+func (l Lease) Key() Key {
+	k := "0.0.0.0-0"
+	if l.Subnet.IsValid() {
+		k = keyText(l.Subnet)
+	}
+	if l.IPv6Subnet.IsValid() {
+		k += "&" + keyText(l.IPv6Subnet)
+	}
+	return Key(k)
+}
+
+// keyText is a prefix with a hyphen for the slash, which would part an etcd
+// key. The colons of IPv6 stay (flannel's pkg/ip IP6Net.StringSep).
+func keyText(p netip.Prefix) string {
+	return fmt.Sprintf("%s-%d", p.Addr(), p.Bits())
+}
+
+// ParseKey returns the subnets that k names; one of them may be invalid. A key
+// written by hand may spell IPv6 in a way of its own, so stores compare the Key
+// of the parsed lease and not the text they found.
+func ParseKey(k Key) (subnet, ipv6Subnet netip.Prefix, err error) {
+	v4, v6, dual := strings.Cut(string(k), "&")
+	if v4 != "0.0.0.0-0" || !dual {
+		if subnet, err = parseKeyText(v4, familyIPv4); err != nil {
+			return netip.Prefix{}, netip.Prefix{}, fmt.Errorf("lease key %q: %w", k, err)
+		}
+	}
+	if dual {
+		if ipv6Subnet, err = parseKeyText(v6, familyIPv6); err != nil {
+			return netip.Prefix{}, netip.Prefix{}, fmt.Errorf("lease key %q: %w", k, err)
+		}
+	}
+	return subnet, ipv6Subnet, nil
+}
+
+func parseKeyText(s string, f family) (netip.Prefix, error) {
+	// An address cannot hold a slash or a hyphen, so the last hyphen is the one.
+	i := strings.LastIndexByte(s, '-')
+	if i < 0 || strings.IndexByte(s, '/') >= 0 {
+		return netip.Prefix{}, fmt.Errorf("%q is not <%s address>-<length>", s, f.name)
+	}
+	p, err := netip.ParsePrefix(s[:i] + "/" + s[i+1:])
+	switch {
+	case err != nil || p.Addr().BitLen() != f.bits:
+		return netip.Prefix{}, fmt.Errorf("%q is not <%s address>-<length>", s, f.name)
+	case p != p.Masked():
+		return netip.Prefix{}, fmt.Errorf("%q has host bits set; the subnet is %q", s, keyText(p.Masked()))
+	}
+	return p, nil
+}

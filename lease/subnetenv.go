@@ -1,0 +1,118 @@
+package lease
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// SubnetEnv is what a node tells its CNI plugin, in /run/flannel/subnet.env,
+// and itself after a restart.
+type SubnetEnv struct {
+	Network, Subnet         netip.Prefix // invalid where the network has no IPv4
+	IPv6Network, IPv6Subnet netip.Prefix // the same for IPv6
+	MTU                     int          // of the pods' interfaces, bytes
+	IPMasq                  bool         // the daemon masquerades, so the plugin need not
+}
+
+// Text returns the file as flannel writes it: the subnets with the address that
+// the pods' bridge takes, the first after the subnet's own.
+func (e SubnetEnv) Text() []byte {
+	var b []byte
+	if e.Network.IsValid() {
+		b = fmt.Appendf(b, "FLANNEL_NETWORK=%s\nFLANNEL_SUBNET=%s\n", e.Network, gateway(e.Subnet))
+	}
+	if e.IPv6Network.IsValid() {
+		b = fmt.Appendf(b, "FLANNEL_IPV6_NETWORK=%s\nFLANNEL_IPV6_SUBNET=%s\n", e.IPv6Network, gateway(e.IPv6Subnet))
+	}
+	return fmt.Appendf(b, "FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", e.MTU, e.IPMasq)
+}
+
+func gateway(subnet netip.Prefix) netip.Prefix {
+	return netip.PrefixFrom(subnet.Addr().Next(), subnet.Bits())
+}
+
+// Write replaces the file at path, mode 0644, and makes its directory if there
+// is none. A reader sees the old text or the new one, also after a crash.
+func (e SubnetEnv) Write(path string) error {
+	if err := e.write(path); err != nil {
+		return fmt.Errorf("write subnet file: %w", err)
+	}
+	return nil
+}
+
+func (e SubnetEnv) write(path string) error {
+	dir, name := filepath.Split(path)
+	if err := os.MkdirAll(filepath.Clean(dir), 0o755); err != nil {
+		return err
+	}
+	// A fixed name: what a killed writer leaves behind, the next one takes over.
+	temp := filepath.Join(dir, "."+name+".new")
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(e.Text())
+	// Chmod, since the umask may have taken bits that the CNI plugin needs.
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return nil
+}
+
+// ReadSubnetEnv reads the file at path. Variables that it does not know are
+// ignored. The error wraps fs.ErrNotExist if there is no file, which is how the
+// first start of a node looks.
+func ReadSubnetEnv(path string) (SubnetEnv, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return SubnetEnv{}, fmt.Errorf("read subnet file: %w", err)
+	}
+	var e SubnetEnv
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for n := 1; lines.Scan(); n++ {
+		key, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(lines.Text()), "export "), "=")
+		if !ok || strings.HasPrefix(key, "#") {
+			continue
+		}
+		if err := e.set(key, strings.Trim(value, `"'`)); err != nil {
+			return SubnetEnv{}, fmt.Errorf("read subnet file: %s:%d: %s: %w", path, n, key, err)
+		}
+	}
+	return e, lines.Err()
+}
+
+func (e *SubnetEnv) set(key, value string) (err error) {
+	switch key {
+	case "FLANNEL_NETWORK":
+		e.Network, err = netip.ParsePrefix(value)
+	case "FLANNEL_SUBNET":
+		e.Subnet, err = netip.ParsePrefix(value)
+		e.Subnet = e.Subnet.Masked()
+	case "FLANNEL_IPV6_NETWORK":
+		e.IPv6Network, err = netip.ParsePrefix(value)
+	case "FLANNEL_IPV6_SUBNET":
+		e.IPv6Subnet, err = netip.ParsePrefix(value)
+		e.IPv6Subnet = e.IPv6Subnet.Masked()
+	case "FLANNEL_MTU":
+		e.MTU, err = strconv.Atoi(value)
+	case "FLANNEL_IPMASQ":
+		e.IPMasq, err = strconv.ParseBool(value)
+	}
+	return err
+}
+
+// Previous returns what a store wants to know of a node's last life.
+func (e SubnetEnv) Previous() Previous {
+	return Previous{Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet}
+}
