@@ -1,0 +1,68 @@
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Names and help texts of the metrics. Labels: shard is the number of the TUN
+// queue and socket; direction is tx (pods to network) or rx (network to pods).
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("twill_"+name, help, labels, nil)
+}
+
+var directionCounters = []struct {
+	desc *prometheus.Desc
+	read func(*Direction) uint64
+}{
+	{desc("packets_total", "Pod packets forwarded. A TCP super-packet counts as the segments it is cut into.", "shard", "direction"),
+		func(d *Direction) uint64 { return d.Packets.Load() }},
+	{desc("bytes_total", "Bytes of the pod packets forwarded, IP header included, encapsulation not.", "shard", "direction"),
+		func(d *Direction) uint64 { return d.Bytes.Load() }},
+	{desc("datagrams_total", "UDP messages handed to (tx) or taken from (rx) the kernel. With UDP GSO and GRO one message carries many packets; packets divided by datagrams near 1 under load says that the offload is not in force.", "shard", "direction"),
+		func(d *Direction) uint64 { return d.Datagrams.Load() }},
+	{desc("tun_calls_total", "System calls that read (tx) or wrote (rx) the TUN device and moved something.", "shard", "direction"),
+		func(d *Direction) uint64 { return d.TunCalls.Load() }},
+	{desc("socket_calls_total", "sendmmsg (tx) or recvmmsg (rx) calls that moved something. Calls, not bytes, are what small packets cost.", "shard", "direction"),
+		func(d *Direction) uint64 { return d.SockCalls.Load() }},
+}
+
+var directionHistograms = []struct {
+	desc *prometheus.Desc
+	read func(*Direction) *BatchSizes
+}{
+	{desc("datagram_packets", "Packets in each UDP message: segments of a GSO send (tx) or of a GRO receive (rx).", "shard", "direction"),
+		func(d *Direction) *BatchSizes { return &d.Segments }},
+	{desc("tun_batch_packets", "Packets in each super-packet read from the TUN device (tx) or written to it (rx).", "shard", "direction"),
+		func(d *Direction) *BatchSizes { return &d.Merged }},
+}
+
+var shardCounters = []struct {
+	desc *prometheus.Desc
+	read func(*Shard) uint64
+}{
+	{desc("lookup_cache_hits_total", "Look-ups of a peer answered by the shard's LRU.", "shard"),
+		func(s *Shard) uint64 { return s.CacheHits.Load() }},
+	{desc("lookup_cache_misses_total", "Look-ups of a peer that went to the table of all leases. Each change of a lease empties the LRU.", "shard"),
+		func(s *Shard) uint64 { return s.CacheMisses.Load() }},
+	{desc("socket_overflow_datagrams_total", "Datagrams that the kernel dropped because the socket's receive buffer was full: this shard's thread gets too little CPU time.", "shard"),
+		func(s *Shard) uint64 { return s.SocketOverflows.Load() }},
+	{desc("gso_fallbacks_total", "Times the kernel refused UDP GSO while running and it was turned off for the shard's socket.", "shard"),
+		func(s *Shard) uint64 { return s.GSOFallbacks.Load() }},
+	{desc("icmp_errors_sent_total", "ICMP errors (too big, unreachable) returned to local senders.", "shard"),
+		func(s *Shard) uint64 { return s.ICMPSent.Load() }},
+}
+
+var (
+	dropDesc = desc("dropped_packets_total",
+		"Packets not forwarded, each under one reason. On rx, unknown_peer and spoofed_source mean that somebody who may not sends to this node's UDP port.",
+		"shard", "direction", "reason")
+	peersDesc  = desc("peers", "Other nodes that packets are sent to.")
+	leasesDesc = desc("leases", "Leases in force, the own one included.")
+	sourceDesc = desc("lease_source_ok",
+		"1 if the newest version of the lease source is in force; 0 while it is refused and the last good one stays. The log and twill status say why.")
+	deviceDesc = desc("device_info",
+		"Always 1; the labels say which TUN device runs (kind offload: super-packets, kind plain: one packet a read) and why.",
+		"device", "kind", "reason")
+	offloadDesc = desc("offload_enabled",
+		"1 if the kernel offload is in force on every shard, 0 if it is turned off or was refused; twill status says why.",
+		"offload")
+)
