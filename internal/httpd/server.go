@@ -1,0 +1,91 @@
+// Package httpd serves what a supervisor and a monitoring system ask a node:
+//
+//	/healthz  200 as long as the process answers
+//	/readyz   200 when pods can talk, else 503 and what is being waited for
+//	/metrics  Prometheus
+package httpd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
+)
+
+// Config says what is served.
+type Config struct {
+	// Waiting returns what the daemon waits for, empty when it is ready. It
+	// is called from several goroutines.
+	Waiting func() string
+	Metrics prometheus.Gatherer
+	Logger  *slog.Logger
+}
+
+// Server is a listening server.
+type Server struct {
+	http *http.Server
+	addr netip.AddrPort
+	done chan struct{}
+}
+
+// Listen binds addr (port 0: any) and serves until Close.
+func Listen(addr netip.AddrPort, c Config) (*Server, error) {
+	l, err := net.Listen("tcp", addr.String())
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, fmt.Errorf("listen on %s for health and metrics: the port is in use, by a flanneld perhaps; choose another --healthz-port, or 0 for none", addr)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("listen on %s for health and metrics: no interface has this address; correct --healthz-ip", addr)
+	case err != nil:
+		return nil, fmt.Errorf("listen on %s for health and metrics: %w", addr, err)
+	}
+	s := &Server{
+		http: &http.Server{
+			Handler:           handler(c),
+			ReadHeaderTimeout: 5 * time.Second,
+			ErrorLog:          slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
+		},
+		addr: l.Addr().(*net.TCPAddr).AddrPort(),
+		done: make(chan struct{}),
+	}
+	go func() {
+		defer close(s.done)
+		_ = s.http.Serve(l) // ends by Close
+	}()
+	return s, nil
+}
+
+func handler(c Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "ok\n")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if what := c.Waiting(); what != "" {
+			http.Error(w, "waiting for "+what, http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, "ok\n")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// Addr returns the address that is bound.
+func (s *Server) Addr() netip.AddrPort { return s.addr }
+
+// Close ends the server and the requests under way at once: a scrape that is
+// cut off is repeated by whoever sent it, a daemon that ends late is killed.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	<-s.done
+	return err
+}

@@ -1,0 +1,106 @@
+package httpd
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+var anyPort = netip.MustParseAddrPort("127.0.0.1:0")
+
+func serve(t *testing.T, c Config) *Server {
+	t.Helper()
+	c.Logger = slog.New(slog.DiscardHandler)
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+	s, err := Listen(anyPort, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func get(t *testing.T, s *Server, path string) (int, string) {
+	t.Helper()
+	res, err := http.Get("http://" + s.Addr().String() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(body)
+}
+
+func TestReadyOnlyWhenNothingIsWaitedForHealthyAlways(t *testing.T) {
+	var waiting atomic.Value
+	waiting.Store("a lease for 172.31.9.11")
+	s := serve(t, Config{Waiting: func() string { return waiting.Load().(string) }})
+
+	if code, body := get(t, s, "/readyz"); code != 503 || body != "waiting for a lease for 172.31.9.11\n" {
+		t.Errorf("/readyz while waiting: %d %q", code, body)
+	}
+	if code, _ := get(t, s, "/healthz"); code != 200 {
+		t.Errorf("/healthz while waiting: %d", code)
+	}
+	waiting.Store("")
+	if code, body := get(t, s, "/readyz"); code != 200 || body != "ok\n" {
+		t.Errorf("/readyz: %d %q", code, body)
+	}
+}
+
+func TestMetricsAreServed(t *testing.T) {
+	r := prometheus.NewRegistry()
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "twill_peers", Help: "Peers."})
+	g.Set(3)
+	r.MustRegister(g)
+	s := serve(t, Config{Metrics: r})
+	if code, body := get(t, s, "/metrics"); code != 200 || !strings.Contains(body, "\ntwill_peers 3\n") {
+		t.Errorf("/metrics: %d %q", code, body)
+	}
+}
+
+func TestPortInUseIsNamed(t *testing.T) {
+	s := serve(t, Config{})
+	_, err := Listen(s.Addr(), Config{Logger: slog.New(slog.DiscardHandler)})
+	if err == nil || !strings.Contains(err.Error(), s.Addr().String()) || !strings.Contains(err.Error(), "--healthz-port") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAddressOfNoInterfaceIsNamed(t *testing.T) {
+	_, err := Listen(netip.MustParseAddrPort("192.0.2.1:0"), Config{Logger: slog.New(slog.DiscardHandler)})
+	if err == nil || !strings.Contains(err.Error(), "--healthz-ip") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCloseDoesNotWaitForRequestsUnderWay(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	defer close(release)
+	s := serve(t, Config{Waiting: func() string {
+		close(entered)
+		<-release
+		return ""
+	}})
+	go http.Get("http://" + s.Addr().String() + "/readyz")
+	<-entered
+	start := time.Now()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(start); d > 100*time.Millisecond {
+		t.Errorf("Close took %v", d)
+	}
+}
