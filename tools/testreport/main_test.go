@@ -1,0 +1,49 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestReportShowsFailuresAndSkipsOnly(t *testing.T) {
+	const in = `{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"TestGood"}
+{"Action":"output","Package":"p","Test":"TestGood","Output":"=== RUN   TestGood\n"}
+{"Action":"output","Package":"p","Test":"TestGood","Output":"chatter\n"}
+{"Action":"pass","Package":"p","Test":"TestGood","Elapsed":0.5}
+{"Action":"run","Package":"p","Test":"TestBad"}
+{"Action":"output","Package":"p","Test":"TestBad","Output":"=== RUN   TestBad\n"}
+{"Action":"output","Package":"p","Test":"TestBad","Output":"    x_test.go:3: got 1, want 2\n"}
+{"Action":"fail","Package":"p","Test":"TestBad"}
+{"Action":"output","Package":"p","Test":"TestOff","Output":"    x_test.go:9: needs root\n"}
+{"Action":"skip","Package":"p","Test":"TestOff"}
+{"Action":"output","Package":"p","Test":"TestCut","Output":"panic: oh\n"}
+{"Action":"output","Package":"p","Output":"FAIL\tp\t0.6s\n"}
+{"Action":"fail","Package":"p"}
+not JSON
+{"ImportPath":"q","Action":"build-output","Output":"q.go:1: broken\n"}
+{"Action":"output","Package":"r","Output":"PASS\n"}
+{"Action":"output","Package":"r","Output":"ok  \tr\t0.1s\n"}
+{"Action":"pass","Package":"r"}
+`
+	const want = `    x_test.go:3: got 1, want 2
+skipped: p TestOff
+    x_test.go:9: needs root
+FAIL	p	0.6s
+panic: oh
+not JSON
+q.go:1: broken
+ok  	r	0.1s
+`
+	var out strings.Builder
+	r := report{w: &out, output: map[testID]*strings.Builder{}}
+	if err := r.read(strings.NewReader(in)); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); got != want {
+		t.Errorf("printed:\n%s\nwant:\n%s", got, want)
+	}
+	if r.passed != 1 || r.failed != 2 || r.skipped != 1 {
+		t.Errorf("passed %d, failed %d, skipped %d; want 1, 2 (one cut off), 1", r.passed, r.failed, r.skipped)
+	}
+}
