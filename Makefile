@@ -1,0 +1,112 @@
+# Everything that is built, checked or run from this repository starts here.
+# "make" alone lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS   += --no-print-directory
+.DEFAULT_GOAL := help
+
+# The version is the commit that the go command records (twilld --version reads
+# it back). Where git refuses the tree, because another user owns it say, or
+# there is none, the build goes on without.
+BUILDVCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
+
+# How a shipped binary is built: static, and the same bytes wherever it is.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=$(BUILDVCS) -ldflags='-s -w'
+
+# Architectures that must build besides the host's; GOARM=6 is the oldest ARM
+# whose Go atomics need no kernel help.
+CROSS := arm arm64 mips riscv64 386
+
+# Packages whose tests run under an emulated CPU: those that lay out kernel
+# structures or packet bytes. What needs privileges skips itself there.
+PORTABLE := ./encap/... ./tun/... ./fastpath/... ./lease/... ./metrics/...
+
+# One Go package pattern for "all but the tests that need namespaces".
+UNIT = $$(go list ./... | grep -v /internal/e2e)
+
+FUZZTIME ?= 20s
+MODULES  := . tools
+ifeq ($(shell go env GOARCH),amd64)
+MODULES  += bench/peers/flannel
+endif
+
+STEP   := scripts/step
+REPORT := bin/tools/testreport
+# Without root, tests that need it skip; as root a skip is a failure.
+SKIPS  := $(if $(filter 0,$(shell id -u)),,-skips)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/twilld and bin/twill, static
+	$(GOBUILD) -o bin/ ./cmd/...
+
+.PHONY: peers
+peers: ## build bin/peers/flannel-udp, stock flannel's udp backend (amd64, cgo)
+ifneq ($(filter bench/peers/flannel,$(MODULES)),)
+	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -buildvcs=$(BUILDVCS) -o ../../../bin/peers/flannel-udp .
+else
+	@echo "peers: stock flannel's udp backend exists for amd64 only; nothing built"
+endif
+
+.PHONY: test
+test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces
+	@$(STEP) "Debian packages that the tests need" scripts/install-deps.sh
+	@$(STEP) "build" $(MAKE) build peers
+	@$(STEP) "lint" $(MAKE) lint
+	@$(STEP) "unit tests with the race detector" $(MAKE) test-unit
+	@$(STEP) "other architectures" $(MAKE) test-cross
+	@$(STEP) "tests in network namespaces" $(MAKE) test-netns
+
+.PHONY: test-unit
+test-unit: $(REPORT) ## unit tests with -race; without root some skip
+	CGO_ENABLED=1 go test -race -json $(UNIT) | $(REPORT) $(SKIPS)
+	@for m in $(filter-out .,$(MODULES)); do \
+		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
+
+.PHONY: test-netns
+test-netns: needs-root build peers $(REPORT) ## tests of the real binaries in network namespaces; root
+	go test -count=1 -timeout 10m -json ./internal/e2e/... | $(REPORT) -each
+
+.PHONY: test-cross
+test-cross: $(REPORT) ## build for other architectures; packet code under qemu for arm and arm64
+	@for arch in $(CROSS); do \
+		echo "GOARCH=$$arch go build, go vet"; \
+		CGO_ENABLED=0 GOARCH=$$arch GOARM=6 go build -buildvcs=false ./...; \
+		CGO_ENABLED=0 GOARCH=$$arch GOARM=6 go vet ./...; done
+	@for cpu in arm:qemu-arm-static arm64:qemu-aarch64-static; do \
+		echo "GOARCH=$${cpu%:*} go test -exec $${cpu#*:}"; \
+		CGO_ENABLED=0 GOARCH=$${cpu%:*} GOARM=6 go test -json -exec "$(CURDIR)/scripts/unprivileged $${cpu#*:}" $(PORTABLE) \
+		| $(REPORT) -skips; done
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, tidy modules, raw system calls in their place
+	@scripts/lint.sh $(MODULES)
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (20s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: demo
+demo: build ## two hosts and their pods in namespaces: twill beside kernel VXLAN, one table; root
+	@bin/twill demo
+
+.PHONY: bench
+bench: build peers ## the laboratory's full comparison; root, a quiet machine
+	@bin/twill bench
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+
+.PHONY: needs-root
+needs-root:
+	@if [ "$$(id -u)" != 0 ]; then \
+		echo "this makes network namespaces and TUN devices and needs root: run it with sudo, or run 'make test-unit', which does not" >&2; \
+		exit 1; fi
+
+$(REPORT): $(wildcard tools/testreport/*.go) tools/go.mod
+	go build -C tools -buildvcs=false -o ../$@ ./testreport
