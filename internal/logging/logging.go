@@ -1,0 +1,64 @@
+// Package logging makes the daemon's logger and holds the one list of keys.
+//
+// Messages are constant sentences without values; what varies stands under a
+// key of the list, so that lines of all packages can be searched and joined
+// in the same way. Nothing is logged per packet.
+package logging
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// Keys of log attributes.
+const (
+	KeyAddress   = "address"   // IP address, with port where there is one
+	KeyBackend   = "backend"   // flannel backend type: udp
+	KeyDevice    = "device"    // TUN device: flannel0
+	KeyError     = "error"     // what failed and why
+	KeyFlag      = "flag"      // command line flag, without dashes
+	KeyInterface = "interface" // underlay interface: eth0
+	KeyLeases    = "leases"    // number of leases in force
+	KeyMTU       = "mtu"       // bytes
+	KeyNetwork   = "network"   // cluster networks
+	KeyPath      = "path"      // file
+	KeyReason    = "reason"    // why it is so
+	KeyRemedy    = "remedy"    // what to do about it
+	KeySignal    = "signal"
+	KeySubnet    = "subnet" // pod subnets of a lease
+	KeyVersion   = "version"
+)
+
+// Format is how a log line is written. It is a flag value.
+type Format string
+
+// The formats.
+const (
+	Text Format = "text"
+	JSON Format = "json"
+)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (f *Format) UnmarshalText(text []byte) error {
+	switch v := Format(text); v {
+	case Text, JSON:
+		*f = v
+		return nil
+	default:
+		return fmt.Errorf("want %s or %s", Text, JSON)
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (f Format) MarshalText() ([]byte, error) { return []byte(f), nil }
+
+// New returns a logger that writes lines of at least level to w, which it
+// locks for each line.
+func New(w io.Writer, f Format, level slog.Level) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if f == JSON {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
