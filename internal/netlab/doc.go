@@ -1,0 +1,26 @@
+// Package netlab makes hosts, wires and pods out of Linux network namespaces,
+// for tests and for the laboratory. It needs root and no external program.
+//
+// The smallest topology, two hosts with a pod each:
+//
+//	  pod-a                    host a                         host b                    pod-b
+//	┌───────────┐   ┌───────────────────────┐   wire   ┌───────────────────────┐   ┌───────────┐
+//	│ eth0 ─────┼───┼─ veth0 ─ cni0    eth0 ┼──────────┼ eth0    cni0 ─ veth0 ─┼───┼───── eth0 │
+//	└───────────┘   └───────────────────────┘          └───────────────────────┘   └───────────┘
+//	 10.5.1.2/24     10.5.1.1/24  172.31.9.11/24        172.31.9.12/24  10.5.2.1/24  10.5.2.2/24
+//	 fd00:10:5:1::2  …:1::1   fd00:172:31:9::11         fd00:172:31:9::12  …:2::1  fd00:10:5:2::2
+//
+// Two hosts without a relay share one veth pair. With more hosts, or with a
+// [Relay], each eth0 leads into a further namespace, the wire:
+//
+//	host a                   wire                     host b
+//	 eth0 ─────── port-a ─ bridge br0 ─ port-b ─────── eth0
+//	                      or Relay
+//
+// Between hosts there are no routes for the pod networks: the path under test
+// makes them, a daemon say, or [Topology.AddVXLAN], or [Topology.AddHostGW].
+//
+// Namespaces are held by a file descriptor and by threads of this process
+// only, so the kernel removes them, and all that is in them, however the
+// process ends. [Options.NamePrefix] gives them names under /run/netns instead.
+package netlab

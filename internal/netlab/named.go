@@ -1,0 +1,95 @@
+package netlab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// nameDir is where ip-netns(8) keeps the names of namespaces: each is a file
+// with the namespace mounted on it.
+const nameDir = "/run/netns"
+
+// NewNamed makes a namespace that `ip netns exec name` finds. Close removes the
+// name, Detach leaves it.
+func NewNamed(name string) (*Namespace, error) {
+	path := filepath.Join(nameDir, name)
+	n, err := create(name, path)
+	if err != nil {
+		return nil, fmt.Errorf("make network namespace %s: %w", path, explain(err))
+	}
+	return n, nil
+}
+
+// OpenNamed opens a namespace by its name. Close leaves the name where it is.
+func OpenNamed(name string) (*Namespace, error) {
+	path := filepath.Join(nameDir, name)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	n, err := hold(name, fd)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace %s: %w", path, explain(err))
+	}
+	return n, nil
+}
+
+// Detach is Close, but leaves the name that NewNamed gave.
+func (n *Namespace) Detach() error {
+	n.path = ""
+	return n.Close()
+}
+
+// RemoveNamed removes the name of a namespace. The namespace itself goes when
+// its last process and descriptor have gone. A name that is not there is no
+// error.
+func RemoveNamed(name string) error {
+	return removeName(filepath.Join(nameDir, name))
+}
+
+// Named lists the names of namespaces that begin with prefix.
+func Named(prefix string) ([]string, error) {
+	names, err := filepath.Glob(filepath.Join(nameDir, prefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", nameDir, err)
+	}
+	for i, path := range names {
+		names[i] = filepath.Base(path)
+	}
+	return names, nil
+}
+
+// giveName mounts the calling thread's network namespace on path.
+func giveName(path string) error {
+	if err := os.MkdirAll(nameDir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		return errors.Join(fmt.Errorf("mount on %s: %w", path, err), os.Remove(path))
+	}
+	return nil
+}
+
+// removeName undoes giveName; path may be empty.
+func removeName(path string) error {
+	if path == "" {
+		return nil
+	}
+	// EINVAL: the file is there, but nothing is mounted on it.
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
