@@ -33,12 +33,12 @@ type Run struct {
 	nextSeq    uint32
 	nextID     uint16
 	first      []byte // the first packet, whole
-	head, tail int32  // chain of payloads after the first packet's, in Coalescer.parts
+	head, tail int32  // chain of the packets after the first, in Coalescer.parts
 }
 
 type part struct {
-	payload []byte
-	next    int32
+	pkt  []byte
+	next int32
 }
 
 // Coalescer joins consecutive packets of one flow into super-packets: TCP as
@@ -188,7 +188,7 @@ func (c *Coalescer) join(r *Run, pkt []byte, h *Header, hl int) bool {
 		return false
 	}
 	at := int32(len(c.parts))
-	c.parts = append(c.parts, part{payload: payload, next: -1})
+	c.parts = append(c.parts, part{pkt: pkt, next: -1})
 	if r.head < 0 {
 		r.head = at
 	} else {
@@ -301,7 +301,17 @@ func (c *Coalescer) Vectors(r *Run, dst [][]byte) [][]byte {
 	}
 	dst = append(dst, c.header(r), r.first[r.headerLen:])
 	for i := r.head; i >= 0; i = c.parts[i].next {
-		dst = append(dst, c.parts[i].payload)
+		dst = append(dst, c.parts[i].pkt[r.headerLen:])
+	}
+	return dst
+}
+
+// Packets appends the packets of run r to dst as they were added, for a device
+// that has refused the super-packet.
+func (c *Coalescer) Packets(r *Run, dst [][]byte) [][]byte {
+	dst = append(dst, r.first)
+	for i := r.head; i >= 0; i = c.parts[i].next {
+		dst = append(dst, c.parts[i].pkt)
 	}
 	return dst
 }

@@ -1,0 +1,121 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/offload"
+)
+
+// ReadSize is the room that Queue.Read needs: the virtio-net header and the
+// largest packet that an IP length field can tell, in bytes.
+const ReadSize = HeaderLen + 65535
+
+// Queue is one queue of a device. It does not block: where it cannot go on it
+// returns unix.EAGAIN, and FD can be polled. Reads and writes may run at the same
+// time in any number of goroutines: the kernel moves packets whole.
+type Queue interface {
+	// Read reads one packet, behind its virtio-net header, into b, which
+	// must have room for ReadSize bytes. It returns the number of bytes
+	// read, header included. The error is a unix.Errno.
+	Read(b []byte) (int, error)
+
+	// Write writes one packet. The first vector must be exactly the
+	// virtio-net header, the others are the packet; none is kept. The error
+	// is a unix.Errno.
+	Write(iov []unix.Iovec) error
+
+	// FD returns the file descriptor to poll; the Queue keeps it.
+	FD() int
+
+	// Close closes the queue. The device goes with its last queue.
+	Close() error
+}
+
+// Config says how to open a device.
+type Config struct {
+	Name    string         // of the network interface, at most 15 bytes
+	Queues  int            // wanted; the plain device has one
+	Offload offload.Switch // the offload device, or the plain one
+	Logger  *slog.Logger
+}
+
+// Device is an open TUN device.
+type Device struct {
+	Name    string
+	Queues  []Queue
+	State   offload.State // "tun-offload": which kind it is, and why
+	Granted Offloads      // zero for the plain device
+}
+
+// Offload reports whether the device carries super-packets.
+func (d *Device) Offload() bool { return d.State.InForce }
+
+// Open makes the device, in the network namespace of the calling thread. The
+// interface is down and has no address. On failure nothing is left of it.
+// Errors say what is wrong on the host and how to mend it.
+func Open(cfg Config) (*Device, error) {
+	if cfg.Name == "" || len(cfg.Name) >= unix.IFNAMSIZ {
+		return nil, fmt.Errorf("open TUN device %q: the name must have 1 to %d bytes", cfg.Name, unix.IFNAMSIZ-1)
+	}
+	d := &Device{Name: cfg.Name}
+	var fatal error
+	state, err := offload.Resolve("tun-offload", cfg.Offload, func() (string, error) {
+		queues, granted, err := openOffload(cfg.Name, cfg.Queues)
+		if err != nil {
+			// What also stops the plain device is no reason to fall back.
+			if !errors.Is(err, errNoOffload) {
+				fatal = err
+			}
+			return "", err
+		}
+		d.Queues, d.Granted = queues, granted
+		return "granted: " + granted.String(), nil
+	})
+	if fatal != nil {
+		return nil, explain(cfg.Name, fatal)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open TUN device %s: %w", cfg.Name, err)
+	}
+	d.State = state
+	if !state.InForce {
+		q, err := openPlain(cfg.Name)
+		if err != nil {
+			return nil, explain(cfg.Name, err)
+		}
+		d.Queues = []Queue{q}
+	}
+	cfg.Logger.Info("TUN device open", "device", d.Name, "offload", state.InForce, "why", state.Why, "queues", len(d.Queues))
+	return d, nil
+}
+
+// Close closes all queues, and with them the device.
+func (d *Device) Close() error {
+	var errs []error
+	for _, q := range d.Queues {
+		errs = append(errs, q.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// explain adds to an error of opening what to do about it.
+func explain(name string, err error) error {
+	remedy := ""
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		remedy = "; " + devNetTun + " is missing: load the module (modprobe tun), or give the container that device"
+	case errors.Is(err, unix.EBUSY):
+		remedy = "; another process has it open: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		remedy = "; run as root or with CAP_NET_ADMIN, and allow the container " + devNetTun + " (device 10:200)"
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		remedy = "; the kernel has no TUN driver: load the module (modprobe tun)"
+	case errors.Is(err, unix.EINVAL):
+		remedy = fmt.Sprintf("; an interface %s of another kind exists: delete it (ip link delete %s), or choose another name with --tun-name", name, name)
+	}
+	return fmt.Errorf("open TUN device %s: %w%s", name, err, remedy)
+}

@@ -1,0 +1,133 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const devNetTun = "/dev/net/tun"
+
+// errNoOffload says that the kernel has no offload device; a plain one may
+// work.
+var errNoOffload = errors.New("the kernel refuses the virtio-net header on TUN")
+
+// Offloads are the TUN_F_ bits of TUNSETOFFLOAD: what the kernel may leave
+// undone on the packets we read. It takes the same on the packets we write.
+type Offloads uint
+
+// TCP reports whether TCP super-packets of both IP versions may be written.
+func (o Offloads) TCP() bool {
+	return o&(unix.TUN_F_TSO4|unix.TUN_F_TSO6) == unix.TUN_F_TSO4|unix.TUN_F_TSO6
+}
+
+// UDP reports whether UDP super-packets of both IP versions may be written
+// (Linux 6.2).
+func (o Offloads) UDP() bool {
+	return o&(unix.TUN_F_USO4|unix.TUN_F_USO6) == unix.TUN_F_USO4|unix.TUN_F_USO6
+}
+
+// String returns the names of the bits.
+func (o Offloads) String() string {
+	var names []string
+	for _, bit := range []struct {
+		mask Offloads
+		name string
+	}{
+		{unix.TUN_F_CSUM, "CSUM"}, {unix.TUN_F_TSO4, "TSO4"}, {unix.TUN_F_TSO6, "TSO6"},
+		{unix.TUN_F_TSO_ECN, "TSO_ECN"}, {unix.TUN_F_USO4, "USO4"}, {unix.TUN_F_USO6, "USO6"},
+	} {
+		if o&bit.mask != 0 {
+			names = append(names, bit.name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// offloadSteps are the sets of offloads to ask for, best first: UDP
+// segmentation came with Linux 6.2, the others are older than any kernel that
+// runs Go.
+var offloadSteps = []Offloads{
+	unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN | unix.TUN_F_USO4 | unix.TUN_F_USO6,
+	unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN,
+}
+
+// openOffload opens n queues of an offload device. The error wraps
+// errNoOffload if only the offloads are at fault.
+func openOffload(name string, n int) ([]Queue, Offloads, error) {
+	var queues []Queue
+	fail := func(err error) ([]Queue, Offloads, error) {
+		for _, q := range queues {
+			_ = q.Close()
+		}
+		return nil, 0, err
+	}
+	// All queues of a device must be opened with the same flags.
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if n > 1 {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	var granted Offloads
+	for range n {
+		fd, err := attach(name, flags)
+		if err != nil {
+			return fail(err)
+		}
+		queues = append(queues, &offloadQueue{fd: fd})
+		if granted, err = setOffloads(fd); err != nil {
+			return fail(err)
+		}
+	}
+	return queues, granted, nil
+}
+
+// attach opens /dev/net/tun and makes it a queue of the device name.
+func attach(name string, flags uint16) (fd int, err error) {
+	fd, err = unix.Open(devNetTun, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", devNetTun, err)
+	}
+	var features uint32
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNGETFEATURES, uintptr(unsafe.Pointer(&features))); errno != 0 || uint16(features)&flags&^unix.IFF_TUN != flags&^unix.IFF_TUN {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("TUNGETFEATURES: %w", errNoOffload)
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(flags)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, HeaderLen)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("TUNSETIFF: %w", err)
+	}
+	return fd, nil
+}
+
+// setOffloads turns on as many offloads as the kernel grants.
+func setOffloads(fd int) (Offloads, error) {
+	var err error
+	for _, o := range offloadSteps {
+		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(o)); err == nil {
+			return o, nil
+		}
+	}
+	return 0, fmt.Errorf("%w (TUNSETOFFLOAD: %w)", errNoOffload, err)
+}
+
+// offloadQueue reads and writes packets with their virtio-net header.
+type offloadQueue struct{ fd int }
+
+func (q *offloadQueue) Read(b []byte) (int, error) { return readFD(q.fd, b) }
+
+func (q *offloadQueue) Write(iov []unix.Iovec) error { return writevFD(q.fd, iov) }
+
+func (q *offloadQueue) FD() int { return q.fd }
+
+func (q *offloadQueue) Close() error { return unix.Close(q.fd) }
