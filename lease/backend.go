@@ -41,7 +41,7 @@ func parseBackend(text json.RawMessage) (Backend, error) {
 // Decode stores the options in the struct that options points to, by flannel's
 // rules: the case of a key does not matter, keys without a field are ignored,
 // fields without a key keep their value, which is how a backend sets defaults.
-// It returns a *ConfigError that names the option if a value does not fit.
+// Its error wraps a *ConfigError that names the option if a value does not fit.
 func (b Backend) Decode(options any) error {
 	if b.Raw == nil {
 		return nil
@@ -50,7 +50,7 @@ func (b Backend) Decode(options any) error {
 	var te *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &te):
-		return &ConfigError{"Backend." + te.Field, b.value(te.Field), wantOf(te.Type)}
+		return fmt.Errorf("network config: %w", &ConfigError{"Backend." + te.Field, b.value(te.Field), wantOf(te.Type)})
 	case err != nil:
 		return fmt.Errorf("network config: Backend: %w", err)
 	}

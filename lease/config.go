@@ -52,9 +52,9 @@ type ConfigError struct {
 
 func (e *ConfigError) Error() string {
 	if e.Value == "" {
-		return fmt.Sprintf("network config: %s is missing; want %s", e.Key, e.Want)
+		return fmt.Sprintf("%s is missing; want %s", e.Key, e.Want)
 	}
-	return fmt.Sprintf("network config: %s %s; want %s", e.Key, e.Value, e.Want)
+	return fmt.Sprintf("%s %s: want %s", e.Key, e.Value, e.Want)
 }
 
 // configJSON is the text of a Config. encoding/json gives it flannel's manners:
@@ -69,15 +69,31 @@ type configJSON struct {
 	Backend json.RawMessage
 }
 
+// ConfigKeys returns the keys that ParseConfig knows, as flannel spells them.
+func ConfigKeys() []string {
+	var keys []string
+	for f := range reflect.TypeFor[configJSON]().Fields() {
+		keys = append(keys, f.Name)
+	}
+	return keys
+}
+
 // ParseConfig reads a network configuration with flannel's keys, defaults and
-// bounds. It returns a *SyntaxError if text is not JSON and a *ConfigError if a
-// value cannot be used. null counts as absent.
+// bounds. Its error wraps a *SyntaxError if text is not JSON and a *ConfigError if
+// a value cannot be used. null counts as absent.
 func ParseConfig(text []byte) (*Config, error) {
-	var j configJSON
-	if err := unmarshal(text, &j); err != nil {
+	c, err := parseConfig(text)
+	if err != nil {
 		return nil, fmt.Errorf("network config: %w", err)
 	}
+	return c, nil
+}
 
+func parseConfig(text []byte) (*Config, error) {
+	var j configJSON
+	if err := unmarshal(text, &j); err != nil {
+		return nil, err
+	}
 	var (
 		c          Config
 		ipv4, ipv6 = true, false

@@ -64,9 +64,9 @@ func (s *Set) Leases() []Lease {
 	})
 }
 
-// Diff returns the update that turns s into the set of leases, and whether it
-// says anything. Expirations alone make no difference.
-func (s *Set) Diff(leases []Lease) (u Update, any bool) {
+// Diff returns the update that turns s into the set of leases. Expirations
+// alone make no difference.
+func (s *Set) Diff(leases []Lease) (u Update) {
 	to := NewSet(leases)
 	for _, l := range to.Leases() {
 		if was, ok := s.leases[l.Key()]; !ok || !was.Equal(l) {
@@ -78,5 +78,5 @@ func (s *Set) Diff(leases []Lease) (u Update, any bool) {
 			u.Delete = append(u.Delete, l.Key())
 		}
 	}
-	return u, len(u.Put)+len(u.Delete) > 0
+	return u
 }

@@ -1,0 +1,168 @@
+package static
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// version is what one good text of the file says. It is not changed.
+type version struct {
+	text   string
+	config *lease.Config
+	leases []lease.Lease
+}
+
+// readFile returns the text of the file. A device or a pipe in its place would
+// block, so it is refused.
+func readFile(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("lease file: %w", err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("lease file: %w", err)
+	}
+	return string(text), nil
+}
+
+// parse reads a whole lease file. Its error is an *Error with all the faults.
+func parse(path, text string) (*version, error) {
+	p := &parser{text: []byte(text)}
+	config := p.parseConfig()
+	if p.faults != nil { // what follows needs sound JSON and networks
+		return nil, newError(path, p.faults...)
+	}
+	p.parseTop()
+	p.checkSet(config)
+	if p.faults != nil {
+		return nil, newError(path, p.faults...)
+	}
+	v := &version{text: text, config: config}
+	for _, e := range p.entries {
+		v.leases = append(v.leases, e.lease)
+	}
+	return v, nil
+}
+
+// parser collects what a text says and what is wrong with it.
+type parser struct {
+	text    []byte
+	entries []entry
+	faults  []Fault
+}
+
+// fault notes something wrong with what stands at offset.
+func (p *parser) fault(offset int, format string, args ...any) {
+	line, _ := lineColumn(p.text, offset)
+	p.faults = append(p.faults, Fault{Line: line, Text: fmt.Sprintf(format, args...)})
+}
+
+func (p *parser) parseConfig() *lease.Config {
+	c, err := lease.ParseConfig(p.text)
+	var (
+		se *lease.SyntaxError
+		ce *lease.ConfigError
+	)
+	switch {
+	case errors.As(err, &se):
+		p.faults = append(p.faults, Fault{se.Line, se.Column, se.Err.Error()})
+	case errors.As(err, &ce):
+		p.fault(p.keyOffset(ce.Key), "%v", ce)
+	case err != nil:
+		p.faults = append(p.faults, Fault{Text: err.Error()})
+	}
+	return c
+}
+
+// keyOffset returns where a key of the top level stands, 0 if it is missing.
+// key may go on with a dot and a key inside of its value.
+func (p *parser) keyOffset(key string) (offset int) {
+	key, _, _ = strings.Cut(key, ".")
+	for _, m := range members(p.text, 0) {
+		if strings.EqualFold(m.key, key) {
+			offset = m.offset // the last one counts
+		}
+	}
+	return offset
+}
+
+// parseTop reads the leases. A top-level key that nobody knows is let pass, as
+// flannel does, unless it looks like a mistake for one that would count.
+func (p *parser) parseTop() {
+	known := append(lease.ConfigKeys(), "Leases")
+	var leases *member
+	for _, m := range members(p.text, 0) {
+		if strings.EqualFold(m.key, "Leases") {
+			if leases != nil {
+				p.fault(m.offset, "Leases is given twice; put all leases into one list")
+			}
+			leases = &m
+			continue
+		}
+		if k, distance := nearest(m.key, known); distance > 0 && distance <= 2 {
+			p.fault(m.offset, "unknown key %q; did you mean %q?", m.key, k)
+		}
+	}
+	if leases == nil {
+		p.fault(0, `Leases is missing; want a list such as [{"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"}]`)
+		return
+	}
+	if len(leases.value) == 0 || leases.value[0] != '[' {
+		p.fault(leases.offset, "Leases: want a list of leases, [{…}, …]")
+		return
+	}
+	for i, e := range elements(leases.value, leases.offset) {
+		p.parseEntry(i, e)
+	}
+}
+
+// checkSet looks at all leases together.
+func (p *parser) checkSet(c *lease.Config) {
+	leases := make([]lease.Lease, len(p.entries))
+	for i, e := range p.entries {
+		leases[i] = e.lease
+	}
+	for _, err := range lease.Check(c, leases) {
+		var (
+			outside  *lease.OutsideError
+			conflict *lease.ConflictError
+		)
+		switch {
+		case errors.As(err, &outside):
+			p.faultOutside(outside)
+		case errors.As(err, &conflict):
+			p.faultConflict(conflict)
+		}
+	}
+}
+
+func (p *parser) faultOutside(e *lease.OutsideError) {
+	at := p.entries[e.Index].fields[e.Field]
+	switch {
+	case e.Network.IsValid():
+		p.fault(at.offset, "Leases[%d].%s %s is not inside the network %s", e.Index, e.Field, at.value, e.Network)
+	case e.Field == "Subnet":
+		p.fault(at.offset, `Leases[%d].Subnet is set, but "EnableIPv4" is false`, e.Index)
+	default:
+		p.fault(at.offset, `Leases[%d].IPv6Subnet is set; it needs "EnableIPv6": true and an "IPv6Network"`, e.Index)
+	}
+}
+
+func (p *parser) faultConflict(e *lease.ConflictError) {
+	a, b := p.entries[e.IndexA].fields[e.Field], p.entries[e.IndexB].fields[e.Field]
+	verb := "overlaps"
+	if strings.HasPrefix(e.Field, "PublicIP") {
+		verb = "is taken by"
+	}
+	line, _ := lineColumn(p.text, b.offset)
+	p.fault(a.offset, "Leases[%d].%s %s %s Leases[%d].%s %s (line %d)",
+		e.IndexA, e.Field, a.value, verb, e.IndexB, e.Field, b.value, line)
+}
