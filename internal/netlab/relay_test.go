@@ -1,0 +1,161 @@
+package netlab_test
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
+)
+
+// numbered sends count numbered datagrams between the hosts and returns the
+// numbers in the order of their arrival. Payloads that are not as sent fail
+// the test.
+func numbered(t *testing.T, topo *netlab.Topology, count int) []int {
+	t.Helper()
+	from, to := topo.Hosts[0], topo.Hosts[1]
+	srv, err := to.NS.ListenPacket("udp", netip.AddrPortFrom(to.Addr, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	conn, err := from.NS.Dial(t.Context(), "udp", srv.LocalAddr().(*net.UDPAddr).AddrPort().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	// A datagram ahead, so that the rest does not overtake what waits for ARP.
+	if _, err := conn.Write([]byte{0}); err != nil {
+		t.Fatal(err)
+	}
+	srv.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	srv.ReadFrom(make([]byte, 1)) // it may be lost, like any other
+
+	var got []int
+	buf, filler := make([]byte, 1200), byte(0xa5)
+	drain := func(patience time.Duration) {
+		for {
+			srv.SetReadDeadline(time.Now().Add(patience))
+			n, _, err := srv.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if n != len(buf) || buf[len(buf)-1] != filler {
+				t.Errorf("datagram of %d bytes, ends in %#x", n, buf[len(buf)-1])
+			}
+			got = append(got, int(binary.BigEndian.Uint32(buf)))
+		}
+	}
+	msg := make([]byte, len(buf))
+	for i := range msg {
+		msg[i] = filler
+	}
+	for i := range count {
+		binary.BigEndian.PutUint32(msg, uint32(i))
+		if _, err := conn.Write(msg); err != nil {
+			t.Fatal(err)
+		}
+		if i%50 == 49 {
+			drain(3 * time.Millisecond)
+		}
+	}
+	drain(200 * time.Millisecond)
+	return got
+}
+
+func inversions(order []int) (n int) {
+	for i := 1; i < len(order); i++ {
+		if order[i] < order[i-1] {
+			n++
+		}
+	}
+	return n
+}
+
+func TestRelayForwardsEverythingInOrderByDefault(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{Impair: &netlab.Impairment{}})
+	got := numbered(t, topo, 2000)
+	if len(got) != 2000 || inversions(got) > 0 {
+		t.Errorf("%d of 2000 arrived, %d inversions; relay %+v", len(got), inversions(got), topo.Relay.Stats())
+	}
+}
+
+func TestRelayLosesTheGivenFraction(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{Impair: &netlab.Impairment{Loss: 0.1, Seed: 1}})
+	got := len(numbered(t, topo, 2000))
+	if lost := 2000 - got; lost < 140 || lost > 260 {
+		t.Errorf("%d of 2000 lost, want about 200", lost)
+	}
+	topo.Relay.Set(netlab.Impairment{Loss: 1})
+	if got := numbered(t, topo, 100); len(got) != 0 {
+		t.Errorf("%d datagrams came through a cut wire", len(got))
+	}
+}
+
+func TestRelayReordersWithoutLosing(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{Impair: &netlab.Impairment{Reorder: 0.05, ReorderBy: 4, Seed: 1}})
+	got := numbered(t, topo, 2000)
+	if n := inversions(got); len(got) != 2000 || n < 50 || n > 150 {
+		t.Errorf("%d of 2000 arrived with %d inversions, want all and about 95", len(got), n)
+	}
+}
+
+func TestRelayCorruptsSoThatChecksumsNotice(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{Impair: &netlab.Impairment{Corrupt: 0.1, Seed: 1}})
+	got := len(numbered(t, topo, 2000)) // numbered checks what does arrive
+	if lost := 2000 - got; lost < 140 || lost > 260 {
+		t.Errorf("%d of 2000 were refused, want about 200; relay %+v", lost, topo.Relay.Stats())
+	}
+}
+
+func TestTCPSurvivesTheRelayUnharmed(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{
+		Impair: &netlab.Impairment{Loss: 0.005, Reorder: 0.01, Corrupt: 0.002, Seed: 1},
+	})
+	if err := topo.AddVXLAN(); err != nil {
+		t.Fatal(err)
+	}
+	from, to := topo.Hosts[0].Pods[0], topo.Hosts[1].Pods[0]
+	l, err := to.NS.Listen("tcp", netip.AddrPortFrom(to.Addr, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	const size = 32 << 20
+	sent := sha256.New()
+	go func() {
+		conn, err := from.NS.Dial(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Error(err)
+			l.Close()
+			return
+		}
+		defer conn.Close()
+		seed := [32]byte{1}
+		if _, err := io.CopyN(conn, io.TeeReader(rand.NewChaCha8(seed), sent), size); err != nil {
+			t.Error(err)
+		}
+	}()
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(30 * time.Second))
+	received := sha256.New()
+	if n, err := io.Copy(received, conn); err != nil || n != size {
+		t.Fatalf("received %d bytes, %v", n, err)
+	}
+	if string(received.Sum(nil)) != string(sent.Sum(nil)) {
+		t.Error("what arrived is not what was sent")
+	}
+	if s := topo.Relay.Stats(); s.Dropped == 0 || s.Corrupted == 0 || s.Reordered == 0 {
+		t.Errorf("the relay did nothing: %+v", s)
+	}
+}
