@@ -94,7 +94,7 @@ func checksumsValid(b []byte, ipLen int, proto uint8) bool {
 // sum before. It reports false, and leaves b alone, if the two do not lie
 // within b.
 func CompleteChecksum(b []byte, start, offset int) bool {
-	if start < 0 || offset < 0 || start+offset+2 > len(b) {
+	if start < 0 || start > len(b) || offset < 0 || offset > len(b)-start-2 {
 		return false
 	}
 	c := ^fold(sum(b[start:], 0))
