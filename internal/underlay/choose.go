@@ -1,0 +1,198 @@
+package underlay
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// chooser has what each way to choose needs to know.
+type chooser struct {
+	host                 host
+	publicIP, publicIPv6 netip.Addr
+	needIPv4, needIPv6   bool
+}
+
+func (c *chooser) byNameOrAddr(s string) (Interface, error) {
+	flag := "--iface=" + s
+	if a, err := netip.ParseAddr(s); err == nil {
+		return c.byAddr(flag, a)
+	}
+	for _, l := range c.host.links {
+		if l.name == s || slices.Contains(l.altNames, s) {
+			return c.take(l, flag)
+		}
+	}
+	return Interface{}, fmt.Errorf("%s: there is no such interface", flag)
+}
+
+// byAddr takes the first link that has address a and will do.
+func (c *chooser) byAddr(flag string, a netip.Addr) (Interface, error) {
+	if !strings.Contains(flag, "=") {
+		flag += "=" + a.String()
+	}
+	err := fmt.Errorf("%s: no interface has this address", flag)
+	for _, l := range c.host.links {
+		if !l.has(a) {
+			continue
+		}
+		var i Interface
+		if i, err = c.take(l, flag, a); err == nil {
+			return i, nil
+		}
+	}
+	return Interface{}, err
+}
+
+// byPattern takes the first link, in the order of their indices, of which the
+// name or an address matches all of p, and which will do.
+func (c *chooser) byPattern(p pattern) (Interface, error) {
+	flag := "--iface-regex=" + p.text
+	var matched, near []string
+	var chosen *Interface
+	var errs []error
+	for _, l := range c.host.links {
+		a, ok := l.match(p)
+		if !ok {
+			if p.part.MatchString(l.name) {
+				near = append(near, l.name)
+			}
+			continue
+		}
+		matched = append(matched, l.name)
+		if containerLink(l.name) {
+			errs = append(errs, fmt.Errorf("%s: %s belongs to a container network; --iface=%[2]s insists", flag, l.name))
+			continue
+		}
+		i, err := c.take(l, flag, a)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if chosen == nil {
+			chosen = &i
+		}
+	}
+	switch {
+	case chosen != nil && len(matched) > 1:
+		chosen.Why += fmt.Sprintf(" matches %s; %s is the first that will do", strings.Join(matched, ", "), chosen.Name)
+		return *chosen, nil
+	case chosen != nil:
+		return *chosen, nil
+	case errs != nil:
+		return Interface{}, joined(errs)
+	case near != nil:
+		return Interface{}, fmt.Errorf("%s matches no whole name or address, only a part of %s; write %s",
+			flag, strings.Join(near, ", "), ".*("+p.text+").*")
+	}
+	return Interface{}, fmt.Errorf("%s matches no name or address", flag)
+}
+
+// byDestination takes the link that packets to a leave through.
+func (c *chooser) byDestination(a netip.Addr) (Interface, error) {
+	flag := "--iface-can-reach=" + a.String()
+	routes, err := netlink.RouteGet(a.AsSlice())
+	if err != nil {
+		return Interface{}, fmt.Errorf("%s: look up route: %w", flag, err)
+	}
+	for _, r := range routes {
+		l, ok := c.host.byIndex(r.LinkIndex)
+		switch {
+		case r.Type == unix.RTN_LOCAL:
+			return Interface{}, fmt.Errorf("%s is an address of this host; want one of another", flag)
+		case r.Type != unix.RTN_UNICAST || !ok:
+			continue
+		case containerLink(l.name):
+			return Interface{}, fmt.Errorf("%s leads to %s, which belongs to a container network", flag, l.name)
+		}
+		src, _ := netip.AddrFromSlice(r.Src)
+		return c.take(l, flag, src.Unmap())
+	}
+	return Interface{}, fmt.Errorf("%s: no route leads to it", flag)
+}
+
+// byDefaultRoute takes the link of the best default route that will do. The
+// route need only be of one of the families, the addresses of all.
+func (c *chooser) byDefaultRoute() (Interface, error) {
+	var errs []error
+	for _, hop := range c.host.defaults {
+		l, ok := c.host.byIndex(hop.index)
+		if !ok || hop.ipv6 && !c.needIPv6 || !hop.ipv6 && !c.needIPv4 {
+			continue
+		}
+		if containerLink(l.name) {
+			errs = append(errs, fmt.Errorf("default route: %s belongs to a container network", l.name))
+			continue
+		}
+		i, err := c.take(l, "default route")
+		if err == nil {
+			return i, nil
+		}
+		errs = append(errs, err)
+	}
+	if errs == nil {
+		return Interface{}, errors.New("there is no default route; name the interface with --iface")
+	}
+	return Interface{}, joined(errs)
+}
+
+// take makes l the interface if it is up and has the addresses that are needed.
+// why says what led to it; asked are addresses that did, and may be invalid.
+func (c *chooser) take(l link, why string, asked ...netip.Addr) (Interface, error) {
+	i := Interface{Name: l.name, Index: l.index, MTU: l.mtu, Why: why}
+	if !l.up {
+		return Interface{}, fmt.Errorf("%s: %s is down; ip link set %[2]s up", why, l.name)
+	}
+	asked = append(asked, c.publicIP, c.publicIPv6)
+	if c.needIPv4 {
+		if i.IPv4 = l.pick(netip.Addr.Is4, asked); !i.IPv4.IsValid() {
+			return Interface{}, fmt.Errorf("%s: %s has no usable IPv4 address", why, l.name)
+		}
+	}
+	if c.needIPv6 {
+		if i.IPv6 = l.pick(netip.Addr.Is6, asked); !i.IPv6.IsValid() {
+			return Interface{}, fmt.Errorf("%s: %s has no usable IPv6 address", why, l.name)
+		}
+	}
+	i.PublicIP = cmp.Or(c.publicIP, i.IPv4)
+	i.PublicIPv6 = cmp.Or(c.publicIPv6, i.IPv6)
+	return i, nil
+}
+
+// pick returns the address of l to use in a family: the first of asked that l
+// has, or else the best without a fault. Asked for, an address may be of those
+// that would not be chosen, but others must be able to reach it.
+func (l link) pick(inFamily func(netip.Addr) bool, asked []netip.Addr) netip.Addr {
+	for _, a := range asked {
+		if a.IsValid() && inFamily(a) && l.has(a) && !a.IsLoopback() && !(a.Is6() && a.IsLinkLocalUnicast()) {
+			return a
+		}
+	}
+	for _, a := range l.addrs {
+		if inFamily(a.Addr) && a.fault == "" {
+			return a.Addr
+		}
+	}
+	return netip.Addr{}
+}
+
+func (l link) has(ip netip.Addr) bool {
+	return slices.ContainsFunc(l.addrs, func(a address) bool { return a.Addr == ip })
+}
+
+// match returns the usable address of l that p matches, which is invalid where
+// it is the name that matches.
+func (l link) match(p pattern) (netip.Addr, bool) {
+	for _, a := range l.addrs {
+		if a.fault == "" && p.whole.MatchString(a.Addr.String()) {
+			return a.Addr, true
+		}
+	}
+	return netip.Addr{}, p.whole.MatchString(l.name)
+}

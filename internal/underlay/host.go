@@ -1,0 +1,189 @@
+package underlay
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// host is what the kernel tells about a network namespace.
+type host struct {
+	links    []link    // by index
+	defaults []nexthop // of the default routes in the main table, best first, IPv4 before IPv6
+}
+
+type link struct {
+	name     string
+	altNames []string
+	index    int
+	mtu      int
+	up       bool
+	addrs    []address // as they are preferred
+}
+
+type address struct {
+	netip.Addr
+	// fault says why the address is not chosen unless it is asked for.
+	fault string
+	rank  int // the lower the better
+}
+
+type nexthop struct {
+	index  int // of the link
+	ipv6   bool
+	metric int
+}
+
+// readHost reads links, addresses and default routes. A dump that changes in
+// the middle is repeated.
+func readHost() (h host, err error) {
+	for range 10 {
+		if h, err = dumpHost(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return h, err
+}
+
+func dumpHost() (host, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return host{}, fmt.Errorf("list links: %w", err)
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return host{}, fmt.Errorf("list addresses: %w", err)
+	}
+	var h host
+	for _, l := range links {
+		a := l.Attrs()
+		h.links = append(h.links, link{
+			name: a.Name, altNames: a.AltNames, index: a.Index, mtu: a.MTU,
+			up:    a.Flags&net.FlagUp != 0,
+			addrs: addrsOf(addrs, a.Index),
+		})
+	}
+	slices.SortFunc(h.links, func(a, b link) int { return a.index - b.index })
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteList(nil, family)
+		if err != nil {
+			return host{}, fmt.Errorf("list routes: %w", err)
+		}
+		h.defaults = append(h.defaults, defaultsOf(routes, family == netlink.FAMILY_V6)...)
+	}
+	return h, nil
+}
+
+func addrsOf(all []netlink.Addr, index int) []address {
+	var as []address
+	for _, a := range all {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && a.LinkIndex == index {
+			as = append(as, classify(ip.Unmap(), a.Flags, a.Scope))
+		}
+	}
+	slices.SortStableFunc(as, func(a, b address) int { return a.rank - b.rank })
+	return as
+}
+
+// classify says whether an address can stand for this node for long. The bit of
+// IFA_F_TEMPORARY is that of IFA_F_SECONDARY in IPv4 (linux/if_addr.h), where a
+// second address in a subnet does well, only not before the first.
+func classify(ip netip.Addr, flags, scope int) address {
+	a := address{Addr: ip}
+	switch {
+	case ip.IsLoopback() || scope == unix.RT_SCOPE_HOST:
+		a.fault = "this host only"
+	case ip.Is6() && ip.IsLinkLocalUnicast():
+		a.fault = "link-local"
+	case flags&unix.IFA_F_DEPRECATED != 0:
+		a.fault = "deprecated"
+	case ip.Is6() && flags&unix.IFA_F_TEMPORARY != 0:
+		a.fault = "temporary"
+	case flags&unix.IFA_F_DADFAILED != 0:
+		a.fault = "duplicate"
+	case flags&unix.IFA_F_TENTATIVE != 0 && flags&unix.IFA_F_OPTIMISTIC == 0:
+		a.fault = "tentative"
+	}
+	if ip.Is4() && ip.IsLinkLocalUnicast() {
+		a.rank += 4
+	}
+	if flags&unix.IFA_F_PERMANENT == 0 { // DHCP's or autoconfigured
+		a.rank += 2
+	}
+	if ip.Is4() && flags&unix.IFA_F_SECONDARY != 0 {
+		a.rank++
+	}
+	return a
+}
+
+func defaultsOf(routes []netlink.Route, ipv6 bool) []nexthop {
+	var hops []nexthop
+	for _, r := range routes {
+		isDefault := r.Dst == nil
+		if r.Dst != nil {
+			ones, _ := r.Dst.Mask.Size()
+			isDefault = ones == 0
+		}
+		if !isDefault || r.Type != unix.RTN_UNICAST {
+			continue
+		}
+		if r.LinkIndex > 0 {
+			hops = append(hops, nexthop{r.LinkIndex, ipv6, r.Priority})
+		}
+		for _, m := range r.MultiPath {
+			hops = append(hops, nexthop{m.LinkIndex, ipv6, r.Priority})
+		}
+	}
+	slices.SortStableFunc(hops, func(a, b nexthop) int { return a.metric - b.metric })
+	return hops
+}
+
+func (h host) byIndex(index int) (link, bool) {
+	i := slices.IndexFunc(h.links, func(l link) bool { return l.index == index })
+	if i < 0 {
+		return link{}, false
+	}
+	return h.links[i], true
+}
+
+// String lists the links and their addresses, without those that container
+// networks made, of which a node may have hundreds.
+func (h host) String() string {
+	var texts []string
+	foreign := 0
+	for _, l := range h.links {
+		if containerLink(l.name) {
+			foreign++
+			continue
+		}
+		texts = append(texts, l.String())
+	}
+	if foreign > 0 {
+		texts = append(texts, fmt.Sprintf("%d of container networks or loopback", foreign))
+	}
+	if texts == nil {
+		return "no interfaces"
+	}
+	return strings.Join(texts, ", ")
+}
+
+// String returns "eth0 (192.0.2.1, fe80::1 link-local)".
+func (l link) String() string {
+	var as []string
+	if !l.up {
+		as = append(as, "down")
+	}
+	for _, a := range l.addrs {
+		as = append(as, strings.TrimSpace(a.Addr.String()+" "+a.fault))
+	}
+	if as == nil {
+		as = []string{"no address"}
+	}
+	return fmt.Sprintf("%s (%s)", l.name, strings.Join(as, ", "))
+}

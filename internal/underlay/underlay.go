@@ -1,0 +1,157 @@
+// Package underlay finds the interface and the addresses at which the other
+// nodes reach this one.
+//
+// The ways to say which interface are flannel's, and are tried in its order:
+// by address or name, by regular expression, by a destination that it leads
+// to, and without any of these by the public address or the default route.
+// Unlike flannel's, a regular expression has to match all of a name or an
+// address, and a link that this or another container network made never wins
+// unless it is named: "eth1|bond1" must not take a pod's "veth1a2b3c4d", nor
+// ".*" take "lo".
+package underlay
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+)
+
+// Options says how to choose. The strings are the values of the flags of the
+// same name; all may be empty.
+type Options struct {
+	Iface      []string // addresses or names, the first that will do is taken
+	IfaceRegex []string // tried when no Iface will do
+	CanReach   string   // an address; tried when no IfaceRegex will do
+
+	// PublicIP and PublicIPv6 are announced instead of the addresses of the
+	// interface. Where nothing above is given they also choose it, and have
+	// to be addresses of this host.
+	PublicIP, PublicIPv6 string
+
+	// NeedIPv4 and NeedIPv6 say which addresses the interface must have.
+	NeedIPv4, NeedIPv6 bool
+}
+
+// Interface is what was chosen, as it was at that time.
+type Interface struct {
+	Name  string
+	Index int
+	MTU   int // bytes
+	// IPv4 and IPv6 are addresses of the interface; invalid if not needed.
+	IPv4, IPv6 netip.Addr
+	// PublicIP and PublicIPv6 are what the other nodes are to be told: IPv4
+	// and IPv6 unless the options override them.
+	PublicIP, PublicIPv6 netip.Addr
+	Why                  string // what decided, for the log
+}
+
+// Choose chooses in the network namespace of the calling thread; a caller that
+// moved there has its goroutine locked to the thread. The error says of each
+// way that was tried why it led nowhere, and what this host has.
+func Choose(o Options) (Interface, error) {
+	c := chooser{needIPv4: o.NeedIPv4, needIPv6: o.NeedIPv6}
+	if !o.NeedIPv4 && !o.NeedIPv6 {
+		return Interface{}, errors.New("choose interface: neither IPv4 nor IPv6 is needed")
+	}
+	var err error
+	if c.publicIP, err = parseAddr("public-ip", o.PublicIP, 32); err != nil {
+		return Interface{}, err
+	}
+	if c.publicIPv6, err = parseAddr("public-ipv6", o.PublicIPv6, 128); err != nil {
+		return Interface{}, err
+	}
+	canReach, err := parseAddr("iface-can-reach", o.CanReach, 0)
+	if err != nil {
+		return Interface{}, err
+	}
+	regexes, err := compile(o.IfaceRegex)
+	if err != nil {
+		return Interface{}, err
+	}
+	if c.host, err = readHost(); err != nil {
+		return Interface{}, fmt.Errorf("choose interface: %w", err)
+	}
+
+	var tried []error
+	for _, way := range c.ways(o.Iface, regexes, canReach) {
+		i, err := way()
+		if err == nil {
+			return i, nil
+		}
+		tried = append(tried, err)
+	}
+	return Interface{}, fmt.Errorf("choose interface: %w; this host has %s", joined(tried), c.host)
+}
+
+// ways returns what to try, in order.
+func (c *chooser) ways(iface []string, regexes []pattern, canReach netip.Addr) []func() (Interface, error) {
+	var ways []func() (Interface, error)
+	for _, s := range iface {
+		ways = append(ways, func() (Interface, error) { return c.byNameOrAddr(s) })
+	}
+	for _, p := range regexes {
+		ways = append(ways, func() (Interface, error) { return c.byPattern(p) })
+	}
+	if canReach.IsValid() {
+		ways = append(ways, func() (Interface, error) { return c.byDestination(canReach) })
+	}
+	switch {
+	case ways != nil:
+		return ways
+	case c.publicIP.IsValid():
+		return append(ways, func() (Interface, error) { return c.byAddr("--public-ip", c.publicIP) })
+	case c.publicIPv6.IsValid():
+		return append(ways, func() (Interface, error) { return c.byAddr("--public-ipv6", c.publicIPv6) })
+	}
+	return append(ways, c.byDefaultRoute)
+}
+
+// parseAddr parses the value of a flag; bits is the length of an address of the
+// family that it must have, or 0.
+func parseAddr(flag, value string, bits int) (netip.Addr, error) {
+	if value == "" {
+		return netip.Addr{}, nil
+	}
+	a, err := netip.ParseAddr(value)
+	if err != nil || bits != 0 && a.BitLen() != bits || a.Zone() != "" {
+		want := map[int]string{0: "an IP address", 32: "an IPv4 address", 128: "an IPv6 address without a zone"}[bits]
+		return netip.Addr{}, fmt.Errorf("--%s=%s: want %s", flag, value, want)
+	}
+	return a, nil
+}
+
+// pattern is a regular expression for names and addresses.
+type pattern struct {
+	text  string
+	whole *regexp.Regexp // matches all of a string, as we do
+	part  *regexp.Regexp // matches anywhere in it, as flannel does
+}
+
+func compile(texts []string) ([]pattern, error) {
+	var ps []pattern
+	for _, t := range texts {
+		part, err := regexp.Compile(t)
+		if err != nil {
+			return nil, fmt.Errorf("--iface-regex=%s: %w", t, err)
+		}
+		ps = append(ps, pattern{t, regexp.MustCompile(`^(?:` + t + `)$`), part})
+	}
+	return ps, nil
+}
+
+// joined is errors.Join on one line.
+func joined(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	var b strings.Builder
+	for i, err := range errs {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(err.Error())
+	}
+	return errors.New(b.String())
+}
