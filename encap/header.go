@@ -126,16 +126,16 @@ func (h *Header) DontFragment(b []byte) bool {
 func transportLen(b []byte, ipLen int, proto uint8) int {
 	switch proto {
 	case protoTCP:
-		if len(b) < ipLen+tcpHeaderLen {
+		if len(b)-ipLen < tcpHeaderLen {
 			return 0
 		}
 		n := int(b[ipLen+tcpDataOff]>>4) * 4
-		if n < tcpHeaderLen || len(b) < ipLen+n {
+		if n < tcpHeaderLen || len(b)-ipLen < n {
 			return 0
 		}
 		return n
 	case protoUDP:
-		if len(b) < ipLen+udpHeaderLen {
+		if len(b)-ipLen < udpHeaderLen {
 			return 0
 		}
 		return udpHeaderLen

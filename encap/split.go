@@ -59,7 +59,8 @@ func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
 	}
 	proto := super.Kind.proto()
 	switch {
-	case super.Kind == Whole || super.Kind >= numKinds || super.Size <= 0,
+	case super.Kind == Whole || super.Kind >= numKinds,
+		super.Size <= 0 || super.Size > MaxPacket,
 		h.Fragment,
 		ipLen < h.IPLen,
 		ipLen > h.IPLen && h.Version == 4,
@@ -68,7 +69,7 @@ func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
 		return ErrMalformedSuper
 	}
 	tl := transportLen(pkt, ipLen, proto)
-	if tl == 0 || ipLen+tl > MaxHeader || ipLen+tl > len(pkt) {
+	if tl == 0 || ipLen+tl > MaxHeader {
 		return ErrMalformedSuper
 	}
 	s.ipLen, s.headerLen = ipLen, ipLen+tl
