@@ -36,6 +36,13 @@ type Run struct {
 	head, tail int32  // chain of the packets after the first, in Coalescer.parts
 }
 
+// Bytes returns the sum of the lengths of the run's packets, IP headers
+// included.
+func (r *Run) Bytes() int { return r.total + (r.Segments-1)*r.headerLen }
+
+// IPv6 reports whether the run's packets are IPv6.
+func (r *Run) IPv6() bool { return r.first[0]>>4 == 6 }
+
 type part struct {
 	pkt  []byte
 	next int32
@@ -76,6 +83,10 @@ func NewCoalescer(n int, tcp, udp bool) *Coalescer {
 
 // Full reports whether the batch has no room for another packet.
 func (c *Coalescer) Full() bool { return len(c.runs) == cap(c.runs) || len(c.parts) == cap(c.parts) }
+
+// Disable makes the Coalescer pass all further packets on as they are, for a
+// device that takes no super-packets after all.
+func (c *Coalescer) Disable() { c.tcp, c.udp = false, false }
 
 // Reset forgets the batch.
 func (c *Coalescer) Reset() {

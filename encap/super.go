@@ -36,6 +36,11 @@ type Super struct {
 	HeaderLen int
 }
 
+// NeedsOversize reports whether a received packet is for Oversize.
+func NeedsOversize(h *Header, mtu TunnelMTU) bool {
+	return h.Len > int(mtu) && h.Proto == protoTCP && !h.Fragment
+}
+
 // Oversize prepares a packet larger than the MTU for the device as a
 // super-packet. Such a packet arrives where the sender's kernel encapsulated
 // TSO packets and no device on the way had to cut them: it comes as one
@@ -43,12 +48,10 @@ type Super struct {
 // to the device.
 //
 // pkt, which h describes, is changed in place: its checksum becomes partial.
-// ok is false if the packet is not TCP, or its checksum is neither complete
-// and right nor partial; it must then be dropped.
+// ok is false if the checksum is neither complete and right nor partial, or
+// the headers are damaged; the packet must then be dropped. NeedsOversize must
+// have said yes to h.
 func Oversize(pkt []byte, h *Header, mtu TunnelMTU) (s Super, ok bool) {
-	if h.Proto != protoTCP || h.Fragment {
-		return s, false
-	}
 	tl := transportLen(pkt, h.IPLen, h.Proto)
 	hl := h.IPLen + tl
 	if tl == 0 || int(mtu) <= hl {

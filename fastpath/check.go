@@ -1,0 +1,82 @@
+package fastpath
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/metrics"
+)
+
+// SourceCheck says who may send us packets.
+type SourceCheck uint8
+
+const (
+	// CheckStrict admits a packet only from the public address of the peer
+	// that holds the inner source, to an inner destination of ours.
+	CheckStrict SourceCheck = iota
+	// CheckInner does not look at the address that the datagram came from:
+	// for peers behind NAT or with several addresses.
+	CheckInner
+	// CheckOff admits all that is well-formed, as stock flannel does. Any
+	// host that can reach the port can then inject packets.
+	CheckOff
+)
+
+var checkNames = [...]string{CheckStrict: "strict", CheckInner: "inner", CheckOff: "off"}
+
+// String returns "strict", "inner" or "off".
+func (c SourceCheck) String() string { return checkNames[c] }
+
+// Set parses a flag's value (flag.Value).
+func (c *SourceCheck) Set(v string) error {
+	for i, n := range checkNames {
+		if v == n {
+			*c = SourceCheck(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not one of strict, inner, off", v)
+}
+
+// admitted is the answer of admit for a packet that may pass.
+const admitted = metrics.NumDrops
+
+// sourceChecker decides which received packets may pass. It belongs to the RX
+// thread of its shard.
+type sourceChecker struct {
+	mode     SourceCheck
+	resolver *resolver
+
+	lastDst netip.Addr // the last destination that was ours
+}
+
+func (s *sourceChecker) use(t *Peers) {
+	if s.resolver.peers != t {
+		s.lastDst = netip.Addr{}
+	}
+	s.resolver.use(t)
+}
+
+// admit returns the peer that holds the inner source, if there is one, and
+// admitted or the reason for which the packet h from the host at from must be
+// dropped.
+func (s *sourceChecker) admit(from netip.Addr, h *encap.Header) (*Peer, metrics.Drop) {
+	peer := s.resolver.peer(h.Src)
+	if s.mode == CheckOff {
+		return peer, admitted
+	}
+	if peer == nil || s.mode == CheckStrict && peer.Endpoint.Addr() != from {
+		if s.mode == CheckStrict && s.resolver.peers.byAddr[from] == nil {
+			return nil, metrics.DropUnknownPeer
+		}
+		return nil, metrics.DropSpoofedSource
+	}
+	if h.Dst != s.lastDst {
+		if !s.resolver.peers.owns(h.Dst) {
+			return nil, metrics.DropForeignDestination
+		}
+		s.lastDst = h.Dst
+	}
+	return peer, admitted
+}

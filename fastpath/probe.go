@@ -1,0 +1,47 @@
+package fastpath
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/tun"
+)
+
+// probeMerge reports what super-packets the device takes. It writes one of two
+// TCP segments from network zero, which the kernel takes from the device and
+// then drops as martian, without an answer: kernels of the 6.6 and 6.10 series
+// refuse it with EINVAL.
+func probeMerge(d *tun.Device) (string, error) {
+	if !d.Granted.TCP() {
+		return "", errors.New("the TUN device carries no super-packets")
+	}
+	const headers, size = 40, 16
+	pkt := make([]byte, headers+2*size)
+	copy(pkt, []byte{
+		0x45, 0, 0, byte(len(pkt)), 0, 0, 0x40, 0, 0 /* TTL */, 6, 0, 0,
+		0, 0, 0, 1, 192, 0, 2, 1,
+		0, 9, 0, 9, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, // discard port, ACK
+	})
+	var h encap.Header
+	encap.Parse(pkt, &h)
+	v := headerOf(&encap.Super{
+		Kind: encap.SegTCP, Size: size, HeaderLen: headers,
+		Partial: true, CsumStart: 20, CsumOffset: 16,
+	}, false)
+	var hdr [tun.HeaderLen]byte
+	v.Encode(hdr[:])
+	if err := d.Queues[0].Write([]unix.Iovec{vector(hdr[:]), vector(pkt)}); err != nil {
+		return "", fmt.Errorf("write of a TCP super-packet to the TUN device: %w", err)
+	}
+	if mergesUDP(d) {
+		return "granted: TCP and UDP", nil
+	}
+	return "granted: TCP; UDP needs USO on the device and Linux 6.9", nil
+}
+
+// mergesUDP reports whether UDP datagrams may be made into super-packets.
+// Kernels up to 6.8.4 lose such packets where they go on into a VXLAN device.
+func mergesUDP(d *tun.Device) bool { return d.Granted.UDP() && kernelAtLeast(6, 9) }

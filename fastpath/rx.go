@@ -1,0 +1,303 @@
+package fastpath
+
+import (
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/tun"
+)
+
+const (
+	// rxSlots is how many messages one recvmmsg takes, each up to 64 KiB.
+	rxSlots  = 8
+	slotSize = 1 << 16
+	// rxPackets is how many packets a batch may have before it is written:
+	// rxSlots trains of UDP_MAX_SEGMENTS.
+	rxPackets = rxSlots * maxSegmentsOld
+)
+
+// rx moves packets from the socket to the TUN queue.
+type rx struct {
+	shard    *shard
+	msgs     []mmsghdr
+	iov      []unix.Iovec
+	names    []unix.RawSockaddrInet6
+	control  []byte
+	arena    []byte
+	check    sourceChecker
+	merge    *encap.Coalescer
+	header   [tun.HeaderLen]byte
+	parts    [][]byte
+	vectors  []unix.Iovec
+	wake     waiter
+	c        *metrics.Direction
+	overflow uint32
+}
+
+func newRX(s *shard) *rx {
+	r := &rx{
+		shard:   s,
+		msgs:    make([]mmsghdr, rxSlots),
+		iov:     make([]unix.Iovec, rxSlots),
+		names:   make([]unix.RawSockaddrInet6, rxSlots),
+		control: make([]byte, rxSlots*recvControlLen),
+		arena:   make([]byte, rxSlots*slotSize),
+		check:   sourceChecker{mode: s.sourceCheck, resolver: newResolver()},
+		merge:   encap.NewCoalescer(rxPackets, s.mergeTCP, s.mergeUDP),
+		parts:   make([][]byte, 0, rxPackets),
+		vectors: make([]unix.Iovec, 0, rxPackets+2),
+		wake:    newWaiter(s.fd, s.stop, unix.POLLIN),
+		c:       &s.counters.RX,
+	}
+	for i := range r.msgs {
+		r.iov[i] = vector(r.arena[i*slotSize : (i+1)*slotSize])
+		h := &r.msgs[i].hdr
+		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
+		setVectors(h, r.iov[i:i+1])
+	}
+	return r
+}
+
+// run forwards until the engine stops. It returns an error if the device is
+// gone.
+func (r *rx) run() error {
+	for {
+		n, errno := r.receive()
+		switch errno {
+		case 0:
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			if !r.wake.wait() {
+				return nil
+			}
+			continue
+		default:
+			// ICMP errors that datagrams of ours provoked are not reported
+			// on an unconnected socket; what is left is the kernel short of
+			// memory. The next call may do better.
+			r.c.Drop(metrics.DropNoBuffer, 1)
+			if !r.wake.wait() {
+				return nil
+			}
+			continue
+		}
+		r.check.use(r.shard.peers.Load())
+		for i := range n {
+			if err := r.datagram(i); err != nil {
+				return err
+			}
+		}
+		if err := r.write(); err != nil {
+			return err
+		}
+		r.c.SockCalls.Add(1)
+		r.c.Datagrams.Add(uint64(n))
+		r.check.resolver.flush(r.shard.counters)
+	}
+}
+
+// receive takes up to rxSlots messages.
+func (r *rx) receive() (int, unix.Errno) {
+	for i := range r.msgs {
+		h := &r.msgs[i].hdr
+		h.Namelen = unix.SizeofSockaddrInet6
+		h.Flags = 0
+		setControl(h, r.control[i*recvControlLen:(i+1)*recvControlLen])
+	}
+	return recvmmsg(r.shard.fd, r.msgs)
+}
+
+// datagram handles message i, which is one datagram or a GRO train of them.
+func (r *rx) datagram(i int) error {
+	h := &r.msgs[i].hdr
+	var info recvInfo
+	ok := parseControl(r.control[i*recvControlLen:][:h.Controllen], &info)
+	if info.hasOverflow {
+		r.overflows(info.overflows)
+	}
+	// Without its control messages a train cannot be told from a datagram.
+	if !ok || h.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		r.c.Drop(metrics.DropTruncated, 1)
+		return nil
+	}
+	from := decodeSockaddr(&r.names[i])
+	b := r.arena[i*slotSize:][:r.msgs[i].len]
+	segment := info.segment
+	if segment == 0 {
+		segment = max(len(b), 1)
+	}
+	r.c.Segments.Observe((len(b) + segment - 1) / segment)
+	var carried tally
+	for {
+		pkt := b[:min(segment, len(b))]
+		b = b[len(pkt):]
+		if err := r.packet(pkt, from, info.tos, &carried); err != nil {
+			return err
+		}
+		if len(b) == 0 {
+			break
+		}
+	}
+	carried.flush()
+	return nil
+}
+
+// packet checks the inner packet pkt that came from the peer at from, and
+// takes it into the batch.
+func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) error {
+	var h encap.Header
+	if !encap.Parse(pkt, &h) {
+		r.c.Drop(metrics.DropMalformed, 1)
+		return nil
+	}
+	peer, reason := r.check.admit(from, &h)
+	if reason != admitted {
+		r.c.Drop(reason, 1)
+		return nil
+	}
+	if !encap.MergeECN(pkt, &h, tos) {
+		r.c.Drop(metrics.DropCongestion, 1)
+		return nil
+	}
+	carried.add(peer, len(pkt))
+	if r.merge.Full() {
+		if err := r.write(); err != nil {
+			return err
+		}
+	}
+	if r.shard.superTCP && encap.NeedsOversize(&h, r.shard.mtu) {
+		super, ok := encap.Oversize(pkt, &h, r.shard.mtu)
+		if !ok {
+			r.c.Drop(metrics.DropMalformed, 1)
+			return nil
+		}
+		r.merge.AddSuper(pkt, &h, super)
+		return nil
+	}
+	r.merge.Add(pkt, &h)
+	return nil
+}
+
+// write hands the batch to the device and begins a new one.
+func (r *rx) write() error {
+	runs := r.merge.Runs()
+	for i := range runs {
+		run := &runs[i]
+		v := headerOf(&run.Super, run.IPv6())
+		v.Encode(r.header[:])
+		r.parts = r.merge.Vectors(run, r.parts[:0])
+		if errno := r.writeVectors(); errno != 0 {
+			if err := r.refused(run, errno); err != nil {
+				return err
+			}
+			continue
+		}
+		r.written(run.Segments, run.Bytes())
+	}
+	r.merge.Reset()
+	return nil
+}
+
+func (r *rx) written(segments, bytes int) {
+	r.c.TunCalls.Add(1)
+	r.c.Merged.Observe(segments)
+	r.c.Packets.Add(uint64(segments))
+	r.c.Bytes.Add(uint64(bytes))
+}
+
+// writeVectors writes r.header and r.parts as one packet.
+func (r *rx) writeVectors() unix.Errno {
+	r.vectors = append(r.vectors[:0], vector(r.header[:]))
+	for _, p := range r.parts {
+		r.vectors = append(r.vectors, vector(p))
+	}
+	if err := r.shard.queue.Write(r.vectors); err != nil {
+		return err.(unix.Errno)
+	}
+	return 0
+}
+
+// refused handles a run that the device did not take. Some kernels of the 6.6
+// and 6.10 series answer EINVAL to super-packets: the packets are then written
+// as they came, and no more are made.
+func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
+	if deviceGone(errno) {
+		return deviceError("write to", errno)
+	}
+	if errno != unix.EINVAL || run.Segments == 1 {
+		r.c.Drop(metrics.DropDeviceError, run.Segments)
+		return nil
+	}
+	r.merge.Disable()
+	r.shard.mergeRefused.Store(true)
+	r.parts = r.merge.Packets(run, r.parts[:0])
+	packets := r.parts
+	clear(r.header[:])
+	for i, pkt := range packets {
+		r.vectors = append(r.vectors[:0], vector(r.header[:]), vector(packets[i]))
+		if r.shard.queue.Write(r.vectors) != nil {
+			r.c.Drop(metrics.DropDeviceError, 1)
+			continue
+		}
+		r.written(1, len(pkt))
+	}
+	return nil
+}
+
+// overflows counts what the kernel dropped on the socket; n is its own count
+// since the socket was opened, modulo 2³².
+func (r *rx) overflows(n uint32) {
+	if n != r.overflow {
+		r.shard.counters.SocketOverflows.Add(uint64(n - r.overflow))
+		r.overflow = n
+	}
+}
+
+// headerOf translates a super-packet's description for the device.
+func headerOf(s *encap.Super, ipv6 bool) (v tun.Header) {
+	if s.Partial {
+		v.Flags, v.CsumStart, v.CsumOffset = tun.FlagNeedsCsum, uint16(s.CsumStart), uint16(s.CsumOffset)
+	}
+	if s.Kind == encap.Whole {
+		return v
+	}
+	v.GSOSize, v.HdrLen = uint16(s.Size), uint16(s.HeaderLen)
+	switch {
+	case s.Kind == encap.SegUDP:
+		v.GSOType = tun.GSOUDPL4
+	case ipv6:
+		v.GSOType = tun.GSOTCPv6
+	default:
+		v.GSOType = tun.GSOTCPv4
+	}
+	return v
+}
+
+// tally adds up what a peer sent in one message, so that its counters are
+// touched once.
+type tally struct {
+	peer           *Peer
+	packets, bytes uint64
+}
+
+func (t *tally) add(p *Peer, bytes int) {
+	if p != t.peer {
+		t.flush()
+		t.peer = p
+	}
+	t.packets++
+	t.bytes += uint64(bytes)
+}
+
+func (t *tally) flush() {
+	if t.peer != nil && t.packets > 0 {
+		t.peer.Traffic.RXPackets.Add(t.packets)
+		t.peer.Traffic.RXBytes.Add(t.bytes)
+	}
+	t.packets, t.bytes = 0, 0
+}

@@ -1,0 +1,242 @@
+package fastpath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// socketBuffer is asked for on both sides of a socket, in bytes; the
+	// kernel doubles it for its own bookkeeping. It holds some 2 ms of
+	// packets at 25 Gbit/s.
+	socketBuffer = 7 << 20
+
+	// maxSegments is UDP_MAX_SEGMENTS, how many segments one GSO send may
+	// have: 64 until Linux 6.9 (commit 1382e3b6a350).
+	maxSegments    = 128
+	maxSegmentsOld = 64
+)
+
+// openSocket opens a non-blocking UDP socket bound to local. With shared it may
+// be one of several on the same address.
+//
+// Path MTU discovery is on and the socket never fragments (IP_PMTUDISC_DO), so
+// that a packet too big for the path comes back as EMSGSIZE and the inner
+// sender can be told.
+func openSocket(local netip.AddrPort, shared bool) (fd int, err error) {
+	family := unix.AF_INET
+	if local.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
+	if err != nil {
+		return -1, fmt.Errorf("open UDP socket: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(fd)
+		}
+	}()
+	set := func(level, opt, value int, name string) {
+		if err != nil {
+			return
+		}
+		if e := unix.SetsockoptInt(fd, level, opt, value); e != nil {
+			err = fmt.Errorf("set %s on the UDP socket: %w", name, e)
+		}
+	}
+	if family == unix.AF_INET {
+		set(unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO, "IP_MTU_DISCOVER")
+		set(unix.IPPROTO_IP, unix.IP_RECVTOS, 1, "IP_RECVTOS")
+	} else {
+		set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY")
+		set(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO, "IPV6_MTU_DISCOVER")
+		set(unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS")
+	}
+	set(unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1, "SO_RXQ_OVFL")
+	if shared {
+		set(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT")
+	}
+	if err != nil {
+		return -1, err
+	}
+	growBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
+	growBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
+	if err = unix.Bind(fd, sockaddr(local)); err != nil {
+		return -1, bindError(local, err)
+	}
+	return fd, nil
+}
+
+// growBuffer asks for socketBuffer, past net.core.[rw]mem_max where the
+// process has CAP_NET_ADMIN. What is granted is good enough.
+func growBuffer(fd, force, plain int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, socketBuffer)
+	}
+}
+
+// sockaddr returns a as x/sys/unix wants it.
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+}
+
+func bindError(local netip.AddrPort, err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("bind UDP %s: %w; another flanneld or twilld uses the port: stop it, or set another Port in the network's Backend on all nodes", local, err)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Errorf("bind UDP %s: %w; the address is not on this host: choose the interface with --iface or --public-ip", local, err)
+	}
+	return fmt.Errorf("bind UDP %s: %w", local, err)
+}
+
+// openSockets opens n sockets on local. SO_REUSEPORT would also let a second
+// daemon share the port and take half of the datagrams, so the port is first
+// bound without it.
+func openSockets(local netip.AddrPort, n int) (fds []int, err error) {
+	if n > 1 {
+		fd, err := openSocket(local, false)
+		if err != nil {
+			return nil, err
+		}
+		_ = unix.Close(fd)
+	}
+	for range n {
+		fd, err := openSocket(local, n > 1)
+		if err != nil {
+			for _, fd := range fds {
+				_ = unix.Close(fd)
+			}
+			return nil, err
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
+// pathMTU returns the MTU of the path to p that the kernel knows, in bytes of
+// the outer packet. It is slow and for errors only.
+func pathMTU(local netip.Addr, p *Peer) (int, error) {
+	family, level, opt := unix.AF_INET, unix.IPPROTO_IP, unix.IP_MTU
+	if local.Is6() {
+		family, level, opt = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_MTU
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(local, 0))); err != nil {
+		return 0, err
+	}
+	if err := unix.Connect(fd, sockaddr(p.Endpoint)); err != nil {
+		return 0, err
+	}
+	return unix.GetsockoptInt(fd, level, opt)
+}
+
+// setFragmenting lets the kernel fragment what fd sends, or forbids it.
+func setFragmenting(fd int, ipv6, on bool) error {
+	if ipv6 {
+		v := unix.IPV6_PMTUDISC_DO
+		if on {
+			v = unix.IPV6_PMTUDISC_DONT
+		}
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, v)
+	}
+	v := unix.IP_PMTUDISC_DO
+	if on {
+		v = unix.IP_PMTUDISC_DONT
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, v)
+}
+
+// kernelAtLeast reports whether the running kernel is version major.minor or
+// newer. It is for behaviour that cannot be probed.
+func kernelAtLeast(major, minor int) bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var a, b int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); err != nil {
+		return false
+	}
+	return a > major || a == major && b >= minor
+}
+
+var errCorrupted = errors.New("self-test on loopback: segments arrived damaged; this kernel corrupts GSO sends")
+
+// probeGSO reports what UDP GSO (UDP_SEGMENT, Linux 4.18) can do here: how many
+// segments a send may have. It sends a train of equal segments to itself over
+// loopback and compares what arrives, since Linux 7.0 to 7.1.4 damages such
+// trains.
+func probeGSO(ipv6 bool) (segments int, err error) {
+	loopback := netip.MustParseAddr("127.0.0.1")
+	if ipv6 {
+		loopback = netip.IPv6Loopback()
+	}
+	fd, err := openSocket(netip.AddrPortFrom(loopback, 0), false)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT, 0); err != nil {
+		return 0, fmt.Errorf("set UDP_SEGMENT: %w", err)
+	}
+	segments = maxSegmentsOld
+	if kernelAtLeast(6, 9) {
+		segments = maxSegments
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return 0, fmt.Errorf("getsockname: %w", err)
+	}
+	const count, size = 4, 64
+	train := make([]byte, count*size)
+	for i := range train {
+		train[i] = byte(i/size<<6 | i%size)
+	}
+	control := sendControl(make([]byte, 0, sendControlLen), size, 0, ipv6)
+	if _, err := unix.SendmsgN(fd, train, control, name, unix.MSG_DONTWAIT); err != nil {
+		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL) {
+			return segments, nil // no loopback to test on; the setsockopt knows the option
+		}
+		return 0, fmt.Errorf("self-test on loopback: sendmsg: %w", err)
+	}
+	got := make([]byte, 2*size)
+	for i := range count {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(poll, 1000); err != nil || n == 0 {
+			return 0, fmt.Errorf("self-test on loopback: segment %d of %d did not arrive", i+1, count)
+		}
+		n, _, err := unix.Recvfrom(fd, got, unix.MSG_DONTWAIT)
+		if err != nil {
+			return 0, fmt.Errorf("self-test on loopback: %w", os.NewSyscallError("recvfrom", err))
+		}
+		if string(got[:n]) != string(train[i*size:(i+1)*size]) {
+			return 0, errCorrupted
+		}
+	}
+	return segments, nil
+}
+
+// enableGRO turns UDP GRO on for fd. The option came with Linux 5.0 and is used
+// from 5.12 on: earlier kernels aggregate only between sockets of one host.
+func enableGRO(fd int) error {
+	if !kernelAtLeast(5, 12) {
+		return errors.New("UDP_GRO needs Linux 5.12")
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1); err != nil {
+		return fmt.Errorf("set UDP_GRO: %w", err)
+	}
+	return nil
+}

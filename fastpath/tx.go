@@ -1,0 +1,136 @@
+package fastpath
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/tun"
+)
+
+// txArena is the room for packets read in one batch, in bytes. A read needs
+// tun.ReadSize of it, so a batch has up to three super-packets, or as many
+// small packets as take the same room.
+const txArena = 4 * 64 << 10
+
+// tx moves packets from the TUN queue to the socket.
+type tx struct {
+	shard    *shard
+	arena    []byte
+	resolver *resolver
+	splitter encap.Splitter
+	sends    *sends
+	wake     waiter
+	c        *metrics.Direction
+}
+
+func newTX(s *shard) *tx {
+	t := &tx{
+		shard:    s,
+		arena:    make([]byte, txArena),
+		resolver: newResolver(),
+		wake:     newWaiter(s.queue.FD(), s.stop, unix.POLLIN),
+		c:        &s.counters.TX,
+	}
+	t.sends = newSends(s.sender, &exceptions{shard: s, wake: newWaiter(s.fd, s.stop, unix.POLLOUT)},
+		s.segments, s.local.Is6(), t.c)
+	return t
+}
+
+// run forwards until the engine stops. It returns an error if the device is
+// gone.
+func (t *tx) run() error {
+	for {
+		t.resolver.use(t.shard.peers.Load())
+		n, errno := t.batch()
+		t.sends.flush()
+		if n > 0 {
+			t.c.TunCalls.Add(uint64(n))
+			t.resolver.flush(t.shard.counters)
+		}
+		switch errno {
+		case 0:
+		case unix.EAGAIN:
+			if !t.wake.wait() {
+				return nil
+			}
+		default:
+			return deviceError("read from", errno)
+		}
+	}
+}
+
+// batch reads and handles packets until the arena is full (errno 0) or the
+// queue has no more.
+func (t *tx) batch() (reads int, errno unix.Errno) {
+	for at := 0; len(t.arena)-at >= tun.ReadSize; reads++ {
+		n, err := t.shard.queue.Read(t.arena[at : at+tun.ReadSize])
+		if err != nil {
+			return reads, err.(unix.Errno)
+		}
+		t.packet(t.arena[at : at+n])
+		at = (at + n + 63) &^ 63 // a cache line
+	}
+	return reads, 0
+}
+
+// packet handles one read: a virtio-net header and a packet or super-packet,
+// borrowed until the batch is flushed.
+func (t *tx) packet(b []byte) {
+	var h encap.Header
+	if len(b) < tun.HeaderLen || !encap.Parse(b[tun.HeaderLen:], &h) {
+		t.c.Drop(metrics.DropMalformed, 1)
+		return
+	}
+	var v tun.Header
+	v.Decode(b)
+	pkt := b[tun.HeaderLen:]
+	peer := t.resolver.peer(h.Dst)
+	if peer == nil {
+		t.c.Drop(metrics.DropNoRoute, 1)
+		t.shard.unreachable(pkt, &h)
+		return
+	}
+	super, ok := superOf(&v)
+	if !ok {
+		t.c.Drop(metrics.DropMalformed, 1)
+		return
+	}
+	tos := encap.OuterTOS(h.TOS)
+	if super.Kind == encap.Whole {
+		if super.Partial && !encap.CompleteChecksum(pkt, super.CsumStart, super.CsumOffset) {
+			t.c.Drop(metrics.DropMalformed, 1)
+			return
+		}
+		t.c.Merged.Observe(1)
+		t.sends.add(peer, tos, pkt, nil)
+		return
+	}
+	if t.splitter.Reset(pkt, &h, super) != nil {
+		t.c.Drop(metrics.DropMalformed, 1)
+		return
+	}
+	n := t.splitter.Remaining()
+	t.c.Merged.Observe(n)
+	for range n {
+		hdr := t.sends.header(t.splitter.HeaderLen())
+		t.sends.add(peer, tos, hdr, t.splitter.Next(hdr))
+	}
+}
+
+// superOf translates what the device says of a packet.
+func superOf(v *tun.Header) (s encap.Super, ok bool) {
+	if v.Flags&tun.FlagNeedsCsum != 0 {
+		s.Partial, s.CsumStart, s.CsumOffset = true, int(v.CsumStart), int(v.CsumOffset)
+	}
+	switch v.GSOType {
+	case tun.GSONone:
+	case tun.GSOTCPv4, tun.GSOTCPv6:
+		s.Kind, s.Size = encap.SegTCP, int(v.GSOSize)
+	case tun.GSOUDPL4:
+		s.Kind, s.Size = encap.SegUDP, int(v.GSOSize)
+	default:
+		return s, false
+	}
+	return s, true
+}
