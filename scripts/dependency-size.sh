@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# dependency-size.sh: what each direct dependency costs in a static, stripped
+# binary; docs/dependencies.md has the figures.
+#
+# First what it adds to a program that takes from the standard library what
+# twilld takes and makes of the dependency the calls that twill makes. Then what
+# is in twilld: the bytes of code and constants, by module.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+# size IMPORTS BODY: the size of the base program with BODY linked into it.
+size() {
+	cat >"$tmp/main.go" <<-GO
+		package main
+
+		import (
+			"encoding/json"
+			"flag"
+			"log/slog"
+			"net/http"
+			"net/netip"
+			"os"
+			$1
+		)
+
+		func use() {
+			$2
+		}
+
+		func main() {
+			flag.Parse()
+			if flag.NArg() > 0 {
+				use() // only linked, never run
+			}
+			http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+				_ = json.NewEncoder(w).Encode(map[string]netip.Addr{})
+			})
+			slog.New(slog.NewJSONHandler(os.Stderr, nil)).Info("base", "error", http.ListenAndServe("", nil))
+		}
+	GO
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$tmp/out" "$tmp/main.go"
+	stat -c %s "$tmp/out"
+}
+
+base=$(size "" "")
+printf '%-40s %6d KiB\n' "base" $((base / 1024))
+
+# row MODULE IMPORTS BODY: print what MODULE adds to the base.
+row() {
+	local with
+	with=$(size "$2" "$3")
+	printf '%-40s %+6d KiB\n' "$1" $(((with - base) / 1024))
+}
+
+row golang.org/x/sys '"golang.org/x/sys/unix"' '
+	_, _ = unix.Ppoll(nil, nil, nil)
+	_ = unix.IoctlSetInt(0, 0, 0)
+	_ = unix.SetsockoptInt(0, 0, 0, 0)'
+row golang.org/x/net '"net"; "golang.org/x/net/ipv4"' '
+	c, _ := net.ListenPacket("udp4", "")
+	p := ipv4.NewPacketConn(c)
+	_, _ = p.WriteBatch(nil, 0)'
+row github.com/vishvananda/netlink '"github.com/vishvananda/netlink"' '
+	l, _ := netlink.LinkByName("")
+	_ = netlink.LinkSetUp(l)
+	_ = netlink.LinkSetMTU(l, 0)
+	_ = netlink.LinkDel(l)
+	_ = netlink.AddrReplace(l, nil)
+	_ = netlink.RouteReplace(nil)
+	_, _ = netlink.AddrList(l, 0)
+	_, _ = netlink.RouteListFiltered(0, nil, 0)
+	_ = netlink.LinkSubscribeWithOptions(nil, nil, netlink.LinkSubscribeOptions{})'
+row github.com/prometheus/client_golang '"github.com/prometheus/client_golang/prometheus"; "github.com/prometheus/client_golang/prometheus/collectors"; "github.com/prometheus/client_golang/prometheus/promhttp"' '
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	_ = promhttp.HandlerFor(r, promhttp.HandlerOpts{})'
+row github.com/gaissmai/bart '"github.com/gaissmai/bart"' '
+	t := new(bart.Table[*int])
+	t.Insert(netip.Prefix{}, nil)
+	_, _ = t.Lookup(netip.Addr{})'
+row github.com/hashicorp/golang-lru/v2 '"github.com/hashicorp/golang-lru/v2/simplelru"' '
+	c, _ := simplelru.NewLRU[netip.Addr, *int](1, nil)
+	_ = c.Add(netip.Addr{}, nil)
+	_, _ = c.Get(netip.Addr{})
+	c.Purge()'
+row github.com/songgao/water '"github.com/songgao/water"' '
+	i, _ := water.New(water.Config{DeviceType: water.TUN})
+	_ = i.Close()'
+row github.com/fsnotify/fsnotify '"github.com/fsnotify/fsnotify"' '
+	w, _ := fsnotify.NewWatcher()
+	_ = w.Add("")
+	<-w.Events'
+
+# A symbol carries its package's path, and go list knows the module of that. What
+# the linker writes itself, type descriptors and the like, belongs to no package;
+# line tables are not symbols and come on top, in proportion to the code.
+echo
+echo "code and constants in twilld"
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$tmp/twilld" ./cmd/twilld
+awk '
+	NR == FNR { module[$1] = $2; next }
+	$3 ~ /^[TtRr]$/ {
+		name = $4
+		sub(/[[(].*/, "", name)
+		last = match(name, /[^\/]*$/)
+		pkg = substr(name, 1, last - 1 + index(substr(name, last), ".") - 1)
+		bytes[pkg in module ? module[pkg] : "linker"] += $2
+	}
+	END { for (m in bytes) printf "%-40s %7d KiB\n", m, bytes[m] / 1024 }' \
+	<(go list -deps -f '{{.ImportPath}} {{with .Module}}{{.Path}}{{else}}std{{end}}' ./cmd/twilld) \
+	<(go tool nm -size "$tmp/twilld") | sort -k2 -n -r
