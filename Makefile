@@ -83,7 +83,7 @@ test-cross: $(REPORT) ## build for other architectures; packet code under qemu f
 		| $(REPORT) -skips; done
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, tidy modules, raw system calls in their place
+lint: ## gofmt, go vet, staticcheck, tidy modules, raw system calls where they belong
 	@scripts/lint.sh $(MODULES)
 
 .PHONY: fuzz

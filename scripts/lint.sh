@@ -21,7 +21,14 @@ quiet() {
 	[ -z "$out" ] || { echo "$out"; return 1; }
 }
 
+# Raw system calls are for the packages that own a kind of descriptor.
+raw_syscalls() {
+	grep -rnE '\b(unix|syscall)\.(Raw)?Syscall6?\(' --include='*.go' \
+		--exclude-dir=tun --exclude-dir=fastpath --exclude-dir=netlab .
+}
+
 check "gofmt -l" quiet gofmt -l .
+check "raw system calls only in tun, fastpath and netlab" quiet raw_syscalls
 for m in "$@"; do
 	check "$m: go vet" go vet -C "$m" ./...
 	check "$m: staticcheck" go -C "$m" tool -modfile="$root/tools/go.mod" staticcheck ./...
