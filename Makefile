@@ -8,11 +8,12 @@ MAKEFLAGS   += --no-print-directory
 
 # The version is the commit that the go command records (twilld --version reads
 # it back). Where git refuses the tree, because another user owns it say, or
-# there is none, the build goes on without.
+# there is none, builds go on without.
 BUILDVCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -buildvcs=$(BUILDVCS))
 
 # How a shipped binary is built: static, and the same bytes wherever it is.
-GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=$(BUILDVCS) -ldflags='-s -w'
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
 
 # Architectures that must build besides the host's; GOARM=6 is the oldest ARM
 # whose Go atomics need no kernel help.
@@ -47,7 +48,7 @@ build: ## build bin/twilld and bin/twill, static
 .PHONY: peers
 peers: ## build bin/peers/flannel-udp, stock flannel's udp backend (amd64, cgo)
 ifneq ($(filter bench/peers/flannel,$(MODULES)),)
-	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -buildvcs=$(BUILDVCS) -o ../../../bin/peers/flannel-udp .
+	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flannel-udp .
 else
 	@echo "peers: stock flannel's udp backend exists for amd64 only; nothing built"
 endif
@@ -75,7 +76,7 @@ test-netns: needs-root build peers $(REPORT) ## tests of the real binaries in ne
 test-cross: $(REPORT) ## build for other architectures; packet code under qemu for arm and arm64
 	@for arch in $(CROSS); do \
 		echo "GOARCH=$$arch go build, go vet"; \
-		CGO_ENABLED=0 GOARCH=$$arch GOARM=6 go build -buildvcs=false ./...; \
+		CGO_ENABLED=0 GOARCH=$$arch GOARM=6 go build ./...; \
 		CGO_ENABLED=0 GOARCH=$$arch GOARM=6 go vet ./...; done
 	@for cpu in arm:qemu-arm-static arm64:qemu-aarch64-static; do \
 		echo "GOARCH=$${cpu%:*} go test -exec $${cpu#*:}"; \
@@ -109,4 +110,4 @@ needs-root:
 		exit 1; fi
 
 $(REPORT): $(wildcard tools/testreport/*.go) tools/go.mod
-	go build -C tools -buildvcs=false -o ../$@ ./testreport
+	go build -C tools -o ../$@ ./testreport
