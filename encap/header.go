@@ -27,6 +27,7 @@ const (
 	ipv6HopLimit   = 7
 	ipv6Src        = 8
 	ipv6Dst        = 24
+	ipv6ExtMinLen  = 8 // of an extension header
 
 	tcpSeq      = 4
 	tcpAck      = 8
@@ -48,11 +49,15 @@ const (
 
 // IP protocol numbers that this package treats specially.
 const (
+	protoHopByHop = 0
 	protoICMP     = 1
 	protoTCP      = 6
 	protoUDP      = 17
+	protoRouting  = 43
 	protoIPv6Frag = 44
+	protoAuth     = 51
 	protoICMPv6   = 58
+	protoDestOpts = 60
 )
 
 // MaxPacket is the largest inner packet in bytes: what the 16-bit length field

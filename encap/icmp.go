@@ -41,28 +41,29 @@ func Unreachable(dst, pkt []byte, h *Header) []byte {
 
 // icmpError writes an ICMP error about pkt to dst, which must have room for
 // MaxICMP bytes, and returns the packet written. It returns nil where an error
-// must not be sent (RFC 1122 §3.2.2, RFC 4443 §2.4(e)): about ICMP errors,
-// fragments other than the first, and from or to addresses that are no single
-// host's.
+// must not be sent: about ICMP errors and from or to addresses that are no
+// single host's (RFC 1122 §3.2.2, RFC 4443 §2.4(e)), and for IPv4 about
+// fragments other than the first.
 //
 // The source is the destination of pkt, not an address of this host: the
 // kernel drops what arrives on a device from one of its own addresses
 // (fib_validate_source, unless accept_local=1), while the destination is
 // routed to the device and so passes a strict rp_filter.
 func icmpError(dst, pkt []byte, h *Header, typ, code uint8, rest uint32) []byte {
-	if !h.Src.IsValid() || h.Src.IsUnspecified() || h.Src.IsMulticast() || h.Dst.IsMulticast() {
+	if !h.Src.IsGlobalUnicast() || !h.Dst.IsGlobalUnicast() {
 		return nil
 	}
-	limit, proto := MaxICMP, uint8(protoICMPv6)
+	limit, icmp := MaxICMP, uint8(protoICMPv6)
+	proto, at := h.Proto, h.IPLen
 	if h.Version == 4 {
-		if binary.BigEndian.Uint16(pkt[ipv4Frag:])&ipv4OffsetMask != 0 || !h.Dst.IsGlobalUnicast() {
+		if binary.BigEndian.Uint16(pkt[ipv4Frag:])&ipv4OffsetMask != 0 {
 			return nil
 		}
-		limit, proto = maxICMPv4, protoICMP
-	} else if h.Fragment {
-		return nil
+		limit, icmp = maxICMPv4, protoICMP
+	} else {
+		proto, at = upperLayer(pkt)
 	}
-	if h.Proto == proto && (len(pkt) == h.IPLen || icmpIsError(h.Version, pkt[h.IPLen])) {
+	if proto == icmp && (at >= len(pkt) || icmpIsError(h.Version, pkt[at])) {
 		return nil
 	}
 
@@ -97,10 +98,37 @@ func icmpError(dst, pkt []byte, h *Header, typ, code uint8, rest uint32) []byte 
 	return out
 }
 
-// icmpIsError reports whether an ICMP message of type t is an error message.
+// upperLayer follows the extension headers of the IPv6 packet b (RFC 8200 §4)
+// and returns the first next-header that is none of them, and where it starts,
+// which may be behind b. In a fragment other than the first it is the fragment
+// header's own number: what follows is no header.
+func upperLayer(b []byte) (proto uint8, at int) {
+	proto, at = b[ipv6NextHeader], ipv6HeaderLen
+	for at+ipv6ExtMinLen <= len(b) {
+		n := 0
+		switch proto {
+		case protoHopByHop, protoRouting, protoDestOpts:
+			n = (int(b[at+1]) + 1) * 8
+		case protoAuth:
+			n = (int(b[at+1]) + 2) * 4 // RFC 4302 §2.2
+		case protoIPv6Frag:
+			if binary.BigEndian.Uint16(b[at+2:])>>3 != 0 {
+				return proto, at
+			}
+			n = ipv6ExtMinLen
+		default:
+			return proto, at
+		}
+		proto, at = b[at], at+n
+	}
+	return proto, at
+}
+
+// icmpIsError reports whether an ICMP message of type t must not be answered
+// with an error: error messages and redirects.
 func icmpIsError(version, t uint8) bool {
 	if version == 6 {
-		return t < 128 // RFC 4443 §2.1
+		return t < 128 || t == 137 // RFC 4443 §2.1, RFC 4861 §4.5
 	}
 	switch t {
 	case 3, 4, 5, 11, 12: // unreachable, quench, redirect, time exceeded, parameter problem

@@ -26,7 +26,7 @@ func TestOversizeBecomesASuperPacket(t *testing.T) {
 			var h Header
 			Parse(pkt, &h)
 			s, ok := Oversize(pkt, &h, mtu)
-			if !ok {
+			if !ok || !NeedsOversize(&h, mtu) {
 				t.Errorf("%s, checksum %s: dropped", name, state)
 				continue
 			}
@@ -57,10 +57,6 @@ func TestOversizeDropsWhatItCannotVouchFor(t *testing.T) {
 		"checksum damaged":         {damage(tcp4(3000), 20+tcpChecksum), 1472},
 		"IPv4 header damaged":      {damage(tcp4(3000), ipv4TTL), 1472},
 		"IPv6 address damaged":     {damage(tcp6(3000), ipv6Src), 1472},
-		"UDP":                      {udp4(3000).bytes(), 1472}, // the size of its datagrams is lost
-		"ICMP":                     {packet{proto: protoICMP, payload: pattern(3000)}.bytes(), 1472},
-		"a fragment":               {tcp4(3000).with(func(p *packet) { p.frag = 0x2000 }).bytes(), 1472},
-		"an IPv6 fragment":         {tcp6(3000).with(fragment6).bytes(), 1472},
 		"half a TCP header":        {set16(tcp4(0).bytes()[:39], ipv4TotalLen, 39), 30},
 		"an MTU below the headers": {tcp4(3000).bytes(), 40},
 		"no MTU":                   {tcp4(3000).bytes(), -28},
@@ -75,6 +71,28 @@ func TestOversizeDropsWhatItCannotVouchFor(t *testing.T) {
 		}
 		if !bytes.Equal(c.pkt, orig) {
 			t.Errorf("%s: dropped, but written to", name)
+		}
+	}
+}
+
+func TestOnlyTCPLargerThanTheMTUNeedsOversize(t *testing.T) {
+	const mtu = 1472
+	for name, c := range map[string]struct {
+		p    packet
+		want bool
+	}{
+		"TCP":              {tcp4(mtu - 40 + 1), true},
+		"TCP over IPv6":    {tcp6(mtu - 60 + 1), true},
+		"just the MTU":     {tcp4(mtu - 40), false},
+		"UDP":              {udp4(3000), false}, // the size of its datagrams is lost
+		"ICMP":             {packet{proto: protoICMP, payload: pattern(3000)}, false},
+		"a fragment":       {tcp4(3000).with(func(p *packet) { p.frag = 0x2000 }), false},
+		"an IPv6 fragment": {tcp6(3000).with(fragment6), false},
+	} {
+		var h Header
+		Parse(c.p.bytes(), &h)
+		if NeedsOversize(&h, mtu) != c.want {
+			t.Errorf("%s: %v, want %v", name, !c.want, c.want)
 		}
 	}
 }
