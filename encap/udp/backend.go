@@ -1,0 +1,159 @@
+// Package udp is flannel's udp backend: inner packets go through a TUN device
+// and cross the underlay as the payload of UDP datagrams, in user space.
+//
+// It puts together what the other packages know: the device (tun), its address
+// and routes (netlink), the engine (fastpath) and the peers (lease). On the
+// wire and on the host it looks as stock flannel does.
+package udp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+
+	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/underlay"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/tun"
+)
+
+// maxShards bounds the number of shards that is chosen by itself. Each takes
+// about 1 MiB and two threads.
+const maxShards = 4
+
+// Config says what a Backend connects and how.
+type Config struct {
+	Underlay underlay.Interface
+	Port     uint16         // UDP port of all nodes
+	Networks []netip.Prefix // of the whole cluster; routed into the device
+	Own      lease.Lease    // the lease of this node
+	TunName  string         // of the device, "flannel0"
+	Shards   int            // queues and sockets; 0: chosen by the number of CPUs
+
+	TunOffload, TunGRO, UDPGSO, UDPGRO offload.Switch
+	SourceCheck                        fastpath.SourceCheck
+	Logger                             *slog.Logger
+}
+
+// Backend is a running udp backend.
+type Backend struct {
+	cfg    Config
+	local  netip.Addr // the address of this node on the underlay
+	mtu    encap.TunnelMTU
+	device *tun.Device
+	engine *fastpath.Engine
+}
+
+// Open makes the device with its address and routes, and opens the sockets, in
+// the network namespace of the calling thread. Nothing is forwarded before
+// Run. On failure nothing is left.
+func Open(cfg Config) (b *Backend, err error) {
+	b = &Backend{cfg: cfg}
+	if b.local, err = localAddr(cfg.Underlay); err != nil {
+		return nil, err
+	}
+	b.mtu = encap.UnderlayMTU(cfg.Underlay.MTU).Tunnel(b.local)
+	if !b.mtu.Usable(cfg.Own.IPv6Subnet.IsValid()) {
+		return nil, fmt.Errorf("interface %s: MTU %d leaves %d bytes for packets of pods, too few: raise it to %d or more",
+			cfg.Underlay.Name, cfg.Underlay.MTU, b.mtu, encap.MinIPv6MTU+encap.Overhead(b.local))
+	}
+	if err := checkFree(cfg.TunName); err != nil {
+		return nil, err
+	}
+	shards := cfg.Shards
+	if shards == 0 {
+		shards = min(max(1, runtime.NumCPU()/2), maxShards)
+	}
+	b.device, err = tun.Open(tun.Config{Name: cfg.TunName, Queues: shards, Offload: cfg.TunOffload, Logger: cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = b.device.Close()
+		}
+	}()
+	if err := configureLink(cfg.TunName, b.mtu, cfg.Own, cfg.Networks); err != nil {
+		return nil, err
+	}
+	b.engine, err = fastpath.New(fastpath.Config{
+		Device: b.device, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
+		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO,
+		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.SetLeases(nil)
+	return b, nil
+}
+
+// localAddr chooses the family of the underlay: IPv4 where the interface has
+// it, as stock flannel, else IPv6.
+func localAddr(u underlay.Interface) (netip.Addr, error) {
+	switch {
+	case u.IPv4.IsValid():
+		return u.IPv4, nil
+	case u.IPv6.IsValid():
+		return u.IPv6, nil
+	}
+	return netip.Addr{}, fmt.Errorf("interface %s has no address for the udp backend: give it one, or choose another with --iface", u.Name)
+}
+
+// Run forwards until ctx is done (the error is nil then) or something fatal
+// happens, such as the device being deleted. It may be called once.
+func (b *Backend) Run(ctx context.Context) error { return b.engine.Run(ctx) }
+
+// Close removes what Open made. Run must have returned.
+func (b *Backend) Close() error {
+	return errors.Join(b.engine.Close(), b.device.Close())
+}
+
+// MTU returns the MTU of the device in bytes.
+func (b *Backend) MTU() int { return int(b.mtu) }
+
+// Counters returns the counters of each shard.
+func (b *Backend) Counters() []*metrics.Shard { return b.engine.Counters() }
+
+// SetLeases makes the nodes of leases, but for this one, the peers. It must
+// not run at the same time as itself. Peers that have not changed are not
+// disturbed; packets under way see the old or the new set, never a mixture.
+func (b *Backend) SetLeases(leases []lease.Lease) {
+	peers, unreachable := peersOf(leases, b.cfg.Own, b.local, b.cfg.Port, b.engine.Peers())
+	for _, l := range unreachable {
+		b.cfg.Logger.Warn("peer has no public address of this node's family, it cannot be reached",
+			"subnet", l.Key(), "local", b.local)
+	}
+	b.engine.SetPeers(peers)
+}
+
+// Status tells how the data plane runs.
+func (b *Backend) Status() status.Dataplane {
+	kind := status.KindPlain
+	if b.device.Offload() {
+		kind = status.KindOffload
+	}
+	d := status.Dataplane{
+		Device:      status.Device{Name: b.device.Name, Kind: kind, Why: b.device.State.Why, MTU: int(b.mtu)},
+		Port:        b.cfg.Port,
+		SourceCheck: b.cfg.SourceCheck.String(),
+	}
+	for _, s := range b.engine.Offloads() {
+		d.Offloads = append(d.Offloads, status.Offload{Name: s.Name, Mode: s.Mode.String(), InForce: s.InForce, Why: s.Why})
+	}
+	for _, p := range b.engine.Peers().All() {
+		d.Peers = append(d.Peers, status.Peer{
+			Subnets: p.Subnets, PublicIP: p.Endpoint.Addr(),
+			TXPackets: p.Traffic.TXPackets.Load(), TXBytes: p.Traffic.TXBytes.Load(),
+			RXPackets: p.Traffic.RXPackets.Load(), RXBytes: p.Traffic.RXBytes.Load(),
+		})
+	}
+	return d
+}

@@ -1,0 +1,54 @@
+package udp
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/lease"
+)
+
+// peersOf turns leases into a snapshot of peers. Peers of the snapshot old that
+// are the same keep their value, and with it their counters. unreachable are
+// the leases whose node has no public address of the family of local.
+//
+// Leases of every backend type become peers, as in stock flannel.
+func peersOf(leases []lease.Lease, own lease.Lease, local netip.Addr, port uint16, old *fastpath.Peers) (peers *fastpath.Peers, unreachable []lease.Lease) {
+	known := make(map[netip.AddrPort]*fastpath.Peer, len(old.All()))
+	for _, p := range old.All() {
+		known[p.Endpoint] = p
+	}
+	all := make([]*fastpath.Peer, 0, len(leases))
+	for _, l := range leases {
+		if l.Key() == own.Key() {
+			continue
+		}
+		public := l.PublicIP
+		if local.Is6() {
+			public = l.PublicIPv6
+		}
+		if !public.IsValid() {
+			unreachable = append(unreachable, l)
+			continue
+		}
+		endpoint := netip.AddrPortFrom(public, port)
+		subnets := subnetsOf(l)
+		p, ok := known[endpoint]
+		if !ok || !slices.Equal(p.Subnets, subnets) {
+			p = fastpath.NewPeer(subnets, endpoint)
+		}
+		all = append(all, p)
+	}
+	return fastpath.NewPeers(subnetsOf(own), all), unreachable
+}
+
+// subnetsOf returns the pod subnets of l.
+func subnetsOf(l lease.Lease) []netip.Prefix {
+	var s []netip.Prefix
+	for _, p := range []netip.Prefix{l.Subnet, l.IPv6Subnet} {
+		if p.IsValid() {
+			s = append(s, p)
+		}
+	}
+	return s
+}
