@@ -13,21 +13,20 @@ import (
 
 // Keys of log attributes.
 const (
-	KeyAddress   = "address"   // IP address, with port where there is one
-	KeyBackend   = "backend"   // flannel backend type: udp
 	KeyDevice    = "device"    // TUN device: flannel0
-	KeyError     = "error"     // what failed and why
-	KeyFlag      = "flag"      // command line flag, without dashes
+	KeyError     = "error"     // what failed
 	KeyInterface = "interface" // underlay interface: eth0
 	KeyLeases    = "leases"    // number of leases in force
 	KeyMTU       = "mtu"       // bytes
-	KeyNetwork   = "network"   // cluster networks
+	KeyOffload   = "offload"   // whether the offload device runs
 	KeyPath      = "path"      // file
-	KeyReason    = "reason"    // why it is so
+	KeyQueues    = "queues"    // number of TUN queues
 	KeyRemedy    = "remedy"    // what to do about it
-	KeySignal    = "signal"
-	KeySubnet    = "subnet" // pod subnets of a lease
-	KeyVersion   = "version"
+	KeySetting   = "setting"   // flag or environment variable, as it was given
+	KeyShard     = "shard"     // number of a shard, from 0
+	KeySubnet    = "subnet"    // pod subnets of a lease
+	KeyVersion   = "version"   // of the running binary
+	KeyWhy       = "why"       // why it is so
 )
 
 // Format is how a log line is written. It is a flag value.

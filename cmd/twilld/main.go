@@ -1,0 +1,20 @@
+// Command twilld is the daemon that runs on each node in flanneld's place.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/twillnet/twill/internal/daemon"
+)
+
+func main() {
+	err := daemon.Run(context.Background(), os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
+	if err != nil {
+		// One line, whatever was joined on the way: it ends up in a log.
+		fmt.Fprintln(os.Stderr, "twilld:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	os.Exit(daemon.ExitCode(err))
+}

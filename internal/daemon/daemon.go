@@ -1,0 +1,212 @@
+// Package daemon is twilld: it reads the command line, finds the node's
+// interface and lease, opens the backend that the network configuration names,
+// and keeps its peers as the lease store tells them until a signal comes.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/httpd"
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/underlay"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/static"
+	"github.com/twillnet/twill/metrics"
+)
+
+// Run is the whole daemon. It returns nil after SIGTERM, SIGINT or the end of
+// ctx, when all it made is removed but for subnet.env. args are the arguments
+// without the program's name, lookup finds variables of the environment; help
+// and version go to stdout, the log to stderr. ExitCode tells what the error
+// means for the process.
+func Run(ctx context.Context, args []string, lookup func(string) (string, bool), stdout, stderr io.Writer) error {
+	o, err := parse(args, lookup)
+	switch {
+	case err != nil:
+		return err
+	case o.help:
+		_, err = stdout.Write(help())
+		return err
+	case o.version:
+		_, err = fmt.Fprintln(stdout, "twilld", status.Version())
+		return err
+	}
+	notifySocket, _ := lookup("NOTIFY_SOCKET")
+	d := &daemon{
+		options:      o,
+		log:          logging.New(stderr, o.logFormat, o.level()),
+		state:        newState("file "+o.leaseFile, "the lease file"),
+		notifySocket: notifySocket,
+		choose:       underlay.Choose,
+		backends:     backends,
+	}
+	return d.runUntilSignal(ctx)
+}
+
+// daemon is one run.
+type daemon struct {
+	options      *options
+	log          *slog.Logger
+	state        *state
+	notifySocket string
+
+	// What tests replace.
+	choose   func(underlay.Options) (underlay.Interface, error)
+	backends map[string]openBackend
+}
+
+// runUntilSignal runs until SIGTERM, SIGINT or the end of ctx, or until
+// something fails.
+func (d *daemon) runUntilSignal(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	// With the first signal the handler goes, so that the second one ends the
+	// process at once.
+	context.AfterFunc(ctx, stop)
+	err := d.run(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // told to stop while it was starting
+	}
+	return err
+}
+
+// run starts everything in order, each step with what the ones before it
+// found, and takes it down in the opposite order.
+func (d *daemon) run(ctx context.Context) (err error) {
+	d.log.Info("starting", logging.KeyVersion, status.Version())
+	for _, f := range d.options.ignored {
+		d.log.Warn("setting ignored", logging.KeySetting, f.setting, logging.KeyWhy, f.reason)
+	}
+	// First of all, since the socket keeps a second daemon out, and since an
+	// operator wants to know what the others are waiting for.
+	control, err := status.Listen(d.options.controlSocket, d.state.document)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, control.Close()) }()
+	if d.options.healthzPort > 0 {
+		web, err := d.serveHTTP()
+		if err != nil {
+			return err
+		}
+		defer web.Close()
+	}
+
+	store, err := static.Open(d.options.leaseFile, d.log)
+	if err != nil {
+		return err
+	}
+	n, open, err := d.join(ctx, store)
+	if err != nil {
+		return err
+	}
+	d.state.waitFor("the data plane")
+	dp, err := open(n)
+	if err != nil {
+		return err
+	}
+	d.state.attach(dp)
+	defer func() {
+		d.state.attach(nil)
+		err = errors.Join(err, dp.Close())
+	}()
+	return d.forward(ctx, store, n, dp)
+}
+
+func (d *daemon) serveHTTP() (*httpd.Server, error) {
+	return httpd.Listen(
+		netip.AddrPortFrom(d.options.healthzIP, uint16(d.options.healthzPort)),
+		httpd.Config{
+			Waiting: d.state.waiting,
+			Metrics: metrics.NewRegistry(d.state.counters, d.state.gauges, status.Version()),
+			Logger:  d.log,
+		})
+}
+
+// join finds out what this node is in the network: its backend, its interface
+// and its lease.
+func (d *daemon) join(ctx context.Context, store lease.Store) (node, openBackend, error) {
+	n := node{options: d.options, log: d.log}
+	var err error
+	if n.config, err = store.Config(ctx); err != nil {
+		return n, nil, err
+	}
+	open, err := backendFor(d.backends, n.config)
+	if err != nil {
+		return n, nil, err
+	}
+	d.state.waitFor("an interface to the other nodes")
+	if n.link, err = d.chooseLink(n.config); err != nil {
+		return n, nil, err
+	}
+	d.log.Info("interface chosen", logging.KeyInterface, n.link.Name, logging.KeyWhy, n.link.Why)
+
+	d.state.waitFor("a lease")
+	own, err := store.Acquire(ctx, lease.Attrs{PublicIP: n.link.PublicIP, PublicIPv6: n.link.PublicIPv6}, d.previous())
+	if err != nil {
+		return n, nil, err
+	}
+	n.own = *own
+	d.log.Info("lease acquired", logging.KeySubnet, n.own.Subnets())
+	d.state.change(func(doc *status.Document) { n.tell(doc) })
+	return n, open, nil
+}
+
+// chooseLink chooses the interface. In a network of both families it takes one
+// that has addresses of both, if there is one; else one of either family will
+// do, since the datagrams of one carry the packets of both.
+func (d *daemon) chooseLink(c *lease.Config) (underlay.Interface, error) {
+	o := d.options.underlay()
+	o.NeedIPv4, o.NeedIPv6 = c.IPv4.Enabled(), c.IPv6.Enabled()
+	link, err := d.choose(o)
+	if err == nil || !o.NeedIPv4 || !o.NeedIPv6 {
+		return link, err
+	}
+	for _, v4 := range []bool{true, false} {
+		o.NeedIPv4, o.NeedIPv6 = v4, !v4
+		if link, err := d.choose(o); err == nil {
+			return link, nil
+		}
+	}
+	return underlay.Interface{}, err
+}
+
+// previous returns the subnets that the node had in its last life. Not to know
+// them costs at most a change of subnet, so it is no reason not to start.
+func (d *daemon) previous() lease.Previous {
+	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.log.Warn("subnet file not readable", logging.KeyError, err)
+	}
+	return env.Previous()
+}
+
+// tell puts what is known of the node into doc.
+func (n *node) tell(doc *status.Document) {
+	doc.Network = n.config.Networks()
+	doc.Backend = n.config.Backend.Type
+	doc.Lease = &status.Lease{
+		Subnet:     n.own.Subnet,
+		IPv6Subnet: n.own.IPv6Subnet,
+		PublicIP:   n.own.PublicIP,
+		PublicIPv6: n.own.PublicIPv6,
+		Expiration: n.own.Expiration,
+	}
+	doc.Underlay = &status.Underlay{
+		Name: n.link.Name,
+		IPv4: n.link.IPv4,
+		IPv6: n.link.IPv6,
+		MTU:  n.link.MTU,
+		Why:  n.link.Why,
+	}
+}

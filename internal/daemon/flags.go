@@ -1,0 +1,180 @@
+package daemon
+
+import (
+	"encoding"
+	"flag"
+)
+
+// flagDef is one line in the table of flags.
+type flagDef struct {
+	group string // heading in the help text
+	name  string // without dashes
+	value string // what stands for its value in the help text; empty: it takes none
+	help  string
+	// field points to where the value goes; what is there before is the
+	// default. A type that define does not know is a bug that every test
+	// finds.
+	field func(o *options) any
+	// without is not nil where flannel would do something that twilld does
+	// not.
+	without *absence
+}
+
+// absence says what comes of asking for what twilld does not do.
+type absence struct {
+	refuse bool   // do not start: it would be missed
+	reason string // and what to do instead
+}
+
+// define adds the flag to fs.
+func (f *flagDef) define(fs *flag.FlagSet, o *options) {
+	switch p := f.field(o).(type) {
+	case *string:
+		fs.StringVar(p, f.name, *p, "")
+	case *int:
+		fs.IntVar(p, f.name, *p, "")
+	case *bool:
+		fs.BoolVar(p, f.name, *p, "")
+	case flag.Value:
+		fs.Var(p, f.name, "")
+	case encoding.TextUnmarshaler:
+		fs.TextVar(p, f.name, p.(encoding.TextMarshaler), "")
+	}
+}
+
+// Groups of flags, in the order of the help text.
+const (
+	groupLease      = "Leases"
+	groupInterface  = "Interface to the other nodes"
+	groupDataplane  = "Data plane (none of these is flannel's)"
+	groupObserve    = "Health, status, logs"
+	groupRules      = "Firewall rules"
+	groupEtcd       = "etcd"
+	groupKubernetes = "Kubernetes"
+)
+
+var groups = []string{
+	groupLease, groupInterface, groupDataplane, groupObserve, groupRules, groupEtcd, groupKubernetes,
+}
+
+const noRules = "twilld makes no firewall rules; "
+
+var (
+	noEtcd   = &absence{true, "twilld does not read leases from etcd; name a lease file with --lease-file"}
+	noKube   = &absence{true, "twilld does not read leases from Kubernetes; name a lease file with --lease-file"}
+	onlyKube = &absence{false, "it matters with --kube-subnet-mgr only, which twilld does not have"}
+)
+
+// Fields of flags whose value nobody uses: what counts is that they were set.
+
+func anyString(*options) any { return new(string) }
+func anyBool(*options) any   { return new(bool) }
+func anyInt(*options) any    { return new(int) }
+
+// flags is the table of all flags: flannel's, and our own.
+var flags = []flagDef{
+	{groupLease, "lease-file", "FILE",
+		"JSON file with the network, the backend and the leases of all nodes; a new version of it is applied at once (not flannel's)",
+		func(o *options) any { return &o.leaseFile }, nil},
+	{groupLease, "subnet-file", "FILE",
+		"where the CNI plugin is told the node's subnet and MTU",
+		func(o *options) any { return &o.subnetFile }, nil},
+	{groupLease, "subnet-lease-renew-margin", "MINUTES",
+		"ignored: leases in a file do not expire",
+		func(o *options) any { return &o.renewMargin },
+		&absence{false, "leases in a file do not expire"}},
+
+	{groupInterface, "iface", "NAME|IP",
+		"interface, by its name or its address; may be repeated, the first that is there is taken (default: that of the default route)",
+		func(o *options) any { return &o.iface }, nil},
+	{groupInterface, "iface-regex", "REGEX",
+		"the same by a regular expression; may be repeated, tried after --iface",
+		func(o *options) any { return &o.ifaceRegex }, nil},
+	{groupInterface, "iface-can-reach", "IP",
+		"the interface through which the kernel would send to this address",
+		func(o *options) any { return &o.ifaceCanReach }, nil},
+	{groupInterface, "public-ip", "IP",
+		"IPv4 address at which the other nodes reach this one (default: the interface's)",
+		func(o *options) any { return &o.publicIP }, nil},
+	{groupInterface, "public-ipv6", "IP",
+		"the same for IPv6",
+		func(o *options) any { return &o.publicIPv6 }, nil},
+
+	{groupDataplane, "tun-name", "NAME",
+		"name of the TUN device",
+		func(o *options) any { return &o.tunName }, nil},
+	{groupDataplane, "shards", "N",
+		"pairs of a TUN queue and a UDP socket, with two threads each; 0 chooses by the number of CPUs",
+		func(o *options) any { return &o.shards }, nil},
+	{groupDataplane, "source-check", "MODE",
+		"strict: datagrams come from a peer's public IP, with an inner source in that peer's subnets; inner: with an inner source in some peer's; off: from anybody",
+		func(o *options) any { return &o.sourceCheck }, nil},
+	{groupDataplane, "tun-offload", "auto|on|off",
+		"super-packets and checksums between kernel and TUN device; on: do not start without",
+		func(o *options) any { return &o.tunOffload }, nil},
+	{groupDataplane, "tun-gro", "auto|on|off",
+		"join received packets of a flow before they are written to the TUN device",
+		func(o *options) any { return &o.tunGRO }, nil},
+	{groupDataplane, "udp-gso", "auto|on|off",
+		"many datagrams in one send (UDP_SEGMENT)",
+		func(o *options) any { return &o.udpGSO }, nil},
+	{groupDataplane, "udp-gro", "auto|on|off",
+		"many datagrams in one receive (UDP_GRO)",
+		func(o *options) any { return &o.udpGRO }, nil},
+
+	{groupObserve, "healthz-ip", "IP",
+		"address of /healthz, /readyz and /metrics",
+		func(o *options) any { return &o.healthzIP }, nil},
+	{groupObserve, "healthz-port", "PORT",
+		"their port; 0 serves none of them",
+		func(o *options) any { return &o.healthzPort }, nil},
+	{groupObserve, "control-socket", "PATH",
+		"unix socket that twill status asks (not flannel's)",
+		func(o *options) any { return &o.controlSocket }, nil},
+	{groupObserve, "log-format", "text|json",
+		"how lines are written to standard error (not flannel's)",
+		func(o *options) any { return &o.logFormat }, nil},
+	{groupObserve, "log-level", "LEVEL",
+		"lowest that is logged: debug, info, warn or error (not flannel's)",
+		func(o *options) any { return &o.logLevel }, nil},
+	{groupObserve, "v", "N",
+		"1 and more mean --log-level=debug",
+		func(o *options) any { return &o.verbosity }, nil},
+	{groupObserve, "vmodule", "PATTERN=N,...",
+		"ignored: there are no levels by source file",
+		anyString, &absence{false, "there are no levels by source file; use -v or --log-level"}},
+	{groupObserve, "version", "",
+		"print the version and end",
+		func(o *options) any { return &o.version }, nil},
+
+	{groupRules, "ip-masq", "",
+		"refused: twilld makes no rules. Without it the CNI bridge plugin masquerades, since FLANNEL_IPMASQ is false",
+		anyBool, &absence{true, noRules + "leave it out, and the CNI bridge plugin masquerades by itself"}},
+	{groupRules, "ip-masq-fully-random-disable", "",
+		"ignored: there is no rule to change",
+		anyBool, &absence{false, noRules + "there is none to change"}},
+	{groupRules, "iptables-forward-rules", "",
+		"refused unless false (flannel's default is true). Where the policy of FORWARD is DROP, accept the pod network there yourself",
+		anyBool, &absence{true, noRules + "set it to false, and accept the pod network in FORWARD yourself if that chain drops"}},
+	{groupRules, "iptables-resync", "SECONDS",
+		"ignored: there are no rules to keep up",
+		anyInt, &absence{false, noRules + "there are none to keep up"}},
+	{groupRules, "ip-blackhole-route", "",
+		"refused: twilld adds no blackhole route",
+		anyBool, &absence{true, "twilld adds no blackhole route; leave it out, and add one for the node's subnet yourself if you need it"}},
+
+	{groupEtcd, "etcd-endpoints", "URL,...", "refused", anyString, noEtcd},
+	{groupEtcd, "etcd-prefix", "PREFIX", "refused", anyString, noEtcd},
+	{groupEtcd, "etcd-keyfile", "FILE", "refused", anyString, noEtcd},
+	{groupEtcd, "etcd-certfile", "FILE", "refused", anyString, noEtcd},
+	{groupEtcd, "etcd-cafile", "FILE", "refused", anyString, noEtcd},
+	{groupEtcd, "etcd-username", "NAME", "refused", anyString, noEtcd},
+	{groupEtcd, "etcd-password", "PASSWORD", "refused", anyString, noEtcd},
+
+	{groupKubernetes, "kube-subnet-mgr", "", "refused", anyBool, noKube},
+	{groupKubernetes, "kube-api-url", "URL", "ignored", anyString, onlyKube},
+	{groupKubernetes, "kubeconfig-file", "FILE", "ignored", anyString, onlyKube},
+	{groupKubernetes, "kube-annotation-prefix", "PREFIX", "ignored", anyString, onlyKube},
+	{groupKubernetes, "net-config-path", "FILE", "ignored", anyString, onlyKube},
+	{groupKubernetes, "set-node-network-unavailable", "", "ignored", anyBool, onlyKube},
+}

@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"strings"
+)
+
+const helpHead = `twilld connects the pods of a cluster's nodes in flanneld's place: a TUN device
+takes their packets, UDP port 8285 carries them, and the wire format is that of
+flannel's udp backend.
+
+Usage: twilld --lease-file FILE [flags]
+
+Flags may be written -flag or --flag, with "=" or a space before the value. Each
+is also read from the environment, as FLANNELD_ and its name in capitals with
+underscores (--iface: FLANNELD_IFACE); the command line wins.
+
+All of flannel's flags are known. Those that ask for something twilld does not
+do are refused if it would be missed, and ignored with a warning if not.
+`
+
+const helpTail = `
+etcd, Kubernetes: leases are read from a file only, --lease-file.
+
+Exit codes: 0 after SIGTERM or SIGINT, 2 for a wrong command line or
+environment, 1 for all else. A second signal ends twilld at once.
+`
+
+// Columns of the help text.
+const (
+	helpIndent = 8
+	helpWidth  = 80
+)
+
+// help is the text of --help.
+func help() []byte {
+	fs := flag.NewFlagSet("", flag.ContinueOnError)
+	defineAll(fs, defaults())
+	var b bytes.Buffer
+	b.WriteString(helpHead)
+	for _, g := range groups {
+		fmt.Fprintf(&b, "\n%s\n", g)
+		for _, f := range flags {
+			if f.group == g {
+				f.describe(&b, fs.Lookup(f.name).DefValue)
+			}
+		}
+	}
+	b.WriteString(helpTail)
+	return b.Bytes()
+}
+
+// describe writes the flag and its help text; what is short takes one line.
+func (f *flagDef) describe(b *bytes.Buffer, def string) {
+	name := strings.TrimRight("  --"+f.name+" "+f.value, " ")
+	text := f.help
+	if def != "" && def != "false" && f.without == nil {
+		text += " (default " + strings.ToLower(def) + ")" // slog says INFO
+	}
+	if len(text) <= len("refused") {
+		fmt.Fprintf(b, "%s: %s\n", name, text)
+		return
+	}
+	fmt.Fprintln(b, name)
+	column := 0
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case column == 0:
+			b.WriteString(strings.Repeat(" ", helpIndent))
+			column = helpIndent
+		case column+1+len(word) > helpWidth:
+			b.WriteString("\n" + strings.Repeat(" ", helpIndent))
+			column = helpIndent
+		default:
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
+	}
+	b.WriteByte('\n')
+}

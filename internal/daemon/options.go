@@ -1,0 +1,136 @@
+package daemon
+
+import (
+	"log/slog"
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/internal/underlay"
+)
+
+// options is what the command line and the environment ask for, checked. The
+// table of flags says what each field means.
+type options struct {
+	leaseFile  string
+	subnetFile string
+
+	iface         stringList
+	ifaceRegex    stringList
+	ifaceCanReach netip.Addr
+	publicIP      netip.Addr
+	publicIPv6    netip.Addr
+
+	tunName     string
+	shards      int
+	sourceCheck fastpath.SourceCheck
+	tunOffload  offload.Switch
+	tunGRO      offload.Switch
+	udpGSO      offload.Switch
+	udpGRO      offload.Switch
+
+	healthzIP     netip.Addr
+	healthzPort   int
+	controlSocket string
+	logFormat     logging.Format
+	logLevel      slog.Level
+	verbosity     int
+
+	version bool
+	help    bool
+
+	// ignored are the flags of flannel that were set, do nothing here and do
+	// no harm. Each is worth a line in the log.
+	ignored []ignoredFlag
+	// renewMargin is checked for flannel's bounds and otherwise among ignored.
+	renewMargin int
+}
+
+// ignoredFlag is one such flag: how it was set, and why nothing comes of it.
+type ignoredFlag struct{ setting, reason string }
+
+// stringList is a flag that may be given more than once.
+type stringList []string
+
+func (l *stringList) String() string { return strings.Join(*l, ",") }
+
+// Set implements flag.Value.
+func (l *stringList) Set(v string) error {
+	*l = append(*l, v)
+	return nil
+}
+
+// Limits of the kernel.
+const (
+	maxShards        = 256 // MAX_TAP_QUEUES, drivers/net/tun.c
+	maxInterfaceName = 15  // IFNAMSIZ without the final zero byte, netdevice(7)
+)
+
+// check finds values that cannot be right whatever the host is like.
+func (o *options) check() error {
+	switch {
+	case o.leaseFile == "":
+		return usagef("no source of leases: name a lease file with --lease-file")
+	case o.subnetFile == "":
+		return usagef("--subnet-file: the name of a file is missing")
+	case o.controlSocket == "":
+		return usagef("--control-socket: the name of a socket is missing")
+	case !o.healthzIP.IsValid():
+		return usagef("--healthz-ip: an address is missing; 0.0.0.0 stands for all")
+	case o.healthzPort < 0 || o.healthzPort > 65535:
+		return usagef("--healthz-port: %d is not a port; 1 to 65535, or 0 for none", o.healthzPort)
+	case o.renewMargin < 1 || o.renewMargin > 1439:
+		return usagef("--subnet-lease-renew-margin: %d is not from 1 to 1439 minutes", o.renewMargin)
+	case o.shards < 0 || o.shards > maxShards:
+		return usagef("--shards: %d is not from 1 to %d, or 0 to choose by the number of CPUs", o.shards, maxShards)
+	case !interfaceName(o.tunName):
+		return usagef("--tun-name: %q cannot name an interface; 1 to %d bytes without white space, slash and colon", o.tunName, maxInterfaceName)
+	case o.publicIP.IsValid() && !o.publicIP.Is4():
+		return usagef("--public-ip: %s is not an IPv4 address; --public-ipv6 takes the other kind", o.publicIP)
+	case o.publicIPv6.IsValid() && (!o.publicIPv6.Is6() || o.publicIPv6.Is4In6()):
+		return usagef("--public-ipv6: %s is not an IPv6 address; --public-ip takes the other kind", o.publicIPv6)
+	}
+	for _, r := range o.ifaceRegex {
+		if _, err := regexp.Compile(r); err != nil {
+			return usagef("--iface-regex: %v", err)
+		}
+	}
+	return nil
+}
+
+// underlay says which interface to choose, but not for which address families.
+func (o *options) underlay() underlay.Options {
+	return underlay.Options{
+		Iface:      o.iface,
+		IfaceRegex: o.ifaceRegex,
+		CanReach:   text(o.ifaceCanReach),
+		PublicIP:   text(o.publicIP),
+		PublicIPv6: text(o.publicIPv6),
+	}
+}
+
+// text is a as it may stand on the command line: empty if there is none.
+func text(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// interfaceName tells what the kernel takes as a name, dev_valid_name in
+// net/core/dev.c.
+func interfaceName(s string) bool {
+	return s != "" && len(s) <= maxInterfaceName && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r")
+}
+
+// level is the lowest level that is logged: flannel's -v=1 and more ask for
+// what is called debug here.
+func (o *options) level() slog.Level {
+	if o.verbosity > 0 {
+		return min(o.logLevel, slog.LevelDebug)
+	}
+	return o.logLevel
+}

@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"errors"
+	"flag"
+	"io"
+	"net/netip"
+	"strings"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/status"
+)
+
+// parse reads the arguments, without the program's name, and then the
+// environment for the flags that they do not set. Its errors are usage errors.
+func parse(args []string, lookup func(string) (string, bool)) (*options, error) {
+	o := defaults()
+	fs := flag.NewFlagSet("twilld", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	defineAll(fs, o)
+	err := fs.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		o.help = true
+		return o, nil
+	case err != nil:
+		return nil, wrongFlag(err)
+	case o.version:
+		return o, nil
+	case fs.NArg() > 0:
+		return nil, usagef("unexpected argument %q; every setting is a flag, see --help", fs.Arg(0))
+	}
+	settings, err := settle(fs, lookup)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.weigh(fs, settings); err != nil {
+		return nil, err
+	}
+	return o, o.check()
+}
+
+func defaults() *options {
+	return &options{
+		healthzIP:     netip.IPv4Unspecified(),
+		tunName:       "flannel0",
+		subnetFile:    "/run/flannel/subnet.env",
+		controlSocket: status.DefaultSocket,
+		logFormat:     logging.Text,
+		renewMargin:   60,
+	}
+}
+
+func defineAll(fs *flag.FlagSet, o *options) {
+	for _, f := range flags {
+		f.define(fs, o)
+	}
+}
+
+// unknownFlag is how package flag begins its error about a flag that is not
+// defined. It has no value to compare with.
+const unknownFlag = "flag provided but not defined: -"
+
+func wrongFlag(err error) error {
+	name, unknown := strings.CutPrefix(err.Error(), unknownFlag)
+	if !unknown {
+		return usagef("%v", err)
+	}
+	names := make([]string, len(flags))
+	for i, f := range flags {
+		names[i] = f.name
+	}
+	if near := nearest(name, names); near != "" {
+		return usagef("unknown flag --%s; did you mean --%s?", name, near)
+	}
+	return usagef("unknown flag --%s; --help lists them", name)
+}
+
+// variable is the environment's name for a flag: FLANNELD_IFACE for iface.
+func variable(flag string) string {
+	return "FLANNELD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// settle sets the flags that the command line left alone from the environment,
+// where an empty variable counts as none, as in flannel. It returns, for each
+// flag that is set now, how a message should call the setting: "--iface" or
+// "FLANNELD_IFACE".
+func settle(fs *flag.FlagSet, lookup func(string) (string, bool)) (map[string]string, error) {
+	settings := map[string]string{}
+	fs.Visit(func(f *flag.Flag) { settings[f.Name] = "--" + f.Name })
+	for _, f := range flags {
+		v, _ := lookup(variable(f.name))
+		if v == "" || settings[f.name] != "" {
+			continue
+		}
+		settings[f.name] = variable(f.name)
+		if err := fs.Set(f.name, v); err != nil {
+			return nil, usagef("%s: invalid value %q: %v", variable(f.name), v, err)
+		}
+	}
+	return settings, nil
+}
+
+// weigh looks at the flags that ask for something twilld does not do: what
+// would be missed is refused, the rest is kept for the log.
+func (o *options) weigh(fs *flag.FlagSet, settings map[string]string) error {
+	for _, f := range flags {
+		setting, ok := settings[f.name]
+		if !ok || f.without == nil {
+			continue
+		}
+		switch fs.Lookup(f.name).Value.String() {
+		case "", "false", "0":
+			continue // asks that it be left out
+		}
+		if f.without.refuse {
+			return usagef("%s: %s", setting, f.without.reason)
+		}
+		o.ignored = append(o.ignored, ignoredFlag{setting, f.without.reason})
+	}
+	return nil
+}

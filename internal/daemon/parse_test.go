@@ -1,0 +1,192 @@
+package daemon
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/twillnet/twill/internal/offload"
+)
+
+// env is an environment for tests.
+type env map[string]string
+
+func (e env) lookup(name string) (string, bool) { v, ok := e[name]; return v, ok }
+
+func TestFlagsAndEnvironment(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		args []string
+		env  env
+		want func(*options) // changes the defaults to what is expected
+	}{
+		{"one dash", []string{"-lease-file", "f"}, nil, func(o *options) {}},
+		{"two dashes and equals sign", []string{"--lease-file=f"}, nil, func(o *options) {}},
+		{"repeated flags add up", []string{"-lease-file=f", "-iface=eth0", "-iface", "eth1", "-iface-regex=e.*"}, nil, func(o *options) {
+			o.iface, o.ifaceRegex = stringList{"eth0", "eth1"}, stringList{"e.*"}
+		}},
+		{"environment", nil, env{"FLANNELD_LEASE_FILE": "f", "FLANNELD_PUBLIC_IP": "192.0.2.1", "FLANNELD_HEALTHZ_PORT": "8081"}, func(o *options) {
+			o.publicIP, o.healthzPort = netip.MustParseAddr("192.0.2.1"), 8081
+		}},
+		{"the command line wins", []string{"-lease-file=f", "-shards=2"}, env{"FLANNELD_SHARDS": "7", "FLANNELD_LEASE_FILE": "g"}, func(o *options) {
+			o.shards = 2
+		}},
+		{"an empty variable is none", []string{"-lease-file=f"}, env{"FLANNELD_SHARDS": "", "FLANNELD_ETCD_ENDPOINTS": ""}, func(o *options) {}},
+		{"Kubernetes' service variables are none of ours", []string{"-lease-file=f"}, env{"FLANNELD_SERVICE_HOST": "10.0.0.1"}, func(o *options) {}},
+		{"switches", []string{"-lease-file=f", "-udp-gso=off", "-tun-offload=on"}, nil, func(o *options) {
+			o.udpGSO, o.tunOffload = offload.Off, offload.On
+		}},
+		{"log level", []string{"-lease-file=f", "-log-level=warn", "-log-format=json"}, nil, func(o *options) {
+			o.logLevel, o.logFormat = slog.LevelWarn, "json"
+		}},
+		{"not asking for what there is not", []string{"-lease-file=f", "-ip-masq=false", "-iptables-forward-rules=false", "-kube-subnet-mgr=false"}, nil, func(o *options) {}},
+		{"harmless flags of flannel", []string{"-lease-file=f", "-iptables-resync=5"}, env{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN": "30"}, func(o *options) {
+			o.renewMargin = 30
+			o.ignored = []ignoredFlag{
+				{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "leases in a file do not expire"},
+				{"--iptables-resync", "twilld makes no firewall rules; there are none to keep up"},
+			}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			want := defaults()
+			want.leaseFile = "f"
+			tc.want(want)
+			got, err := parse(tc.args, tc.env.lookup)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got  %+v\nwant %+v", got, want)
+			}
+		})
+	}
+}
+
+func TestWrongCommandLineIsNamed(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		env  env
+		want string // in the message
+	}{
+		{nil, nil, "--lease-file"},
+		{[]string{"-lease-fiel=f"}, nil, "unknown flag --lease-fiel; did you mean --lease-file?"},
+		{[]string{"--frobnicate"}, nil, "unknown flag --frobnicate; --help"},
+		{[]string{"-lease-file=f", "serve"}, nil, `unexpected argument "serve"`},
+		{[]string{"-lease-file"}, nil, "needs an argument: -lease-file"},
+		{[]string{"-lease-file=f", "-shards=many"}, nil, `invalid value "many" for flag -shards`},
+		{[]string{"-lease-file=f", "-shards=257"}, nil, "--shards: 257"},
+		{[]string{"-lease-file=f"}, env{"FLANNELD_SHARDS": "x"}, `FLANNELD_SHARDS: invalid value "x"`},
+		{[]string{"-lease-file=f", "-udp-gso=yes"}, nil, "auto, on, off"},
+		{[]string{"-lease-file=f", "-source-check=lax"}, nil, "strict, inner, off"},
+		{[]string{"-lease-file=f", "-log-format=xml"}, nil, "text or json"},
+		{[]string{"-lease-file=f", "-healthz-port=70000"}, nil, "--healthz-port: 70000"},
+		{[]string{"-lease-file=f", "-healthz-ip=here"}, nil, `invalid value "here" for flag -healthz-ip`},
+		{[]string{"-lease-file=f", "-public-ip=2001:db8::1"}, nil, "--public-ipv6 takes"},
+		{[]string{"-lease-file=f", "-public-ipv6=192.0.2.1"}, nil, "--public-ip takes"},
+		{[]string{"-lease-file=f", "-iface-regex=("}, nil, "--iface-regex"},
+		{[]string{"-lease-file=f", "-tun-name=flannel-is-too-long"}, nil, "--tun-name"},
+		{[]string{"-lease-file=f", "-tun-name=a/b"}, nil, "--tun-name"},
+		{[]string{"-lease-file=f", "-subnet-lease-renew-margin=1440"}, nil, "1 to 1439"},
+		{[]string{"-lease-file=f", "-iptables-resync=often"}, nil, "-iptables-resync"},
+		{[]string{"-lease-file=f", "-etcd-endpoints=http://127.0.0.1:2379"}, nil, "--etcd-endpoints: twilld does not read leases from etcd; name a lease file with --lease-file"},
+		{[]string{"-lease-file=f"}, env{"FLANNELD_ETCD_PASSWORD": "hunter2"}, "FLANNELD_ETCD_PASSWORD: twilld"},
+		{[]string{"-kube-subnet-mgr", "-ip-masq"}, nil, "--ip-masq: "},
+		{[]string{"-kube-subnet-mgr"}, nil, "--kube-subnet-mgr: twilld does not read leases from Kubernetes"},
+		{[]string{"-lease-file=f", "-iptables-forward-rules"}, nil, "--iptables-forward-rules: "},
+	} {
+		_, err := parse(tc.args, tc.env.lookup)
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q %v: got %v, want %q", tc.args, tc.env, err, tc.want)
+			continue
+		}
+		if code := ExitCode(err); code != 2 {
+			t.Errorf("%q: exit code %d, want 2", tc.args, code)
+		}
+		if s := err.Error(); strings.Contains(s, "\n") || strings.Contains(s, "hunter2") {
+			t.Errorf("%q: more than one line, or a secret: %q", tc.args, s)
+		}
+	}
+}
+
+// Every flag of flannel is known, so that a unit file or manifest written for
+// it gets an answer that says what is different here.
+func TestFlagsOfFlannelAreKnown(t *testing.T) {
+	known := map[string]bool{}
+	for _, f := range flags {
+		if known[f.name] {
+			t.Errorf("--%s is defined twice", f.name)
+		}
+		known[f.name] = true
+	}
+	for name := range strings.FieldsSeq(`
+		etcd-endpoints etcd-prefix etcd-keyfile etcd-certfile etcd-cafile etcd-username etcd-password
+		iface iface-regex iface-can-reach public-ip public-ipv6
+		subnet-file subnet-lease-renew-margin
+		ip-masq ip-masq-fully-random-disable iptables-forward-rules iptables-resync ip-blackhole-route
+		kube-subnet-mgr kube-api-url kubeconfig-file kube-annotation-prefix net-config-path set-node-network-unavailable
+		healthz-ip healthz-port version v vmodule`) {
+		if !known[name] {
+			t.Errorf("--%s is not defined", name)
+		}
+	}
+}
+
+func TestHelpListsEveryFlagWithin80Columns(t *testing.T) {
+	text := help()
+	for _, f := range flags {
+		if !bytes.Contains(text, []byte("\n  --"+f.name)) {
+			t.Errorf("--%s is missing", f.name)
+		}
+	}
+	for line := range bytes.Lines(text) {
+		if n := len(bytes.TrimRight(line, "\n")); n > helpWidth {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+}
+
+func TestHelpAndVersionNeedNothingElse(t *testing.T) {
+	for _, arg := range []string{"-h", "--help", "-version"} {
+		var out, errs bytes.Buffer
+		if err := Run(t.Context(), []string{arg}, env{}.lookup, &out, &errs); err != nil {
+			t.Errorf("%s: %v", arg, err)
+		}
+		if out.Len() == 0 || errs.Len() > 0 {
+			t.Errorf("%s: stdout %q, stderr %q", arg, out.String(), errs.String())
+		}
+	}
+}
+
+func TestVerbosityLowersTheLevelOnly(t *testing.T) {
+	for _, tc := range []struct {
+		level     slog.Level
+		verbosity int
+		want      slog.Level
+	}{
+		{slog.LevelInfo, 0, slog.LevelInfo},
+		{slog.LevelInfo, 1, slog.LevelDebug},
+		{slog.LevelError, 10, slog.LevelDebug},
+		{slog.LevelWarn, 0, slog.LevelWarn},
+	} {
+		o := options{logLevel: tc.level, verbosity: tc.verbosity}
+		if got := o.level(); got != tc.want {
+			t.Errorf("%v, -v=%d: %v, want %v", tc.level, tc.verbosity, got, tc.want)
+		}
+	}
+}
+
+func TestNearestIsWhatWasMeantOrNothing(t *testing.T) {
+	names := []string{"iface", "iface-regex", "ip-masq", "v", "version"}
+	for given, want := range map[string]string{
+		"ifaec": "iface", "ipmasq": "ip-masq", "iface-regexp": "iface-regex", "versoin": "version",
+		"completely-different": "",
+	} {
+		if got := nearest(given, names); got != want {
+			t.Errorf("%s: %q, want %q", given, got, want)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package daemon
+
+import (
+	"os"
+	"sync"
+	"time"
+
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/metrics"
+)
+
+// state is what the daemon knows about itself. Status, readiness and metrics
+// are read from it, from any goroutine, at any time from start to end.
+type state struct {
+	mu sync.RWMutex
+	// doc is the document without what changes by itself: uptime and what
+	// the data plane knows.
+	doc status.Document
+	// dp is nil before the data plane is open and after it is closed.
+	dp dataplane
+}
+
+// newState returns the state of a daemon that has just started and reads its
+// leases from source.
+func newState(source, waiting string) *state {
+	return &state{doc: status.Document{
+		Version: status.Version(),
+		PID:     os.Getpid(),
+		Started: time.Now(),
+		Waiting: waiting,
+		Source:  status.Source{Name: source},
+	}}
+}
+
+// change lets f change the document.
+func (s *state) change(f func(*status.Document)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(&s.doc)
+}
+
+// waitFor says what is done next; the empty string: ready.
+func (s *state) waitFor(what string) {
+	s.change(func(d *status.Document) { d.Waiting = what })
+}
+
+// attach tells which data plane to ask; nil: none. When it returns, the one
+// before is not being asked any more and can be closed.
+func (s *state) attach(dp dataplane) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dp = dp
+}
+
+// document returns the document as of now.
+func (s *state) document() status.Document {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	d := s.doc
+	d.Uptime = time.Since(d.Started).Seconds()
+	if s.dp != nil {
+		dp := s.dp.Status()
+		d.Dataplane = &dp
+		d.Shards, d.Drops = status.Summarize(s.dp.Counters())
+	}
+	return d
+}
+
+func (s *state) waiting() string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.doc.Waiting
+}
+
+func (s *state) counters() []*metrics.Shard {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.dp == nil {
+		return nil
+	}
+	return s.dp.Counters()
+}
+
+// gauges returns the state as the metrics show it.
+func (s *state) gauges() metrics.State {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	st := metrics.State{
+		Leases:   s.doc.Source.Leases,
+		SourceOK: s.doc.Source.LastError == "",
+	}
+	if s.dp == nil {
+		return st
+	}
+	dp := s.dp.Status()
+	st.Peers = len(dp.Peers)
+	st.Device = metrics.DeviceInfo{Name: dp.Device.Name, Kind: dp.Device.Kind, Reason: dp.Device.Why}
+	st.Offloads = make(map[string]bool, len(dp.Offloads))
+	for _, o := range dp.Offloads {
+		st.Offloads[o.Name] = o.InForce
+	}
+	return st
+}
