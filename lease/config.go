@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+
+	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
 // Config is the configuration that all nodes of a network share: flannel's
@@ -54,7 +56,7 @@ func (e *ConfigError) Error() string {
 	if e.Value == "" {
 		return fmt.Sprintf("%s is missing; want %s", e.Key, e.Want)
 	}
-	return fmt.Sprintf("%s %s: want %s", e.Key, e.Value, e.Want)
+	return fmt.Sprintf("%s %s: want %s", e.Key, jsonerr.Brief([]byte(e.Value)), e.Want)
 }
 
 // configJSON is the text of a Config. encoding/json gives it flannel's manners:

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/twillnet/twill/lease/internal/position"
+	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
 // SyntaxError says where a text stops being JSON.
@@ -37,7 +37,7 @@ func unmarshal(text []byte, to any) error {
 	case errors.As(err, &se) && se.Offset > 0 && se.Offset <= offset && se.Error() != "unexpected end of JSON input":
 		offset = se.Offset - 1 // Offset counts the offending byte
 	}
-	line, column := position.At(text, int(offset))
+	line, column := jsonerr.Position(text, int(offset))
 	return &SyntaxError{line, column, err}
 }
 

@@ -51,7 +51,7 @@ func parseKeyText(s string, f family) (netip.Prefix, error) {
 	}
 	p, err := netip.ParsePrefix(s[:i] + "/" + s[i+1:])
 	switch {
-	case err != nil || p.Addr().BitLen() != f.bits:
+	case err != nil || p.Addr().BitLen() != f.bits || p.Bits() == 0:
 		return netip.Prefix{}, fmt.Errorf("%q is not <%s address>-<length>", s, f.name)
 	case p != p.Masked():
 		return netip.Prefix{}, fmt.Errorf("%q has host bits set; the subnet is %q", s, keyText(p.Masked()))

@@ -15,7 +15,7 @@ import (
 // SubnetEnv is what a node tells its CNI plugin, in /run/flannel/subnet.env,
 // and itself after a restart.
 type SubnetEnv struct {
-	Network, Subnet         netip.Prefix // invalid where the network has no IPv4
+	Network, Subnet         netip.Prefix // Subnet is invalid where the node has no IPv4
 	IPv6Network, IPv6Subnet netip.Prefix // the same for IPv6
 	MTU                     int          // of the pods' interfaces, bytes
 	IPMasq                  bool         // the daemon masquerades, so the plugin need not
@@ -25,10 +25,10 @@ type SubnetEnv struct {
 // the pods' bridge takes, the first after the subnet's own.
 func (e SubnetEnv) Text() []byte {
 	var b []byte
-	if e.Network.IsValid() {
+	if e.Subnet.IsValid() {
 		b = fmt.Appendf(b, "FLANNEL_NETWORK=%s\nFLANNEL_SUBNET=%s\n", e.Network, gateway(e.Subnet))
 	}
-	if e.IPv6Network.IsValid() {
+	if e.IPv6Subnet.IsValid() {
 		b = fmt.Appendf(b, "FLANNEL_IPV6_NETWORK=%s\nFLANNEL_IPV6_SUBNET=%s\n", e.IPv6Network, gateway(e.IPv6Subnet))
 	}
 	return fmt.Appendf(b, "FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", e.MTU, e.IPMasq)

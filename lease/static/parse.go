@@ -1,12 +1,14 @@
 package static
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
 // version is what one good text of the file says. It is not changed.
@@ -37,11 +39,10 @@ func readFile(path string) (string, error) {
 func parse(path, text string) (*version, error) {
 	p := &parser{text: []byte(text)}
 	config := p.parseConfig()
-	if p.faults != nil { // what follows needs sound JSON and networks
-		return nil, newError(path, p.faults...)
+	if config != nil { // what follows needs sound JSON and networks
+		p.parseLeases()
+		p.checkSet(config)
 	}
-	p.parseTop()
-	p.checkSet(config)
 	if p.faults != nil {
 		return nil, newError(path, p.faults...)
 	}
@@ -59,31 +60,46 @@ type parser struct {
 	faults  []Fault
 }
 
-// fault notes something wrong with what stands at offset.
+// fault notes something wrong with what stands at offset. JSON values among
+// args are made brief.
 func (p *parser) fault(offset int, format string, args ...any) {
-	line, _ := lineColumn(p.text, offset)
+	for i, a := range args {
+		if v, ok := a.(json.RawMessage); ok {
+			args[i] = jsonerr.Brief(v)
+		}
+	}
+	line, _ := jsonerr.Position(p.text, offset)
 	p.faults = append(p.faults, Fault{Line: line, Text: fmt.Sprintf(format, args...)})
 }
 
+// parseConfig returns nil if the text is no JSON object or the config in it
+// cannot be used.
 func (p *parser) parseConfig() *lease.Config {
 	c, err := lease.ParseConfig(p.text)
 	var (
-		se *lease.SyntaxError
-		ce *lease.ConfigError
+		syntax *lease.SyntaxError
+		config *lease.ConfigError
 	)
 	switch {
-	case errors.As(err, &se):
-		p.faults = append(p.faults, Fault{se.Line, se.Column, se.Err.Error()})
-	case errors.As(err, &ce):
-		p.fault(p.keyOffset(ce.Key), "%v", ce)
+	case errors.As(err, &syntax):
+		p.faults = append(p.faults, Fault{syntax.Line, syntax.Column, syntax.Err.Error()})
+		return nil
+	case errors.As(err, &config):
+		p.checkKeys()
+		if config.Value != "" || p.faults == nil { // not just misspelt
+			p.fault(p.keyOffset(config.Key), "%v", config)
+		}
+		return nil
 	case err != nil:
 		p.faults = append(p.faults, Fault{Text: err.Error()})
+		return nil
 	}
+	p.checkKeys()
 	return c
 }
 
-// keyOffset returns where a key of the top level stands, 0 if it is missing.
-// key may go on with a dot and a key inside of its value.
+// keyOffset returns where the value of a top-level key stands, 0 if the key is
+// missing. key may go on with a dot and a key inside of that value.
 func (p *parser) keyOffset(key string) (offset int) {
 	key, _, _ = strings.Cut(key, ".")
 	for _, m := range members(p.text, 0) {
@@ -94,33 +110,35 @@ func (p *parser) keyOffset(key string) (offset int) {
 	return offset
 }
 
-// parseTop reads the leases. A top-level key that nobody knows is let pass, as
-// flannel does, unless it looks like a mistake for one that would count.
-func (p *parser) parseTop() {
+// checkKeys looks for top-level keys that are a letter or two off one that
+// counts. Others that nobody knows are let pass, as flannel does.
+func (p *parser) checkKeys() {
 	known := append(lease.ConfigKeys(), "Leases")
-	var leases *member
 	for _, m := range members(p.text, 0) {
-		if strings.EqualFold(m.key, "Leases") {
-			if leases != nil {
-				p.fault(m.offset, "Leases is given twice; put all leases into one list")
-			}
-			leases = &m
-			continue
-		}
 		if k, distance := nearest(m.key, known); distance > 0 && distance <= 2 {
 			p.fault(m.offset, "unknown key %q; did you mean %q?", m.key, k)
 		}
 	}
-	if leases == nil {
+}
+
+func (p *parser) parseLeases() {
+	var all []member
+	for _, m := range members(p.text, 0) {
+		if strings.EqualFold(m.key, "Leases") {
+			all = append(all, m)
+		}
+	}
+	switch {
+	case len(all) == 0 && p.faults == nil: // not just misspelt
 		p.fault(0, `Leases is missing; want a list such as [{"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"}]`)
-		return
-	}
-	if len(leases.value) == 0 || leases.value[0] != '[' {
-		p.fault(leases.offset, "Leases: want a list of leases, [{…}, …]")
-		return
-	}
-	for i, e := range elements(leases.value, leases.offset) {
-		p.parseEntry(i, e)
+	case len(all) > 1:
+		p.fault(all[1].offset, "Leases is given twice; put all leases into one list")
+	case len(all) == 1 && all[0].value[0] != '[':
+		p.fault(all[0].offset, "Leases %s: want a list such as [{…}, {…}]", all[0].value)
+	case len(all) == 1:
+		for i, e := range elements(all[0].value, all[0].offset) {
+			p.parseEntry(i, e)
+		}
 	}
 }
 
@@ -162,7 +180,7 @@ func (p *parser) faultConflict(e *lease.ConflictError) {
 	if strings.HasPrefix(e.Field, "PublicIP") {
 		verb = "is taken by"
 	}
-	line, _ := lineColumn(p.text, b.offset)
+	line, _ := jsonerr.Position(p.text, b.offset)
 	p.fault(a.offset, "Leases[%d].%s %s %s Leases[%d].%s %s (line %d)",
 		e.IndexA, e.Field, a.value, verb, e.IndexB, e.Field, b.value, line)
 }

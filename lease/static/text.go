@@ -4,11 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
-
-	"github.com/twillnet/twill/lease/internal/position"
 )
-
-func lineColumn(text []byte, offset int) (line, column int) { return position.At(text, offset) }
 
 // member is a value in a JSON text and where it begins.
 type member struct {

@@ -2,6 +2,7 @@ package static
 
 import (
 	"context"
+	"time"
 
 	"github.com/twillnet/twill/lease"
 )
@@ -27,8 +28,11 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	defer n.close()
 	for {
 		n.arm() // before the file is read, so that no change falls between
-		text, err := readFile(s.path)
-		if u, ok := f.step(text, err); ok {
+		u, ok, err := f.next(ctx)
+		if err != nil {
+			return err
+		}
+		if ok {
 			s.current.Store(f.now)
 			if err := send(u); err != nil {
 				return err
@@ -55,28 +59,47 @@ func (f *follower) snapshot() lease.Update {
 	return lease.Update{Config: f.now.config, Snapshot: true, Put: f.now.leases}
 }
 
-// step returns the update that a reading of the file makes, if it makes one.
-// What was read before makes none, so a refusal is told once.
-func (f *follower) step(text string, err error) (u lease.Update, ok bool) {
-	seen := text
-	if err != nil {
-		seen = "\x00" + err.Error()
+// next reads the file and returns the update that it makes, if it makes one: a
+// text that was read before does not. What cannot be used is read again after a
+// moment, since its writer may be in the middle, and is refused when it has
+// stayed as it was. next returns an error only when ctx is done.
+func (f *follower) next(ctx context.Context) (u lease.Update, ok bool, err error) {
+	for before := f.seen; ; {
+		text, err := readFile(f.path)
+		seen := text
+		if err != nil {
+			seen = "\x00" + err.Error()
+		}
+		if seen == f.seen {
+			return lease.Update{}, false, nil
+		}
+		var v *version
+		if err == nil {
+			v, err = parse(f.path, text)
+		}
+		switch {
+		case err == nil:
+			f.seen = seen
+			return f.change(v), true, nil
+		case seen == before:
+			f.seen = seen
+			return lease.Update{Err: err}, true, nil
+		}
+		before = seen
+		select {
+		case <-time.After(settle):
+		case <-ctx.Done():
+			return lease.Update{}, false, ctx.Err()
+		}
 	}
-	if seen == f.seen {
-		return lease.Update{}, false
-	}
-	f.seen = seen
-	if err != nil {
-		return lease.Update{Err: err}, true
-	}
-	v, err := parse(f.path, text)
-	if err != nil {
-		return lease.Update{Err: err}, true
-	}
-	u = lease.NewSet(f.now.leases).Diff(v.leases)
+}
+
+// change puts v in force and returns what it changes.
+func (f *follower) change(v *version) lease.Update {
+	u := lease.NewSet(f.now.leases).Diff(v.leases)
 	if !v.config.Equal(f.now.config) {
 		u.Config = v.config
 	}
 	f.now = v
-	return u, true
+	return u
 }
