@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/twillnet/twill/internal/status"
+)
+
+// threeNodes is twoNodes with another peer.
+var threeNodes = strings.Replace(twoNodes, `"192.0.2.2"}`, `"192.0.2.2"},
+    {"Subnet": "10.5.3.0/24", "PublicIP": "192.0.2.3"}`, 1)
+
+func TestChangeOfTheLeaseFileReachesTheDataPlane(t *testing.T) {
+	h := newHost(t)
+	h.start(t)
+	h.write(t, threeNodes)
+	h.eventually(t, "the new peer is told", func() bool {
+		return strings.HasSuffix(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24 10.5.3.0-24")
+	})
+	h.eventually(t, "the status counts it", func() bool { return h.status(t).Source.Leases == 3 })
+	h.write(t, twoNodes)
+	h.eventually(t, "the peer is gone", func() bool {
+		return strings.HasSuffix(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24")
+	})
+}
+
+func TestBrokenLeaseFileIsShownAndChangesNothing(t *testing.T) {
+	h := newHost(t)
+	h.start(t)
+	before := h.dp.calls()
+	h.write(t, strings.Replace(twoNodes, "10.5.2.0/24", "10.5.2.0/33", 1))
+	var d *status.Document
+	h.eventually(t, "the status shows the error", func() bool { d = h.status(t); return d.Source.LastError != "" })
+	if !strings.Contains(d.Source.LastError, "Leases[1].Subnet") || d.Source.Leases != 2 || d.Waiting != "" {
+		t.Errorf("status: %+v", d)
+	}
+	if h.state.gauges().SourceOK {
+		t.Error("the metric says that all is well")
+	}
+	if got := h.dp.calls(); got != before {
+		t.Errorf("the data plane was told %s", strings.TrimPrefix(got, before))
+	}
+
+	h.write(t, twoNodes)
+	h.eventually(t, "the error goes", func() bool { return h.status(t).Source.LastError == "" })
+	if !h.state.gauges().SourceOK {
+		t.Error("the metric still says that something is wrong")
+	}
+	if n := strings.Count(h.logged(), "lease source refused"); n != 1 {
+		t.Errorf("%d lines about the error in\n%s", n, h.logged())
+	}
+}
+
+func TestWhatTakesARestartSaysSoOnce(t *testing.T) {
+	for _, tc := range []struct {
+		name, old, new, want string
+		leases               int // once there is a third node
+	}{
+		{"network", `"10.5.0.0/16"`, `"10.0.0.0/8"`,
+			"the network is now [10.0.0.0/8]", 3},
+		{"backend options", `{"Type": "udp"}`, `{"Type": "udp", "Port": 9000}`,
+			`the backend is now {"Type":"udp","Port":9000}`, 3},
+		{"backend type", `{"Type": "udp"}`, `{"Type": "host-gw"}`,
+			`the backend is now {"Type":"host-gw"}`, 3},
+		{"own lease gone", `{"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"},`, "",
+			"this node's lease 10.5.1.0-24 is gone", 2},
+		{"own lease given away", `"192.0.2.1"`, `"192.0.2.9"`,
+			"this node's lease 10.5.1.0-24 is now that of another public IP", 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHost(t)
+			h.start(t)
+			h.write(t, strings.Replace(twoNodes, tc.old, tc.new, 1))
+			h.eventually(t, "the status says it", func() bool { return strings.Contains(h.status(t).Restart, tc.want) })
+			h.write(t, strings.Replace(threeNodes, tc.old, tc.new, 1))
+			h.eventually(t, "the next change arrives", func() bool { return h.status(t).Source.Leases == tc.leases })
+			if n := strings.Count(h.logged(), "restart needed"); n != 1 {
+				t.Errorf("%d lines in\n%s", n, h.logged())
+			}
+			if d := h.status(t); d.Waiting != "" {
+				t.Errorf("not ready any more: %s", d.Waiting)
+			}
+			h.write(t, twoNodes)
+			h.eventually(t, "all is as at the start", func() bool { return h.status(t).Restart == "" })
+		})
+	}
+}
+
+// Leases of another network would leave the pods of this one without peers.
+func TestLeasesOfAnotherNetworkWaitForTheRestart(t *testing.T) {
+	h := newHost(t)
+	h.start(t)
+	before := h.dp.calls()
+	h.write(t, strings.NewReplacer("10.5.", "10.6.").Replace(threeNodes))
+	h.eventually(t, "the status says it", func() bool { return h.status(t).Restart != "" })
+	if got := h.dp.calls(); got != before {
+		t.Errorf("the data plane was told %s", strings.TrimPrefix(got, before))
+	}
+	h.write(t, threeNodes)
+	h.eventually(t, "back in the network, the leases are told", func() bool {
+		return strings.HasSuffix(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24 10.5.3.0-24")
+	})
+}

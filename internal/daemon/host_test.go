@@ -1,0 +1,301 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/underlay"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/metrics"
+)
+
+// twoNodes is a lease file for the host of the tests, 192.0.2.1, and a peer.
+const twoNodes = `{
+  "Network": "10.5.0.0/16",
+  "Backend": {"Type": "udp"},
+  "Leases": [
+    {"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"},
+    {"Subnet": "10.5.2.0/24", "PublicIP": "192.0.2.2"}
+  ]
+}`
+
+var eth0 = underlay.Interface{
+	Name: "eth0", Index: 2, MTU: 1500,
+	IPv4: netip.MustParseAddr("192.0.2.1"), PublicIP: netip.MustParseAddr("192.0.2.1"),
+	Why: "chosen by the test",
+}
+
+const patience = 10 * time.Second
+
+// host is a daemon over a real lease file, with an interface and a data plane
+// that are made up.
+type host struct {
+	*daemon
+	dp    *fakeDataplane
+	log   syncBuffer
+	stops context.CancelFunc
+	ended chan error
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "twilld") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	o := defaults()
+	o.leaseFile = filepath.Join(dir, "leases.json")
+	o.subnetFile = filepath.Join(dir, "run", "subnet.env")
+	o.controlSocket = filepath.Join(dir, "twilld.sock")
+	h := &host{
+		dp:    &fakeDataplane{fail: make(chan error, 1), panics: make(chan struct{})},
+		ended: make(chan error, 1),
+	}
+	h.daemon = &daemon{
+		options:  o,
+		log:      logging.New(&h.log, logging.Text, slog.LevelDebug),
+		state:    newState("file "+o.leaseFile, "the lease file"),
+		choose:   func(underlay.Options) (underlay.Interface, error) { return eth0, nil },
+		backends: map[string]openBackend{"udp": h.dp.open},
+	}
+	h.write(t, twoNodes)
+	return h
+}
+
+// write replaces the lease file.
+func (h *host) write(t *testing.T, text string) {
+	t.Helper()
+	temp := h.options.leaseFile + ".new"
+	if err := errors.Join(os.WriteFile(temp, []byte(text), 0o644), os.Rename(temp, h.options.leaseFile)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// launch starts the daemon; the test stops it when it ends.
+func (h *host) launch(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	h.stops = cancel
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.ended <- h.runUntilSignal(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+}
+
+// start launches the daemon and waits until it is ready.
+func (h *host) start(t *testing.T) {
+	t.Helper()
+	h.launch(t)
+	h.eventually(t, "the daemon is ready", func() bool { return h.state.waiting() == "" })
+}
+
+func (h *host) stop(t *testing.T) error {
+	t.Helper()
+	h.stops()
+	return h.wait(t)
+}
+
+// wait returns what the daemon ended with.
+func (h *host) wait(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-h.ended:
+		return err
+	case <-time.After(patience):
+		t.Fatalf("still runs; log:\n%s", h.logged())
+		return nil
+	}
+}
+
+func (h *host) eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s; log:\n%s", patience, what, h.logged())
+		}
+	}
+}
+
+func (h *host) logged() string { return h.log.String() }
+
+func (h *host) status(t *testing.T) *status.Document {
+	t.Helper()
+	d, err := status.Fetch(t.Context(), h.options.controlSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func (h *host) get(t *testing.T, path string) (code int, body string) {
+	t.Helper()
+	res, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", h.options.healthzPort, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(b)
+}
+
+// fakeDataplane writes down what it is asked to do.
+type fakeDataplane struct {
+	fail   chan error    // Run returns what it gives
+	panics chan struct{} // Run panics when it is closed
+
+	mu     sync.Mutex
+	log    []string
+	leases []lease.Lease
+}
+
+func (f *fakeDataplane) note(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log = append(f.log, fmt.Sprintf(format, args...))
+}
+
+func (f *fakeDataplane) calls() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return strings.Join(f.log, ", ")
+}
+
+func (f *fakeDataplane) open(node) (dataplane, error) {
+	f.note("open")
+	return f, nil
+}
+
+func (f *fakeDataplane) SetLeases(leases []lease.Lease) {
+	var keys []string
+	for _, l := range leases {
+		keys = append(keys, string(l.Key()))
+	}
+	f.note("leases %s", strings.Join(keys, " "))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.leases = leases
+}
+
+func (f *fakeDataplane) Run(ctx context.Context) error {
+	f.note("run")
+	defer f.note("run ended")
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-f.fail:
+		return err
+	case <-f.panics:
+		panic("index out of range")
+	}
+}
+
+func (f *fakeDataplane) Close() error {
+	f.note("close")
+	return nil
+}
+
+func (f *fakeDataplane) MTU() int { return 1472 }
+
+func (f *fakeDataplane) Counters() []*metrics.Shard { return []*metrics.Shard{new(metrics.Shard)} }
+
+func (f *fakeDataplane) Status() status.Dataplane {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := status.Dataplane{Device: status.Device{Name: "flannel0", Kind: status.KindPlain}}
+	for _, l := range f.leases {
+		if l.PublicIP != eth0.PublicIP {
+			d.Peers = append(d.Peers, status.Peer{PublicIP: l.PublicIP})
+		}
+	}
+	return d
+}
+
+// manager is a service manager that listens on NOTIFY_SOCKET.
+type manager struct {
+	path string
+	conn *net.UnixConn
+}
+
+func listenForNotify(t *testing.T) manager {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return manager{path, c}
+}
+
+// next returns the next state that it was told.
+func (m manager) next(t *testing.T) string {
+	t.Helper()
+	m.conn.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, 100)
+	n, err := m.conn.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b[:n])
+}
+
+// usedPort returns a port of 127.0.0.1 that is taken until the test ends.
+func usedPort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// freePort returns a port of 127.0.0.1 that was free a moment ago.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// syncBuffer is a buffer for a logger and a reader at the same time.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
