@@ -82,7 +82,7 @@ func NewCoalescer(n int, tcp, udp bool) *Coalescer {
 }
 
 // Full reports whether the batch has no room for another packet.
-func (c *Coalescer) Full() bool { return len(c.runs) == cap(c.runs) || len(c.parts) == cap(c.parts) }
+func (c *Coalescer) Full() bool { return len(c.runs)+len(c.parts) == cap(c.runs) }
 
 // Disable makes the Coalescer pass all further packets on as they are, for a
 // device that takes no super-packets after all.
@@ -242,7 +242,7 @@ func sameAddrs(a, b []byte, h *Header) bool {
 // sameFlow reports whether b, which h describes, has the five-tuple of the
 // first packet a of a run.
 func sameFlow(a, b []byte, ipLen int, h *Header) bool {
-	return a[0] == b[0] && protoOf(a) == h.Proto && ipLen == h.IPLen &&
+	return a[0]>>4 == h.Version && protoOf(a) == h.Proto && ipLen == h.IPLen &&
 		binary.NativeEndian.Uint32(a[ipLen:]) == binary.NativeEndian.Uint32(b[ipLen:]) &&
 		sameAddrs(a, b, h)
 }
