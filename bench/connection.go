@@ -1,0 +1,59 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/twillnet/twill/internal/netlab"
+)
+
+// Endpoint is where traffic starts or ends.
+type Endpoint struct {
+	NS    *netlab.Namespace
+	Addr  netip.Addr
+	Addr6 netip.Addr
+}
+
+// Connection is a path that stands: its two ends, what fits through, and the
+// daemons that carry it.
+type Connection struct {
+	Client, Server Endpoint
+	MTU            int // of the ends' interface: the largest IP packet
+	topo           *netlab.Topology
+	daemons        []*process // one on each host, or none
+	dir            string     // of the daemons' files; empty if there are none
+}
+
+// pids are the daemons' process IDs.
+func (c *Connection) pids() []int {
+	var pids []int
+	for _, d := range c.daemons {
+		pids = append(pids, d.pid())
+	}
+	return pids
+}
+
+// Close takes the path down, with its hosts and pods.
+func (c *Connection) Close() error {
+	var errs []error
+	for _, d := range c.daemons {
+		errs = append(errs, d.stop())
+	}
+	return errors.Join(append(errs, os.RemoveAll(c.dir), c.topo.Close())...)
+}
+
+// between connects the pods of the topology's two hosts.
+func between(topo *netlab.Topology) (*Connection, error) {
+	end := func(h *netlab.Host) Endpoint {
+		return Endpoint{h.Pods[0].NS, h.Pods[0].Addr, h.Pods[0].Addr6}
+	}
+	c := &Connection{Client: end(topo.Hosts[0]), Server: end(topo.Hosts[1]), topo: topo}
+	eth0, err := c.Client.NS.Netlink().LinkByName("eth0")
+	if err != nil {
+		return nil, fmt.Errorf("%s: find eth0: %w", c.Client.NS, err)
+	}
+	c.MTU = eth0.Attrs().MTU
+	return c, nil
+}

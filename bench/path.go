@@ -1,0 +1,94 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/twillnet/twill/internal/netlab"
+)
+
+// Path is a way for packets from one pod to the other.
+type Path struct {
+	Name  string // in --paths and JSON
+	Title string
+	// up makes the path on a fresh topology of two hosts.
+	up func(context.Context, *netlab.Topology, Binaries) (*Connection, error)
+}
+
+// Paths are all paths, in the order of a table's columns.
+var Paths = []Path{
+	{"twill", "twill", twill()},
+	{"twill-plain", "twill, plain engine", twill("--tun-offload=off", "--udp-gso=off", "--udp-gro=off")},
+	{"vxlan", "kernel VXLAN", vxlan},
+	{"host-gw", "host-gw", hostGW},
+	{"wire", "bare wire", bareWire},
+	{"flannel-udp", "stock flannel udp", flannelUDP},
+}
+
+// baseline is the path that ratios refer to.
+const baseline = "vxlan"
+
+// Binaries says where the programs are that paths run.
+type Binaries struct {
+	Twilld     string
+	FlannelUDP string // bench/peers/flannel
+}
+
+// DefaultBinaries are those beside the running program: bin/twilld and
+// bin/peers/flannel-udp, if it is bin/twill.
+func DefaultBinaries() (Binaries, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Binaries{}, fmt.Errorf("find the other programs: %w", err)
+	}
+	dir := filepath.Dir(self)
+	return Binaries{
+		Twilld:     filepath.Join(dir, "twilld"),
+		FlannelUDP: filepath.Join(dir, "peers", "flannel-udp"),
+	}, nil
+}
+
+// Up builds hosts, pods and wire, and the path between them. When it fails
+// nothing is left.
+func (p Path) Up(ctx context.Context, opts netlab.Options, bin Binaries) (*Connection, error) {
+	topo, err := netlab.NewTopology(opts)
+	if err != nil {
+		return nil, fmt.Errorf("path %s: %w", p.Name, err)
+	}
+	c, err := p.up(ctx, topo, bin)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("path %s: %w", p.Name, err), topo.Close())
+	}
+	return c, nil
+}
+
+func vxlan(_ context.Context, topo *netlab.Topology, _ Binaries) (*Connection, error) {
+	if err := topo.AddVXLAN(); err != nil {
+		return nil, err
+	}
+	return between(topo)
+}
+
+func hostGW(_ context.Context, topo *netlab.Topology, _ Binaries) (*Connection, error) {
+	if err := topo.AddHostGW(); err != nil {
+		return nil, err
+	}
+	return between(topo)
+}
+
+// bareWire runs from host to host, without pods, bridges and routes: the
+// ceiling of the wire and of the generator.
+func bareWire(_ context.Context, topo *netlab.Topology, _ Binaries) (*Connection, error) {
+	c, err := between(topo)
+	if err != nil {
+		return nil, err
+	}
+	for i, e := range []*Endpoint{&c.Client, &c.Server} {
+		h := topo.Hosts[i]
+		*e = Endpoint{h.NS, h.Addr, h.Addr6}
+	}
+	return c, nil
+}

@@ -1,0 +1,131 @@
+package bench
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	ipv4HeaderLen = 20
+	icmpHeaderLen = 8
+	icmpEcho      = 8 // RFC 792
+	icmpEchoReply = 0
+	// echoes is how many are sent for one figure.
+	echoes = 20
+)
+
+// fullPing is the load of ICMP echoes as large as the MTU, with DF set. One
+// byte more must be refused.
+func fullPing(ctx context.Context, c *Connection, _ time.Duration) (Figures, error) {
+	f, err := pingAtMTU(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("ping %s from %s: %w", c.Server.Addr, c.Client.NS, err)
+	}
+	return f, nil
+}
+
+func pingAtMTU(ctx context.Context, c *Connection) (Figures, error) {
+	fd, err := pingSocket(c.Client)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	to := &unix.SockaddrInet4{Addr: c.Server.Addr.As4()}
+
+	var trips []time.Duration
+	for i := range echoes {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		d, err := echo(fd, to, c.MTU, uint16(i))
+		if err != nil && len(trips) > 0 {
+			return nil, fmt.Errorf("%d bytes, DF, echo %d: %w", c.MTU, i, err)
+		}
+		if err == nil {
+			trips = append(trips, d) // the first can fall to neighbour discovery
+		}
+	}
+	if len(trips) == 0 {
+		return nil, fmt.Errorf("%d bytes, DF: no answer", c.MTU)
+	}
+	if _, err := echo(fd, to, c.MTU+1, echoes); err == nil {
+		return nil, fmt.Errorf("%d bytes, DF, went through an MTU of %d", c.MTU+1, c.MTU)
+	} else if !errors.Is(err, unix.EMSGSIZE) {
+		return nil, fmt.Errorf("%d bytes, DF: %w, want that it is too long", c.MTU+1, err)
+	}
+	slices.Sort(trips)
+	return Figures{
+		pingSize.Key:      float64(c.MTU),
+		pingRoundTrip.Key: float64(percentile(trips, 0.5)) / float64(time.Microsecond),
+	}, nil
+}
+
+// pingSocket opens a raw ICMP socket whose packets have DF set and are not cut.
+func pingSocket(e Endpoint) (fd int, err error) {
+	err = e.NS.Do(func() error {
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("ICMP socket: %w", err)
+	}
+	if err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO); err == nil {
+		err = setTimeouts(fd)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("ICMP socket: %w", err)
+	}
+	return fd, nil
+}
+
+// errNoAnswer says that no answer came within half a second.
+var errNoAnswer = errors.New("no answer")
+
+// echo sends an echo request in an IP packet of size bytes and awaits the
+// answer, which must have that size too.
+func echo(fd int, to *unix.SockaddrInet4, size int, seq uint16) (time.Duration, error) {
+	msg := make([]byte, size-ipv4HeaderLen)
+	msg[0] = icmpEcho
+	binary.BigEndian.PutUint16(msg[4:], uint16(fd)) // identifier
+	binary.BigEndian.PutUint16(msg[6:], seq)
+	binary.BigEndian.PutUint16(msg[2:], internetChecksum(msg))
+
+	sent := time.Now()
+	if err := unix.Sendto(fd, msg, 0, to); err != nil {
+		return 0, fmt.Errorf("send: %w", err)
+	}
+	buf := make([]byte, size+1) // the socket delivers the IP header as well
+	for time.Since(sent) < 500*time.Millisecond {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil || n < ipv4HeaderLen+icmpHeaderLen {
+			continue
+		}
+		reply := buf[ipv4HeaderLen:n]
+		if reply[0] == icmpEchoReply && slices.Equal(reply[4:], msg[4:]) {
+			return time.Since(sent), nil
+		}
+	}
+	return 0, errNoAnswer
+}
+
+// internetChecksum is RFC 1071's.
+func internetChecksum(b []byte) uint16 {
+	var sum uint32
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	if len(b)%2 == 1 {
+		sum += uint32(b[len(b)-1]) << 8
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}

@@ -1,0 +1,117 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/twillnet/twill/internal/netlab"
+)
+
+const (
+	// readyTimeout is how long a daemon may take to start.
+	readyTimeout = 10 * time.Second
+	// stopTimeout is how long it may take to end after SIGTERM.
+	stopTimeout = 3 * time.Second
+	// logTail is how much of its output is kept for error messages, in bytes.
+	logTail = 4 << 10
+)
+
+// process is a daemon under test that runs inside a host.
+type process struct {
+	cmd  *netlab.Cmd
+	log  tail
+	done chan struct{} // closed once the process has ended
+	err  error         // how it ended; valid after done
+}
+
+// startProcess starts a program in a namespace.
+func startProcess(ns *netlab.Namespace, name string, args ...string) (*process, error) {
+	p := &process{cmd: ns.Command(context.Background(), name, args...), done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// waitUntil polls ready until it is true. It fails when the process ends or
+// takes too long, with what the process has said last.
+func (p *process) waitUntil(ctx context.Context, ready func() bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout,
+		fmt.Errorf("not ready within %v", readyTimeout))
+	defer cancel()
+	for !ready() {
+		select {
+		case <-p.done:
+			return p.failure(fmt.Errorf("ended early: %w", p.err))
+		case <-ctx.Done():
+			return p.failure(context.Cause(ctx))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// failure adds to err which process it is and what it has said last.
+func (p *process) failure(err error) error {
+	name := filepath.Base(p.cmd.Path)
+	if said := strings.TrimSpace(p.log.String()); said != "" {
+		return fmt.Errorf("%s: %w; it said:\n%s", name, err, said)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// stop ends the process with SIGTERM, or SIGKILL if that is not enough.
+func (p *process) stop() error {
+	select {
+	case <-p.done:
+		return p.failure(fmt.Errorf("had ended before: %w", p.err))
+	default:
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return p.failure(err)
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(stopTimeout):
+		p.cmd.Process.Kill()
+		<-p.done
+		return p.failure(fmt.Errorf("still there %v after SIGTERM", stopTimeout))
+	}
+}
+
+// tail is a writer that keeps the last logTail bytes.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, b...)
+	if over := len(t.buf) - logTail; over > 0 {
+		t.buf = append(t.buf[:0], t.buf[over:]...)
+	}
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.buf)
+}

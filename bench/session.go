@@ -1,0 +1,158 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/twillnet/twill/internal/netlab"
+)
+
+// Options say what a session of the laboratory does. Names must be those of
+// Paths and Loads; see Parse.
+type Options struct {
+	Paths    []Path
+	Loads    []Load
+	Wire     netlab.WireKind // Super if empty
+	MTU      int             // of the wire, 1500 if zero
+	Rounds   int
+	Duration time.Duration // of each run
+	Binaries Binaries
+}
+
+// Measure puts every load on every path, round after round, and reports progress
+// to w. A path that cannot be made, and a run that fails, are noted in the
+// report. When ctx ends, the report holds what had been done by then, and the
+// error is the context's cause.
+func Measure(ctx context.Context, opts Options, w io.Writer) (report *Report, err error) {
+	if opts.MTU == 0 {
+		opts.MTU = 1500
+	}
+	if opts.Wire == "" {
+		opts.Wire = netlab.Super
+	}
+	s := &session{
+		opts: opts,
+		report: &Report{
+			Started: time.Now(), Command: os.Args, Machine: thisMachine(),
+			Wire: opts.Wire, WireMTU: opts.MTU, Seconds: opts.Duration.Seconds(), Rounds: opts.Rounds,
+		},
+		progress: newProgress(w, len(opts.Paths)+opts.Rounds*len(opts.Loads)*len(opts.Paths)),
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	defer s.progress.clear()
+	if err := s.setUp(ctx); err != nil {
+		return s.report, err
+	}
+	return s.report, s.run(ctx)
+}
+
+// session is a Measure under way.
+type session struct {
+	opts     Options
+	report   *Report
+	progress *progress
+	up       []standing
+}
+
+// standing is a path that could be made.
+type standing struct {
+	Path
+	conn *Connection
+}
+
+// setUp makes all paths. It fails only if none can be made or ctx ends.
+func (s *session) setUp(ctx context.Context) error {
+	var failures []error
+	for _, p := range s.opts.Paths {
+		s.progress.step("set up " + p.Title)
+		c, err := p.Up(ctx, netlab.Options{Wire: s.opts.Wire, MTU: s.opts.MTU}, s.opts.Binaries)
+		if ctx.Err() != nil {
+			if c != nil {
+				err = c.Close()
+			}
+			return errors.Join(context.Cause(ctx), err)
+		}
+		if err != nil {
+			failures = append(failures, err)
+			s.report.Paths = append(s.report.Paths, PathReport{Name: p.Name, Error: err.Error()})
+			s.progress.skip(s.opts.Rounds * len(s.opts.Loads))
+			continue
+		}
+		s.up = append(s.up, standing{p, c})
+		s.report.Paths = append(s.report.Paths, PathReport{Name: p.Name, MTU: c.MTU})
+	}
+	if len(s.up) == 0 {
+		return fmt.Errorf("no path could be made: %w", errors.Join(failures...))
+	}
+	return nil
+}
+
+// run does the rounds. Each begins with another path, so that none always runs
+// in another's wake.
+func (s *session) run(ctx context.Context) error {
+	for round := range s.opts.Rounds {
+		for _, load := range s.opts.Loads {
+			for i := range s.up {
+				p := s.up[(i+round)%len(s.up)]
+				s.progress.step(fmt.Sprintf("%s over %s, round %d of %d", load.Title, p.Title, round+1, s.opts.Rounds))
+				figures, err := load.run(ctx, p.conn, s.opts.Duration)
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				r := Run{Round: round + 1, Path: p.Name, Load: load.Name, Figures: figures}
+				if err != nil {
+					r.Error = err.Error()
+				}
+				s.report.Runs = append(s.report.Runs, r)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *session) close() error {
+	var errs []error
+	for _, p := range s.up {
+		errs = append(errs, p.conn.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// ParsePaths finds paths by a list of names with commas between them.
+func ParsePaths(list string) ([]Path, error) { return parse("path", list, Paths, Path.name) }
+
+// ParseLoads finds loads by a list of names with commas between them.
+func ParseLoads(list string) ([]Load, error) { return parse("load", list, Loads, Load.name) }
+
+func (p Path) name() string { return p.Name }
+func (l Load) name() string { return l.Name }
+
+func parse[T any](kind, list string, all []T, name func(T) string) ([]T, error) {
+	var found []T
+	for n := range strings.SplitSeq(list, ",") {
+		item, ok := find(all, n, name)
+		if !ok {
+			var names []string
+			for _, item := range all {
+				names = append(names, name(item))
+			}
+			return nil, fmt.Errorf("unknown %s %q; there are %s", kind, n, strings.Join(names, ", "))
+		}
+		found = append(found, item)
+	}
+	return found, nil
+}
+
+func find[T any](all []T, n string, name func(T) string) (item T, ok bool) {
+	for _, item := range all {
+		if name(item) == n {
+			return item, true
+		}
+	}
+	return item, false
+}
