@@ -109,9 +109,11 @@ func explain(name string, err error) error {
 	case errors.Is(err, unix.ENOENT):
 		remedy = "; " + devNetTun + " is missing: load the module (modprobe tun), or give the container that device"
 	case errors.Is(err, unix.EBUSY):
-		remedy = "; another process has it open: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name"
+		remedy = "; the name is taken, by another process perhaps: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		remedy = "; run as root or with CAP_NET_ADMIN, and allow the container " + devNetTun + " (device 10:200)"
+	case errors.Is(err, unix.ENOTTY):
+		remedy = "; " + devNetTun + " is something else: make it anew (mknod " + devNetTun + " c 10 200)"
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		remedy = "; the kernel has no TUN driver: load the module (modprobe tun)"
 	case errors.Is(err, unix.EINVAL):

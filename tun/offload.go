@@ -71,8 +71,14 @@ func openOffload(name string, n int) ([]Queue, Offloads, error) {
 		flags |= unix.IFF_MULTI_QUEUE
 	}
 	var granted Offloads
-	for range n {
-		fd, err := attach(name, flags)
+	for i := range n {
+		// The first queue makes the device. Without IFF_TUN_EXCL it could
+		// become one more queue of another process's device.
+		exclusive := uint16(0)
+		if i == 0 {
+			exclusive = unix.IFF_TUN_EXCL
+		}
+		fd, err := attach(name, flags, exclusive)
 		if err != nil {
 			return fail(err)
 		}
@@ -84,8 +90,9 @@ func openOffload(name string, n int) ([]Queue, Offloads, error) {
 	return queues, granted, nil
 }
 
-// attach opens /dev/net/tun and makes it a queue of the device name.
-func attach(name string, flags uint16) (fd int, err error) {
+// attach opens /dev/net/tun and makes it a queue of the device name. exclusive,
+// which is no feature of the device, is IFF_TUN_EXCL or nothing.
+func attach(name string, flags, exclusive uint16) (fd int, err error) {
 	fd, err = unix.Open(devNetTun, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", devNetTun, err)
@@ -97,7 +104,7 @@ func attach(name string, flags uint16) (fd int, err error) {
 	}
 	req, err := unix.NewIfreq(name)
 	if err == nil {
-		req.SetUint16(flags)
+		req.SetUint16(flags | exclusive)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	if err == nil {

@@ -54,8 +54,8 @@ type Backend struct {
 // Open makes the device with its address and routes, and opens the sockets, in
 // the network namespace of the calling thread. Nothing is forwarded before
 // Run. On failure nothing is left.
-func Open(cfg Config) (b *Backend, err error) {
-	b = &Backend{cfg: cfg}
+func Open(cfg Config) (_ *Backend, err error) {
+	b := &Backend{cfg: cfg}
 	if b.local, err = localAddr(cfg.Underlay); err != nil {
 		return nil, err
 	}

@@ -17,8 +17,10 @@ import (
 // addrGenModeNone is IN6_ADDR_GEN_MODE_NONE of include/uapi/linux/if_link.h.
 const addrGenModeNone = 1
 
-// checkFree refuses a device name that an interface of another kind has. A TUN
-// device may be a leftover; whether it is in use, the kernel tells on opening.
+// checkFree refuses a device name that an interface has already. The device is
+// to be ours alone: the kernel would let us open further queues of one that
+// another process serves, and a persistent one would outlive us with its
+// address and routes. Of two processes that look at once, opening refuses one.
 func checkFree(name string) error {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -27,11 +29,18 @@ func checkFree(name string) error {
 	if err != nil {
 		return fmt.Errorf("look up interface %s: %w", name, err)
 	}
-	if t, ok := link.(*netlink.Tuntap); ok && t.Mode == netlink.TUNTAP_MODE_TUN {
-		return nil
+	kind := link.Type()
+	if t, ok := link.(*netlink.Tuntap); ok {
+		kind = "persistent TUN"
+		if t.Mode == netlink.TUNTAP_MODE_TAP {
+			kind = "TAP"
+		}
+		if t.NonPersist { // or else it would be gone
+			return fmt.Errorf("interface %s is open in another process: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name", name)
+		}
 	}
-	return fmt.Errorf("interface %s exists and is a %s device, not TUN: delete it (ip link delete %s), or choose another name with --tun-name",
-		name, link.Type(), name)
+	return fmt.Errorf("interface %s exists and is a %s device that twilld did not make: delete it (ip link delete %s), or choose another name with --tun-name",
+		name, kind, name)
 }
 
 // configureLink gives the device its MTU, its addresses (the first of each of
