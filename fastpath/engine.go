@@ -135,9 +135,11 @@ func (e *Engine) probe(cfg *Config) error {
 			s.sender = newMmsgSender(s.fd, ipv6)
 			continue
 		}
-		if s.sender, err = newBatchSender(s.fd, s.local); err != nil {
+		b, err := newBatchSender(s.fd, s.local)
+		if err != nil {
 			return fmt.Errorf("open batch connection: %w", err)
 		}
+		s.sender = b
 	}
 	return nil
 }

@@ -11,9 +11,9 @@ import (
 )
 
 // probeMerge reports what super-packets the device takes. It writes one of two
-// TCP segments from network zero, which the kernel takes from the device and
-// then drops as martian, without an answer: kernels of the 6.6 and 6.10 series
-// refuse it with EINVAL.
+// TCP segments from network zero and without an IP checksum, which the kernel
+// takes from the device and then drops without an answer: kernels of the 6.6
+// and 6.10 series refuse it with EINVAL.
 func probeMerge(d *tun.Device) (string, error) {
 	if !d.Granted.TCP() {
 		return "", errors.New("the TUN device carries no super-packets")
@@ -25,8 +25,6 @@ func probeMerge(d *tun.Device) (string, error) {
 		0, 0, 0, 1, 192, 0, 2, 1,
 		0, 9, 0, 9, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, // discard port, ACK
 	})
-	var h encap.Header
-	encap.Parse(pkt, &h)
 	v := headerOf(&encap.Super{
 		Kind: encap.SegTCP, Size: size, HeaderLen: headers,
 		Partial: true, CsumStart: 20, CsumOffset: 16,

@@ -48,7 +48,7 @@ func newRX(s *shard) *rx {
 		arena:   make([]byte, rxSlots*slotSize),
 		check:   sourceChecker{mode: s.sourceCheck, resolver: newResolver()},
 		merge:   encap.NewCoalescer(rxPackets, s.mergeTCP, s.mergeUDP),
-		parts:   make([][]byte, 0, rxPackets),
+		parts:   make([][]byte, 0, rxPackets+1),
 		vectors: make([]unix.Iovec, 0, rxPackets+2),
 		wake:    newWaiter(s.fd, s.stop, unix.POLLIN),
 		c:       &s.counters.RX,

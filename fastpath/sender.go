@@ -125,7 +125,7 @@ func (s *batchSender) send(msgs []message) (int, unix.Errno) {
 		out.OOB = sendControl(s.control[at:at:at+sendControlLen], 0, m.tos, s.ipv6)
 		copyAddr(&s.addrs[i], m.peer.Endpoint)
 	}
-	n, err := s.conn.WriteBatch(s.msgs[:len(msgs)], unix.MSG_NOSIGNAL)
+	n, err := s.conn.WriteBatch(s.msgs[:len(msgs)], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	if n > 0 || err == nil {
 		return n, 0
 	}

@@ -118,8 +118,8 @@ func (s *sends) train(peer *Peer, tos uint8, size int) *message {
 	return m
 }
 
-// flush sends the batch. Every packet of it is sent once, or counted as
-// dropped, when flush returns.
+// flush sends the batch. When it returns, the batch is empty and every packet
+// of it was sent once or counted as dropped, unless the engine stops.
 func (s *sends) flush() {
 	retries := 0
 	for next := 0; next < len(s.msgs); {
@@ -145,7 +145,8 @@ func (s *sends) flush() {
 			if s.fallback.wait() {
 				continue
 			}
-			return // stopping
+			next = len(s.msgs) // the engine stops
+			continue
 		case unix.ENOBUFS, unix.ENOMEM:
 			if retries++; retries <= bufferRetries {
 				continue
