@@ -31,11 +31,12 @@ type Config struct {
 
 // Engine forwards between a TUN device and UDP sockets.
 type Engine struct {
-	shards []*shard
-	states []offload.State // as probed; Offloads adds what happened since
-	stop   int             // eventfd: readable when the engine stops
-	peers  atomic.Pointer[Peers]
-	closed sync.Once
+	shards   []*shard
+	states   []offload.State // as probed; Offloads adds what happened since
+	stop     int             // eventfd: readable when the engine stops, for threads that sleep
+	stopping atomic.Bool     // the same for threads that always find work
+	peers    atomic.Pointer[Peers]
+	closed   sync.Once
 }
 
 // shard is one TUN queue and one socket, with what its two directions share.
@@ -44,6 +45,7 @@ type shard struct {
 	queue       tun.Queue
 	fd          int // UDP socket
 	stop        int
+	stopping    *atomic.Bool
 	local       netip.Addr
 	mtu         encap.TunnelMTU
 	sender      sender
@@ -85,7 +87,7 @@ func New(cfg Config) (e *Engine, err error) {
 	e.peers.Store(NewPeers(nil, nil))
 	for i, fd := range fds {
 		e.shards = append(e.shards, &shard{
-			index: i, queue: cfg.Device.Queues[i], fd: fd, stop: e.stop,
+			index: i, queue: cfg.Device.Queues[i], fd: fd, stop: e.stop, stopping: &e.stopping,
 			local: local.Addr(), mtu: cfg.MTU, segments: 1, sourceCheck: cfg.SourceCheck,
 			superTCP: cfg.Device.Granted.TCP(),
 			peers:    &e.peers, counters: new(metrics.Shard), logger: cfg.Logger,
@@ -202,6 +204,8 @@ func (e *Engine) Run(ctx context.Context) error {
 // wakeAll ends all threads. Nobody reads the eventfd, so it stays readable.
 func (e *Engine) wakeAll() {
 	_, _ = unix.Write(e.stop, []byte{1, 0, 0, 0, 0, 0, 0, 1})
+	// Last, since Close may follow at once.
+	e.stopping.Store(true)
 }
 
 // Close closes the sockets. Run must have returned.

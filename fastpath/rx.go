@@ -65,7 +65,7 @@ func newRX(s *shard) *rx {
 // run forwards until the engine stops. It returns an error if the device is
 // gone.
 func (r *rx) run() error {
-	for {
+	for !r.shard.stopping.Load() {
 		n, errno := r.receive()
 		switch errno {
 		case 0:
@@ -99,6 +99,7 @@ func (r *rx) run() error {
 		r.c.Datagrams.Add(uint64(n))
 		r.check.resolver.flush(r.shard.counters)
 	}
+	return nil
 }
 
 // receive takes up to rxSlots messages.

@@ -40,7 +40,7 @@ func newTX(s *shard) *tx {
 // run forwards until the engine stops. It returns an error if the device is
 // gone.
 func (t *tx) run() error {
-	for {
+	for !t.shard.stopping.Load() {
 		t.resolver.use(t.shard.peers.Load())
 		n, errno := t.batch()
 		t.sends.flush()
@@ -58,6 +58,7 @@ func (t *tx) run() error {
 			return deviceError("read from", errno)
 		}
 	}
+	return nil
 }
 
 // batch reads and handles packets until the arena is full (errno 0) or the
