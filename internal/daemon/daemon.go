@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
 	"os/signal"
 
 	"golang.org/x/sys/unix"
@@ -68,11 +69,21 @@ type daemon struct {
 // runUntilSignal runs until SIGTERM, SIGINT or the end of ctx, or until
 // something fails.
 func (d *daemon) runUntilSignal(ctx context.Context) error {
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	// With the first signal the handler goes, so that the second one ends the
-	// process at once.
-	context.AfterFunc(ctx, stop)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	defer signal.Stop(signals)
+	go func() {
+		select {
+		case s := <-signals:
+			// Before anything else, so that the second one ends the process
+			// at once.
+			signal.Stop(signals)
+			cancel(fmt.Errorf("signal: %s", s))
+		case <-ctx.Done():
+		}
+	}()
 	err := d.run(ctx)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // told to stop while it was starting
@@ -124,13 +135,16 @@ func (d *daemon) run(ctx context.Context) (err error) {
 }
 
 func (d *daemon) serveHTTP() (*httpd.Server, error) {
-	return httpd.Listen(
-		netip.AddrPortFrom(d.options.healthzIP, uint16(d.options.healthzPort)),
-		httpd.Config{
-			Waiting: d.state.waiting,
-			Metrics: metrics.NewRegistry(d.state.counters, d.state.gauges, status.Version()),
-			Logger:  d.log,
-		})
+	addr := netip.AddrPortFrom(d.options.healthzIP, uint16(d.options.healthzPort))
+	web, err := httpd.Listen(addr, httpd.Config{
+		Waiting: d.state.waiting,
+		Metrics: metrics.NewRegistry(d.state.counters, d.state.gauges, status.Version()),
+		Logger:  d.log,
+	})
+	if err == nil {
+		d.log.Info("health and metrics served", logging.KeyAddress, web.Addr())
+	}
+	return web, err
 }
 
 // join finds out what this node is in the network: its backend, its interface

@@ -21,8 +21,10 @@ type follower struct {
 	dp    dataplane
 	state *state
 
-	set     lease.Set // as the store knows it
-	config  *lease.Config
+	// What the store told last, which is not all in force: see restart.
+	set    lease.Set
+	latest *lease.Config
+
 	restart string // what a restart would change; empty: nothing
 	refused string // the last error of the store; empty once it is mended
 }
@@ -38,13 +40,13 @@ func (f *follower) apply(u lease.Update) {
 		f.log.Info("lease source good again")
 	}
 	if u.Config != nil {
-		f.config = u.Config
+		f.latest = u.Config
 	}
 	changed := f.set.Apply(u)
 	f.checkRestart()
 	// Leases of another network would take the peers of this one away, while
 	// device and routes are still those of this one.
-	if (changed || u.Config != nil) && slices.Equal(f.config.Networks(), f.node.config.Networks()) {
+	if (changed || u.Config != nil) && slices.Equal(f.latest.Networks(), f.node.config.Networks()) {
 		f.dp.SetLeases(f.set.Leases())
 		f.log.Info("leases applied", logging.KeyLeases, f.set.Len())
 	}
@@ -73,10 +75,10 @@ func (f *follower) refuse(err error) {
 // now.
 func (f *follower) checkRestart() {
 	var why []string
-	if was, is := f.node.config.Networks(), f.config.Networks(); !slices.Equal(was, is) {
+	if was, is := f.node.config.Networks(), f.latest.Networks(); !slices.Equal(was, is) {
 		why = append(why, fmt.Sprintf("the network is now %s, the device and its routes are those of %s", is, was))
 	}
-	if was, is := f.node.config.Backend, f.config.Backend; was.Type != is.Type || !bytes.Equal(was.Raw, is.Raw) {
+	if was, is := f.node.config.Backend, f.latest.Backend; was.Type != is.Type || !bytes.Equal(was.Raw, is.Raw) {
 		why = append(why, fmt.Sprintf("the backend is now %s, what runs is %s", describe(is), describe(was)))
 	}
 	if is, ok := f.set.Get(f.own.Key()); !ok {

@@ -58,11 +58,13 @@ func (s *state) document() status.Document {
 	defer s.mu.RUnlock()
 	d := s.doc
 	d.Uptime = time.Since(d.Started).Seconds()
+	var counters []*metrics.Shard
 	if s.dp != nil {
 		dp := s.dp.Status()
 		d.Dataplane = &dp
-		d.Shards, d.Drops = status.Summarize(s.dp.Counters())
+		counters = s.dp.Counters()
 	}
+	d.Shards, d.Drops = status.Summarize(counters)
 	return d
 }
 

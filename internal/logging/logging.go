@@ -13,6 +13,7 @@ import (
 
 // Keys of log attributes.
 const (
+	KeyAddress   = "address"   // IP address and port
 	KeyDevice    = "device"    // TUN device: flannel0
 	KeyError     = "error"     // what failed
 	KeyInterface = "interface" // underlay interface: eth0

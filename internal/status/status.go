@@ -12,7 +12,7 @@ import (
 )
 
 // Document is the answer to GET /status. A part that the daemon does not have
-// yet (it is still waiting for its lease, say) is absent.
+// yet (it is still waiting for its lease, say) is absent, as is an empty list.
 type Document struct {
 	Version string    `json:"version"`
 	PID     int       `json:"pid"`
@@ -59,8 +59,8 @@ type Dataplane struct {
 	Device      Device    `json:"device"`
 	Port        uint16    `json:"port"`         // UDP port on the underlay
 	SourceCheck string    `json:"source_check"` // strict, inner, off
-	Offloads    []Offload `json:"offloads"`
-	Peers       []Peer    `json:"peers"`
+	Offloads    []Offload `json:"offloads,omitempty"`
+	Peers       []Peer    `json:"peers,omitempty"`
 }
 
 // Kinds of TUN device.

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/twillnet/twill/internal/status"
+)
+
+func TestWrongCommandLineIsNamed(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "which command? status"},
+		{[]string{"stauts"}, `unknown command "stauts"; there are status`},
+		{[]string{"status", "now"}, `status: unexpected argument "now"`},
+		{[]string{"status", "-watch"}, "status: flag provided but not defined: -watch"},
+		{[]string{"version", "please"}, "version: unexpected argument"},
+	} {
+		err := run(t.Context(), tc.args, &bytes.Buffer{}, &bytes.Buffer{})
+		var usage *usageError
+		if !errors.As(err, &usage) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q: got %v, want a usage error with %q", tc.args, err, tc.want)
+		}
+	}
+}
+
+func TestHelpListsEveryCommand(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"--help"}, &out, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commands {
+		if !strings.Contains(out.String(), "\n  "+c.name+" ") || !strings.Contains(out.String(), c.summary) {
+			t.Errorf("%s is missing in\n%s", c.name, out.String())
+		}
+	}
+}
+
+func TestStatusPrintsPageOrJSON(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "twill") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	socket := filepath.Join(dir, "twilld.sock")
+	s, err := status.Listen(socket, func() status.Document {
+		return status.Document{Version: "v0.1.0", PID: 42, Waiting: "a lease"}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+
+	var page bytes.Buffer
+	if err := run(t.Context(), []string{"status", "--socket", socket}, &page, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "twilld v0.1.0, pid 42, up 0s, not ready: waiting for a lease\n"; !strings.HasPrefix(page.String(), want) {
+		t.Errorf("got %q, want it to begin with %q", page.String(), want)
+	}
+	var raw bytes.Buffer
+	if err := run(t.Context(), []string{"status", "-json", "-socket=" + socket}, &raw, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	var d status.Document
+	if err := json.Unmarshal(raw.Bytes(), &d); err != nil || d.PID != 42 {
+		t.Errorf("%s: %v", raw.Bytes(), err)
+	}
+}
+
+func TestStatusWithoutDaemonSaysSo(t *testing.T) {
+	err := run(t.Context(), []string{"status", "-socket=/nonexistent/twilld.sock"}, &bytes.Buffer{}, &bytes.Buffer{})
+	if err == nil || !strings.Contains(err.Error(), "is twilld running") {
+		t.Errorf("got %v", err)
+	}
+}
