@@ -73,7 +73,7 @@ func (j rangeJSON) parseNetwork(r *Range) error {
 		return err
 	}
 	n, err := netip.ParsePrefix(text)
-	if err != nil || n.Addr().BitLen() != j.bits || n.Bits() == 0 {
+	if err != nil || n.Addr().BitLen() != j.bits || n.Addr().Is4In6() || n.Bits() == 0 {
 		return &ConfigError{j.prefix + "Network", string(j.network), want}
 	}
 	if longest := j.maxLen() - minSplit; n.Bits() > longest {

@@ -32,11 +32,9 @@ func (c *chooser) byNameOrAddr(s string) (Interface, error) {
 	return Interface{}, fmt.Errorf("%s: there is no such interface", flag)
 }
 
-// byAddr takes the first link that has address a and will do.
+// byAddr takes the first link that has address a and will do. flag is what asks
+// for it.
 func (c *chooser) byAddr(flag string, a netip.Addr) (Interface, error) {
-	if !strings.Contains(flag, "=") {
-		flag += "=" + a.String()
-	}
 	err := fmt.Errorf("%s: no interface has this address", flag)
 	for _, l := range c.host.links {
 		if !l.has(a) {

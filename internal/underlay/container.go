@@ -10,7 +10,7 @@ import (
 var containerPrefixes = []string{
 	"flannel", "cni", "veth", // ours, and what the bridge plugin makes
 	"docker", "podman", "lxc", "lxd", "virbr", "vnet",
-	"cali", "tunl", "cilium", "weave", "vxlan", "kube-", "nodelocaldns",
+	"cali", "tunl", "cilium", "weave", "vxlan.calico", "kube-", "nodelocaldns",
 }
 
 // dockerBridge is the name of the bridge of a user-defined Docker network. Just

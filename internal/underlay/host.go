@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -24,7 +25,7 @@ type link struct {
 	index    int
 	mtu      int
 	up       bool
-	addrs    []address // as they are preferred
+	addrs    []address // IPv4 first, in a family as they are preferred
 }
 
 type address struct {
@@ -87,7 +88,9 @@ func addrsOf(all []netlink.Addr, index int) []address {
 			as = append(as, classify(ip.Unmap(), a.Flags, a.Scope))
 		}
 	}
-	slices.SortStableFunc(as, func(a, b address) int { return a.rank - b.rank })
+	slices.SortStableFunc(as, func(a, b address) int {
+		return cmp.Or(a.BitLen()-b.BitLen(), a.rank-b.rank)
+	})
 	return as
 }
 

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
-	"strings"
 )
 
 // Options says how to choose. The strings are the values of the flags of the
@@ -101,9 +100,9 @@ func (c *chooser) ways(iface []string, regexes []pattern, canReach netip.Addr) [
 	case ways != nil:
 		return ways
 	case c.publicIP.IsValid():
-		return append(ways, func() (Interface, error) { return c.byAddr("--public-ip", c.publicIP) })
+		return append(ways, func() (Interface, error) { return c.byAddr("--public-ip="+c.publicIP.String(), c.publicIP) })
 	case c.publicIPv6.IsValid():
-		return append(ways, func() (Interface, error) { return c.byAddr("--public-ipv6", c.publicIPv6) })
+		return append(ways, func() (Interface, error) { return c.byAddr("--public-ipv6="+c.publicIPv6.String(), c.publicIPv6) })
 	}
 	return append(ways, c.byDefaultRoute)
 }
@@ -143,15 +142,9 @@ func compile(texts []string) ([]pattern, error) {
 
 // joined is errors.Join on one line.
 func joined(errs []error) error {
-	if len(errs) == 1 {
-		return errs[0]
+	err := errs[0]
+	for _, e := range errs[1:] {
+		err = fmt.Errorf("%w; %w", err, e)
 	}
-	var b strings.Builder
-	for i, err := range errs {
-		if i > 0 {
-			b.WriteString("; ")
-		}
-		b.WriteString(err.Error())
-	}
-	return errors.New(b.String())
+	return err
 }
