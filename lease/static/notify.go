@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/twillnet/twill/internal/logging"
 )
 
 const (
@@ -49,14 +51,15 @@ func (n *notifier) arm() {
 	if err := n.listen(); err != nil {
 		n.close()
 		n.poll = true
-		n.log.Warn("polling the lease file, since it cannot be watched",
-			"path", n.path, "interval", pollEvery, "error", err)
+		n.log.Warn("lease file cannot be watched, polling it every second",
+			logging.KeyPath, n.path, logging.KeyError, err,
+			logging.KeyRemedy, "raise fs.inotify.max_user_instances and fs.inotify.max_user_watches")
 	}
 }
 
 func (n *notifier) listen() (err error) {
 	if n.fs, err = n.open(); err != nil {
-		return fmt.Errorf("open inotify: %w; fs.inotify.max_user_instances may be too low", err)
+		return fmt.Errorf("open inotify: %w", err)
 	}
 	n.way = nil
 	for {

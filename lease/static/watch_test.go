@@ -309,7 +309,7 @@ func TestWithoutInotifyTheFileIsPolled(t *testing.T) {
 		t.Errorf("Watch returned %v", err)
 	}
 	w.done <- nil
-	if n := strings.Count(log.String(), "polling the lease file"); n != 1 {
+	if n := strings.Count(log.String(), "polling it every second"); n != 1 {
 		t.Errorf("the log says %d times that the file is polled:\n%s", n, &log)
 	}
 }
