@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,38 +13,18 @@ import (
 type progress struct {
 	w        io.Writer
 	terminal bool
-	total    int // steps
-	done     int
-	started  time.Time
 }
 
-func newProgress(w io.Writer, total int) *progress {
-	return &progress{w: w, terminal: isTerminal(w), total: total, started: time.Now()}
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
+func newProgress(w io.Writer) *progress {
+	p := &progress{w: w}
+	if f, ok := w.(*os.File); ok {
+		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+		p.terminal = err == nil
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return p
 }
 
-// step says what begins now.
-func (p *progress) step(what string) {
-	line := fmt.Sprintf("[%d/%d] %s", p.done+1, p.total, what)
-	if p.done > 0 {
-		left := time.Since(p.started) / time.Duration(p.done) * time.Duration(p.total-p.done)
-		line += fmt.Sprintf(", %d s left", int(left.Seconds()+0.5))
-	}
-	p.done++
-	p.show(line)
-}
-
-// skip says that n steps will not come.
-func (p *progress) skip(n int) { p.total -= n }
-
+// show says what begins now.
 func (p *progress) show(line string) {
 	if p.terminal {
 		fmt.Fprintf(p.w, "\r\033[K%s", line)

@@ -112,6 +112,25 @@ func median(values []float64) (float64, bool) {
 	return (values[mid-1] + values[mid]) / 2, true
 }
 
+// Failed tells of everything that did not work; nil if all did.
+func (r *Report) Failed() error {
+	failed := 0
+	for _, p := range r.Paths {
+		if p.Error != "" {
+			failed++
+		}
+	}
+	for _, run := range r.Runs {
+		if run.Error != "" {
+			failed++
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d paths and runs failed", failed, len(r.Paths)+len(r.Runs))
+	}
+	return nil
+}
+
 // thisMachine describes the machine as far as /proc tells.
 func thisMachine() Machine {
 	m := Machine{CPU: "unknown CPU", CPUs: runtime.NumCPU(), Arch: runtime.GOARCH}

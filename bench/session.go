@@ -12,8 +12,7 @@ import (
 	"github.com/twillnet/twill/internal/netlab"
 )
 
-// Options say what a session of the laboratory does. Names must be those of
-// Paths and Loads; see Parse.
+// Options say what a session of the laboratory does.
 type Options struct {
 	Paths    []Path
 	Loads    []Load
@@ -29,22 +28,8 @@ type Options struct {
 // report. When ctx ends, the report holds what had been done by then, and the
 // error is the context's cause.
 func Measure(ctx context.Context, opts Options, w io.Writer) (report *Report, err error) {
-	if opts.MTU == 0 {
-		opts.MTU = 1500
-	}
-	if opts.Wire == "" {
-		opts.Wire = netlab.Super
-	}
-	s := &session{
-		opts: opts,
-		report: &Report{
-			Started: time.Now(), Command: os.Args, Machine: thisMachine(),
-			Wire: opts.Wire, WireMTU: opts.MTU, Seconds: opts.Duration.Seconds(), Rounds: opts.Rounds,
-		},
-		progress: newProgress(w, len(opts.Paths)+opts.Rounds*len(opts.Loads)*len(opts.Paths)),
-	}
+	s := newSession(opts, w)
 	defer func() { err = errors.Join(err, s.close()) }()
-	defer s.progress.clear()
 	if err := s.setUp(ctx); err != nil {
 		return s.report, err
 	}
@@ -57,6 +42,7 @@ type session struct {
 	report   *Report
 	progress *progress
 	up       []standing
+	took     map[string]time.Duration // by the last run of a load, by its name
 }
 
 // standing is a path that could be made.
@@ -65,11 +51,30 @@ type standing struct {
 	conn *Connection
 }
 
+func newSession(opts Options, w io.Writer) *session {
+	if opts.MTU == 0 {
+		opts.MTU = 1500
+	}
+	if opts.Wire == "" {
+		opts.Wire = netlab.Super
+	}
+	return &session{
+		opts: opts,
+		report: &Report{
+			Started: time.Now(), Command: os.Args, Machine: thisMachine(),
+			Wire: opts.Wire, WireMTU: opts.MTU, Seconds: opts.Duration.Seconds(), Rounds: opts.Rounds,
+		},
+		progress: newProgress(w),
+		took:     make(map[string]time.Duration),
+	}
+}
+
 // setUp makes all paths. It fails only if none can be made or ctx ends.
 func (s *session) setUp(ctx context.Context) error {
+	defer s.progress.clear()
 	var failures []error
 	for _, p := range s.opts.Paths {
-		s.progress.step("set up " + p.Title)
+		s.progress.show("setting up " + p.Title)
 		c, err := p.Up(ctx, netlab.Options{Wire: s.opts.Wire, MTU: s.opts.MTU}, s.opts.Binaries)
 		if ctx.Err() != nil {
 			if c != nil {
@@ -80,7 +85,6 @@ func (s *session) setUp(ctx context.Context) error {
 		if err != nil {
 			failures = append(failures, err)
 			s.report.Paths = append(s.report.Paths, PathReport{Name: p.Name, Error: err.Error()})
-			s.progress.skip(s.opts.Rounds * len(s.opts.Loads))
 			continue
 		}
 		s.up = append(s.up, standing{p, c})
@@ -92,29 +96,62 @@ func (s *session) setUp(ctx context.Context) error {
 	return nil
 }
 
-// run does the rounds. Each begins with another path, so that none always runs
-// in another's wake.
-func (s *session) run(ctx context.Context) error {
+// step is one run to be done.
+type step struct {
+	round int // from 1
+	load  Load
+	path  standing
+}
+
+// schedule is all runs in their order. Each round begins with another path, so
+// that none always runs in another's wake.
+func (s *session) schedule() []step {
+	var steps []step
 	for round := range s.opts.Rounds {
 		for _, load := range s.opts.Loads {
 			for i := range s.up {
-				p := s.up[(i+round)%len(s.up)]
-				s.progress.step(fmt.Sprintf("%s over %s, round %d of %d", load.Title, p.Title, round+1, s.opts.Rounds))
-				figures, err := load.run(ctx, p.conn, s.opts.Duration)
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				r := Run{Round: round + 1, Path: p.Name, Load: load.Name, Figures: figures}
-				if err != nil {
-					r.Error = err.Error()
-				}
-				s.report.Runs = append(s.report.Runs, r)
+				steps = append(steps, step{round + 1, load, s.up[(i+round)%len(s.up)]})
 			}
 		}
+	}
+	return steps
+}
+
+// run does all runs. It fails only when ctx ends.
+func (s *session) run(ctx context.Context) error {
+	defer s.progress.clear()
+	steps := s.schedule()
+	for i, step := range steps {
+		s.progress.show(fmt.Sprintf("[%d/%d] %s over %s, round %d of %d, %d s left", i+1, len(steps),
+			step.load.Title, step.path.Title, step.round, s.opts.Rounds, int(s.left(steps[i:]).Seconds()+0.5)))
+		started := time.Now()
+		figures, err := step.load.run(ctx, step.path.conn, s.opts.Duration)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		s.took[step.load.Name] = time.Since(started)
+		r := Run{Round: step.round, Path: step.path.Name, Load: step.load.Name, Figures: figures}
+		if err != nil {
+			r.Error = err.Error()
+		}
+		s.report.Runs = append(s.report.Runs, r)
 	}
 	return nil
 }
 
+// left is how long steps will take, by what their loads took before.
+func (s *session) left(steps []step) (left time.Duration) {
+	for _, step := range steps {
+		took, ok := s.took[step.load.Name]
+		if !ok {
+			took = s.opts.Duration + warmUp
+		}
+		left += took
+	}
+	return left
+}
+
+// close takes down all paths.
 func (s *session) close() error {
 	var errs []error
 	for _, p := range s.up {

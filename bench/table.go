@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -10,7 +11,7 @@ import (
 
 // WriteTable writes the medians as a Markdown table that also reads well as it
 // is: a row for each load and metric, a column for each path, ratios to kernel
-// VXLAN in brackets. What failed is explained below it.
+// VXLAN in brackets. Below it stand the conditions, and what failed.
 func (r *Report) WriteTable(w io.Writer) error {
 	head := []string{"", ""}
 	var paths []Path
@@ -37,8 +38,9 @@ func (r *Report) WriteTable(w io.Writer) error {
 	}
 	var b strings.Builder
 	writeMarkdown(&b, rows)
+	fmt.Fprintf(&b, "\n%s\n", r.conditions())
 	for _, note := range r.notes() {
-		fmt.Fprintf(&b, "\n%s\n", note)
+		fmt.Fprintf(&b, "%s\n", note)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -74,6 +76,16 @@ func (r *Report) cell(path, load string, m Metric) string {
 	return s
 }
 
+// conditions say how the figures came about.
+func (r *Report) conditions() string {
+	rounds := 0
+	for _, run := range r.Runs {
+		rounds = max(rounds, run.Round)
+	}
+	return fmt.Sprintf("Medians of %d interleaved rounds of %g s; in brackets the ratio to kernel VXLAN, round by round.\n"+
+		"Wire: %s, MTU %d. Machine: %s.", rounds, r.Seconds, r.Wire, r.WireMTU, r.Machine)
+}
+
 // notes are what the table cannot tell.
 func (r *Report) notes() []string {
 	var notes []string
@@ -91,12 +103,10 @@ func (r *Report) notes() []string {
 }
 
 // threeDigits prints a number with three significant digits, and all of those
-// before the point.
+// before the point; a whole number as such.
 func threeDigits(v float64) string {
 	switch {
-	case v == 0:
-		return "0"
-	case v >= 100:
+	case v >= 100 || v == math.Trunc(v):
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	case v >= 10:
 		return strconv.FormatFloat(v, 'f', 1, 64)

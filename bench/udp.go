@@ -20,12 +20,14 @@ const (
 	// batchSize is how many datagrams a sendmmsg or recvmmsg carries.
 	batchSize = 32
 	// settle is how long datagrams under way get to arrive.
-	settle = 50 * time.Millisecond
+	settle = 30 * time.Millisecond
 	// tolerated is the loss below which a rate counts as carried.
 	tolerated = 0.01
 	// probes and probeTime bound the search for the highest rate.
 	probes    = 6
-	probeTime = 200 * time.Millisecond
+	probeTime = 150 * time.Millisecond
+	// retries is how often a rate that a longer run does not bear is lowered.
+	retries = 4
 )
 
 // ipv4UDPHeaders is what stands before the payload in an IPv4 packet.
@@ -88,10 +90,10 @@ func carriedRate(ctx context.Context, c *Connection, size int, d time.Duration) 
 	// A longer run meets more of the machine's hiccups than a probe.
 	for try := 0; ; try++ {
 		f, err = runFlood(ctx, c, size, carried, d)
-		if err != nil || f.loss() < tolerated || try == 3 {
+		if err != nil || f.loss() < tolerated || try == retries {
 			return f, err
 		}
-		carried *= 0.9
+		carried *= 0.85
 	}
 }
 

@@ -1,0 +1,126 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/twillnet/twill/internal/netlab"
+)
+
+const (
+	demoPaths  = "twill,vxlan"
+	demoLoads  = "ping,tcp1,tcp4,udpmtu,rr"
+	demoRounds = 3
+	// demoDuration makes the demonstration last 40 s.
+	demoDuration = time.Second
+)
+
+const demoIntro = `Two hosts with a pod each, in network namespaces of this machine; a real twilld on
+both. The same load in turn over twill and over kernel VXLAN:
+
+`
+
+// Demo shows what twill does beside kernel VXLAN, in under 90 s. It writes
+// progress, a table, and the evidence that packets went through flannel0 and
+// UDP to out, and leaves nothing behind. It needs root.
+func Demo(ctx context.Context, bin Binaries, out io.Writer) (err error) {
+	if err := needRoot("the demonstration"); err != nil {
+		return err
+	}
+	paths, err := ParsePaths(demoPaths)
+	if err != nil {
+		return err
+	}
+	loads, err := ParseLoads(demoLoads)
+	if err != nil {
+		return err
+	}
+	io.WriteString(out, demoIntro)
+	s := newSession(Options{
+		Paths: paths, Loads: loads, Rounds: demoRounds, Duration: demoDuration, Binaries: bin,
+	}, out)
+	defer func() {
+		if err = errors.Join(err, s.close()); ctx.Err() != nil {
+			err = fmt.Errorf("interrupted, nothing is left behind (%w)", err)
+		}
+	}()
+	if err := s.setUp(ctx); err != nil {
+		return err
+	}
+	if err := s.report.Failed(); err != nil {
+		return errors.New(strings.Join(s.report.notes(), "\n"))
+	}
+	c := s.up[0].conn
+	onWire, err := seenOnWire(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := s.run(ctx); err != nil {
+		return err
+	}
+	if err := s.report.WriteTable(out); err != nil {
+		return err
+	}
+	counted, err := countedOnWay(c)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\nOn the wire: %s.\nOn the way: %s.\n", onWire, counted)
+	return s.report.Failed()
+}
+
+// seenOnWire pings at full MTU and describes the largest packet of it as host
+// b's eth0 received it.
+func seenOnWire(ctx context.Context, c *Connection) (string, error) {
+	w, err := newWitness(c)
+	if err != nil {
+		return "", err
+	}
+	defer w.close()
+	if _, err := fullPing(ctx, c, 0); err != nil {
+		return "", err
+	}
+	return w.testimony()
+}
+
+// countedOnWay tells what the interfaces on the way from pod a to pod b have
+// counted, and fails if that cannot be the traffic of the demonstration.
+func countedOnWay(c *Connection) (string, error) {
+	a, b := c.topo.Hosts[0].NS, c.topo.Hosts[1].NS
+	var counted []string
+	for _, hop := range []struct {
+		ns   *netlab.Namespace
+		link string
+		out  bool
+	}{
+		{a, tunLink, true}, {a, netlab.UnderlayLink, true}, {b, netlab.UnderlayLink, false}, {b, tunLink, false},
+	} {
+		link, err := hop.ns.Netlink().LinkByName(hop.link)
+		if err != nil {
+			return "", fmt.Errorf("%s: find %s: %w", hop.ns, hop.link, err)
+		}
+		stats := link.Attrs().Statistics
+		bytes, direction := stats.RxBytes, "in" // from the kernel's side, for a TUN device too
+		if hop.out {
+			bytes, direction = stats.TxBytes, "out"
+		}
+		if bytes < 100e6 {
+			return "", fmt.Errorf("%s: only %d bytes went through %s", hop.ns, bytes, hop.link)
+		}
+		counted = append(counted, fmt.Sprintf("%s %s %s %.2f GB", hop.ns, hop.link, direction, float64(bytes)/1e9))
+	}
+	return strings.Join(counted, " → "), nil
+}
+
+// needRoot explains why what cannot go on.
+func needRoot(what string) error {
+	if os.Geteuid() != 0 {
+		return errors.New(what + " makes network namespaces and TUN devices and needs root: run it with sudo")
+	}
+	return nil
+}
