@@ -181,16 +181,21 @@ func (e *Engine) Offloads() []offload.State {
 }
 
 // Run forwards packets until ctx is done or the device is gone. It may be
-// called once.
+// called once. Its error is that of the thread which failed first; what ails
+// one ails the others.
 func (e *Engine) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	errs := make([]error, 2*len(e.shards))
-	for i, s := range e.shards {
-		for j, run := range []func() error{newTX(s).run, newRX(s).run} {
+	var (
+		wg     sync.WaitGroup
+		failed sync.Once
+		first  error
+	)
+	for _, s := range e.shards {
+		for _, run := range []func() error{newTX(s).run, newRX(s).run} {
 			wg.Go(func() {
 				runtime.LockOSThread()
 				defer runtime.UnlockOSThread()
-				if errs[2*i+j] = run(); errs[2*i+j] != nil {
+				if err := run(); err != nil {
+					failed.Do(func() { first = err })
 					e.wakeAll()
 				}
 			})
@@ -198,7 +203,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	defer context.AfterFunc(ctx, e.wakeAll)()
 	wg.Wait()
-	return errors.Join(errs...)
+	return first
 }
 
 // wakeAll ends all threads. Nobody reads the eventfd, so it stays readable.

@@ -41,7 +41,7 @@ func deviceGone(errno unix.Errno) bool {
 
 func deviceError(op string, errno unix.Errno) error {
 	if deviceGone(errno) {
-		return fmt.Errorf("%s the TUN device: %w; the device was deleted", op, errno)
+		return fmt.Errorf("%s the TUN device: %w; somebody deleted it: start the daemon again to make it anew", op, errno)
 	}
 	return fmt.Errorf("%s the TUN device: %w", op, errno)
 }

@@ -42,7 +42,7 @@ func gateway(subnet netip.Prefix) netip.Prefix {
 // is none. A reader sees the old text or the new one, also after a crash.
 func (e SubnetEnv) Write(path string) error {
 	if err := e.write(path); err != nil {
-		return fmt.Errorf("write subnet file: %w", err)
+		return fmt.Errorf("write subnet file: %w; name another with --subnet-file", err)
 	}
 	return nil
 }

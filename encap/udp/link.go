@@ -39,7 +39,7 @@ func checkFree(name string) error {
 			return fmt.Errorf("interface %s is open in another process: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name", name)
 		}
 	}
-	return fmt.Errorf("interface %s exists and is a %s device that twilld did not make: delete it (ip link delete %s), or choose another name with --tun-name",
+	return fmt.Errorf("interface %s exists and is not twilld's (%s): choose another name with --tun-name, or delete it (ip link delete %s)",
 		name, kind, name)
 }
 

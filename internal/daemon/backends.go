@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -57,16 +58,16 @@ func backendFor(backends map[string]openBackend, c *lease.Config) (openBackend, 
 }
 
 func openUDP(n node) (dataplane, error) {
-	options := struct{ Port uint16 }{8285} // flannel's default
+	options := struct{ Port int }{8285} // flannel's default
 	if err := n.config.Backend.Decode(&options); err != nil {
 		return nil, err
 	}
-	if options.Port == 0 {
-		return nil, fmt.Errorf("network configuration: Backend.Port is 0; want 1 to 65535, or leave it out for 8285")
+	if options.Port < 1 || options.Port > math.MaxUint16 {
+		return nil, fmt.Errorf("network config: Backend.Port is %d; want 1 to 65535, or leave it out for 8285", options.Port)
 	}
 	b, err := udp.Open(udp.Config{
 		Underlay:    n.link,
-		Port:        options.Port,
+		Port:        uint16(options.Port),
 		Networks:    n.config.Networks(),
 		Own:         n.own,
 		TunName:     n.options.tunName,

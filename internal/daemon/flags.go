@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"encoding"
+	"errors"
 	"flag"
+	"log/slog"
+	"net/netip"
 )
 
 // flagDef is one line in the table of flags.
@@ -40,6 +43,38 @@ func (f *flagDef) define(fs *flag.FlagSet, o *options) {
 	case encoding.TextUnmarshaler:
 		fs.TextVar(p, f.name, p.(encoding.TextMarshaler), "")
 	}
+	if want := wanted(f.field(o)); want != "" {
+		fl := fs.Lookup(f.name)
+		fl.Value = explained{fl.Value, want}
+	}
+}
+
+// wanted says what the value of a flag is, where the type's own parser does not
+// say so to somebody who knows the command line only.
+func wanted(field any) string {
+	switch field.(type) {
+	case *int:
+		return "a whole number"
+	case *netip.Addr:
+		return "an IP address"
+	case *slog.Level:
+		return "debug, info, warn or error"
+	}
+	return ""
+}
+
+// explained is a flag value whose errors say what is wanted.
+type explained struct {
+	flag.Value
+	want string
+}
+
+// Set implements flag.Value.
+func (e explained) Set(s string) error {
+	if e.Value.Set(s) != nil {
+		return errors.New("want " + e.want)
+	}
+	return nil
 }
 
 // Groups of flags, in the order of the help text.

@@ -87,7 +87,7 @@ func (o *options) check() error {
 	case o.shards < 0 || o.shards > maxShards:
 		return usagef("--shards: %d is not from 1 to %d, or 0 to choose by the number of CPUs", o.shards, maxShards)
 	case !interfaceName(o.tunName):
-		return usagef("--tun-name: %q cannot name an interface; 1 to %d bytes without white space, slash and colon", o.tunName, maxInterfaceName)
+		return usagef("--tun-name: %q cannot name an interface; 1 to %d bytes without white space, slash, colon and percent sign", o.tunName, maxInterfaceName)
 	case o.publicIP.IsValid() && !o.publicIP.Is4():
 		return usagef("--public-ip: %s is not an IPv4 address; --public-ipv6 takes the other kind", o.publicIP)
 	case o.publicIPv6.IsValid() && (!o.publicIPv6.Is6() || o.publicIPv6.Is4In6()):
@@ -121,9 +121,9 @@ func text(a netip.Addr) string {
 }
 
 // interfaceName tells what the kernel takes as a name, dev_valid_name in
-// net/core/dev.c.
+// net/core/dev.c. With a percent sign it would make up the rest itself.
 func interfaceName(s string) bool {
-	return s != "" && len(s) <= maxInterfaceName && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r")
+	return s != "" && len(s) <= maxInterfaceName && s != "." && s != ".." && !strings.ContainsAny(s, "%/: \t\n\v\f\r")
 }
 
 // level is the lowest level that is logged: flannel's -v=1 and more ask for

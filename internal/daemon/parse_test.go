@@ -77,7 +77,7 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"--frobnicate"}, nil, "unknown flag --frobnicate; --help"},
 		{[]string{"-lease-file=f", "serve"}, nil, `unexpected argument "serve"`},
 		{[]string{"-lease-file"}, nil, "needs an argument: -lease-file"},
-		{[]string{"-lease-file=f", "-shards=many"}, nil, `invalid value "many" for flag -shards`},
+		{[]string{"-lease-file=f", "-shards=many"}, nil, `invalid value "many" for flag -shards: want a whole number`},
 		{[]string{"-lease-file=f", "-shards=257"}, nil, "--shards: 257"},
 		{[]string{"-lease-file=f"}, env{"FLANNELD_SHARDS": "x"}, `FLANNELD_SHARDS: invalid value "x"`},
 		{[]string{"-lease-file=f", "-udp-gso=yes"}, nil, "auto, on, off"},

@@ -37,6 +37,9 @@ type Server struct {
 // the process, if somebody listens on it.
 func Listen(path string, document func() Document) (*Server, error) {
 	l, err := listen(path)
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w; run twilld as root, or choose another path with --control-socket", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -22,13 +23,16 @@ type version struct {
 // block, so it is refused.
 func readFile(path string) (string, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("lease file %s: %w; put it there, or name another with --lease-file", path, errors.Unwrap(err)) // without "stat" and the path again
+	}
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
+		return "", fmt.Errorf("lease file %s: not a regular file; name one with --lease-file", path)
 	}
-	if err != nil {
-		return "", fmt.Errorf("lease file: %w", err)
+	var text []byte
+	if err == nil {
+		text, err = os.ReadFile(path)
 	}
-	text, err := os.ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("lease file: %w", err)
 	}
@@ -37,6 +41,9 @@ func readFile(path string) (string, error) {
 
 // parse reads a whole lease file. Its error is an *Error with all the faults.
 func parse(path, text string) (*version, error) {
+	if strings.TrimSpace(text) == "" {
+		return nil, newError(path, Fault{Text: `the file is empty; want an object such as {"Network": "10.5.0.0/16", "Leases": [...]}`})
+	}
 	p := &parser{text: []byte(text)}
 	config := p.parseConfig()
 	if config != nil { // what follows needs sound JSON and networks

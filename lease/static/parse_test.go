@@ -55,6 +55,7 @@ func TestFaultsAreNamed(t *testing.T) {
 		{"missing comma", `"EnableIPv6": true,`, `"EnableIPv6": true`,
 			`lease file leases.json:4:3: invalid character '"' after object key:value pair`},
 		{"cut off", "  ]\n}\n", "  ]\n", `lease file leases.json:11:1: unexpected end of JSON input`},
+		{"empty", good, " \n", `lease file leases.json: the file is empty; want an object such as {"Network": "10.5.0.0/16", "Leases": [...]}`},
 		{"not an object", good, "[]", `lease file leases.json: network config: the text is a JSON array; want an object`},
 
 		{"config", `"Network": "10.5.0.0/16"`, `"Network": "10.5.0.0/16", "SubnetLen": 31`,
@@ -132,8 +133,8 @@ func TestUnknownTopLevelKeysPass(t *testing.T) {
 func TestOpenRefusesWhatIsNoFile(t *testing.T) {
 	dir := t.TempDir()
 	for path, want := range map[string]string{
-		dir:                          dir + " is not a regular file",
-		"/dev/zero":                  "/dev/zero is not a regular file",
+		dir:                          dir + ": not a regular file",
+		"/dev/zero":                  "/dev/zero: not a regular file",
 		filepath.Join(dir, "absent"): "no such file or directory",
 	} {
 		if _, err := Open(path, nil); err == nil || !strings.Contains(err.Error(), want) {

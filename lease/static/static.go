@@ -74,7 +74,7 @@ func (s *Store) Acquire(_ context.Context, a lease.Attrs, _ lease.Previous) (*le
 	}
 	switch len(own) {
 	case 0:
-		return nil, fmt.Errorf("lease file %s: %w: looked for %s; the file has %s",
+		return nil, fmt.Errorf("lease file %s: %w: looked for %s; the file has %s; add a lease with this node's address as PublicIP, or choose another interface with --iface",
 			s.path, lease.ErrNoLease, list(addrs(a)), list(v.addrs()))
 	case 1:
 		return &own[0], nil
