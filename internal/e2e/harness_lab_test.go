@@ -120,6 +120,15 @@ func (l *lab) dropIPv4(h *netlab.Host) {
 // pod returns the first pod of host number i, counted from 0.
 func (l *lab) pod(i int) *netlab.Pod { return l.Hosts[i].Pods[0] }
 
+// underlay returns the address that host number i, counted from 0, sends
+// datagrams from.
+func (l *lab) underlay(i int) netip.Addr {
+	if h := l.Hosts[i]; h.Addr.IsValid() {
+		return h.Addr
+	}
+	return l.Hosts[i].Addr6
+}
+
 // leaseEntry is a lease as it stands in a lease file.
 type leaseEntry struct {
 	Subnet     netip.Prefix `json:",omitzero"`
