@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"sync"
 
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/fastpath"
@@ -48,6 +49,7 @@ type Backend struct {
 	local  netip.Addr // the address of this node on the underlay
 	mtu    encap.TunnelMTU
 	device *tun.Device
+	link   *link
 	engine *fastpath.Engine
 }
 
@@ -80,9 +82,14 @@ func Open(cfg Config) (_ *Backend, err error) {
 			_ = b.device.Close()
 		}
 	}()
-	if err := configureLink(cfg.TunName, b.mtu, cfg.Own, cfg.Networks); err != nil {
+	if b.link, err = openLink(&b.cfg, b.mtu); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			b.link.close()
+		}
+	}()
 	b.engine, err = fastpath.New(fastpath.Config{
 		Device: b.device, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
 		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO,
@@ -109,10 +116,18 @@ func localAddr(u underlay.Interface) (netip.Addr, error) {
 
 // Run forwards until ctx is done (the error is nil then) or something fatal
 // happens, such as the device being deleted. It may be called once.
-func (b *Backend) Run(ctx context.Context) error { return b.engine.Run(ctx) }
+func (b *Backend) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var keeping sync.WaitGroup
+	keeping.Go(func() { b.link.keep(ctx) })
+	defer keeping.Wait()
+	defer stop()
+	return b.engine.Run(ctx)
+}
 
 // Close removes what Open made. Run must have returned.
 func (b *Backend) Close() error {
+	b.link.close()
 	return errors.Join(b.engine.Close(), b.device.Close())
 }
 

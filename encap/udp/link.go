@@ -3,6 +3,7 @@ package udp
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -11,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
-	"github.com/twillnet/twill/lease"
 )
 
 // addrGenModeNone is IN6_ADDR_GEN_MODE_NONE of include/uapi/linux/if_link.h.
@@ -43,53 +43,90 @@ func checkFree(name string) error {
 		name, kind, name)
 }
 
-// configureLink gives the device its MTU, its addresses (the first of each of
-// this node's subnets) and the routes to networks, and brings it up.
-func configureLink(name string, mtu encap.TunnelMTU, own lease.Lease, networks []netip.Prefix) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("look up interface %s: %w", name, err)
+// link is the device as the rest of the host sees it: an interface with the
+// first address of each of this node's subnets, to which the networks are
+// routed.
+type link struct {
+	name   string
+	index  int
+	nl     *netlink.Handle // in the network namespace of the device
+	addrs  []*netlink.Addr
+	routes []*netlink.Route
+	logger *slog.Logger
+
+	updates chan netlink.LinkUpdate // of all interfaces
+	done    chan struct{}           // closed to end updates
+}
+
+// openLink gives the open device its MTU, addresses and routes and brings it
+// up.
+func openLink(cfg *Config, mtu encap.TunnelMTU) (_ *link, err error) {
+	l := &link{name: cfg.TunName, logger: cfg.Logger}
+	if l.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	if err := netlink.LinkSetMTU(link, int(mtu)); err != nil {
-		return fmt.Errorf("set MTU %d on %s: %w", mtu, name, err)
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	dev, err := l.nl.LinkByName(l.name)
+	if err != nil {
+		return nil, fmt.Errorf("look up interface %s: %w", l.name, err)
+	}
+	l.index = dev.Attrs().Index
+	for _, s := range subnetsOf(cfg.Own) {
+		a := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(s.Masked().Addr(), s.Addr().BitLen()))}
+		if s.Addr().Is6() {
+			a.Flags = unix.IFA_F_NODAD
+		}
+		l.addrs = append(l.addrs, a)
+	}
+	for _, n := range cfg.Networks {
+		l.routes = append(l.routes, &netlink.Route{LinkIndex: l.index, Dst: ipNet(n), Scope: netlink.SCOPE_UNIVERSE})
+	}
+	if err := l.nl.LinkSetMTU(dev, int(mtu)); err != nil {
+		return nil, fmt.Errorf("set MTU %d on %s: %w", mtu, l.name, err)
 	}
 	// Without these the kernel makes a link-local address and sends router
 	// solicitations into a device where nobody answers. Where IPv6 is off
 	// there is nothing to quieten.
-	_ = netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone)
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_ra", []byte("0"), 0o644)
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("bring up %s: %w", name, err)
+	_ = l.nl.LinkSetIP6AddrGenMode(dev, addrGenModeNone)
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+l.name+"/accept_ra", []byte("0"), 0o644)
+	if err := l.nl.LinkSetUp(dev); err != nil {
+		return nil, fmt.Errorf("bring up %s: %w", l.name, err)
 	}
-	for _, s := range subnetsOf(own) {
-		host := netip.PrefixFrom(s.Masked().Addr(), s.Addr().BitLen())
-		addr := &netlink.Addr{IPNet: ipNet(host)}
-		if s.Addr().Is6() {
-			addr.Flags = unix.IFA_F_NODAD
-		}
-		if err := netlink.AddrReplace(link, addr); err != nil {
-			return fmt.Errorf("add address %s to %s: %w%s", host, name, err, addrRemedy(s, err))
+	if err := l.apply(); err != nil {
+		return nil, err
+	}
+	return l, l.watch()
+}
+
+// apply adds the addresses and the routes.
+func (l *link) apply() error {
+	for _, a := range l.addrs {
+		if err := l.nl.AddrReplace(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Index: l.index}}, a); err != nil {
+			return fmt.Errorf("add address %s to %s: %w%s", a.IPNet, l.name, err, addrRemedy(a, err))
 		}
 	}
-	for _, n := range networks {
-		r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(n), Scope: netlink.SCOPE_UNIVERSE}
-		if err := netlink.RouteAdd(r); err != nil {
-			return fmt.Errorf("add route %s dev %s: %w%s", n, name, err, routeRemedy(n, err))
+	for _, r := range l.routes {
+		if err := l.nl.RouteAdd(r); err != nil {
+			return fmt.Errorf("add route %s dev %s: %w%s", r.Dst, l.name, err, routeRemedy(r, err))
 		}
 	}
 	return nil
 }
 
-func addrRemedy(s netip.Prefix, err error) string {
-	if s.Addr().Is6() && errors.Is(err, unix.EACCES) {
+func addrRemedy(a *netlink.Addr, err error) string {
+	if a.IP.To4() == nil && errors.Is(err, unix.EACCES) {
 		return "; IPv6 is turned off here: set net.ipv6.conf.all.disable_ipv6=0, or leave IPv6Subnet out of the lease"
 	}
 	return ""
 }
 
-func routeRemedy(n netip.Prefix, err error) string {
+func routeRemedy(r *netlink.Route, err error) string {
 	if errors.Is(err, unix.EEXIST) {
-		return fmt.Sprintf("; another route to it exists, perhaps of another flanneld: look with 'ip route show %s' and delete it", n)
+		return fmt.Sprintf("; another route to it exists, perhaps of another flanneld: look with 'ip route show %s' and delete it", r.Dst)
 	}
 	return ""
 }
