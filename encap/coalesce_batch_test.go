@@ -59,6 +59,22 @@ func TestInterleavedFlowsAreMergedEach(t *testing.T) {
 	}
 }
 
+func TestOtherHostsDoNotEndARun(t *testing.T) {
+	for name, other := range map[string]packet{
+		"an ACK from another source":    tcp4(0).with(func(p *packet) { p.src++ }),
+		"an ACK to another destination": tcp4(0).with(func(p *packet) { p.dst++ }),
+		"an ACK the other way":          tcp4(0).with(func(p *packet) { p.src, p.dst = p.dst, p.src }),
+		"an ACK of IPv6":                tcp6(0),
+	} {
+		first := tcp4(100)
+		co := NewCoalescer(3, true, true)
+		add(t, co, first.bytes(), other.bytes(), first.next().bytes())
+		if _, sizes := delivered(t, co); !slices.Equal(sizes, []int{2, 1}) {
+			t.Errorf("%s: runs of %v", name, sizes)
+		}
+	}
+}
+
 func TestManyInterleavedFlows(t *testing.T) {
 	for _, c := range []struct{ flows, runs int }{
 		{1, 1}, {maxOpenRuns, maxOpenRuns},
@@ -197,6 +213,7 @@ func TestCoalescerDoesNotAllocate(t *testing.T) {
 			flows[i] = flows[i].next()
 		}
 		dst := make([][]byte, 0, n+2)
+		slab := cap(co.slab) // AllocsPerRun does not count the first run
 		if allocs := testing.AllocsPerRun(10, func() {
 			co.Reset()
 			for _, b := range in {
@@ -208,8 +225,8 @@ func TestCoalescerDoesNotAllocate(t *testing.T) {
 			for i := range runs {
 				dst = co.Vectors(&runs[i], dst[:0])
 			}
-		}); allocs != 0 {
-			t.Errorf("%s: %v allocations a batch", name, allocs)
+		}); allocs != 0 || cap(co.slab) != slab {
+			t.Errorf("%s: %v allocations a batch, slab grows from %d to %d", name, allocs, slab, cap(co.slab))
 		}
 	}
 }

@@ -102,6 +102,7 @@ func TestNeverMergesAcross(t *testing.T) {
 		"URG":                      {tcpFlows, func(p *packet) { p.flags |= tcpURG }, apart},
 		"ECE":                      {tcpFlows, func(p *packet) { p.flags |= 0x40 }, apart},
 		"CWR":                      {tcpFlows, func(p *packet) { p.flags |= tcpCWR }, apart},
+		"AE":                       {tcpFlows, func(p *packet) { p.flags |= 0x100 }, apart},
 		"no ACK":                   {tcpFlows, func(p *packet) { p.flags = 0 }, apart},
 		"PSH, which ends a run":    {tcpFlows, func(p *packet) { p.flags |= tcpPSH }, []int{2, 1}},
 		"less, which ends a run":   {flows, func(p *packet) { p.payload = p.payload[:103] }, []int{2, 1}},
@@ -140,6 +141,13 @@ func TestNeverMerges(t *testing.T) {
 		"one ID for all unless DF":     {ipv4Flows, func(_ int, p *packet) { p.frag = 0; p.id = 7 }},
 		"TCP timestamps that advance":  {tcpFlows, func(i int, p *packet) { p.tcpOpts = set8(timestamps, 7, byte(i)) }},
 		"CWR, kept by one packet only": {tcpFlows, func(_ int, p *packet) { p.flags |= tcpCWR }},
+		"FIN on each":                  {tcpFlows, func(_ int, p *packet) { p.flags |= tcpFIN }},
+		"SYN on each":                  {tcpFlows, func(_ int, p *packet) { p.flags |= tcpSYN }},
+		"RST on each":                  {tcpFlows, func(_ int, p *packet) { p.flags |= tcpRST }},
+		"URG on each":                  {tcpFlows, func(_ int, p *packet) { p.flags |= tcpURG }},
+		"ACK on none":                  {tcpFlows, func(_ int, p *packet) { p.flags = 0 }},
+		"first fragments":              {ipv4Flows, func(_ int, p *packet) { p.frag = 0x2000 }},
+		"later fragments":              {ipv4Flows, func(_ int, p *packet) { p.frag = 0x0001 }},
 		"PSH on each":                  {tcpFlows, func(_ int, p *packet) { p.flags |= tcpPSH }},
 		"UDP without checksums":        {udpFlows, func(_ int, p *packet) { p.noChecksum = true }},
 		"IPv4 options":                 {ipv4Flows, func(_ int, p *packet) { p.ipOpts = []byte{1, 1, 1, 0} }},
@@ -194,6 +202,24 @@ func TestNeverLaundersDamage(t *testing.T) {
 			if !slices.Equal(sizes, c.want) || !slices.EqualFunc(in, out, bytes.Equal) {
 				t.Errorf("%s, protocol %d, IPv6 %v: runs of %v, want %v", name, p.proto, p.v6, sizes, c.want)
 			}
+		}
+	}
+}
+
+// What a datagram holds behind the length that its UDP header tells would be
+// taken for data.
+func TestNeverMergesDatagramsWithATail(t *testing.T) {
+	for _, p := range udpFlows {
+		co := NewCoalescer(2, true, true)
+		for range 2 {
+			b := p.bytes()
+			at := len(b) - len(p.payload) - udpHeaderLen
+			b = set16(b, at+udpLength, udpHeaderLen+50)
+			refChecksums(b, at, protoUDP)
+			add(t, co, b)
+		}
+		if n := len(co.Runs()); n != 2 {
+			t.Errorf("IPv6 %v: %d runs", p.v6, n)
 		}
 	}
 }

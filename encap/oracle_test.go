@@ -25,7 +25,7 @@ type packet struct {
 	proto        uint8
 	sport, dport uint16
 	seq, ack     uint32
-	flags        uint8
+	flags        uint16 // AE (RFC 9768) is bit 8
 	window       uint16
 	urgent       uint16
 	tcpOpts      []byte
@@ -43,6 +43,7 @@ type extHeader struct {
 var (
 	hopByHop   = extHeader{0, []byte{0, 1, 4, 0, 0, 0, 0}}                    // RFC 8200 §4.3, one PadN
 	destOpts16 = extHeader{60, append([]byte{1, 1, 12}, make([]byte, 12)...)} // RFC 8200 §4.6
+	authHeader = extHeader{51, append([]byte{4}, make([]byte, 22)...)}        // RFC 4302 §2
 	timestamps = []byte{1, 1, 8, 10, 0, 0, 1, 0, 0, 0, 2, 0}                  // RFC 7323 §3.2
 )
 
@@ -96,7 +97,7 @@ func (p packet) bytes() []byte {
 		trans = be.AppendUint16(trans, p.dport)
 		trans = be.AppendUint32(trans, p.seq)
 		trans = be.AppendUint32(trans, p.ack)
-		trans = append(trans, byte(5+len(p.tcpOpts)/4)<<4, p.flags)
+		trans = append(trans, byte(5+len(p.tcpOpts)/4)<<4|byte(p.flags>>8), byte(p.flags))
 		trans = be.AppendUint16(trans, p.window)
 		trans = append(trans, 0, 0)
 		trans = be.AppendUint16(trans, p.urgent)

@@ -107,8 +107,8 @@ func traffic(script []byte) (pkts [][]byte) {
 		// What concerns this packet.
 		once := p
 		switch special {
-		case 16, 17, 18, 19, 20, 21, 22, 23:
-			once.flags ^= 1 << (special - 16)
+		case 15, 16, 17, 18, 19, 20, 21, 22, 23:
+			once.flags ^= 1 << (23 - special)
 		case 24:
 			once.payload = nil
 		case 25:
@@ -210,7 +210,7 @@ func FuzzSplitThenCoalesce(f *testing.F) {
 			p.tcpOpts = timestamps
 		}
 		p.v6 = kind&2 != 0
-		p.seq, p.id, p.tos, p.flags = seq, id, tos, tcpACK|flags&(tcpPSH|0x40)
+		p.seq, p.id, p.tos, p.flags = seq, id, tos, tcpACK|uint16(flags)&(tcpPSH|0x40)
 		p.payload = pattern(int(min(n, MaxPacket-72)))
 		if size == 0 || len(p.payload) == 0 || len(p.payload) > int(size)*limit {
 			return

@@ -154,7 +154,7 @@ func TestSplitterRefusesContradictions(t *testing.T) {
 		"checksum field of UDP":      {tcp4(99), func(s *Super) { s.CsumOffset = 6 }},
 		"checksum inside IPv4":       {tcp4(99), func(s *Super) { s.CsumStart = 10 }},
 		"checksum inside IPv6":       {tcp6(99), func(s *Super) { s.CsumStart = 20 }},
-		"checksum behind IPv4 start": {tcp4(99), func(s *Super) { s.CsumStart = 24 }},
+		"checksum behind IPv4 start": {udp4(99), func(s *Super) { s.CsumStart = 24 }},
 		"checksum before the packet": {tcp6(99), func(s *Super) { s.CsumStart = -1 }},
 		"checksum behind the packet": {tcp6(99), func(s *Super) { s.CsumStart = 60 + 99 }},
 		"checksum far behind":        {tcp6(99), func(s *Super) { s.CsumStart = math.MaxInt }},
