@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -19,22 +18,31 @@ const (
 	readyTimeout = 10 * time.Second
 	// stopTimeout is how long it may take to end after SIGTERM.
 	stopTimeout = 3 * time.Second
-	// logTail is how much of its output is kept for error messages, in bytes.
+	// logTail is how much of its output error messages quote, in bytes.
 	logTail = 4 << 10
 )
 
-// process is a daemon under test that runs inside a host.
+// process is a daemon that runs inside a host.
 type process struct {
 	cmd  *netlab.Cmd
-	log  tail
+	log  string        // file that its output goes to
 	done chan struct{} // closed once the process has ended
 	err  error         // how it ended; valid after done
 }
 
-// startProcess starts a program in a namespace.
-func startProcess(ns *netlab.Namespace, name string, args ...string) (*process, error) {
-	p := &process{cmd: ns.Command(context.Background(), name, args...), done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+// startProcess starts a program in a namespace. attr, if not nil, replaces the
+// attributes that let the process end with this one.
+func startProcess(ns *netlab.Namespace, log string, attr *syscall.SysProcAttr, name string, args ...string) (*process, error) {
+	out, err := os.Create(log)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	p := &process{cmd: ns.Command(context.Background(), name, args...), log: log, done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	if attr != nil {
+		p.cmd.SysProcAttr = attr
+	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -68,10 +76,16 @@ func (p *process) waitUntil(ctx context.Context, ready func() bool) error {
 // failure adds to err which process it is and what it has said last.
 func (p *process) failure(err error) error {
 	name := filepath.Base(p.cmd.Path)
-	if said := strings.TrimSpace(p.log.String()); said != "" {
+	if said := p.said(); said != "" {
 		return fmt.Errorf("%s: %w; it said:\n%s", name, err, said)
 	}
 	return fmt.Errorf("%s: %w", name, err)
+}
+
+// kill ends the process at once.
+func (p *process) kill() {
+	p.cmd.Process.Kill()
+	<-p.done
 }
 
 // stop ends the process with SIGTERM, or SIGKILL if that is not enough.
@@ -88,30 +102,16 @@ func (p *process) stop() error {
 	case <-p.done:
 		return nil
 	case <-time.After(stopTimeout):
-		p.cmd.Process.Kill()
-		<-p.done
+		p.kill()
 		return p.failure(fmt.Errorf("still there %v after SIGTERM", stopTimeout))
 	}
 }
 
-// tail is a writer that keeps the last logTail bytes.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b...)
-	if over := len(t.buf) - logTail; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
+// said returns the last logTail bytes of the process's output.
+func (p *process) said() string {
+	out, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
 	}
-	return len(b), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.buf)
+	return strings.TrimSpace(string(out[max(0, len(out)-logTail):]))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -160,25 +161,35 @@ func (s *session) close() error {
 	return errors.Join(errs...)
 }
 
+// AllPaths lists the names of all paths as ParsePaths reads them.
+func AllPaths() string { return list(Paths, Path.name) }
+
+// AllLoads lists the names of all loads as ParseLoads reads them.
+func AllLoads() string { return list(Loads, Load.name) }
+
 // ParsePaths finds paths by a list of names with commas between them.
-func ParsePaths(list string) ([]Path, error) { return parse("path", list, Paths, Path.name) }
+func ParsePaths(names string) ([]Path, error) { return parse("path", names, Paths, Path.name) }
 
 // ParseLoads finds loads by a list of names with commas between them.
-func ParseLoads(list string) ([]Load, error) { return parse("load", list, Loads, Load.name) }
+func ParseLoads(names string) ([]Load, error) { return parse("load", names, Loads, Load.name) }
 
 func (p Path) name() string { return p.Name }
 func (l Load) name() string { return l.Name }
 
-func parse[T any](kind, list string, all []T, name func(T) string) ([]T, error) {
+func list[T any](all []T, name func(T) string) string {
+	var names []string
+	for _, item := range all {
+		names = append(names, name(item))
+	}
+	return strings.Join(names, ",")
+}
+
+func parse[T any](kind, names string, all []T, name func(T) string) ([]T, error) {
 	var found []T
-	for n := range strings.SplitSeq(list, ",") {
+	for n := range strings.SplitSeq(names, ",") {
 		item, ok := find(all, n, name)
 		if !ok {
-			var names []string
-			for _, item := range all {
-				names = append(names, name(item))
-			}
-			return nil, fmt.Errorf("unknown %s %q; there are %s", kind, n, strings.Join(names, ", "))
+			return nil, fmt.Errorf("unknown %s %q; there are %s", kind, n, list(all, name))
 		}
 		found = append(found, item)
 	}
@@ -186,10 +197,9 @@ func parse[T any](kind, list string, all []T, name func(T) string) ([]T, error) 
 }
 
 func find[T any](all []T, n string, name func(T) string) (item T, ok bool) {
-	for _, item := range all {
-		if name(item) == n {
-			return item, true
-		}
+	i := slices.IndexFunc(all, func(item T) bool { return name(item) == n })
+	if i < 0 {
+		return item, false
 	}
-	return item, false
+	return all[i], true
 }

@@ -31,6 +31,8 @@ type command struct {
 var commands = []command{
 	{"status", "what the twilld on this node does: engine, offloads, peers, drops", runStatus},
 	{"demo", "two hosts with pods in network namespaces: twill beside kernel VXLAN, in 40 s", runDemo},
+	{"lab", "two hosts with pods that last, to play with: up, status, exec, down", runLab},
+	{"bench", "measure twill against other ways between pods", runBench},
 	{"version", "print the version", runVersion},
 }
 
