@@ -25,7 +25,9 @@ func (e *exceptions) gsoRefused(errno unix.Errno) {
 }
 
 // tooBig sends the packet of m with fragmentation allowed if its sender allows
-// that, and else tells the sender the MTU of the path.
+// that, and else tells the sender the MTU of the path. IPv6 has no links below
+// 1280 bytes, and hosts take no advice to send less: there the tunnel is the
+// one that fragments (RFC 2473 §7.1).
 func (e *exceptions) tooBig(peer *Peer, m *message) (sent bool) {
 	s := e.shard
 	pkt := s.scratch[:0]
@@ -36,7 +38,7 @@ func (e *exceptions) tooBig(peer *Peer, m *message) (sent bool) {
 	if !encap.Parse(pkt, &h) {
 		return false
 	}
-	if !h.DontFragment(pkt) {
+	if !h.DontFragment(pkt) || h.Version == 6 && h.Len <= encap.MinIPv6MTU {
 		ipv6 := s.local.Is6()
 		if setFragmenting(s.fd, ipv6, true) != nil {
 			return false
@@ -53,6 +55,9 @@ func (e *exceptions) tooBig(peer *Peer, m *message) (sent bool) {
 		return false
 	}
 	mtu := encap.UnderlayMTU(path).Tunnel(s.local)
+	if h.Version == 6 {
+		mtu = max(mtu, encap.MinIPv6MTU)
+	}
 	if int(mtu) >= h.Len || !mtu.Usable(false) {
 		return false // the kernel's mind has changed, or the path is of no use
 	}
