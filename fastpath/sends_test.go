@@ -1,0 +1,524 @@
+package fastpath
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/metrics"
+)
+
+// scriptedFallback is a fallback that remembers.
+type scriptedFallback struct {
+	refusals []unix.Errno
+	tooBigs  []string
+	takes    bool // tooBig sends the packet
+	waits    int
+	stopped  bool
+}
+
+func (f *scriptedFallback) gsoRefused(errno unix.Errno) { f.refusals = append(f.refusals, errno) }
+
+func (f *scriptedFallback) tooBig(_ *Peer, m *message) bool {
+	var b []byte
+	for i := range m.iov {
+		b = append(b, vectorBytes(&m.iov[i])...)
+	}
+	f.tooBigs = append(f.tooBigs, string(b))
+	return f.takes
+}
+
+func (f *scriptedFallback) wait() bool {
+	f.waits++
+	return !f.stopped
+}
+
+// harness is a sends between its test and a scripted kernel.
+type harness struct {
+	*sends
+	kernel *kernel
+	fb     *scriptedFallback
+	c      *metrics.Direction
+	want   []datagram // what was added, in order
+}
+
+func newHarness(t testing.TB, segments int, ipv6 bool) *harness {
+	h := &harness{
+		kernel: &kernel{t: t, segments: segments},
+		fb:     new(scriptedFallback), c: new(metrics.Direction),
+	}
+	h.sends = newSends(h.kernel, h.fb, segments, ipv6, h.c)
+	return h
+}
+
+// put adds a packet of size bytes, headerLen of them in the slab and the rest
+// borrowed. Its first bytes tell it from all others.
+func (h *harness) put(peer *Peer, tos uint8, size, headerLen int) {
+	pkt := pattern(size)
+	var serial [4]byte
+	binary.BigEndian.PutUint32(serial[:], uint32(len(h.want)))
+	copy(pkt, serial[:])
+	hdr := h.header(headerLen)
+	copy(hdr, pkt)
+	h.add(peer, tos, hdr, pkt[headerLen:])
+	h.want = append(h.want, datagram{peer, tos, string(pkt)})
+}
+
+// shape lists the packets in each message of the batch.
+func (h *harness) shape() (n []int) {
+	for i := range h.msgs {
+		n = append(n, h.msgs[i].packets)
+	}
+	return n
+}
+
+// check flushes and compares what the kernel has put on the wire with what was
+// added, but for the packets with the serial numbers in lost.
+func (h *harness) check(t *testing.T, lost ...int) {
+	t.Helper()
+	h.flush()
+	var want []datagram
+	for i, d := range h.want {
+		if !slices.Contains(lost, i) {
+			want = append(want, d)
+		}
+	}
+	if !slices.Equal(h.kernel.wire, want) {
+		t.Errorf("%d packets on the wire, want %d\ngot  %v\nwant %v",
+			len(h.kernel.wire), len(want), serials(h.kernel.wire), serials(want))
+	}
+	bytes := 0
+	for _, d := range want {
+		bytes += len(d.b)
+	}
+	if p, b := h.c.Packets.Load(), h.c.Bytes.Load(); p != uint64(len(want)) || b != uint64(bytes) {
+		t.Errorf("counted %d packets, %d bytes; sent %d, %d", p, b, len(want), bytes)
+	}
+	if n := dropped(h.c); n != uint64(len(lost)) {
+		t.Errorf("counted %v as dropped, want %d", drops(h.c), len(lost))
+	}
+	if len(h.msgs) != 0 || len(h.iov) != 0 || len(h.slab) != 0 {
+		t.Errorf("the batch is not empty: %d messages, %d vectors, %d bytes", len(h.msgs), len(h.iov), len(h.slab))
+	}
+}
+
+func serials(ds []datagram) (s []uint32) {
+	for _, d := range ds {
+		s = append(s, binary.BigEndian.Uint32([]byte(d.b)))
+	}
+	return s
+}
+
+func TestConsecutivePacketsBecomeTrains(t *testing.T) {
+	type p struct {
+		peer *Peer
+		tos  uint8
+		size int
+	}
+	for _, tt := range []struct {
+		name     string
+		segments int
+		packets  []p
+		want     []int
+	}{
+		{"one", 64, []p{{peerB, 0, 100}}, []int{1}},
+		{"equal", 64, []p{{peerB, 0, 100}, {peerB, 0, 100}, {peerB, 0, 100}}, []int{3}},
+		{"shorter ends it", 64, []p{{peerB, 0, 100}, {peerB, 0, 99}, {peerB, 0, 99}}, []int{2, 1}},
+		{"shorter, then as before", 64, []p{{peerB, 0, 100}, {peerB, 0, 99}, {peerB, 0, 100}}, []int{2, 1}},
+		{"longer begins anew", 64, []p{{peerB, 0, 100}, {peerB, 0, 101}, {peerB, 0, 101}}, []int{1, 2}},
+		{"peers", 64, []p{{peerB, 0, 100}, {peerC, 0, 100}, {peerC, 0, 100}, {peerB, 0, 100}}, []int{1, 2, 1}},
+		{"ECN", 64, []p{{peerB, 0, 100}, {peerB, 2, 100}, {peerB, 2, 100}, {peerB, 3, 100}}, []int{1, 2, 1}},
+		{"without GSO", 1, []p{{peerB, 0, 100}, {peerB, 0, 100}}, []int{1, 1}},
+		{"limit of segments", 2, []p{{peerB, 0, 100}, {peerB, 0, 100}, {peerB, 0, 100}}, []int{2, 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHarness(t, tt.segments, false)
+			for _, p := range tt.packets {
+				h.put(p.peer, p.tos, p.size, 40)
+			}
+			if got := h.shape(); !slices.Equal(got, tt.want) {
+				t.Errorf("trains of %v packets, want %v", got, tt.want)
+			}
+			h.check(t)
+		})
+	}
+}
+
+func TestTrainsStayBelowTheLimitsOfTheKernel(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		segments int
+		ipv6     bool
+		size, n  int
+		want     []int
+	}{
+		{"64 segments", 64, false, 100, 130, []int{64, 64, 2}},
+		{"128 segments", 128, false, 100, 130, []int{128, 2}},
+		{"65,507 bytes", 64, false, 5039, 14, []int{13, 1}}, // 13 · 5,039 = 65,507
+		{"one byte more", 64, false, 5040, 14, []int{12, 2}},
+		{"65,527 bytes over IPv6", 64, true, 5957, 12, []int{11, 1}}, // 11 · 5,957 = 65,527
+		{"one byte more over IPv6", 64, true, 5958, 12, []int{10, 2}},
+		{"half of 65,507 twice", 64, false, 32753, 3, []int{2, 1}},
+		{"more than half", 64, false, 32754, 3, []int{1, 1, 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHarness(t, tt.segments, tt.ipv6)
+			peer := peerB
+			if tt.ipv6 {
+				peer = peer6
+			}
+			for range tt.n {
+				h.put(peer, 0, tt.size, 40)
+			}
+			if got := h.shape(); !slices.Equal(got, tt.want) {
+				t.Errorf("trains of %v packets, want %v", got, tt.want)
+			}
+			h.check(t)
+		})
+	}
+	t.Run("shorter last fills 65,507 bytes", func(t *testing.T) {
+		for last, want := range map[int][]int{507: {66}, 508: {65, 1}} {
+			h := newHarness(t, 128, false)
+			for range 65 {
+				h.put(peerB, 0, 1000, 40)
+			}
+			h.put(peerB, 0, last, 40)
+			if got := h.shape(); !slices.Equal(got, want) {
+				t.Errorf("last of %d bytes: trains of %v packets, want %v", last, got, want)
+			}
+			h.check(t)
+		}
+	})
+}
+
+func TestFullBatchIsSentAndPacketsGoOn(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		n            int
+		size, header int
+		peers        []*Peer
+	}{
+		{"messages", 3*maxMessages + 5, 100, 40, []*Peer{peerB, peerC}},
+		{"vectors", 2*maxVectors + 5, 60, 40, []*Peer{peerB}},
+		{"slab", 2*slabSize/120 + 5, 130, 120, []*Peer{peerB}},
+		{"no payload", maxVectors + 5, 40, 40, []*Peer{peerB}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHarness(t, 64, false)
+			for i := range tt.n {
+				h.put(tt.peers[i%len(tt.peers)], 0, tt.size, tt.header)
+			}
+			h.check(t)
+		})
+	}
+}
+
+// outcomes answers the n-th call with the n-th of what, then takes all.
+func outcomes(what ...unix.Errno) func([]message) (int, unix.Errno) {
+	return func(msgs []message) (int, unix.Errno) {
+		if len(what) == 0 {
+			return len(msgs), 0
+		}
+		errno := what[0]
+		what = what[1:]
+		if errno == 0 {
+			return 1, 0
+		}
+		return 0, errno
+	}
+}
+
+// trains puts a single packet, three trains and a single packet.
+func (h *harness) trains() {
+	h.put(peerC, 0, 90, 40)
+	for range 4 {
+		h.put(peerB, 0, 100, 40) // 1–4
+	}
+	for range 3 {
+		h.put(peerB, 2, 100, 40) // 5–7
+	}
+	h.put(peerB, 2, 50, 40) // 8
+	for range 2 {
+		h.put(peerC, 0, 100, 40) // 9, 10
+	}
+	h.put(peerB, 0, 60, 40) // 11
+}
+
+func TestTransientErrorsLoseNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		errnos []unix.Errno
+		waits  int
+	}{
+		{"taken one at a time", []unix.Errno{0, 0, 0, 0, 0}, 0},
+		{"EINTR", []unix.Errno{unix.EINTR, unix.EINTR, 0, unix.EINTR}, 0},
+		{"EAGAIN", []unix.Errno{unix.EAGAIN, 0, unix.EAGAIN, unix.EAGAIN}, 3},
+		{"ENOBUFS three times", []unix.Errno{unix.ENOBUFS, unix.ENOMEM, unix.ENOBUFS, 0, unix.ENOBUFS, unix.ENOBUFS, unix.ENOBUFS}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHarness(t, 64, false)
+			h.kernel.script = outcomes(tt.errnos...)
+			h.trains()
+			h.check(t)
+			if h.fb.waits != tt.waits {
+				t.Errorf("waited %d times, want %d", h.fb.waits, tt.waits)
+			}
+			if len(h.fb.refusals) != 0 || h.segments != 64 {
+				t.Errorf("GSO was turned off: %v", h.fb.refusals)
+			}
+		})
+	}
+}
+
+func TestLastingENOBUFSDropsOneMessageAndTheRestGoesOn(t *testing.T) {
+	h := newHarness(t, 64, false)
+	h.kernel.script = outcomes(0, unix.ENOBUFS, unix.ENOBUFS, unix.ENOBUFS, unix.ENOBUFS)
+	h.trains()
+	h.check(t, 1, 2, 3, 4)
+	if n := h.c.Drops[metrics.DropNoBuffer].Load(); n != 4 {
+		t.Errorf("no_buffer: %d packets", n)
+	}
+}
+
+func TestUnreachablePeerDoesNotTakeTheBatchAlong(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EPERM, unix.EACCES, unix.ENODEV} {
+		h := newHarness(t, 64, false)
+		h.kernel.script = func(msgs []message) (int, unix.Errno) {
+			for i := range msgs {
+				if msgs[i].peer == peerB {
+					return i, errno
+				}
+			}
+			return len(msgs), 0
+		}
+		h.trains()
+		h.check(t, 1, 2, 3, 4, 5, 6, 7, 8, 11)
+		if n := h.c.Drops[metrics.DropSendError].Load(); n != 9 {
+			t.Errorf("%v: send_error: %d packets", errno, n)
+		}
+		if len(h.fb.refusals) != 0 {
+			t.Errorf("%v turned GSO off", errno)
+		}
+	}
+}
+
+func TestSenderThatMakesNoProgressIsGivenUp(t *testing.T) {
+	h := newHarness(t, 64, false)
+	h.kernel.script = func([]message) (int, unix.Errno) { return 0, 0 }
+	h.trains()
+	h.check(t, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
+}
+
+// refuseTrains is a kernel that cannot segment.
+func refuseTrains(errno unix.Errno) func([]message) (int, unix.Errno) {
+	return func(msgs []message) (int, unix.Errno) {
+		for i := range msgs {
+			if msgs[i].packets > 1 {
+				return i, errno
+			}
+		}
+		return len(msgs), 0
+	}
+}
+
+func TestGSORefusedAtRunTimeSendsTheSamePacketsSingly(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.EIO, unix.EINVAL} {
+		t.Run(errno.Error(), func(t *testing.T) {
+			h := newHarness(t, 64, false)
+			h.kernel.script = refuseTrains(errno)
+			h.trains()
+			h.check(t)
+			if !slices.Equal(h.fb.refusals, []unix.Errno{errno}) {
+				t.Errorf("told of %v, want %v once", h.fb.refusals, errno)
+			}
+			calls := h.kernel.calls
+			h.trains() // no train is made any more
+			if got := h.shape(); !slices.Equal(got, slices.Repeat([]int{1}, 12)) {
+				t.Errorf("after the refusal: trains of %v packets", got)
+			}
+			h.check(t)
+			if n := h.kernel.calls - calls; n != 1 {
+				t.Errorf("%d calls for a batch of single packets", n)
+			}
+		})
+	}
+}
+
+func TestTransientErrorsWhileSendingSinglyLoseNothing(t *testing.T) {
+	h := newHarness(t, 64, false)
+	singles := outcomes(unix.EINTR, unix.EAGAIN, unix.ENOBUFS, 0, unix.ENOBUFS, unix.ENOBUFS, unix.ENOBUFS)
+	h.kernel.script = func(msgs []message) (int, unix.Errno) {
+		if n, errno := refuseTrains(unix.EIO)(msgs); n == 0 {
+			return n, errno
+		}
+		return singles(msgs[:1])
+	}
+	h.trains()
+	h.check(t)
+	if h.fb.waits != 1 || len(h.fb.refusals) != 1 {
+		t.Errorf("%d waits, refusals %v", h.fb.waits, h.fb.refusals)
+	}
+}
+
+// fits is a kernel whose path takes packets of up to mtu bytes.
+func fits(mtu int, train unix.Errno) func([]message) (int, unix.Errno) {
+	return func(msgs []message) (int, unix.Errno) {
+		for i := range msgs {
+			if m := &msgs[i]; m.segment > mtu {
+				if m.packets > 1 {
+					return i, train
+				}
+				return i, unix.EMSGSIZE
+			}
+		}
+		return len(msgs), 0
+	}
+}
+
+func TestPacketsTooBigForThePathAreTold(t *testing.T) {
+	// Kernels say EMSGSIZE or EINVAL of a train whose segments are too big.
+	for _, train := range []unix.Errno{unix.EMSGSIZE, unix.EINVAL} {
+		t.Run(train.Error(), func(t *testing.T) {
+			h := newHarness(t, 64, false)
+			h.kernel.script = fits(90, train)
+			h.trains()
+			h.check(t, 1, 2, 3, 4, 5, 6, 7, 9, 10)
+			var told []uint32
+			for _, b := range h.fb.tooBigs {
+				told = append(told, binary.BigEndian.Uint32([]byte(b)))
+			}
+			if !slices.Equal(told, []uint32{1, 2, 3, 4, 5, 6, 7, 9, 10}) {
+				t.Errorf("told of %v", told)
+			}
+			if n := h.c.Drops[metrics.DropTooBig].Load(); n != 9 {
+				t.Errorf("too_big: %d packets", n)
+			}
+			if len(h.fb.refusals) != 0 || h.segments != 64 {
+				t.Errorf("GSO was turned off: %v", h.fb.refusals)
+			}
+		})
+	}
+}
+
+func TestPacketsThatTheFallbackSentAreNoDrops(t *testing.T) {
+	h := newHarness(t, 64, false)
+	h.fb.takes = true
+	h.kernel.script = fits(99, unix.EMSGSIZE)
+	h.put(peerB, 0, 100, 40)
+	h.flush()
+	if n, p := dropped(h.c), h.c.Packets.Load(); n != 0 || p != 1 {
+		t.Errorf("%d dropped, %d sent", n, p)
+	}
+}
+
+func TestStoppingWithAFullSocketLeavesTheBatchEmpty(t *testing.T) {
+	for _, segments := range []int{1, 64} {
+		h := newHarness(t, segments, false)
+		h.fb.stopped = true
+		h.kernel.script = func([]message) (int, unix.Errno) { return 0, unix.EAGAIN }
+		// More than fits a batch: what follows must not run past its end.
+		for range 3 * maxVectors {
+			h.put(peerB, 0, 100, 90)
+		}
+		h.flush()
+		if len(h.kernel.wire) != 0 || len(h.msgs) != 0 || len(h.iov) != 0 || len(h.slab) != 0 {
+			t.Errorf("segments %d: %d messages are left", segments, len(h.msgs))
+		}
+	}
+}
+
+func TestPeersCountWhatTheyWereSent(t *testing.T) {
+	p := NewPeer(peerB.Subnets, peerB.Endpoint)
+	h := newHarness(t, 64, false)
+	for range 5 {
+		h.put(p, 0, 100, 40)
+	}
+	h.put(p, 0, 50, 40)
+	h.check(t)
+	if n, b := p.Traffic.TXPackets.Load(), p.Traffic.TXBytes.Load(); n != 6 || b != 550 {
+		t.Errorf("%d packets, %d bytes", n, b)
+	}
+	if n := h.c.Datagrams.Load(); n != 1 {
+		t.Errorf("%d messages", n)
+	}
+}
+
+// TestEveryPacketIsSentOnceInOrderOrCounted: whatever the kernel answers, the
+// packets of a peer leave in the order they came, none twice, and those that do
+// not leave are counted.
+func TestEveryPacketIsSentOnceInOrderOrCounted(t *testing.T) {
+	for seed := range uint64(150) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			segments := []int{1, 2, 64, 128}[rnd.IntN(4)]
+			h := newHarness(t, segments, false)
+			h.kernel.script = chaos(rnd)
+			for range 1 + rnd.IntN(60) {
+				peer := []*Peer{peerB, peerC}[rnd.IntN(8)/7]
+				size := []int{60, 100, 1400, 1400, 1400, 9000, 33000, 65507}[rnd.IntN(8)]
+				if rnd.IntN(8) == 0 {
+					size -= rnd.IntN(20)
+				}
+				header := min(size, 28+4*rnd.IntN(8))
+				for range 1 + rnd.IntN(min(150, 1+60000/size)) {
+					h.put(peer, []uint8{0, 0, 0, 2, 3}[rnd.IntN(5)], size, header)
+				}
+				if rnd.IntN(20) == 0 {
+					h.flush()
+				}
+			}
+			h.flush()
+			if len(h.kernel.wire)+int(dropped(h.c)) != len(h.want) {
+				t.Errorf("%d added, %d sent, %d counted as dropped", len(h.want), len(h.kernel.wire), dropped(h.c))
+			}
+			// Serial numbers rise: in order, and none twice.
+			last := -1
+			for _, d := range h.kernel.wire {
+				n := int(binary.BigEndian.Uint32([]byte(d.b)))
+				if n <= last {
+					t.Fatalf("packet %d was sent after %d", n, last)
+				}
+				last = n
+				if want := h.want[n]; d != want {
+					t.Fatalf("packet %d: sent %d bytes, TOS %d; want %d, %d; equal: %t",
+						n, len(d.b), d.tos, len(want.b), want.tos, bytes.Equal([]byte(d.b), []byte(want.b)))
+				}
+			}
+			if h.c.Packets.Load() != uint64(len(h.kernel.wire)) {
+				t.Errorf("counted %d packets, sent %d", h.c.Packets.Load(), len(h.kernel.wire))
+			}
+		})
+	}
+}
+
+// chaos is a kernel that answers at random, within what kernels do: what it
+// refuses for good, it refuses always.
+func chaos(rnd *rand.Rand) func([]message) (int, unix.Errno) {
+	noGSO := rnd.IntN(3) == 0
+	mtu := []int{65535, 65535, 1400, 99}[rnd.IntN(4)]
+	unreachable := []*Peer{nil, nil, peerC}[rnd.IntN(3)]
+	trouble := rnd.IntN(4)
+	return func(msgs []message) (int, unix.Errno) {
+		if rnd.IntN(8) < trouble {
+			return 0, []unix.Errno{unix.EINTR, unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM}[rnd.IntN(4)]
+		}
+		for i := range msgs {
+			switch m := &msgs[i]; {
+			case m.peer == unreachable:
+				return i, unix.ENETUNREACH
+			case m.segment > mtu:
+				return i, unix.EMSGSIZE
+			case noGSO && m.packets > 1:
+				return i, unix.EIO
+			case rnd.IntN(16) < trouble && i > 0:
+				return i, 0 // partial
+			}
+		}
+		return len(msgs), 0
+	}
+}
