@@ -2,7 +2,9 @@
 package netlabtest
 
 import (
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/twillnet/twill/internal/netlab"
@@ -59,14 +61,16 @@ func Namespace(t testing.TB, label string) *netlab.Namespace {
 // Main runs the tests of a package and fails if they leave namespaces behind.
 //
 //	func TestMain(m *testing.M) { netlabtest.Main(m) }
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main for packages that have something to do afterwards. It returns the
+// exit code.
+func Run(m *testing.M) int {
 	code := m.Run()
-	if left := netlab.Held(); len(left) > 0 && code == 0 {
-		println("namespaces that the tests did not close:")
-		for _, label := range left {
-			println("\t" + label)
-		}
-		code = 1
+	left := netlab.Held()
+	if len(left) == 0 || code != 0 {
+		return code
 	}
-	os.Exit(code)
+	fmt.Fprintln(os.Stderr, "namespaces that the tests did not close:", strings.Join(left, ", "))
+	return 1
 }

@@ -1,0 +1,250 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
+)
+
+// binDir is where the tests' programs are built.
+var binDir string
+
+func TestMain(m *testing.M) {
+	var err error
+	if binDir, err = os.MkdirTemp("", "twill-bench-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := netlabtest.Run(m)
+	os.RemoveAll(binDir)
+	os.Exit(code)
+}
+
+// binaries builds twilld, once.
+var binaries = sync.OnceValues(func() (Binaries, error) {
+	bin := Binaries{Twilld: filepath.Join(binDir, "twilld"), FlannelUDP: filepath.Join(binDir, "not-built")}
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", bin.Twilld, "../cmd/twilld").CombinedOutput()
+	if err != nil {
+		return bin, errors.New(string(out))
+	}
+	return bin, nil
+})
+
+// stand makes a path that lasts as long as the test.
+func stand(t *testing.T, name string, opts netlab.Options) *Connection {
+	t.Helper()
+	netlabtest.Root(t)
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, ok := find(Paths, name, Path.name)
+	if !ok {
+		t.Fatalf("no path %q", name)
+	}
+	c, err := path.Up(t.Context(), opts, bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func TestEveryLoadMeasuresWhatItSays(t *testing.T) {
+	for _, path := range []string{"vxlan", "host-gw", "wire", "twill", "twill-plain"} {
+		t.Run(path, func(t *testing.T) {
+			c := stand(t, path, netlab.Options{Wire: netlab.MTU})
+			for _, load := range Loads {
+				figures, err := load.run(t.Context(), c, 100*time.Millisecond)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				for _, m := range load.Metrics {
+					v, ok := figures[m.Key]
+					if !ok {
+						t.Errorf("%s: no %s", load.Name, m.Key)
+					}
+					// 100 ms can pass without a lost or repeated packet, or a
+					// tick of the CPU accounts; the rest must be above zero.
+					if m.Compare && m != cpuPerGB && m != cpuPerMpkt && v <= 0 {
+						t.Errorf("%s: %s is %g", load.Name, m.Key, v)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestPodsHaveTheMTUThatThePathLeaves(t *testing.T) {
+	for path, overhead := range map[string]int{"vxlan": 50, "host-gw": 0, "wire": 0, "twill": 28} {
+		if c := stand(t, path, netlab.Options{MTU: 1400}); c.MTU != 1400-overhead {
+			t.Errorf("%s: MTU %d, want %d", path, c.MTU, 1400-overhead)
+		}
+	}
+}
+
+func TestAFloodKeepsItsRateAndCountsWhatIsLost(t *testing.T) {
+	c := stand(t, "host-gw", netlab.Options{Impair: &netlab.Impairment{Loss: 0.5, Seed: 1}})
+	f, err := runFlood(t.Context(), c, 500, 5000, 400*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.loss() < 0.4 || f.loss() > 0.6 {
+		t.Errorf("loss %g on a wire that loses half", f.loss())
+	}
+	if offered := float64(f.sent) / f.elapsed.Seconds(); offered > 5500 {
+		t.Errorf("%g datagrams a second were sent, 5000 were asked for", offered)
+	}
+}
+
+func TestPingFailsWhereTheFullMTUDoesNotFit(t *testing.T) {
+	c := stand(t, "vxlan", netlab.Options{})
+	c.MTU++ // what is left of 1500 is one byte less
+	_, err := fullPing(t.Context(), c, 0)
+	if err == nil || !strings.Contains(err.Error(), "1451 bytes, DF") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAPathThatCannotBeMadeIsReportedAndTheOthersRun(t *testing.T) {
+	netlabtest.Root(t)
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := Options{Rounds: 1, Duration: 50 * time.Millisecond, Binaries: bin}
+	opts.Paths, err = ParsePaths("flannel-udp,host-gw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.Loads, err = ParseLoads("rr")
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := Measure(t.Context(), opts, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := report.Paths[0].Error; !strings.Contains(e, "not-built is not there") || !strings.Contains(e, "make peers") {
+		t.Errorf("flannel-udp: %q", e)
+	}
+	if len(report.Runs) != 1 || report.Runs[0].Error != "" {
+		t.Errorf("runs %+v", report.Runs)
+	}
+}
+
+func TestADaemonThatEndsEarlyIsQuoted(t *testing.T) {
+	netlabtest.Root(t)
+	script := filepath.Join(t.TempDir(), "twilld")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\necho no such luck >&2\nexit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path, _ := find(Paths, "twill", Path.name)
+	_, err := path.Up(t.Context(), netlab.Options{}, Binaries{Twilld: script})
+	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "no such luck") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAnInterruptedSessionKeepsItsRunsAndLeavesNothing(t *testing.T) {
+	netlabtest.Root(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	opts := Options{Rounds: 100, Duration: 50 * time.Millisecond}
+	opts.Paths, _ = ParsePaths("vxlan")
+	opts.Loads, _ = ParseLoads("rr,tcp1,udp64")
+	lines := &lineCounter{at: 4, then: cancel}
+	report, err := Measure(ctx, opts, lines)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if len(report.Runs) != 2 {
+		t.Errorf("%d runs were finished, want 2", len(report.Runs))
+	}
+	if left := netlab.Held(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// lineCounter calls then when a number of lines have been written: one for
+// each path, one for each run that begins.
+type lineCounter struct {
+	at   int
+	then func()
+}
+
+func (l *lineCounter) Write(b []byte) (int, error) {
+	if l.at--; l.at == 0 {
+		l.then()
+	}
+	return len(b), nil
+}
+
+func TestLabStaysUntilItIsTakenDown(t *testing.T) {
+	netlabtest.Root(t)
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadLab(); err == nil {
+		t.Fatal("a lab is up on this machine; take it down first: twill lab down")
+	}
+	lab, err := LabUp(t.Context(), netlab.MTU, bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer LabDown()
+	if _, err := LabUp(t.Context(), netlab.MTU, bin); err == nil || !strings.Contains(err.Error(), "twill lab down") {
+		t.Errorf("a second lab: %v", err)
+	}
+	found, err := LoadLab()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found.PodMTU != 1472 || len(found.Hosts) != 2 || found.Hosts[0] != lab.Hosts[0] {
+		t.Errorf("the lab says %+v", found)
+	}
+	pod, err := netlab.OpenNamed("twill-pod-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pod.Dial(t.Context(), "udp", found.Hosts[1].PodAddr.String()+":9")
+	if err != nil {
+		t.Errorf("from the pod: %v", err)
+	} else {
+		conn.Close()
+	}
+	if err := pod.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := LabDown(); err != nil {
+		t.Error(err)
+	}
+	if pids := daemonsOf(labLeases()); len(pids) > 0 {
+		t.Errorf("twilld is still there: %v", pids)
+	}
+	for _, name := range labNames {
+		if exists("/run/netns/" + labPrefix + name) {
+			t.Errorf("%s is still there", labPrefix+name)
+		}
+	}
+	if err := LabDown(); !errors.Is(err, ErrNoLab) {
+		t.Errorf("taking down nothing: %v", err)
+	}
+}
