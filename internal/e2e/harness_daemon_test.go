@@ -2,11 +2,9 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +20,7 @@ type daemon struct {
 	ns         *netlab.Namespace
 	subnetFile string
 	socket     string // control socket
+	wrap       []string // a command to run it with, if not empty
 	args       []string
 
 	cmd    *netlab.Cmd
@@ -73,7 +72,8 @@ func startDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...
 func (d *daemon) start() {
 	d.t.Helper()
 	_ = os.Remove(d.subnetFile) // so that waitReady sees the one that comes
-	d.cmd = d.ns.Command(context.Background(), bin("twilld"), d.args...)
+	argv := slices.Concat(d.wrap, []string{bin("twilld")}, d.args)
+	d.cmd = d.ns.Command(context.Background(), argv[0], argv[1:]...)
 	d.cmd.Stderr = d.stderr
 	if err := d.cmd.Start(); err != nil {
 		d.t.Fatal(err)
@@ -165,27 +165,4 @@ func (d *daemon) wait() int {
 		d.t.Fatalf("twilld in %s has not ended within %s", d.ns, patience)
 	}
 	return d.cmd.ProcessState.ExitCode()
-}
-
-// refusal runs twilld with exactly these arguments in ns, where it must end by
-// itself, and returns its exit code and the last line of its log, which says
-// why.
-func refusal(t testing.TB, ns *netlab.Namespace, args ...string) (code int, why string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	out, err := ns.Command(ctx, bin("twilld"), args...).CombinedOutput()
-	if ctx.Err() != nil {
-		t.Fatalf("twilld %s did not end by itself:\n%s", strings.Join(args, " "), out)
-	}
-	lines := strings.Split(strings.TrimRight(string(out), "\n"), "\n")
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return 0, lines[len(lines)-1]
-	case errors.As(err, &exit):
-		return exit.ExitCode(), lines[len(lines)-1]
-	}
-	t.Fatal(err)
-	return 0, ""
 }

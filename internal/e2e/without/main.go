@@ -1,0 +1,83 @@
+// Without runs a command on a host that lacks something, for tests of what a
+// program does there:
+//
+//	without [-dir DIR] [-device FILE] [-net-admin] [-offload NAME] COMMAND [ARG...]
+//
+// The command takes its place, so signals and the exit code are the command's.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "without:", err)
+		os.Exit(125) // as nohup(1) and its like
+	}
+}
+
+func run() error {
+	dir := flag.String("dir", "", "put an empty directory in place of `DIR`")
+	device := flag.String("device", "", "forbid to open the device `FILE`")
+	netAdmin := flag.Bool("net-admin", false, "take CAP_NET_ADMIN away")
+	offload := flag.String("offload", "", "let the kernel refuse an offload by the `NAME` of twilld's flag")
+	flag.Parse()
+	if flag.NArg() == 0 {
+		return errors.New("which command?")
+	}
+	// All of this concerns the calling thread and what it executes.
+	runtime.LockOSThread()
+	if err := hide(*dir, *device); err != nil {
+		return err
+	}
+	if *netAdmin {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_NET_ADMIN, 0, 0, 0); err != nil {
+			return fmt.Errorf("drop CAP_NET_ADMIN: %w", err)
+		}
+	}
+	if *offload != "" {
+		if err := refuse(*offload); err != nil {
+			return err
+		}
+	}
+	return syscall.Exec(flag.Arg(0), flag.Args(), os.Environ())
+}
+
+// hide changes what is mounted, in a mount namespace of its own. Empty names
+// stand for nothing.
+func hide(dir, device string) error {
+	if dir == "" && device == "" {
+		return nil
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unshare mounts: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if dir != "" {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+			return fmt.Errorf("mount on %s: %w", dir, err)
+		}
+	}
+	if device == "" {
+		return nil
+	}
+	// On a mount with nodev devices cannot be opened.
+	err := unix.Mount(device, device, "", unix.MS_BIND, "")
+	if err == nil {
+		err = unix.Mount("", device, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NODEV, "")
+	}
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", device, err)
+	}
+	return nil
+}
