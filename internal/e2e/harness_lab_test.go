@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"encoding/json"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/netlab"
 	"github.com/twillnet/twill/internal/netlab/netlabtest"
@@ -50,17 +52,18 @@ type labOptions struct {
 	netlab.Options
 	engine       engine
 	flags        []string // further ones, for each twilld
+	nodes        int      // how many of the hosts have a lease and a twilld; all if zero
 	ipv6Underlay bool     // take the IPv4 addresses off the underlay
 	idle         bool     // prepare the daemons, but do not start them
 }
 
-// lab is a topology with a twilld on each host. All of them read one lease
-// file.
+// lab is a topology with a twilld on each host that is a node. All of them read
+// one lease file.
 type lab struct {
 	*netlab.Topology
 	t         testing.TB
 	leaseFile string
-	daemons   []*daemon // of the hosts in turn
+	daemons   []*daemon // of the nodes, which are the first hosts
 }
 
 // newLab builds a lab, waits until all of it is ready and gives the pods the
@@ -74,11 +77,14 @@ func newLab(t testing.TB, opts labOptions) *lab {
 			l.dropIPv4(h)
 		}
 	}
-	l.setLeases(l.leases())
+	if opts.nodes == 0 {
+		opts.nodes = len(l.Hosts)
+	}
+	l.setLeases(l.leases()[:opts.nodes])
 	if opts.engine.flags == nil {
 		opts.engine = offloadEngine
 	}
-	for i, h := range l.Hosts {
+	for i, h := range l.Hosts[:opts.nodes] {
 		flags := append([]string(nil), opts.engine.flags[i%len(opts.engine.flags)]...)
 		l.daemons = append(l.daemons, newDaemon(t, h.NS, l.leaseFile, append(flags, opts.flags...)...))
 	}
@@ -115,6 +121,24 @@ func (l *lab) dropIPv4(h *netlab.Host) {
 		}
 	}
 	h.Addr = netip.Addr{}
+}
+
+// addAddr adds an address to a link.
+func addAddr(t testing.TB, ns *netlab.Namespace, link string, addr netip.Prefix) {
+	t.Helper()
+	nl := ns.Netlink()
+	dev, err := nl.LinkByName(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}
+	a := &netlink.Addr{IPNet: ip}
+	if addr.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	if err := nl.AddrAdd(dev, a); err != nil {
+		t.Fatalf("%s: add %s to %s: %v", ns, addr, link, err)
+	}
 }
 
 // pod returns the first pod of host number i, counted from 0.
