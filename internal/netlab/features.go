@@ -168,11 +168,22 @@ func (n *Namespace) SetFeatures(link string, want map[string]bool) error {
 // offload: what leaves it is cut to the MTU first, what enters it is merged by
 // GRO. Checksum offload stays, as nearly every card has it.
 func (n *Namespace) plainNIC(link string) error {
+	return n.cutToMTU(link, map[string]bool{"rx-gro": true})
+}
+
+// switchPort makes a veth end behave as the port of a switch: frames of the MTU
+// in both directions.
+func (n *Namespace) switchPort(link string) error {
+	return n.cutToMTU(link, map[string]bool{"rx-gro": false})
+}
+
+// cutToMTU turns off all segmentation offload of a link and sets the features
+// in want besides.
+func (n *Namespace) cutToMTU(link string, want map[string]bool) error {
 	on, err := n.Features(link)
 	if err != nil {
 		return err
 	}
-	want := map[string]bool{"rx-gro": true}
 	for name, active := range on {
 		if active && strings.HasPrefix(name, "tx-") &&
 			(strings.HasSuffix(name, "-segmentation") || strings.HasPrefix(name, "tx-gso-")) {

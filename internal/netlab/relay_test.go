@@ -1,6 +1,7 @@
 package netlab_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"io"
@@ -114,6 +115,15 @@ func TestRelayCorruptsSoThatChecksumsNotice(t *testing.T) {
 	}
 }
 
+func TestRelaySeesFramesOfTheMTUOnly(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{Impair: &netlab.Impairment{}})
+	transfer(t, topo.Hosts[0].NS, topo.Hosts[1].NS, topo.Hosts[1].Addr, 4<<20)
+	// 4 MiB take 2,900 frames of 1,448 bytes.
+	if s := topo.Relay.Stats(); s.Received < 2900 || s.Overflowed > s.Received/10 {
+		t.Errorf("relay %+v", s)
+	}
+}
+
 func TestTCPSurvivesTheRelayUnharmed(t *testing.T) {
 	topo := netlabtest.New(t, netlab.Options{
 		Impair: &netlab.Impairment{Loss: 0.005, Reorder: 0.01, Corrupt: 0.002, Seed: 1},
@@ -122,25 +132,35 @@ func TestTCPSurvivesTheRelayUnharmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	from, to := topo.Hosts[0].Pods[0], topo.Hosts[1].Pods[0]
-	l, err := to.NS.Listen("tcp", netip.AddrPortFrom(to.Addr, 0).String())
+	transfer(t, from.NS, to.NS, to.Addr, 32<<20)
+	if s := topo.Relay.Stats(); s.Dropped == 0 || s.Corrupted == 0 || s.Reordered == 0 {
+		t.Errorf("the relay did nothing: %+v", s)
+	}
+}
+
+// transfer moves size random bytes by TCP and compares their hashes.
+func transfer(t *testing.T, from, to *netlab.Namespace, addr netip.Addr, size int64) {
+	t.Helper()
+	l, err := to.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	const size = 32 << 20
-	sent := sha256.New()
+	sent := make(chan []byte, 1)
 	go func() {
-		conn, err := from.NS.Dial(t.Context(), "tcp", l.Addr().String())
+		defer close(sent)
+		conn, err := from.Dial(t.Context(), "tcp", l.Addr().String())
 		if err != nil {
 			t.Error(err)
 			l.Close()
 			return
 		}
 		defer conn.Close()
-		seed := [32]byte{1}
-		if _, err := io.CopyN(conn, io.TeeReader(rand.NewChaCha8(seed), sent), size); err != nil {
+		hash := sha256.New()
+		if _, err := io.CopyN(conn, io.TeeReader(rand.NewChaCha8([32]byte{1}), hash), size); err != nil {
 			t.Error(err)
 		}
+		sent <- hash.Sum(nil)
 	}()
 	conn, err := l.Accept()
 	if err != nil {
@@ -148,14 +168,11 @@ func TestTCPSurvivesTheRelayUnharmed(t *testing.T) {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(30 * time.Second))
-	received := sha256.New()
-	if n, err := io.Copy(received, conn); err != nil || n != size {
+	hash := sha256.New()
+	if n, err := io.Copy(hash, conn); err != nil || n != size {
 		t.Fatalf("received %d bytes, %v", n, err)
 	}
-	if string(received.Sum(nil)) != string(sent.Sum(nil)) {
+	if !bytes.Equal(hash.Sum(nil), <-sent) {
 		t.Error("what arrived is not what was sent")
-	}
-	if s := topo.Relay.Stats(); s.Dropped == 0 || s.Corrupted == 0 || s.Reordered == 0 {
-		t.Errorf("the relay did nothing: %+v", s)
 	}
 }

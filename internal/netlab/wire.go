@@ -25,7 +25,7 @@ func (t *Topology) connect() error {
 			return err
 		}
 		if t.opts.Wire == MTU {
-			if err := t.wire.plainNIC(port); err != nil {
+			if err := t.wire.switchPort(port); err != nil {
 				return err
 			}
 		}
