@@ -19,7 +19,7 @@ type daemon struct {
 	t          testing.TB
 	ns         *netlab.Namespace
 	subnetFile string
-	socket     string // control socket
+	socket     string   // control socket
 	wrap       []string // a command to run it with, if not empty
 	args       []string
 
