@@ -19,10 +19,10 @@ import (
 
 func main() {
 	each := flag.Bool("each", false, "also name each top-level test that passed")
-	skips := flag.Bool("skips", false, "allow skipped tests")
+	skips := flag.Bool("skips", false, "allow skipped tests, and only count them")
 	flag.Parse()
 
-	r := report{w: os.Stdout, each: *each, output: map[testID]*strings.Builder{}}
+	r := report{w: os.Stdout, each: *each, skips: *skips, output: map[testID]*strings.Builder{}}
 	if err := r.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "testreport: read standard input:", err)
 		os.Exit(1)
@@ -50,6 +50,7 @@ type testID struct{ pkg, test string }
 type report struct {
 	w      io.Writer
 	each   bool
+	skips  bool // are expected, and not listed
 	output map[testID]*strings.Builder
 
 	passed, failed, skipped int // tests and subtests
@@ -106,6 +107,10 @@ func (r *report) take(e event) {
 			return // a package without tests
 		}
 		r.skipped++
+		if r.skips {
+			delete(r.output, id)
+			return
+		}
 		fmt.Fprintf(r.w, "skipped: %s %s\n", e.Package, e.Test)
 		r.flush(id)
 	case "fail":
