@@ -66,8 +66,7 @@ type lab struct {
 	daemons   []*daemon // of the nodes, which are the first hosts
 }
 
-// newLab builds a lab, waits until all of it is ready and gives the pods the
-// MTU of the tunnel, as a CNI plugin does.
+// newLab builds a lab and, unless it is to stay idle, starts it.
 func newLab(t testing.TB, opts labOptions) *lab {
 	t.Helper()
 	l := &lab{Topology: netlabtest.New(t, opts.Options), t: t}
@@ -88,9 +87,16 @@ func newLab(t testing.TB, opts labOptions) *lab {
 		flags := append([]string(nil), opts.engine.flags[i%len(opts.engine.flags)]...)
 		l.daemons = append(l.daemons, newDaemon(t, h.NS, l.leaseFile, append(flags, opts.flags...)...))
 	}
-	if opts.idle {
-		return l
+	if !opts.idle {
+		l.start()
 	}
+	return l
+}
+
+// start starts the daemons, waits until all are ready and gives the pods the
+// MTU of the tunnel, as a CNI plugin does.
+func (l *lab) start() {
+	l.t.Helper()
 	for _, d := range l.daemons {
 		d.start()
 	}
@@ -98,9 +104,8 @@ func newLab(t testing.TB, opts labOptions) *lab {
 		d.waitReady()
 	}
 	if err := l.SetPodMTU(l.daemons[0].status().Dataplane.Device.MTU); err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
-	return l
 }
 
 // dropIPv4 takes the IPv4 address off the interface of h to the other hosts.

@@ -1,0 +1,76 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	twilld, twilld
+func TestSecondDaemonOnAHostIsRefusedAndTheFirstGoesOn(t *testing.T) {
+	l := newLab(t, labOptions{})
+	first := l.daemons[0]
+	s := &site{Host: l.Hosts[0], t: t, dir: filepath.Dir(first.socket), leaseFile: l.leaseFile}
+	own := filepath.Join(scratchDir(t), "twilld.sock")
+	for _, c := range []struct {
+		name  string
+		flags []string
+		says  []string
+	}{
+		{"the same flags", nil, []string{
+			"control socket " + first.socket, fmt.Sprintf("another twilld is running (pid %d)", first.cmd.Process.Pid), "stop it first"}},
+		{"its own socket", []string{"--control-socket=" + own}, []string{
+			"flannel0 is open in another process", "stop the flanneld or twilld"}},
+		{"its own socket, plain device", []string{"--control-socket=" + own, "--tun-offload=off"}, []string{
+			"flannel0 is open in another process"}},
+		{"its own socket and device", []string{"--control-socket=" + own, "--tun-name=flannel1"}, []string{
+			"add route 10.5.0.0/16 dev flannel1", "another route to it exists"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s.refuses(t, because(c.says...), append(append([]string{}, first.args...), c.flags...)...)
+		})
+	}
+	t.Run("its own socket, device and network", func(t *testing.T) {
+		other := newSite(t)
+		other.Host, other.t = s.Host, t
+		other.write(otherNetwork(""))
+		other.refuses(t, because("172.31.9.11:8285: address already in use", "set another Port"), other.flags("--tun-name=flannel1")...)
+	})
+	if first.ended() {
+		t.Fatal("the first daemon has ended")
+	}
+	if err := ping(l.pod(0), l.pod(1).Addr, 1472); err != nil {
+		t.Errorf("the first daemon does not forward any more: %v", err)
+	}
+}
+
+// otherNetwork is soundLeases for another pod network; option goes into the
+// Backend object.
+func otherNetwork(option string) string {
+	return strings.NewReplacer(`"10.5.`, `"10.9.`, `"udp"`, `"udp"`+option).Replace(soundLeases)
+}
+
+// pod-a ── host a ─── 8285, 8286 ─── host b ── pod-b
+func TestTwoNetworksShareAHost(t *testing.T) {
+	l := newLab(t, labOptions{})
+	other := newSite(t)
+	other.write(otherNetwork(`, "Port": 8286`))
+	for i, h := range l.Hosts {
+		d := startDaemon(t, h.NS, other.leaseFile, "--tun-name=flannel1")
+		if got := d.status().Dataplane.Port; got != 8286 {
+			t.Errorf("host %s: port %d, want 8286", h.Letter, got)
+		}
+		if l.daemons[i].ended() {
+			t.Errorf("host %s: the first daemon has ended", h.Letter)
+		}
+	}
+	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+	hostA, hostB := *l.pod(0), *l.pod(1)
+	hostA.NS, hostA.Addr = l.Hosts[0].NS, netip.MustParseAddr("10.9.1.0")
+	hostB.Addr = netip.MustParseAddr("10.9.2.0")
+	must(t, ping(&hostA, hostB.Addr, 1472))
+}
