@@ -27,12 +27,16 @@ type Options struct {
 // Measure puts every load on every path, round after round, and reports progress
 // to w. A path that cannot be made, and a run that fails, are noted in the
 // report. When ctx ends, the report holds what had been done by then, and the
-// error is the context's cause.
+// error is the context's cause. The report is nil if nothing could be run. It
+// needs root.
 func Measure(ctx context.Context, opts Options, w io.Writer) (report *Report, err error) {
+	if err := needRoot("the laboratory"); err != nil {
+		return nil, err
+	}
 	s := newSession(opts, w)
 	defer func() { err = errors.Join(err, s.close()) }()
 	if err := s.setUp(ctx); err != nil {
-		return s.report, err
+		return nil, err
 	}
 	return s.report, s.run(ctx)
 }

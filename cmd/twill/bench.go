@@ -38,14 +38,17 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return &usageError{"bench: want at least 1 round and 0.1 seconds"}
 	}
 	opts := bench.Options{
-		Wire: netlab.WireKind(*wire), MTU: *mtu, Rounds: *rounds,
-		Duration: time.Duration(*seconds * float64(time.Second)), Binaries: bin,
+		MTU: *mtu, Rounds: *rounds, Binaries: bin,
+		Duration: time.Duration(*seconds * float64(time.Second)),
 	}
-	if opts.Paths, err = bench.ParsePaths(*paths); err == nil {
-		opts.Loads, err = bench.ParseLoads(*loads)
-	}
-	if err != nil {
-		return &usageError{"bench: " + err.Error()}
+	var errs [3]error
+	opts.Paths, errs[0] = bench.ParsePaths(*paths)
+	opts.Loads, errs[1] = bench.ParseLoads(*loads)
+	opts.Wire, errs[2] = netlab.ParseWire(*wire)
+	for _, err := range errs {
+		if err != nil {
+			return &usageError{"bench: " + err.Error()}
+		}
 	}
 	report, err := bench.Measure(ctx, opts, stderr)
 	if report == nil {

@@ -63,7 +63,11 @@ func labUp(ctx context.Context, args []string, stdout io.Writer) error {
 	if done, err := parseFlags(fs, aboutLabUp, args, stdout); done || err != nil {
 		return err
 	}
-	lab, err := bench.LabUp(ctx, netlab.WireKind(*wire), bin)
+	kind, err := netlab.ParseWire(*wire)
+	if err != nil {
+		return &usageError{"lab up: " + err.Error()}
+	}
+	lab, err := bench.LabUp(ctx, kind, bin)
 	if err != nil {
 		return err
 	}

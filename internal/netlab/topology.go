@@ -34,6 +34,14 @@ const (
 	MTU WireKind = "mtu"
 )
 
+// ParseWire reads the name of a kind of wire.
+func ParseWire(name string) (WireKind, error) {
+	if kind := WireKind(name); kind == Super || kind == MTU {
+		return kind, nil
+	}
+	return "", fmt.Errorf("unknown wire %q; there are %s and %s", name, Super, MTU)
+}
+
 // Options say what to build. The zero value is two hosts with a pod each and
 // a Super wire of MTU 1500.
 type Options struct {
@@ -91,8 +99,8 @@ func NewTopology(opts Options) (*Topology, error) {
 			opts.Wire = MTU
 		}
 	}
-	if opts.Wire != Super && opts.Wire != MTU {
-		return nil, fmt.Errorf("make topology: unknown wire %q (there are %q and %q)", opts.Wire, Super, MTU)
+	if _, err := ParseWire(string(opts.Wire)); err != nil {
+		return nil, fmt.Errorf("make topology: %w", err)
 	}
 	if opts.Impair != nil && opts.Wire != MTU {
 		return nil, fmt.Errorf("make topology: an impaired wire must be of kind %q", MTU)
