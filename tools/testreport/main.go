@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 )
 
 func main() {
@@ -22,7 +23,8 @@ func main() {
 	skips := flag.Bool("skips", false, "allow skipped tests, and only count them")
 	flag.Parse()
 
-	r := report{w: os.Stdout, each: *each, skips: *skips, output: map[testID]*strings.Builder{}}
+	r := newReport(os.Stdout)
+	r.each, r.skips = *each, *skips
 	if err := r.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "testreport: read standard input:", err)
 		os.Exit(1)
@@ -37,10 +39,10 @@ func main() {
 // event is a line of "go test -json"; see "go doc test2json" and, for the
 // build-* actions, "go help buildjson".
 type event struct {
+	Time    time.Time
 	Action  string
 	Package string
 	Test    string // empty: about the package
-	Elapsed float64
 	Output  string
 }
 
@@ -52,8 +54,15 @@ type report struct {
 	each   bool
 	skips  bool // are expected, and not listed
 	output map[testID]*strings.Builder
+	// started is when each test began. Go's own Elapsed leaves out the
+	// subtests that ran in parallel.
+	started map[testID]time.Time
 
 	passed, failed, skipped int // tests and subtests
+}
+
+func newReport(w io.Writer) *report {
+	return &report{w: w, output: map[testID]*strings.Builder{}, started: map[testID]time.Time{}}
 }
 
 func (r *report) read(in io.Reader) error {
@@ -82,6 +91,8 @@ func (r *report) take(e event) {
 	switch e.Action {
 	case "build-output":
 		fmt.Fprint(r.w, e.Output)
+	case "run":
+		r.started[id] = e.Time
 	case "output":
 		if e.Test == "" {
 			r.packageOutput(e.Output)
@@ -100,7 +111,7 @@ func (r *report) take(e event) {
 		r.passed++
 		delete(r.output, id)
 		if r.each && !strings.Contains(e.Test, "/") {
-			fmt.Fprintf(r.w, "%6.2fs %s\n", e.Elapsed, e.Test)
+			fmt.Fprintf(r.w, "%6.2fs %s\n", e.Time.Sub(r.started[id]).Seconds(), e.Test)
 		}
 	case "skip":
 		if e.Test == "" {

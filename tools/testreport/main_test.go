@@ -10,7 +10,7 @@ func TestReportShowsFailuresAndSkipsOnly(t *testing.T) {
 {"Action":"run","Package":"p","Test":"TestGood"}
 {"Action":"output","Package":"p","Test":"TestGood","Output":"=== RUN   TestGood\n"}
 {"Action":"output","Package":"p","Test":"TestGood","Output":"chatter\n"}
-{"Action":"pass","Package":"p","Test":"TestGood","Elapsed":0.5}
+{"Action":"pass","Package":"p","Test":"TestGood"}
 {"Action":"run","Package":"p","Test":"TestBad"}
 {"Action":"output","Package":"p","Test":"TestBad","Output":"=== RUN   TestBad\n"}
 {"Action":"output","Package":"p","Test":"TestBad","Output":"    x_test.go:3: got 1, want 2\n"}
@@ -36,7 +36,7 @@ q.go:1: broken
 ok  	r	0.1s
 `
 	var out strings.Builder
-	r := report{w: &out, output: map[testID]*strings.Builder{}}
+	r := newReport(&out)
 	if err := r.read(strings.NewReader(in)); err != nil {
 		t.Fatal(err)
 	}
@@ -45,5 +45,22 @@ ok  	r	0.1s
 	}
 	if r.passed != 1 || r.failed != 2 || r.skipped != 1 {
 		t.Errorf("passed %d, failed %d, skipped %d; want 1, 2 (one cut off), 1", r.passed, r.failed, r.skipped)
+	}
+}
+
+func TestEachNamesTopLevelTestsWithTheTimeOfTheirSubtests(t *testing.T) {
+	const in = `{"Time":"2026-01-01T00:00:00Z","Action":"run","Package":"p","Test":"TestGood"}
+{"Time":"2026-01-01T00:00:01Z","Action":"run","Package":"p","Test":"TestGood/sub"}
+{"Time":"2026-01-01T00:00:02.5Z","Action":"pass","Package":"p","Test":"TestGood/sub","Elapsed":1.5}
+{"Time":"2026-01-01T00:00:02.5Z","Action":"pass","Package":"p","Test":"TestGood","Elapsed":0}
+`
+	var out strings.Builder
+	r := newReport(&out)
+	r.each = true
+	if err := r.read(strings.NewReader(in)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "  2.50s TestGood\n"; got != want {
+		t.Errorf("printed %q, want %q", got, want)
 	}
 }
