@@ -102,7 +102,7 @@ func openLink(cfg *Config, mtu encap.TunnelMTU) (_ *link, err error) {
 	return l, l.watch()
 }
 
-// apply adds the addresses and the routes.
+// apply adds the addresses and the routes that are not there.
 func (l *link) apply() error {
 	for _, a := range l.addrs {
 		if err := l.nl.AddrReplace(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Index: l.index}}, a); err != nil {
@@ -110,11 +110,17 @@ func (l *link) apply() error {
 		}
 	}
 	for _, r := range l.routes {
-		if err := l.nl.RouteAdd(r); err != nil {
+		if err := l.nl.RouteAdd(r); err != nil && !(errors.Is(err, unix.EEXIST) && l.routed(r)) {
 			return fmt.Errorf("add route %s dev %s: %w%s", r.Dst, l.name, err, routeRemedy(r, err))
 		}
 	}
 	return nil
+}
+
+// routed reports whether the route r is there, as one of the device.
+func (l *link) routed(r *netlink.Route) bool {
+	routes, err := l.nl.RouteListFiltered(netlink.FAMILY_ALL, r, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
+	return err == nil && len(routes) > 0
 }
 
 func addrRemedy(a *netlink.Addr, err error) string {

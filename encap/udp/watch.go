@@ -2,6 +2,7 @@ package udp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink"
@@ -54,7 +55,11 @@ func (l *link) keep(ctx context.Context) {
 }
 
 func (l *link) restore() {
-	if err := l.apply(); err != nil {
+	err := l.apply()
+	if errors.Is(err, unix.ENETDOWN) {
+		return // down again meanwhile: the next event tells when it is up
+	}
+	if err != nil {
 		l.logger.Warn("device is up again without its routes", "device", l.name, "error", err)
 		return
 	}

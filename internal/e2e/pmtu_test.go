@@ -268,6 +268,11 @@ func (l *lab) expectPathMTU(t *testing.T, addr netip.Addr, mtu int) {
 // ping sends an ICMP echo request, which may not be fragmented, in an IP packet
 // of size bytes and waits for the answer.
 func ping(from *netlab.Pod, to netip.Addr, size int) error {
+	return pingWithin(patience, from, to, size)
+}
+
+// pingWithin is ping for whoever does not expect an answer.
+func pingWithin(wait time.Duration, from *netlab.Pod, to netip.Addr, size int) error {
 	network, src, headers, request := "ip4:icmp", from.Addr, 28, byte(8)
 	level, discover, do := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
 	if to.Is6() {
@@ -299,7 +304,7 @@ func ping(from *netlab.Pod, to netip.Addr, size int) error {
 	if _, err := conn.WriteTo(msg, &net.IPAddr{IP: to.AsSlice()}); err != nil {
 		return err
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return err
 	}
 	buf := make([]byte, 1<<16)
