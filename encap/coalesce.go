@@ -220,15 +220,25 @@ func (c *Coalescer) join(r *Run, pkt []byte, h *Header, hl int) bool {
 // dropOpen takes the i-th open run off the list of open runs.
 func (c *Coalescer) dropOpen(i int) { c.open = append(c.open[:i], c.open[i+1:]...) }
 
-// closeFlow ends the open runs between the addresses of pkt, so that nothing
-// that comes later can overtake pkt.
+// closeFlow ends the open runs of the flow of pkt, so that nothing that comes
+// later can overtake pkt. Where pkt does not show its ports, these are all runs
+// between its addresses.
 func (c *Coalescer) closeFlow(pkt []byte, h *Header) {
+	ports := !h.Fragment && transportLen(pkt, h.IPLen, h.Proto) > 0
 	for i := len(c.open) - 1; i >= 0; i-- {
-		if r := &c.runs[c.open[i]]; r.first[0]>>4 == h.Version && sameAddrs(r.first, pkt, h) {
-			r.open = false
-			c.dropOpen(i)
+		r := &c.runs[c.open[i]]
+		if r.first[0]>>4 != h.Version || !sameAddrs(r.first, pkt, h) ||
+			ports && (r.proto != h.Proto || !samePorts(r.first[r.ipLen:], pkt[h.IPLen:])) {
+			continue
 		}
+		r.open = false
+		c.dropOpen(i)
 	}
+}
+
+// samePorts compares the ports of two TCP or UDP headers.
+func samePorts(a, b []byte) bool {
+	return binary.NativeEndian.Uint32(a) == binary.NativeEndian.Uint32(b)
 }
 
 // sameAddrs compares source and destination of two packets of one IP version.
@@ -243,8 +253,7 @@ func sameAddrs(a, b []byte, h *Header) bool {
 // first packet a of a run.
 func sameFlow(a, b []byte, ipLen int, h *Header) bool {
 	return a[0]>>4 == h.Version && protoOf(a) == h.Proto && ipLen == h.IPLen &&
-		binary.NativeEndian.Uint32(a[ipLen:]) == binary.NativeEndian.Uint32(b[ipLen:]) &&
-		sameAddrs(a, b, h)
+		samePorts(a[ipLen:], b[ipLen:]) && sameAddrs(a, b, h)
 }
 
 func protoOf(b []byte) uint8 {
