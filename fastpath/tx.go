@@ -99,7 +99,7 @@ func (t *tx) packet(b []byte) {
 	}
 	tos := encap.OuterTOS(h.TOS)
 	if super.Kind == encap.Whole {
-		if super.Partial && !encap.CompleteChecksum(pkt, super.CsumStart, super.CsumOffset) {
+		if super.Partial && (super.CsumStart < h.IPLen || !encap.CompleteChecksum(pkt, super.CsumStart, super.CsumOffset)) {
 			t.c.Drop(metrics.DropMalformed, 1)
 			return
 		}
