@@ -53,6 +53,11 @@ else
 	@echo "peers: stock flannel's udp backend exists for amd64 only; nothing built"
 endif
 
+.PHONY: peers-bench
+peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laboratory runs
+	cd bench/peers/tools && $(GOBUILD) -o ../../../bin/peers/wireguard-go golang.zx2c4.com/wireguard
+	cd bench/peers/tools && $(GOBUILD) -o ../../../bin/peers/ github.com/slackhq/nebula/cmd/nebula github.com/slackhq/nebula/cmd/nebula-cert
+
 .PHONY: test
 test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces
 	@$(STEP) "Debian packages that the tests need" scripts/install-deps.sh
@@ -96,7 +101,7 @@ demo: build ## two hosts and their pods in namespaces: twill beside kernel VXLAN
 	@bin/twill demo
 
 .PHONY: bench
-bench: build peers ## the laboratory's full comparison; root, a quiet machine
+bench: build peers peers-bench ## the laboratory's full comparison; root, a quiet machine
 	@bin/twill bench
 
 .PHONY: clean
