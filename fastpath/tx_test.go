@@ -1,0 +1,381 @@
+package fastpath
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/tun"
+)
+
+// newTestTX is a TX direction between q and a kernel that takes all.
+func newTestTX(t testing.TB, q *fakeQueue) (*tx, *kernel) {
+	k := &kernel{t: t, segments: maxSegmentsOld}
+	return newTX(newShard(q, k)), k
+}
+
+// transmit hands reads to x as run does, until the queue is empty.
+func transmit(t testing.TB, x *tx, q *fakeQueue, reads ...[]byte) {
+	t.Helper()
+	q.reads, q.next = reads, 0
+	for {
+		x.resolver.use(x.shard.peers.Load())
+		_, errno := x.batch()
+		x.sends.flush()
+		if errno == unix.EAGAIN {
+			return
+		}
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+}
+
+// toB is a TCP segment from a pod of ours to one of peerB's.
+func toB(n int) segment {
+	return segment{src: "10.5.1.9", dst: "10.5.2.9", flags: tcpACK, df: true, seq: 1 << 31, payload: pattern(n)}
+}
+
+func TestPacketIsSentAsItIs(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		s    segment
+		peer *Peer
+		tos  uint8
+	}{
+		{"TCP", toB(100), peerB, 0},
+		{"UDP to another", segment{src: "10.5.1.9", dst: "10.5.3.9", payload: pattern(1)}, peerC, 0},
+		{"IPv6 inside", segment{src: "fd00:5:1::9", dst: "fd00:5:2::9", tos: 0xb9, payload: pattern(77)}, peerB, 1},
+		{"ECN without DSCP", segment{src: "10.5.1.9", dst: "10.5.2.9", tos: 0xba, payload: pattern(5)}, peerB, 2},
+		{"empty datagram", segment{src: "10.5.1.9", dst: "10.5.2.9"}, peerB, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := new(fakeQueue)
+			x, k := newTestTX(t, q)
+			pkt := tt.s.bytes()
+			transmit(t, x, q, read(tun.Header{}, pkt))
+			if want := []datagram{{tt.peer, tt.tos, string(pkt)}}; !slices.Equal(k.wire, want) {
+				t.Errorf("sent %v, want %v", k.wire, want)
+			}
+		})
+	}
+}
+
+func TestPartialChecksumIsCompleted(t *testing.T) {
+	for _, src := range []segment{toB(333), {src: "fd00:5:1::9", dst: "fd00:5:2::9", payload: pattern(77)}} {
+		q := new(fakeQueue)
+		x, k := newTestTX(t, q)
+		b := superPacket(src, 1400)
+		var v tun.Header
+		v.Decode(b)
+		v.GSOType, v.GSOSize, v.HdrLen = tun.GSONone, 0, 0
+		v.Encode(b)
+		transmit(t, x, q, b)
+		if len(k.wire) != 1 || k.wire[0].b != string(src.bytes()) {
+			t.Errorf("%s: sent %d packets, or another one", src.src, len(k.wire))
+		}
+	}
+}
+
+func TestSuperPacketIsCutIntoTrains(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		s      segment
+		n      int
+		size   int
+		trains int
+	}{
+		{"TCP", toB(0), 10 * 1400, 1400, 1},
+		{"TCP, last shorter", toB(0), 9*1400 + 1, 1400, 1},
+		{"TCP of 64 KiB", toB(0), 65495, 1400, 2}, // 47 · 1,440 bytes are more than 65,507
+		{"TCP, small segments", toB(0), 5000, 10, 8},
+		{"TCP over IPv6", segment{src: "fd00:5:1::9", dst: "fd00:5:2::9", flags: tcpACK | tcpPSH}, 30000, 1380, 1},
+		{"UDP", segment{src: "10.5.1.9", dst: "10.5.2.9"}, 64 * 500, 500, 1},
+		{"UDP over IPv6", segment{src: "fd00:5:1::9", dst: "fd00:5:2::9", tos: 3}, 12345, 1000, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := new(fakeQueue)
+			x, k := newTestTX(t, q)
+			tt.s.payload = pattern(tt.n)
+			b := superPacket(tt.s, tt.size)
+			want, err := cut(b)
+			if err != nil && tt.s.flags == 0 {
+				t.Fatal(err)
+			}
+			transmit(t, x, q, b)
+			if len(k.wire) != len(want) {
+				t.Fatalf("sent %d packets, want %d", len(k.wire), len(want))
+			}
+			for i, d := range k.wire {
+				if d.b != string(want[i]) || d.peer != peerB || d.tos != tt.s.tos&3 {
+					t.Fatalf("packet %d:\n% x, want\n% x", i, []byte(d.b)[:60], want[i][:60])
+				}
+			}
+			if n := x.c.Datagrams.Load(); n != uint64(tt.trains) {
+				t.Errorf("%d messages, want %d", n, tt.trains)
+			}
+		})
+	}
+}
+
+func TestEmptyFirstReadsAndManyBatchesKeepOrder(t *testing.T) {
+	q := new(fakeQueue)
+	x, k := newTestTX(t, q)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var reads [][]byte
+	var want []string
+	for i := range 300 {
+		s := toB(1 + rnd.IntN(20000))
+		s.seq = uint32(i) << 20
+		if rnd.IntN(2) == 0 {
+			s.dst = "10.5.3.1"
+		}
+		if len(s.payload) <= 1400 {
+			reads = append(reads, read(tun.Header{}, s.bytes()))
+			want = append(want, string(s.bytes()))
+			continue
+		}
+		b := superPacket(s, 1400)
+		reads = append(reads, b)
+		pkts, err := cut(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range pkts {
+			want = append(want, string(p))
+		}
+	}
+	transmit(t, x, q, reads...)
+	var got []string
+	for _, d := range k.wire {
+		got = append(got, d.b)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%d packets sent, want %d, or another order", len(got), len(want))
+	}
+}
+
+func TestWhatTheDeviceCannotMeanIsDropped(t *testing.T) {
+	good := superPacket(toB(5000), 1400)
+	with := func(change func(v *tun.Header)) []byte {
+		b := bytes.Clone(good)
+		var v tun.Header
+		v.Decode(b)
+		change(&v)
+		v.Encode(b)
+		return b
+	}
+	for _, tt := range []struct {
+		name string
+		b    []byte
+	}{
+		{"nothing", nil},
+		{"half a header", good[:tun.HeaderLen/2]},
+		{"no packet", good[:tun.HeaderLen]},
+		{"cut short", good[:len(good)-1]},
+		{"unknown GSO type", with(func(v *tun.Header) { v.GSOType = 9 })},
+		{"UFO", with(func(v *tun.Header) { v.GSOType = tun.GSOUDP })},
+		{"segments of 0 bytes", with(func(v *tun.Header) { v.GSOSize = 0 })},
+		{"UDP GSO of TCP", with(func(v *tun.Header) { v.GSOType = tun.GSOUDPL4 })},
+		{"checksum in the IP header", with(func(v *tun.Header) { v.CsumStart = 10 })},
+		{"checksum behind the packet", with(func(v *tun.Header) { v.CsumStart = 60000 })},
+		{"one packet, checksum behind it", with(func(v *tun.Header) { v.GSOType, v.CsumStart = tun.GSONone, 60000 })},
+		{"one packet, checksum field behind it", with(func(v *tun.Header) { v.GSOType, v.CsumOffset = tun.GSONone, 65535 })},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := new(fakeQueue)
+			x, k := newTestTX(t, q)
+			pkt := toB(10).bytes()
+			transmit(t, x, q, tt.b, read(tun.Header{}, pkt))
+			if len(k.wire) != 1 || k.wire[0].b != string(pkt) {
+				t.Errorf("sent %d packets, want the good one", len(k.wire))
+			}
+			if d := drops(x.c); d[metrics.DropMalformed] != 1 || len(d) != 1 {
+				t.Errorf("%v", d)
+			}
+		})
+	}
+}
+
+func TestPacketForNobodyIsAnsweredWithUnreachable(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		s         segment
+		proto, at int
+		want      []byte // type and code
+	}{
+		{"IPv4", segment{src: "10.5.1.9", dst: "10.5.99.9", payload: pattern(100)}, unix.IPPROTO_ICMP, 20, []byte{3, 0}},
+		{"IPv6", segment{src: "fd00:5:1::9", dst: "fd00:5:99::9", payload: pattern(100)}, unix.IPPROTO_ICMPV6, 40, []byte{1, 0}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := new(fakeQueue)
+			x, k := newTestTX(t, q)
+			transmit(t, x, q, read(tun.Header{}, tt.s.bytes()))
+			if len(k.wire) != 0 || drops(x.c)[metrics.DropNoRoute] != 1 {
+				t.Errorf("sent %d, %v", len(k.wire), drops(x.c))
+			}
+			pkts := q.packets(t)
+			if len(pkts) != 1 {
+				t.Fatalf("%d answers", len(pkts))
+			}
+			var h encap.Header
+			if !encap.Parse(pkts[0], &h) || h.Dst != netip.MustParseAddr(tt.s.src) || int(h.Proto) != tt.proto ||
+				!bytes.Equal(pkts[0][tt.at:tt.at+2], tt.want) {
+				t.Errorf("% x", pkts[0])
+			}
+			if n := x.shard.counters.ICMPSent.Load(); n != 1 {
+				t.Errorf("counted %d", n)
+			}
+		})
+	}
+}
+
+func TestUnreachablesAreLimited(t *testing.T) {
+	q := new(fakeQueue)
+	x, _ := newTestTX(t, q)
+	b := read(tun.Header{}, segment{src: "10.5.1.9", dst: "10.5.99.9"}.bytes())
+	start := time.Now()
+	transmit(t, x, q, slices.Repeat([][]byte{b}, 2000)...)
+	most := icmpBurst + int(time.Since(start).Seconds()*icmpRate) + 1
+	if n := len(q.writes); n < icmpBurst || n > most {
+		t.Errorf("%d answers, want %d to %d", n, icmpBurst, most)
+	}
+	if n := drops(x.c)[metrics.DropNoRoute]; n != 2000 {
+		t.Errorf("%d dropped", n)
+	}
+}
+
+func TestLimiter(t *testing.T) {
+	var l limiter
+	now := time.Now()
+	take := func() (n int) {
+		for l.allow(now) {
+			n++
+		}
+		return n
+	}
+	for _, step := range []struct {
+		pause time.Duration
+		want  int
+	}{
+		{0, icmpBurst}, // full at the start
+		{0, 0},
+		{time.Second / icmpRate, 1},
+		{10 * time.Second / icmpRate, 10},
+		{time.Hour, icmpBurst}, // no more than that is saved up
+	} {
+		now = now.Add(step.pause + time.Microsecond)
+		if got := take(); got != step.want {
+			t.Errorf("after %v: %d, want %d", step.pause, got, step.want)
+		}
+	}
+}
+
+func TestGSORefusalIsShown(t *testing.T) {
+	q := new(fakeQueue)
+	k := &kernel{t: t, segments: maxSegmentsOld, script: refuseTrains(unix.EIO)}
+	x := newTX(newShard(q, k))
+	b := superPacket(toB(5000), 1400)
+	want, err := cut(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transmit(t, x, q, b, b)
+	if len(k.wire) != 2*len(want) {
+		t.Errorf("sent %d packets, want %d", len(k.wire), 2*len(want))
+	}
+	if n, errno := x.shard.counters.GSOFallbacks.Load(), unix.Errno(x.shard.gsoRefused.Load()); n != 1 || errno != unix.EIO {
+		t.Errorf("counted %d, shown %v", n, errno)
+	}
+}
+
+// endless is a queue that is never empty.
+type endless struct {
+	fakeQueue
+	b []byte
+}
+
+func (q *endless) Read(b []byte) (int, error) { return copy(b, q.b), nil }
+
+// TestStopUnderLoad: a direction that always finds work stops all the same.
+func TestStopUnderLoad(t *testing.T) {
+	q := &endless{b: read(tun.Header{}, toB(1000).bytes())}
+	x := newTX(newShard(q, discard{}))
+	fd, peer := loopbackPair(t)
+	r := newSockRX(fd)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { // a flood on the socket
+		for ctx.Err() == nil {
+			_ = unix.Sendto(peer.fd, q.b, unix.MSG_DONTWAIT, peer.name)
+		}
+	}()
+	for name, d := range map[string]struct {
+		run      func() error
+		stopping func()
+	}{
+		"tx": {x.run, func() { x.shard.stopping.Store(true) }},
+		"rx": {r.run, func() { r.shard.stopping.Store(true) }},
+	} {
+		done := make(chan error, 1)
+		go func() { done <- d.run() }()
+		time.AfterFunc(20*time.Millisecond, d.stopping)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("%s goes on", name)
+		}
+	}
+}
+
+// FuzzTX takes whatever a TUN device may hand over. Nothing makes it panic;
+// what is sent is an IP packet for the peer it goes to; each read is sent,
+// answered or counted.
+func FuzzTX(f *testing.F) {
+	f.Add(superPacket(toB(5000), 1400))
+	f.Add(superPacket(segment{src: "fd00:5:1::9", dst: "fd00:5:2::9", flags: tcpACK | tcpPSH, payload: pattern(3000)}, 1000))
+	f.Add(superPacket(segment{src: "10.5.1.9", dst: "10.5.3.9", tos: 3, payload: pattern(2000)}, 7))
+	f.Add(read(tun.Header{}, segment{src: "10.5.1.9", dst: "10.5.2.9", payload: pattern(9)}.bytes()))
+	f.Add(read(tun.Header{}, segment{src: "10.5.1.9", dst: "10.5.99.9", payload: pattern(9)}.bytes()))
+	f.Add(read(tun.Header{Flags: tun.FlagNeedsCsum, CsumStart: 20, CsumOffset: 6}, segment{src: "10.5.1.9", dst: "10.5.2.9", payload: pattern(9)}.bytes()))
+	f.Add(read(tun.Header{GSOType: tun.GSOTCPv6, GSOSize: 1}, toB(99).bytes()))
+
+	q := new(fakeQueue)
+	x, k := newTestTX(f, q)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		k.t, k.calls, k.wire, q.writes = t, 0, nil, nil
+		x.shard.icmpLimit = limiter{}
+		before := x.c.Packets.Load() + dropped(x.c)
+		transmit(t, x, q, b[:min(len(b), tun.ReadSize)])
+		for _, d := range k.wire {
+			var h encap.Header
+			if !encap.Parse([]byte(d.b), &h) {
+				t.Fatalf("sent what is no packet: % x", []byte(d.b))
+			}
+			if nodes.lookup(h.Dst) != d.peer || d.tos != h.TOS&3 {
+				t.Fatalf("packet for %s with TOS %d went to %s with %d", h.Dst, h.TOS, d.peer.Endpoint, d.tos)
+			}
+		}
+		for _, w := range q.packets(t) {
+			var h encap.Header
+			if !encap.Parse(w, &h) {
+				t.Fatalf("answered what is no packet: % x", w)
+			}
+		}
+		n := x.c.Packets.Load() + dropped(x.c) - before
+		if n != max(1, uint64(len(k.wire))) {
+			t.Errorf("%d sent, %v; counted %d", len(k.wire), drops(x.c), n)
+		}
+	})
+}
