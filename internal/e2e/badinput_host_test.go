@@ -201,19 +201,9 @@ func TestOffloadThatMustBeOnIsRefusedWhereTheKernelHasItNot(t *testing.T) {
 	// As some kernels do that damage what they segment.
 	t.Run("udp-gso that loses segments", func(t *testing.T) {
 		s := newSite(t)
-		s.stifleLoopback(t)
+		stifleLoopback(t, s.NS)
 		s.refuses(t, because("--udp-gso=on: self-test on loopback", "did not arrive"), s.flags("--udp-gso=on")...)
 	})
-}
-
-// stifleLoopback lets hardly anything through on lo.
-func (s *site) stifleLoopback(t testing.TB) {
-	t.Helper()
-	const rate, size = 1000, 64 // bytes a second, bytes a packet
-	must(t, s.NS.Netlink().QdiscAdd(&netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: s.link(t, "lo").Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
-		Rate:       rate, Limit: size, Buffer: netlink.Xmittime(rate, size),
-	}))
 }
 
 // prefixNet is p as the netlink package has it.
