@@ -15,6 +15,7 @@ import (
 type Impairment struct {
 	Loss      float64 // fraction of frames that vanish
 	Corrupt   float64 // fraction of frames that arrive with one bit flipped
+	Mark      float64 // fraction of ECN-capable frames that arrive with congestion experienced (RFC 3168)
 	Reorder   float64 // fraction of frames that are held back
 	ReorderBy int     // behind how many later frames; 3 if zero
 	Seed      uint64  // of the random choices; each direction has its own sequence
@@ -22,8 +23,8 @@ type Impairment struct {
 
 // RelayStats counts frames, both directions together.
 type RelayStats struct {
-	Received, Dropped, Corrupted, Reordered uint64
-	Overflowed                              uint64 // lost because the relay or a receiver was too slow
+	Received, Dropped, Corrupted, Marked, Reordered uint64
+	Overflowed                                      uint64 // lost because the relay or a receiver was too slow
 }
 
 // Relay is a switch in user space that impairs what it forwards. It needs an
@@ -34,6 +35,7 @@ type Relay struct {
 	received  atomic.Uint64
 	dropped   atomic.Uint64
 	corrupted atomic.Uint64
+	marked    atomic.Uint64
 	reordered atomic.Uint64
 	overflow  atomic.Uint64
 	stopFD    int // eventfd
@@ -75,7 +77,7 @@ func (r *Relay) Set(impair Impairment) {
 func (r *Relay) Stats() RelayStats {
 	return RelayStats{
 		Received: r.received.Load(), Dropped: r.dropped.Load(), Corrupted: r.corrupted.Load(),
-		Reordered: r.reordered.Load(), Overflowed: r.overflow.Load(),
+		Marked: r.marked.Load(), Reordered: r.reordered.Load(), Overflowed: r.overflow.Load(),
 	}
 }
 

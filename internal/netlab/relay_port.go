@@ -159,6 +159,9 @@ func (p *relayPort) decide(frame []byte) {
 		p.relay.dropped.Add(1)
 		return
 	}
+	if impair.Mark > 0 && p.rng.Float64() < impair.Mark && markCongestion(frame) {
+		p.relay.marked.Add(1)
+	}
 	if p.rng.Float64() < impair.Corrupt {
 		p.relay.corrupted.Add(1)
 		completeChecksum(frame)

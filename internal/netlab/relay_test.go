@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/twillnet/twill/internal/netlab"
 	"github.com/twillnet/twill/internal/netlab/netlabtest"
 )
@@ -174,5 +176,76 @@ func transfer(t *testing.T, from, to *netlab.Namespace, addr netip.Addr, size in
 	}
 	if !bytes.Equal(hash.Sum(nil), <-sent) {
 		t.Error("what arrived is not what was sent")
+	}
+}
+
+func TestRelayMarksECNCapablePacketsOnly(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{Impair: &netlab.Impairment{Mark: 0.5, Seed: 1}})
+	const count = 200
+	for _, f := range []ecnFamily{
+		{topo.Hosts[1].Addr, unix.IPPROTO_IP, unix.IP_TOS, unix.IP_RECVTOS},
+		{topo.Hosts[1].Addr6, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, unix.IPV6_RECVTCLASS},
+	} {
+		for _, sent := range []byte{0, 1, 2} {
+			seen := f.arriving(t, topo, sent, count)
+			marked := seen[3]
+			if seen[sent]+marked != count || marked < count/4 && sent != 0 || marked > 0 && sent == 0 {
+				t.Errorf("%s: of %d packets sent with ECN %d arrived, by ECN, %v", f.to, count, sent, seen)
+			}
+		}
+	}
+}
+
+// ecnFamily is how the ECN field is set and seen in an address family.
+type ecnFamily struct {
+	to               netip.Addr
+	level, set, show int // socket options
+}
+
+// arriving sends datagrams with an ECN field one by one and counts those that
+// arrive, by their ECN field.
+func (f ecnFamily) arriving(t *testing.T, topo *netlab.Topology, ecn byte, count int) map[byte]int {
+	t.Helper()
+	pc, err := topo.Hosts[1].NS.ListenPacket("udp", netip.AddrPortFrom(f.to, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	c, err := topo.Hosts[0].NS.Dial(t.Context(), "udp", pc.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	srv, conn := pc.(*net.UDPConn), c.(*net.UDPConn)
+	setOption(t, srv, f.level, f.show, 1)
+	setOption(t, conn, f.level, f.set, int(ecn))
+	seen := make(map[byte]int)
+	oob := make([]byte, 64)
+	for range count {
+		if _, err := conn.Write([]byte("marked?")); err != nil {
+			t.Fatal(err)
+		}
+		srv.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_, n, _, _, err := srv.ReadMsgUDP(make([]byte, 16), oob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		msgs, err := unix.ParseSocketControlMessage(oob[:n])
+		if err != nil || len(msgs) != 1 {
+			t.Fatalf("control messages: %v, %v", msgs, err)
+		}
+		seen[msgs[0].Data[0]&3]++ // a byte in IPv4, an int in IPv6
+	}
+	return seen
+}
+
+func setOption(t *testing.T, conn *net.UDPConn, level, opt, value int) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, opt, value) }); cerr != nil || err != nil {
+		t.Fatalf("set socket option %d: %v %v", opt, cerr, err)
 	}
 }
