@@ -67,8 +67,8 @@ type recvInfo struct {
 	hasOverflow bool
 }
 
-// parseControl reads the control messages in b. It reports false if they are
-// malformed; info then holds what was read before.
+// parseControl reads the control messages in b, which is aligned as a size_t.
+// It reports false if they are malformed; info then holds what was read before.
 func parseControl(b []byte, info *recvInfo) bool {
 	*info = recvInfo{}
 	for len(b) > 0 {

@@ -139,7 +139,8 @@ func TestParseControl(t *testing.T) {
 }
 
 // FuzzParseControl looks for control messages that make the parser panic or read
-// behind the buffer: that ends where a page does that nobody may read.
+// behind the buffer: that ends, but for its alignment, where a page begins that
+// nobody may read.
 func FuzzParseControl(f *testing.F) {
 	for _, a := range []arrival{{}, {tos: 3}, {segment: 1400}, {segment: 1, tos: 1, overflow: 1 << 31}} {
 		b := received(a)
@@ -160,7 +161,8 @@ func FuzzParseControl(f *testing.F) {
 		if len(b) > page {
 			return
 		}
-		at := mem[page-len(b) : page : page]
+		from := (page - len(b)) &^ 7
+		at := mem[from : from+len(b) : from+len(b)]
 		copy(at, b)
 		var info recvInfo
 		ok := parseControl(at, &info)

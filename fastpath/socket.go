@@ -57,13 +57,13 @@ func openSocket(local netip.AddrPort, shared bool) (fd int, err error) {
 		set(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO, "IPV6_MTU_DISCOVER")
 		set(unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS")
 	}
-	set(unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1, "SO_RXQ_OVFL")
 	if shared {
 		set(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT")
 	}
 	if err != nil {
 		return -1, err
 	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1) // for a counter; not every sandbox has it
 	growBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
 	growBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
 	if err = unix.Bind(fd, sockaddr(local)); err != nil {
