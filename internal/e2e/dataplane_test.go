@@ -84,7 +84,7 @@ func TestAGibibyteArrivesUnharmed(t *testing.T) {
 }
 
 func TestAGibibyteArrivesUnharmedOverALossyWire(t *testing.T) {
-	impair := netlab.Impairment{Loss: 0.01, Reorder: 0.01, Seed: 1}
+	impair := netlab.Impairment{Loss: 0.01, Reorder: 0.01, Corrupt: 0.001, Seed: 1}
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e, Options: netlab.Options{Impair: &impair}})
 		s := streams{flows: 8, up: gibibyte, limit: 5 * time.Minute}
@@ -92,7 +92,7 @@ func TestAGibibyteArrivesUnharmedOverALossyWire(t *testing.T) {
 			t.Error(err)
 		}
 		stats := l.Relay.Stats()
-		if stats.Dropped == 0 || stats.Reordered == 0 {
+		if stats.Dropped == 0 || stats.Reordered == 0 || stats.Corrupted == 0 {
 			t.Errorf("the wire did no harm: %+v", stats)
 		}
 	})

@@ -12,6 +12,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -258,4 +261,40 @@ func getInt(conn syscall.Conn, level, opt int) (value int, err error) {
 		value, err = unix.GetsockoptInt(int(fd), level, opt)
 	})
 	return value, errors.Join(cerr, err)
+}
+
+// counters returns what the kernel counts in ns: those of /proc/net/snmp and
+// netstat as "UdpInCsumErrors", those of snmp6 as they stand there.
+func counters(t testing.TB, ns *netlab.Namespace) map[string]uint64 {
+	t.Helper()
+	var text []byte
+	if err := ns.Do(func() error {
+		for _, name := range []string{"snmp", "netstat", "snmp6"} {
+			// /proc/net is that of the main thread.
+			b, err := os.ReadFile("/proc/thread-self/net/" + name)
+			if err != nil {
+				return err
+			}
+			text = append(text, b...)
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("counters of %s: %v", ns, err)
+	}
+	all := make(map[string]uint64)
+	var names []string // of the line above: in snmp and netstat names and values alternate
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if prefix, ok := strings.CutSuffix(f[0], ":"); !ok {
+			all[f[0]], _ = strconv.ParseUint(f[1], 10, 64)
+		} else if len(names) != len(f) || names[0] != f[0] {
+			names = f
+		} else {
+			for i := range f[1:] {
+				all[prefix+names[i+1]], _ = strconv.ParseUint(f[i+1], 10, 64)
+			}
+			names = nil
+		}
+	}
+	return all
 }
