@@ -54,8 +54,8 @@ type report struct {
 	each   bool
 	skips  bool // are expected, and not listed
 	output map[testID]*strings.Builder
-	// started is when each test began. Go's own Elapsed leaves out the
-	// subtests that ran in parallel.
+	// started is when each test began or, if it is parallel, when its turn
+	// came. Go's own Elapsed leaves out the subtests that ran in parallel.
 	started map[testID]time.Time
 
 	passed, failed, skipped int // tests and subtests
@@ -91,7 +91,7 @@ func (r *report) take(e event) {
 	switch e.Action {
 	case "build-output":
 		fmt.Fprint(r.w, e.Output)
-	case "run":
+	case "run", "cont":
 		r.started[id] = e.Time
 	case "output":
 		if e.Test == "" {

@@ -50,9 +50,11 @@ ok  	r	0.1s
 
 func TestEachNamesTopLevelTestsWithTheTimeOfTheirSubtests(t *testing.T) {
 	const in = `{"Time":"2026-01-01T00:00:00Z","Action":"run","Package":"p","Test":"TestGood"}
-{"Time":"2026-01-01T00:00:01Z","Action":"run","Package":"p","Test":"TestGood/sub"}
-{"Time":"2026-01-01T00:00:02.5Z","Action":"pass","Package":"p","Test":"TestGood/sub","Elapsed":1.5}
-{"Time":"2026-01-01T00:00:02.5Z","Action":"pass","Package":"p","Test":"TestGood","Elapsed":0}
+{"Time":"2026-01-01T00:00:00Z","Action":"pause","Package":"p","Test":"TestGood"}
+{"Time":"2026-01-01T00:01:00Z","Action":"cont","Package":"p","Test":"TestGood"}
+{"Time":"2026-01-01T00:01:01Z","Action":"run","Package":"p","Test":"TestGood/sub"}
+{"Time":"2026-01-01T00:01:02.5Z","Action":"pass","Package":"p","Test":"TestGood/sub","Elapsed":1.5}
+{"Time":"2026-01-01T00:01:02.5Z","Action":"pass","Package":"p","Test":"TestGood","Elapsed":0}
 `
 	var out strings.Builder
 	r := newReport(&out)
