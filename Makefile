@@ -74,7 +74,7 @@ test-unit: $(REPORT) ## unit tests with -race; without root some skip
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
 
 .PHONY: test-netns
-test-netns: needs-root build peers $(REPORT) ## tests of the real binaries in network namespaces; root
+test-netns: needs-root $(REPORT) ## tests of the real binaries in network namespaces; root
 	go test -count=1 -timeout 10m -json ./internal/e2e/... | $(REPORT) -each
 
 .PHONY: test-cross
