@@ -27,12 +27,12 @@ const (
 // Path MTU discovery is on and the socket never fragments (IP_PMTUDISC_DO), so
 // that a packet too big for the path comes back as EMSGSIZE and the inner
 // sender can be told.
-func openSocket(local netip.AddrPort, shared bool) (fd int, err error) {
+func openSocket(local netip.AddrPort, shared bool) (_ int, err error) {
 	family := unix.AF_INET
 	if local.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
 	if err != nil {
 		return -1, fmt.Errorf("open UDP socket: %w", err)
 	}
