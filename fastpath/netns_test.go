@@ -1,0 +1,572 @@
+package fastpath
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/tun"
+)
+
+// The tests here need root. Each has a namespace of its own:
+//
+//	pod 10.5.1.9, fd00:5:1::9 (on lo)      other node 127.0.0.2, ::1
+//	      │                                       │ a socket of the test
+//	flannel0 10.5.1.0/32, MTU 1472                │
+//	      │                                       │
+//	   Engine ─────────────── lo ─────────────────┘
+//	        127.0.0.1 or ::1
+
+func TestMain(m *testing.M) { netlabtest.Main(m) }
+
+const testMTU encap.TunnelMTU = 1472
+
+// inside runs f in a new namespace.
+func inside(t *testing.T, f func(ns *netlab.Namespace)) {
+	t.Helper()
+	ns := netlabtest.Namespace(t, "host")
+	if err := ns.Do(func() error { f(ns); return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// addAddr gives a link an address.
+func addAddr(t *testing.T, name, prefix string) {
+	t.Helper()
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, err := netlink.ParseAddr(prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if addr.IP.To4() == nil {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	if err := netlink.AddrAdd(link, addr); err != nil {
+		t.Fatalf("add %s to %s: %v", prefix, name, err)
+	}
+}
+
+// device makes flannel0.
+func device(t *testing.T, queues int, mode offload.Switch) *tun.Device {
+	t.Helper()
+	d, err := tun.Open(tun.Config{Name: "flannel0", Queues: queues, Offload: mode, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	link, err := netlink.LinkByName(d.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(netlink.LinkSetMTU(link, int(testMTU)), netlink.LinkSetIP6AddrGenMode(link, 1), netlink.LinkSetUp(link)); err != nil {
+		t.Fatal(err)
+	}
+	addAddr(t, "flannel0", "10.5.1.0/32")
+	for _, n := range []string{"10.5.0.0/16", "fd00:5::/32"} {
+		_, dst, err := net.ParseCIDR(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst}); err != nil {
+			t.Fatalf("route to %s: %v", n, err)
+		}
+	}
+	addAddr(t, "lo", "10.5.1.9/32")
+	addAddr(t, "lo", "fd00:5:1::9/128")
+	return d
+}
+
+// config is the config of an engine on a free port.
+func config(d *tun.Device, local string) Config {
+	return Config{
+		Device: d, MTU: testMTU, Local: netip.MustParseAddrPort(local),
+		Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+func newEngine(t *testing.T, cfg Config) *Engine {
+	t.Helper()
+	e, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+// start runs e; stop ends it and returns its error.
+func start(t *testing.T, e *Engine) (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	var err error
+	ended := false
+	stop = func() error {
+		if ended {
+			return err
+		}
+		ended = true
+		cancel()
+		select {
+		case err = <-done:
+		case <-time.After(5 * time.Second):
+			t.Error("Run goes on")
+		}
+		return err
+	}
+	t.Cleanup(func() { stop() })
+	return stop
+}
+
+// receive waits for n datagrams at a socket that does not use GRO.
+func receive(t *testing.T, fd, n int) (got [][]byte) {
+	t.Helper()
+	b := make([]byte, 1<<16)
+	for range n {
+		if ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); err != nil || ready == 0 {
+			t.Fatalf("%d of %d datagrams within 5 s (%v)", len(got), n, err)
+		}
+		size, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, bytes.Clone(b[:size]))
+	}
+	return got
+}
+
+// sendTrain sends b from fd as segments of size bytes.
+func sendTrain(t *testing.T, fd int, b []byte, size int, to unix.Sockaddr) {
+	t.Helper()
+	if _, err := unix.SendmsgN(fd, b, sendControl(make([]byte, 0, sendControlLen), size, 0, false), to, 0); err != nil {
+		t.Fatalf("send a train: %v", err)
+	}
+}
+
+// TestEngineForwardsBothWays sends a train of datagrams from a pod, and one to
+// it. Which offloads are used is seen in the counters: the test fails if one is
+// silently not engaged.
+func TestEngineForwardsBothWays(t *testing.T) {
+	const count, size = 20, 1200
+	for _, tt := range []struct {
+		name             string
+		tun, gso, gro, v offload.Switch
+		local, peer      string
+		pod, remote      string
+	}{
+		{"all offloads", offload.On, offload.On, offload.On, offload.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"IPv6 inside", offload.On, offload.On, offload.On, offload.On, "127.0.0.1", "127.0.0.2", "fd00:5:1::9", "fd00:5:2::9"},
+		{"IPv6 underlay", offload.On, offload.On, offload.On, offload.On, "::1", "fd00::2", "10.5.1.9", "10.5.2.9"},
+		{"no GSO", offload.On, offload.Off, offload.On, offload.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"no GRO", offload.On, offload.On, offload.Off, offload.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"no merging", offload.On, offload.On, offload.On, offload.Off, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"plain", offload.Off, offload.Off, offload.Off, offload.Off, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"plain, IPv6 underlay", offload.Off, offload.Off, offload.Off, offload.Off, "::1", "fd00::2", "fd00:5:1::9", "fd00:5:2::9"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inside(t, func(*netlab.Namespace) {
+				d := device(t, 1, tt.tun)
+				addAddr(t, "lo", "fd00::2/128")
+				node := openUDP(t, tt.peer)
+				cfg := config(d, netip.AddrPortFrom(netip.MustParseAddr(tt.local), 8285).String())
+				cfg.UDPGSO, cfg.UDPGRO, cfg.TunGRO = tt.gso, tt.gro, tt.v
+				e := newEngine(t, cfg)
+				peer := NewPeer([]netip.Prefix{netip.MustParsePrefix("10.5.2.0/24"), netip.MustParsePrefix("fd00:5:2::/64")}, node.addr)
+				e.SetPeers(NewPeers([]netip.Prefix{netip.MustParsePrefix("10.5.1.0/24"), netip.MustParsePrefix("fd00:5:1::/64")}, []*Peer{peer}))
+				stop := start(t, e)
+
+				// From the pod: the payloads arrive in packets from 10.5.1.9.
+				pod := openUDP(t, tt.pod)
+				dst := netip.AddrPortFrom(netip.MustParseAddr(tt.remote), 7777)
+				payload := pattern(count * size)
+				sendTrain(t, pod.fd, payload, size, sockaddr(dst))
+				var arrived []byte
+				for i, pkt := range receive(t, node.fd, count) {
+					var h encap.Header
+					if !encap.Parse(pkt, &h) || h.Src != pod.addr.Addr() || h.Dst != dst.Addr() {
+						t.Fatalf("packet %d: % x", i, pkt[:40])
+					}
+					if err := verify(pkt); err != nil {
+						t.Errorf("packet %d: %v", i, err)
+					}
+					arrived = append(arrived, pkt[h.IPLen+8:]...)
+				}
+				if !bytes.Equal(arrived, payload) {
+					t.Error("other bytes arrive at the node")
+				}
+
+				// To the pod.
+				var train []byte
+				for chunk := range slices.Chunk(payload, size) {
+					pkt := segment{src: tt.remote, dst: tt.pod, df: true, payload: chunk}.bytes()
+					ipLen := len(pkt) - 8 - size
+					binary.BigEndian.PutUint16(pkt[ipLen+2:], pod.addr.Port())
+					finish(pkt, ipLen)
+					train = append(train, pkt...)
+				}
+				engine := netip.AddrPortFrom(netip.MustParseAddr(tt.local), 8285)
+				sendTrain(t, node.fd, train, len(train)/count, sockaddr(engine))
+				if got := bytes.Join(receive(t, pod.fd, count), nil); !bytes.Equal(got, payload) {
+					t.Error("other bytes arrive at the pod")
+				}
+
+				if err := stop(); err != nil {
+					t.Error(err)
+				}
+				c := e.Counters()[0]
+				for _, hist := range []struct {
+					name   string
+					h      *metrics.BatchSizes
+					trains bool
+				}{
+					{"packets a read of the device", &c.TX.Merged, d.Granted.UDP()},
+					{"packets a GSO send", &c.TX.Segments, tt.gso == offload.On},
+					{"packets a GRO receive", &c.RX.Segments, tt.gro == offload.On},
+					{"packets a write of the device", &c.RX.Merged, tt.v == offload.On && d.Granted.UDP() && kernelAtLeast(6, 9)},
+				} {
+					if most := biggest(hist.h); (most > 1) != hist.trains {
+						t.Errorf("%s: more than %v; trains wanted: %t", hist.name, most, hist.trains)
+					}
+				}
+				if tx, rx := c.TX.Packets.Load(), c.RX.Packets.Load(); tx != count || rx != count {
+					t.Errorf("counted %d out, %d in", tx, rx)
+				}
+				if dropped(&c.TX)+dropped(&c.RX) != 0 {
+					t.Errorf("dropped %v, %v", drops(&c.TX), drops(&c.RX))
+				}
+				for _, s := range e.Offloads() {
+					want := map[string]offload.Switch{"tun-offload": tt.tun, "tun-gro": tt.v, "udp-gso": tt.gso, "udp-gro": tt.gro}[s.Name]
+					if s.InForce != (want == offload.On) || s.Mode != want || s.Why == "" {
+						t.Errorf("%+v, asked for %s", s, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestEngineLeavesNoDescriptorAndNoGoroutine(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		d := device(t, 2, offload.Auto)
+		cycle := func(mode offload.Switch) {
+			cfg := config(d, "127.0.0.1:8285")
+			cfg.UDPGSO, cfg.UDPGRO = mode, mode
+			e, err := New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			time.AfterFunc(time.Millisecond, cancel)
+			if err := errors.Join(e.Run(ctx), e.Close(), e.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cycle(offload.Off) // Go's poller opens its own once
+		fds, goroutines := descriptors(t), runtime.NumGoroutine()
+		for range 25 {
+			cycle(offload.Auto)
+			cycle(offload.Off)
+		}
+		if n := descriptors(t); n > fds {
+			t.Errorf("%d descriptors before, %d after", fds, n)
+		}
+		for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > goroutines; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d goroutines before, %d after", goroutines, runtime.NumGoroutine())
+			}
+		}
+	})
+}
+
+func TestRefusedConfigLeavesNothing(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		d := device(t, 2, offload.Off)
+		taken, err := openSocket(netip.MustParseAddrPort("127.0.0.1:8285"), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(taken)
+		for _, tt := range []struct {
+			name   string
+			change func(*Config)
+			err    string
+			errno  error
+		}{
+			{"port in use", func(c *Config) { c.Local = netip.MustParseAddrPort("127.0.0.1:8285") },
+				"bind UDP 127.0.0.1:8285: address already in use; another flanneld or twilld uses the port: stop it, or set another Port", unix.EADDRINUSE},
+			{"address of another host", func(c *Config) { c.Local = netip.MustParseAddrPort("192.0.2.77:8285") },
+				"bind UDP 192.0.2.77:8285: cannot assign requested address; the address is not on this host: choose the interface with --iface or --public-ip", unix.EADDRNOTAVAIL},
+			{"merging for a plain device", func(c *Config) { c.TunGRO = offload.On },
+				"--tun-gro=on: the TUN device carries no super-packets; use --tun-gro=auto", nil},
+		} {
+			cfg := config(d, "127.0.0.1:8286")
+			tt.change(&cfg)
+			before := descriptors(t)
+			e, err := New(cfg)
+			if err == nil {
+				e.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.err) || tt.errno != nil && !errors.Is(err, tt.errno) {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			if after := descriptors(t); after != before {
+				t.Errorf("%s: %d descriptors before, %d after", tt.name, before, after)
+			}
+		}
+	})
+}
+
+// TestNoTwoEnginesShareAPort: SO_REUSEPORT, which the shards of an engine need,
+// must not let another engine in.
+func TestNoTwoEnginesShareAPort(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		local := netip.MustParseAddrPort("127.0.0.1:8285")
+		for first := 1; first <= 3; first++ {
+			fds, err := openSockets(local, first)
+			if err != nil || len(fds) != first {
+				t.Fatalf("%d sockets: %v, %v", first, fds, err)
+			}
+			for second := 1; second <= 3; second++ {
+				if more, err := openSockets(local, second); !errors.Is(err, unix.EADDRINUSE) {
+					t.Errorf("%d sockets beside %d: %v, %v", second, first, more, err)
+				}
+			}
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+		}
+	})
+}
+
+func TestRunEndsWhenItsDeviceIsDeleted(t *testing.T) {
+	for _, mode := range []offload.Switch{offload.On, offload.Off} {
+		inside(t, func(*netlab.Namespace) {
+			e := newEngine(t, config(device(t, 2, mode), "127.0.0.1:8285"))
+			done := make(chan error, 1)
+			go func() { done <- e.Run(context.Background()) }()
+			time.Sleep(20 * time.Millisecond) // most often asleep by now; right also if not
+			link, err := netlink.LinkByName("flannel0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := netlink.LinkDel(link); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-done:
+				if !errors.Is(err, unix.EBADFD) || !strings.Contains(err.Error(), "deleted") {
+					t.Errorf("offload %s: %v", mode, err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatalf("offload %s: Run goes on", mode)
+			}
+		})
+	}
+}
+
+func TestRunEndsAtOnceWhenCancelled(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		e := newEngine(t, config(device(t, 4, offload.Auto), "127.0.0.1:8285"))
+		stop := start(t, e)
+		time.Sleep(20 * time.Millisecond)
+		begin := time.Now()
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took > 300*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		e := newEngine(t, config(device(t, 2, offload.Auto), "127.0.0.1:8285"))
+		e.shards[1].gsoRefused.Store(uint32(unix.EIO))
+		e.shards[0].mergeRefused.Store(true)
+		want := map[string]string{
+			"udp-gso": "refused at run time: sendmsg on shard 2 of 2: input/output error",
+			"tun-gro": "refused at run time: write on shard 1 of 2: invalid argument",
+		}
+		for _, s := range e.Offloads() {
+			why, refused := want[s.Name]
+			if s.InForce == refused || refused && s.Why != why {
+				t.Errorf("%+v", s)
+			}
+		}
+		if !e.states[2].InForce {
+			t.Error("what was probed has changed")
+		}
+	})
+}
+
+func TestTrainsArriveWholeOrCut(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		for _, addr := range []string{"127.0.0.1", "::1"} {
+			ipv6 := addr == "::1"
+			most, err := probeGSO(ipv6)
+			if err != nil {
+				t.Fatalf("%s: %v", addr, err)
+			}
+			if want := map[bool]int{true: 128, false: 64}[kernelAtLeast(6, 9)]; most != want {
+				t.Errorf("%s: %d segments a send, want %d", addr, most, want)
+			}
+			to, from := openUDP(t, addr), openUDP(t, addr)
+			// Full trains are taken, longer ones not.
+			var c metrics.Direction
+			fb := new(scriptedFallback)
+			s := newSends(newMmsgSender(from.fd, ipv6), fb, most, ipv6, &c)
+			peer := NewPeer(nil, to.addr)
+			for i := range most + 3 {
+				hdr := s.header(8)
+				binary.BigEndian.PutUint64(hdr, uint64(i))
+				s.add(peer, 2, hdr, pattern(100))
+			}
+			s.flush()
+			if n := c.Datagrams.Load(); n != 2 || c.Packets.Load() != uint64(most+3) || len(fb.refusals) != 0 {
+				t.Errorf("%s: %d messages, %d packets, refusals %v", addr, n, c.Packets.Load(), fb.refusals)
+			}
+			for i, b := range receive(t, to.fd, most+3) {
+				if binary.BigEndian.Uint64(b) != uint64(i) || !bytes.Equal(b[8:], pattern(100)) {
+					t.Fatalf("%s: datagram %d: % x", addr, i, b[:8])
+				}
+			}
+			// With GRO the same comes as trains.
+			if err := enableGRO(to.fd); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 10 {
+				hdr := s.header(8)
+				binary.BigEndian.PutUint64(hdr, uint64(i))
+				s.add(peer, 2, hdr, pattern(100)[:100-i/9])
+			}
+			s.flush()
+			receiveAll(t, newSockRX(to.fd), 1, func(b []byte, info recvInfo, src netip.Addr) {
+				if len(b) != 10*108-1 || info.segment != 108 || info.tos != 2 || src != from.addr.Addr() {
+					t.Errorf("%s: %d bytes from %s, %+v", addr, len(b), src, info)
+				}
+			})
+		}
+	})
+}
+
+// narrow is a route of MTU 1300 to another node on lo.
+func narrow(t *testing.T, node string) {
+	t.Helper()
+	addAddr(t, "lo", node+"/32")
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, dst, _ := net.ParseCIDR(node + "/32")
+	r := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: dst, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL,
+		Scope: netlink.SCOPE_HOST, MTU: 1300}
+	if err := netlink.RouteReplace(r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPathMTU(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		narrow(t, "203.0.113.1")
+		for _, tt := range []struct {
+			local, peer string
+			want        int
+		}{{"127.0.0.1", "127.0.0.2:1", 65535}, {"127.0.0.1", "203.0.113.1:1", 1300}, {"::1", "[::1]:1", 65536}} {
+			got, err := pathMTU(netip.MustParseAddr(tt.local), NewPeer(nil, netip.MustParseAddrPort(tt.peer)))
+			if err != nil || got != tt.want {
+				t.Errorf("%s to %s: %d, %v; want %d", tt.local, tt.peer, got, err, tt.want)
+			}
+		}
+		if _, err := pathMTU(netip.MustParseAddr("127.0.0.1"), peerB); err == nil {
+			t.Error("a path to where no route leads")
+		}
+	})
+}
+
+// TestPacketTooBigForThePath: behind flannel0 of MTU 1472 is a path of 1300. A
+// packet that may not be fragmented comes back as an ICMP error that the kernel
+// accepts; one that may is fragmented outside.
+func TestPacketTooBigForThePath(t *testing.T) {
+	for _, gso := range []offload.Switch{offload.On, offload.Off} {
+		t.Run("gso "+gso.String(), func(t *testing.T) {
+			inside(t, func(*netlab.Namespace) {
+				narrow(t, "203.0.113.1")
+				cfg := config(device(t, 1, offload.Auto), "127.0.0.1:8285")
+				cfg.UDPGSO = gso
+				e := newEngine(t, cfg)
+				node := openUDP(t, "203.0.113.1")
+				e.SetPeers(NewPeers(own, []*Peer{NewPeer(peerB.Subnets, node.addr)}))
+				x := newTX(e.shards[0])
+				pod := openUDP(t, "10.5.1.9")
+				dst := netip.MustParseAddrPort("10.5.2.9:7777")
+				send := func() error { return unix.Sendto(pod.fd, pattern(1444), 0, sockaddr(dst)) }
+				if err := send(); err != nil {
+					t.Fatal(err)
+				}
+				// On this thread, since it asks for the path in its namespace.
+				x.resolver.use(e.Peers())
+				for x.wake.wait(); dropped(x.c) == 0; x.sends.flush() {
+					if _, errno := x.batch(); errno != unix.EAGAIN {
+						t.Fatal(errno)
+					}
+				}
+				if d := drops(x.c); d[metrics.DropTooBig] != 1 || len(d) != 1 {
+					t.Errorf("%v", d)
+				}
+				if err := send(); err != unix.EMSGSIZE {
+					t.Errorf("the pod's next packet: %v", err)
+				}
+				mtu, err := pathMTU(pod.addr.Addr(), NewPeer(nil, dst))
+				if want := int(encap.UnderlayMTU(1300).Tunnel(e.shards[0].local)); err != nil || mtu != want {
+					t.Errorf("the pod's path has MTU %d, %v; want %d", mtu, err, want)
+				}
+
+				// The same without DF.
+				x.c.Drops[metrics.DropTooBig].Store(0)
+				pkt := segment{src: "10.5.1.9", dst: "10.5.2.9", payload: pattern(1444)}.bytes()
+				x.packet(read(tun.Header{}, pkt))
+				x.sends.flush()
+				if n := x.c.Packets.Load(); n != 1 || dropped(x.c) != 0 {
+					t.Errorf("without DF: %d sent, %v", n, drops(x.c))
+				}
+				if got := receive(t, node.fd, 1); !bytes.Equal(got[0], pkt) {
+					t.Errorf("without DF: %d bytes arrive, want %d", len(got[0]), len(pkt))
+				}
+				if v, err := unix.GetsockoptInt(e.shards[0].fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER); err != nil || v != unix.IP_PMTUDISC_DO {
+					t.Errorf("afterwards the socket fragments: %d, %v", v, err)
+				}
+			})
+		})
+	}
+}
