@@ -157,15 +157,24 @@ func segmented(from, to *netlab.Pod, addr netip.Addr) error {
 	return nil
 }
 
-// mean is a mean that the load of a kill switch's test can have.
-type mean bool
+// mean is what the mean of a kill switch's test must be.
+type mean string
 
 const (
-	one  mean = false // not more than one packet
-	many mean = true  // trains
+	one    mean = "one packet"
+	many   mean = "trains"
+	either mean = "either"
 )
 
-func (m mean) holds(v float64) bool { return v >= engaged == bool(m) && (m == many || v <= 1) }
+func (m mean) holds(v float64) bool {
+	switch m {
+	case one:
+		return v <= 1
+	case many:
+		return v >= engaged
+	}
+	return true
+}
 
 func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 	for _, s := range []struct {
@@ -177,8 +186,8 @@ func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 		// Without the virtio-net header nothing can be joined either.
 		{"--tun-offload=off", []string{"tun-offload", "tun-gro"}, one, many, many, one},
 		{"--tun-gro=off", []string{"tun-gro"}, many, many, many, one},
-		// Over veth GRO joins only what was sent as one.
-		{"--udp-gso=off", []string{"udp-gso"}, many, one, one, many},
+		// Over veth GRO hardly ever joins what was not sent as one.
+		{"--udp-gso=off", []string{"udp-gso"}, many, one, either, many},
 		{"--udp-gro=off", []string{"udp-gro"}, many, many, one, many},
 	} {
 		t.Run(s.flag, func(t *testing.T) {

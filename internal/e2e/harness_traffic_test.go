@@ -192,7 +192,7 @@ func (d datagrams) flow(conn *net.UDPConn, seed uint64) error {
 		b := want[:d.sizes[received%len(d.sizes)]]
 		_, _ = io.ReadFull(in, b)
 		if !bytes.Equal(buf[:n], b) {
-			return fmt.Errorf("datagram %d of %d bytes: the echo has %d bytes and is another", received, len(b), n)
+			return fmt.Errorf("datagram %d of %d bytes: lost or changed, the next echo has %d bytes and is another", received, len(b), n)
 		}
 		received++
 	}
