@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -53,15 +54,87 @@ func TestUDPCarriesContentBothWays(t *testing.T) {
 	}
 }
 
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	UDP in 3 to 42 fragments, sent back by pod-b
 func TestFragmentedDatagramsArrive(t *testing.T) {
+	for _, wire := range wires {
+		t.Run(string(wire), func(t *testing.T) {
+			forEngines(t, func(t *testing.T, e engine) {
+				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Wire: wire}})
+				forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+					for _, size := range []int{4000, 60000} {
+						d := datagrams{flows: 2, count: 100, window: 2, sizes: []int{size}}
+						if err := d.run(l.pod(0), l.pod(1), addr); err != nil {
+							t.Errorf("%d bytes: %v", size, err)
+						}
+					}
+				})
+			})
+		})
+	}
+}
+
+// pod-a ── host a ── MTU 9000 ── host b ── pod-b
+func TestTunnelTakesTheMTUOfItsInterface(t *testing.T) {
+	for _, wire := range wires {
+		t.Run(string(wire), func(t *testing.T) {
+			forEngines(t, func(t *testing.T, e engine) {
+				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Wire: wire, MTU: 9000}})
+				forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+					if err := ping(l.pod(0), addr, 9000-28); err != nil {
+						t.Error(err)
+					}
+					if err := (streams{flows: 4, up: 32 << 20, down: 32 << 20}).run(l.pod(0), l.pod(1), addr); err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		})
+	}
+}
+
+// The order of a flow must not depend on how the work is shared out.
+//
+// pod-a ── host a, n shards ──────────── host b, n shards ── pod-b
+func TestFlowsKeepTheirOrderWhateverTheNumberOfShards(t *testing.T) {
+	for _, shards := range []string{"1", "2", "4"} {
+		t.Run(shards, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, labOptions{flags: []string{"--shards=" + shards}})
+			var steady []*steadyFlow
+			for _, p := range [][2]*netlab.Pod{{l.pod(0), l.pod(1)}, {l.pod(1), l.pod(0)}} {
+				for range 4 {
+					steady = append(steady, startSteadyFlow(t, p[0], p[1], p[1].Addr), startSteadyFlow(t, p[0], p[1], p[1].Addr6))
+				}
+			}
+			for _, s := range steady {
+				eventually(t, "a thousand datagrams are sent", func() bool { return s.sent.Load() > 1000 })
+				if err := s.stop(); err != nil {
+					t.Errorf("%s: %v", s.name, err)
+				}
+			}
+			if got := len(l.daemons[0].status().Shards); strconv.Itoa(got) != shards {
+				t.Errorf("%d shards", got)
+			}
+		})
+	}
+}
+
+// What a host sends by itself, the kubelet's probes for example, comes from its
+// address on flannel0.
+//
+// host a ──────────── host b ── pod-b
+func TestHostTalksToPodsOfOtherHosts(t *testing.T) {
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e})
+		host := &netlab.Pod{NS: l.Hosts[0].NS, Addr: l.Hosts[0].Subnet.Addr(), Addr6: l.Hosts[0].Subnet6.Addr()}
 		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
-			for _, size := range []int{4000, 60000} {
-				d := datagrams{flows: 1, count: 200, window: 2, sizes: []int{size}}
-				if err := d.run(l.pod(0), l.pod(1), addr); err != nil {
-					t.Errorf("%d bytes: %v", size, err)
-				}
+			if err := (streams{flows: 2, up: 4 << 20, down: 4 << 20}).run(host, l.pod(1), addr); err != nil {
+				t.Errorf("to pod-b: %v", err)
+			}
+			if err := (streams{flows: 2, up: 4 << 20, down: 4 << 20}).run(l.pod(1), host, ofFamily(host, addr)); err != nil {
+				t.Errorf("from pod-b: %v", err)
 			}
 		})
 	})

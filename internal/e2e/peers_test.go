@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/netlab"
@@ -85,6 +86,60 @@ func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
 			t.Errorf("host a counts %d packets to and from host b, which exchanged %d: the counters did not live on", got, sent)
 		}
 	})
+}
+
+// pod-a ── host a ─┬─ host b ── pod-b
+//
+//	└─ host c, which cannot be reached
+func TestPeerThatCannotBeReachedDoesNotDisturbOthers(t *testing.T) {
+	for name, cut := range map[string]func(t *testing.T, l *lab){
+		"it is down": func(t *testing.T, l *lab) {
+			setDown(t, l.Hosts[2].NS, netlab.UnderlayLink)
+		},
+		"the route is prohibited": func(t *testing.T, l *lab) {
+			if err := l.Hosts[0].NS.Netlink().RouteAdd(&netlink.Route{
+				Type: unix.RTN_PROHIBIT, Dst: &net.IPNet{IP: l.Hosts[2].Addr.AsSlice(), Mask: net.CIDRMask(32, 32)},
+			}); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forEngines(t, func(t *testing.T, e engine) {
+				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Hosts: 3}})
+				cut(t, l)
+				a, b, c := l.pod(0), l.pod(1), l.pod(2)
+				steady := []*steadyFlow{startSteadyFlow(t, a, b, b.Addr), startSteadyFlow(t, b, a, a.Addr6)}
+				lost, err := dialUDP(a.NS, netip.AddrPortFrom(c.Addr, 9))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer lost.Close()
+				eventually(t, "2000 datagrams are sent beside the steady flows", func() bool {
+					for range 20 {
+						_, _ = lost.Write(make([]byte, 1000)) // ICMP errors come back
+					}
+					return steady[0].sent.Load() > 2000
+				})
+				for _, s := range steady {
+					if err := s.stop(); err != nil {
+						t.Errorf("%s: %v", s.name, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+func setDown(t testing.TB, ns *netlab.Namespace, name string) {
+	t.Helper()
+	link, err := ns.Netlink().LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ns.Netlink().LinkSetDown(link); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // expectPeers waits until the daemon on host a has exactly these peers.
