@@ -120,6 +120,7 @@ func TestParseControl(t *testing.T) {
 		{"half a second header", join(tos, gro[:h/2]), false, recvInfo{tos: 3}},
 		{"length 0", raw(0, unix.SOL_UDP, unix.UDP_GRO, native32(1400)), false, recvInfo{}},
 		{"length below the header", raw(h-1, unix.SOL_UDP, unix.UDP_GRO, native32(1400)), false, recvInfo{}},
+		{"length one beyond the buffer", raw(cmsgSpace(4)+1, unix.SOL_UDP, unix.UDP_GRO, native32(1400)), false, recvInfo{}},
 		{"length beyond the buffer", raw(h+200, unix.SOL_UDP, unix.UDP_GRO, native32(1400)), false, recvInfo{}},
 		{"largest length", raw(-1, unix.SOL_UDP, unix.UDP_GRO, native32(1400)), false, recvInfo{}},
 		{"GRO of two bytes", raw(h+2, unix.SOL_UDP, unix.UDP_GRO, []byte{1, 2}), false, recvInfo{}},

@@ -405,6 +405,16 @@ func TestPacketsTooBigForThePathAreTold(t *testing.T) {
 	}
 }
 
+func TestTrainThatIsTooBigOnlyForAMomentLeavesGSOOn(t *testing.T) {
+	h := newHarness(t, 64, false)
+	h.kernel.script = outcomes(0, unix.EMSGSIZE) // the path has widened meanwhile
+	h.trains()
+	h.check(t)
+	if len(h.fb.refusals) != 0 || h.segments != 64 {
+		t.Errorf("GSO was turned off: %v", h.fb.refusals)
+	}
+}
+
 func TestPacketsThatTheFallbackSentAreNoDrops(t *testing.T) {
 	h := newHarness(t, 64, false)
 	h.fb.takes = true
