@@ -160,7 +160,7 @@ func write(q Queue, h Header, pkt []byte) error {
 func read(t *testing.T, q Queue) (h Header, pkt []byte) {
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
-	b := make([]byte, ReadSize)
+	b := bytes.Repeat([]byte{0xee}, ReadSize)
 	for time.Now().Before(deadline) {
 		n, err := q.Read(b)
 		if err == nil {
