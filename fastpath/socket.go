@@ -173,6 +173,11 @@ func kernelAtLeast(major, minor int) bool {
 	return a > major || a == major && b >= minor
 }
 
+// selfTestWait is how long the self-test waits for a segment, in milliseconds.
+// Loopback delivers before the send returns; a daemon that is told to end
+// meanwhile must not be late.
+const selfTestWait = 200
+
 var errCorrupted = errors.New("self-test on loopback: segments arrived damaged; this kernel corrupts GSO sends")
 
 // probeGSO reports what UDP GSO (UDP_SEGMENT, Linux 4.18) can do here: how many
@@ -214,8 +219,7 @@ func probeGSO(ipv6 bool) (segments int, err error) {
 	}
 	got := make([]byte, 2*size)
 	for i := range count {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(poll, 1000); err != nil || n == 0 {
+		if !readable(fd, selfTestWait) {
 			return 0, fmt.Errorf("self-test on loopback: segment %d of %d did not arrive", i+1, count)
 		}
 		n, _, err := unix.Recvfrom(fd, got, unix.MSG_DONTWAIT)
@@ -227,6 +231,17 @@ func probeGSO(ipv6 bool) (segments int, err error) {
 		}
 	}
 	return segments, nil
+}
+
+// readable waits for fd to become readable, for at most so many milliseconds
+// without a signal.
+func readable(fd, wait int) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, wait)
+		if err != unix.EINTR {
+			return err == nil && n > 0
+		}
+	}
 }
 
 // enableGRO turns UDP GRO on for fd. The option came with Linux 5.0 and is used

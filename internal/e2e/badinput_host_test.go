@@ -54,7 +54,14 @@ func TestInterfaceThatReachesNobodyIsRefused(t *testing.T) {
 		for _, a := range addrs {
 			must(t, s.NS.Netlink().AddrDel(eth0, &a))
 		}
-		s.refuses(t, because("eth0 has no usable IPv4 address", "this host has eth0"), s.flags()...)
+		s.refuses(t, because("eth0 has no usable IPv4 address", "this host has eth0", "put that right, or name another interface with --iface"), s.flags()...)
+	})
+	t.Run("it has no IPv6 address either", func(t *testing.T) {
+		s := newSite(t)
+		s.write(dualStackLeases)
+		must(t, s.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"))
+		// An IPv4 underlay carries the packets of both families.
+		s.refuses(t, because("add address fd00:10:5:1::/128 to flannel0", "IPv6 is turned off here", "disable_ipv6=0"), s.flags()...)
 	})
 	t.Run("its MTU is too small", func(t *testing.T) {
 		s := newSite(t)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -45,6 +46,36 @@ func TestSecondDaemonOnAHostIsRefusedAndTheFirstGoesOn(t *testing.T) {
 	}
 	if err := ping(l.pod(0), l.pod(1).Addr, 1472); err != nil {
 		t.Errorf("the first daemon does not forward any more: %v", err)
+	}
+}
+
+func TestOfTwoDaemonsStartedAtOnceOneRuns(t *testing.T) {
+	l := newLab(t, labOptions{nodes: 1, idle: true})
+	for _, own := range []string{"the same socket", "its own socket"} {
+		for range 5 {
+			first := l.daemons[0]
+			second := newDaemon(t, first.ns, l.leaseFile)
+			if own == "the same socket" {
+				second.socket = first.socket
+				second.args = first.args
+			}
+			first.start()
+			second.start()
+			runs, fails := first, second
+			eventually(t, "one of two daemons with "+own+" ends", func() bool {
+				if first.ended() {
+					runs, fails = second, first
+				}
+				return fails.ended()
+			})
+			log := fails.stderr.String()
+			if why := log[strings.LastIndex(log[:len(log)-1], "\n")+1:]; fails.wait() != 1 ||
+				!strings.Contains(why, "another twilld is running") && !strings.Contains(why, "flannel0") {
+				t.Errorf("%s: exit code %d, %s", own, fails.wait(), why)
+			}
+			runs.waitReady()
+			runs.stop(syscall.SIGTERM)
+		}
 	}
 }
 

@@ -47,6 +47,13 @@ const soundLeases = `{
 }
 `
 
+// dualStackLeases is soundLeases for a network of both families.
+var dualStackLeases = strings.NewReplacer(
+	`"Backend"`, `"EnableIPv6": true, "IPv6Network": "fd00:10:5::/48", "Backend"`,
+	`"10.5.1.0/24"`, `"10.5.1.0/24", "IPv6Subnet": "fd00:10:5:1::/64"`,
+	`"10.5.2.0/24"`, `"10.5.2.0/24", "IPv6Subnet": "fd00:10:5:2::/64"`,
+).Replace(soundLeases)
+
 // write replaces the text of the lease file.
 func (s *site) write(text string) {
 	s.t.Helper()

@@ -111,6 +111,24 @@ func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
 	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 }
 
+func TestSIGTERMWhileStartingEndsSoonToo(t *testing.T) {
+	l := newLab(t, labOptions{idle: true, flags: []string{"--udp-gso=auto"}})
+	d := l.daemons[0]
+	before := netState(t, d.ns)
+	stifleLoopback(t, d.ns) // it waits for packets to itself
+	d.start()
+	eventually(t, "it makes its device", func() bool { return netState(t, d.ns) != before })
+	if took, code := d.stop(syscall.SIGTERM); took > endsWithin || code != 0 {
+		t.Errorf("ended after %s with exit code %d, want 0 within %s", took, code, endsWithin)
+	}
+	if after := netState(t, d.ns); after != before {
+		t.Errorf("left behind: the host was\n%s\nand is\n%s", before, after)
+	}
+	if got := d.files(); got != "" {
+		t.Errorf("left behind: files %s", got)
+	}
+}
+
 func TestRestartAfterSIGKILLWorksAtOnce(t *testing.T) {
 	for _, e := range []engine{offloadEngine, plainEngine} {
 		t.Run(e.name, func(t *testing.T) {

@@ -135,7 +135,7 @@ func (c *chooser) byDefaultRoute() (Interface, error) {
 		errs = append(errs, err)
 	}
 	if errs == nil {
-		return Interface{}, errors.New("there is no default route; name the interface with --iface")
+		return Interface{}, errors.New("there is no default route")
 	}
 	return Interface{}, joined(errs)
 }

@@ -81,7 +81,7 @@ func Choose(o Options) (Interface, error) {
 		}
 		tried = append(tried, err)
 	}
-	return Interface{}, fmt.Errorf("choose interface: %w; this host has %s", joined(tried), c.host)
+	return Interface{}, fmt.Errorf("choose interface: %w; this host has %s; put that right, or name another interface with --iface", joined(tried), c.host)
 }
 
 // ways returns what to try, in order.

@@ -40,7 +40,7 @@ func machine(t *testing.T) *namespaced {
 	return n
 }
 
-const has = `; this host has eth0 (192.0.2.1, 192.0.2.2, 2001:db8:1::1), eth1 (198.51.100.1), eth2 (down, 198.51.100.65), eth3 (no address), 5 of container networks or loopback`
+const has = `; this host has eth0 (192.0.2.1, 192.0.2.2, 2001:db8:1::1), eth1 (198.51.100.1), eth2 (down, 198.51.100.65), eth3 (no address), 5 of container networks or loopback; put that right, or name another interface with --iface`
 
 func TestChoose(t *testing.T) {
 	n := machine(t)
@@ -153,7 +153,7 @@ func TestDefaultRouteIsTheBestThatWillDo(t *testing.T) {
 	lan := n.link("br-lan", "198.51.100.1/24", "2001:db8:2::1/64")
 
 	_, err := Choose(Options{NeedIPv4: true})
-	if err == nil || !strings.Contains(err.Error(), "there is no default route; name the interface with --iface") {
+	if err == nil || !strings.Contains(err.Error(), "there is no default route; ") {
 		t.Errorf("without a default route: got %v", err)
 	}
 	n.route("0.0.0.0/0", "172.17.0.2", docker, 10)
