@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/twillnet/twill/internal/status"
 )
 
 // pod-a ── host a ──────────── host b ── pod-b
@@ -73,7 +75,10 @@ func TestOfTwoDaemonsStartedAtOnceOneRuns(t *testing.T) {
 				!strings.Contains(why, "another twilld is running") && !strings.Contains(why, "flannel0") {
 				t.Errorf("%s: exit code %d, %s", own, fails.wait(), why)
 			}
-			runs.waitReady()
+			eventually(t, "the other one is ready", func() bool {
+				doc, err := status.Fetch(t.Context(), runs.socket)
+				return err == nil && doc.Waiting == "" && doc.PID == runs.cmd.Process.Pid
+			})
 			runs.stop(syscall.SIGTERM)
 		}
 	}
