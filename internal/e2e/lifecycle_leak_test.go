@@ -37,11 +37,14 @@ func descriptors(t testing.TB, pid int) []string {
 }
 
 // goroutines returns how many a daemon has, by its own account.
-func (l *lab) goroutines() string {
+func (l *lab) goroutines() (n int) {
 	l.t.Helper()
 	_, text, err := l.get("/metrics")
 	must(l.t, err)
-	return regexp.MustCompile(`(?m)^go_goroutines .*$`).FindString(text)
+	_, text, _ = strings.Cut(text, "\ngo_goroutines ")
+	_, err = fmt.Sscan(text, &n)
+	must(l.t, err)
+	return n
 }
 
 func TestHundredLeaseChangesLeakNothing(t *testing.T) {
@@ -63,13 +66,14 @@ func TestHundredLeaseChangesLeakNothing(t *testing.T) {
 		change(2)
 	}
 	var after []string
+	// Not equal: a connection that has asked for the status may be closing.
 	if !within(patience, func() bool {
 		after = descriptors(t, d.cmd.Process.Pid)
-		return slices.Equal(after, before)
+		return len(after) <= len(before)
 	}) {
 		t.Errorf("open after 100 changes:\n%q\nbefore:\n%q", after, before)
 	}
-	eventually(t, "as many goroutines as before: "+goroutines, func() bool { return l.goroutines() == goroutines })
+	eventually(t, fmt.Sprintf("no more than the %d goroutines of before", goroutines), func() bool { return l.goroutines() <= goroutines })
 }
 
 // running finds goroutines that belong to a daemon.
