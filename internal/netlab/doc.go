@@ -1,5 +1,6 @@
 // Package netlab makes hosts, wires and pods out of Linux network namespaces,
-// for tests and for the laboratory. It needs root and no external program.
+// for tests and for the laboratory. It needs root, and nft(8) for
+// [Options.Loss], but no other program.
 //
 // The smallest topology, two hosts with a pod each:
 //
@@ -10,8 +11,8 @@
 //	 10.5.1.2/24     10.5.1.1/24  172.31.9.11/24        172.31.9.12/24  10.5.2.1/24  10.5.2.2/24
 //	 fd00:10:5:1::2  …:1::1   fd00:172:31:9::11         fd00:172:31:9::12  …:2::1  fd00:10:5:2::2
 //
-// Two hosts without a relay share one veth pair. With more hosts, or with a
-// [Relay], each eth0 leads into a further namespace, the wire:
+// Two hosts share one veth pair. With more hosts, with a [Relay], or with loss,
+// each eth0 leads into a further namespace, the wire:
 //
 //	host a                   wire                     host b
 //	 eth0 ─────── port-a ─ bridge br0 ─ port-b ─────── eth0

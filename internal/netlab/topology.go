@@ -49,7 +49,11 @@ type Options struct {
 	Pods  int      // on each host, 1 if zero, at most 9
 	Wire  WireKind // Super if empty, MTU if empty and impaired
 	MTU   int      // of the wire, 1500 if zero
-	// Impair, if not nil, puts a Relay on the wire, which must be of kind MTU.
+	// Loss is the fraction of IPv4 and IPv6 frames that vanish on the wire. It
+	// needs nft(8). What is lost of a Super wire are super-packets.
+	Loss float64
+	// Impair, if not nil, puts a Relay on the wire, which must be of kind MTU
+	// and lose nothing else.
 	Impair *Impairment
 	// NamePrefix, if not empty, names the namespaces "<prefix>a",
 	// "<prefix>pod-a" and so on under /run/netns.
@@ -104,6 +108,9 @@ func NewTopology(opts Options) (*Topology, error) {
 	}
 	if opts.Impair != nil && opts.Wire != MTU {
 		return nil, fmt.Errorf("make topology: an impaired wire must be of kind %q", MTU)
+	}
+	if opts.Loss < 0 || opts.Loss > 1 || opts.Loss > 0 && opts.Impair != nil {
+		return nil, fmt.Errorf("make topology: loss %g on the wire (from 0 to 1, and 0 with a relay)", opts.Loss)
 	}
 	if opts.Hosts > 9 || opts.Pods > 9 {
 		return nil, fmt.Errorf("make topology: %d hosts with %d pods each (at most 9 and 9)", opts.Hosts, opts.Pods)

@@ -8,7 +8,7 @@ import (
 
 // connect gives every host its eth0.
 func (t *Topology) connect() error {
-	if len(t.Hosts) == 2 && t.opts.Impair == nil {
+	if len(t.Hosts) == 2 && t.opts.Impair == nil && t.opts.Loss == 0 {
 		return vethPair(t.Hosts[0].NS, UnderlayLink, t.Hosts[1].NS, UnderlayLink, t.opts.MTU)
 	}
 	var err error
@@ -34,7 +34,13 @@ func (t *Topology) connect() error {
 		t.Relay, err = startRelay(t.wire, t.Hosts, t.opts.MTU, *t.opts.Impair)
 		return err
 	}
-	return t.bridgePorts()
+	if err := t.bridgePorts(); err != nil {
+		return err
+	}
+	if t.opts.Loss > 0 {
+		return t.lose(t.opts.Loss)
+	}
+	return nil
 }
 
 // portName is the wire's end of a host's eth0.
