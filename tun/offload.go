@@ -82,9 +82,16 @@ func openOffload(name string, n int) ([]Queue, Offloads, error) {
 		if err != nil {
 			return fail(err)
 		}
-		queues = append(queues, &offloadQueue{fd: fd})
+		q := &offloadQueue{fd: fd, writeFD: fd}
+		queues = append(queues, q)
 		if granted, err = setOffloads(fd); err != nil {
 			return fail(err)
+		}
+		if n > 1 {
+			if q.writeFD, err = attachDetached(name, flags); err != nil {
+				q.writeFD = fd
+				return fail(err)
+			}
 		}
 	}
 	return queues, granted, nil
@@ -117,6 +124,32 @@ func attach(name string, flags, exclusive uint16) (fd int, err error) {
 	return fd, nil
 }
 
+// attachDetached opens a queue of the device name that packets can be written
+// to, while the kernel gives it none to read (IFF_DETACH_QUEUE, Linux 3.8).
+//
+// From what is written to an attached queue the kernel learns that packets of
+// the flow in the other direction are for it (tun_flow_update in
+// drivers/net/tun.c). All that a peer sends comes through one socket, so one
+// reply would move a flow to the queue of that socket's shard, past packets that
+// wait in another, and all flows to one peer would end on one shard. Nothing is
+// learned from a detached queue; flows then keep to the queue that their hash
+// says.
+func attachDetached(name string, flags uint16) (fd int, err error) {
+	if fd, err = attach(name, flags, 0); err != nil {
+		return -1, err
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(unix.IFF_DETACH_QUEUE)
+		err = unix.IoctlIfreq(fd, unix.TUNSETQUEUE, req)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("TUNSETQUEUE: %w", err)
+	}
+	return fd, nil
+}
+
 // setOffloads turns on as many offloads as the kernel grants.
 func setOffloads(fd int) (Offloads, error) {
 	var err error
@@ -129,12 +162,21 @@ func setOffloads(fd int) (Offloads, error) {
 }
 
 // offloadQueue reads and writes packets with their virtio-net header.
-type offloadQueue struct{ fd int }
+type offloadQueue struct {
+	fd      int
+	writeFD int // fd, or a detached queue where the device has several
+}
 
 func (q *offloadQueue) Read(b []byte) (int, error) { return readFD(q.fd, b) }
 
-func (q *offloadQueue) Write(iov []unix.Iovec) error { return writevFD(q.fd, iov) }
+func (q *offloadQueue) Write(iov []unix.Iovec) error { return writevFD(q.writeFD, iov) }
 
 func (q *offloadQueue) FD() int { return q.fd }
 
-func (q *offloadQueue) Close() error { return unix.Close(q.fd) }
+func (q *offloadQueue) Close() error {
+	err := unix.Close(q.fd)
+	if q.writeFD != q.fd {
+		err = errors.Join(err, unix.Close(q.writeFD))
+	}
+	return err
+}

@@ -65,7 +65,7 @@ func (l *stringList) Set(v string) error {
 
 // Limits of the kernel.
 const (
-	maxShards        = 256 // MAX_TAP_QUEUES, drivers/net/tun.c
+	maxShards        = 128 // half of MAX_TAP_QUEUES, drivers/net/tun.c: a queue to read and one to write
 	maxInterfaceName = 15  // IFNAMSIZ without the final zero byte, netdevice(7)
 )
 

@@ -121,6 +121,32 @@ func TestFlowsKeepTheirOrderWhateverTheNumberOfShards(t *testing.T) {
 	}
 }
 
+// All that comes from one peer is for one socket and so for one shard. If the
+// device learned from that which queue the flows belong to, as the kernel's
+// default is, they would all move there with their first reply, past packets
+// that wait in another queue.
+//
+// pod-a ── host a, 2 shards ──────────── host b ── pod-b
+func TestRepliesDoNotMoveFlowsToAnotherShard(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, labOptions{flags: []string{"--shards=2"}})
+	forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+		before := l.daemons[0].status().Shards
+		// Of 64 flows each shard has some, but for a chance of 2⁻⁶³.
+		d := datagrams{flows: 64, count: 100, window: 8, sizes: []int{100}}
+		if err := d.run(l.pod(0), l.pod(1), addr); err != nil {
+			t.Error(err)
+		}
+		after := l.daemons[0].status().Shards
+		for i := range after {
+			// A flow that moves with its first reply leaves 8 packets behind.
+			if n := after[i].TX.Packets - before[i].TX.Packets; n%100 != 0 || n == 0 {
+				t.Errorf("shard %d sent %d packets of 64 flows with 100 packets each", i, n)
+			}
+		}
+	})
+}
+
 // What a host sends by itself, the kubelet's probes for example, comes from its
 // address on flannel0.
 //
