@@ -101,6 +101,19 @@ func messages(peer *Peer) (msgs []message) {
 	return msgs
 }
 
+// sendAll sends msgs, in parts if need be, up to the first that is refused, and
+// returns how many were sent. A signal may end each call early.
+func sendAll(s sender, msgs []message) (sent int, errno unix.Errno) {
+	for sent < len(msgs) {
+		n, errno := s.send(msgs[sent:])
+		if errno != 0 && errno != unix.EINTR {
+			return sent, errno
+		}
+		sent += n
+	}
+	return sent, 0
+}
+
 // TestSendersOverLoopback sends through both senders and receives through
 // recvmmsg: the layouts of the headers are the kernel's.
 func TestSendersOverLoopback(t *testing.T) {
@@ -113,12 +126,8 @@ func TestSendersOverLoopback(t *testing.T) {
 	for name, s := range map[string]sender{"sendmmsg": newMmsgSender(from.fd, false), "x/net": plain} {
 		t.Run(name, func(t *testing.T) {
 			msgs := messages(NewPeer(nil, to.addr))
-			for sent := 0; sent < len(msgs); {
-				n, errno := s.send(msgs[sent:])
-				if errno != 0 {
-					t.Fatal(errno)
-				}
-				sent += n
+			if n, errno := sendAll(s, msgs); errno != 0 {
+				t.Fatalf("message %d: %v", n, errno)
 			}
 			i := 0
 			receiveAll(t, newSockRX(to.fd), len(msgs), func(b []byte, info recvInfo, src netip.Addr) {
@@ -151,10 +160,10 @@ func TestSenderTellsWhatIsWrongWithTheFirstMessage(t *testing.T) {
 	for name, s := range map[string]sender{"sendmmsg": newMmsgSender(from.fd, false), "x/net": plain} {
 		good := messages(NewPeer(nil, to.addr))[:2]
 		big := message{peer: good[0].peer, segment: 65508, bytes: 65508, packets: 1, iov: []unix.Iovec{vector(pattern(65508))}}
-		if n, errno := s.send([]message{good[0], good[1], big}); n != 2 || errno != 0 {
+		if n, errno := sendAll(s, []message{good[0], good[1], big}); n != 2 || errno != unix.EMSGSIZE {
 			t.Errorf("%s: two good ones and a bad: %d, %v", name, n, errno)
 		}
-		if n, errno := s.send([]message{big, good[0]}); n != 0 || errno != unix.EMSGSIZE {
+		if n, errno := sendAll(s, []message{big, good[0]}); n != 0 || errno != unix.EMSGSIZE {
 			t.Errorf("%s: a bad one and a good: %d, %v", name, n, errno)
 		}
 	}
