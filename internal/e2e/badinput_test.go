@@ -209,7 +209,7 @@ func TestWrongCommandLineIsAUsageError(t *testing.T) {
 		{"argument", "serve", []string{`unexpected argument "serve"`, "every setting is a flag"}},
 		{"no value", "--healthz-port", []string{"needs an argument: -healthz-port"}},
 		{"no number", "--shards=many", []string{`"many" for flag -shards`, "want a whole number"}},
-		{"number too great", "--shards=257", []string{"--shards: 257 is not from 1 to 256"}},
+		{"number too great", "--shards=129", []string{"--shards: 129 is not from 1 to 128"}},
 		{"no port", "--healthz-port=70000", []string{"--healthz-port: 70000 is not a port", "1 to 65535, or 0 for none"}},
 		{"no address", "--public-ip=here", []string{`"here" for flag -public-ip`, "want an IP address"}},
 		{"other family", "--public-ip=2001:db8::1", []string{"--public-ip: 2001:db8::1 is not an IPv4 address", "--public-ipv6"}},
