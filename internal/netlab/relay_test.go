@@ -28,6 +28,10 @@ func numbered(t *testing.T, topo *netlab.Topology, count int) []int {
 		t.Fatal(err)
 	}
 	defer srv.Close()
+	// Room for all, so that what is missing was lost on the wire.
+	if err := srv.(*net.UDPConn).SetReadBuffer(4 << 20); err != nil {
+		t.Fatal(err)
+	}
 	conn, err := from.NS.Dial(t.Context(), "udp", srv.LocalAddr().(*net.UDPAddr).AddrPort().String())
 	if err != nil {
 		t.Fatal(err)
