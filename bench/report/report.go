@@ -1,0 +1,150 @@
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Schema is the version of the JSON form. It goes up when a field changes its
+// meaning or goes; a new field leaves it as it is.
+const Schema = 1
+
+// Baseline is the path that ratios refer to.
+const Baseline = "vxlan"
+
+// Report is what a session of the laboratory found out.
+type Report struct {
+	Schema   int       `json:"schema"`
+	Started  time.Time `json:"started"`
+	Ended    time.Time `json:"ended"`
+	Command  []string  `json:"command"`
+	Revision string    `json:"revision"` // of the program that measured
+	Go       string    `json:"go"`       // that it was built with
+	Machine  Machine   `json:"machine"`
+	Busy     Busy      `json:"busy"`
+	MTU      int       `json:"wire_mtu"`
+	Seconds  float64   `json:"seconds"` // of each run, without its warm-up
+	Rounds   int       `json:"rounds"`  // that were asked for
+	// Interrupted says that Wire.Rounds may be less than Rounds.
+	Interrupted bool    `json:"interrupted,omitempty"`
+	Loads       []Named `json:"loads"`
+	Wires       []*Wire `json:"wires"`
+	// Micro are the results of Go benchmarks that were put beside.
+	Micro []Micro `json:"micro,omitempty"`
+}
+
+// Machine is where it was.
+type Machine struct {
+	CPU      string `json:"cpu"`
+	CPUs     int    `json:"cpus"`
+	MemoryMB uint64 `json:"memory_mb"`
+	Kernel   string `json:"kernel"`
+	Arch     string `json:"arch"`
+}
+
+func (m Machine) String() string {
+	return fmt.Sprintf("%d × %s, %d MB, Linux %s %s", m.CPUs, m.CPU, m.MemoryMB, m.Kernel, m.Arch)
+}
+
+// Busy is what the machine did besides.
+type Busy struct {
+	LoadAtStart   float64 `json:"load_average_at_start"` // of one minute
+	LoadAtEnd     float64 `json:"load_average_at_end"`   // the session's own included
+	StolenPercent float64 `json:"stolen_percent"`        // CPU time that a hypervisor gave to others
+}
+
+// Warning says why figures may be poor; empty if nothing speaks against them.
+func (r *Report) Warning() string {
+	var why []string
+	if quiet := float64(r.Machine.CPUs) / 4; r.Busy.LoadAtStart > quiet {
+		why = append(why, fmt.Sprintf("the load average was %.1f on %d CPUs before anything was measured",
+			r.Busy.LoadAtStart, r.Machine.CPUs))
+	}
+	if r.Busy.StolenPercent > 2 {
+		why = append(why, fmt.Sprintf("a hypervisor took %.0f %% of the CPU time away", r.Busy.StolenPercent))
+	}
+	if len(why) == 0 {
+		return ""
+	}
+	return "The machine was not quiet: " + strings.Join(why, ", and ") + "."
+}
+
+// Named is a thing with a name, and words for it.
+type Named struct {
+	Name  string `json:"name"`
+	Title string `json:"title"`
+}
+
+// Wire is what was found out on one kind of wire.
+type Wire struct {
+	Named
+	Rounds int    `json:"rounds"` // that were finished
+	Paths  []Path `json:"paths"`
+	Runs   []Run  `json:"runs"`
+}
+
+// Path is a path that took part, or why it could not.
+type Path struct {
+	Named
+	MTU   int    `json:"mtu,omitempty"` // of the pods
+	Error string `json:"error,omitempty"`
+}
+
+// Run is one load on one path in one round.
+type Run struct {
+	Round   int     `json:"round"` // from 1
+	Path    string  `json:"path"`
+	Load    string  `json:"load"`
+	Figures Figures `json:"figures,omitempty"`
+	Error   string  `json:"error,omitempty"`
+}
+
+// WriteJSON writes the report to a file.
+func (r *Report) WriteJSON(path string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// ReadJSON reads what WriteJSON has written.
+func ReadJSON(path string) (*Report, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := new(Report)
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, fmt.Errorf("read report %s: %w", path, err)
+	}
+	if r.Schema != Schema {
+		return nil, fmt.Errorf("read report %s: its schema is %d, this program knows %d only; measure anew", path, r.Schema, Schema)
+	}
+	return r, nil
+}
+
+// Failures lists everything that did not work, one line each.
+func (r *Report) Failures() []string {
+	var lines []string
+	for _, w := range r.Wires {
+		for _, p := range w.Paths {
+			if p.Error != "" {
+				lines = append(lines, fmt.Sprintf("%s did not take part on the %s wire: %s", p.Name, w.Name, p.Error))
+			}
+		}
+		for _, run := range w.Runs {
+			if run.Error != "" {
+				lines = append(lines, fmt.Sprintf("%s on %s, %s wire, round %d: %s", run.Load, run.Path, w.Name, run.Round, run.Error))
+			}
+		}
+	}
+	return lines
+}
