@@ -82,7 +82,8 @@ func TestBulkTCPTravelsInTrains(t *testing.T) {
 				// What GRO joined must have been apart on the wire, and the
 				// other way round, else the test tests another wire.
 				frames, packets = l.framesInto(1)-frames, l.txPackets(0)-packets
-				if cut := frames >= packets; cut != (wire == netlab.MTU) {
+				// A few frames may be lost; trains would leave a thirtieth.
+				if cut := frames > packets/engaged; cut != (wire == netlab.MTU) {
 					t.Errorf("%d packets crossed the wire in %d frames", packets, frames)
 				}
 			})
