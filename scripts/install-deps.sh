@@ -20,6 +20,7 @@ compiles() { echo '#include <stdlib.h>' | cc -E -; }
 
 need "git"              "the version in the binaries"                      command -v git
 need "gcc libc6-dev"    "the race detector and flannel's forwarding loop"  compiles
+need "nftables"         "wires that lose packets"                          command -v nft
 need "qemu-user-static" "unit tests of the packet code on arm and arm64"   command -v qemu-aarch64-static
 
 if [ ${#missing[@]} = 0 ]; then

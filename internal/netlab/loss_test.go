@@ -34,7 +34,7 @@ func udpSocket(t *testing.T, ns *netlab.Namespace, addr netip.Addr) (fd int, bou
 
 func TestAWireLosesTheFractionThatIsAskedFor(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("nft is not there (apt-get install nftables)")
+		t.Fatal("nft is not there: run scripts/install-deps.sh")
 	}
 	for _, wire := range []netlab.WireKind{netlab.Super, netlab.MTU} {
 		t.Run(string(wire), func(t *testing.T) {
