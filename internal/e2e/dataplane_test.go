@@ -139,8 +139,9 @@ func TestRepliesDoNotMoveFlowsToAnotherShard(t *testing.T) {
 		}
 		after := l.daemons[0].status().Shards
 		for i := range after {
-			// A flow that moves with its first reply leaves 8 packets behind.
-			if n := after[i].TX.Packets - before[i].TX.Packets; n%100 != 0 || n == 0 {
+			// A flow that moves with its first reply leaves some packets
+			// behind. A single one is the ping that goes ahead.
+			if n := after[i].TX.Packets - before[i].TX.Packets; n%100 > 1 || n < 100 {
 				t.Errorf("shard %d sent %d packets of 64 flows with 100 packets each", i, n)
 			}
 		}

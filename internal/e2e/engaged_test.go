@@ -124,6 +124,9 @@ func TestBulkUDPTravelsInTrains(t *testing.T) {
 // unless every datagram of a train arrives as it was cut.
 func segmented(from, to *netlab.Pod, addr netip.Addr) error {
 	const trains, count, size = 200, 32, 1000
+	if err := acquaint(from, addr); err != nil {
+		return err
+	}
 	server, err := listenUDP(to.NS, netip.AddrPortFrom(addr, 0))
 	if err != nil {
 		return err

@@ -1,13 +1,11 @@
 package e2e
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -198,98 +196,4 @@ func (l *lab) expectAnswer(p *netlab.Pod, name string) {
 			l.t.Errorf("%s: the last to answer was %q, want %q", addr, got, name)
 		}
 	}
-}
-
-// steadyFlow is a flow of numbered datagrams at an even pace, of which not one
-// may be lost, doubled or late.
-type steadyFlow struct {
-	name     string
-	from, to *net.UDPConn
-	sent     atomic.Uint64
-	end      chan struct{}
-	sender   chan error
-	receiver chan error
-}
-
-const (
-	steadyPace = time.Millisecond
-	steadyStep = 4 // datagrams at each pace
-	steadySize = 1200
-)
-
-// startSteadyFlow starts a flow that lasts until it is stopped.
-func startSteadyFlow(t testing.TB, from, to *netlab.Pod, addr netip.Addr) *steadyFlow {
-	t.Helper()
-	s := &steadyFlow{
-		name: fmt.Sprintf("steady flow from %s to %s", ofFamily(from, addr), addr),
-		end:  make(chan struct{}), sender: make(chan error, 1), receiver: make(chan error, 1),
-	}
-	var err error
-	if s.to, err = listenUDP(to.NS, netip.AddrPortFrom(addr, 0)); err != nil {
-		t.Fatal(err)
-	}
-	if s.from, err = dialUDP(from.NS, addrPort(s.to)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		s.from.Close()
-		s.to.Close()
-	})
-	go func() { s.sender <- s.send() }()
-	go func() { s.receiver <- s.receive() }()
-	return s
-}
-
-func (s *steadyFlow) send() error {
-	pace := time.NewTicker(steadyPace)
-	defer pace.Stop()
-	buf := make([]byte, steadySize)
-	for {
-		select {
-		case <-s.end:
-			return nil
-		case <-pace.C:
-		}
-		for range steadyStep {
-			binary.BigEndian.PutUint64(buf, s.sent.Load())
-			if _, err := s.from.Write(buf); err != nil {
-				return err
-			}
-			s.sent.Add(1)
-		}
-	}
-}
-
-// lastDatagram is the number of the datagram that ends a flow.
-const lastDatagram = 1<<64 - 1
-
-func (s *steadyFlow) receive() error {
-	buf := make([]byte, steadySize+1)
-	for want := uint64(0); ; want++ {
-		n, err := s.to.Read(buf)
-		if err != nil {
-			return fmt.Errorf("%d of %d datagrams received: %w", want, s.sent.Load(), err)
-		}
-		got := binary.BigEndian.Uint64(buf)
-		switch {
-		case n != steadySize:
-			return fmt.Errorf("datagram %d has %d bytes", got, n)
-		case got == lastDatagram && want == s.sent.Load():
-			return nil
-		case got != want:
-			return fmt.Errorf("datagram %d arrives where %d is expected; %d sent", got, want, s.sent.Load())
-		}
-	}
-}
-
-// stop ends the flow. It returns an error unless each datagram that was sent
-// has arrived, in order.
-func (s *steadyFlow) stop() error {
-	close(s.end)
-	err := <-s.sender
-	buf := make([]byte, steadySize)
-	binary.BigEndian.PutUint64(buf, lastDatagram)
-	_, werr := s.from.Write(buf)
-	_ = s.to.SetReadDeadline(time.Now().Add(patience))
-	return errors.Join(err, werr, <-s.receiver)
 }

@@ -138,6 +138,9 @@ func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
 						t.Fatal(err)
 					}
 					defer server.Close()
+					if err := acquaint(l.pod(0), addr); err != nil {
+						t.Fatal(err)
+					}
 					errs := map[bool]string{true: "UdpInCsumErrors", false: "Udp6InCsumErrors"}[addr.Is4()]
 					before := counters(t, l.pod(1).NS)[errs]
 
@@ -147,7 +150,7 @@ func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
 						p := udpPacket(netip.AddrPortFrom(ofFamily(l.pod(0), addr), 1000), addrPort(server), binary.BigEndian.AppendUint32(nil, uint32(i)))
 						p.id = uint16(i + 1)
 						if i%4 == 3 {
-							p.payload[6] ^= 0x55
+							p.payload[8] ^= 0x55 // the first byte behind the UDP header
 						}
 						packets = append(packets, p.bytes())
 					}
