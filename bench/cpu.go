@@ -12,30 +12,37 @@ import (
 // architecture that Go runs on.
 const userHZ = 100
 
-// machineCPU returns the CPU time that all CPUs together have spent on
-// anything, interrupts included, since boot. Time stolen by a hypervisor is
-// not in it.
-func machineCPU() (time.Duration, error) {
+// machineTime is what the time of all CPUs together has gone to since boot.
+type machineTime struct {
+	used   time.Duration // for anything here, interrupts included
+	stolen time.Duration // by a hypervisor for others, while there was work here
+}
+
+func machineCPU() (t machineTime, err error) {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
-		return 0, err
+		return t, err
 	}
 	line, _, _ := strings.Cut(string(stat), "\n")
-	// cpu user nice system idle iowait irq softirq steal guest guest_nice;
-	// guest time is in user already.
+	return parseMachineCPU(line)
+}
+
+// parseMachineCPU reads the first line of /proc/stat: cpu user nice system idle
+// iowait irq softirq steal guest guest_nice. Guest time is in user already.
+func parseMachineCPU(line string) (t machineTime, err error) {
 	fields := strings.Fields(line)
-	if len(fields) < 8 || fields[0] != "cpu" {
-		return 0, fmt.Errorf("/proc/stat begins %q, want the sum of all CPUs", line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return t, fmt.Errorf("/proc/stat begins %q, want the sum of all CPUs", line)
 	}
-	var ticks int64
-	for _, i := range []int{1, 2, 3, 6, 7} {
-		n, err := strconv.ParseInt(fields[i], 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("/proc/stat: %w", err)
+	var ticks [9]int64
+	for i := 1; i < len(ticks); i++ {
+		if ticks[i], err = strconv.ParseInt(fields[i], 10, 64); err != nil {
+			return t, fmt.Errorf("/proc/stat: %w", err)
 		}
-		ticks += n
 	}
-	return time.Duration(ticks) * time.Second / userHZ, nil
+	t.used = time.Duration(ticks[1]+ticks[2]+ticks[3]+ticks[6]+ticks[7]) * time.Second / userHZ
+	t.stolen = time.Duration(ticks[8]) * time.Second / userHZ
+	return t, nil
 }
 
 // processCPU returns the CPU time of a process with all its threads.
@@ -60,45 +67,4 @@ func processCPU(pid int) (time.Duration, error) {
 		ticks += n
 	}
 	return time.Duration(ticks) * time.Second / userHZ, nil
-}
-
-// meter measures CPU time from its start on.
-type meter struct {
-	started time.Time
-	machine time.Duration
-	daemons time.Duration
-	pids    []int
-}
-
-// usage is what a meter has seen.
-type usage struct {
-	elapsed, machine, daemons time.Duration
-}
-
-func startMeter(pids []int) (*meter, error) {
-	m := &meter{pids: pids}
-	u, err := m.read()
-	m.started, m.machine, m.daemons = time.Now(), u.machine, u.daemons
-	return m, err
-}
-
-func (m *meter) read() (u usage, err error) {
-	if u.machine, err = machineCPU(); err != nil {
-		return u, err
-	}
-	for _, pid := range m.pids {
-		d, err := processCPU(pid)
-		if err != nil {
-			return u, err
-		}
-		u.daemons += d
-	}
-	return u, nil
-}
-
-// stop returns what has been used since the start.
-func (m *meter) stop() (usage, error) {
-	elapsed := time.Since(m.started)
-	u, err := m.read()
-	return usage{elapsed, u.machine - m.machine, u.daemons - m.daemons}, err
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twillnet/twill/bench/report"
 	"github.com/twillnet/twill/internal/netlab"
 )
 
@@ -41,29 +42,35 @@ func Demo(ctx context.Context, bin Binaries, out io.Writer) (err error) {
 		return err
 	}
 	io.WriteString(out, demoIntro)
-	s := newSession(Options{
+	s, err := newSession(Options{
 		Paths: paths, Loads: loads, Rounds: demoRounds, Duration: demoDuration, Binaries: bin,
 	}, out)
+	if err != nil {
+		return err
+	}
 	defer func() {
-		if err = errors.Join(err, s.close()); ctx.Err() != nil {
+		if err = errors.Join(err, s.takeDown()); ctx.Err() != nil {
 			err = fmt.Errorf("interrupted, nothing is left behind (%w)", err)
 		}
 	}()
-	if err := s.setUp(ctx); err != nil {
+	if err := s.setUp(ctx, Wires[0]); err != nil {
 		return err
 	}
-	if err := s.report.Failed(); err != nil {
-		return errors.New(strings.Join(s.report.notes(), "\n"))
+	if err := failed(s.report); err != nil {
+		return err
 	}
 	c := s.up[0].conn
 	onWire, err := seenOnWire(ctx, c)
 	if err != nil {
 		return err
 	}
-	if err := s.run(ctx); err != nil {
+	if err := s.measure(ctx, Wires[0], nil); err != nil {
 		return err
 	}
-	if err := s.report.WriteTable(out); err != nil {
+	if err := s.finish(); err != nil {
+		return err
+	}
+	if err := s.report.WriteSummary(out); err != nil {
 		return err
 	}
 	counted, err := countedOnWay(c)
@@ -71,7 +78,15 @@ func Demo(ctx context.Context, bin Binaries, out io.Writer) (err error) {
 		return err
 	}
 	fmt.Fprintf(out, "\nOn the wire: %s.\nOn the way: %s.\n", onWire, counted)
-	return s.report.Failed()
+	return failed(s.report)
+}
+
+// failed is an error of all that did not work; nil if everything did.
+func failed(r *report.Report) error {
+	if lines := r.Failures(); len(lines) > 0 {
+		return errors.New(strings.Join(lines, "\n"))
+	}
+	return nil
 }
 
 // seenOnWire pings at full MTU and describes the largest packet of it as host

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/bench/report"
 )
 
 const (
@@ -23,10 +25,37 @@ const (
 
 // requests is the load of one request after the other, each a datagram that the
 // server sends back.
-func requests(ctx context.Context, c *Connection, d time.Duration) (Figures, error) {
-	p, err := newUDPPair(c)
+func requests(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
+	f, err := runRequests(ctx, c, d)
 	if err != nil {
 		return nil, fmt.Errorf("requests: %w", err)
+	}
+	return f, nil
+}
+
+// requestsUnderLoad is the same while one TCP stream runs at full speed, in the
+// requests' direction.
+func requestsUnderLoad(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
+	b, err := startBulk(ctx, c, 1, 0)
+	if err != nil {
+		return nil, fmt.Errorf("requests beside a stream: %w", err)
+	}
+	defer b.stop()
+	bytes, started := b.received.Load(), time.Now()
+	f, err := runRequests(ctx, c, d)
+	if err != nil {
+		return nil, fmt.Errorf("requests beside a stream: %w", err)
+	}
+	bytes = b.received.Load() - bytes
+	f[report.Throughput.Key] = 8 * float64(bytes) / 1e9 / time.Since(started).Seconds()
+	delete(f, report.CPUPerMillion.Key) // nearly all of it is the stream's
+	return f, nil
+}
+
+func runRequests(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
+	p, err := newUDPPair(c)
+	if err != nil {
+		return nil, err
 	}
 	var over atomic.Bool
 	var server sync.WaitGroup
@@ -36,18 +65,27 @@ func requests(ctx context.Context, c *Connection, d time.Duration) (Figures, err
 	server.Go(func() { p.answer(&over) })
 
 	if _, _, err := p.ask(ctx, warmUp); err != nil {
-		return nil, fmt.Errorf("requests: %w", err)
+		return nil, err
+	}
+	m, err := startMeter(c.pids())
+	if err != nil {
+		return nil, err
 	}
 	trips, lost, err := p.ask(ctx, d)
 	if err != nil {
-		return nil, fmt.Errorf("requests: %w", err)
+		return nil, err
+	}
+	u, err := m.stop()
+	if err != nil {
+		return nil, err
 	}
 	slices.Sort(trips)
 	half := func(p float64) float64 { return float64(percentile(trips, p)) / 2 / float64(time.Microsecond) }
-	return Figures{
-		halfRTT50.Key: half(0.50), halfRTT99.Key: half(0.99), halfRTT999.Key: half(0.999),
-		loss.Key: 100 * float64(lost) / float64(lost+len(trips)),
-	}, nil
+	return u.memory(report.Figures{
+		report.HalfRTT50.Key: half(0.50), report.HalfRTT99.Key: half(0.99), report.HalfRTT999.Key: half(0.999),
+		report.Loss.Key:          100 * float64(lost) / float64(lost+len(trips)),
+		report.CPUPerMillion.Key: u.machine.Seconds() / (float64(len(trips)) / 1e6),
+	}), nil
 }
 
 // percentile returns the smallest of the sorted values that a fraction p of

@@ -14,7 +14,7 @@ import (
 )
 
 // nebulaPath does more work than the others: it encrypts.
-var nebulaPath = Path{"nebula", "nebula (encrypts)", nebula}
+var nebulaPath = Path{"nebula", "nebula (encrypts)", nebula, encryptingLoads}
 
 const (
 	nebulaPort = 4242

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/twillnet/twill/bench/report"
 	"github.com/twillnet/twill/internal/netlab"
 )
 
@@ -16,20 +17,26 @@ type Path struct {
 	Title string
 	// up makes the path on a fresh topology of two hosts.
 	up func(context.Context, *netlab.Topology, Binaries) (*Connection, error)
+	// loads are those that the path is there for; nil is all.
+	loads []string
 }
 
-// Paths are all paths, in the order of a table's columns.
+// Paths are all paths, in the order of a table's rows.
 var Paths = []Path{
-	{"twill", "twill", twill()},
-	{"twill-plain", "twill, plain engine", twill("--tun-offload=off", "--udp-gso=off", "--udp-gro=off")},
-	{"vxlan", "kernel VXLAN", vxlan},
-	{"host-gw", "host-gw", hostGW},
-	{"wire", "bare wire", bareWire},
-	{"flannel-udp", "stock flannel udp", flannelUDP},
+	{"twill", "twill", twill(), nil},
+	{"twill-1", "twill, one shard", twill("--shards=1"), []string{"tcp1", "tcp4", "udp64"}},
+	{"twill-plain", "twill, plain engine", twill("--tun-offload=off", "--udp-gso=off", "--udp-gro=off"), nil},
+	{report.Baseline, "kernel VXLAN", vxlan, nil},
+	{"host-gw", "host-gw", hostGW, nil},
+	{"wire", "bare wire", bareWire, nil},
+	{"flannel-udp", "stock flannel udp", flannelUDP, nil},
+	wireguardPath,
+	nebulaPath,
 }
 
-// baseline is the path that ratios refer to.
-const baseline = "vxlan"
+// encryptingLoads are those of paths that do more work than the others and are
+// there for the order of magnitude.
+var encryptingLoads = []string{"tcp1", "tcp4", "udp64", "udpmtu", "rr", "rr-load"}
 
 // Binaries says where the programs are that paths run.
 type Binaries struct {

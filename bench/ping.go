@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/bench/report"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 
 // fullPing is the load of ICMP echoes as large as the MTU, with DF set. One
 // byte more must be refused.
-func fullPing(ctx context.Context, c *Connection, _ time.Duration) (Figures, error) {
+func fullPing(ctx context.Context, c *Connection, _ time.Duration) (report.Figures, error) {
 	f, err := pingAtMTU(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("ping %s from %s: %w", c.Server.Addr, c.Client.NS, err)
@@ -30,7 +32,7 @@ func fullPing(ctx context.Context, c *Connection, _ time.Duration) (Figures, err
 	return f, nil
 }
 
-func pingAtMTU(ctx context.Context, c *Connection) (Figures, error) {
+func pingAtMTU(ctx context.Context, c *Connection) (report.Figures, error) {
 	fd, err := pingSocket(c.Client)
 	if err != nil {
 		return nil, err
@@ -60,9 +62,9 @@ func pingAtMTU(ctx context.Context, c *Connection) (Figures, error) {
 		return nil, fmt.Errorf("%d bytes, DF: %w, want that it is too long", c.MTU+1, err)
 	}
 	slices.Sort(trips)
-	return Figures{
-		pingSize.Key:      float64(c.MTU),
-		pingRoundTrip.Key: float64(percentile(trips, 0.5)) / float64(time.Microsecond),
+	return report.Figures{
+		report.PingSize.Key:      float64(c.MTU),
+		report.PingRoundTrip.Key: float64(percentile(trips, 0.5)) / float64(time.Microsecond),
 	}, nil
 }
 

@@ -6,47 +6,44 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
+	"github.com/twillnet/twill/bench/report"
 	"github.com/twillnet/twill/internal/netlab"
 )
 
-// Options say what a session of the laboratory does.
-type Options struct {
-	Paths    []Path
-	Loads    []Load
-	Wire     netlab.WireKind // Super if empty
-	MTU      int             // of the wire, 1500 if zero
-	Rounds   int
-	Duration time.Duration // of each run
-	Binaries Binaries
-}
-
-// Measure puts every load on every path, round after round, and reports progress
-// to w. A path that cannot be made, and a run that fails, are noted in the
-// report. When ctx ends, the report holds what had been done by then, and the
-// error is the context's cause. The report is nil if nothing could be run. It
-// needs root.
-func Measure(ctx context.Context, opts Options, w io.Writer) (report *Report, err error) {
+// Measure puts the loads on every path of a wire, round after round, then on
+// the next wire, and reports progress to w. A path that cannot be made, and a
+// run that fails, are noted in the report. When ctx ends, the report holds the
+// rounds that were finished by then, and the error is the context's cause. The
+// report is nil if nothing could be run. It needs root.
+func Measure(ctx context.Context, opts Options, w io.Writer) (*report.Report, error) {
 	if err := needRoot("the laboratory"); err != nil {
 		return nil, err
 	}
-	s := newSession(opts, w)
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.setUp(ctx); err != nil {
+	s, err := newSession(opts, w)
+	if err != nil {
 		return nil, err
 	}
-	return s.report, s.run(ctx)
+	fmt.Fprintln(w, s.opts.String())
+	if warning := s.report.Warning(); warning != "" {
+		fmt.Fprintln(w, warning)
+	}
+	err = s.run(ctx)
+	if s.runs == 0 {
+		return nil, err
+	}
+	return s.report, errors.Join(err, s.finish())
 }
 
 // session is a Measure under way.
 type session struct {
 	opts     Options
-	report   *Report
+	report   *report.Report
 	progress *progress
+	stolen   stolenMeter
 	up       []standing
+	runs     int                      // that were done
 	took     map[string]time.Duration // by the last run of a load, by its name
 }
 
@@ -56,154 +53,143 @@ type standing struct {
 	conn *Connection
 }
 
-func newSession(opts Options, w io.Writer) *session {
+func newSession(opts Options, w io.Writer) (*session, error) {
 	if opts.MTU == 0 {
 		opts.MTU = 1500
 	}
-	if opts.Wire == "" {
-		opts.Wire = netlab.Super
+	s := &session{opts: opts, progress: newProgress(w), took: make(map[string]time.Duration)}
+	s.report = &report.Report{
+		Schema: report.Schema, Started: time.Now(), Command: os.Args, Machine: thisMachine(),
+		MTU: opts.MTU, Seconds: opts.Duration.Seconds(), Rounds: opts.Rounds,
 	}
-	return &session{
-		opts: opts,
-		report: &Report{
-			Started: time.Now(), Command: os.Args, Machine: thisMachine(),
-			Wire: opts.Wire, WireMTU: opts.MTU, Seconds: opts.Duration.Seconds(), Rounds: opts.Rounds,
-		},
-		progress: newProgress(w),
-		took:     make(map[string]time.Duration),
+	s.report.Revision, s.report.Go = thisBuild()
+	for _, l := range opts.loads() {
+		s.report.Loads = append(s.report.Loads, report.Named{Name: l.Name, Title: l.Title})
 	}
+	var err error
+	if s.report.Busy.LoadAtStart, err = loadAverage(); err != nil {
+		return nil, err
+	}
+	s.stolen, err = startStolenMeter()
+	return s, err
 }
 
-// setUp makes all paths. It fails only if none can be made or ctx ends.
-func (s *session) setUp(ctx context.Context) error {
+// finish completes the report.
+func (s *session) finish() (err error) {
+	s.report.Ended = time.Now()
+	if s.report.Busy.LoadAtEnd, err = loadAverage(); err != nil {
+		return err
+	}
+	s.report.Busy.StolenPercent, err = s.stolen.percent()
+	return err
+}
+
+// run does all that was planned, one wire after the other. It fails when ctx
+// ends, and if on some wire no path could be made.
+func (s *session) run(ctx context.Context) error {
+	var errs []error
+	for i, w := range s.opts.Wires {
+		err := s.setUp(ctx, w)
+		if err == nil {
+			err = s.measure(ctx, w, s.opts.Wires[i+1:])
+		}
+		errs = append(errs, err, s.takeDown())
+		if ctx.Err() != nil {
+			s.report.Interrupted = true
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setUp makes all paths on a wire. It fails only if none can be made or ctx
+// ends.
+func (s *session) setUp(ctx context.Context, w Wire) error {
 	defer s.progress.clear()
+	found := &report.Wire{Named: report.Named{Name: w.Name, Title: w.Title}}
+	s.report.Wires = append(s.report.Wires, found)
 	var failures []error
 	for _, p := range s.opts.Paths {
-		s.progress.show("setting up " + p.Title)
-		c, err := p.Up(ctx, netlab.Options{Wire: s.opts.Wire, MTU: s.opts.MTU}, s.opts.Binaries)
-		if ctx.Err() != nil {
-			if c != nil {
-				err = c.Close()
-			}
-			return errors.Join(context.Cause(ctx), err)
+		s.progress.show(fmt.Sprintf("wire %s: setting up %s", w.Name, p.Title))
+		c, err := p.Up(ctx, netlab.Options{Wire: w.kind, Loss: w.loss, MTU: s.opts.MTU}, s.opts.Binaries)
+		if c != nil {
+			s.up = append(s.up, standing{p, c})
 		}
-		if err != nil {
-			failures = append(failures, err)
-			s.report.Paths = append(s.report.Paths, PathReport{Name: p.Name, Error: err.Error()})
-			continue
-		}
-		s.up = append(s.up, standing{p, c})
-		s.report.Paths = append(s.report.Paths, PathReport{Name: p.Name, MTU: c.MTU})
-	}
-	if len(s.up) == 0 {
-		return fmt.Errorf("no path could be made: %w", errors.Join(failures...))
-	}
-	return nil
-}
-
-// step is one run to be done.
-type step struct {
-	round int // from 1
-	load  Load
-	path  standing
-}
-
-// schedule is all runs in their order. Each round begins with another path, so
-// that none always runs in another's wake.
-func (s *session) schedule() []step {
-	var steps []step
-	for round := range s.opts.Rounds {
-		for _, load := range s.opts.Loads {
-			for i := range s.up {
-				steps = append(steps, step{round + 1, load, s.up[(i+round)%len(s.up)]})
-			}
-		}
-	}
-	return steps
-}
-
-// run does all runs. It fails only when ctx ends.
-func (s *session) run(ctx context.Context) error {
-	defer s.progress.clear()
-	steps := s.schedule()
-	for i, step := range steps {
-		s.progress.show(fmt.Sprintf("[%d/%d] %s over %s, round %d of %d, %d s left", i+1, len(steps),
-			step.load.Title, step.path.Title, step.round, s.opts.Rounds, int(s.left(steps[i:]).Seconds()+0.5)))
-		started := time.Now()
-		figures, err := step.load.run(ctx, step.path.conn, s.opts.Duration)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		s.took[step.load.Name] = time.Since(started)
-		r := Run{Round: step.round, Path: step.path.Name, Load: step.load.Name, Figures: figures}
+		entry := report.Path{Named: report.Named{Name: p.Name, Title: p.Title}}
 		if err != nil {
-			r.Error = err.Error()
+			failures = append(failures, err)
+			entry.Error = err.Error()
+		} else {
+			entry.MTU = c.MTU
 		}
-		s.report.Runs = append(s.report.Runs, r)
+		found.Paths = append(found.Paths, entry)
+	}
+	if len(s.up) == 0 {
+		return fmt.Errorf("wire %s: no path could be made: %w", w.Name, errors.Join(failures...))
 	}
 	return nil
 }
 
-// left is how long steps will take, by what their loads took before.
-func (s *session) left(steps []step) (left time.Duration) {
+// measure does all runs on the wire that stands. It fails only when ctx ends.
+// later are the wires after it, which count for the time left.
+func (s *session) measure(ctx context.Context, w Wire, later []Wire) error {
+	defer s.progress.clear()
+	found := s.report.Wires[len(s.report.Wires)-1]
+	var paths []Path
+	for _, p := range s.up {
+		paths = append(paths, p.Path)
+	}
+	steps := s.opts.schedule(w, paths)
+	for i, step := range steps {
+		s.progress.show(fmt.Sprintf("wire %s, round %d of %d, run %d of %d: %s over %s; %s left", w.Name,
+			step.round, s.opts.Rounds, i+1, len(steps), step.load.Title, step.path.Title, minutes(s.left(steps[i:], later))))
+		standing, _ := find(s.up, step.path.Name, func(s standing) string { return s.Name })
+		started := time.Now()
+		figures, err := step.load.run(ctx, standing.conn, s.opts.Duration)
+		if ctx.Err() != nil {
+			found.KeepFinishedRounds()
+			return context.Cause(ctx)
+		}
+		s.took[step.load.Name] = time.Since(started)
+		r := report.Run{Round: step.round, Path: step.path.Name, Load: step.load.Name, Figures: figures}
+		if err != nil {
+			r.Error = err.Error()
+		}
+		s.runs++
+		found.Runs = append(found.Runs, r)
+		if i+1 == len(steps) || steps[i+1].round > step.round {
+			found.Rounds = step.round
+		}
+	}
+	return nil
+}
+
+// left is how long steps and later wires will take, by what their loads took
+// before.
+func (s *session) left(steps []step, later []Wire) (left time.Duration) {
+	for _, w := range later {
+		left += time.Duration(len(s.opts.Paths)) * setUpTime
+		steps = append(steps[:len(steps):len(steps)], s.opts.schedule(w, s.opts.Paths)...)
+	}
 	for _, step := range steps {
 		took, ok := s.took[step.load.Name]
 		if !ok {
-			took = s.opts.Duration + warmUp
+			took = step.load.took(s.opts.Duration)
 		}
 		left += took
 	}
 	return left
 }
 
-// close takes down all paths.
-func (s *session) close() error {
+// takeDown removes all paths.
+func (s *session) takeDown() error {
 	var errs []error
 	for _, p := range s.up {
 		errs = append(errs, p.conn.Close())
 	}
+	s.up = nil
 	return errors.Join(errs...)
-}
-
-// AllPaths lists the names of all paths as ParsePaths reads them.
-func AllPaths() string { return list(Paths, Path.name) }
-
-// AllLoads lists the names of all loads as ParseLoads reads them.
-func AllLoads() string { return list(Loads, Load.name) }
-
-// ParsePaths finds paths by a list of names with commas between them.
-func ParsePaths(names string) ([]Path, error) { return parse("path", names, Paths, Path.name) }
-
-// ParseLoads finds loads by a list of names with commas between them.
-func ParseLoads(names string) ([]Load, error) { return parse("load", names, Loads, Load.name) }
-
-func (p Path) name() string { return p.Name }
-func (l Load) name() string { return l.Name }
-
-func list[T any](all []T, name func(T) string) string {
-	var names []string
-	for _, item := range all {
-		names = append(names, name(item))
-	}
-	return strings.Join(names, ",")
-}
-
-func parse[T any](kind, names string, all []T, name func(T) string) ([]T, error) {
-	var found []T
-	for n := range strings.SplitSeq(names, ",") {
-		item, ok := find(all, n, name)
-		if !ok {
-			return nil, fmt.Errorf("unknown %s %q; there are %s", kind, n, list(all, name))
-		}
-		found = append(found, item)
-	}
-	return found, nil
-}
-
-func find[T any](all []T, n string, name func(T) string) (item T, ok bool) {
-	i := slices.IndexFunc(all, func(item T) bool { return name(item) == n })
-	if i < 0 {
-		return item, false
-	}
-	return all[i], true
 }

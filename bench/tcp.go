@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/bench/report"
 )
 
 const (
@@ -19,39 +21,27 @@ const (
 	chunk = 128 << 10
 	// warmUp is how long a load runs before it counts: slow start, caches,
 	// and the neighbour tables of a fresh path.
-	warmUp = 300 * time.Millisecond
+	warmUp = 200 * time.Millisecond
 )
 
-// streams is the load of n TCP streams from client to server at full speed.
-func streams(n int) func(context.Context, *Connection, time.Duration) (Figures, error) {
-	return func(ctx context.Context, c *Connection, d time.Duration) (Figures, error) {
-		f, err := runStreams(ctx, c, n, d)
+// streams is the load of TCP streams at full speed, some from client to server
+// and some back.
+func streams(forward, back int) func(context.Context, *Connection, time.Duration) (report.Figures, error) {
+	return func(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
+		f, err := runStreams(ctx, c, forward, back, d)
 		if err != nil {
-			return nil, fmt.Errorf("TCP, %d streams: %w", n, err)
+			return nil, fmt.Errorf("TCP, %d streams and %d back: %w", forward, back, err)
 		}
 		return f, nil
 	}
 }
 
-func runStreams(ctx context.Context, c *Connection, n int, d time.Duration) (Figures, error) {
-	clients, servers, err := connect(ctx, c, n)
+func runStreams(ctx context.Context, c *Connection, forward, back int, d time.Duration) (report.Figures, error) {
+	b, err := startBulk(ctx, c, forward, back)
 	if err != nil {
 		return nil, err
 	}
-	var received atomic.Int64
-	var group sync.WaitGroup
-	stop := func() {
-		for i := range clients {
-			clients[i].Close()
-			servers[i].Close()
-		}
-		group.Wait()
-	}
-	defer stop()
-	for i := range clients {
-		group.Go(func() { send(clients[i]) })
-		group.Go(func() { receive(servers[i], &received) })
-	}
+	defer b.stop()
 	if err := sleep(ctx, warmUp); err != nil {
 		return nil, err
 	}
@@ -59,11 +49,11 @@ func runStreams(ctx context.Context, c *Connection, n int, d time.Duration) (Fig
 	if err != nil {
 		return nil, err
 	}
-	bytes, resent := received.Load(), resentBy(clients)
+	bytes, resent := b.received.Load(), resentBy(b.senders)
 	if err := sleep(ctx, d); err != nil {
 		return nil, err
 	}
-	bytes, resent = received.Load()-bytes, resentBy(clients)-resent
+	bytes, resent = b.received.Load()-bytes, resentBy(b.senders)-resent
 	u, err := m.stop()
 	if err != nil {
 		return nil, err
@@ -72,12 +62,46 @@ func runStreams(ctx context.Context, c *Connection, n int, d time.Duration) (Fig
 		return nil, errors.New("no byte arrived")
 	}
 	gb := float64(bytes) / 1e9
-	return Figures{
-		throughput.Key:  8 * gb / u.elapsed.Seconds(),
-		cpuPerGB.Key:    u.machine.Seconds() / gb,
-		daemonCPU.Key:   u.daemons.Seconds() / gb,
-		retransmits.Key: float64(resent),
-	}, nil
+	return u.memory(report.Figures{
+		report.Throughput.Key:     8 * gb / u.elapsed.Seconds(),
+		report.CPUPerGB.Key:       u.machine.Seconds() / gb,
+		report.DaemonCPUPerGB.Key: u.daemons.Seconds() / gb,
+		report.Retransmits.Key:    float64(resent),
+	}), nil
+}
+
+// bulk is a number of TCP streams that run.
+type bulk struct {
+	senders, receivers []net.Conn
+	received           atomic.Int64 // bytes
+	running            sync.WaitGroup
+}
+
+// startBulk opens streams, all from the client as iperf3 does, and lets data
+// run forward on some and back on the others.
+func startBulk(ctx context.Context, c *Connection, forward, back int) (*bulk, error) {
+	clients, servers, err := connect(ctx, c, forward+back)
+	if err != nil {
+		return nil, err
+	}
+	b := &bulk{
+		senders:   append(clients[:forward:forward], servers[forward:]...),
+		receivers: append(servers[:forward:forward], clients[forward:]...),
+	}
+	for i := range b.senders {
+		b.running.Go(func() { send(b.senders[i]) })
+		b.running.Go(func() { receive(b.receivers[i], &b.received) })
+	}
+	return b, nil
+}
+
+// stop closes the streams and awaits their goroutines.
+func (b *bulk) stop() {
+	for i := range b.senders {
+		b.senders[i].Close()
+		b.receivers[i].Close()
+	}
+	b.running.Wait()
 }
 
 // connect opens n connections and returns their ends.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/bench/report"
 	"github.com/twillnet/twill/internal/netlab/mmsg"
 )
 
@@ -23,11 +24,22 @@ const (
 	settle = 30 * time.Millisecond
 	// tolerated is the loss below which a rate counts as carried.
 	tolerated = 0.01
-	// probes and probeTime bound the search for the highest rate.
-	probes    = 6
-	probeTime = 150 * time.Millisecond
-	// retries is how often a rate that a longer run does not bear is lowered.
-	retries = 4
+	// probeTime is how long the search tries a rate.
+	probeTime = 120 * time.Millisecond
+	// retries is how often a rate that a longer run does not bear is lowered,
+	// each time to what is retried of it.
+	retries = 6
+	retried = 0.88
+	// searchTime is about how long a search takes.
+	searchTime = 900 * time.Millisecond
+)
+
+var (
+	// firstSearch begins at what a flood without limit left over, which can be
+	// far from what is carried.
+	firstSearch = search{probes: 8, step: 1.4, close: 1.05}
+	// nextSearch begins at what was carried the last time.
+	nextSearch = search{probes: 5, step: 1.1, close: 1.04}
 )
 
 // ipv4UDPHeaders is what stands before the payload in an IPv4 packet.
@@ -36,8 +48,8 @@ const ipv4UDPHeaders = 20 + 8
 // datagrams is the load of UDP datagrams from client to server, at the highest
 // rate at which less than one in a hundred is lost. payload is in bytes; zero
 // is what fills the MTU.
-func datagrams(payload int) func(context.Context, *Connection, time.Duration) (Figures, error) {
-	return func(ctx context.Context, c *Connection, d time.Duration) (Figures, error) {
+func datagrams(payload int) func(context.Context, *Connection, time.Duration) (report.Figures, error) {
+	return func(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
 		size := payload
 		if size == 0 {
 			size = c.MTU - ipv4UDPHeaders
@@ -47,54 +59,47 @@ func datagrams(payload int) func(context.Context, *Connection, time.Duration) (F
 			return nil, fmt.Errorf("UDP, %d bytes: %w", size, err)
 		}
 		bytes := float64(f.received) * float64(size)
-		return Figures{
-			packetRate.Key: f.rate() / 1e3,
-			throughput.Key: 8 * bytes / 1e9 / f.elapsed.Seconds(),
-			loss.Key:       100 * f.loss(),
-			cpuPerGB.Key:   f.machine.Seconds() / (bytes / 1e9),
-			cpuPerMpkt.Key: f.machine.Seconds() / (float64(f.received) / 1e6),
-			daemonCPU.Key:  f.daemons.Seconds() / (bytes / 1e9),
-		}, nil
+		return f.memory(report.Figures{
+			report.PacketRate.Key:     f.rate() / 1e3,
+			report.Throughput.Key:     8 * bytes / 1e9 / f.elapsed.Seconds(),
+			report.Loss.Key:           100 * f.loss(),
+			report.CPUPerGB.Key:       f.machine.Seconds() / (bytes / 1e9),
+			report.CPUPerMillion.Key:  f.machine.Seconds() / (float64(f.received) / 1e6),
+			report.DaemonCPUPerGB.Key: f.daemons.Seconds() / (bytes / 1e9),
+		}), nil
 	}
 }
 
 // carriedRate searches the highest rate with tolerable loss and runs it for d.
 func carriedRate(ctx context.Context, c *Connection, size int, d time.Duration) (*flood, error) {
-	// What arrives of a flood without limit is where to begin.
-	f, err := runFlood(ctx, c, size, 0, probeTime)
+	start, how := c.carried[size], nextSearch
+	if start == 0 {
+		f, err := runFlood(ctx, c, size, 0, probeTime)
+		if err != nil {
+			return nil, err
+		}
+		start, how = f.rate(), firstSearch
+	}
+	rate, err := how.highest(start, func(rate float64) (bool, error) {
+		f, err := runFlood(ctx, c, size, rate, probeTime)
+		return err == nil && f.loss() < tolerated, err
+	})
 	if err != nil {
 		return nil, err
 	}
-	rate, carried, refused := f.rate(), 0.0, 0.0
-	for range probes {
-		if f, err = runFlood(ctx, c, size, rate, probeTime); err != nil {
+	// A longer run meets more of the machine's hiccups than a probe.
+	for range retries {
+		f, err := runFlood(ctx, c, size, rate, d)
+		if err != nil {
 			return nil, err
 		}
 		if f.loss() < tolerated {
-			carried = rate
-		} else {
-			refused = rate
+			c.carried[size] = rate
+			return f, nil
 		}
-		switch {
-		case refused == 0:
-			rate *= 1.2
-		case carried == 0:
-			rate *= 0.7
-		default:
-			rate = (carried + refused) / 2
-		}
+		rate *= retried
 	}
-	if carried == 0 {
-		carried = rate
-	}
-	// A longer run meets more of the machine's hiccups than a probe.
-	for try := 0; ; try++ {
-		f, err = runFlood(ctx, c, size, carried, d)
-		if err != nil || f.loss() < tolerated || try == retries {
-			return f, err
-		}
-		carried *= 0.85
-	}
+	return nil, fmt.Errorf("at least %g %% were lost at any rate, down to %.0f datagrams a second", 100*tolerated, rate/retried)
 }
 
 // flood is what came of sending datagrams for a while.

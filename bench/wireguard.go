@@ -19,7 +19,7 @@ import (
 )
 
 // wireguardPath does more work than the others: it encrypts.
-var wireguardPath = Path{"wireguard-go", "wireguard-go (encrypts)", wireguardGo}
+var wireguardPath = Path{"wireguard-go", "wireguard-go (encrypts)", wireguardGo, encryptingLoads}
 
 const (
 	wireguardPort = 51820

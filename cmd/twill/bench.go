@@ -4,59 +4,179 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/twillnet/twill/bench"
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/bench/report"
 )
 
 const aboutBench = `Puts loads on several ways between two pods, round after round, and prints
-medians and ratios to kernel VXLAN. Everything stands in network namespaces of
-this machine, which should be quiet. Needs root. Ctrl-C ends it early; what was
-measured by then is printed.`
+medians, spread and ratios to kernel VXLAN, and which marks were reached.
+Everything stands in network namespaces of this machine, which should be quiet.
+Needs root. Ctrl-C ends it early; rounds that were finished by then are kept.`
+
+// quick is what --quick means for flags that are not given.
+var quick = benchFlags{
+	paths: "twill,vxlan,host-gw,wire,flannel-udp", loads: "tcp1,tcp4,udp64,rr,rr-load", wires: "super,mtu",
+	rounds: 3, minutes: 2.5,
+}
+
+// benchFlags are the command line of twill bench.
+type benchFlags struct {
+	quick            bool
+	paths, wires     string
+	loads            string // empty: all, but for those that say nothing of a path or a wire
+	mtu, rounds      int
+	seconds, minutes float64 // seconds 0: as minutes has it
+	out, page        string
+	micro, from      string
+	binaries         bench.Binaries
+}
+
+func (f *benchFlags) register(fs *flag.FlagSet) {
+	fs.BoolVar(&f.quick, "quick", false, fmt.Sprintf("under three minutes: --paths=%s --loads=%s --wire=%s --rounds=%d --minutes=%g",
+		quick.paths, quick.loads, quick.wires, quick.rounds, quick.minutes))
+	fs.StringVar(&f.paths, "paths", bench.AllPaths(), "`NAMES` of the paths")
+	fs.StringVar(&f.loads, "loads", "", "`NAMES` of the loads, for every path and wire. All are "+bench.AllLoads()+
+		"; by default those are left out that say nothing of a path or a wire")
+	fs.Func("wire", "`NAMES` of the wires; may be repeated (default "+bench.AllWires()+")", func(names string) error {
+		f.wires = strings.TrimPrefix(f.wires+","+names, ",")
+		return nil
+	})
+	fs.IntVar(&f.mtu, "mtu", 1500, "`BYTES`: MTU of the wires")
+	fs.IntVar(&f.rounds, "rounds", 5, "`N`: how often every load runs on every path")
+	fs.Float64Var(&f.minutes, "minutes", 25, "`M`: how long everything may take; runs are made as long as that allows, 0.4 to 5 s")
+	fs.Float64Var(&f.seconds, "seconds", 0, "`S`: how long each run takes, whatever --minutes says")
+	fs.StringVar(&f.out, "out", "", "`DIR` to write report.json, report.md and plots (SVG, PNG) into")
+	fs.StringVar(&f.page, "page", "", "Markdown `FILE` whose figures to replace by this run's, with the plots of --out")
+	fs.StringVar(&f.micro, "micro", "", "`FILE` with the output of go test -bench, to take into the report")
+	fs.StringVar(&f.from, "from", "", "`FILE`: show this report.json again and measure nothing")
+	fs.StringVar(&f.binaries.Twilld, "twilld", f.binaries.Twilld, "`PATH` of twilld")
+	fs.StringVar(&f.binaries.FlannelUDP, "flannel-udp", f.binaries.FlannelUDP,
+		"`PATH` of stock flannel's udp backend; other peers lie beside it")
+}
+
+// preset puts in what --quick means, and the default of --wire, where the
+// command line does not say otherwise.
+func (f *benchFlags) preset(fs *flag.FlagSet) {
+	given := make(map[string]bool)
+	fs.Visit(func(g *flag.Flag) { given[g.Name] = true })
+	if f.quick {
+		if !given["paths"] {
+			f.paths = quick.paths
+		}
+		if !given["loads"] {
+			f.loads = quick.loads
+		}
+		if !given["wire"] {
+			f.wires = quick.wires
+		}
+		if !given["rounds"] {
+			f.rounds = quick.rounds
+		}
+		if !given["minutes"] {
+			f.minutes = quick.minutes
+		}
+	}
+	if f.wires == "" {
+		f.wires = bench.AllWires()
+	}
+}
+
+// options turns flags into what bench understands.
+func (f *benchFlags) options() (bench.Options, error) {
+	opts := bench.Options{MTU: f.mtu, Rounds: f.rounds, Binaries: f.binaries}
+	var errs [3]error
+	opts.Paths, errs[0] = bench.ParsePaths(f.paths)
+	if f.loads != "" {
+		opts.Loads, errs[1] = bench.ParseLoads(f.loads)
+	}
+	opts.Wires, errs[2] = bench.ParseWires(f.wires)
+	for _, err := range errs {
+		if err != nil {
+			return opts, &usageError{"bench: " + err.Error()}
+		}
+	}
+	switch {
+	case f.rounds < 1:
+		return opts, &usageError{"bench: want at least 1 round"}
+	case f.minutes <= 0 || f.seconds != 0 && f.seconds < 0.1:
+		return opts, &usageError{"bench: want at least 0.1 --seconds and more than 0 --minutes"}
+	case f.page != "" && f.out == "":
+		return opts, &usageError{"bench: --page needs --out, where the plots are"}
+	}
+	if f.seconds != 0 {
+		opts.Duration = time.Duration(f.seconds * float64(time.Second))
+	} else {
+		opts.Fit(time.Duration(f.minutes * float64(time.Minute)))
+	}
+	return opts, nil
+}
 
 func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	bin, err := bench.DefaultBinaries()
-	if err != nil {
+	var f benchFlags
+	var err error
+	if f.binaries, err = bench.DefaultBinaries(); err != nil {
 		return err
 	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	paths := fs.String("paths", bench.AllPaths(), "`NAMES` of the paths")
-	loads := fs.String("loads", bench.AllLoads(), "`NAMES` of the loads")
-	wire := fs.String("wire", string(netlab.Super), "`KIND` of wire: super (large packets cross whole) or mtu (as a plain network card)")
-	mtu := fs.Int("mtu", 1500, "`BYTES`: MTU of the wire")
-	rounds := fs.Int("rounds", 5, "`N`: how often every load runs on every path")
-	seconds := fs.Float64("seconds", 3, "`S`: how long each run takes")
-	json := fs.String("json", "", "`FILE` to write all runs to")
-	fs.StringVar(&bin.Twilld, "twilld", bin.Twilld, "`PATH` of twilld")
-	fs.StringVar(&bin.FlannelUDP, "flannel-udp", bin.FlannelUDP, "`PATH` of stock flannel's udp backend")
+	f.register(fs)
 	if done, err := parseFlags(fs, aboutBench, args, stdout); done || err != nil {
 		return err
 	}
-	if *rounds < 1 || *seconds < 0.1 {
-		return &usageError{"bench: want at least 1 round and 0.1 seconds"}
-	}
-	opts := bench.Options{
-		MTU: *mtu, Rounds: *rounds, Binaries: bin,
-		Duration: time.Duration(*seconds * float64(time.Second)),
-	}
-	var errs [3]error
-	opts.Paths, errs[0] = bench.ParsePaths(*paths)
-	opts.Loads, errs[1] = bench.ParseLoads(*loads)
-	opts.Wire, errs[2] = netlab.ParseWire(*wire)
-	for _, err := range errs {
-		if err != nil {
-			return &usageError{"bench: " + err.Error()}
-		}
-	}
-	report, err := bench.Measure(ctx, opts, stderr)
-	if report == nil {
+	f.preset(fs)
+	opts, err := f.options()
+	if err != nil {
 		return err
 	}
-	err = errors.Join(err, report.WriteTable(stdout))
-	if *json != "" {
-		err = errors.Join(err, report.WriteJSON(*json))
+	var micro []report.Micro // first, so that a bad file does not cost 25 minutes
+	if f.micro != "" {
+		if micro, err = readMicro(f.micro); err != nil {
+			return err
+		}
+	}
+	var r *report.Report
+	if f.from != "" {
+		r, err = report.ReadJSON(f.from)
+	} else {
+		r, err = bench.Measure(ctx, opts, stderr)
+	}
+	if r == nil {
+		return err
+	}
+	if f.micro != "" {
+		r.Micro = micro
+	}
+	return errors.Join(err, f.show(r, stdout))
+}
+
+// show writes the report wherever the flags want it.
+func (f *benchFlags) show(r *report.Report, stdout io.Writer) error {
+	_, err := io.WriteString(stdout, r.Markdown(""))
+	if f.out != "" {
+		err = errors.Join(err, r.WriteFiles(f.out))
+	}
+	if f.page != "" {
+		err = errors.Join(err, r.UpdatePage(f.page, f.out))
 	}
 	return err
+}
+
+func readMicro(path string) ([]report.Micro, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	results, err := report.ParseMicro(strings.NewReader(string(text)))
+	if err == nil && len(results) == 0 {
+		err = errors.New("there are no results of Go benchmarks in it")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return results, nil
 }

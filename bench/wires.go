@@ -1,0 +1,26 @@
+package bench
+
+import "github.com/twillnet/twill/internal/netlab"
+
+// Wire is a way for frames from one host to the other.
+type Wire struct {
+	Name  string // in --wire and JSON
+	Title string
+	kind  netlab.WireKind
+	loss  float64 // fraction of frames
+	// loads are those that say something on this wire; nil is all. What is
+	// received at less than 1 % loss, say, is not asked of a wire that loses
+	// some itself.
+	loads []string
+}
+
+// lossFraction is how much a wire with loss loses.
+const lossFraction = 0.001
+
+// Wires are all wires, in the order in which they are used.
+var Wires = []Wire{
+	{"super", "super-packets cross whole", netlab.Super, 0, nil},
+	{"mtu", "frames of the MTU cross, as from a plain card", netlab.MTU, 0, nil},
+	{"super+loss", "as super, and 0.1 % of the super-packets vanish", netlab.Super, lossFraction, []string{"tcp1", "tcp4", "tcp16"}},
+	{"mtu+loss", "as mtu, and 0.1 % of the frames vanish", netlab.MTU, lossFraction, []string{"tcp1", "tcp4", "tcp16"}},
+}
