@@ -173,11 +173,6 @@ func (d datagrams) run(from, to *netlab.Pod, addr netip.Addr) error {
 	return err
 }
 
-// acquaint lets the kernels on the way between from and to learn all the
-// addresses that they need. While one asks for an address, packets that wait for
-// the answer are overtaken by those that come after it.
-func acquaint(from *netlab.Pod, to netip.Addr) error { return ping(from, to, 100) }
-
 // flow sends and receives the datagrams of one flow.
 func (d datagrams) flow(conn *net.UDPConn, seed uint64) error {
 	out, in := content(seed, 1<<62), content(seed, 1<<62)
