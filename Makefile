@@ -100,9 +100,23 @@ fuzz: ## run each fuzz target for FUZZTIME (20s)
 demo: build ## two hosts and their pods in namespaces: twill beside kernel VXLAN, one table; root
 	@bin/twill demo
 
+# Packages with benchmarks of single functions.
+BENCHED := ./encap ./fastpath
+RESULTS := bench/results
+
 .PHONY: bench
-bench: build peers peers-bench ## the laboratory's full comparison; root, a quiet machine
-	@bin/twill bench
+bench: needs-root build peers peers-bench ## the laboratory, 25 min: figures to bench/results and docs/performance.md; root, a quiet machine
+	@mkdir -p $(RESULTS)
+	go test -run '^$$' -bench . -benchmem -benchtime 100ms -count 5 $(BENCHED) | tee $(RESULTS)/micro.txt
+	bin/twill bench --micro $(RESULTS)/micro.txt --out $(RESULTS) --page docs/performance.md
+
+.PHONY: bench-quick
+bench-quick: needs-root build peers ## the same in three minutes, with fewer paths and loads, on the terminal only; root
+	@bin/twill bench --quick
+
+.PHONY: bench-compare
+bench-compare: ## compare Go benchmarks with another revision: make bench-compare BASE=main
+	@scripts/bench-compare.sh "$(BASE)" $(BENCHED)
 
 .PHONY: clean
 clean: ## remove what was built
