@@ -1,6 +1,7 @@
 package report
 
 import (
+	"math"
 	"slices"
 	"strings"
 )
@@ -20,6 +21,9 @@ type panel struct {
 	series []series
 	log    bool // dots on a logarithmic axis; else bars
 	line   bool // at 1.0, for ratios
+	// least and most are the ends of the y axis, the same in all panels of a
+	// chart.
+	least, most float64
 }
 
 // series is what one path showed, a value for each group; Rounds is 0 where
@@ -46,7 +50,37 @@ func (r *Report) charts() []chart {
 		{name: "cpu", title: "CPU time of the machine for a GB of TCP", panels: r.panels(cpu, panel{y: "CPU s/GB, logarithmic", log: true})},
 		{name: "loss", title: "TCP where the wire loses 0.1 % of the frames", panels: r.lossPanels(tcp[:2])},
 	}
-	return slices.DeleteFunc(charts, func(c chart) bool { return len(c.panels) == 0 })
+	charts = slices.DeleteFunc(charts, func(c chart) bool { return len(c.panels) == 0 })
+	for _, c := range charts {
+		c.shareAxis()
+	}
+	return charts
+}
+
+// shareAxis gives all panels the y axis that holds the values of each, with
+// room for labels.
+func (c chart) shareAxis() {
+	least, most := math.Inf(1), 0.0
+	for _, p := range c.panels {
+		for _, s := range p.series {
+			for _, v := range s.values {
+				if v.Rounds > 0 {
+					least, most = min(least, v.Min), max(most, v.Max)
+				}
+			}
+		}
+	}
+	for i := range c.panels {
+		p := &c.panels[i]
+		switch {
+		case p.log:
+			p.least, p.most = least/1.6, most*1.3
+		case p.line:
+			p.least, p.most = 0, max(most, 1.2)*1.1
+		default:
+			p.least, p.most = 0, most*1.1
+		}
+	}
 }
 
 // plotted leaves out the bare wire, which is the generator's ceiling and would

@@ -151,7 +151,7 @@ func (p panel) plot() *plot.Plot {
 		out.Y.Scale, out.Y.Tick.Marker = plot.LogScale{}, plot.TickerFunc(decades)
 	}
 	out.Add(grouped{p})
-	_, _, out.Y.Min, out.Y.Max = grouped{p}.DataRange()
+	out.Y.Min, out.Y.Max = p.least, p.most
 	out.X.Min, out.X.Max = -0.5, float64(len(p.groups))-0.5
 	return out
 }

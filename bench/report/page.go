@@ -61,10 +61,14 @@ func (r *Report) finishedRounds() int {
 
 // writeHead writes the circumstances.
 func (r *Report) writeHead(b *strings.Builder) {
-	fmt.Fprintf(b, "Medians of %d interleaved rounds of %.2g s a run, in parentheses the least and the most of them, "+
+	rounds := fmt.Sprint(r.Rounds, " ")
+	if r.Interrupted {
+		rounds = "" // they differ, see below
+	}
+	fmt.Fprintf(b, "Medians of %sinterleaved rounds of %.2g s a run, in parentheses the least and the most of them, "+
 		"in brackets the ratio to kernel VXLAN: the median of the rounds' ratios. "+
 		"For CPU time and latency a ratio below 1 is the better one. → is from pod a to pod b, ← the other way, ⇄ both at once. "+
-		"CPU time is that of the whole machine, generator and kernel included. – was not measured.\n\n", r.finishedRounds(), r.Seconds)
+		"CPU time is that of the whole machine, generator and kernel included. – was not measured.\n\n", rounds, r.Seconds)
 	rows := [][]string{{"", ""},
 		{"machine", r.Machine.String()},
 		{"wire MTU", fmt.Sprint(r.MTU)},

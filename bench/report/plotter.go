@@ -1,8 +1,6 @@
 package report
 
 import (
-	"math"
-
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
@@ -17,26 +15,6 @@ const ours = "twill"
 // grouped draws the values of a panel: bars from zero, or dots on a
 // logarithmic axis, each with a whisker from the least to the most.
 type grouped struct{ panel }
-
-// DataRange gives the labels some room above.
-func (m grouped) DataRange() (xmin, xmax, ymin, ymax float64) {
-	ymin, ymax = math.Inf(1), 0
-	for _, s := range m.series {
-		for _, v := range s.values {
-			if v.Rounds > 0 {
-				ymin, ymax = min(ymin, v.Min), max(ymax, v.Max)
-			}
-		}
-	}
-	xmin, xmax = -0.5, float64(len(m.groups))-0.5
-	if m.log {
-		return xmin, xmax, ymin / 1.6, ymax * 1.3
-	}
-	if m.line {
-		ymax = max(ymax, 1.2)
-	}
-	return xmin, xmax, 0, ymax * 1.1
-}
 
 // Plot draws.
 func (m grouped) Plot(c draw.Canvas, p *plot.Plot) {

@@ -145,6 +145,9 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	} else {
 		r, err = bench.Measure(ctx, opts, stderr)
 	}
+	if ctx.Err() != nil {
+		err = fmt.Errorf("interrupted; nothing is left behind, and finished rounds are reported (%w)", err)
+	}
 	if r == nil {
 		return err
 	}
