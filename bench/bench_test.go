@@ -79,6 +79,7 @@ var measured = map[string][]report.Metric{
 	"tcp16r":  {report.Throughput},
 	"tcp2way": {report.Throughput},
 	"udp64":   {report.PacketRate, report.Throughput},
+	"udp64-1": {report.PacketRate, report.Throughput},
 	"udp512":  {report.PacketRate, report.Throughput},
 	"udpmtu":  {report.PacketRate, report.Throughput},
 	"rr":      {report.HalfRTT50, report.HalfRTT99, report.HalfRTT999},
@@ -123,7 +124,7 @@ func TestPodsHaveTheMTUThatThePathLeaves(t *testing.T) {
 
 func TestAFloodKeepsItsRateAndCountsWhatIsLost(t *testing.T) {
 	c := stand(t, "host-gw", netlab.Options{Impair: &netlab.Impairment{Loss: 0.5, Seed: 1}})
-	f, err := runFlood(t.Context(), c, 500, 5000, 400*time.Millisecond)
+	f, err := runFlood(t.Context(), c, traffic{payload: 500, flows: 2}, 5000, 400*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}

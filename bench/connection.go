@@ -24,9 +24,9 @@ type Connection struct {
 	topo           *netlab.Topology
 	daemons        []*process // one on each host, or none
 	dir            string     // of the daemons' files; empty if there are none
-	// carried is the rate of datagrams that was carried the last time, by
-	// their size.
-	carried map[int]float64
+	// carried is the rate, in datagrams a second, that was carried the last
+	// time.
+	carried map[traffic]float64
 }
 
 // pids are the daemons' process IDs.
@@ -52,7 +52,7 @@ func between(topo *netlab.Topology) (*Connection, error) {
 	end := func(h *netlab.Host) Endpoint {
 		return Endpoint{h.Pods[0].NS, h.Pods[0].Addr, h.Pods[0].Addr6}
 	}
-	c := &Connection{Client: end(topo.Hosts[0]), Server: end(topo.Hosts[1]), topo: topo, carried: make(map[int]float64)}
+	c := &Connection{Client: end(topo.Hosts[0]), Server: end(topo.Hosts[1]), topo: topo, carried: make(map[traffic]float64)}
 	eth0, err := c.Client.NS.Netlink().LinkByName("eth0")
 	if err != nil {
 		return nil, fmt.Errorf("%s: find eth0: %w", c.Client.NS, err)

@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	// flows is how many flows datagrams are spread over, each with a thread
-	// that sends and one that receives.
-	flows = 2
+	// severalFlows is how many flows datagrams are spread over where the path
+	// shall be the bottleneck and not a sender: through the kernel's paths a
+	// datagram travels on its sender's time, up to the receiver's socket.
+	severalFlows = 4
 	// batchSize is how many datagrams a sendmmsg or recvmmsg carries.
 	batchSize = 32
 	// settle is how long datagrams under way get to arrive.
@@ -45,20 +46,26 @@ var (
 // ipv4UDPHeaders is what stands before the payload in an IPv4 packet.
 const ipv4UDPHeaders = 20 + 8
 
+// traffic is what a flood consists of.
+type traffic struct {
+	payload int // of a datagram, in bytes
+	flows   int // each with a thread that sends and one that receives
+}
+
 // datagrams is the load of UDP datagrams from client to server, at the highest
 // rate at which less than one in a hundred is lost. payload is in bytes; zero
 // is what fills the MTU.
-func datagrams(payload int) func(context.Context, *Connection, time.Duration) (report.Figures, error) {
+func datagrams(payload, flows int) func(context.Context, *Connection, time.Duration) (report.Figures, error) {
 	return func(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
-		size := payload
-		if size == 0 {
-			size = c.MTU - ipv4UDPHeaders
+		t := traffic{payload, flows}
+		if payload == 0 {
+			t.payload = c.MTU - ipv4UDPHeaders
 		}
-		f, err := carriedRate(ctx, c, size, d)
+		f, err := carriedRate(ctx, c, t, d)
 		if err != nil {
-			return nil, fmt.Errorf("UDP, %d bytes: %w", size, err)
+			return nil, fmt.Errorf("UDP, %d bytes in %d flows: %w", t.payload, flows, err)
 		}
-		bytes := float64(f.received) * float64(size)
+		bytes := float64(f.received) * float64(t.payload)
 		return f.memory(report.Figures{
 			report.PacketRate.Key:     f.rate() / 1e3,
 			report.Throughput.Key:     8 * bytes / 1e9 / f.elapsed.Seconds(),
@@ -71,17 +78,17 @@ func datagrams(payload int) func(context.Context, *Connection, time.Duration) (r
 }
 
 // carriedRate searches the highest rate with tolerable loss and runs it for d.
-func carriedRate(ctx context.Context, c *Connection, size int, d time.Duration) (*flood, error) {
-	start, how := c.carried[size], nextSearch
+func carriedRate(ctx context.Context, c *Connection, t traffic, d time.Duration) (*flood, error) {
+	start, how := c.carried[t], nextSearch
 	if start == 0 {
-		f, err := runFlood(ctx, c, size, 0, probeTime)
+		f, err := runFlood(ctx, c, t, 0, probeTime)
 		if err != nil {
 			return nil, err
 		}
 		start, how = f.rate(), firstSearch
 	}
 	rate, err := how.highest(start, func(rate float64) (bool, error) {
-		f, err := runFlood(ctx, c, size, rate, probeTime)
+		f, err := runFlood(ctx, c, t, rate, probeTime)
 		return err == nil && f.loss() < tolerated, err
 	})
 	if err != nil {
@@ -89,12 +96,12 @@ func carriedRate(ctx context.Context, c *Connection, size int, d time.Duration) 
 	}
 	// A longer run meets more of the machine's hiccups than a probe.
 	for range retries {
-		f, err := runFlood(ctx, c, size, rate, d)
+		f, err := runFlood(ctx, c, t, rate, d)
 		if err != nil {
 			return nil, err
 		}
 		if f.loss() < tolerated {
-			c.carried[size] = rate
+			c.carried[t] = rate
 			return f, nil
 		}
 		rate *= retried
@@ -116,14 +123,14 @@ func (f *flood) loss() float64 { return max(0, 1-float64(f.received)/float64(f.s
 
 // runFlood sends datagrams at rate, in datagrams a second over all flows, for
 // d; rate zero is as fast as can be.
-func runFlood(ctx context.Context, c *Connection, size int, rate float64, d time.Duration) (*flood, error) {
+func runFlood(ctx context.Context, c *Connection, t traffic, rate float64, d time.Duration) (*flood, error) {
 	var pairs []udpPair
 	defer func() {
 		for _, p := range pairs {
 			p.close()
 		}
 	}()
-	for range flows {
+	for range t.flows {
 		p, err := newUDPPair(c)
 		if err != nil {
 			return nil, err
@@ -138,8 +145,8 @@ func runFlood(ctx context.Context, c *Connection, size int, rate float64, d time
 	var over atomic.Bool // nothing more will come
 	var senders, receivers sync.WaitGroup
 	for _, p := range pairs {
-		receivers.Go(func() { received.Add(p.count(size, &over)) })
-		senders.Go(func() { sent.Add(p.flood(ctx, size, rate/flows, d)) })
+		receivers.Go(func() { received.Add(p.count(t.payload, &over)) })
+		senders.Go(func() { sent.Add(p.flood(ctx, t.payload, rate/float64(t.flows), d)) })
 	}
 	senders.Wait()
 	elapsed := time.Since(m.started)

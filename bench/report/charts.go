@@ -36,7 +36,7 @@ type series struct {
 // charts are all plots for which there are figures.
 func (r *Report) charts() []chart {
 	tcp := []column{{"TCP 1", "tcp1", Throughput}, {"TCP 4", "tcp4", Throughput}, {"TCP 16", "tcp16", Throughput}}
-	udp := []column{{"UDP 64 B", "udp64", PacketRate}, {"UDP 512 B", "udp512", PacketRate}, {"UDP full", "udpmtu", PacketRate}}
+	udp := []column{{"64 B, 1 sender", "udp64-1", PacketRate}, {"UDP 64 B", "udp64", PacketRate}, {"UDP 512 B", "udp512", PacketRate}, {"UDP full", "udpmtu", PacketRate}}
 	cpu := []column{{"TCP 1", "tcp1", CPUPerGB}, {"TCP 4", "tcp4", CPUPerGB}, {"TCP 16", "tcp16", CPUPerGB}}
 	latency := []column{
 		{"p50", "rr", HalfRTT50}, {"p99", "rr", HalfRTT99}, {"p99.9", "rr", HalfRTT999},
