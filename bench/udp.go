@@ -106,8 +106,12 @@ func carriedRate(ctx context.Context, c *Connection, t traffic, d time.Duration)
 		}
 		rate *= retried
 	}
-	return nil, fmt.Errorf("at least %g %% were lost at any rate, down to %.0f datagrams a second", 100*tolerated, rate/retried)
+	return nil, fmt.Errorf("%w, down to %.0f datagrams a second", errLossy, rate/retried)
 }
+
+// errLossy says that a path, or the machine beneath it, loses datagrams however
+// slowly they come.
+var errLossy = fmt.Errorf("at least %g %% were lost at any rate", 100*tolerated)
 
 // flood is what came of sending datagrams for a while.
 type flood struct {

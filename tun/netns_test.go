@@ -164,6 +164,9 @@ func read(t *testing.T, q Queue) (h Header, pkt []byte) {
 	for time.Now().Before(deadline) {
 		n, err := q.Read(b)
 		if err == nil {
+			if ip := b[HeaderLen:n]; ip[0]>>4 == 6 && ip[24] == 0xff {
+				continue // the kernel's own multicast reports
+			}
 			h.Decode(b)
 			return h, bytes.Clone(b[HeaderLen:n])
 		}
@@ -369,9 +372,6 @@ func TestSuperPacketCrossesWhole(t *testing.T) {
 					t.Fatalf("write: %v", err)
 				}
 				got, b := read(t, t1.Queues[0])
-				for len(b) < size { // the kernel's own multicast reports
-					got, b = read(t, t1.Queues[0])
-				}
 				if got.GSOType != h.GSOType || got.GSOSize != size || got.Flags&FlagNeedsCsum == 0 ||
 					got.CsumStart != h.CsumStart || got.CsumOffset != h.CsumOffset {
 					t.Errorf("wrote %+v, read %+v", h, got)
