@@ -24,7 +24,7 @@ const (
 )
 
 // requests is the load of one request after the other, each a datagram that the
-// server sends back.
+// server sends back. The two ends keep to CPUs of their own.
 func requests(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
 	f, err := runRequests(ctx, c, d)
 	if err != nil {
@@ -62,20 +62,29 @@ func runRequests(ctx context.Context, c *Connection, d time.Duration) (report.Fi
 	defer p.close()
 	defer server.Wait()
 	defer over.Store(true)
-	server.Go(func() { p.answer(&over) })
-
-	if _, _, err := p.ask(ctx, warmUp); err != nil {
-		return nil, err
-	}
-	m, err := startMeter(c.pids())
-	if err != nil {
-		return nil, err
-	}
-	trips, lost, err := p.ask(ctx, d)
-	if err != nil {
-		return nil, err
-	}
-	u, err := m.stop()
+	server.Go(func() {
+		onCPU(serverEnd, func() error {
+			p.answer(&over)
+			return nil
+		})
+	})
+	var trips []time.Duration
+	var lost int
+	var u usage
+	err = onCPU(clientEnd, func() error {
+		if _, _, err := p.ask(ctx, warmUp); err != nil {
+			return err
+		}
+		m, err := startMeter(c.pids())
+		if err != nil {
+			return err
+		}
+		if trips, lost, err = p.ask(ctx, d); err != nil {
+			return err
+		}
+		u, err = m.stop()
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

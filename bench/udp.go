@@ -32,7 +32,7 @@ const (
 	retries = 6
 	retried = 0.88
 	// searchTime is about how long a search takes.
-	searchTime = 900 * time.Millisecond
+	searchTime = 1100 * time.Millisecond
 )
 
 var (
