@@ -1,7 +1,9 @@
 // Package bench is the laboratory: it builds two hosts with a pod each for
 // every path that packets can take between them, puts loads on the paths in
-// turn, and tells what came of it.
+// turn. What came of it is told by package
+// report.
 //
+//	wire        how frames get from host to host
 //	path        what carries a packet between the pods
 //	load        what the pods do: streams, datagrams, requests, echoes
 //	connection  a path that stands, with its two ends

@@ -36,11 +36,11 @@ type series struct {
 // charts are all plots for which there are figures.
 func (r *Report) charts() []chart {
 	tcp := []column{{"TCP 1", "tcp1", Throughput}, {"TCP 4", "tcp4", Throughput}, {"TCP 16", "tcp16", Throughput}}
-	udp := []column{{"64 B, 1 sender", "udp64-1", PacketRate}, {"UDP 64 B", "udp64", PacketRate}, {"UDP 512 B", "udp512", PacketRate}, {"UDP full", "udpmtu", PacketRate}}
+	udp := []column{{"UDP 64 B\n1 sender", "udp64-1", PacketRate}, {"UDP 64 B", "udp64", PacketRate}, {"UDP 512 B", "udp512", PacketRate}, {"UDP full", "udpmtu", PacketRate}}
 	cpu := []column{{"TCP 1", "tcp1", CPUPerGB}, {"TCP 4", "tcp4", CPUPerGB}, {"TCP 16", "tcp16", CPUPerGB}}
 	latency := []column{
 		{"p50", "rr", HalfRTT50}, {"p99", "rr", HalfRTT99}, {"p99.9", "rr", HalfRTT999},
-		{"p50, loaded", "rr-load", HalfRTT50}, {"p99, loaded", "rr-load", HalfRTT99}, {"p99.9, loaded", "rr-load", HalfRTT999},
+		{"p50\nloaded", "rr-load", HalfRTT50}, {"p99\nloaded", "rr-load", HalfRTT99}, {"p99.9\nloaded", "rr-load", HalfRTT999},
 	}
 	charts := []chart{
 		{name: "ratio", title: "Throughput against kernel VXLAN", panels: r.panels(slices.Concat(tcp, udp), panel{y: "× kernel VXLAN", line: true})},
@@ -135,7 +135,7 @@ func (r *Report) lossPanels(columns []column) []panel {
 		}
 		p := panel{title: "wire " + name, y: "Gbit/s received"}
 		for _, c := range columns {
-			p.groups = append(p.groups, c.head, c.head+", loss")
+			p.groups = append(p.groups, c.head, c.head+"\nwith loss")
 		}
 		for _, path := range lossy.Paths {
 			if !plotted(path) {

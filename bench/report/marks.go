@@ -103,7 +103,10 @@ func (r *Report) markRow(m mark) []string {
 		return row
 	}
 	if s, ok := w.markFigure(m); ok {
-		row[4] = fmt.Sprintf("%s%s (%s–%s)", ratioDigits(s.Median), times, ratioDigits(s.Min), ratioDigits(s.Max))
+		row[4] = ratioDigits(s.Median) + times
+		if s.Rounds > 1 {
+			row[4] += fmt.Sprintf(" (%s–%s)", ratioDigits(s.Min), ratioDigits(s.Max))
+		}
 		row[5] = verdict(s.Median, m.want, m.atMost)
 	}
 	return row

@@ -251,6 +251,20 @@ func TestPageKeepsItsProse(t *testing.T) {
 	}
 }
 
+func TestPageOfTheDocsCanBeUpdated(t *testing.T) {
+	text, err := os.ReadFile("../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := filepath.Join(t.TempDir(), "page.md")
+	if err := os.WriteFile(page, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := sample().UpdatePage(page, t.TempDir()); err != nil {
+		t.Error(err)
+	}
+}
+
 // full is a report with figures for everything that plots show, of the size
 // that real ones have.
 func full() *Report {
