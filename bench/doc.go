@@ -1,7 +1,6 @@
 // Package bench is the laboratory: it builds two hosts with a pod each for
-// every path that packets can take between them, puts loads on the paths in
-// turn. What came of it is told by package
-// report.
+// every path that packets can take between them, and puts loads on the paths in
+// turn. What came of it is package report's.
 //
 //	wire        how frames get from host to host
 //	path        what carries a packet between the pods
