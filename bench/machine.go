@@ -71,6 +71,23 @@ func loadAverage() (float64, error) {
 	return average, nil
 }
 
+// usedBefore is how much of all CPUs' time is in use while nothing is measured
+// yet, in percent. The load average would still speak of what has just ended,
+// such as the build of this program.
+func usedBefore() (float64, error) {
+	before, err := machineCPU()
+	if err != nil {
+		return 0, err
+	}
+	const watch = 500 * time.Millisecond
+	time.Sleep(watch)
+	after, err := machineCPU()
+	if err != nil {
+		return 0, err
+	}
+	return 100 * float64(after.used-before.used) / float64(watch*time.Duration(runtime.NumCPU())), nil
+}
+
 // stolenMeter measures the CPU time that a hypervisor gives to others while
 // there is work here.
 type stolenMeter struct {

@@ -67,6 +67,9 @@ func newSession(opts Options, w io.Writer) (*session, error) {
 		s.report.Loads = append(s.report.Loads, report.Named{Name: l.Name, Title: l.Title})
 	}
 	var err error
+	if s.report.Busy.UsedPercent, err = usedBefore(); err != nil {
+		return nil, err
+	}
 	if s.report.Busy.LoadAtStart, err = loadAverage(); err != nil {
 		return nil, err
 	}

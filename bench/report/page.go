@@ -76,6 +76,7 @@ func (r *Report) writeHead(b *strings.Builder) {
 		{"command", "`" + strings.Join(r.Command, " ") + "`"},
 		{"time", fmt.Sprintf("%s UTC, %v", r.Started.UTC().Format("2006-01-02 15:04"), r.Ended.Sub(r.Started).Round(time.Second))},
 		{"load average", fmt.Sprintf("%.2f at the start, %.2f at the end (this run's own load)", r.Busy.LoadAtStart, r.Busy.LoadAtEnd)},
+		{"CPU in use before", fmt.Sprintf("%.0f %%", r.Busy.UsedPercent)},
 	}
 	writeTable(b, 2, rows)
 	if warning := r.Warning(); warning != "" {

@@ -52,6 +52,7 @@ func (m Machine) String() string {
 
 // Busy is what the machine did besides.
 type Busy struct {
+	UsedPercent   float64 `json:"used_percent_at_start"` // of all CPUs' time, just before
 	LoadAtStart   float64 `json:"load_average_at_start"` // of one minute
 	LoadAtEnd     float64 `json:"load_average_at_end"`   // the session's own included
 	StolenPercent float64 `json:"stolen_percent"`        // CPU time that a hypervisor gave to others
@@ -60,9 +61,8 @@ type Busy struct {
 // Warning says why figures may be poor; empty if nothing speaks against them.
 func (r *Report) Warning() string {
 	var why []string
-	if quiet := float64(r.Machine.CPUs) / 4; r.Busy.LoadAtStart > quiet {
-		why = append(why, fmt.Sprintf("the load average was %.1f on %d CPUs before anything was measured",
-			r.Busy.LoadAtStart, r.Machine.CPUs))
+	if r.Busy.UsedPercent > 5 {
+		why = append(why, fmt.Sprintf("%.0f %% of its CPU time was in use before anything was measured", r.Busy.UsedPercent))
 	}
 	if r.Busy.StolenPercent > 2 {
 		why = append(why, fmt.Sprintf("a hypervisor took %.0f %% of the CPU time away", r.Busy.StolenPercent))

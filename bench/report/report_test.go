@@ -37,7 +37,7 @@ func sample() *Report {
 		Schema: Schema, Started: started, Ended: started.Add(90 * time.Second),
 		Command: []string{"twill", "bench", "--rounds=3"}, Revision: "v0.1.0", Go: "go1.26.0",
 		Machine: Machine{CPU: "Example 9000", CPUs: 4, MemoryMB: 8192, Kernel: "6.1.0", Arch: "arm64"},
-		Busy:    Busy{LoadAtStart: 2.5, LoadAtEnd: 3.25}, MTU: 1500, Seconds: 1.5, Rounds: 3,
+		Busy:    Busy{UsedPercent: 42, LoadAtStart: 2.5, LoadAtEnd: 3.25}, MTU: 1500, Seconds: 1.5, Rounds: 3,
 		Loads: []Named{{"tcp1", "TCP, 1 stream"}, {"rr", "requests, 64 B"}},
 		Wires: []*Wire{w},
 	}
@@ -114,8 +114,8 @@ func TestBusyMachineIsNamed(t *testing.T) {
 		busy Busy
 		want string
 	}{
-		{Busy{LoadAtStart: 1, LoadAtEnd: 9, StolenPercent: 2}, ""},
-		{Busy{LoadAtStart: 1.1}, "load average was 1.1 on 4 CPUs"},
+		{Busy{UsedPercent: 5, LoadAtStart: 3, LoadAtEnd: 9, StolenPercent: 2}, ""},
+		{Busy{UsedPercent: 6}, "6 % of its CPU time was in use"},
 		{Busy{StolenPercent: 7}, "took 7 % of the CPU time"},
 	} {
 		r := sample()
