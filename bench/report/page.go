@@ -123,10 +123,23 @@ func (r *Report) UpdatePage(page, dir string) error {
 	if !begun || !ended {
 		return fmt.Errorf("update %s: want a line %q and after it a line %q", page, pageBegin, pageEnd)
 	}
-	links, err := filepath.Rel(filepath.Dir(page), dir)
+	links, err := relative(filepath.Dir(page), dir)
 	if err != nil {
 		return fmt.Errorf("update %s: %w", page, err)
 	}
 	figures := pageBegin + "\n\n" + r.Markdown(filepath.ToSlash(links)) + "\n" + pageEnd
 	return os.WriteFile(page, []byte(before+figures+after), 0o644)
+}
+
+// relative is the way from one directory to another, either of which may be
+// relative to the working directory.
+func relative(from, to string) (string, error) {
+	from, err := filepath.Abs(from)
+	if err != nil {
+		return "", err
+	}
+	if to, err = filepath.Abs(to); err != nil {
+		return "", err
+	}
+	return filepath.Rel(from, to)
 }

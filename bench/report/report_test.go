@@ -245,6 +245,10 @@ func TestPageKeepsItsProse(t *testing.T) {
 	if !strings.Contains(s, "(../bench/results/tcp.svg)") || strings.Count(s, "Example 9000") != 1 {
 		t.Errorf("got\n%s", s)
 	}
+	t.Chdir(dir) // one of the two relative, one not
+	if err := sample().UpdatePage(filepath.Join("docs", "page.md"), filepath.Join(dir, "bench", "results")); err != nil {
+		t.Error(err)
+	}
 	write("no markers")
 	if err := sample().UpdatePage(page, dir); err == nil || !strings.Contains(err.Error(), pageBegin) {
 		t.Errorf("a page without markers: %v", err)
