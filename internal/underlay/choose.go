@@ -15,6 +15,7 @@ import (
 // chooser has what each way to choose needs to know.
 type chooser struct {
 	host                 host
+	own                  string
 	publicIP, publicIPv6 netip.Addr
 	needIPv4, needIPv6   bool
 }
@@ -26,6 +27,9 @@ func (c *chooser) byNameOrAddr(s string) (Interface, error) {
 	}
 	for _, l := range c.host.links {
 		if l.name == s || slices.Contains(l.altNames, s) {
+			if l.name == c.own {
+				return Interface{}, fmt.Errorf("%s: this is the device of twilld itself", flag)
+			}
 			return c.take(l, flag)
 		}
 	}
@@ -48,6 +52,10 @@ func (c *chooser) byAddr(flag string, a netip.Addr) (Interface, error) {
 	return Interface{}, err
 }
 
+// excluded says whether a link of this name is not to be chosen unless it is
+// named.
+func (c *chooser) excluded(name string) bool { return name == c.own || containerLink(name) }
+
 // byPattern takes the first link, in the order of their indices, of which the
 // name or an address matches all of p, and which will do.
 func (c *chooser) byPattern(p pattern) (Interface, error) {
@@ -64,7 +72,7 @@ func (c *chooser) byPattern(p pattern) (Interface, error) {
 			continue
 		}
 		matched = append(matched, l.name)
-		if containerLink(l.name) {
+		if c.excluded(l.name) {
 			errs = append(errs, fmt.Errorf("%s: %s belongs to a container network; --iface=%[2]s insists", flag, l.name))
 			continue
 		}
@@ -106,7 +114,7 @@ func (c *chooser) byDestination(a netip.Addr) (Interface, error) {
 			return Interface{}, fmt.Errorf("%s is an address of this host; want one of another", flag)
 		case r.Type != unix.RTN_UNICAST || !ok:
 			continue
-		case containerLink(l.name):
+		case c.excluded(l.name):
 			return Interface{}, fmt.Errorf("%s leads to %s, which belongs to a container network", flag, l.name)
 		}
 		src, _ := netip.AddrFromSlice(r.Src)
@@ -124,7 +132,7 @@ func (c *chooser) byDefaultRoute() (Interface, error) {
 		if !ok || hop.ipv6 && !c.needIPv6 || !hop.ipv6 && !c.needIPv4 {
 			continue
 		}
-		if containerLink(l.name) {
+		if c.excluded(l.name) {
 			errs = append(errs, fmt.Errorf("default route: %s belongs to a container network", l.name))
 			continue
 		}

@@ -9,8 +9,9 @@ import (
 // containers or guests, or are a tunnel between nodes.
 var containerPrefixes = []string{
 	"flannel", "cni", "veth", // ours, and what the bridge plugin makes
-	"docker", "podman", "lxc", "lxd", "virbr", "vnet",
-	"cali", "tunl", "cilium", "weave", "vxlan.calico", "kube-", "nodelocaldns",
+	"docker", "podman", "nerdctl", "lxc", "lxd", "virbr", "vnet",
+	"cali", "tunl", "cilium", "weave", "vxlan.calico", "antrea-", "ovn-k8s-",
+	"kube-", "cbr0", "nodelocaldns",
 }
 
 // dockerBridge is the name of the bridge of a user-defined Docker network. Just

@@ -63,12 +63,7 @@ func dumpHost() (host, error) {
 	}
 	var h host
 	for _, l := range links {
-		a := l.Attrs()
-		h.links = append(h.links, link{
-			name: a.Name, altNames: a.AltNames, index: a.Index, mtu: a.MTU,
-			up:    a.Flags&net.FlagUp != 0,
-			addrs: addrsOf(addrs, a.Index),
-		})
+		h.links = append(h.links, linkOf(l, addrs))
 	}
 	slices.SortFunc(h.links, func(a, b link) int { return a.index - b.index })
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -79,6 +74,33 @@ func dumpHost() (host, error) {
 		h.defaults = append(h.defaults, defaultsOf(routes, family == netlink.FAMILY_V6)...)
 	}
 	return h, nil
+}
+
+func linkOf(l netlink.Link, addrs []netlink.Addr) link {
+	a := l.Attrs()
+	return link{
+		name: a.Name, altNames: a.AltNames, index: a.Index, mtu: a.MTU,
+		up:    a.Flags&net.FlagUp != 0,
+		addrs: addrsOf(addrs, a.Index),
+	}
+}
+
+// readLink reads one link and its addresses. It does not read the routes, of
+// which a router has very many.
+func readLink(index int) (link, error) {
+	for tries := 1; ; tries++ {
+		l, err := netlink.LinkByIndex(index)
+		if err != nil {
+			return link{}, err
+		}
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		switch {
+		case err == nil:
+			return linkOf(l, addrs), nil
+		case !errors.Is(err, netlink.ErrDumpInterrupted) || tries == 10:
+			return link{}, fmt.Errorf("list addresses: %w", err)
+		}
+	}
 }
 
 func addrsOf(all []netlink.Addr, index int) []address {

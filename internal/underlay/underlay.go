@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 )
 
 // Options says how to choose. The strings are the values of the flags of the
@@ -28,6 +29,10 @@ type Options struct {
 	// interface. Where nothing above is given they also choose it, and have
 	// to be addresses of this host.
 	PublicIP, PublicIPv6 string
+
+	// Own names this daemon's device, which is there when the choice is made
+	// anew. It never wins; may be empty.
+	Own string
 
 	// NeedIPv4 and NeedIPv6 say which addresses the interface must have.
 	NeedIPv4, NeedIPv6 bool
@@ -46,19 +51,32 @@ type Interface struct {
 	Why                  string // what decided, for the log
 }
 
+// String returns "eth0 (192.0.2.1, MTU 1500)".
+func (i Interface) String() string {
+	s := i.Name + " ("
+	for _, a := range i.addrs() {
+		s += a.String() + ", "
+	}
+	return fmt.Sprintf("%sMTU %d)", s, i.MTU)
+}
+
+// addrs returns the addresses of i that are used, IPv4 first.
+func (i Interface) addrs() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{i.IPv4, i.IPv6}, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// Equal says whether i and o are the same but for why they were chosen.
+func (i Interface) Equal(o Interface) bool {
+	i.Why = o.Why
+	return i == o
+}
+
 // Choose chooses in the network namespace of the calling thread; a caller that
 // moved there has its goroutine locked to the thread. The error says of each
 // way that was tried why it led nowhere, and what this host has.
 func Choose(o Options) (Interface, error) {
-	c := chooser{needIPv4: o.NeedIPv4, needIPv6: o.NeedIPv6}
-	if !o.NeedIPv4 && !o.NeedIPv6 {
-		return Interface{}, errors.New("choose interface: neither IPv4 nor IPv6 is needed")
-	}
-	var err error
-	if c.publicIP, err = parseAddr("public-ip", o.PublicIP, 32); err != nil {
-		return Interface{}, err
-	}
-	if c.publicIPv6, err = parseAddr("public-ipv6", o.PublicIPv6, 128); err != nil {
+	c, err := newChooser(o)
+	if err != nil {
 		return Interface{}, err
 	}
 	canReach, err := parseAddr("iface-can-reach", o.CanReach, 0)
@@ -82,6 +100,18 @@ func Choose(o Options) (Interface, error) {
 		tried = append(tried, err)
 	}
 	return Interface{}, fmt.Errorf("choose interface: %w; this host has %s; put that right, or name another interface with --iface", joined(tried), c.host)
+}
+
+func newChooser(o Options) (c chooser, err error) {
+	c = chooser{own: o.Own, needIPv4: o.NeedIPv4, needIPv6: o.NeedIPv6}
+	if !o.NeedIPv4 && !o.NeedIPv6 {
+		return c, errors.New("choose interface: neither IPv4 nor IPv6 is needed")
+	}
+	if c.publicIP, err = parseAddr("public-ip", o.PublicIP, 32); err != nil {
+		return c, err
+	}
+	c.publicIPv6, err = parseAddr("public-ipv6", o.PublicIPv6, 128)
+	return c, err
 }
 
 // ways returns what to try, in order.
