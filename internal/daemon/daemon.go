@@ -49,6 +49,8 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		state:        newState("file "+o.leaseFile, "the lease file"),
 		notifySocket: notifySocket,
 		choose:       underlay.Choose,
+		stay:         underlay.Stay,
+		links:        watchLinks,
 		backends:     backends,
 	}
 	return d.runUntilSignal(ctx)
@@ -60,9 +62,14 @@ type daemon struct {
 	log          *slog.Logger
 	state        *state
 	notifySocket string
+	// reacquires says that the store gives a new lease for one that is lost.
+	// Where it does not, an operator has to, and may want to restart twilld.
+	reacquires bool
 
 	// What tests replace.
 	choose   func(underlay.Options) (underlay.Interface, error)
+	stay     func(underlay.Interface, underlay.Options) (underlay.Interface, error)
+	links    func() (changes <-chan struct{}, end func(), err error)
 	backends map[string]openBackend
 }
 
@@ -117,21 +124,26 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	// Before the interface is chosen, so that no change of it is missed.
+	links, end, err := d.links()
+	if err != nil {
+		return err
+	}
+	defer end()
 	n, open, err := d.join(ctx, store)
 	if err != nil {
 		return err
 	}
-	d.state.waitFor("the data plane")
-	dp, err := open(n)
+	return d.forward(ctx, store, n, open, links)
+}
+
+// watchLinks tells of changes of interfaces until end is called.
+func watchLinks() (changes <-chan struct{}, end func(), err error) {
+	w, err := underlay.Watch()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	d.state.attach(dp)
-	defer func() {
-		d.state.attach(nil)
-		err = errors.Join(err, dp.Close())
-	}()
-	return d.forward(ctx, store, n, dp)
+	return w.Changes(), w.Close, nil
 }
 
 func (d *daemon) serveHTTP() (*httpd.Server, error) {
@@ -180,8 +192,7 @@ func (d *daemon) join(ctx context.Context, store lease.Store) (node, openBackend
 // that has addresses of both, if there is one; else one of either family will
 // do, since the datagrams of one carry the packets of both.
 func (d *daemon) chooseLink(c *lease.Config) (underlay.Interface, error) {
-	o := d.options.underlay()
-	o.NeedIPv4, o.NeedIPv6 = c.IPv4.Enabled(), c.IPv6.Enabled()
+	o := d.underlayOptions(c)
 	link, err := d.choose(o)
 	if err == nil || !o.NeedIPv4 || !o.NeedIPv6 {
 		return link, err
@@ -193,6 +204,14 @@ func (d *daemon) chooseLink(c *lease.Config) (underlay.Interface, error) {
 		}
 	}
 	return underlay.Interface{}, err
+}
+
+// underlayOptions says which interface to choose for the network of c.
+func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
+	o := d.options.underlay()
+	o.Own = d.options.tunName
+	o.NeedIPv4, o.NeedIPv6 = c.IPv4.Enabled(), c.IPv6.Enabled()
+	return o
 }
 
 // previous returns the subnets that the node had in its last life. Not to know

@@ -23,7 +23,7 @@ func TestStartTellsAllWhoWait(t *testing.T) {
 	h.daemon.notifySocket = manager.path
 	h.start(t)
 
-	if got := manager.next(t); got != "READY=1" {
+	if got := manager.next(t); got != "READY=1\nSTATUS=ready" {
 		t.Errorf("service manager was told %q", got)
 	}
 	env, err := os.ReadFile(h.options.subnetFile)

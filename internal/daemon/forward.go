@@ -4,49 +4,70 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 )
 
-// forward runs the open data plane of n and keeps its leases as store tells
-// them, until ctx is done or one of the two fails. When it returns nothing of
-// what it started runs any more.
-func (d *daemon) forward(ctx context.Context, store lease.Store, n node, dp dataplane) error {
+// forward carries the traffic of n, after which it keeps the data plane as
+// store, interface and lease are, until ctx is done or something fails. links
+// receives when an interface has changed. When it returns nothing of what it
+// started runs any more.
+func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open openBackend, links <-chan struct{}) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	updates := make(chan lease.Update)
 	watch := start("watch leases", func() error { return store.Watch(ctx, updates) })
 	defer await(watch)
+	s := &session{
+		daemon: d, node: n, open: open,
+		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, reacquireOnLost, d.log),
+		retry:  time.NewTimer(retryAfter),
+	}
+	s.retry.Stop()
+	holding := start("keep the lease", func() error { return s.holder.run(ctx, n.own) })
+	defer await(holding)
+	defer func() { err = errors.Join(err, s.close()) }()
 	defer cancel()
 
 	// Not a packet is forwarded before the peers are known: it would be
 	// dropped, and counted as if something were wrong.
-	d.state.waitFor("the first leases")
-	f := follower{node: n, dp: dp, state: d.state}
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-watch:
-		return err
-	case u := <-updates:
-		f.apply(u)
+	s.state.waitFor("the first leases")
+	for s.latest == nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-watch:
+			return err
+		case err := <-holding:
+			return err
+		case u := <-updates:
+			s.apply(u)
+		}
 	}
-	run := start("data plane", func() error { return dp.Run(ctx) })
-	defer await(run)
-	defer cancel()
-	if err := d.announce(n, dp.MTU()); err != nil {
-		return err
+	if err := s.reconcile(ctx); err != nil {
+		// What is missing now may never come; later it has been there.
+		return errors.Unwrap(err)
 	}
+	s.tell(nil)
 
-	var err error
 	for err == nil {
 		select {
 		case <-ctx.Done():
 			err = ctx.Err()
-		case err = <-run:
+		case err = <-s.ended():
 		case err = <-watch:
+		case err = <-holding:
 		case u := <-updates:
-			f.apply(u)
+			s.apply(u)
+			s.settle(ctx)
+		case h := <-s.holder.results:
+			s.hold(h)
+			s.settle(ctx)
+		case <-links:
+			s.settle(ctx)
+		case <-s.retry.C:
+			s.settle(ctx)
 		}
 	}
 	d.tellManager(notifyStopping)
@@ -55,25 +76,6 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, dp data
 		return nil
 	}
 	return err
-}
-
-// announce tells all who wait for it that pods can talk: the CNI plugin, the
-// service manager, whoever asks for readiness.
-func (d *daemon) announce(n node, mtu int) error {
-	env := lease.SubnetEnv{
-		Network:     n.config.IPv4.Network,
-		Subnet:      n.own.Subnet,
-		IPv6Network: n.config.IPv6.Network,
-		IPv6Subnet:  n.own.IPv6Subnet,
-		MTU:         mtu,
-	}
-	if err := env.Write(d.options.subnetFile); err != nil {
-		return err
-	}
-	d.state.waitFor("")
-	d.tellManager(notifyReady)
-	d.log.Info("ready", logging.KeyPath, d.options.subnetFile, logging.KeyMTU, mtu)
-	return nil
 }
 
 // tellManager tells the service manager a state. That it does not listen is no

@@ -48,6 +48,7 @@ type host struct {
 	*daemon
 	dp    *fakeDataplane
 	log   syncBuffer
+	wires wires
 	stops context.CancelFunc
 	ended chan error
 }
@@ -64,6 +65,7 @@ func newHost(t *testing.T) *host {
 	o.subnetFile = filepath.Join(dir, "run", "subnet.env")
 	o.controlSocket = filepath.Join(dir, "twilld.sock")
 	h := &host{
+		wires: wires{link: eth0, changes: make(chan struct{}, 1)},
 		dp:    &fakeDataplane{fail: make(chan error, 1), panics: make(chan struct{})},
 		ended: make(chan error, 1),
 	}
@@ -71,7 +73,9 @@ func newHost(t *testing.T) *host {
 		options:  o,
 		log:      logging.New(&h.log, logging.Text, slog.LevelDebug),
 		state:    newState("file "+o.leaseFile, "the lease file"),
-		choose:   func(underlay.Options) (underlay.Interface, error) { return eth0, nil },
+		choose:   h.wires.choose,
+		stay:     h.wires.stay,
+		links:    func() (<-chan struct{}, func(), error) { return h.wires.changes, func() {}, nil },
 		backends: map[string]openBackend{"udp": h.dp.open},
 	}
 	h.write(t, twoNodes)
@@ -159,6 +163,41 @@ func (h *host) get(t *testing.T, path string) (code int, body string) {
 	return res.StatusCode, string(b)
 }
 
+// wires are the interfaces of a host. There is one at most that will do.
+type wires struct {
+	changes chan struct{}
+
+	mu   sync.Mutex
+	link underlay.Interface
+	err  error // what is wrong with it
+}
+
+// become changes the interface and tells so.
+func (w *wires) become(link underlay.Interface, err error) {
+	w.mu.Lock()
+	w.link, w.err = link, err
+	w.mu.Unlock()
+	w.changes <- struct{}{}
+}
+
+func (w *wires) choose(underlay.Options) (underlay.Interface, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.link, w.err
+}
+
+func (w *wires) stay(was underlay.Interface, _ underlay.Options) (underlay.Interface, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.err != nil:
+		return underlay.Interface{}, w.err
+	case w.link.IPv4 != was.IPv4 || w.link.Index != was.Index:
+		return underlay.Interface{}, fmt.Errorf("interface %s: address %s is gone", was.Name, was.IPv4)
+	}
+	return w.link, nil
+}
+
 // fakeDataplane writes down what it is asked to do.
 type fakeDataplane struct {
 	fail   chan error    // Run returns what it gives
@@ -167,6 +206,8 @@ type fakeDataplane struct {
 	mu     sync.Mutex
 	log    []string
 	leases []lease.Lease
+	node   node  // that it was opened with last
+	broken error // open fails with it
 }
 
 func (f *fakeDataplane) note(format string, args ...any) {
@@ -181,9 +222,22 @@ func (f *fakeDataplane) calls() string {
 	return strings.Join(f.log, ", ")
 }
 
-func (f *fakeDataplane) open(node) (dataplane, error) {
+func (f *fakeDataplane) open(n node) (dataplane, error) {
 	f.note("open")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.node = n
+	if f.broken != nil {
+		return nil, f.broken
+	}
 	return f, nil
+}
+
+// breaks makes open fail with err, or work again if there is none.
+func (f *fakeDataplane) breaks(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = err
 }
 
 func (f *fakeDataplane) SetLeases(leases []lease.Lease) {
@@ -215,7 +269,11 @@ func (f *fakeDataplane) Close() error {
 	return nil
 }
 
-func (f *fakeDataplane) MTU() int { return 1472 }
+func (f *fakeDataplane) MTU() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.node.link.MTU - 28
+}
 
 func (f *fakeDataplane) Counters() []*metrics.Shard { return []*metrics.Shard{new(metrics.Shard)} }
 

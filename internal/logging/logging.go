@@ -19,6 +19,7 @@ const (
 	KeyInterface = "interface" // underlay interface: eth0
 	KeyLeases    = "leases"    // number of leases in force
 	KeyMTU       = "mtu"       // bytes
+	KeyNow       = "now"       // what a thing has changed to
 	KeyOffload   = "offload"   // whether the offload device runs
 	KeyPath      = "path"      // file
 	KeyQueues    = "queues"    // number of TUN queues
@@ -27,6 +28,7 @@ const (
 	KeyShard     = "shard"     // number of a shard, from 0
 	KeySubnet    = "subnet"    // pod subnets of a lease
 	KeyVersion   = "version"   // of the running binary
+	KeyWas       = "was"       // what it was before
 	KeyWhy       = "why"       // why it is so
 )
 

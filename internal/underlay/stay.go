@@ -2,8 +2,11 @@ package underlay
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/vishvananda/netlink"
 )
 
 // Stay returns was as it is now if it can go on being used: the link is there
@@ -20,7 +23,10 @@ func Stay(was Interface, o Options) (Interface, error) {
 		return Interface{}, err
 	}
 	l, err := readLink(was.Index)
-	if err != nil {
+	switch {
+	case errors.As(err, &netlink.LinkNotFoundError{}):
+		return Interface{}, fmt.Errorf("interface %s: is gone", was.Name)
+	case err != nil:
 		return Interface{}, fmt.Errorf("interface %s: %w", was.Name, err)
 	}
 	switch {

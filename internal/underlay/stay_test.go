@@ -60,7 +60,7 @@ func TestInterfaceStaysAsLongAsItHasWhatItHad(t *testing.T) {
 	n.must("rename eth0", netlink.LinkSetName(eth0, "lan0"))
 	goes("renamed", "interface eth0: is called lan0 now")
 	n.must("delete eth0", netlink.LinkDel(eth0))
-	goes("deleted", "interface eth0: Link not found")
+	goes("deleted", "interface eth0: is gone")
 }
 
 func TestPublicAddressOfTheOptionsStays(t *testing.T) {

@@ -1,0 +1,204 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// onLost says what to do when another node has the lease, or none.
+type onLost string
+
+const (
+	reacquireOnLost onLost = "reacquire"
+	exitOnLost      onLost = "exit"
+)
+
+const (
+	// firstRetry and lastRetry bound how long the holder rests after a
+	// failure; the rests double. A store that was away for long is not to be
+	// overrun by all nodes when it is back, hence the jitter.
+	firstRetry = time.Second
+	lastRetry  = 30 * time.Second
+	// shortestLease keeps a store that gives out leases shorter than the
+	// margin from being asked all the time.
+	shortestLease = 10 * time.Second
+)
+
+// holder keeps the lease of this node: it renews it in time, tells the other
+// nodes when its address has changed, and takes a lease again that was lost.
+// It asks the store on a goroutine of its own, since a store that is away may
+// keep it waiting for long.
+type holder struct {
+	store  lease.Store
+	margin time.Duration // a lease is renewed this long before it expires
+	onLost onLost
+	log    *slog.Logger
+
+	moves   chan lease.Attrs // holds the last one
+	nudges  chan struct{}    // holds one
+	results chan held
+}
+
+// held is what became of an attempt.
+type held struct {
+	lease lease.Lease // as it now stands
+	err   error       // not nil: the store has no lease of this node as it should be
+}
+
+func newHolder(store lease.Store, margin time.Duration, onLost onLost, log *slog.Logger) *holder {
+	return &holder{
+		store: store, margin: margin, onLost: onLost, log: log,
+		moves: make(chan lease.Attrs, 1), nudges: make(chan struct{}, 1), results: make(chan held),
+	}
+}
+
+// move says what the node is to tell the others from now on. It does not block;
+// it must not run at the same time as itself.
+func (h *holder) move(a lease.Attrs) {
+	select {
+	case <-h.moves: // overtaken
+	default:
+	}
+	h.moves <- a
+}
+
+// nudge says that the store has changed: the lease may be lost, or there may be
+// one where there was none. It does not block.
+func (h *holder) nudge() {
+	select {
+	case h.nudges <- struct{}{}:
+	default:
+	}
+}
+
+// run keeps own, which the store has just given, until ctx is done. It returns
+// an error before that only if the lease is lost and that is to end the daemon.
+// It sends to results what comes of each attempt.
+func (h *holder) run(ctx context.Context, own lease.Lease) error {
+	k := keeping{holder: h, own: own, want: own.Attrs, held: true}
+	timer := time.NewTimer(h.untilRenewal(own))
+	defer timer.Stop()
+	var failures int
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case k.want = <-h.moves:
+			failures = 0
+		case <-h.nudges:
+		case <-timer.C:
+		}
+		err := k.attempt(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			failures = 0
+			timer.Reset(h.untilRenewal(k.own))
+		case k.ends(err):
+			return err
+		default:
+			failures++
+			timer.Reset(rest(failures))
+		}
+		if err != nil && k.stands() {
+			continue // there is time left to renew it
+		}
+		select {
+		case h.results <- held{k.own, err}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// keeping is what run knows.
+type keeping struct {
+	*holder
+	own    lease.Lease
+	want   lease.Attrs
+	held   bool   // as far as is known own is in the store
+	logged string // the last error
+}
+
+// attempt makes the store say what it should: that own is this node's, at the
+// address that it has now.
+func (k *keeping) attempt(ctx context.Context) error {
+	err := k.try(ctx)
+	switch {
+	case ctx.Err() != nil: // no fault of the store
+	case err == nil:
+		k.logged = ""
+	case err.Error() != k.logged:
+		k.logged = err.Error()
+		k.log.Warn("lease not kept, trying again", logging.KeySubnet, k.own.Subnets(), logging.KeyError, err)
+	}
+	return err
+}
+
+func (k *keeping) try(ctx context.Context) error {
+	wanted := k.own
+	wanted.PublicIP, wanted.PublicIPv6 = k.want.PublicIP, k.want.PublicIPv6
+	if k.held {
+		renewed, err := k.store.Renew(ctx, &wanted)
+		if err == nil {
+			k.own, k.want = *renewed, renewed.Attrs
+			return nil
+		}
+		if !errors.Is(err, lease.ErrNoLease) {
+			return err
+		}
+		// A store may know a node by its address only, so that one which has
+		// moved has to ask for its subnet anew.
+		k.held = false
+		if k.stayed() {
+			k.log.Warn("lease lost", logging.KeySubnet, k.own.Subnets(), logging.KeyError, err)
+			if k.onLost == exitOnLost {
+				return err
+			}
+		}
+	}
+	l, err := k.store.Acquire(ctx, wanted.Attrs, lease.Previous{Subnet: k.own.Subnet, IPv6Subnet: k.own.IPv6Subnet})
+	if err != nil {
+		return err
+	}
+	k.log.Info("lease acquired", logging.KeySubnet, l.Subnets())
+	k.own, k.want, k.held = *l, l.Attrs, true
+	return nil
+}
+
+// stayed says whether the node is where its lease says.
+func (k *keeping) stayed() bool {
+	return k.want.PublicIP == k.own.PublicIP && k.want.PublicIPv6 == k.own.PublicIPv6
+}
+
+// stands says whether the lease is what it should be and has not expired.
+func (k *keeping) stands() bool {
+	return k.held && k.stayed() && (k.own.Expiration.IsZero() || time.Now().Before(k.own.Expiration))
+}
+
+// ends says whether the daemon is to end because of err.
+func (k *keeping) ends(err error) bool {
+	return k.onLost == exitOnLost && !k.held && k.stayed() && errors.Is(err, lease.ErrNoLease)
+}
+
+// untilRenewal returns how long l can be left alone.
+func (h *holder) untilRenewal(l lease.Lease) time.Duration {
+	if l.Expiration.IsZero() {
+		return 1<<63 - 1 // for ever
+	}
+	return max(time.Until(l.Expiration)-h.margin, shortestLease)
+}
+
+// rest returns how long to wait after so many failures in a row.
+func rest(failures int) time.Duration {
+	d := firstRetry << min(failures-1, 10)
+	d = min(d, lastRetry)
+	return d/2 + rand.N(d/2+1)
+}

@@ -1,0 +1,241 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/underlay"
+	"github.com/twillnet/twill/lease"
+)
+
+// retryAfter is how long what could not be brought about rests before it is
+// tried again. Most of it is tried before that, when an interface changes.
+const retryAfter = time.Second
+
+// session is the daemon since it has joined the network. It brings the data
+// plane and the subnet file after what the interface, the lease and the store
+// are now, and tells when pods can talk.
+//
+// All of it runs on one goroutine, which may be in a network namespace that the
+// others are not in.
+type session struct {
+	*daemon
+	node   node // as it should be
+	open   openBackend
+	holder *holder
+
+	engine    *engine         // nil: no data plane is open
+	opened    node            // what engine was opened with
+	written   lease.SubnetEnv // what the subnet file says; zero: nothing yet
+	retry     *time.Timer     // runs while something could not be brought about
+	noLease   string          // why the node has no lease as it wants it; empty: it has
+	reloading bool            // the service manager waits for the end of a change
+
+	// What the store told last, which is not all in force: see restart.
+	set    lease.Set
+	latest *lease.Config
+	peers  []lease.Lease // in force: the last set of this node's network
+
+	restart   string // what a restart would change; empty: nothing
+	refused   string // the last error of the store; empty once it is mended
+	badConfig string // refused, if the network configuration is what is wrong
+}
+
+// engine is an open data plane that forwards.
+type engine struct {
+	dataplane
+	stop  context.CancelFunc
+	ended <-chan error // gives what Run has ended with
+}
+
+// missing is what keeps pods from talking, and why it is not there.
+type missing struct {
+	what string
+	err  error
+}
+
+func (m *missing) Error() string { return fmt.Sprintf("%s: %v", m.what, m.err) }
+func (m *missing) Unwrap() error { return m.err }
+
+// settle brings about what can be, and tells the outcome.
+func (s *session) settle(ctx context.Context) {
+	err := s.reconcile(ctx)
+	if err != nil {
+		s.retry.Reset(retryAfter)
+	}
+	s.tell(err)
+}
+
+// reconcile compares what is with what should be, and makes it so. It may be
+// called at any time; where all is right it changes nothing. The error is a
+// *missing, and leaves what could be done before it done.
+func (s *session) reconcile(ctx context.Context) error {
+	if err := s.followLink(); err != nil {
+		return &missing{"an interface to the other nodes", err}
+	}
+	if !s.upToDate() {
+		if err := s.reopen(ctx); err != nil {
+			return &missing{"the data plane", err}
+		}
+	}
+	if err := s.writeSubnetEnv(); err != nil {
+		return &missing{"the subnet file", err}
+	}
+	return nil
+}
+
+// followLink finds out what has become of the interface. One that cannot be
+// used any more is replaced by the one that would be chosen now; if there is
+// none, the data plane stays as it is, since the old one may come back.
+func (s *session) followLink() error {
+	was := s.node.link
+	now, err := s.stay(was, s.underlayOptions(s.node.config))
+	if err != nil {
+		var none error
+		if now, none = s.chooseLink(s.node.config); none != nil {
+			s.log.Debug("no other interface", logging.KeyError, none)
+			return err // it says what to mend, the other what else there is
+		}
+	}
+	if now.Equal(was) {
+		return nil
+	}
+	s.log.Info("interface has changed", logging.KeyWas, was, logging.KeyNow, now, logging.KeyWhy, now.Why)
+	s.node.link = now
+	s.state.change(s.node.tell)
+	if now.PublicIP != was.PublicIP || now.PublicIPv6 != was.PublicIPv6 {
+		s.noLease = "the other nodes do not know yet that this one is at " + public(now)
+		s.holder.move(lease.Attrs{PublicIP: now.PublicIP, PublicIPv6: now.PublicIPv6})
+	}
+	return nil
+}
+
+// upToDate says whether the data plane is open and is that of the interface and
+// of the subnets that the node has.
+func (s *session) upToDate() bool {
+	return s.engine != nil && s.opened.link.Equal(s.node.link) && s.opened.own.Key() == s.node.own.Key()
+}
+
+// reopen closes the data plane, if there is one, and opens it as it should be.
+// Packets of pods are lost meanwhile; the pods' connections go on.
+func (s *session) reopen(ctx context.Context) error {
+	s.state.waitFor("the data plane")
+	if s.engine != nil {
+		s.reloading = true
+		s.tellManager(reloadingNow())
+		if err := s.close(); err != nil {
+			s.log.Warn("data plane not closed", logging.KeyError, err)
+		}
+	}
+	dp, err := s.open(s.node)
+	if err != nil {
+		return err
+	}
+	dp.SetLeases(s.peers)
+	s.state.attach(dp)
+	ctx, cancel := context.WithCancel(ctx)
+	s.engine = &engine{dp, cancel, start("data plane", func() error { return dp.Run(ctx) })}
+	s.opened = s.node
+	return nil
+}
+
+// close ends the data plane, if one is open. When it returns nothing of it is
+// left.
+func (s *session) close() error {
+	if s.engine == nil {
+		return nil
+	}
+	s.state.attach(nil)
+	s.engine.stop()
+	await(s.engine.ended)
+	err := s.engine.Close()
+	s.engine = nil
+	return err
+}
+
+// ended gives what the open data plane has ended with.
+func (s *session) ended() <-chan error {
+	if s.engine == nil {
+		return nil
+	}
+	return s.engine.ended
+}
+
+func (s *session) writeSubnetEnv() error {
+	env := lease.SubnetEnv{
+		Network:     s.node.config.IPv4.Network,
+		Subnet:      s.node.own.Subnet,
+		IPv6Network: s.node.config.IPv6.Network,
+		IPv6Subnet:  s.node.own.IPv6Subnet,
+		MTU:         s.engine.MTU(),
+	}
+	if env == s.written {
+		return nil
+	}
+	if err := env.Write(s.options.subnetFile); err != nil {
+		return err
+	}
+	s.written = env
+	return nil
+}
+
+// hold takes over what the holder says of the lease.
+func (s *session) hold(h held) {
+	if h.err != nil {
+		s.noLease = h.err.Error()
+		return
+	}
+	s.noLease = ""
+	if was := s.node.own; was.Key() != h.lease.Key() {
+		s.log.Warn("subnet has changed", logging.KeyWas, was.Subnets(), logging.KeyNow, h.lease.Subnets(),
+			logging.KeyRemedy, "make the pods of this node anew, those that run have addresses of the old one")
+	}
+	s.node.own = h.lease
+	s.checkRestart()
+	s.state.change(s.node.tell)
+}
+
+// tell tells whoever waits for it whether pods can talk; err is what reconcile
+// has returned. Only what is new is told and logged.
+func (s *session) tell(err error) {
+	why := ""
+	switch {
+	case err != nil:
+		why = err.Error()
+	case s.noLease != "":
+		why = "a lease: " + s.noLease
+	case s.badConfig != "":
+		why = "a sound network configuration: " + s.badConfig
+	}
+	if s.state.waiting() == why && !s.reloading {
+		return
+	}
+	s.state.waitFor(why)
+	state := statusLine(why)
+	// A change is over for the service manager whatever has come of it.
+	if why == "" || s.reloading {
+		state = notifyReady + "\n" + state
+	}
+	if why == "" {
+		s.log.Info("ready", logging.KeyPath, s.options.subnetFile, logging.KeyMTU, s.written.MTU)
+	} else {
+		s.log.Warn("not ready", logging.KeyWhy, why)
+	}
+	s.tellManager(state)
+	s.reloading = false
+}
+
+// public returns the addresses that the others are to know.
+func public(l underlay.Interface) string {
+	var as []string
+	for _, a := range []netip.Addr{l.PublicIP, l.PublicIPv6} {
+		if a.IsValid() {
+			as = append(as, a.String())
+		}
+	}
+	return strings.Join(as, " and ")
+}
