@@ -39,7 +39,7 @@ func TestTXDoesNotAllocate(t *testing.T) {
 		noAllocs(t, func() {
 			for {
 				x.resolver.use(nodes)
-				_, errno := x.batch()
+				_, _, errno := x.batch()
 				x.sends.flush()
 				x.resolver.flush(s.counters)
 				if errno == unix.EAGAIN {

@@ -78,7 +78,7 @@ func BenchmarkTX(b *testing.B) {
 	b.SetBytes(65495)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, errno := x.batch(); errno != unix.EAGAIN {
+		if _, _, errno := x.batch(); errno != unix.EAGAIN {
 			b.Fatal(errno)
 		}
 		x.sends.flush()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -25,18 +26,20 @@ type Config struct {
 	Local  netip.AddrPort  // where the sockets are bound; its family is that of the underlay
 
 	UDPGSO, UDPGRO, TunGRO offload.Switch
+	BusyPoll               offload.Switch // look for packets for a short while before sleeping
 	SourceCheck            SourceCheck
 	Logger                 *slog.Logger
 }
 
 // Engine forwards between a TUN device and UDP sockets.
 type Engine struct {
-	shards   []*shard
-	states   []offload.State // as probed; Offloads adds what happened since
-	stop     int             // eventfd: readable when the engine stops, for threads that sleep
-	stopping atomic.Bool     // the same for threads that always find work
-	peers    atomic.Pointer[Peers]
-	closed   sync.Once
+	shards    []*shard
+	states    []offload.State // as probed; Offloads adds what happened since
+	stop      int             // eventfd: readable when the engine stops, for threads that sleep
+	stopping  atomic.Bool     // the same for threads that always find work
+	peers     atomic.Pointer[Peers]
+	spinSlots atomic.Int32 // how many more threads may spin
+	closed    sync.Once
 }
 
 // shard is one TUN queue and one socket, with what its two directions share.
@@ -58,6 +61,8 @@ type shard struct {
 	counters    *metrics.Shard
 	logger      *slog.Logger
 
+	bulk         atomic.Int64  // when there was last a large batch, see spinner
+	spinSlots    *atomic.Int32 // of the engine; nil: no spinning
 	gsoRefused   atomic.Uint32 // errno with which the kernel refused GSO at run time
 	mergeRefused atomic.Bool   // the device refused a super-packet at run time
 
@@ -128,9 +133,17 @@ func (e *Engine) probe(cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	e.states = []offload.State{cfg.Device.State, merge, gso, gro}
+	spin, err := offload.Resolve("busy-poll", cfg.BusyPoll, probeSpin)
+	if err != nil {
+		return err
+	}
+	e.spinSlots.Store(int32(spinThreads()))
+	e.states = []offload.State{cfg.Device.State, merge, gso, gro, spin}
 	for _, s := range e.shards {
 		s.segments = segments
+		if spin.InForce {
+			s.spinSlots = &e.spinSlots
+		}
 		s.mergeTCP = merge.InForce && cfg.Device.Granted.TCP()
 		s.mergeUDP = merge.InForce && mergesUDP(cfg.Device)
 		if gso.InForce {
@@ -180,6 +193,31 @@ func (e *Engine) Offloads() []offload.State {
 	return states
 }
 
+// loops returns the loops of the shard, one for each of its threads.
+func (s *shard) loops() []*loop {
+	tx, rx := newTX(s), newRX(s)
+	l := []*loop{
+		{directions: []direction{tx}, wake: newWaiter(s.stop, unix.POLLIN, s.queue.FD()), c: tx.c},
+		{directions: []direction{rx}, wake: newWaiter(s.stop, unix.POLLIN, s.fd), c: rx.c},
+	}
+	for i := range l {
+		l[i].stopping = s.stopping
+		if s.spinSlots != nil {
+			l[i].spin = spinner{bulk: &s.bulk, slots: s.spinSlots}
+		}
+	}
+	return l
+}
+
+// reserveProcessors makes room in Go's scheduler for n threads that are always
+// in a system call it does not see, and for the rest of the process, unless the
+// environment says how many processors there are.
+func reserveProcessors(n int) {
+	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
+		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), n+2))
+	}
+}
+
 // Run forwards packets until ctx is done or the device is gone. It may be
 // called once. Its error is that of the thread which failed first; what ails
 // one ails the others.
@@ -189,12 +227,13 @@ func (e *Engine) Run(ctx context.Context) error {
 		failed sync.Once
 		first  error
 	)
+	reserveProcessors(2 * len(e.shards))
 	for _, s := range e.shards {
-		for _, run := range []func() error{newTX(s).run, newRX(s).run} {
+		for _, l := range s.loops() {
 			wg.Go(func() {
 				runtime.LockOSThread()
 				defer runtime.UnlockOSThread()
-				if err := run(); err != nil {
+				if err := l.run(); err != nil {
 					failed.Do(func() { first = err })
 					e.wakeAll()
 				}

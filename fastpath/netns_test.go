@@ -256,6 +256,9 @@ func TestEngineForwardsBothWays(t *testing.T) {
 					t.Errorf("dropped %v, %v", drops(&c.TX), drops(&c.RX))
 				}
 				for _, s := range e.Offloads() {
+					if s.Name == "busy-poll" { // as the machine has CPUs
+						continue
+					}
 					want := map[string]offload.Switch{"tun-offload": tt.tun, "tun-gro": tt.v, "udp-gso": tt.gso, "udp-gro": tt.gro}[s.Name]
 					if s.InForce != (want == offload.On) || s.Mode != want || s.Why == "" {
 						t.Errorf("%+v, asked for %s", s, want)
@@ -536,8 +539,9 @@ func TestPacketTooBigForThePath(t *testing.T) {
 				}
 				// On this thread, since it asks for the path in its namespace.
 				x.resolver.use(e.Peers())
-				for x.wake.wait(); dropped(x.c) == 0; x.sends.flush() {
-					if _, errno := x.batch(); errno != unix.EAGAIN {
+				wake := newWaiter(x.shard.stop, unix.POLLIN, x.shard.queue.FD())
+				for wake.wait(); dropped(x.c) == 0; x.sends.flush() {
+					if _, _, errno := x.batch(); errno != unix.EAGAIN {
 						t.Fatal(errno)
 					}
 				}

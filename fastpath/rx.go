@@ -33,7 +33,6 @@ type rx struct {
 	header   [tun.HeaderLen]byte
 	parts    [][]byte
 	vectors  []unix.Iovec
-	wake     waiter
 	c        *metrics.Direction
 	overflow uint32
 }
@@ -50,7 +49,6 @@ func newRX(s *shard) *rx {
 		merge:   encap.NewCoalescer(rxPackets, s.mergeTCP, s.mergeUDP),
 		parts:   make([][]byte, 0, rxPackets+1),
 		vectors: make([]unix.Iovec, 0, rxPackets+2),
-		wake:    newWaiter(s.fd, s.stop, unix.POLLIN),
 		c:       &s.counters.RX,
 	}
 	for i := range r.msgs {
@@ -62,44 +60,36 @@ func newRX(s *shard) *rx {
 	return r
 }
 
-// run forwards until the engine stops. It returns an error if the device is
-// gone.
-func (r *rx) run() error {
-	for !r.shard.stopping.Load() {
-		n, errno := r.receive()
-		switch errno {
-		case 0:
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN:
-			if !r.wake.wait() {
-				return nil
-			}
-			continue
-		default:
-			// ICMP errors that datagrams of ours provoked are not reported
-			// on an unconnected socket; what is left is the kernel short of
-			// memory. The next call may do better.
-			r.c.Drop(metrics.DropNoBuffer, 1)
-			if !r.wake.wait() {
-				return nil
-			}
-			continue
-		}
-		r.check.use(r.shard.peers.Load())
-		for i := range n {
-			if err := r.datagram(i); err != nil {
-				return err
-			}
-		}
-		if err := r.write(); err != nil {
-			return err
-		}
-		r.c.SockCalls.Add(1)
-		r.c.Datagrams.Add(uint64(n))
-		r.check.resolver.flush(r.shard.counters)
+// poll forwards a batch (direction). It returns an error if the device is gone.
+func (r *rx) poll() (bytes int, more bool, err error) {
+	n, errno := r.receive()
+	switch errno {
+	case 0:
+	case unix.EINTR:
+		return 0, true, nil
+	case unix.EAGAIN:
+		return 0, false, nil
+	default:
+		// ICMP errors that datagrams of ours provoked are not reported on an
+		// unconnected socket; what is left is the kernel short of memory. The
+		// next call may do better.
+		r.c.Drop(metrics.DropNoBuffer, 1)
+		return 0, false, nil
 	}
-	return nil
+	r.check.use(r.shard.peers.Load())
+	for i := range n {
+		if err := r.datagram(i); err != nil {
+			return 0, false, err
+		}
+		bytes += int(r.msgs[i].len)
+	}
+	if err := r.write(); err != nil {
+		return 0, false, err
+	}
+	r.c.SockCalls.Add(1)
+	r.c.Datagrams.Add(uint64(n))
+	r.check.resolver.flush(r.shard.counters)
+	return bytes, n == len(r.msgs), nil
 }
 
 // receive takes up to rxSlots messages.

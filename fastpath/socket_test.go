@@ -181,7 +181,7 @@ func TestWaiter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(stop)
-	w := newWaiter(fd, stop, unix.POLLIN)
+	w := newWaiter(stop, unix.POLLIN, fd)
 	time.AfterFunc(10*time.Millisecond, func() { _ = unix.Sendto(peer.fd, []byte{1}, 0, peer.name) })
 	if !w.wait() {
 		t.Error("a datagram is taken for the end")

@@ -20,7 +20,6 @@ type tx struct {
 	resolver *resolver
 	splitter encap.Splitter
 	sends    *sends
-	wake     waiter
 	c        *metrics.Direction
 }
 
@@ -29,50 +28,41 @@ func newTX(s *shard) *tx {
 		shard:    s,
 		arena:    make([]byte, txArena),
 		resolver: newResolver(),
-		wake:     newWaiter(s.queue.FD(), s.stop, unix.POLLIN),
 		c:        &s.counters.TX,
 	}
-	t.sends = newSends(s.sender, &exceptions{shard: s, wake: newWaiter(s.fd, s.stop, unix.POLLOUT)},
+	t.sends = newSends(s.sender, &exceptions{shard: s, wake: newWaiter(s.stop, unix.POLLOUT, s.fd)},
 		s.segments, s.local.Is6(), t.c)
 	return t
 }
 
-// run forwards until the engine stops. It returns an error if the device is
-// gone.
-func (t *tx) run() error {
-	for !t.shard.stopping.Load() {
-		t.resolver.use(t.shard.peers.Load())
-		n, errno := t.batch()
-		t.sends.flush()
-		if n > 0 {
-			t.c.TunCalls.Add(uint64(n))
-			t.resolver.flush(t.shard.counters)
-		}
-		switch errno {
-		case 0:
-		case unix.EAGAIN:
-			if !t.wake.wait() {
-				return nil
-			}
-		default:
-			return deviceError("read from", errno)
-		}
+// poll forwards a batch (direction). It returns an error if the device is gone.
+func (t *tx) poll() (bytes int, more bool, err error) {
+	t.resolver.use(t.shard.peers.Load())
+	reads, bytes, errno := t.batch()
+	t.sends.flush()
+	if reads > 0 {
+		t.c.TunCalls.Add(uint64(reads))
+		t.resolver.flush(t.shard.counters)
 	}
-	return nil
+	if errno != 0 && errno != unix.EAGAIN {
+		return bytes, false, deviceError("read from", errno)
+	}
+	return bytes, errno == 0, nil
 }
 
 // batch reads and handles packets until the arena is full (errno 0) or the
 // queue has no more.
-func (t *tx) batch() (reads int, errno unix.Errno) {
+func (t *tx) batch() (reads, bytes int, errno unix.Errno) {
 	for at := 0; len(t.arena)-at >= tun.ReadSize; reads++ {
 		n, err := t.shard.queue.Read(t.arena[at : at+tun.ReadSize])
 		if err != nil {
-			return reads, err.(unix.Errno)
+			return reads, bytes, err.(unix.Errno)
 		}
 		t.packet(t.arena[at : at+n])
+		bytes += n
 		at = (at + n + 63) &^ 63 // a cache line
 	}
-	return reads, 0
+	return reads, bytes, 0
 }
 
 // packet handles one read: a virtio-net header and a packet or super-packet,

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ func transmit(t testing.TB, x *tx, q *fakeQueue, reads ...[]byte) {
 	q.reads, q.next = reads, 0
 	for {
 		x.resolver.use(x.shard.peers.Load())
-		_, errno := x.batch()
+		_, _, errno := x.batch()
 		x.sends.flush()
 		if errno == unix.EAGAIN {
 			return
@@ -319,15 +320,20 @@ func TestStopUnderLoad(t *testing.T) {
 		}
 	}()
 	for name, d := range map[string]struct {
-		run      func() error
-		stopping func()
+		direction direction
+		fd        int
+		stopping  *atomic.Bool
 	}{
-		"tx": {x.run, func() { x.shard.stopping.Store(true) }},
-		"rx": {r.run, func() { r.shard.stopping.Store(true) }},
+		"tx": {x, -1, x.shard.stopping},
+		"rx": {r, fd, r.shard.stopping},
 	} {
+		l := &loop{
+			directions: []direction{d.direction}, wake: newWaiter(-1, unix.POLLIN, d.fd),
+			stopping: d.stopping, c: new(metrics.Direction),
+		}
 		done := make(chan error, 1)
-		go func() { done <- d.run() }()
-		time.AfterFunc(20*time.Millisecond, d.stopping)
+		go func() { done <- l.run() }()
+		time.AfterFunc(20*time.Millisecond, func() { d.stopping.Store(true) })
 		select {
 		case err := <-done:
 			if err != nil {

@@ -75,6 +75,8 @@ type Direction struct {
 	Datagrams atomic.Uint64 // UDP messages handed to or taken from the kernel; with GSO/GRO one carries many packets
 	TunCalls  atomic.Uint64 // reads (TX) or writes (RX) of the TUN device that moved something
 	SockCalls atomic.Uint64 // sendmmsg (TX) or recvmmsg (RX) calls that moved something
+	Sleeps    atomic.Uint64 // times the thread found nothing and slept
+	SpinHits  atomic.Uint64 // times it found something while looking again instead of sleeping
 	Segments  BatchSizes    // packets in each GSO send (TX) or GRO receive (RX)
 	Merged    BatchSizes    // TX: packets in each super-packet read; RX: in each TUN write
 	Drops     [NumDrops]atomic.Uint64

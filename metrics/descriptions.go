@@ -23,6 +23,10 @@ var directionCounters = []struct {
 		func(d *Direction) uint64 { return d.TunCalls.Load() }},
 	{desc("socket_calls_total", "sendmmsg (tx) or recvmmsg (rx) calls that moved something. Calls, not bytes, are what small packets cost.", "shard", "direction"),
 		func(d *Direction) uint64 { return d.SockCalls.Load() }},
+	{desc("sleeps_total", "Times that a thread found nothing to forward and slept. To be woken takes a packet longer than anything else on its way.", "shard", "direction"),
+		func(d *Direction) uint64 { return d.Sleeps.Load() }},
+	{desc("busy_poll_hits_total", "Times that a thread, looking again instead of sleeping, found a packet.", "shard", "direction"),
+		func(d *Direction) uint64 { return d.SpinHits.Load() }},
 }
 
 var directionHistograms = []struct {

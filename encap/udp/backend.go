@@ -38,9 +38,9 @@ type Config struct {
 	TunName  string         // of the device, "flannel0"
 	Shards   int            // queues and sockets; 0: chosen by the number of CPUs
 
-	TunOffload, TunGRO, UDPGSO, UDPGRO offload.Switch
-	SourceCheck                        fastpath.SourceCheck
-	Logger                             *slog.Logger
+	TunOffload, TunGRO, UDPGSO, UDPGRO, BusyPoll offload.Switch
+	SourceCheck                                  fastpath.SourceCheck
+	Logger                                       *slog.Logger
 }
 
 // Backend is a running udp backend.
@@ -92,7 +92,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 	}()
 	b.engine, err = fastpath.New(fastpath.Config{
 		Device: b.device, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
-		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO,
+		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO, BusyPoll: cfg.BusyPoll,
 		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
 	})
 	if err != nil {

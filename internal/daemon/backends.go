@@ -76,6 +76,7 @@ func openUDP(n node) (dataplane, error) {
 		TunGRO:      n.options.tunGRO,
 		UDPGSO:      n.options.udpGSO,
 		UDPGRO:      n.options.udpGRO,
+		BusyPoll:    n.options.busyPoll,
 		SourceCheck: n.options.sourceCheck,
 		Logger:      n.log,
 	})

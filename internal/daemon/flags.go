@@ -156,6 +156,9 @@ var flags = []flagDef{
 	{groupDataplane, "udp-gro", "auto|on|off",
 		"many datagrams in one receive (UDP_GRO)",
 		func(o *options) any { return &o.udpGRO }, nil},
+	{groupDataplane, "busy-poll", "auto|on|off",
+		"look for the next packet for up to 150 µs before going to sleep, except beside a bulk transfer: latency for CPU time; auto does where there are two CPUs or more",
+		func(o *options) any { return &o.busyPoll }, nil},
 
 	{groupObserve, "healthz-ip", "IP",
 		"address of /healthz, /readyz and /metrics",

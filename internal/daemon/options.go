@@ -31,6 +31,7 @@ type options struct {
 	tunGRO      offload.Switch
 	udpGSO      offload.Switch
 	udpGRO      offload.Switch
+	busyPoll    offload.Switch
 
 	healthzIP     netip.Addr
 	healthzPort   int

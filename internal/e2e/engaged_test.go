@@ -242,6 +242,24 @@ func TestMetricsShowTrains(t *testing.T) {
 	}
 }
 
+func TestBusyPollFindsPacketsThatComeOneByOne(t *testing.T) {
+	for _, mode := range []string{"on", "off"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, labOptions{flags: []string{"--healthz-port=9100", "--busy-poll=" + mode}})
+			requests := datagrams{flows: 1, count: 3000, window: 1, sizes: []int{64}}
+			if err := requests.run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
+				t.Fatal(err)
+			}
+			text := l.metrics(1)
+			found := sum(t, text, "twill_busy_poll_hits_total")
+			if want := mode == "on"; found > 0 != want {
+				t.Errorf("%.0f packets found in 3000 requests, %.0f sleeps", found, sum(t, text, "twill_sleeps_total"))
+			}
+		})
+	}
+}
+
 // metrics fetches /metrics of host number i.
 func (l *lab) metrics(i int) string {
 	l.t.Helper()

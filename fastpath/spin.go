@@ -1,0 +1,115 @@
+package fastpath
+
+import (
+	"errors"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// spinTime is how long a thread looks for the next packet before it
+	// sleeps: longer than a request and its answer take on a local network,
+	// for to be woken takes 20 to 50 µs on a virtual machine.
+	spinTime = 150 * time.Microsecond
+	// spinBytes is the most that a batch may have to be worth waiting for
+	// the next: in a bulk transfer spinning would take the CPU from those
+	// that make the packets.
+	spinBytes = 4096
+	// bulkTime is for how long after a larger batch neither direction of a
+	// shard spins; the acknowledgements of a bulk transfer are small.
+	bulkTime = time.Millisecond
+	// maxSpinSkips bounds how many sleeps go by without spinning after it
+	// was in vain. It bounds what spinning costs where packets are few:
+	// spinTime in 256 sleeps.
+	maxSpinSkips = 255
+)
+
+// spinner decides when a thread that has found nothing looks once more instead
+// of sleeping. It belongs to that thread. The zero spinner never spins.
+type spinner struct {
+	bulk  *atomic.Int64 // when the shard last had a large batch; nil: no spinning
+	slots *atomic.Int32 // how many more threads of the engine may spin
+	until time.Duration // end of the spinning under way, since clockStart; 0: none
+	skip  int           // sleeps to go by without spinning
+	skips int           // the same after the next vain spinning
+}
+
+var clockStart = time.Now()
+
+// now is a monotonic clock.
+func now() time.Duration { return time.Since(clockStart) }
+
+// again is told how many bytes the last look has found and reports whether to
+// look again at once. If it reports true, other threads have been let run.
+func (s *spinner) again(found int) bool {
+	switch {
+	case s.bulk == nil, found == 0 && s.until == 0:
+		return false
+	case found > spinBytes:
+		s.bulk.Store(int64(now()))
+		s.end()
+		return false
+	}
+	t := now()
+	switch {
+	case t-time.Duration(s.bulk.Load()) < bulkTime:
+		s.end()
+		return false
+	case found > 0 && s.until != 0: // spinning has paid off
+		s.skips = 0
+	case found > 0:
+		if !s.begin() {
+			return false
+		}
+	case t > s.until:
+		s.end()
+		s.skip, s.skips = s.skips, min(2*s.skips+1, maxSpinSkips)
+		return false
+	}
+	if found > 0 {
+		s.until = t + spinTime
+	}
+	_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	return true
+}
+
+// spinning reports whether the last look was one more.
+func (s *spinner) spinning() bool { return s.until != 0 }
+
+// begin takes a slot, unless it is too early or there is none.
+func (s *spinner) begin() bool {
+	if s.skip > 0 {
+		s.skip--
+		return false
+	}
+	if s.slots.Add(-1) < 0 {
+		s.slots.Add(1)
+		return false
+	}
+	return true
+}
+
+// end gives the slot back, if there is one.
+func (s *spinner) end() {
+	if s.until != 0 {
+		s.until = 0
+		s.slots.Add(1)
+	}
+}
+
+// probeSpin reports whether spinning can be of use.
+func probeSpin() (string, error) {
+	if runtime.NumCPU() < 2 {
+		return "", errors.New("there is one CPU only")
+	}
+	return "granted: up to " + spinTime.String() + " before a sleep", nil
+}
+
+// spinThreads returns how many threads of an engine may spin at a time: as many
+// as keep half of the CPUs busy, but at least the two of a shard, of which one
+// finds the request and the other the answer. They give way to every other
+// thread that has something to do (sched_yield).
+func spinThreads() int { return max(2, runtime.NumCPU()/2) }
