@@ -43,7 +43,6 @@ func (s *session) apply(u lease.Update) {
 	}
 	s.checkRestart()
 	s.state.change(func(d *status.Document) {
-		d.Restart = s.restart
 		d.Source.Leases = s.set.Len()
 		d.Source.Updated = time.Now()
 		d.Source.LastError, d.Source.LastErrorAt = "", time.Time{}
@@ -89,6 +88,7 @@ func (s *session) checkRestart() {
 			logging.KeyRemedy, "restart twilld to take it over; until then it goes on as it was started")
 	}
 	s.restart = restart
+	s.state.change(func(d *status.Document) { d.Restart = restart })
 }
 
 // ownGone says what has become of this node's lease if the store has given it

@@ -3,8 +3,10 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"time"
 
 	"github.com/twillnet/twill/internal/logging"
@@ -148,8 +150,7 @@ func (k *keeping) try(ctx context.Context) error {
 	if k.held {
 		renewed, err := k.store.Renew(ctx, &wanted)
 		if err == nil {
-			k.own, k.want = *renewed, renewed.Attrs
-			return nil
+			return k.take(renewed)
 		}
 		if !errors.Is(err, lease.ErrNoLease) {
 			return err
@@ -168,7 +169,22 @@ func (k *keeping) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := k.take(l); err != nil {
+		return err
+	}
 	k.log.Info("lease acquired", logging.KeySubnet, l.Subnets())
+	return nil
+}
+
+// take takes over what the store has given, unless it tells the others that
+// this node is where it is not: a lease in a file may have one of its addresses
+// right and the other one old.
+func (k *keeping) take(l *lease.Lease) error {
+	for _, a := range [][2]netip.Addr{{l.PublicIP, k.want.PublicIP}, {l.PublicIPv6, k.want.PublicIPv6}} {
+		if a[0].IsValid() && a[1].IsValid() && a[0] != a[1] {
+			return fmt.Errorf("the lease %s says that this node is at %s, it is at %s: correct the lease", l.Key(), a[0], a[1])
+		}
+	}
 	k.own, k.want, k.held = *l, l.Attrs, true
 	return nil
 }

@@ -83,13 +83,13 @@ func (s *Store) Acquire(_ context.Context, a lease.Attrs, _ lease.Previous) (*le
 		s.path, a.PublicIP, a.PublicIPv6, own[0].Key(), own[1].Key())
 }
 
-// Renew returns own unchanged, since leases in a file do not expire. It fails
-// with lease.ErrNoLease once the file gives the subnets to another node, or to
-// none.
+// Renew returns own as the file has it, which nothing but its author changes:
+// leases in a file do not expire. It fails with lease.ErrNoLease once the file
+// gives the subnets to another node, or to none.
 func (s *Store) Renew(_ context.Context, own *lease.Lease) (*lease.Lease, error) {
 	for _, l := range s.current.Load().leases {
 		if l.Key() == own.Key() && holds(l, own.Attrs) {
-			return own, nil
+			return &l, nil
 		}
 	}
 	return nil, fmt.Errorf("lease file %s: %w: %s is no longer that of %s",

@@ -50,8 +50,16 @@ func TestAcquireFindsTheOwnLeaseByItsAddresses(t *testing.T) {
 			t.Errorf("%s, %s: got %v, %v, want %s", tt.ip, tt.ipv6, l, err, tt.want)
 			continue
 		}
-		if again, err := s.Renew(ctx, l); err != nil || again != l {
+		if again, err := s.Renew(ctx, l); err != nil || !again.Equal(*l) {
 			t.Errorf("renew %s: got %v, %v", tt.want, again, err)
+		}
+		// What the node says of itself does not change the file.
+		moved := *l
+		if moved.PublicIP.IsValid() && moved.PublicIPv6.IsValid() {
+			moved.PublicIP = netip.MustParseAddr("192.0.2.77")
+			if again, err := s.Renew(ctx, &moved); err != nil || !again.Equal(*l) {
+				t.Errorf("renew %s at another address: got %v, %v, want what the file says", tt.want, again, err)
+			}
 		}
 	}
 	if c, err := s.Config(ctx); err != nil || c.IPv4.Network.String() != "10.5.0.0/16" {
