@@ -27,7 +27,7 @@ PORTABLE := ./encap/... ./tun/... ./fastpath/... ./lease/... ./metrics/...
 UNIT = $$(go list ./... | grep -v /internal/e2e)
 
 FUZZTIME ?= 20s
-MODULES  := . tools
+MODULES  := . tools tools/etcd
 ifeq ($(shell go env GOARCH),amd64)
 MODULES  += bench/peers/flannel
 endif
@@ -53,6 +53,11 @@ else
 	@echo "peers: stock flannel's udp backend exists for amd64 only; nothing built"
 endif
 
+.PHONY: etcd
+etcd: ## build bin/peers/etcd and etcdctl, which tests run
+	cd tools/etcd && $(GOBUILD) -o ../../bin/peers/etcd go.etcd.io/etcd/server/v3
+	cd tools/etcd && $(GOBUILD) -o ../../bin/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
+
 .PHONY: peers-bench
 peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laboratory runs
 	cd bench/peers/tools && $(GOBUILD) -o ../../../bin/peers/wireguard-go golang.zx2c4.com/wireguard
@@ -61,14 +66,14 @@ peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laborato
 .PHONY: test
 test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces
 	@$(STEP) "Debian packages that the tests need" scripts/install-deps.sh
-	@$(STEP) "build" $(MAKE) build peers
+	@$(STEP) "build" $(MAKE) build peers etcd
 	@$(STEP) "lint" $(MAKE) lint
 	@$(STEP) "unit tests with the race detector" $(MAKE) test-unit
 	@$(STEP) "other architectures" $(MAKE) test-cross
 	@$(STEP) "tests in network namespaces" $(MAKE) test-netns
 
 .PHONY: test-unit
-test-unit: $(REPORT) ## unit tests with -race; without root some skip
+test-unit: $(REPORT) etcd ## unit tests with -race; without root some skip
 	CGO_ENABLED=1 go test -race -json $(UNIT) | $(REPORT) $(SKIPS)
 	@for m in $(filter-out .,$(MODULES)); do \
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done

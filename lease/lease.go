@@ -46,8 +46,9 @@ type Update struct {
 	Put      []Lease
 	Delete   []Key
 	// Err is not nil when the store has seen something that it refuses, a
-	// broken configuration say. The rest of the update is then empty and
-	// what was good stays in force.
+	// broken configuration say, or that the node's own lease is lost, which
+	// wraps ErrLost. The rest of the update is then empty and what was good
+	// stays in force.
 	Err error
 }
 
@@ -55,9 +56,13 @@ type Update struct {
 // cannot make one.
 var ErrNoLease = errors.New("no lease for this node")
 
+// ErrLost says that a lease which the node had has expired, was deleted, or has
+// become another node's. The node may acquire another.
+var ErrLost = errors.New("lease lost")
+
 // Store is where the nodes of a network find their configuration and leases.
-// It is implemented by lease/static; stores over etcd and Kubernetes follow
-// the same contract.
+// It is implemented by lease/static and lease/etcd; a store over Kubernetes
+// follows the same contract.
 //
 // All methods may be called from several goroutines.
 type Store interface {
@@ -73,7 +78,9 @@ type Store interface {
 
 	// Renew extends own before own.Expiration and returns the lease as it
 	// now stands. It fails, and changes nothing, if the lease is no longer
-	// this node's. Stores whose leases never expire return own unchanged.
+	// this node's: with an error that wraps ErrLost, or ErrNoLease where the
+	// store cannot make another. Stores whose leases never expire return own
+	// unchanged.
 	Renew(ctx context.Context, own *Lease) (*Lease, error)
 
 	// Watch sends what the store knows to updates until ctx is done: first

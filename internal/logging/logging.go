@@ -14,13 +14,17 @@ import (
 // Keys of log attributes.
 const (
 	KeyAddress   = "address"   // IP address and port
+	KeyAway      = "away"      // how long it was not there
 	KeyDevice    = "device"    // TUN device: flannel0
+	KeyEndpoints = "endpoints" // URLs of etcd
 	KeyError     = "error"     // what failed
 	KeyInterface = "interface" // underlay interface: eth0
+	KeyKey       = "key"       // in etcd: /coreos.com/network/config
 	KeyLeases    = "leases"    // number of leases in force
 	KeyMTU       = "mtu"       // bytes
 	KeyNow       = "now"       // what a thing has changed to
 	KeyOffload   = "offload"   // whether the offload device runs
+	KeyOperation = "operation" // request to etcd
 	KeyPath      = "path"      // file
 	KeyQueues    = "queues"    // number of TUN queues
 	KeyRemedy    = "remedy"    // what to do about it

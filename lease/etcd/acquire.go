@@ -1,0 +1,185 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// longestConflict bounds the pause after another node was faster. That is soon
+// over, other than an etcd that does not answer.
+const longestConflict = time.Second
+
+// Acquire returns the lease that has one of the public addresses of a, if it
+// fits the network; else it makes one: of the subnets in prev if they are free,
+// else of random free ones. It writes a to it. A reservation stays one, and has
+// no Expiration.
+//
+// It tries again for as long as other nodes take what it was about to take. It
+// fails if there is no network config, or one that cannot be used, and with an
+// error that wraps lease.ErrNoLease if all subnets are taken.
+func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous) (*lease.Lease, error) {
+	const op = "acquire a lease"
+	if len(addrs(a)) == 0 {
+		return nil, fmt.Errorf("%s: %w: this node has no public address to be known by; choose an interface that has one with --iface", op, lease.ErrNoLease)
+	}
+	value, err := lease.EncodeAttrs(a)
+	if err != nil {
+		return nil, err
+	}
+	g := grant{store: s}
+	defer g.drop(ctx)
+	pause := backoff{longest: longestConflict}
+	for among := firstFree; ; among = min(2*among, 1<<16) {
+		snap, err := s.read(ctx, passes)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.configError(snap.config); err != nil {
+			return nil, err
+		}
+		t := taking{s, &g, snap, a, string(value)}
+		l, err := t.take(ctx, prev, among)
+		if !errors.Is(err, errConflict) {
+			return l, err
+		}
+		if err := pause.wait(ctx); err != nil {
+			return nil, s.fail(op, errors.New("other nodes kept taking the subnets that were free"), err)
+		}
+	}
+}
+
+// taking is one attempt of Acquire.
+type taking struct {
+	*Store
+	grant *grant
+	snap  *snapshot
+	attrs lease.Attrs
+	value string // attrs, encoded
+}
+
+// take returns errConflict if the snapshot is no longer true.
+func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lease.Lease, error) {
+	c := t.snap.config.parsed
+	var misfits []entry
+	for _, e := range t.owned(prev) {
+		if fits(c, e.Subnet, e.IPv6Subnet) {
+			return t.adopt(ctx, e)
+		}
+		if e.reserved() {
+			t.log.Warn("reservation for this node does not fit the network, passed over", logging.KeySubnet, e.Subnets(),
+				logging.KeyRemedy, "release it, or change the network config")
+			continue
+		}
+		misfits = append(misfits, e)
+	}
+	l, err := choose(c, t.snap.taken(), prev, among)
+	if err != nil {
+		return nil, t.full(err)
+	}
+	return t.create(ctx, l, misfits)
+}
+
+// owned returns the entries of this node, that of the previous subnets first.
+// More than one is what a node leaves behind that was given another address for
+// a while.
+func (t *taking) owned(prev lease.Previous) []entry {
+	var own []entry
+	for _, e := range t.snap.entries {
+		if e.bad != nil || !share(addrs(e.Attrs), addrs(t.attrs)) {
+			continue
+		}
+		if e.Subnet == prev.Subnet && e.IPv6Subnet == prev.IPv6Subnet {
+			own = slices.Insert(own, 0, e)
+		} else {
+			own = append(own, e)
+		}
+	}
+	return own
+}
+
+// adopt goes on with a lease that is this node's.
+func (t *taking) adopt(ctx context.Context, e entry) (*lease.Lease, error) {
+	return t.put(ctx, "acquire "+e.raw, e, t.attrs, t.value, t.grant)
+}
+
+// put writes a to an entry that is this node's, on a new etcd lease unless it is
+// a reservation. It returns errConflict if the entry has changed.
+func (s *Store) put(ctx context.Context, op string, e entry, a lease.Attrs, value string, g *grant) (*lease.Lease, error) {
+	l := lease.Lease{Attrs: a, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet}
+	write := clientv3.OpPut(e.raw, value)
+	hangs := clientv3.LeaseID(clientv3.NoLease)
+	if !e.reserved() {
+		var err error
+		if hangs, err = g.get(ctx); err != nil {
+			return nil, err
+		}
+		l.Expiration = g.expires
+		write = clientv3.OpPut(e.raw, value, clientv3.WithLease(hangs))
+	}
+	revision := e.revision
+	if !e.reserved() || !e.Attrs.Equal(a) || e.bad != nil {
+		s.own.claim(a)
+		var err error
+		unchanged := clientv3.Compare(clientv3.ModRevision(e.raw), "=", e.revision)
+		if revision, err = g.commit(ctx, op, []clientv3.Cmp{unchanged}, write); err != nil {
+			return nil, err
+		}
+	}
+	s.own.set(l, e.raw, revision, hangs)
+	return &l, nil
+}
+
+// create makes a lease, and removes those of this node that do not fit.
+func (t *taking) create(ctx context.Context, l lease.Lease, misfits []entry) (*lease.Lease, error) {
+	hangs, err := t.grant.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key := t.layout.key(l.Key())
+	conditions := append(t.stillFree(l), clientv3.Compare(clientv3.ModRevision(t.layout.config), "=", t.snap.config.revision))
+	ops := []clientv3.Op{clientv3.OpPut(key, t.value, clientv3.WithLease(hangs))}
+	for _, e := range misfits {
+		t.log.Info("lease of this node does not fit the network, removed", logging.KeySubnet, e.Subnets())
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(e.raw), "=", e.revision))
+		ops = append(ops, clientv3.OpDelete(e.raw))
+	}
+	t.own.claim(t.attrs)
+	revision, err := t.grant.commit(ctx, "acquire "+key, conditions, ops...)
+	if err != nil {
+		return nil, err
+	}
+	l.Attrs, l.Expiration = t.attrs, t.grant.expires
+	t.own.set(l, key, revision, hangs)
+	return &l, nil
+}
+
+// stillFree are the conditions under which nobody has taken a part of l since
+// the snapshot. In a network of one family two subnets of the same length are one
+// key or do not overlap. With two families each may stand beside any other of
+// the other family, in another key, so nothing at all may have changed.
+func (t *taking) stillFree(l lease.Lease) []clientv3.Cmp {
+	c := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(t.layout.key(l.Key())), "=", 0)}
+	if l.Subnet.IsValid() && l.IPv6Subnet.IsValid() {
+		c = append(c, t.layout.unchangedSince(t.snap))
+	}
+	return c
+}
+
+// unchangedSince is the condition that no lease was written since snap.
+func (l layout) unchangedSince(snap *snapshot) clientv3.Cmp {
+	return clientv3.Compare(clientv3.ModRevision(l.subnets), "<", snap.revision+1).WithPrefix()
+}
+
+// full is the error of choose with where and what to do.
+func (s *Store) full(err error) error {
+	return &Error{Endpoints: s.endpoints, Op: "acquire a lease under " + s.layout.subnets, Err: err,
+		Remedy: "release subnets that nobody needs, or widen the network config"}
+}

@@ -1,0 +1,120 @@
+package etcd
+
+import (
+	"context"
+	"fmt"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// Config returns the network config. Its error wraps ErrNoConfig if there is
+// none, and a *lease.ConfigError or *lease.SyntaxError if it cannot be used.
+func (s *Store) Config(ctx context.Context) (*lease.Config, error) {
+	v, _, err := s.readConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return v.parsed, s.configError(v)
+}
+
+// ConfigText returns the network config as it is written, good or not. Its error
+// wraps ErrNoConfig if there is none.
+func (s *Store) ConfigText(ctx context.Context) ([]byte, error) {
+	v, _, err := s.readConfig(ctx)
+	if err == nil && v.revision == 0 {
+		err = s.configError(v)
+	}
+	return v.text, err
+}
+
+// SetConfig writes a network config, as it is given, if it is one: else it
+// changes nothing and returns the error of lease.ParseConfig. Nodes that run
+// take over what they can and say what needs a restart.
+func (s *Store) SetConfig(ctx context.Context, text []byte) (*lease.Config, error) {
+	c, err := lease.ParseConfig(text)
+	if err != nil {
+		return nil, err
+	}
+	return c, s.ride(ctx, "write config "+s.layout.config, passes, func(ctx context.Context) error {
+		_, err := s.client.Put(ctx, s.layout.config, string(text))
+		return err
+	})
+}
+
+// WaitConfig returns the network config as soon as there is a good one. It
+// calls told with the error of Config when there is none to begin with, and
+// again each time another wrong one is written.
+func (s *Store) WaitConfig(ctx context.Context, told func(error)) (*lease.Config, error) {
+	var last string
+	for {
+		v, revision, err := s.readConfig(ctx)
+		if err != nil {
+			return nil, err
+		}
+		err = s.configError(v)
+		if err == nil {
+			return v.parsed, nil
+		}
+		if err.Error() != last {
+			last = err.Error()
+			told(err)
+		}
+		if err := s.awaitConfig(ctx, revision); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// readConfig returns what stands at the config key, and etcd's revision.
+func (s *Store) readConfig(ctx context.Context) (configValue, int64, error) {
+	v, revision := parseConfig(nil, 0), int64(0)
+	err := s.ride(ctx, "read config "+s.layout.config, passes, func(ctx context.Context) error {
+		resp, err := s.client.Get(ctx, s.layout.config)
+		if err != nil {
+			return err
+		}
+		revision = resp.Header.Revision
+		for _, kv := range resp.Kvs {
+			v = parseConfig(kv.Value, kv.ModRevision)
+		}
+		return nil
+	})
+	return v, revision, err
+}
+
+// configError says, with the key and what to do, why v is of no use; nil if it
+// is of use.
+func (s *Store) configError(v configValue) error {
+	if v.err == nil {
+		return nil
+	}
+	remedy := "mend it with twill config set"
+	if v.revision == 0 {
+		remedy = fmt.Sprintf(`write one with twill config set, or etcdctl put %s '{"Network": "10.5.0.0/16"}'`, s.layout.config)
+	}
+	return &Error{Endpoints: s.endpoints, Op: "config " + s.layout.config, Err: v.err, Remedy: remedy}
+}
+
+// awaitConfig returns nil when the config key may have changed since revision,
+// and the error of ctx when that is done.
+func (s *Store) awaitConfig(ctx context.Context, revision int64) error {
+	watching, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	back := s.reconnects(watching)
+	changes := s.client.Watch(watching, s.layout.config, clientv3.WithRev(revision+1))
+	select {
+	case resp, ok := <-changes:
+		if ok && resp.Err() == nil {
+			return nil
+		}
+		// The watch is over: etcd has no leader, say, or has compacted the
+		// revision. Reading again tells.
+		return new(backoff).wait(ctx)
+	case <-back:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,50 @@
+package etcd
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/twillnet/twill/internal/logging"
+)
+
+// reconnects looks at the connection until ctx is done, and sends when it is
+// back after it was lost. It logs both: watches, which wait for the connection in
+// silence, have nobody else to do it.
+func (s *Store) reconnects(ctx context.Context) <-chan struct{} {
+	back := make(chan struct{}, 1)
+	conn := s.client.ActiveConnection()
+	go func() {
+		lost := false
+		for {
+			state := conn.GetState()
+			switch state {
+			case connectivity.Idle:
+				conn.Connect()
+			case connectivity.TransientFailure:
+				lost = true
+				if s.silence.tell(time.Now()) {
+					s.log.Warn("connection to etcd lost, leases stay as they are until it is back",
+						logging.KeyRemedy, "see that etcd runs and can be reached from this node")
+				}
+			case connectivity.Ready:
+				if !lost {
+					break
+				}
+				lost = false
+				if away, told := s.silence.end(); told {
+					s.log.Info("connection to etcd is back", logging.KeyAway, away)
+				}
+				select {
+				case back <- struct{}{}:
+				default: // not yet taken
+				}
+			}
+			if !conn.WaitForStateChange(ctx, state) {
+				return
+			}
+		}
+	}()
+	return back
+}

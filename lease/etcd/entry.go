@@ -1,0 +1,110 @@
+package etcd
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// entry is a key under subnets/ with its value. Its lease has no Expiration:
+// etcd tells that only when asked for each.
+type entry struct {
+	lease.Lease
+	raw      string // the key as it is spelt
+	revision int64  // of the last write
+	hangs    clientv3.LeaseID
+	bad      error // why the value is of no use; the subnets are good
+}
+
+// reserved says whether the entry stays until somebody removes it.
+func (e *entry) reserved() bool { return e.hangs == clientv3.NoLease }
+
+// usable says whether there is a node behind the entry. A reservation may name
+// none, to keep a subnet from all.
+func (e *entry) usable() bool { return e.bad == nil && len(addrs(e.Attrs)) > 0 }
+
+// subnetsOf returns what raw names. Its error is for the log.
+func (l layout) subnetsOf(raw []byte) (subnet, ipv6Subnet netip.Prefix, err error) {
+	name, ok := strings.CutPrefix(string(raw), l.subnets)
+	if !ok {
+		return subnet, ipv6Subnet, fmt.Errorf("key %q is not under %s", raw, l.subnets)
+	}
+	return lease.ParseKey(lease.Key(name))
+}
+
+// parse reads an entry. It fails if the key names no subnet; a value of no use
+// is told in bad.
+func (l layout) parse(kv *mvccpb.KeyValue) (e entry, err error) {
+	e = entry{raw: string(kv.Key), revision: kv.ModRevision, hangs: clientv3.LeaseID(kv.Lease)}
+	subnet, ipv6Subnet, err := l.subnetsOf(kv.Key)
+	if err != nil {
+		return e, err
+	}
+	e.Attrs, e.bad = lease.DecodeAttrs(kv.Value)
+	e.Subnet, e.IPv6Subnet = subnet, ipv6Subnet
+	return e, nil
+}
+
+// parse is that of the layout and logs, once for each version of a key, what it cannot use.
+func (s *Store) parse(kv *mvccpb.KeyValue) (entry, bool) {
+	e, err := s.layout.parse(kv)
+	if fault := errors.Join(err, e.bad); fault != nil && s.faults.isNew(e.raw, e.revision) {
+		s.log.Warn("lease in etcd not readable, passed over", logging.KeyKey, e.raw, logging.KeyError, fault,
+			logging.KeyRemedy, `write {"PublicIP":"192.0.2.1"} with the node's address to it, or delete it`)
+	}
+	return e, err == nil
+}
+
+// faults remembers what has been logged.
+type faults struct {
+	mu   sync.Mutex
+	told map[string]int64 // key to revision
+}
+
+// most is how many keys are remembered; who fills etcd with rubbish sees some
+// of it twice.
+const most = 1000
+
+func (f *faults) isNew(raw string, revision int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.told[raw] == revision {
+		return false
+	}
+	if f.told == nil || len(f.told) >= most {
+		f.told = make(map[string]int64)
+	}
+	f.told[raw] = revision
+	return true
+}
+
+// addrs returns the public addresses of a node.
+func addrs(a lease.Attrs) []netip.Addr {
+	var as []netip.Addr
+	for _, ip := range []netip.Addr{a.PublicIP, a.PublicIPv6} {
+		if ip.IsValid() {
+			as = append(as, ip)
+		}
+	}
+	return as
+}
+
+// share says whether two nodes are one: they have a public address in common.
+func share(a, b []netip.Addr) bool {
+	for _, x := range a {
+		for _, y := range b {
+			if x == y {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,114 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// ErrNoConfig says that etcd has no network config under the prefix.
+var ErrNoConfig = errors.New("no network config")
+
+// Error says which request to etcd failed and what to do about it. It never
+// holds a password.
+type Error struct {
+	Endpoints []string
+	Op        string // "read config /coreos.com/network/config"
+	Err       error
+	Remedy    string // empty if Err says it
+	// Ended is the context's error if the request was still being tried when
+	// its context was done.
+	Ended error
+}
+
+func (e *Error) Error() string {
+	text := fmt.Sprintf("etcd %s: %s: %s", strings.Join(e.Endpoints, ","), e.Op, cause(e.Err))
+	if e.Remedy != "" {
+		text += "; " + e.Remedy
+	}
+	return text
+}
+
+// Unwrap returns what went wrong and, if the context ended, its error.
+func (e *Error) Unwrap() []error {
+	if e.Ended != nil {
+		return []error{e.Ended, e.Err}
+	}
+	return []error{e.Err}
+}
+
+// cause is the text of err without gRPC's words around it.
+func cause(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "no answer in time"
+	}
+	if st, ok := status.FromError(err); ok {
+		return st.Message()
+	}
+	return err.Error()
+}
+
+// passes says whether err may go away by itself, or by what an operator does to
+// etcd, so that the same request is worth another try.
+func passes(err error) bool {
+	switch err = rpctypes.Error(err); {
+	case errors.Is(err, context.DeadlineExceeded),
+		// The token of a log-in has expired: the next attempt gets another.
+		errors.Is(err, rpctypes.ErrInvalidAuthToken),
+		errors.Is(err, rpctypes.ErrAuthOldRevision):
+		return true
+	}
+	switch code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Aborted, codes.Internal:
+		return true
+	}
+	return false
+}
+
+// always is for those who have nobody to return an error to.
+func always(error) bool { return true }
+
+func code(err error) codes.Code {
+	var server rpctypes.EtcdError
+	if errors.As(err, &server) {
+		return server.Code()
+	}
+	return status.Code(err)
+}
+
+// remedy says what an operator can do about err.
+func (s *Store) remedy(err error) string {
+	err = rpctypes.Error(err)
+	text := err.Error()
+	switch {
+	case errors.Is(err, rpctypes.ErrAuthFailed):
+		return "check --etcd-username and --etcd-password"
+	case errors.Is(err, rpctypes.ErrUserEmpty):
+		return "etcd wants a user: set --etcd-username and --etcd-password"
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return fmt.Sprintf("let the user's role read %s and read and write %s (etcdctl role grant-permission ROLE readwrite --prefix %[2]s)",
+			s.layout.config, s.layout.subnets)
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return "etcd's database is full: compact and defragment it, raise --quota-backend-bytes, then etcdctl alarm disarm"
+	case strings.Contains(text, "x509:"):
+		return "check --etcd-cafile and the names in etcd's certificate"
+	case strings.Contains(text, "remote error: tls"):
+		return "etcd refuses this client's certificate: check --etcd-certfile and --etcd-keyfile"
+	case strings.Contains(text, "first record does not look like a TLS handshake"):
+		return "etcd speaks plain HTTP there: mend --etcd-endpoints"
+	case code(err) == codes.Unavailable, code(err) == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded):
+		return "see that etcd runs, has a leader and can be reached from this node, or mend --etcd-endpoints"
+	}
+	return ""
+}
+
+// fail makes the error of a request that will not be tried again. ended is the
+// error of its context, if that is why.
+func (s *Store) fail(op string, err, ended error) error {
+	return &Error{Endpoints: s.endpoints, Op: op, Err: err, Remedy: s.remedy(err), Ended: ended}
+}

@@ -1,0 +1,64 @@
+package etcd
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// asking is how many requests for the time that leases have left are under way
+// at once: etcd has no request for all.
+const asking = 32
+
+// Leases returns all leases in the order of their subnets, each with its
+// Expiration; reservations have none. A reservation that names no node has no
+// public address. Unreadable entries are logged and left out.
+func (s *Store) Leases(ctx context.Context) ([]lease.Lease, error) {
+	snap, err := s.read(ctx, passes)
+	if err != nil {
+		return nil, err
+	}
+	entries := slices.DeleteFunc(snap.entries, func(e entry) bool { return e.bad != nil })
+	if err := s.expirations(ctx, entries); err != nil {
+		return nil, err
+	}
+	leases := make([]lease.Lease, len(entries))
+	for i, e := range entries {
+		leases[i] = e.Lease
+	}
+	return lease.NewSet(leases).Leases(), nil
+}
+
+// expirations completes entries, or returns the first error.
+func (s *Store) expirations(ctx context.Context, entries []entry) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		work    = make(chan *entry)
+		workers sync.WaitGroup
+		failed  sync.Once
+		first   error
+	)
+	for range min(asking, len(entries)) {
+		workers.Go(func() {
+			for e := range work {
+				until, err := s.expiration(ctx, e.hangs, passes)
+				if err != nil {
+					failed.Do(func() { first = err })
+					cancel() // the rest fails at once
+				}
+				e.Expiration = until
+			}
+		})
+	}
+	for i := range entries {
+		if !entries[i].reserved() {
+			work <- &entries[i]
+		}
+	}
+	close(work)
+	workers.Wait()
+	return first
+}

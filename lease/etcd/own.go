@@ -1,0 +1,78 @@
+package etcd
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// own is the lease that this node was given last. Renewals write it, watches
+// look at it to tell a loss from a change.
+type own struct {
+	mu sync.Mutex
+	held
+	// renamed is closed when the key changes.
+	renamed chan struct{}
+}
+
+// held is a version of own.
+type held struct {
+	key      lease.Key   // empty: none yet
+	raw      string      // as etcd's key is spelt
+	lease    lease.Lease // with Expiration
+	revision int64       // of this node's last write
+	hangs    clientv3.LeaseID
+	// addrs are the public addresses that this node may have written: two sets
+	// while a renewal changes them.
+	addrs []netip.Addr
+}
+
+// mine says whether e is this node's, by what it says of itself or, where that
+// has been overwritten with rubbish, by the etcd lease.
+func (h *held) mine(e *entry) bool {
+	if e.bad != nil {
+		return e.hangs != clientv3.NoLease && e.hangs == h.hangs
+	}
+	return share(addrs(e.Attrs), h.addrs)
+}
+
+func (o *own) get() held {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	h := o.held
+	h.addrs = slices.Clone(h.addrs)
+	return h
+}
+
+// watch returns the lease, and a channel that is closed when its key changes.
+func (o *own) watch() (held, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.renamed == nil {
+		o.renamed = make(chan struct{})
+	}
+	return o.held, o.renamed
+}
+
+// claim says that this node is about to write a.
+func (o *own) claim(a lease.Attrs) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.addrs = append(slices.Clone(o.addrs), addrs(a)...)
+}
+
+// set says that this node holds l, in the key raw, since revision.
+func (o *own) set(l lease.Lease, raw string, revision int64, hangs clientv3.LeaseID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	was := o.key
+	o.held = held{l.Key(), raw, l, revision, hangs, addrs(l.Attrs)}
+	if was != o.key && o.renamed != nil {
+		close(o.renamed)
+		o.renamed = nil
+	}
+}

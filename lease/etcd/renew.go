@@ -1,0 +1,82 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// Renew extends own by a day and writes own.Attrs to it, which may have changed:
+// a node that gets another address keeps its subnets so. A reservation stays
+// one and is returned without Expiration.
+//
+// It changes nothing and returns an error that wraps lease.ErrLost if the lease
+// has expired, was deleted, or is now another node's. Several calls should not
+// run at once.
+func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, error) {
+	op := "renew " + s.layout.key(own.Key())
+	value, err := lease.EncodeAttrs(own.Attrs)
+	if err != nil {
+		return nil, err
+	}
+	g := grant{store: s}
+	defer g.drop(ctx)
+	pause := backoff{longest: longestConflict}
+	for {
+		e, err := s.entryOf(ctx, op, own)
+		if err != nil {
+			return nil, err
+		}
+		l, err := s.put(ctx, op, e, own.Attrs, string(value), &g)
+		if !errors.Is(err, errConflict) {
+			return l, err
+		}
+		if err := pause.wait(ctx); err != nil {
+			return nil, s.fail(op, errors.New("the lease kept changing"), err)
+		}
+	}
+}
+
+// entryOf returns the entry of own if it is still this node's.
+func (s *Store) entryOf(ctx context.Context, op string, own *lease.Lease) (entry, error) {
+	key := s.layout.key(own.Key())
+	h := s.own.get()
+	h.addrs = append(h.addrs, addrs(own.Attrs)...)
+	if h.key == own.Key() {
+		key = h.raw // which may spell IPv6 in a way of its own
+	}
+	var resp *clientv3.GetResponse
+	err := s.ride(ctx, op, passes, func(ctx context.Context) (err error) {
+		resp, err = s.client.Get(ctx, key)
+		return err
+	})
+	if err != nil {
+		return entry{}, err
+	}
+	if len(resp.Kvs) == 0 {
+		return entry{}, s.lost(own.Key(), nil)
+	}
+	e, ok := s.parse(resp.Kvs[0])
+	if !ok || !h.mine(&e) {
+		return entry{}, s.lost(own.Key(), &e)
+	}
+	return e, nil
+}
+
+// lost is the error for a lease that is no longer this node's. e is what stands
+// in its place, nil if nothing does.
+func (s *Store) lost(key lease.Key, e *entry) error {
+	how := "it has expired or was deleted"
+	if e != nil {
+		how = "its entry has been overwritten"
+		if as := addrs(e.Attrs); len(as) > 0 {
+			how = fmt.Sprintf("it is now that of %s", as[0])
+		}
+	}
+	return &Error{Endpoints: s.endpoints, Op: "lease " + string(key), Err: fmt.Errorf("%w: %s", lease.ErrLost, how),
+		Remedy: "take a new one; if this node was cut off from etcd for a day, that is why"}
+}

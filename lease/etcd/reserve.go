@@ -1,0 +1,144 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// Reserve keeps the subnets of l for the node that has its public addresses, for
+// good; without an address, from all nodes. A lease that this node holds, or any
+// if l names no address, turns into a reservation with the value that it has. It
+// returns the reservation as it stands then.
+//
+// It changes nothing and fails if the subnets do not fit the network config or
+// overlap those of another.
+func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error) {
+	op := "reserve " + s.layout.key(l.Key())
+	value, err := lease.EncodeAttrs(l.Attrs)
+	if err != nil {
+		return nil, err
+	}
+	return s.rewrite(ctx, op, func(snap *snapshot, g *grant) (*lease.Lease, error) {
+		c := snap.config
+		if err := s.configError(c); err != nil {
+			return nil, err
+		}
+		if !fits(c.parsed, l.Subnet, l.IPv6Subnet) {
+			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("the network hands out %s", handsOut(c.parsed))}
+		}
+		e, taken := snap.overlapping(l)
+		switch {
+		case !taken:
+			free := []clientv3.Cmp{s.layout.unchangedSince(snap), clientv3.Compare(clientv3.ModRevision(s.layout.config), "=", c.revision)}
+			_, err := g.commit(ctx, op, free, clientv3.OpPut(s.layout.key(l.Key()), string(value)))
+			return &l, err
+		case e.Key() != l.Key() || e.bad == nil && len(addrs(l.Attrs)) > 0 && !share(addrs(l.Attrs), addrs(e.Attrs)):
+			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("%s is taken by %s", e.Key(), s.holder(&e)),
+				Remedy: "choose another subnet, or name the node that has it"}
+		case e.bad != nil:
+			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: e.bad, Remedy: "delete " + e.raw + " first"}
+		case !e.reserved():
+			kept, err := lease.EncodeAttrs(e.Attrs)
+			if err != nil {
+				return nil, err
+			}
+			unchanged := clientv3.Compare(clientv3.ModRevision(e.raw), "=", e.revision)
+			_, err = g.commit(ctx, op, []clientv3.Cmp{unchanged}, clientv3.OpPut(e.raw, string(kept)))
+			return &e.Lease, err
+		}
+		return &e.Lease, nil
+	})
+}
+
+// Release ends the reservation of the subnets of l. One that names a node turns
+// into a lease of a day, which the node renews if it lives, so that pods that
+// talk do not notice; one that names none is deleted. It returns the lease that
+// stands then, nil if there is none.
+//
+// It changes nothing and fails if the subnets are not reserved.
+func (s *Store) Release(ctx context.Context, l lease.Lease) (*lease.Lease, error) {
+	op := "release " + s.layout.key(l.Key())
+	return s.rewrite(ctx, op, func(snap *snapshot, g *grant) (*lease.Lease, error) {
+		for _, e := range snap.entries {
+			if e.Key() != l.Key() {
+				continue
+			}
+			if !e.reserved() {
+				return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("it is not reserved, it is the lease of %s", s.holder(&e)),
+					Remedy: "a lease ends by itself a day after its node"}
+			}
+			return s.release(ctx, op, e, g)
+		}
+		return nil, &Error{Endpoints: s.endpoints, Op: op, Err: errors.New("there is no such reservation"), Remedy: "see twill leases"}
+	})
+}
+
+func (s *Store) release(ctx context.Context, op string, e entry, g *grant) (*lease.Lease, error) {
+	unchanged := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(e.raw), "=", e.revision)}
+	if !e.usable() {
+		_, err := g.commit(ctx, op, unchanged, clientv3.OpDelete(e.raw))
+		return nil, err
+	}
+	value, err := lease.EncodeAttrs(e.Attrs)
+	if err != nil {
+		return nil, err
+	}
+	hangs, err := g.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.Expiration = g.expires
+	_, err = g.commit(ctx, op, unchanged, clientv3.OpPut(e.raw, string(value), clientv3.WithLease(hangs)))
+	return &e.Lease, err
+}
+
+// rewrite calls change with a fresh snapshot until it is not in conflict.
+func (s *Store) rewrite(ctx context.Context, op string, change func(*snapshot, *grant) (*lease.Lease, error)) (*lease.Lease, error) {
+	g := grant{store: s}
+	defer g.drop(ctx)
+	pause := backoff{longest: longestConflict}
+	for {
+		snap, err := s.read(ctx, passes)
+		if err != nil {
+			return nil, err
+		}
+		l, err := change(snap, &g)
+		switch {
+		case err == nil:
+			return l, nil
+		case !errors.Is(err, errConflict):
+			return nil, err
+		}
+		if err := pause.wait(ctx); err != nil {
+			return nil, s.fail(op, errors.New("the leases kept changing"), err)
+		}
+	}
+}
+
+// holder names for people whose an entry is.
+func (s *Store) holder(e *entry) string {
+	if as := addrs(e.Attrs); len(as) > 0 {
+		return as[0].String()
+	}
+	return "a reservation for no node"
+}
+
+// handsOut says what subnets a network has.
+func handsOut(c *lease.Config) string {
+	var text string
+	for _, r := range []lease.Range{c.IPv4, c.IPv6} {
+		if !r.Enabled() {
+			continue
+		}
+		if text != "" {
+			text += ", each with one of "
+		}
+		text += fmt.Sprintf("subnets /%d from %s to %s", r.SubnetLen, r.SubnetMin, r.SubnetMax)
+	}
+	return text
+}

@@ -1,0 +1,86 @@
+package etcd
+
+import (
+	"context"
+	"net/netip"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// snapshot is all there is of the network at one revision.
+type snapshot struct {
+	cluster  uint64 // etcd's id
+	revision int64
+	config   configValue
+	entries  []entry // in the order of their keys, those of bad values too
+}
+
+// configValue is what stands at the config key.
+type configValue struct {
+	text     []byte
+	revision int64         // of the last write; 0: there is no such key
+	parsed   *lease.Config // nil if err is not
+	err      error         // ErrNoConfig, or that of lease.ParseConfig
+}
+
+func parseConfig(text []byte, revision int64) configValue {
+	v := configValue{text: text, revision: revision, err: ErrNoConfig}
+	if revision > 0 {
+		v.parsed, v.err = lease.ParseConfig(text)
+	}
+	return v
+}
+
+// read returns config and leases as they stand side by side.
+func (s *Store) read(ctx context.Context, passes func(error) bool) (*snapshot, error) {
+	var resp *clientv3.TxnResponse
+	err := s.ride(ctx, "read config and leases under "+s.layout.subnets, passes, func(ctx context.Context) (err error) {
+		resp, err = s.client.Txn(ctx).Then(
+			clientv3.OpGet(s.layout.config),
+			clientv3.OpGet(s.layout.subnets, clientv3.WithPrefix()),
+		).Commit()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	snap := &snapshot{
+		cluster:  resp.Header.ClusterId,
+		revision: resp.Header.Revision,
+		config:   parseConfig(nil, 0),
+	}
+	for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
+		snap.config = parseConfig(kv.Value, kv.ModRevision)
+	}
+	for _, kv := range resp.Responses[1].GetResponseRange().Kvs {
+		if e, ok := s.parse(kv); ok {
+			snap.entries = append(snap.entries, e)
+		}
+	}
+	return snap, nil
+}
+
+// taken returns the subnets that nobody else may have, of both families.
+func (snap *snapshot) taken() []netip.Prefix {
+	var t []netip.Prefix
+	for _, e := range snap.entries {
+		t = append(t, e.Subnets()...)
+	}
+	return t
+}
+
+// overlapping returns an entry that has a part of l's subnets.
+func (snap *snapshot) overlapping(l lease.Lease) (entry, bool) {
+	for _, e := range snap.entries {
+		for _, a := range e.Subnets() {
+			for _, b := range l.Subnets() {
+				if a.Overlaps(b) {
+					return e, true
+				}
+			}
+		}
+	}
+	return entry{}, false
+}

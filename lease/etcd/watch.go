@@ -1,0 +1,168 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// Watch sends config and leases as they stand, and then what changes. It sends
+// another snapshot where changes may have been missed: after etcd has compacted
+// them away, or has been put back to an earlier state. A config that cannot be
+// used, and a missing one, are told once for each version in Err; before there
+// was a good one nothing else is sent.
+//
+// The lease that Acquire returned last is never in Delete and never missing from
+// a snapshot. That it is gone, or another's, is told in an Err that wraps
+// lease.ErrLost; it goes from what was sent when Acquire has returned other
+// subnets.
+//
+// Only this node's own lease has an Expiration in the updates, since etcd wants
+// to be asked for each; Leases does. An unreadable value is logged once, and
+// what was told before stays.
+func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := &watcher{Store: s, updates: updates, back: s.reconnects(ctx), known: make(map[lease.Key]entry)}
+	for ctx.Err() == nil {
+		snap, err := s.read(ctx, always)
+		if err != nil {
+			break // ctx is done
+		}
+		ready, err := w.begin(ctx, snap)
+		switch {
+		case err != nil:
+		case ready:
+			w.follow(ctx)
+		default:
+			_ = s.awaitConfig(ctx, snap.revision)
+		}
+	}
+	return ctx.Err()
+}
+
+// errReplaced says that etcd's state is older than what it has told before, or
+// that it is another cluster: it was restored, or made anew.
+var errReplaced = errors.New("etcd's data were replaced")
+
+// follow sends changes until some may be missing, or ctx is done.
+func (w *watcher) follow(ctx context.Context) {
+	var pause backoff
+	for {
+		some, err := w.stream(ctx)
+		if some {
+			pause = backoff{}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errReplaced):
+			w.log.Info("changes may have been missed, reading all leases again", logging.KeyWhy, cause(err))
+			return
+		}
+		// Else etcd has no leader, or the log-in has expired, or the connection
+		// went amid an answer. What was not told is asked for again.
+		w.log.Debug("watch of etcd ended, starting another", logging.KeyError, err)
+		if pause.wait(ctx) != nil {
+			return
+		}
+	}
+}
+
+// stream watches until the watch ends or ctx is done. some says that it has
+// worked for a while.
+//
+// Config and leases are watched side by side, since a user may have rights for
+// these keys and none for the rest of the prefix.
+func (w *watcher) stream(ctx context.Context) (some bool, err error) {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	from := func(revision int64) []clientv3.OpOption {
+		return []clientv3.OpOption{clientv3.WithRev(revision + 1), clientv3.WithCreatedNotify(), clientv3.WithProgressNotify()}
+	}
+	leases := w.client.Watch(ctx, w.layout.subnets, append(from(w.leasesAt), clientv3.WithPrefix())...)
+	config := w.client.Watch(ctx, w.layout.config, from(w.configAt)...)
+	for {
+		_, renamed := w.own.watch()
+		if err := w.forget(ctx); err != nil {
+			return some, err
+		}
+		select {
+		case resp, ok := <-leases:
+			if err := w.check(resp, ok); err != nil {
+				return some, err
+			}
+			if err := w.applyLeases(ctx, resp.Events); err != nil {
+				return some, err
+			}
+			w.leasesAt = reached(w.leasesAt, resp)
+		case resp, ok := <-config:
+			if err := w.check(resp, ok); err != nil {
+				return some, err
+			}
+			for _, e := range resp.Events {
+				if err := w.applyConfig(ctx, e); err != nil {
+					return some, err
+				}
+			}
+			w.configAt = reached(w.configAt, resp)
+		case <-w.back:
+			if err := w.checkSame(ctx); err != nil {
+				return some, err
+			}
+		case <-renamed: // forget looks what it means
+		case <-ctx.Done():
+			return some, ctx.Err()
+		}
+		some = true
+	}
+}
+
+// check returns why a watch has ended.
+func (w *watcher) check(resp clientv3.WatchResponse, ok bool) error {
+	if !ok {
+		return errors.New("the watch was closed")
+	}
+	if err := resp.Err(); err != nil {
+		return err
+	}
+	if resp.Created && resp.Header.Revision < max(w.leasesAt, w.configAt) {
+		return errReplaced
+	}
+	return nil
+}
+
+// checkSame looks whether etcd is still the one that it was. The client takes up
+// its watches by itself when a connection is back, and one that begins at a
+// revision yet to come just waits: a watch would be mute until an etcd that was
+// put back has caught up.
+func (w *watcher) checkSame(ctx context.Context) error {
+	var resp *clientv3.GetResponse
+	err := w.ride(ctx, "look whether etcd is the same", always, func(ctx context.Context) (err error) {
+		resp, err = w.client.Get(ctx, w.layout.config, clientv3.WithCountOnly())
+		return err
+	})
+	if err == nil && (resp.Header.ClusterId != w.cluster || resp.Header.Revision < max(w.leasesAt, w.configAt)) {
+		return errReplaced
+	}
+	return err
+}
+
+// reached returns the revision up to which a watch has told all. The header of a
+// response with events is no measure: etcd sends what a late watch has missed in
+// parts, and puts its current revision on each.
+func reached(before int64, resp clientv3.WatchResponse) int64 {
+	if n := len(resp.Events); n > 0 {
+		return resp.Events[n-1].Kv.ModRevision
+	}
+	if resp.IsProgressNotify() {
+		return max(before, resp.Header.Revision)
+	}
+	return before
+}

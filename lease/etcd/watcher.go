@@ -1,0 +1,255 @@
+package etcd
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// watcher is what one Watch has told. Only its goroutine uses it.
+type watcher struct {
+	*Store
+	updates chan<- lease.Update
+	back    <-chan struct{} // see reconnects
+
+	cluster            uint64
+	leasesAt, configAt int64 // revisions up to which all is told
+
+	config  *lease.Config // told last; nil: none
+	refused string        // the error told since then
+
+	known map[lease.Key]entry // the leases as the receiver has them
+	// missing is the own lease if it has been told to be lost and is still in
+	// known.
+	missing lease.Key
+}
+
+// begin tells a snapshot. It is not ready if it must wait for a network config.
+func (w *watcher) begin(ctx context.Context, snap *snapshot) (ready bool, err error) {
+	w.cluster, w.leasesAt, w.configAt = snap.cluster, snap.revision, snap.revision
+	if c := snap.config; c.revision == 0 || c.parsed == nil && w.config == nil {
+		// An etcd without a config is one that was emptied, as likely as not:
+		// no reason to cut off pods that talk.
+		return false, w.refuse(ctx, w.configError(c))
+	}
+	u := lease.Update{Snapshot: true}
+	if c := snap.config.parsed; c != nil {
+		if w.config == nil || !c.Equal(w.config) {
+			u.Config = c
+		}
+		w.config, w.refused = c, ""
+	}
+	lost := w.reset(ctx, snap)
+	for _, k := range slices.Sorted(maps.Keys(w.known)) {
+		u.Put = append(u.Put, w.known[k].Lease)
+	}
+	if err := w.send(ctx, u); err != nil {
+		return false, err
+	}
+	if lost != nil {
+		if err := w.send(ctx, lease.Update{Err: lost}); err != nil {
+			return false, err
+		}
+	}
+	if snap.config.parsed == nil {
+		return true, w.refuse(ctx, w.configError(snap.config))
+	}
+	return true, nil
+}
+
+// reset makes known what the snapshot says. It returns the error to tell if the
+// own lease is lost and that was not told.
+func (w *watcher) reset(ctx context.Context, snap *snapshot) (lost error) {
+	before := w.known
+	w.known = make(map[lease.Key]entry, len(snap.entries))
+	own := w.own.get()
+	for _, e := range snap.entries {
+		k := e.Key()
+		switch was, ok := before[k]; {
+		case e.usable():
+			w.known[k] = w.withExpiration(ctx, own, e)
+		case e.bad != nil && ok:
+			w.known[k] = was
+		}
+	}
+	if own.key == "" || own.revision > snap.revision {
+		return nil
+	}
+	now, ok := w.known[own.key]
+	switch {
+	case ok && own.mine(&now):
+		w.missing = ""
+	case ok:
+		lost = w.loses(own, &now)
+	default:
+		lost = w.loses(own, nil)
+		w.known[own.key] = entry{Lease: own.lease, raw: own.raw}
+	}
+	return lost
+}
+
+// loses notes that the own lease is gone, or is what e says now. It returns the
+// error to tell, nil if that was done.
+func (w *watcher) loses(own held, e *entry) error {
+	if w.missing == own.key {
+		return nil
+	}
+	w.missing = own.key
+	return w.lost(own.key, e)
+}
+
+// forget deletes an own lease that was lost, once this node has another.
+func (w *watcher) forget(ctx context.Context) error {
+	own := w.own.get()
+	if w.missing == "" || w.missing == own.key {
+		return nil
+	}
+	k := w.missing
+	w.missing = ""
+	if e, ok := w.known[k]; !ok || e.revision > 0 {
+		return nil // it was told already, or is another node's
+	}
+	delete(w.known, k)
+	return w.send(ctx, lease.Update{Delete: []lease.Key{k}})
+}
+
+// applyLeases tells what events change, in one update. Of several events for
+// one key the last counts.
+func (w *watcher) applyLeases(ctx context.Context, events []*clientv3.Event) error {
+	last := make(map[string]int, len(events))
+	for i, ev := range events {
+		last[string(ev.Kv.Key)] = i
+	}
+	var (
+		u    lease.Update
+		lost error
+		own  = w.own.get()
+	)
+	for i, ev := range events {
+		if last[string(ev.Kv.Key)] != i {
+			continue
+		}
+		e, ok := w.parseEvent(ev)
+		k := e.Key()
+		was, known := w.known[k]
+		isOwn := k == own.key && ev.Kv.ModRevision > own.revision // and not what this node did away with itself
+		var present *entry
+		if ev.Type == mvccpb.PUT {
+			present = &e
+		}
+		switch {
+		case !ok || e.bad != nil && ev.Type == mvccpb.PUT: // logged
+		case ev.Type == mvccpb.PUT && e.usable():
+			if isOwn && !own.mine(&e) {
+				lost = w.loses(own, present)
+			} else if k == w.missing {
+				w.missing = ""
+			}
+			e = w.withExpiration(ctx, own, e)
+			w.known[k] = e
+			u.Put = append(u.Put, e.Lease)
+		case !known || was.raw != e.raw: // another spelling of the key counts
+		case k == own.key && own.mine(&was):
+			if isOwn {
+				lost = w.loses(own, present)
+				w.known[k] = entry{Lease: own.lease, raw: own.raw}
+			}
+		default:
+			delete(w.known, k)
+			u.Delete = append(u.Delete, k)
+		}
+	}
+	if u.Put != nil || u.Delete != nil {
+		if err := w.send(ctx, u); err != nil {
+			return err
+		}
+	}
+	if lost != nil {
+		return w.send(ctx, lease.Update{Err: lost})
+	}
+	return nil
+}
+
+// parseEvent is parse for an event, where a deleted key has no value.
+func (w *watcher) parseEvent(ev *clientv3.Event) (entry, bool) {
+	if ev.Type == mvccpb.PUT {
+		return w.parse(ev.Kv)
+	}
+	subnet, ipv6Subnet, err := w.layout.subnetsOf(ev.Kv.Key)
+	return entry{Lease: lease.Lease{Subnet: subnet, IPv6Subnet: ipv6Subnet}, raw: string(ev.Kv.Key)}, err == nil
+}
+
+// withExpiration completes e if it is the own lease.
+func (w *watcher) withExpiration(ctx context.Context, own held, e entry) entry {
+	switch {
+	case e.Key() != own.key || e.reserved() || !own.mine(&e):
+	case e.hangs == own.hangs:
+		e.Expiration = own.lease.Expiration
+	default: // written by another hand, or by a renewal that is not yet over
+		until, err := w.expiration(ctx, e.hangs, always)
+		if err == nil {
+			e.Expiration = until
+		}
+	}
+	return e
+}
+
+// applyConfig tells what an event of the config key changes.
+func (w *watcher) applyConfig(ctx context.Context, ev *clientv3.Event) error {
+	v := parseConfig(nil, 0)
+	if ev.Type == mvccpb.PUT {
+		v = parseConfig(ev.Kv.Value, ev.Kv.ModRevision)
+	}
+	if v.parsed == nil {
+		return w.refuse(ctx, w.configError(v))
+	}
+	mended := w.refused != ""
+	w.refused = ""
+	switch {
+	case !v.parsed.Equal(w.config):
+		w.config = v.parsed
+		return w.send(ctx, lease.Update{Config: v.parsed})
+	case mended:
+		return w.send(ctx, lease.Update{}) // what is in force is in etcd again
+	}
+	return nil
+}
+
+// refuse tells an error of the config, if it was not the last thing told of it.
+func (w *watcher) refuse(ctx context.Context, err error) error {
+	if err.Error() == w.refused {
+		return nil
+	}
+	w.refused = err.Error()
+	return w.send(ctx, lease.Update{Err: err})
+}
+
+func (w *watcher) send(ctx context.Context, u lease.Update) error {
+	select {
+	case w.updates <- u:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// expiration asks etcd until when a lease lasts.
+func (s *Store) expiration(ctx context.Context, id clientv3.LeaseID, passes func(error) bool) (time.Time, error) {
+	var until time.Time
+	err := s.ride(ctx, "ask how long a lease lasts", passes, func(ctx context.Context) error {
+		asked := time.Now()
+		resp, err := s.client.TimeToLive(ctx, id)
+		if err != nil {
+			return err
+		}
+		until = asked.Add(max(0, time.Duration(resp.TTL)*time.Second)) // -1: it is over
+		return nil
+	})
+	return until, err
+}

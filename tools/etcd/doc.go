@@ -1,0 +1,8 @@
+// Package etcd has no code. Its module pins, by the tool lines of go.mod, the
+// etcd and etcdctl that tests run, and keeps all that a server needs out of the
+// root module. "make etcd" builds both. Change the version with
+//
+//	go -C tools/etcd get -tool go.etcd.io/etcd/server/v3@VERSION go.etcd.io/etcd/etcdctl/v3@VERSION
+//
+// and that of go.etcd.io/etcd/client/v3 in the root module with it.
+package etcd
