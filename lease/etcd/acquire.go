@@ -145,12 +145,13 @@ func (t *taking) create(ctx context.Context, l lease.Lease, misfits []entry) (*l
 	}
 	key := t.layout.key(l.Key())
 	conditions := append(t.stillFree(l), clientv3.Compare(clientv3.ModRevision(t.layout.config), "=", t.snap.config.revision))
-	ops := []clientv3.Op{clientv3.OpPut(key, t.value, clientv3.WithLease(hangs))}
+	var ops []clientv3.Op
 	for _, e := range misfits {
 		t.log.Info("lease of this node does not fit the network, removed", logging.KeySubnet, e.Subnets())
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(e.raw), "=", e.revision))
 		ops = append(ops, clientv3.OpDelete(e.raw))
 	}
+	ops = append(ops, clientv3.OpPut(key, t.value, clientv3.WithLease(hangs)))
 	t.own.claim(t.attrs)
 	revision, err := t.grant.commit(ctx, "acquire "+key, conditions, ops...)
 	if err != nil {
