@@ -42,28 +42,70 @@ type node struct {
 // openBackend opens a backend; on failure nothing is left of it.
 type openBackend func(node) (dataplane, error)
 
-// backends are the backend types that a network configuration may name.
-var backends = map[string]openBackend{
-	"udp": openUDP,
+// backend is a way to carry packets.
+type backend struct {
+	// check finds options that no node can use, before anything is opened.
+	check func(*lease.Config) error
+	open  openBackend
 }
 
-// backendFor returns how to open the backend that c names.
-func backendFor(backends map[string]openBackend, c *lease.Config) (openBackend, error) {
-	open, ok := backends[c.Backend.Type]
+// backends are the backend types that a network configuration may name.
+var backends = map[string]backend{
+	"alloc": {checkNothing, openAlloc},
+	"udp":   {checkUDP, openUDP},
+}
+
+// stockOnly are the backend types of flannel that twilld has not.
+var stockOnly = []string{"extension", "host-gw", "ipip", "ipsec", "tencent-vpc", "vxlan", "wireguard"}
+
+// backendFor returns how to open the backend that c names. The error says what
+// is wrong with what c says of it.
+func backendFor(backends map[string]backend, c *lease.Config) (openBackend, error) {
+	b, ok := backends[c.Backend.Type]
 	if !ok {
-		return nil, fmt.Errorf("backend type %q is not supported; twilld has %s: set Backend.Type in the network configuration",
-			c.Backend.Type, strings.Join(slices.Sorted(maps.Keys(backends)), ", "))
+		what := "is not supported"
+		if slices.Contains(stockOnly, c.Backend.Type) {
+			what = "is not supported, only flannel has it"
+		}
+		return nil, &backendError{fmt.Sprintf("backend type %q %s; twilld has %s: set Backend.Type in the network configuration",
+			c.Backend.Type, what, strings.Join(slices.Sorted(maps.Keys(backends)), ", "))}
 	}
-	return open, nil
+	if err := b.check(c); err != nil {
+		return nil, &backendError{err.Error()}
+	}
+	return b.open, nil
+}
+
+// backendError is a network configuration that is sound, but not for twilld.
+type backendError struct{ msg string }
+
+func (e *backendError) Error() string { return e.msg }
+
+func checkNothing(*lease.Config) error { return nil }
+
+// udpOptions are the options of the udp backend.
+type udpOptions struct{ Port int }
+
+func udpOptionsOf(c *lease.Config) (udpOptions, error) {
+	o := udpOptions{Port: 8285} // flannel's default
+	if err := c.Backend.Decode(&o); err != nil {
+		return o, err
+	}
+	if o.Port < 1 || o.Port > math.MaxUint16 {
+		return o, fmt.Errorf("network config: Backend.Port is %d; want 1 to 65535, or leave it out for 8285", o.Port)
+	}
+	return o, nil
+}
+
+func checkUDP(c *lease.Config) error {
+	_, err := udpOptionsOf(c)
+	return err
 }
 
 func openUDP(n node) (dataplane, error) {
-	options := struct{ Port int }{8285} // flannel's default
-	if err := n.config.Backend.Decode(&options); err != nil {
+	options, err := udpOptionsOf(n.config)
+	if err != nil {
 		return nil, err
-	}
-	if options.Port < 1 || options.Port > math.MaxUint16 {
-		return nil, fmt.Errorf("network config: Backend.Port is %d; want 1 to 65535, or leave it out for 8285", options.Port)
 	}
 	b, err := udp.Open(udp.Config{
 		Underlay:    n.link,

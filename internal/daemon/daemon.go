@@ -21,7 +21,6 @@ import (
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/underlay"
 	"github.com/twillnet/twill/lease"
-	"github.com/twillnet/twill/lease/static"
 	"github.com/twillnet/twill/metrics"
 )
 
@@ -46,7 +45,7 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 	d := &daemon{
 		options:      o,
 		log:          logging.New(stderr, o.logFormat, o.level()),
-		state:        newState("file "+o.leaseFile, "the lease file"),
+		state:        newState(o.source(), "the source of leases"),
 		notifySocket: notifySocket,
 		choose:       underlay.Choose,
 		stay:         underlay.Stay,
@@ -70,7 +69,7 @@ type daemon struct {
 	choose   func(underlay.Options) (underlay.Interface, error)
 	stay     func(underlay.Interface, underlay.Options) (underlay.Interface, error)
 	links    func() (changes <-chan struct{}, end func(), err error)
-	backends map[string]openBackend
+	backends map[string]backend
 }
 
 // runUntilSignal runs until SIGTERM, SIGINT or the end of ctx, or until
@@ -120,16 +119,17 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		defer web.Close()
 	}
 
-	store, err := static.Open(d.options.leaseFile, d.log)
+	store, end, err := d.openStore(ctx)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, end()) }()
 	// Before the interface is chosen, so that no change of it is missed.
-	links, end, err := d.links()
+	links, unwatch, err := d.links()
 	if err != nil {
 		return err
 	}
-	defer end()
+	defer unwatch()
 	n, open, err := d.join(ctx, store)
 	if err != nil {
 		return err
@@ -163,14 +163,11 @@ func (d *daemon) serveHTTP() (*httpd.Server, error) {
 // and its lease.
 func (d *daemon) join(ctx context.Context, store lease.Store) (node, openBackend, error) {
 	n := node{options: d.options, log: d.log}
-	var err error
-	if n.config, err = store.Config(ctx); err != nil {
-		return n, nil, err
-	}
-	open, err := backendFor(d.backends, n.config)
+	config, open, err := d.config(ctx, store)
 	if err != nil {
 		return n, nil, err
 	}
+	n.config = config
 	d.state.waitFor("an interface to the other nodes")
 	if n.link, err = d.chooseLink(n.config); err != nil {
 		return n, nil, err

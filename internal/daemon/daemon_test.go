@@ -56,11 +56,11 @@ func TestNotReadyUntilTheDataPlaneIsUp(t *testing.T) {
 	h := newHost(t)
 	h.options.healthzIP, h.options.healthzPort = netip.MustParseAddr("127.0.0.1"), freePort(t)
 	opening, proceed := make(chan struct{}), make(chan struct{})
-	h.daemon.backends["udp"] = func(n node) (dataplane, error) {
+	h.daemon.backends["udp"] = backend{checkUDP, func(n node) (dataplane, error) {
 		close(opening)
 		<-proceed
 		return h.dp.open(n)
-	}
+	}}
 	h.launch(t)
 	<-opening
 	if code, body := h.get(t, "/readyz"); code != http.StatusServiceUnavailable || body != "waiting for the data plane\n" {
@@ -106,10 +106,10 @@ func TestSignalEndsInTimeAndRemovesWhatWasMade(t *testing.T) {
 func TestSignalWhileStartingIsNoError(t *testing.T) {
 	h := newHost(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	h.daemon.backends["udp"] = func(node) (dataplane, error) {
+	h.daemon.backends["udp"] = backend{checkUDP, func(node) (dataplane, error) {
 		cancel()
 		return nil, context.Cause(ctx)
-	}
+	}}
 	if err := h.daemon.runUntilSignal(ctx); err != nil {
 		t.Error(err)
 	}
@@ -152,7 +152,7 @@ func TestStartFailsWithNothingLeft(t *testing.T) {
 			[]string{"leases.json", "Network"}},
 		{"unsupported backend", func(t *testing.T, h *host) {
 			h.write(t, strings.Replace(twoNodes, `"udp"`, `"vxlan"`, 1))
-		}, []string{`backend type "vxlan" is not supported`, "twilld has udp"}},
+		}, []string{`backend type "vxlan" is not supported`, "only flannel has it; twilld has udp"}},
 		{"no interface", func(t *testing.T, h *host) {
 			h.daemon.choose = func(underlay.Options) (underlay.Interface, error) {
 				return underlay.Interface{}, errors.New("choose interface: --iface=eth7: there is no such interface")
@@ -162,7 +162,7 @@ func TestStartFailsWithNothingLeft(t *testing.T) {
 			h.write(t, strings.Replace(twoNodes, "192.0.2.1", "192.0.2.9", 1))
 		}, []string{"no lease for this node", "192.0.2.1"}},
 		{"backend does not open", func(t *testing.T, h *host) {
-			h.daemon.backends["udp"] = func(node) (dataplane, error) { return nil, errors.New("open TUN device flannel0: EPERM") }
+			h.dp.breaks(errors.New("open TUN device flannel0: EPERM"))
 		}, []string{"open TUN device"}},
 		{"subnet file cannot be written", func(t *testing.T, h *host) { h.options.subnetFile = h.options.leaseFile + "/subnet.env" },
 			[]string{"write subnet file"}},
@@ -257,7 +257,7 @@ func TestOpenedWithTheOptionsOfTheNetwork(t *testing.T) {
 		{`{"Type": "udp", "Port": "x"}`, "Backend.Port"},
 	} {
 		h := newHost(t)
-		h.daemon.backends["udp"] = openUDP
+		h.daemon.backends["udp"] = backends["udp"]
 		h.write(t, strings.Replace(twoNodes, `{"Type": "udp"}`, tc.backend, 1))
 		h.launch(t)
 		if err := h.wait(t); err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -27,6 +27,8 @@ type flagDef struct {
 type absence struct {
 	refuse bool   // do not start: it would be missed
 	reason string // and what to do instead
+	// when says whether it is so with the other flags; nil: always.
+	when func(*options) bool
 }
 
 // define adds the flag to fs.
@@ -95,10 +97,13 @@ var groups = []string{
 const noRules = "twilld makes no firewall rules; "
 
 var (
-	noEtcd   = &absence{true, "twilld does not read leases from etcd; name a lease file with --lease-file"}
-	noKube   = &absence{true, "twilld does not read leases from Kubernetes; name a lease file with --lease-file"}
-	onlyKube = &absence{false, "it matters with --kube-subnet-mgr only, which twilld does not have"}
+	onlyEtcd = &absence{false, "leases come from the file of --lease-file", fromFile}
+	expiring = &absence{false, "leases in a file do not expire", fromFile}
+	noKube   = &absence{true, "twilld does not read leases from Kubernetes; leave it out to read them from etcd (--etcd-endpoints), or name a lease file with --lease-file", nil}
+	onlyKube = &absence{false, "it matters with --kube-subnet-mgr only, which twilld does not have", nil}
 )
+
+func fromFile(o *options) bool { return o.leaseFile != "" }
 
 // Fields of flags whose value nobody uses: what counts is that they were set.
 
@@ -109,15 +114,17 @@ func anyInt(*options) any    { return new(int) }
 // flags is the table of all flags: flannel's, and our own.
 var flags = []flagDef{
 	{groupLease, "lease-file", "FILE",
-		"JSON file with the network, the backend and the leases of all nodes; a new version of it is applied at once (not flannel's)",
+		"JSON file with the network, the backend and the leases of all nodes, instead of etcd; a new version of it is applied at once (not flannel's)",
 		func(o *options) any { return &o.leaseFile }, nil},
 	{groupLease, "subnet-file", "FILE",
 		"where the CNI plugin is told the node's subnet and MTU",
 		func(o *options) any { return &o.subnetFile }, nil},
 	{groupLease, "subnet-lease-renew-margin", "MINUTES",
-		"ignored: leases in a file do not expire",
-		func(o *options) any { return &o.renewMargin },
-		&absence{false, "leases in a file do not expire"}},
+		"how long before its end the node's lease is renewed, 1 to 1439",
+		func(o *options) any { return &o.renewMargin }, expiring},
+	{groupLease, "on-lease-lost", "reacquire|exit",
+		"what to do when the node's lease has expired or was taken away: take another, which may be of another subnet, or end (not flannel's)",
+		func(o *options) any { return &o.onLost }, expiring},
 
 	{groupInterface, "iface", "NAME|IP",
 		"interface, by its name or its address; may be repeated, the first that is there is taken (default: that of the default route)",
@@ -180,34 +187,48 @@ var flags = []flagDef{
 		func(o *options) any { return &o.verbosity }, nil},
 	{groupObserve, "vmodule", "PATTERN=N,...",
 		"ignored: there are no levels by source file",
-		anyString, &absence{false, "there are no levels by source file; use -v or --log-level"}},
+		anyString, &absence{false, "there are no levels by source file; use -v or --log-level", nil}},
 	{groupObserve, "version", "",
 		"print the version and end",
 		func(o *options) any { return &o.version }, nil},
 
 	{groupRules, "ip-masq", "",
 		"refused: twilld makes no rules. Without it the CNI bridge plugin masquerades, since FLANNEL_IPMASQ is false",
-		anyBool, &absence{true, noRules + "leave it out, and the CNI bridge plugin masquerades by itself"}},
+		anyBool, &absence{true, noRules + "leave it out, and the CNI bridge plugin masquerades by itself", nil}},
 	{groupRules, "ip-masq-fully-random-disable", "",
 		"ignored: there is no rule to change",
-		anyBool, &absence{false, noRules + "there is none to change"}},
+		anyBool, &absence{false, noRules + "there is none to change", nil}},
 	{groupRules, "iptables-forward-rules", "",
 		"refused unless false (flannel's default is true). Where the policy of FORWARD is DROP, accept the pod network there yourself",
-		anyBool, &absence{true, noRules + "set it to false, and accept the pod network in FORWARD yourself if that chain drops"}},
+		anyBool, &absence{true, noRules + "set it to false, and accept the pod network in FORWARD yourself if that chain drops", nil}},
 	{groupRules, "iptables-resync", "SECONDS",
 		"ignored: there are no rules to keep up",
-		anyInt, &absence{false, noRules + "there are none to keep up"}},
+		anyInt, &absence{false, noRules + "there are none to keep up", nil}},
 	{groupRules, "ip-blackhole-route", "",
 		"refused: twilld adds no blackhole route",
-		anyBool, &absence{true, "twilld adds no blackhole route; leave it out, and add one for the node's subnet yourself if you need it"}},
+		anyBool, &absence{true, "twilld adds no blackhole route; leave it out, and add one for the node's subnet yourself if you need it", nil}},
 
-	{groupEtcd, "etcd-endpoints", "URL,...", "refused", anyString, noEtcd},
-	{groupEtcd, "etcd-prefix", "PREFIX", "refused", anyString, noEtcd},
-	{groupEtcd, "etcd-keyfile", "FILE", "refused", anyString, noEtcd},
-	{groupEtcd, "etcd-certfile", "FILE", "refused", anyString, noEtcd},
-	{groupEtcd, "etcd-cafile", "FILE", "refused", anyString, noEtcd},
-	{groupEtcd, "etcd-username", "NAME", "refused", anyString, noEtcd},
-	{groupEtcd, "etcd-password", "PASSWORD", "refused", anyString, noEtcd},
+	{groupEtcd, "etcd-endpoints", "URL,...",
+		"members of the etcd cluster with the leases; one that answers is enough",
+		func(o *options) any { return &o.etcd.endpoints }, onlyEtcd},
+	{groupEtcd, "etcd-prefix", "PREFIX",
+		"where the keys of the network stand",
+		func(o *options) any { return &o.etcd.prefix }, onlyEtcd},
+	{groupEtcd, "etcd-keyfile", "FILE",
+		"key of the certificate that this node shows to etcd (PEM)",
+		func(o *options) any { return &o.etcd.keyFile }, onlyEtcd},
+	{groupEtcd, "etcd-certfile", "FILE",
+		"that certificate (PEM)",
+		func(o *options) any { return &o.etcd.certFile }, onlyEtcd},
+	{groupEtcd, "etcd-cafile", "FILE",
+		"certificates of the authorities that etcd's is checked with (PEM); the system's if there is none",
+		func(o *options) any { return &o.etcd.caFile }, onlyEtcd},
+	{groupEtcd, "etcd-username", "NAME",
+		"user of etcd",
+		func(o *options) any { return &o.etcd.username }, onlyEtcd},
+	{groupEtcd, "etcd-password", "PASSWORD",
+		"the user's password; all users of this host can read command lines, so set FLANNELD_ETCD_PASSWORD instead",
+		func(o *options) any { return &o.etcd.password }, onlyEtcd},
 
 	{groupKubernetes, "kube-subnet-mgr", "", "refused", anyBool, noKube},
 	{groupKubernetes, "kube-api-url", "URL", "ignored", anyString, onlyKube},

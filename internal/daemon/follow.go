@@ -17,7 +17,11 @@ import (
 // change under it: another network or another backend takes a restart, which is
 // asked for in the log and in the status. Until then the rest goes on.
 func (s *session) apply(u lease.Update) {
-	if u.Err != nil {
+	switch {
+	case errors.Is(u.Err, lease.ErrLost):
+		s.holder.nudge()
+		return
+	case u.Err != nil:
 		s.refuse(u.Err)
 		return
 	}
@@ -56,11 +60,7 @@ func (s *session) refuse(err error) {
 		return
 	}
 	s.refused, s.badConfig = err.Error(), ""
-	var (
-		syntax *lease.SyntaxError
-		config *lease.ConfigError
-	)
-	if errors.As(err, &syntax) || errors.As(err, &config) {
+	if configFault(err) {
 		s.badConfig = s.refused
 	}
 	s.log.Warn("lease source refused, the last good version stays in force", logging.KeyError, err)

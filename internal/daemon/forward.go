@@ -21,7 +21,7 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 	defer await(watch)
 	s := &session{
 		daemon: d, node: n, open: open,
-		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, reacquireOnLost, d.log),
+		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, d.options.onLost, d.log),
 		retry:  time.NewTimer(retryAfter),
 	}
 	s.retry.Stop()

@@ -11,19 +11,19 @@ const helpHead = `twilld connects the pods of a cluster's nodes in flanneld's pl
 takes their packets, UDP port 8285 carries them, and the wire format is that of
 flannel's udp backend.
 
-Usage: twilld --lease-file FILE [flags]
+Usage: twilld [flags]
 
 Flags may be written -flag or --flag, with "=" or a space before the value. Each
 is also read from the environment, as FLANNELD_ and its name in capitals with
 underscores (--iface: FLANNELD_IFACE); the command line wins.
+
+Leases come from etcd, in flannel's layout, or from a file: --lease-file.
 
 All of flannel's flags are known. Those that ask for something twilld does not
 do are refused if it would be missed, and ignored with a warning if not.
 `
 
 const helpTail = `
-etcd, Kubernetes: leases are read from a file only, --lease-file.
-
 Exit codes: 0 after SIGTERM or SIGINT, 2 for a wrong command line or
 environment, 1 for all else. A second signal ends twilld at once.
 `
@@ -56,7 +56,7 @@ func help() []byte {
 func (f *flagDef) describe(b *bytes.Buffer, def string) {
 	name := strings.TrimRight("  --"+f.name+" "+f.value, " ")
 	text := f.help
-	if def != "" && def != "false" && f.without == nil {
+	if def != "" && def != "false" && (f.without == nil || f.without.when != nil) {
 		text += " (default " + strings.ToLower(def) + ")" // slog says INFO
 	}
 	if len(text) <= len("refused") {

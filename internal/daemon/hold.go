@@ -21,6 +21,19 @@ const (
 	exitOnLost      onLost = "exit"
 )
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (o *onLost) UnmarshalText(text []byte) error {
+	switch v := onLost(text); v {
+	case reacquireOnLost, exitOnLost:
+		*o = v
+		return nil
+	}
+	return fmt.Errorf("want %s or %s", reacquireOnLost, exitOnLost)
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (o onLost) MarshalText() ([]byte, error) { return []byte(o), nil }
+
 const (
 	// firstRetry and lastRetry bound how long the holder rests after a
 	// failure; the rests double. A store that was away for long is not to be
@@ -152,7 +165,7 @@ func (k *keeping) try(ctx context.Context) error {
 		if err == nil {
 			return k.take(renewed)
 		}
-		if !errors.Is(err, lease.ErrNoLease) {
+		if !errors.Is(err, lease.ErrLost) && !errors.Is(err, lease.ErrNoLease) {
 			return err
 		}
 		// A store may know a node by its address only, so that one which has
@@ -201,7 +214,8 @@ func (k *keeping) stands() bool {
 
 // ends says whether the daemon is to end because of err.
 func (k *keeping) ends(err error) bool {
-	return k.onLost == exitOnLost && !k.held && k.stayed() && errors.Is(err, lease.ErrNoLease)
+	lost := errors.Is(err, lease.ErrLost) || errors.Is(err, lease.ErrNoLease)
+	return k.onLost == exitOnLost && !k.held && k.stayed() && lost
 }
 
 // untilRenewal returns how long l can be left alone.

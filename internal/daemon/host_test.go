@@ -72,11 +72,11 @@ func newHost(t *testing.T) *host {
 	h.daemon = &daemon{
 		options:  o,
 		log:      logging.New(&h.log, logging.Text, slog.LevelDebug),
-		state:    newState("file "+o.leaseFile, "the lease file"),
+		state:    newState(o.source(), "the source of leases"),
 		choose:   h.wires.choose,
 		stay:     h.wires.stay,
 		links:    func() (<-chan struct{}, func(), error) { return h.wires.changes, func() {}, nil },
-		backends: map[string]openBackend{"udp": h.dp.open},
+		backends: map[string]backend{"udp": {checkUDP, h.dp.open}},
 	}
 	h.write(t, twoNodes)
 	return h
@@ -223,13 +223,14 @@ func (f *fakeDataplane) calls() string {
 }
 
 func (f *fakeDataplane) open(n node) (dataplane, error) {
-	f.note("open")
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.node = n
-	if f.broken != nil {
-		return nil, f.broken
+	err := f.broken
+	f.mu.Unlock()
+	if err != nil {
+		return nil, err
 	}
+	f.note("open")
 	return f, nil
 }
 

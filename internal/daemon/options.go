@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"regexp"
@@ -15,8 +16,12 @@ import (
 // options is what the command line and the environment ask for, checked. The
 // table of flags says what each field means.
 type options struct {
-	leaseFile  string
+	leaseFile  string // empty: leases come from etcd
 	subnetFile string
+	etcd       etcdOptions
+	onLost     onLost
+	// renewMargin is how long before its end a lease is renewed, in minutes.
+	renewMargin int
 
 	iface         stringList
 	ifaceRegex    stringList
@@ -46,8 +51,15 @@ type options struct {
 	// ignored are the flags of flannel that were set, do nothing here and do
 	// no harm. Each is worth a line in the log.
 	ignored []ignoredFlag
-	// renewMargin is checked for flannel's bounds and otherwise among ignored.
-	renewMargin int
+}
+
+// etcdOptions say where etcd is and who asks it.
+type etcdOptions struct {
+	endpoints                 commaList
+	prefix                    string
+	keyFile, certFile, caFile string
+	username                  string
+	password                  secret
 }
 
 // ignoredFlag is one such flag: how it was set, and why nothing comes of it.
@@ -64,6 +76,56 @@ func (l *stringList) Set(v string) error {
 	return nil
 }
 
+// commaList is a flag whose value is a list with commas in between. Set
+// replaces the whole of it.
+type commaList []string
+
+func (l *commaList) String() string { return strings.Join(*l, ",") }
+
+// Set implements flag.Value.
+func (l *commaList) Set(v string) error {
+	var list commaList
+	for part := range strings.SplitSeq(v, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			return errors.New("want one or more with commas in between, and none of them empty")
+		}
+		list = append(list, part)
+	}
+	*l = list
+	return nil
+}
+
+// secret is a flag that is never shown, neither as a default nor in a message.
+// It is behind a pointer, since fmt looks into structs without asking String.
+type secret struct{ text *string }
+
+func newSecret(text string) secret { return secret{&text} }
+
+// reveal returns what is secret, empty if nothing is.
+func (s secret) reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
+
+// String implements fmt.Stringer and flag.Value.
+func (s secret) String() string {
+	if s.reveal() == "" {
+		return ""
+	}
+	return "***"
+}
+
+// GoString implements fmt.GoStringer.
+func (s secret) GoString() string { return s.String() }
+
+// Set implements flag.Value.
+func (s *secret) Set(v string) error {
+	*s = newSecret(v)
+	return nil
+}
+
 // Limits of the kernel.
 const (
 	maxShards        = 128 // half of MAX_TAP_QUEUES, drivers/net/tun.c: a queue to read and one to write
@@ -73,8 +135,6 @@ const (
 // check finds values that cannot be right whatever the host is like.
 func (o *options) check() error {
 	switch {
-	case o.leaseFile == "":
-		return usagef("no source of leases: name a lease file with --lease-file")
 	case o.subnetFile == "":
 		return usagef("--subnet-file: the name of a file is missing")
 	case o.controlSocket == "":
@@ -85,6 +145,12 @@ func (o *options) check() error {
 		return usagef("--healthz-port: %d is not a port; 1 to 65535, or 0 for none", o.healthzPort)
 	case o.renewMargin < 1 || o.renewMargin > 1439:
 		return usagef("--subnet-lease-renew-margin: %d is not from 1 to 1439 minutes", o.renewMargin)
+	case o.etcd.prefix == "":
+		return usagef("--etcd-prefix: the prefix of the network's keys is missing")
+	case (o.etcd.username == "") != (o.etcd.password.reveal() == ""):
+		return usagef("--etcd-username and --etcd-password come together: set both or neither")
+	case (o.etcd.certFile == "") != (o.etcd.keyFile == ""):
+		return usagef("--etcd-certfile and --etcd-keyfile come together: set both or neither")
 	case o.shards < 0 || o.shards > maxShards:
 		return usagef("--shards: %d is not from 1 to %d, or 0 to choose by the number of CPUs", o.shards, maxShards)
 	case !interfaceName(o.tunName):

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease/etcd"
 )
 
 // parse reads the arguments, without the program's name, and then the
@@ -47,7 +48,12 @@ func defaults() *options {
 		subnetFile:    "/run/flannel/subnet.env",
 		controlSocket: status.DefaultSocket,
 		logFormat:     logging.Text,
+		onLost:        reacquireOnLost,
 		renewMargin:   60,
+		etcd: etcdOptions{
+			endpoints: commaList{"http://127.0.0.1:4001", "http://127.0.0.1:2379"},
+			prefix:    etcd.DefaultPrefix,
+		},
 	}
 }
 
@@ -101,12 +107,13 @@ func settle(fs *flag.FlagSet, lookup func(string) (string, bool)) (map[string]st
 	return settings, nil
 }
 
-// weigh looks at the flags that ask for something twilld does not do: what
-// would be missed is refused, the rest is kept for the log.
+// weigh looks at the flags that ask for something twilld does not do, or not
+// with the others: what would be missed is refused, the rest is kept for the
+// log.
 func (o *options) weigh(fs *flag.FlagSet, settings map[string]string) error {
 	for _, f := range flags {
 		setting, ok := settings[f.name]
-		if !ok || f.without == nil {
+		if !ok || f.without == nil || f.without.when != nil && !f.without.when(o) {
 			continue
 		}
 		switch fs.Lookup(f.name).Value.String() {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"reflect"
@@ -43,6 +44,24 @@ func TestFlagsAndEnvironment(t *testing.T) {
 			o.logLevel, o.logFormat = slog.LevelWarn, "json"
 		}},
 		{"not asking for what there is not", []string{"-lease-file=f", "-ip-masq=false", "-iptables-forward-rules=false", "-kube-subnet-mgr=false"}, nil, func(o *options) {}},
+		{"etcd", []string{"-lease-file=", "-etcd-endpoints=https://192.0.2.1:2379, https://192.0.2.2:2379", "-etcd-prefix", "/n", "-etcd-cafile=ca", "-etcd-certfile=c", "-etcd-keyfile=k",
+			"-etcd-username=u", "-on-lease-lost=exit", "-subnet-lease-renew-margin=1439"}, env{"FLANNELD_ETCD_PASSWORD": "hunter2"}, func(o *options) {
+			o.leaseFile, o.onLost, o.renewMargin = "", exitOnLost, 1439
+			o.etcd = etcdOptions{commaList{"https://192.0.2.1:2379", "https://192.0.2.2:2379"}, "/n", "k", "c", "ca", "u", newSecret("hunter2")}
+		}},
+		{"flannel's etcd at its defaults", nil, nil, func(o *options) {
+			o.leaseFile = ""
+			o.etcd = etcdOptions{endpoints: commaList{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}, prefix: "/coreos.com/network"}
+		}},
+		{"a lease file beside etcd", []string{"-lease-file=f", "-on-lease-lost=exit"}, env{"FLANNELD_ETCD_PREFIX": "/n", "FLANNELD_ETCD_PASSWORD": "hunter2", "FLANNELD_ETCD_USERNAME": "u"}, func(o *options) {
+			o.onLost, o.etcd.prefix, o.etcd.username, o.etcd.password = exitOnLost, "/n", "u", newSecret("hunter2")
+			o.ignored = []ignoredFlag{
+				{"--on-lease-lost", "leases in a file do not expire"},
+				{"FLANNELD_ETCD_PREFIX", "leases come from the file of --lease-file"},
+				{"FLANNELD_ETCD_USERNAME", "leases come from the file of --lease-file"},
+				{"FLANNELD_ETCD_PASSWORD", "leases come from the file of --lease-file"},
+			}
+		}},
 		{"harmless flags of flannel", []string{"-lease-file=f", "-iptables-resync=5"}, env{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN": "30"}, func(o *options) {
 			o.renewMargin = 30
 			o.ignored = []ignoredFlag{
@@ -72,7 +91,6 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		env  env
 		want string // in the message
 	}{
-		{nil, nil, "--lease-file"},
 		{[]string{"-lease-fiel=f"}, nil, "unknown flag --lease-fiel; did you mean --lease-file?"},
 		{[]string{"--frobnicate"}, nil, "unknown flag --frobnicate; --help"},
 		{[]string{"-lease-file=f", "serve"}, nil, `unexpected argument "serve"`},
@@ -92,10 +110,15 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"-lease-file=f", "-tun-name=a/b"}, nil, "--tun-name"},
 		{[]string{"-lease-file=f", "-subnet-lease-renew-margin=1440"}, nil, "1 to 1439"},
 		{[]string{"-lease-file=f", "-iptables-resync=often"}, nil, "-iptables-resync"},
-		{[]string{"-lease-file=f", "-etcd-endpoints=http://127.0.0.1:2379"}, nil, "--etcd-endpoints: twilld does not read leases from etcd; name a lease file with --lease-file"},
-		{[]string{"-lease-file=f"}, env{"FLANNELD_ETCD_PASSWORD": "hunter2"}, "FLANNELD_ETCD_PASSWORD: twilld"},
+		{[]string{"-etcd-endpoints=http://127.0.0.1:2379,,"}, nil, "-etcd-endpoints: want one or more with commas in between"},
+		{[]string{"-etcd-endpoints="}, nil, "-etcd-endpoints: want one or more"},
+		{[]string{"-etcd-prefix="}, nil, "--etcd-prefix: the prefix of the network's keys is missing"},
+		{nil, env{"FLANNELD_ETCD_PASSWORD": "hunter2"}, "--etcd-username and --etcd-password come together"},
+		{[]string{"-etcd-username=u"}, nil, "--etcd-username and --etcd-password come together"},
+		{[]string{"-etcd-keyfile=k"}, nil, "--etcd-certfile and --etcd-keyfile come together"},
+		{[]string{"-on-lease-lost=panic"}, nil, "want reacquire or exit"},
 		{[]string{"-kube-subnet-mgr", "-ip-masq"}, nil, "--ip-masq: "},
-		{[]string{"-kube-subnet-mgr"}, nil, "--kube-subnet-mgr: twilld does not read leases from Kubernetes"},
+		{[]string{"-kube-subnet-mgr"}, nil, "--kube-subnet-mgr: twilld does not read leases from Kubernetes; leave it out to read them from etcd"},
 		{[]string{"-lease-file=f", "-iptables-forward-rules"}, nil, "--iptables-forward-rules: "},
 	} {
 		_, err := parse(tc.args, tc.env.lookup)
@@ -112,11 +135,26 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 	}
 }
 
+func TestPasswordIsNotShown(t *testing.T) {
+	o, err := parse([]string{"-etcd-username=u", "-etcd-password=hunter2"}, env{}.lookup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	slog.New(slog.NewTextHandler(&log, nil)).Info("options", "options", o, "password", o.etcd.password)
+	for _, text := range []string{fmt.Sprint(*o), fmt.Sprintf("%+v", *o), fmt.Sprintf("%#v", *o), log.String(), o.source(), string(help())} {
+		if strings.Contains(text, "hunter2") {
+			t.Errorf("the password is in %q", text)
+		}
+	}
+}
+
 // Every flag of flannel is known, so that a unit file or manifest written for
 // it gets an answer that says what is different here.
 func TestFlagsOfFlannelAreKnown(t *testing.T) {
-	known := map[string]bool{}
+	known, ours := map[string]bool{}, map[string]bool{}
 	for _, f := range flags {
+		ours[f.name] = f.group == groupDataplane || strings.Contains(f.help, "(not flannel's)")
 		if known[f.name] {
 			t.Errorf("--%s is defined twice", f.name)
 		}
@@ -131,6 +169,15 @@ func TestFlagsOfFlannelAreKnown(t *testing.T) {
 		healthz-ip healthz-port version v vmodule`) {
 		if !known[name] {
 			t.Errorf("--%s is not defined", name)
+		}
+		if ours[name] {
+			t.Errorf("the help takes flannel's --%s for ours", name)
+		}
+		delete(known, name)
+	}
+	for name := range known { // those that flannel has not
+		if !ours[name] {
+			t.Errorf("the help does not say that --%s is not flannel's", name)
 		}
 	}
 }

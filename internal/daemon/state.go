@@ -60,8 +60,9 @@ func (s *state) document() status.Document {
 	d.Uptime = time.Since(d.Started).Seconds()
 	var counters []*metrics.Shard
 	if s.dp != nil {
-		dp := s.dp.Status()
-		d.Dataplane = &dp
+		if dp := s.dp.Status(); dp.Device.Name != "" { // or else it has none
+			d.Dataplane = &dp
+		}
 		counters = s.dp.Counters()
 	}
 	d.Shards, d.Drops = status.Summarize(counters)

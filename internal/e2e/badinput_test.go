@@ -219,8 +219,9 @@ func TestWrongCommandLineIsAUsageError(t *testing.T) {
 		{"no regular expression", "--iface-regex=eth[", []string{"--iface-regex", "missing closing ]"}},
 		{"name too long", "--tun-name=flannel-for-pods", []string{"--tun-name", `"flannel-for-pods"`, "1 to 15 bytes"}},
 		{"name to be completed", "--tun-name=flannel%d", []string{"--tun-name", `"flannel%d"`, "percent"}},
-		{"empty lease file name", "--lease-file=", []string{"no source of leases", "--lease-file"}},
-		{"flannel's etcd", "--etcd-endpoints=http://192.0.2.1:2379", []string{"--etcd-endpoints", "etcd", "name a lease file with --lease-file"}},
+		{"empty list", "--etcd-endpoints=http://192.0.2.1:2379,", []string{"-etcd-endpoints", "want one or more with commas in between"}},
+		{"half a user", "--etcd-username=twill", []string{"--etcd-username and --etcd-password come together"}},
+		{"flannel's Kubernetes", "--kube-subnet-mgr", []string{"--kube-subnet-mgr", "does not read leases from Kubernetes", "--etcd-endpoints", "--lease-file"}},
 		{"flannel's rules", "--ip-masq", []string{"--ip-masq", "no firewall rules", "leave it out"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
