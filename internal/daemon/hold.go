@@ -55,32 +55,46 @@ type holder struct {
 	onLost onLost
 	log    *slog.Logger
 
-	moves   chan lease.Attrs // holds the last one
-	nudges  chan struct{}    // holds one
+	moved   int           // how often move was called
+	moves   chan move     // holds the last one
+	nudges  chan struct{} // holds one
 	results chan held
+
+	// What tests shorten.
+	shortest time.Duration
+	retry    time.Duration
+}
+
+// move is a change of what the node tells the others.
+type move struct {
+	number int
+	to     lease.Attrs
 }
 
 // held is what became of an attempt.
 type held struct {
 	lease lease.Lease // as it now stands
+	moved int         // the number of the last move that it took in
 	err   error       // not nil: the store has no lease of this node as it should be
 }
 
 func newHolder(store lease.Store, margin time.Duration, onLost onLost, log *slog.Logger) *holder {
 	return &holder{
 		store: store, margin: margin, onLost: onLost, log: log,
-		moves: make(chan lease.Attrs, 1), nudges: make(chan struct{}, 1), results: make(chan held),
+		moves: make(chan move, 1), nudges: make(chan struct{}, 1), results: make(chan held),
+		shortest: shortestLease, retry: firstRetry,
 	}
 }
 
 // move says what the node is to tell the others from now on. It does not block;
 // it must not run at the same time as itself.
-func (h *holder) move(a lease.Attrs) {
+func (h *holder) move(to lease.Attrs) {
 	select {
 	case <-h.moves: // overtaken
 	default:
 	}
-	h.moves <- a
+	h.moved++
+	h.moves <- move{h.moved, to}
 }
 
 // nudge says that the store has changed: the lease may be lost, or there may be
@@ -104,7 +118,8 @@ func (h *holder) run(ctx context.Context, own lease.Lease) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case k.want = <-h.moves:
+		case m := <-h.moves:
+			k.taken, k.want = m.number, m.to
 			failures = 0
 		case <-h.nudges:
 		case <-timer.C:
@@ -120,13 +135,13 @@ func (h *holder) run(ctx context.Context, own lease.Lease) error {
 			return err
 		default:
 			failures++
-			timer.Reset(rest(failures))
+			timer.Reset(h.rest(failures))
 		}
 		if err != nil && k.stands() {
 			continue // there is time left to renew it
 		}
 		select {
-		case h.results <- held{k.own, err}:
+		case h.results <- held{k.own, k.taken, err}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -138,6 +153,7 @@ type keeping struct {
 	*holder
 	own    lease.Lease
 	want   lease.Attrs
+	taken  int    // number of the last move, to want
 	held   bool   // as far as is known own is in the store
 	logged string // the last error
 }
@@ -223,12 +239,11 @@ func (h *holder) untilRenewal(l lease.Lease) time.Duration {
 	if l.Expiration.IsZero() {
 		return 1<<63 - 1 // for ever
 	}
-	return max(time.Until(l.Expiration)-h.margin, shortestLease)
+	return max(time.Until(l.Expiration)-h.margin, h.shortest)
 }
 
 // rest returns how long to wait after so many failures in a row.
-func rest(failures int) time.Duration {
-	d := firstRetry << min(failures-1, 10)
-	d = min(d, lastRetry)
+func (h *holder) rest(failures int) time.Duration {
+	d := min(h.retry<<min(failures-1, 10), lastRetry)
 	return d/2 + rand.N(d/2+1)
 }

@@ -189,7 +189,9 @@ func (s *session) hold(h held) {
 		s.noLease = h.err.Error()
 		return
 	}
-	s.noLease = ""
+	if h.moved == s.holder.moved { // or else the node has moved on meanwhile
+		s.noLease = ""
+	}
 	if was := s.node.own; was.Key() != h.lease.Key() {
 		s.log.Warn("subnet has changed", logging.KeyWas, was.Subnets(), logging.KeyNow, h.lease.Subnets(),
 			logging.KeyRemedy, "make the pods of this node anew, those that run have addresses of the old one")

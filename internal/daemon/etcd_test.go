@@ -1,0 +1,251 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/internal/etcdtest"
+	"github.com/twillnet/twill/internal/underlay"
+)
+
+const (
+	configKey = "/coreos.com/network/config"
+	goodConf  = `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.9.0", "Backend": {"Type": "udp"}}`
+)
+
+// etcdHost is a host that reads its leases from a real etcd.
+type etcdHost struct {
+	*host
+	server *etcdtest.Server
+	client *clientv3.Client
+}
+
+func newEtcdHost(t *testing.T) *etcdHost {
+	t.Helper()
+	server := etcdtest.Start(t, etcdtest.Options{})
+	h := &etcdHost{newHost(t), server, server.Client(t)}
+	h.options.leaseFile = ""
+	h.options.etcd.endpoints = commaList{server.Endpoint}
+	h.daemon.state = newState(h.options.source(), "the source of leases")
+	return h
+}
+
+func (h *etcdHost) put(t *testing.T, key, value string) {
+	t.Helper()
+	if _, err := h.client.Put(t.Context(), key, value); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lease returns the key and the value of the only lease.
+func (h *etcdHost) lease(t *testing.T) (key, value string) {
+	t.Helper()
+	r, err := h.client.Get(t.Context(), "/coreos.com/network/subnets/", clientv3.WithPrefix())
+	if err != nil || len(r.Kvs) != 1 {
+		t.Fatalf("leases in etcd: %v, %v; want one", r, err)
+	}
+	return string(r.Kvs[0].Key), string(r.Kvs[0].Value)
+}
+
+func (h *etcdHost) becomesReady(t *testing.T) {
+	t.Helper()
+	h.eventually(t, "ready", func() bool { return h.state.waiting() == "" })
+}
+
+func TestNodeTakesItsLeaseFromEtcd(t *testing.T) {
+	h := newEtcdHost(t)
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	key, value := h.lease(t)
+	if want := `{"PublicIP":"192.0.2.1","PublicIPv6":null}`; value != want {
+		t.Errorf("%s is %s, want %s", key, value, want)
+	}
+	d := h.status(t)
+	if d.Source.Name != "etcd "+h.server.Endpoint+" /coreos.com/network" || d.Source.Leases != 1 || d.Lease.Expiration.IsZero() {
+		t.Errorf("status: %+v, %+v", d.Source, d.Lease)
+	}
+	h.put(t, "/coreos.com/network/subnets/10.5.200.0-24", `{"PublicIP":"192.0.2.2","PublicIPv6":null}`)
+	h.eventually(t, "another node's lease arrives", func() bool { return strings.Contains(h.dp.calls(), "10.5.200.0-24") })
+	if err := h.stop(t); err != nil {
+		t.Error(err)
+	}
+	if r, err := h.client.Get(context.Background(), key); err != nil || len(r.Kvs) != 1 {
+		t.Errorf("the lease does not outlive the daemon: %v, %v", r, err)
+	}
+}
+
+func TestWrongConfigIsToldOnceAndAMendedOneTakenAtOnce(t *testing.T) {
+	h := newEtcdHost(t)
+	h.launch(t)
+	for i, step := range []struct{ config, says string }{
+		{"", "no network config"},
+		{`{"Network": "10.5.0.0/33"}`, `Network "10.5.0.0/33"`},
+		{`{"Network": "10.5.0.0/16", "Backend": {"Type": "wireguard"}}`, `backend type "wireguard" is not supported, only flannel has it`},
+		{`{"Network": "10.5.0.0/16", "Backend": {"Type": "udp", "Port": 0}}`, "Backend.Port is 0"},
+	} {
+		if step.config != "" {
+			h.put(t, configKey, step.config)
+		}
+		h.eventually(t, "not ready because of "+step.says, func() bool {
+			w := h.state.waiting()
+			return strings.HasPrefix(w, "a sound network configuration: ") && strings.Contains(w, step.says)
+		})
+		if got := h.status(t).Source.LastError; !strings.Contains(got, step.says) {
+			t.Errorf("status: %s, want %s", got, step.says)
+		}
+		if n := strings.Count(h.logged(), "network configuration refused"); n != i+1 {
+			t.Errorf("%d lines about %d configurations:\n%s", n, i+1, h.logged())
+		}
+	}
+	h.put(t, configKey, goodConf)
+	h.becomesReady(t)
+	if got := h.status(t).Source.LastError; got != "" {
+		t.Errorf("status still says %s", got)
+	}
+}
+
+func TestConfigThatBreaksLaterTakesReadinessAwayAndNoPackets(t *testing.T) {
+	h := newEtcdHost(t)
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	before := h.dp.calls()
+	h.put(t, configKey, strings.Replace(goodConf, "10.5.0.0/16", "10.5.0.0/33", 1))
+	h.eventually(t, "not ready", func() bool { return strings.Contains(h.state.waiting(), `Network "10.5.0.0/33"`) })
+	h.put(t, configKey, goodConf)
+	h.becomesReady(t)
+	if got := strings.TrimPrefix(h.dp.calls(), before); strings.Contains(got, "close") {
+		t.Errorf("data plane: %s", got)
+	}
+}
+
+func TestDeletedLeaseIsTakenAgain(t *testing.T) {
+	h := newEtcdHost(t)
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	key, value := h.lease(t)
+	before := h.dp.calls()
+	if _, err := h.client.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually(t, "the lease is back", func() bool {
+		r, err := h.client.Get(t.Context(), key)
+		return err == nil && len(r.Kvs) == 1 && string(r.Kvs[0].Value) == value
+	})
+	h.becomesReady(t)
+	if got := strings.TrimPrefix(h.dp.calls(), before); strings.Contains(got, "close") {
+		t.Errorf("data plane: %s", got)
+	}
+	if !strings.Contains(h.logged(), `msg="lease lost"`) {
+		t.Errorf("log:\n%s", h.logged())
+	}
+}
+
+func TestStolenLeaseMakesTheNodeTakeAnotherSubnet(t *testing.T) {
+	h := newEtcdHost(t)
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	key, _ := h.lease(t)
+	was := h.subnetEnv(t)
+	h.put(t, key, `{"PublicIP":"192.0.2.2","PublicIPv6":null}`)
+	h.eventually(t, "subnet.env has another subnet", func() bool { return h.subnetEnv(t) != was })
+	h.becomesReady(t)
+	if r, err := h.client.Get(t.Context(), key); err != nil || !strings.Contains(string(r.Kvs[0].Value), "192.0.2.2") {
+		t.Errorf("the other node's lease was touched: %v, %v", r, err)
+	}
+	taken := strings.TrimPrefix(key, "/coreos.com/network/subnets/")
+	h.eventually(t, "the other node is a peer", func() bool {
+		_, anew, _ := strings.Cut(h.dp.calls(), "close, open, ")
+		return strings.Contains(anew, taken)
+	})
+	if !strings.Contains(h.logged(), `msg="subnet has changed"`) {
+		t.Errorf("log:\n%s", h.logged())
+	}
+}
+
+func TestLostLeaseEndsTheDaemonThatIsToldSo(t *testing.T) {
+	h := newEtcdHost(t)
+	h.options.onLost = exitOnLost
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	key, _ := h.lease(t)
+	if _, err := h.client.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	err := h.wait(t)
+	if ExitCode(err) != 1 || !strings.Contains(err.Error(), "lease lost") {
+		t.Errorf("ended with %v, exit code %d", err, ExitCode(err))
+	}
+	if !strings.HasSuffix(h.dp.calls(), "close") {
+		t.Errorf("data plane: %s", h.dp.calls())
+	}
+}
+
+// A node that moves keeps its subnet, and with it its pods.
+func TestNewAddressIsWrittenToTheLease(t *testing.T) {
+	for _, lost := range []onLost{reacquireOnLost, exitOnLost} {
+		t.Run(string(lost), func(t *testing.T) {
+			h := newEtcdHost(t)
+			h.options.onLost = lost
+			h.put(t, configKey, goodConf)
+			h.start(t)
+			key, _ := h.lease(t)
+			h.wires.become(moved(), nil)
+			h.eventually(t, "etcd has the address", func() bool {
+				r, err := h.client.Get(t.Context(), key)
+				return err == nil && len(r.Kvs) == 1 && strings.Contains(string(r.Kvs[0].Value), `"PublicIP":"192.0.2.77"`)
+			})
+			h.becomesReady(t)
+			if now, _ := h.lease(t); now != key {
+				t.Errorf("the lease was %s and is %s", key, now)
+			}
+			if l := h.status(t).Lease; l.PublicIP != moved().PublicIP {
+				t.Errorf("lease: %+v", l)
+			}
+		})
+	}
+}
+
+// What is to be told to etcd while it is away is told when it is back.
+func TestAddressThatChangesWhileEtcdIsAwayIsToldLater(t *testing.T) {
+	h := newEtcdHost(t)
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	key, _ := h.lease(t)
+	h.server.Kill()
+	h.wires.become(moved(), nil)
+	h.eventually(t, "not ready", func() bool { return strings.Contains(h.state.waiting(), "192.0.2.77") })
+	h.dp.mu.Lock()
+	at := h.dp.node.link.IPv4
+	h.dp.mu.Unlock()
+	if at != moved().IPv4 {
+		t.Errorf("the data plane waits for etcd at %s", at)
+	}
+	back := eth0
+	back.IPv4 = netip.MustParseAddr("192.0.2.88")
+	back.PublicIP = back.IPv4
+	h.wires.become(back, nil)
+	h.eventually(t, "not ready", func() bool { return strings.Contains(h.state.waiting(), "192.0.2.88") })
+	h.server.Restart(t)
+	h.becomesReady(t)
+	if _, value := h.lease(t); !strings.Contains(value, "192.0.2.88") {
+		t.Errorf("%s is %s", key, value)
+	}
+}
+
+func TestInterfaceGoneAndEtcdGoneEndAtASignal(t *testing.T) {
+	h := newEtcdHost(t)
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	h.server.Kill()
+	h.wires.become(moved(), nil)
+	h.wires.become(underlay.Interface{}, errors.New("interface eth0: is gone"))
+	h.eventually(t, "not ready", func() bool { return strings.Contains(h.state.waiting(), "is gone") })
+	if err := h.stop(t); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,194 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// lender is a store that gives leases for a term and can be told to fail.
+type lender struct {
+	lease.Store
+	term time.Duration
+
+	mu       sync.Mutex
+	fails    error // of all requests
+	lost     bool  // the next renewal finds nothing
+	full     error // of Acquire
+	renewals []time.Time
+}
+
+func (l *lender) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fails = err
+}
+
+func (l *lender) Renew(_ context.Context, own *lease.Lease) (*lease.Lease, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.renewals = append(l.renewals, time.Now())
+	switch {
+	case l.fails != nil:
+		return nil, l.fails
+	case l.lost:
+		return nil, lease.ErrLost
+	}
+	now := *own
+	now.Expiration = time.Now().Add(l.term)
+	return &now, nil
+}
+
+func (l *lender) Acquire(_ context.Context, a lease.Attrs, prev lease.Previous) (*lease.Lease, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := errors.Join(l.fails, l.full); err != nil {
+		return nil, err
+	}
+	l.lost = false
+	return &lease.Lease{Attrs: a, Subnet: prev.Subnet, Expiration: time.Now().Add(l.term)}, nil
+}
+
+// keep runs a holder of a lease of a term, with a margin.
+func keep(t *testing.T, l *lender, term, margin time.Duration) *holder {
+	t.Helper()
+	h := newHolder(l, margin, reacquireOnLost, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	h.shortest, h.retry = time.Millisecond, time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	own := lease.Lease{
+		Attrs:      lease.Attrs{PublicIP: eth0.PublicIP},
+		Subnet:     netip.MustParsePrefix("10.5.1.0/24"),
+		Expiration: time.Now().Add(term),
+	}
+	go func() { ended <- h.run(ctx, own) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("the holder ended with %v", err)
+		}
+	})
+	return h
+}
+
+func (h *holder) next(t *testing.T) held {
+	t.Helper()
+	select {
+	case r := <-h.results:
+		return r
+	case <-time.After(patience):
+		t.Fatalf("nothing came of it within %v", patience)
+		return held{}
+	}
+}
+
+func TestLeaseIsRenewedBeforeItEndsByTheMargin(t *testing.T) {
+	l := &lender{term: time.Hour}
+	begin := time.Now()
+	h := keep(t, l, time.Hour+50*time.Millisecond, time.Hour)
+	if r := h.next(t); r.err != nil || time.Until(r.lease.Expiration) < 59*time.Minute {
+		t.Errorf("got %+v", r)
+	}
+	if at := l.renewals[0].Sub(begin); at < 50*time.Millisecond {
+		t.Errorf("renewed after %v, want 50 ms", at)
+	}
+}
+
+// While the store is away the lease goes on; that is nothing to tell anybody.
+func TestRenewalThatFailsIsTriedAgainWhileTheLeaseStands(t *testing.T) {
+	l := &lender{term: time.Hour}
+	l.fail(errors.New("no answer"))
+	h := keep(t, l, time.Minute, time.Hour)
+	for tries := 0; tries < 3; {
+		l.mu.Lock()
+		tries = len(l.renewals)
+		l.mu.Unlock()
+		select {
+		case r := <-h.results:
+			t.Fatalf("told %+v", r)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	l.fail(nil)
+	if r := h.next(t); r.err != nil {
+		t.Errorf("got %+v", r)
+	}
+}
+
+func TestLeaseThatHasExpiredUnrenewedIsTold(t *testing.T) {
+	l := &lender{term: time.Hour}
+	away := errors.New("no answer")
+	l.fail(away)
+	h := keep(t, l, 20*time.Millisecond, time.Hour)
+	if r := h.next(t); !errors.Is(r.err, away) {
+		t.Errorf("got %+v, want %v", r, away)
+	}
+	l.fail(nil)
+	for r := h.next(t); r.err != nil; r = h.next(t) {
+	}
+}
+
+func TestLostLeaseIsAskedForUntilItIsGiven(t *testing.T) {
+	full := errors.New("all subnets are taken")
+	l := &lender{term: time.Hour, lost: true, full: full}
+	h := keep(t, l, time.Hour, time.Minute)
+	h.nudge()
+	if r := h.next(t); !errors.Is(r.err, full) {
+		t.Errorf("got %+v, want %v", r, full)
+	}
+	l.mu.Lock()
+	l.full = nil
+	l.mu.Unlock()
+	r := h.next(t)
+	for ; errors.Is(r.err, full); r = h.next(t) { // one that was under way
+	}
+	if r.err != nil || r.lease.Subnet.String() != "10.5.1.0/24" {
+		t.Errorf("got %+v, want the subnet of before", r)
+	}
+}
+
+func TestLastMoveCounts(t *testing.T) {
+	l := &lender{term: time.Hour}
+	h := keep(t, l, time.Hour, time.Minute)
+	for _, ip := range []string{"192.0.2.7", "192.0.2.8", "192.0.2.9"} {
+		h.move(lease.Attrs{PublicIP: netip.MustParseAddr(ip)})
+	}
+	for {
+		r := h.next(t)
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		if r.moved == h.moved {
+			if got := r.lease.PublicIP.String(); got != "192.0.2.9" {
+				t.Errorf("the lease says %s", got)
+			}
+			return
+		}
+	}
+}
+
+func TestLeaseShorterThanTheMarginIsNotRenewedAllTheTime(t *testing.T) {
+	h := newHolder(nil, time.Hour, reacquireOnLost, nil)
+	if d := h.untilRenewal(lease.Lease{Expiration: time.Now().Add(time.Minute)}); d != shortestLease {
+		t.Errorf("left alone for %v, want %v", d, shortestLease)
+	}
+	if d := h.untilRenewal(lease.Lease{}); d < 100*365*24*time.Hour {
+		t.Errorf("one that never expires is left alone for %v", d)
+	}
+}
+
+func TestRestsGrowToABound(t *testing.T) {
+	h := newHolder(nil, time.Hour, reacquireOnLost, nil)
+	for failures, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 6: lastRetry, 1000: lastRetry} {
+		if d := h.rest(failures); d < want/2 || d > want {
+			t.Errorf("rest %d takes %v, want between %v and %v", failures, d, want/2, want)
+		}
+	}
+}
