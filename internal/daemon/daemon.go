@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,11 +43,16 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		return err
 	}
 	notifySocket, _ := lookup("NOTIFY_SOCKET")
+	watchdog, err := watchdog(lookup, os.Getpid())
+	if err != nil {
+		return err
+	}
 	d := &daemon{
 		options:      o,
 		log:          logging.New(stderr, o.logFormat, o.level()),
 		state:        newState(o.source(), "the source of leases"),
 		notifySocket: notifySocket,
+		watchdog:     watchdog,
 		choose:       underlay.Choose,
 		stay:         underlay.Stay,
 		links:        watchLinks,
@@ -61,6 +67,7 @@ type daemon struct {
 	log          *slog.Logger
 	state        *state
 	notifySocket string
+	watchdog     time.Duration // how often the service manager wants a sign of life; 0: never
 	// reacquires says that the store gives a new lease for one that is lost.
 	// Where it does not, an operator has to, and may want to restart twilld.
 	reacquires bool

@@ -51,6 +51,13 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 	}
 	s.tell(nil)
 
+	// Sent from here, it says that what keeps all else up to date is alive.
+	var alive <-chan time.Time
+	if d.watchdog > 0 && d.notifySocket != "" {
+		ticker := time.NewTicker(d.watchdog)
+		defer ticker.Stop()
+		alive = ticker.C
+	}
 	for err == nil {
 		select {
 		case <-ctx.Done():
@@ -68,6 +75,8 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 			s.settle(ctx)
 		case <-s.retry.C:
 			s.settle(ctx)
+		case <-alive:
+			d.tellManager(notifyAlive)
 		}
 	}
 	d.tellManager(notifyStopping)

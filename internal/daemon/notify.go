@@ -2,8 +2,11 @@ package daemon
 
 import (
 	"fmt"
+	"math"
 	"net"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,7 +15,26 @@ import (
 const (
 	notifyReady    = "READY=1"
 	notifyStopping = "STOPPING=1"
+	notifyAlive    = "WATCHDOG=1"
 )
+
+// watchdog returns how often the service manager wants to hear that the process
+// with this pid is alive, sd_watchdog_enabled(3); 0: it does not ask. That is
+// twice in the time after which it takes the service for dead.
+func watchdog(lookup func(string) (string, bool), pid int) (time.Duration, error) {
+	if of, _ := lookup("WATCHDOG_PID"); of != "" && of != strconv.Itoa(pid) {
+		return 0, nil // it is meant for another process, which passed it on
+	}
+	text, _ := lookup("WATCHDOG_USEC")
+	if text == "" {
+		return 0, nil
+	}
+	usec, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || usec < 2 || usec > math.MaxInt64/1000 {
+		return 0, usagef("WATCHDOG_USEC: %q is not a number of microseconds", text)
+	}
+	return time.Duration(usec) * time.Microsecond / 2, nil
+}
 
 // reloadingNow is the state of a service that applies a change. systemd wants
 // to know when that began, in microseconds of the monotonic clock, to tell it
