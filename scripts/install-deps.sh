@@ -20,7 +20,9 @@ compiles() { echo '#include <stdlib.h>' | cc -E -; }
 
 need "git"              "the version in the binaries"                      command -v git
 need "gcc libc6-dev"    "the race detector and flannel's forwarding loop"  compiles
-need "nftables"         "wires that lose packets"                          command -v nft
+need "nftables"         "wires that lose packets, and firewall rules"      command -v nft
+need "iptables"         "firewall rules, with both kinds of iptables"      command -v iptables-legacy
+need "systemd"          "checks of the service unit"                       command -v systemd-analyze
 need "qemu-user-static" "unit tests of the packet code on arm and arm64"   command -v qemu-aarch64-static
 
 if [ ${#missing[@]} = 0 ]; then
