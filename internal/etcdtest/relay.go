@@ -56,6 +56,16 @@ func (r *Relay) Heal() {
 	close(r.open)
 }
 
+// Break closes all connections, on both sides. New ones are as Cut and Heal have
+// it.
+func (r *Relay) Break() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := range r.conns {
+		c.Close()
+	}
+}
+
 func (r *Relay) close() {
 	r.listener.Close()
 	r.mu.Lock()
@@ -127,7 +137,6 @@ func (r *Relay) serve(near net.Conn) {
 		}()
 	}
 	<-done
-	r.passable() // an end is news, too
 }
 
 // gate is a Writer that waits until the relay passes data.

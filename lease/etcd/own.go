@@ -76,3 +76,10 @@ func (o *own) set(l lease.Lease, raw string, revision int64, hangs clientv3.Leas
 		o.renamed = nil
 	}
 }
+
+// rewind forgets the revision of the last write, where etcd counts anew.
+func (o *own) rewind() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.revision = 0
+}

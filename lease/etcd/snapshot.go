@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/lease"
@@ -11,7 +12,7 @@ import (
 
 // snapshot is all there is of the network at one revision.
 type snapshot struct {
-	cluster  uint64 // etcd's id
+	header   *etcdserverpb.ResponseHeader
 	revision int64
 	config   configValue
 	entries  []entry // in the order of their keys, those of bad values too
@@ -47,7 +48,7 @@ func (s *Store) read(ctx context.Context, passes func(error) bool) (*snapshot, e
 		return nil, err
 	}
 	snap := &snapshot{
-		cluster:  resp.Header.ClusterId,
+		header:   resp.Header,
 		revision: resp.Header.Revision,
 		config:   parseConfig(nil, 0),
 	}

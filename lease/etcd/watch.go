@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
@@ -132,10 +132,16 @@ func (w *watcher) check(resp clientv3.WatchResponse, ok bool) error {
 	if err := resp.Err(); err != nil {
 		return err
 	}
-	if resp.Created && resp.Header.Revision < max(w.leasesAt, w.configAt) {
+	if resp.Created && w.isReplaced(resp.Header) {
 		return errReplaced
 	}
 	return nil
+}
+
+// isReplaced says whether an answer is of an etcd that does not go on where it
+// was.
+func (w *watcher) isReplaced(h *etcdserverpb.ResponseHeader) bool {
+	return h.ClusterId != w.cluster || h.Revision < max(w.leasesAt, w.configAt)
 }
 
 // checkSame looks whether etcd is still the one that it was. The client takes up
@@ -148,7 +154,7 @@ func (w *watcher) checkSame(ctx context.Context) error {
 		resp, err = w.client.Get(ctx, w.layout.config, clientv3.WithCountOnly())
 		return err
 	})
-	if err == nil && (resp.Header.ClusterId != w.cluster || resp.Header.Revision < max(w.leasesAt, w.configAt)) {
+	if err == nil && w.isReplaced(resp.Header) {
 		return errReplaced
 	}
 	return err

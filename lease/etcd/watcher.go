@@ -18,8 +18,8 @@ type watcher struct {
 	updates chan<- lease.Update
 	back    <-chan struct{} // see reconnects
 
-	cluster            uint64
-	leasesAt, configAt int64 // revisions up to which all is told
+	cluster            uint64 // 0 before the first snapshot
+	leasesAt, configAt int64  // revisions up to which all is told
 
 	config  *lease.Config // told last; nil: none
 	refused string        // the error told since then
@@ -32,7 +32,10 @@ type watcher struct {
 
 // begin tells a snapshot. It is not ready if it must wait for a network config.
 func (w *watcher) begin(ctx context.Context, snap *snapshot) (ready bool, err error) {
-	w.cluster, w.leasesAt, w.configAt = snap.cluster, snap.revision, snap.revision
+	if w.cluster != 0 && w.isReplaced(snap.header) {
+		w.own.rewind()
+	}
+	w.cluster, w.leasesAt, w.configAt = snap.header.ClusterId, snap.revision, snap.revision
 	if c := snap.config; c.revision == 0 || c.parsed == nil && w.config == nil {
 		// An etcd without a config is one that was emptied, as likely as not:
 		// no reason to cut off pods that talk.
