@@ -21,7 +21,7 @@ CROSS := arm arm64 mips riscv64 386
 
 # Packages whose tests run under an emulated CPU: those that lay out kernel
 # structures or packet bytes. What needs privileges skips itself there.
-PORTABLE := ./encap/... ./tun/... ./fastpath/... ./lease/... ./metrics/...
+PORTABLE := ./encap/... ./tun/... ./fastpath/... ./lease ./lease/internal/... ./lease/static ./metrics/...
 
 # One Go package pattern for "all but the tests that need namespaces".
 UNIT = $$(go list ./... | grep -v /internal/e2e)
