@@ -92,6 +92,18 @@ row github.com/fsnotify/fsnotify '"github.com/fsnotify/fsnotify"' '
 	w, _ := fsnotify.NewWatcher()
 	_ = w.Add("")
 	<-w.Events'
+row github.com/coreos/go-iptables '"github.com/coreos/go-iptables/iptables"' '
+	t, _ := iptables.New(iptables.IPFamily(iptables.ProtocolIPv6), iptables.Path(""), iptables.Timeout(5))
+	_, _ = t.List("", "")
+	_, _ = t.ListChains("")
+	_ = t.HasRandomFully()'
+row sigs.k8s.io/knftables '"context"; "sigs.k8s.io/knftables"' '
+	n, _ := knftables.New(knftables.IPv4Family, "")
+	tx := n.NewTransaction()
+	tx.Add(&knftables.Chain{})
+	tx.Delete(&knftables.Table{})
+	_ = n.Check(context.Background(), tx)
+	_ = n.Run(context.Background(), tx)'
 
 # A symbol carries its package's path, and go list knows the module of that. What
 # the linker writes itself, type descriptors and the like, belongs to no package;

@@ -1,0 +1,223 @@
+package rules
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+)
+
+// lockSeconds is how long iptables waits for the lock that it shares with all
+// others of its kind.
+const lockSeconds = 5
+
+// Kinds of iptables: which of the kernel's two engines it feeds.
+const (
+	kindLegacy = "legacy"
+	kindNFT    = "nf_tables"
+)
+
+// iptables is a tool.
+type iptables struct {
+	*goiptables.IPTables
+	family  *family
+	program string
+	restore string // path of the program that writes
+	kind    string
+	only    []string // tables that are in use; nil: any may be
+}
+
+// openIPTables finds a program by its name and the one beside it that writes.
+func openIPTables(f *family, program string) (*iptables, error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", program, err)
+	}
+	restore, err := exec.LookPath(program + "-restore")
+	if err != nil {
+		return nil, fmt.Errorf("find %s-restore: %w", program, err)
+	}
+	version, err := exec.Command(path, "--version").Output()
+	if err != nil {
+		return nil, fmt.Errorf("run %s --version: %w", program, err)
+	}
+	kind := kindLegacy // before 1.8 there was no other, and no word of it
+	if bytes.Contains(version, []byte("("+kindNFT+")")) {
+		kind = kindNFT
+	}
+	t, err := goiptables.New(goiptables.IPFamily(f.protocol), goiptables.Path(path), goiptables.Timeout(lockSeconds))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", program, err)
+	}
+	return &iptables{IPTables: t, family: f, program: program, restore: restore, kind: kind}, nil
+}
+
+// String implements tool.
+func (t *iptables) String() string { return t.program }
+
+// randomFully implements tool. As in flannel the version decides; every kernel
+// that it could run on has it (Linux 3.14).
+func (t *iptables) randomFully(context.Context) (bool, error) { return t.HasRandomFully(), nil }
+
+// drifts implements tool.
+func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
+	var all []drift
+	for _, c := range chains {
+		rules, asked := want[c]
+		if !asked || t.only != nil && !slices.Contains(t.only, c.table) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		d, err := t.drift(c, rules)
+		if err != nil {
+			return nil, err
+		}
+		if d != nil {
+			all = append(all, *d)
+		}
+	}
+	return all, nil
+}
+
+// drift compares one chain and the jump to it; nil if all is well.
+func (t *iptables) drift(c *chain, want []rule) (*drift, error) {
+	hook, err := t.List(c.table, c.hook)
+	if err != nil {
+		return nil, fmt.Errorf("read %s %s with %s: %w", c.table, c.hook, t, oneLine(err))
+	}
+	own, exists, err := t.own(c)
+	if err != nil {
+		return nil, fmt.Errorf("read %s %s with %s: %w", c.table, c.name, t, oneLine(err))
+	}
+	tx := transaction{table: c.table}
+	var what []string
+	differs := func(format string, args ...any) {
+		what = append(what, fmt.Sprintf("%s %s ", t, c.table)+fmt.Sprintf(format, args...))
+	}
+
+	var lines [][]string
+	for _, r := range want {
+		lines = append(lines, append([]string{"-A", c.name}, r.iptables(c.comment)...))
+	}
+	switch {
+	case len(want) > 0 && !exists:
+		differs("has no chain %s", c.name)
+	case len(want) > 0 && !slices.EqualFunc(own, lines, isLine):
+		differs("%s has not the rules that it should have", c.name)
+	default:
+		lines = nil
+	}
+	if lines != nil {
+		tx.declare(c.name)
+		for _, l := range lines {
+			tx.add(l)
+		}
+	}
+
+	jump := []string{"-A", c.hook, "-m", "comment", "--comment", c.comment, "-j", c.name}
+	jumps := 0
+	for _, line := range hook {
+		switch words := split(line); {
+		case !ours(words, c):
+		case jumps == 0 && len(want) > 0 && slices.Equal(words, jump):
+			jumps++
+		default:
+			differs("%s has a rule too many: %s", c.hook, line)
+			tx.delete(line)
+		}
+	}
+	if len(want) > 0 && jumps == 0 {
+		differs("%s does not jump to %s", c.hook, c.name)
+		tx.add(jump)
+	}
+
+	if len(want) == 0 && exists {
+		differs("has a chain %s too many", c.name)
+		return &drift{what, func(ctx context.Context) error { return t.remove(ctx, c, tx) }}, nil
+	}
+	if len(what) == 0 {
+		return nil, nil
+	}
+	return &drift{what, func(ctx context.Context) error { return t.write(ctx, tx) }}, nil
+}
+
+// own lists the rules of flannel's chain. For a chain that is not there iptables
+// fails, with words that depend on its kind and version, so then the names of all
+// chains decide; they are not asked for first because in the table of a large
+// cluster that takes long.
+func (t *iptables) own(c *chain) (lines []string, exists bool, err error) {
+	lines, err = t.List(c.table, c.name)
+	if err == nil {
+		// The first line makes the chain.
+		return lines[min(1, len(lines)):], true, nil
+	}
+	names, namesErr := t.ListChains(c.table)
+	if namesErr == nil && !slices.Contains(names, c.name) {
+		return nil, false, nil
+	}
+	return nil, false, err
+}
+
+// ours says whether a rule outside of flannel's chain is flannel's: it jumps
+// there, or, from the days before there was a chain, carries flannel's comment.
+func ours(words []string, c *chain) bool {
+	for i := 1; i < len(words); i++ {
+		switch words[i-1] {
+		case "-j", "-g":
+			if words[i] == c.name {
+				return true
+			}
+		case "--comment":
+			if words[i] == c.comment {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// remove removes the chain, and with it what tx has. Where rules of others jump
+// to the chain it is only emptied.
+func (t *iptables) remove(ctx context.Context, c *chain, tx transaction) error {
+	tx.flush(c.name)
+	all := tx
+	all.remove(c.name)
+	err := t.write(ctx, all)
+	if err == nil {
+		return nil
+	}
+	if t.write(ctx, tx) != nil {
+		return err
+	}
+	return fmt.Errorf("remove %s %s with %s: rules that are not flannel's may jump to it; it is empty now; look with '%s -t %s -S | grep %s'",
+		c.table, c.name, t, t, c.table, c.name)
+}
+
+// write runs a transaction.
+func (t *iptables) write(ctx context.Context, tx transaction) error {
+	args := []string{"--noflush"}
+	if t.restoreWaits() {
+		args = append(args, fmt.Sprintf("--wait=%d", lockSeconds))
+	}
+	cmd := exec.CommandContext(ctx, t.restore, args...)
+	cmd.Stdin = strings.NewReader(tx.text())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("write %s with %s-restore: %w: %s", tx.table, t, err, strings.Join(strings.Fields(string(out)), " "))
+	}
+	return nil
+}
+
+// restoreWaits says whether iptables-restore knows --wait (1.6.2).
+func (t *iptables) restoreWaits() bool {
+	v1, v2, v3 := t.GetIptablesVersion()
+	return slices.Compare([]int{v1, v2, v3}, []int{1, 6, 2}) >= 0
+}

@@ -1,0 +1,188 @@
+package rules
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// listing is a table of nftables' as it is.
+type listing struct {
+	exists bool
+	// useless says why the table is to be made anew, if it is: it cannot be
+	// read, or is not in force.
+	useless string
+	chains  map[string]listedChain
+}
+
+// listedChain is a chain of a table.
+type listedChain struct {
+	hook  hook
+	rules []string // as rule.nft writes them; others in ways that it never does
+}
+
+// hook is where a chain hangs in the packet's way. A chain that is only jumped
+// to has the zero hook.
+type hook struct {
+	Type   string
+	Hook   string
+	Prio   int
+	Policy string
+}
+
+func (h hook) String() string {
+	if h == (hook{}) {
+		return "no base chain"
+	}
+	return fmt.Sprintf("type %s hook %s priority %d policy %s", h.Type, h.Hook, h.Prio, h.Policy)
+}
+
+// listed is the hook as nft lists it.
+func (c *chain) listed() hook {
+	return hook{Type: string(c.kind), Hook: string(c.at), Prio: c.number, Policy: "accept"}
+}
+
+// listingJSON is what nft --json list table prints; libnftables-json(5). Each
+// object has one of the members.
+type listingJSON struct {
+	Objects []struct {
+		Table *struct{ Flags json.RawMessage }
+		Chain *struct {
+			Name string
+			hook
+		}
+		Rule *struct {
+			Chain string
+			Expr  []json.RawMessage
+		}
+	} `json:"nftables"`
+}
+
+// parseListing reads what nft prints. A text that is no JSON is a listing too:
+// nft 1.0.6 ends in the middle of one, with exit code 0, at a table with flags.
+func parseListing(text []byte) listing {
+	l := listing{exists: true, chains: make(map[string]listedChain)}
+	var j listingJSON
+	if err := json.Unmarshal(text, &j); err != nil {
+		l.useless = "cannot be read: " + err.Error()
+		return l
+	}
+	for _, o := range j.Objects {
+		switch {
+		case o.Table != nil && len(o.Table.Flags) > 0:
+			l.useless = "has flags " + string(o.Table.Flags)
+		case o.Chain != nil:
+			l.chains[o.Chain.Name] = listedChain{hook: o.Chain.hook}
+		case o.Rule != nil:
+			c := l.chains[o.Rule.Chain]
+			c.rules = append(c.rules, ruleText(o.Rule.Expr))
+			l.chains[o.Rule.Chain] = c
+		}
+	}
+	return l
+}
+
+// ruleText returns a rule as rule.nft writes it, or something that it never
+// writes if it has parts that flannel's rules do not have.
+func ruleText(statements []json.RawMessage) string {
+	var words []string
+	for _, s := range statements {
+		words = append(words, statementText(s))
+	}
+	return strings.Join(words, " ")
+}
+
+// statementText reads a part of a rule: an object with one member.
+func statementText(text json.RawMessage) string {
+	var statement map[string]json.RawMessage
+	if json.Unmarshal(text, &statement) != nil || len(statement) != 1 {
+		return string(text)
+	}
+	for name, value := range statement {
+		switch name {
+		case "accept", "return":
+			return name
+		case "masquerade":
+			return strings.TrimSpace(name + " " + flags(value))
+		case "match":
+			if match, ok := matchText(value); ok {
+				return match
+			}
+		}
+	}
+	return string(text)
+}
+
+// flags reads one flag or a list of them.
+func flags(value json.RawMessage) string {
+	var m struct{ Flags json.RawMessage }
+	if json.Unmarshal(value, &m) != nil || m.Flags == nil {
+		return ""
+	}
+	var one string
+	if json.Unmarshal(m.Flags, &one) == nil {
+		return one
+	}
+	var list []string
+	if json.Unmarshal(m.Flags, &list) == nil {
+		return strings.Join(list, ",")
+	}
+	return string(m.Flags)
+}
+
+// matchText reads a comparison of an address or of the mark.
+func matchText(value json.RawMessage) (text string, ok bool) {
+	var m struct {
+		Op   string
+		Left struct {
+			Meta    *struct{ Key string }
+			Payload *struct{ Protocol, Field string }
+		}
+		Right json.RawMessage
+	}
+	if json.Unmarshal(value, &m) != nil {
+		return "", false
+	}
+	var left, right string
+	switch {
+	case m.Left.Payload != nil:
+		p, valid := prefix(m.Right)
+		if !valid {
+			return "", false
+		}
+		left, right = m.Left.Payload.Protocol+" "+m.Left.Payload.Field, p.String()
+	case m.Left.Meta != nil:
+		var number uint32
+		if json.Unmarshal(m.Right, &number) != nil {
+			return "", false
+		}
+		left, right = "meta "+m.Left.Meta.Key, fmt.Sprintf("%#x", number)
+	default:
+		return "", false
+	}
+	if m.Op != "==" {
+		left += " " + m.Op
+	}
+	return left + " " + right, true
+}
+
+// prefix reads an address or a prefix.
+func prefix(value json.RawMessage) (netip.Prefix, bool) {
+	var single string
+	if json.Unmarshal(value, &single) == nil {
+		a, err := netip.ParseAddr(single)
+		return netip.PrefixFrom(a, a.BitLen()), err == nil
+	}
+	var p struct {
+		Prefix *struct {
+			Addr netip.Addr
+			Len  int
+		}
+	}
+	if json.Unmarshal(value, &p) != nil || p.Prefix == nil {
+		return netip.Prefix{}, false
+	}
+	out := netip.PrefixFrom(p.Prefix.Addr, p.Prefix.Len)
+	return out, out.IsValid()
+}

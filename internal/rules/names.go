@@ -1,0 +1,70 @@
+package rules
+
+import (
+	"net/netip"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+	"sigs.k8s.io/knftables"
+)
+
+// family is an address family and what the tools call it.
+type family struct {
+	name      string // for messages, and part of EnableIPv4 and EnableIPv6
+	bits      int    // of an address
+	multicast netip.Prefix
+
+	iptables string              // the program
+	protocol goiptables.Protocol // the same for go-iptables
+	legacy   string              // file of the kernel that lists the tables of legacy iptables
+
+	nft   knftables.Family
+	table string // flannel's
+}
+
+var (
+	ipv4 = family{
+		name: "IPv4", bits: 32, multicast: netip.MustParsePrefix("224.0.0.0/4"),
+		iptables: "iptables", protocol: goiptables.ProtocolIPv4, legacy: "ip_tables_names",
+		nft: knftables.IPv4Family, table: "flannel-ipv4",
+	}
+	ipv6 = family{
+		name: "IPv6", bits: 128, multicast: netip.MustParsePrefix("ff00::/8"),
+		iptables: "ip6tables", protocol: goiptables.ProtocolIPv6, legacy: "ip6_tables_names",
+		nft: knftables.IPv6Family, table: "flannel-ipv6",
+	}
+	families = []*family{&ipv4, &ipv6}
+)
+
+// holds says whether p is a prefix of the family that leaves something outside.
+func (f *family) holds(p netip.Prefix) bool {
+	return p.IsValid() && p.Addr().BitLen() == f.bits && p.Bits() > 0
+}
+
+// chain is one of flannel's chains and what the tools call it.
+type chain struct {
+	table   string // of iptables
+	hook    string // chain of iptables that jumps to it
+	name    string
+	comment string // of every rule
+
+	nft      string // its name in flannel's table
+	about    string // its comment there
+	kind     knftables.BaseChainType
+	at       knftables.BaseChainHook
+	priority knftables.BaseChainPriority
+	number   int // the same as nft lists it
+}
+
+var (
+	masquerading = chain{
+		table: "nat", hook: "POSTROUTING", name: "FLANNEL-POSTRTG", comment: "flanneld masq",
+		nft: "postrtg", about: "chain to manage traffic masquerading by flannel",
+		kind: knftables.NATType, at: knftables.PostroutingHook, priority: knftables.SNATPriority, number: 100,
+	}
+	forwarding = chain{
+		table: "filter", hook: "FORWARD", name: "FLANNEL-FWD", comment: "flanneld forward",
+		nft: "forward", about: "chain to accept flannel traffic",
+		kind: knftables.FilterType, at: knftables.ForwardHook, priority: knftables.FilterPriority, number: 0,
+	}
+	chains = []*chain{&masquerading, &forwarding}
+)

@@ -1,0 +1,217 @@
+package rules
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/knftables"
+)
+
+const nftProgram = "nft"
+
+// nftables is a tool.
+type nftables struct {
+	family *family
+	path   string
+	// writer is opened when there is something to write, since that runs nft
+	// several times to see what it can do.
+	writer knftables.Interface
+	random *bool // nil: not known yet
+}
+
+func openNFTables(f *family) (*nftables, error) {
+	path, err := exec.LookPath(nftProgram)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", nftProgram, err)
+	}
+	return &nftables{family: f, path: path}, nil
+}
+
+// String implements tool.
+func (t *nftables) String() string { return nftProgram }
+
+func (t *nftables) open(table string) (knftables.Interface, error) {
+	w, err := knftables.New(t.family.nft, table)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", nftProgram, oneLine(err))
+	}
+	return w, nil
+}
+
+// probeTable is the table of the rules that are only checked, never made: that
+// they fit must not depend on what is in flannel's.
+const probeTable = "flannel-probe"
+
+// randomFully implements tool: it has the kernel check a rule, as flannel does.
+// A kernel that refuses the same rule without random ports has other troubles.
+func (t *nftables) randomFully(ctx context.Context) (bool, error) {
+	if t.random != nil {
+		return *t.random, nil
+	}
+	w, err := t.open(probeTable)
+	if err != nil {
+		return false, err
+	}
+	check := func(do verdict) error {
+		tx := w.NewTransaction()
+		tx.Add(&knftables.Table{})
+		t.fill(tx, &masquerading, []rule{{do: do}})
+		return w.Check(ctx, tx)
+	}
+	can := check(masqueradeFully) == nil
+	if !can {
+		if err := check(masquerade); err != nil {
+			return false, fmt.Errorf("check a masquerading rule with %s: %w", nftProgram, oneLine(err))
+		}
+	}
+	t.random = &can
+	return can, nil
+}
+
+// drifts implements tool.
+func (t *nftables) drifts(ctx context.Context, want target) ([]drift, error) {
+	have, err := t.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rewrite, what := t.compare(have, want)
+	if len(what) == 0 {
+		return nil, nil
+	}
+	return []drift{{what, func(ctx context.Context) error { return t.mend(ctx, have, want, rewrite) }}}, nil
+}
+
+// compare tells which chains are not as wanted, and why.
+func (t *nftables) compare(have listing, want target) (rewrite []*chain, what []string) {
+	differs := func(format string, args ...any) {
+		what = append(what, fmt.Sprintf("table %s %s ", t.family.nft, t.family.table)+fmt.Sprintf(format, args...))
+	}
+	if have.exists && have.useless != "" {
+		differs("%s", have.useless)
+	}
+	wanted := 0
+	for _, c := range chains {
+		rules, asked := want[c]
+		if len(rules) > 0 {
+			wanted++
+		}
+		got, exists := have.chains[c.nft]
+		switch {
+		case !asked:
+			continue
+		case len(rules) == 0 && !exists:
+			continue
+		case len(rules) == 0:
+			differs("has a chain %s too many", c.nft)
+		case !exists:
+			differs("has no chain %s", c.nft)
+		case got.hook != c.listed():
+			differs("hooks chain %s up as %s, not as %s", c.nft, got.hook, c.listed())
+		case !slices.Equal(got.rules, t.texts(rules)):
+			differs("%s has not the rules that it should have", c.nft)
+		default:
+			continue
+		}
+		rewrite = append(rewrite, c)
+	}
+	if len(what) == 0 && wanted == 0 && len(want) == len(chains) && have.exists {
+		differs("is there, and not wanted")
+	}
+	return rewrite, what
+}
+
+// mend brings the chains in rewrite into the wanted state in one transaction,
+// the whole table if nothing of it is wanted or nothing can be made of it.
+func (t *nftables) mend(ctx context.Context, have listing, want target, rewrite []*chain) error {
+	if t.writer == nil {
+		w, err := t.open(t.family.table)
+		if err != nil {
+			return err
+		}
+		t.writer = w
+	}
+	tx := t.writer.NewTransaction()
+	keep := slices.ContainsFunc(chains, func(c *chain) bool {
+		rules, asked := want[c]
+		_, exists := have.chains[c.nft]
+		return len(rules) > 0 || !asked && exists
+	})
+	afresh := have.exists && (!keep || have.useless != "")
+	if afresh {
+		tx.Delete(&knftables.Table{})
+		rewrite = nil
+		for _, c := range chains {
+			if len(want[c]) > 0 {
+				rewrite = append(rewrite, c)
+			}
+		}
+	}
+	if keep {
+		tx.Add(&knftables.Table{Comment: knftables.PtrTo("rules for " + t.family.table)})
+	}
+	for _, c := range rewrite {
+		got, exists := have.chains[c.nft]
+		if exists && !afresh && (len(want[c]) == 0 || got.hook != c.listed()) {
+			// A chain cannot be moved to another hook.
+			tx.Flush(&knftables.Chain{Name: c.nft})
+			tx.Delete(&knftables.Chain{Name: c.nft})
+		}
+		if len(want[c]) > 0 {
+			t.fill(tx, c, want[c])
+		}
+	}
+	if err := t.writer.Run(ctx, tx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("write table %s %s with %s: %w", t.family.nft, t.family.table, nftProgram, oneLine(err))
+	}
+	return nil
+}
+
+// fill makes a chain that has these rules and no others.
+func (t *nftables) fill(tx *knftables.Transaction, c *chain, rules []rule) {
+	tx.Add(&knftables.Chain{
+		Name: c.nft, Comment: &c.about,
+		Type: &c.kind, Hook: &c.at, Priority: &c.priority,
+	})
+	tx.Flush(&knftables.Chain{Name: c.nft})
+	for _, text := range t.texts(rules) {
+		tx.Add(&knftables.Rule{Chain: c.nft, Rule: text})
+	}
+}
+
+func (t *nftables) texts(rules []rule) []string {
+	var all []string
+	for _, r := range rules {
+		all = append(all, r.nft(t.family))
+	}
+	return all
+}
+
+// read lists flannel's table.
+func (t *nftables) read(ctx context.Context) (listing, error) {
+	cmd := exec.CommandContext(ctx, t.path, "--json", "list", "table", string(t.family.nft), t.family.table)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	switch {
+	case err == nil:
+		return parseListing(out), nil
+	case ctx.Err() != nil:
+		return listing{}, ctx.Err()
+	// Of the table that is asked for; nft says the same in no other case.
+	case strings.Contains(stderr.String(), "No such file or directory"):
+		return listing{}, nil
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(stderr.String()), " "))
+	}
+	return listing{}, fmt.Errorf("read table %s %s with %s: %w", t.family.nft, t.family.table, nftProgram, err)
+}

@@ -1,0 +1,118 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// transaction is the input of iptables-restore --noflush for one table. The
+// kernel takes all of it or nothing.
+type transaction struct {
+	table string
+	lines []string
+}
+
+// declare makes a chain that is empty, whether there was one or not.
+func (tx *transaction) declare(name string) { tx.line(":%s - [0:0]", name) }
+
+// add adds a rule; words begin with -A and the chain.
+func (tx *transaction) add(words []string) {
+	quoted := slices.Clone(words)
+	for i, w := range quoted {
+		if strings.ContainsRune(w, ' ') {
+			quoted[i] = `"` + w + `"`
+		}
+	}
+	tx.line("%s", strings.Join(quoted, " "))
+}
+
+// delete deletes a rule that iptables -S has listed, the first of its like.
+func (tx *transaction) delete(line string) {
+	line, _ = cutCounters(line)
+	tx.line("-D%s", strings.TrimPrefix(line, "-A"))
+}
+
+func (tx *transaction) flush(name string)  { tx.line("-F %s", name) }
+func (tx *transaction) remove(name string) { tx.line("-X %s", name) }
+
+// line leaves the lines of copies of tx alone.
+func (tx *transaction) line(format string, args ...any) {
+	tx.lines = append(slices.Clip(tx.lines), fmt.Sprintf(format, args...))
+}
+
+func (tx *transaction) text() string {
+	return fmt.Sprintf("*%s\n%s\nCOMMIT\n", tx.table, strings.Join(tx.lines, "\n"))
+}
+
+// isLine says whether a line of iptables -S consists of these words.
+func isLine(line string, words []string) bool { return slices.Equal(split(line), words) }
+
+// split cuts a line of iptables -S into words. Words with other characters than
+// those of names are in double quotes, with a backslash before each quote and
+// backslash (xtables_save_string of iptables). Counters are dropped.
+func split(line string) []string {
+	line, _ = cutCounters(line)
+	var (
+		words  []string
+		word   strings.Builder
+		quoted bool
+		begun  bool
+	)
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case quoted && c == '\\' && i+1 < len(line):
+			i++
+			word.WriteByte(line[i])
+		case c == '"':
+			quoted, begun = !quoted, true
+		case c == ' ' && !quoted:
+			if begun {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			begun = false
+		default:
+			word.WriteByte(c)
+			begun = true
+		}
+	}
+	if begun {
+		words = append(words, word.String())
+	}
+	return words
+}
+
+// cutCounters cuts off the counters that iptables 1.8.0 to 1.8.2 list unasked,
+// and go-iptables puts at the end of the line.
+func cutCounters(line string) (rest string, cut bool) {
+	i := strings.LastIndex(line, " -c ")
+	if i < 0 {
+		return line, false
+	}
+	var packets, bytes uint64
+	if n, err := fmt.Sscanf(line[i:], " -c %d %d", &packets, &bytes); n != 2 || err != nil {
+		return line, false
+	}
+	if line[i:] != fmt.Sprintf(" -c %d %d", packets, bytes) {
+		return line, false
+	}
+	return line[:i], true
+}
+
+// oneLine is an error of a program that says several lines.
+func oneLine(err error) error {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if text == err.Error() {
+		return err
+	}
+	return &compact{text, err}
+}
+
+type compact struct {
+	text string
+	err  error
+}
+
+func (c *compact) Error() string { return c.text }
+func (c *compact) Unwrap() error { return c.err }

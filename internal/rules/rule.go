@@ -1,0 +1,102 @@
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// rule is one rule of flannel's, whichever tool makes it.
+type rule struct {
+	marked   bool    // only packets with kubeProxyMark
+	src, dst operand // zero: any
+	do       verdict
+}
+
+// operand is the set of addresses in a prefix or outside of it.
+type operand struct {
+	prefix netip.Prefix
+	not    bool
+}
+
+func in(p netip.Prefix) operand    { return operand{prefix: p} }
+func notIn(p netip.Prefix) operand { return operand{prefix: p, not: true} }
+
+// verdict is what becomes of a packet that a rule matches.
+type verdict int
+
+const (
+	accept verdict = iota
+	goBack         // to the chain that jumped here
+	masquerade
+	masqueradeFully // with source ports chosen at random
+)
+
+// kubeProxyMark is the bit that kube-proxy sets in the mark of packets that it
+// masquerades itself (KUBE-MARK-MASQ; --iptables-masquerade-bit, 14 unless
+// changed).
+const kubeProxyMark = 0x4000
+
+// iptables returns the rule as the words that iptables -S prints after the name
+// of the chain.
+func (r rule) iptables(comment string) []string {
+	var w []string
+	for _, o := range []struct {
+		flag string
+		operand
+	}{{"-s", r.src}, {"-d", r.dst}} {
+		if !o.prefix.IsValid() {
+			continue
+		}
+		if o.not {
+			w = append(w, "!")
+		}
+		w = append(w, o.flag, o.prefix.String())
+	}
+	if r.marked {
+		w = append(w, "-m", "mark", "--mark", fmt.Sprintf("%#x/%#x", kubeProxyMark, kubeProxyMark))
+	}
+	w = append(w, "-m", "comment", "--comment", comment, "-j")
+	switch r.do {
+	case goBack:
+		return append(w, "RETURN")
+	case masquerade:
+		return append(w, "MASQUERADE")
+	case masqueradeFully:
+		return append(w, "MASQUERADE", "--random-fully")
+	}
+	return append(w, "ACCEPT")
+}
+
+// nft returns the rule in the language of nft, as statement writes what is
+// there. The whole mark must be kubeProxyMark, as in flannel's rule.
+func (r rule) nft(f *family) string {
+	var w []string
+	if r.marked {
+		w = append(w, fmt.Sprintf("meta mark %#x", kubeProxyMark))
+	}
+	for _, o := range []struct {
+		field string
+		operand
+	}{{"saddr", r.src}, {"daddr", r.dst}} {
+		if !o.prefix.IsValid() {
+			continue
+		}
+		w = append(w, string(f.nft), o.field)
+		if o.not {
+			w = append(w, "!=")
+		}
+		w = append(w, o.prefix.String())
+	}
+	switch r.do {
+	case accept:
+		w = append(w, "accept")
+	case goBack:
+		w = append(w, "return")
+	case masquerade:
+		w = append(w, "masquerade")
+	case masqueradeFully:
+		w = append(w, "masquerade fully-random")
+	}
+	return strings.Join(w, " ")
+}

@@ -1,0 +1,132 @@
+package rules
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// tool reads and writes the rules of one family by one program.
+type tool interface {
+	// String names the program, for messages.
+	String() string
+	// randomFully says whether the tool can choose source ports at random.
+	randomFully(ctx context.Context) (bool, error)
+	// drifts says what is to be done to come from what is there to what is
+	// wanted; nothing if that is the same. It writes nothing.
+	drifts(ctx context.Context, want target) ([]drift, error)
+}
+
+// drift is a difference between what is wanted and what is there.
+type drift struct {
+	what []string // in words
+	// mend writes what is wanted in one transaction. It fails where others
+	// have changed what it rests upon in the meantime.
+	mend func(ctx context.Context) error
+}
+
+// host is where tools are looked for.
+type host struct {
+	procNet string // /proc/net of the calling thread's network namespace
+}
+
+var thisHost = host{procNet: "/proc/thread-self/net"}
+
+// open returns the tool that makes the rules of a family.
+func (h host) open(f *family, nftables bool) (tool, error) {
+	if nftables {
+		return openNFTables(f)
+	}
+	return openIPTables(f, f.iptables)
+}
+
+// tools returns all by which there may be rules of flannel's in a family, each
+// kind once. That one is not installed, or cannot run, is no error: then it did
+// not make rules here, or nothing can be done about them.
+func (h host) tools(f *family) []tool {
+	var all []tool
+	if t, err := openNFTables(f); err == nil {
+		all = append(all, t)
+	}
+	var kinds []string
+	for _, suffix := range []string{"", "-nft", "-legacy"} {
+		t, err := openIPTables(f, f.iptables+suffix)
+		if err != nil || slices.Contains(kinds, t.kind) {
+			continue
+		}
+		kinds = append(kinds, t.kind)
+		// Legacy iptables makes a table by looking at it.
+		if t.kind == kindLegacy {
+			t.only = h.legacyTables(f)
+		}
+		all = append(all, t)
+	}
+	return all
+}
+
+// legacyTables lists the tables that legacy iptables has in use. The file is not
+// there where the kernel knows none.
+func (h host) legacyTables(f *family) []string {
+	names, _ := os.ReadFile(filepath.Join(h.procNet, f.legacy))
+	tables := strings.Fields(string(names))
+	if tables == nil {
+		tables = []string{}
+	}
+	return tables
+}
+
+// explain adds to an error of a tool of the family what can be done about it.
+func (h host) explain(f *family, err error) error {
+	if r := h.remedy(f, err); r != "" {
+		return fmt.Errorf("%w: %s", err, r)
+	}
+	return err
+}
+
+// remedies tells by what a tool says what to do about it. The first that fits
+// counts.
+var remedies = []struct{ says, remedy string }{
+	{"xtables lock", "see who holds it with 'fuser -v /run/xtables.lock'"},
+	{"you must be root", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
+	{"Operation not permitted", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
+	{"Permission denied", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
+	{"is incompatible", "rules were made in the table that iptables cannot show; see them with 'nft list ruleset', " +
+		"or let twill keep its own out of there with EnableNFTables in the network config"},
+	{"do you need to insmod", "the kernel lacks the table; load its module with 'modprobe iptable_nat iptable_filter', " +
+		"or set EnableNFTables in the network config"},
+	{"JSON support not compiled-in", "install an nft with JSON (nftables-json on OpenWrt)"},
+	{"nft version must be", "install a newer nftables, or take EnableNFTables out of the network config"},
+}
+
+// remedy returns what can be done about an error of a tool, if it is known.
+func (h host) remedy(f *family, err error) string {
+	if f == &ipv6 {
+		if _, e := os.Stat(filepath.Join(h.procNet, "if_inet6")); errors.Is(e, fs.ErrNotExist) {
+			return "IPv6 is turned off in this kernel; boot without ipv6.disable=1, or set EnableIPv6 to false in the network config"
+		}
+	}
+	var missing *exec.Error
+	if errors.As(err, &missing) {
+		if missing.Name == nftProgram {
+			return "install nftables, or take EnableNFTables out of the network config"
+		}
+		return "install iptables, or set EnableNFTables in the network config, " +
+			"or do without rules (--ip-masq=false --iptables-forward-rules=false)"
+	}
+	for _, r := range remedies {
+		if strings.Contains(err.Error(), r.says) {
+			return r.remedy
+		}
+	}
+	if errors.Is(err, syscall.ENOENT) {
+		return "the program has gone; install it again"
+	}
+	return ""
+}

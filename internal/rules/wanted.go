@@ -1,0 +1,125 @@
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Wanted says which rules there shall be.
+type Wanted struct {
+	// NFTables has the rules made with nftables instead of iptables:
+	// EnableNFTables of the network config.
+	NFTables bool
+	// Masquerade gives packets that leave the pod network the node's address:
+	// --ip-masq.
+	Masquerade bool
+	// RandomFully lets masquerading choose source ports at random, where the
+	// tool can say so: unless --ip-masq-fully-random-disable.
+	RandomFully bool
+	// Forward accepts packets of the pod network where they are forwarded:
+	// --iptables-forward-rules.
+	Forward bool
+	// IPv4 and IPv6 are the pods' addresses. A family that is the zero Pods
+	// gets no rules.
+	IPv4, IPv6 Pods
+}
+
+// Pods are the addresses of one family.
+type Pods struct {
+	Network netip.Prefix // of all nodes
+	Subnet  netip.Prefix // of this node, inside Network; only masquerading needs it
+}
+
+// of returns the addresses of a family.
+func (w Wanted) of(f *family) Pods {
+	if f == &ipv6 {
+		return w.IPv6
+	}
+	return w.IPv4
+}
+
+// normal returns w with host bits cut off and without families that no rule
+// needs, or says what is wrong with it.
+func (w Wanted) normal() (Wanted, error) {
+	if !w.Masquerade && !w.Forward {
+		w.IPv4, w.IPv6 = Pods{}, Pods{}
+	}
+	for _, f := range families {
+		p := w.of(f)
+		if p == (Pods{}) {
+			continue
+		}
+		if !f.holds(p.Network) {
+			return Wanted{}, fmt.Errorf("firewall rules: network %s is no %s prefix of one bit or more", p.Network, f.name)
+		}
+		p.Network, p.Subnet = p.Network.Masked(), p.Subnet.Masked()
+		inside := p.Subnet.IsValid() && p.Subnet.Bits() >= p.Network.Bits() && p.Network.Contains(p.Subnet.Addr())
+		if w.Masquerade && !inside {
+			return Wanted{}, fmt.Errorf("firewall rules: subnet %s is not inside the network %s", p.Subnet, p.Network)
+		}
+		if f == &ipv6 {
+			w.IPv6 = p
+		} else {
+			w.IPv4 = p
+		}
+	}
+	return w, nil
+}
+
+// target is what is to be in the chains of one family. A chain that is not a
+// key is left alone, one without rules is removed.
+type target map[*chain][]rule
+
+// target returns the rules of a family. Masquerading chooses ports at random if
+// random is set. With all, the chains that are not wanted are to be removed.
+func (w Wanted) target(f *family, random, all bool) target {
+	t := target{}
+	if all {
+		t = nothing()
+	}
+	p := w.of(f)
+	if p == (Pods{}) {
+		return t
+	}
+	if w.Masquerade {
+		t[&masquerading] = w.masquerade(f, p, random)
+	}
+	if w.Forward {
+		t[&forwarding] = []rule{
+			{src: in(p.Network), do: accept},
+			{dst: in(p.Network), do: accept},
+		}
+	}
+	return t
+}
+
+// nothing is the target of a clean-up.
+func nothing() target { return target{&masquerading: nil, &forwarding: nil} }
+
+func (w Wanted) masquerade(f *family, p Pods, random bool) []rule {
+	masq := masquerade
+	if random {
+		masq = masqueradeFully
+	}
+	// Packets from outside to a pod of this node keep their source, so that
+	// the pod sees who asks. Flannel's rule for nftables is wider: it lets
+	// alone also what goes to pods of other nodes, so that the last rule never
+	// matches.
+	stranger := rule{src: notIn(p.Network), dst: in(p.Subnet), do: goBack}
+	if w.NFTables {
+		stranger = rule{src: notIn(p.Subnet), dst: in(p.Network), do: goBack}
+	}
+	return []rule{
+		// kube-proxy will masquerade it.
+		{marked: true, do: goBack},
+		// From pod to pod.
+		{src: in(p.Subnet), dst: in(p.Network), do: goBack},
+		{src: in(p.Network), dst: in(p.Subnet), do: goBack},
+		stranger,
+		// From a pod to the world; who sends multicast must be known.
+		{src: in(p.Network), dst: notIn(f.multicast), do: masq},
+		// From the world to a pod of another node: the answer must come back
+		// this way.
+		{src: notIn(p.Network), dst: in(p.Network), do: masq},
+	}
+}
