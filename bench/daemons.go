@@ -60,6 +60,7 @@ func twilld(bin Binaries, topo *netlab.Topology, dir string, extra ...string) (*
 			return append([]string{
 				leaseFileFlag + leases, "--iface=" + netlab.UnderlayLink,
 				"--subnet-file=" + subnetFile(dir, h), "--control-socket=" + controlSocket(dir, h),
+				"--iptables-forward-rules=false", // the other paths have none either
 			}, extra...)
 		},
 		ready: func(h *netlab.Host, _ *process) bool { return exists(subnetFile(dir, h)) },

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -52,8 +53,7 @@ func (e SubnetEnv) write(path string) error {
 	if err := os.MkdirAll(filepath.Clean(dir), 0o755); err != nil {
 		return err
 	}
-	// A fixed name: what a killed writer leaves behind, the next one takes over.
-	temp := filepath.Join(dir, "."+name+".new")
+	temp := tempOf(dir, name)
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
@@ -68,6 +68,22 @@ func (e SubnetEnv) write(path string) error {
 		return errors.Join(err, os.Remove(temp))
 	}
 	return nil
+}
+
+// tempOf is where a new text of the file is written. A fixed name: what a killed
+// writer leaves behind, the next one takes over.
+func tempOf(dir, name string) string { return filepath.Join(dir, "."+name+".new") }
+
+// RemoveSubnetEnv removes the file at path, and what a killed writer has left of
+// it. That there is none is no error.
+func RemoveSubnetEnv(path string) error {
+	var errs []error
+	for _, p := range []string{path, tempOf(filepath.Split(path))} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove subnet file: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ReadSubnetEnv reads the file at path. Variables that it does not know are

@@ -114,3 +114,29 @@ func TestReadSubnetEnv(t *testing.T) {
 		t.Errorf("got %v, want file, line and variable", err)
 	}
 }
+
+func TestRemoveSubnetEnvTakesTheUnfinishedTextAlong(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "subnet.env")
+	if err := RemoveSubnetEnv(path); err != nil {
+		t.Errorf("where there is none: %v", err)
+	}
+	for _, name := range []string{"subnet.env", ".subnet.env.new", "other.env"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := RemoveSubnetEnv(path); err != nil {
+		t.Error(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 || left[0].Name() != "other.env" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := os.MkdirAll(filepath.Join(path, "x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveSubnetEnv(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a directory in its place: %v", err)
+	}
+}

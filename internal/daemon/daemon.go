@@ -58,6 +58,9 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		links:        watchLinks,
 		backends:     backends,
 	}
+	if o.cleanup {
+		return d.cleanUp(ctx)
+	}
 	return d.runUntilSignal(ctx)
 }
 

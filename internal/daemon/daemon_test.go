@@ -212,9 +212,9 @@ func TestSecondDaemonDoesNotTouchTheFirst(t *testing.T) {
 
 func TestIgnoredFlagsAreLoggedOnce(t *testing.T) {
 	h := newHost(t)
-	h.options.ignored = []ignoredFlag{{"--iptables-resync", "there are no rules"}}
+	h.options.ignored = []ignoredFlag{{"--vmodule", "there are no levels"}}
 	h.start(t)
-	if n := strings.Count(h.logged(), `msg="setting ignored" setting=--iptables-resync why="there are no rules"`); n != 1 {
+	if n := strings.Count(h.logged(), `msg="setting ignored" setting=--vmodule why="there are no levels"`); n != 1 {
 		t.Errorf("%d lines in\n%s", n, h.logged())
 	}
 }

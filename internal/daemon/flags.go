@@ -85,16 +85,14 @@ const (
 	groupInterface  = "Interface to the other nodes"
 	groupDataplane  = "Data plane (none of these is flannel's)"
 	groupObserve    = "Health, status, logs"
-	groupRules      = "Firewall rules"
+	groupRules      = "Firewall rules and routes"
 	groupEtcd       = "etcd"
 	groupKubernetes = "Kubernetes"
 )
 
 var groups = []string{
-	groupLease, groupInterface, groupDataplane, groupObserve, groupRules, groupEtcd, groupKubernetes,
+	groupLease, groupEtcd, groupInterface, groupRules, groupDataplane, groupObserve, groupKubernetes,
 }
-
-const noRules = "twilld makes no firewall rules; "
 
 var (
 	onlyEtcd = &absence{false, "leases come from the file of --lease-file", fromFile}
@@ -109,7 +107,6 @@ func fromFile(o *options) bool { return o.leaseFile != "" }
 
 func anyString(*options) any { return new(string) }
 func anyBool(*options) any   { return new(bool) }
-func anyInt(*options) any    { return new(int) }
 
 // flags is the table of all flags: flannel's, and our own.
 var flags = []flagDef{
@@ -193,20 +190,23 @@ var flags = []flagDef{
 		func(o *options) any { return &o.version }, nil},
 
 	{groupRules, "ip-masq", "",
-		"refused: twilld makes no rules. Without it the CNI bridge plugin masquerades, since FLANNEL_IPMASQ is false",
-		anyBool, &absence{true, noRules + "leave it out, and the CNI bridge plugin masquerades by itself", nil}},
+		"give packets of pods that leave the network the node's address. Without it the CNI bridge plugin does, since FLANNEL_IPMASQ is false",
+		func(o *options) any { return &o.ipMasq }, nil},
 	{groupRules, "ip-masq-fully-random-disable", "",
-		"ignored: there is no rule to change",
-		anyBool, &absence{false, noRules + "there is none to change", nil}},
+		"do not choose source ports at random when masquerading",
+		func(o *options) any { return &o.ipMasqOrderly }, nil},
 	{groupRules, "iptables-forward-rules", "",
-		"refused unless false (flannel's default is true). Where the policy of FORWARD is DROP, accept the pod network there yourself",
-		anyBool, &absence{true, noRules + "set it to false, and accept the pod network in FORWARD yourself if that chain drops", nil}},
+		"accept packets of the network in FORWARD, whatever that chain's policy",
+		func(o *options) any { return &o.forwardRules }, nil},
 	{groupRules, "iptables-resync", "SECONDS",
-		"ignored: there are no rules to keep up",
-		anyInt, &absence{false, noRules + "there are none to keep up", nil}},
+		"how often it is looked whether the rules are still there",
+		func(o *options) any { return &o.resync }, nil},
 	{groupRules, "ip-blackhole-route", "",
-		"refused: twilld adds no blackhole route",
-		anyBool, &absence{true, "twilld adds no blackhole route; leave it out, and add one for the node's subnet yourself if you need it", nil}},
+		"drop packets to addresses of the node's subnet that nobody has, instead of sending them where the default route leads",
+		func(o *options) any { return &o.blackhole }, nil},
+	{groupRules, "cleanup", "",
+		"remove what twilld or flannel has left on this host, and end: firewall rules, blackhole routes, the subnet file; not while one of them runs (not flannel's)",
+		func(o *options) any { return &o.cleanup }, nil},
 
 	{groupEtcd, "etcd-endpoints", "URL,...",
 		"members of the etcd cluster with the leases; one that answers is enough",

@@ -25,9 +25,12 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 		retry:  time.NewTimer(retryAfter),
 	}
 	s.retry.Stop()
+	s.firewall.resync = time.Duration(d.options.resync) * time.Second
+	s.firewall.log = d.log
 	holding := start("keep the lease", func() error { return s.holder.run(ctx, n.own) })
 	defer await(holding)
 	defer func() { err = errors.Join(err, s.close()) }()
+	defer s.firewall.wait()
 	defer cancel()
 
 	// Not a packet is forwarded before the peers are known: it would be
@@ -58,6 +61,12 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 		defer ticker.Stop()
 		alive = ticker.C
 	}
+	var redig <-chan time.Time
+	if d.options.blackhole {
+		ticker := time.NewTicker(s.firewall.resync)
+		defer ticker.Stop()
+		redig = ticker.C
+	}
 	for err == nil {
 		select {
 		case <-ctx.Done():
@@ -74,6 +83,8 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 		case <-links:
 			s.settle(ctx)
 		case <-s.retry.C:
+			s.settle(ctx)
+		case <-redig:
 			s.settle(ctx)
 		case <-alive:
 			d.tellManager(notifyAlive)

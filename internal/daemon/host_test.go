@@ -64,6 +64,7 @@ func newHost(t *testing.T) *host {
 	o.leaseFile = filepath.Join(dir, "leases.json")
 	o.subnetFile = filepath.Join(dir, "run", "subnet.env")
 	o.controlSocket = filepath.Join(dir, "twilld.sock")
+	o.forwardRules = false // or else they would be made on the machine that tests
 	h := &host{
 		wires: wires{link: eth0, changes: make(chan struct{}, 1)},
 		dp:    &fakeDataplane{fail: make(chan error, 1), panics: make(chan struct{})},

@@ -45,8 +45,15 @@ type options struct {
 	logLevel      slog.Level
 	verbosity     int
 
+	ipMasq        bool
+	ipMasqOrderly bool // source ports are not chosen at random
+	forwardRules  bool
+	resync        int // seconds between two looks at the rules
+	blackhole     bool
+
 	version bool
 	help    bool
+	cleanup bool
 
 	// ignored are the flags of flannel that were set, do nothing here and do
 	// no harm. Each is worth a line in the log.
@@ -145,6 +152,8 @@ func (o *options) check() error {
 		return usagef("--healthz-port: %d is not a port; 1 to 65535, or 0 for none", o.healthzPort)
 	case o.renewMargin < 1 || o.renewMargin > 1439:
 		return usagef("--subnet-lease-renew-margin: %d is not from 1 to 1439 minutes", o.renewMargin)
+	case o.resync < 1 || o.resync > 86400:
+		return usagef("--iptables-resync: %d is not from 1 to 86400 seconds", o.resync)
 	case o.etcd.prefix == "":
 		return usagef("--etcd-prefix: the prefix of the network's keys is missing")
 	case (o.etcd.username == "") != (o.etcd.password.reveal() == ""):

@@ -50,6 +50,8 @@ func defaults() *options {
 		logFormat:     logging.Text,
 		onLost:        reacquireOnLost,
 		renewMargin:   60,
+		forwardRules:  true,
+		resync:        5,
 		etcd: etcdOptions{
 			endpoints: commaList{"http://127.0.0.1:4001", "http://127.0.0.1:2379"},
 			prefix:    etcd.DefaultPrefix,

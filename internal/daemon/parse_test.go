@@ -43,7 +43,10 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{"log level", []string{"-lease-file=f", "-log-level=warn", "-log-format=json"}, nil, func(o *options) {
 			o.logLevel, o.logFormat = slog.LevelWarn, "json"
 		}},
-		{"not asking for what there is not", []string{"-lease-file=f", "-ip-masq=false", "-iptables-forward-rules=false", "-kube-subnet-mgr=false"}, nil, func(o *options) {}},
+		{"rules", []string{"-lease-file=f", "-ip-masq", "-iptables-forward-rules=false", "-iptables-resync=30", "-ip-masq-fully-random-disable", "-ip-blackhole-route"}, nil, func(o *options) {
+			o.ipMasq, o.forwardRules, o.resync, o.ipMasqOrderly, o.blackhole = true, false, 30, true, true
+		}},
+		{"not asking for what there is not", []string{"-lease-file=f", "-kube-subnet-mgr=false"}, nil, func(o *options) {}},
 		{"etcd", []string{"-lease-file=", "-etcd-endpoints=https://192.0.2.1:2379, https://192.0.2.2:2379", "-etcd-prefix", "/n", "-etcd-cafile=ca", "-etcd-certfile=c", "-etcd-keyfile=k",
 			"-etcd-username=u", "-on-lease-lost=exit", "-subnet-lease-renew-margin=1439"}, env{"FLANNELD_ETCD_PASSWORD": "hunter2"}, func(o *options) {
 			o.leaseFile, o.onLost, o.renewMargin = "", exitOnLost, 1439
@@ -62,11 +65,11 @@ func TestFlagsAndEnvironment(t *testing.T) {
 				{"FLANNELD_ETCD_PASSWORD", "leases come from the file of --lease-file"},
 			}
 		}},
-		{"harmless flags of flannel", []string{"-lease-file=f", "-iptables-resync=5"}, env{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN": "30"}, func(o *options) {
+		{"harmless flags of flannel", []string{"-lease-file=f", "-kube-api-url=http://192.0.2.1"}, env{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN": "30"}, func(o *options) {
 			o.renewMargin = 30
 			o.ignored = []ignoredFlag{
 				{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "leases in a file do not expire"},
-				{"--iptables-resync", "twilld makes no firewall rules; there are none to keep up"},
+				{"--kube-api-url", "it matters with --kube-subnet-mgr only, which twilld does not have"},
 			}
 		}},
 	} {
@@ -117,9 +120,8 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"-etcd-username=u"}, nil, "--etcd-username and --etcd-password come together"},
 		{[]string{"-etcd-keyfile=k"}, nil, "--etcd-certfile and --etcd-keyfile come together"},
 		{[]string{"-on-lease-lost=panic"}, nil, "want reacquire or exit"},
-		{[]string{"-kube-subnet-mgr", "-ip-masq"}, nil, "--ip-masq: "},
+		{[]string{"-lease-file=f", "-iptables-resync=0"}, nil, "--iptables-resync: 0 is not from 1 to 86400 seconds"},
 		{[]string{"-kube-subnet-mgr"}, nil, "--kube-subnet-mgr: twilld does not read leases from Kubernetes; leave it out to read them from etcd"},
-		{[]string{"-lease-file=f", "-iptables-forward-rules"}, nil, "--iptables-forward-rules: "},
 	} {
 		_, err := parse(tc.args, tc.env.lookup)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -28,8 +28,10 @@ type session struct {
 	open   openBackend
 	holder *holder
 
-	engine    *engine         // nil: no data plane is open
-	opened    node            // what engine was opened with
+	engine    *engine // nil: no data plane is open
+	opened    node    // what engine was opened with
+	firewall  firewall
+	holes     []netip.Prefix  // subnets with a blackhole route
 	written   lease.SubnetEnv // what the subnet file says; zero: nothing yet
 	retry     *time.Timer     // runs while something could not be brought about
 	noLease   string          // why the node has no lease as it wants it; empty: it has
@@ -81,6 +83,13 @@ func (s *session) reconcile(ctx context.Context) error {
 		if err := s.reopen(ctx); err != nil {
 			return &missing{"the data plane", err}
 		}
+	}
+	// Before the subnet file, on whose word pods are started.
+	if err := s.firewall.keep(ctx, s.wantedRules()); err != nil {
+		return &missing{"the firewall rules", err}
+	}
+	if err := s.dig(); err != nil {
+		return &missing{"the blackhole routes", err}
 	}
 	if err := s.writeSubnetEnv(); err != nil {
 		return &missing{"the subnet file", err}
@@ -172,6 +181,7 @@ func (s *session) writeSubnetEnv() error {
 		IPv6Network: s.node.config.IPv6.Network,
 		IPv6Subnet:  s.node.own.IPv6Subnet,
 		MTU:         s.engine.MTU(),
+		IPMasq:      s.options.ipMasq,
 	}
 	if env == s.written {
 		return nil

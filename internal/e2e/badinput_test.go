@@ -73,6 +73,7 @@ func (s *site) flagsAnyInterface(more ...string) []string {
 		"--lease-file=" + s.leaseFile,
 		"--subnet-file=" + filepath.Join(s.dir, "subnet.env"),
 		"--control-socket=" + filepath.Join(s.dir, "twilld.sock"),
+		noRules,
 	}, more...)
 }
 
@@ -222,7 +223,7 @@ func TestWrongCommandLineIsAUsageError(t *testing.T) {
 		{"empty list", "--etcd-endpoints=http://192.0.2.1:2379,", []string{"-etcd-endpoints", "want one or more with commas in between"}},
 		{"half a user", "--etcd-username=twill", []string{"--etcd-username and --etcd-password come together"}},
 		{"flannel's Kubernetes", "--kube-subnet-mgr", []string{"--kube-subnet-mgr", "does not read leases from Kubernetes", "--etcd-endpoints", "--lease-file"}},
-		{"flannel's rules", "--ip-masq", []string{"--ip-masq", "no firewall rules", "leave it out"}},
+		{"no period", "--iptables-resync=0", []string{"--iptables-resync: 0", "1 to 86400 seconds"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.refuses(t, refusal{2, c.says}, s.flags(c.flag)...)

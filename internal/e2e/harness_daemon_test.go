@@ -28,6 +28,9 @@ type daemon struct {
 	done   chan struct{} // closed when the process has ended
 }
 
+// noRules keeps firewall rules out of tests of other things.
+const noRules = "--iptables-forward-rules=false"
+
 // newDaemon prepares a twilld in ns, on the interface eth0, and starts nothing.
 // flags come after the usual ones, so they win.
 func newDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...string) *daemon {
@@ -41,7 +44,7 @@ func newDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...st
 	}
 	d.args = append([]string{
 		"--lease-file=" + leaseFile, "--iface=" + netlab.UnderlayLink,
-		"--subnet-file=" + d.subnetFile, "--control-socket=" + d.socket,
+		"--subnet-file=" + d.subnetFile, "--control-socket=" + d.socket, noRules,
 	}, flags...)
 	return d
 }
