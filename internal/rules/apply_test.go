@@ -260,3 +260,53 @@ func (l *lab) dumpOf(fl flavour) string {
 	}
 	return l.dump(fl)
 }
+
+// TestTwoNetworksOnOneHostShareTheChains: two daemons keep the rules of a network
+// each. Whoever starts last clears the chains, as stock does; then both stand, and
+// neither writes any more.
+func TestTwoNetworksOnOneHostShareTheChains(t *testing.T) {
+	each(t, func(t *testing.T, fl flavour) {
+		l := newLab(t, fl)
+		second := wanted(fl)
+		second.IPv4 = Pods{netip.MustParsePrefix("10.6.0.0/16"), netip.MustParsePrefix("10.6.1.0/24")}
+		second.IPv6 = Pods{netip.MustParsePrefix("fd00:10:6::/48"), netip.MustParsePrefix("fd00:10:6:1::/64")}
+		a, b := newRules(t, wanted(fl)), newRules(t, second)
+		l.apply(a)
+		l.apply(b)
+		l.apply(a) // its rules come back
+		l.apply(b)
+		l.apply(a)
+		l.writes()
+		for range 2 {
+			l.apply(a)
+			l.apply(b)
+		}
+		if w := l.writes(); w != nil {
+			t.Errorf("they write against each other: %q", w)
+		}
+		text := l.dump(fl)
+		for _, want := range []string{"10.5.1.0/24", "10.6.1.0/24", "fd00:10:5:1::/64", "fd00:10:6:1::/64"} {
+			if strings.Count(text, want) != 3 {
+				t.Errorf("%d rules with %s, want 3 in\n%s", strings.Count(text, want), want, text)
+			}
+		}
+		// A lost rule of the one comes back without a loss to the other.
+		if fl.nftables {
+			l.sh("nft add rule ip flannel-ipv4 forward ip saddr 10.5.0.0/16 accept")
+		} else {
+			l.sh("iptables -D FLANNEL-FWD -s 10.5.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT")
+		}
+		l.apply(a)
+		l.writes()
+		l.apply(b)
+		if w := l.writes(); w != nil {
+			t.Errorf("mending the one broke the other: %q", w)
+		}
+		if err := l.cleanUp(); err != nil {
+			t.Fatal(err)
+		}
+		if got := l.everything(); strings.Contains(got, "10.6.") {
+			t.Errorf("left\n%s", got)
+		}
+	})
+}

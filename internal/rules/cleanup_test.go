@@ -195,3 +195,19 @@ func TestCleanupGoesOnWhereSomethingFails(t *testing.T) {
 		t.Errorf("left\n%s", got)
 	}
 }
+
+// TestCleanupPassesOverWhatTheKernelDoesNotHave: where it has no nf_tables, nft
+// and iptables of that kind cannot have left anything.
+func TestCleanupPassesOverWhatTheKernelDoesNotHave(t *testing.T) {
+	l := newLab(t, iptablesLegacy)
+	l.apply(newRules(t, wanted(iptablesLegacy)))
+	for _, p := range []string{"nft", "iptables-nft", "ip6tables-nft"} {
+		l.program(p, `sh -c '[ "$*" = --version ] && echo "v1.8.9 (nf_tables)" || { echo "Failed to initialize nft: Protocol not supported" >&2; exit 1; }' sh "$@"`)
+	}
+	if err := l.cleanUp(); err != nil {
+		t.Error(err)
+	}
+	if got := l.sh("iptables-legacy-save; ip6tables-legacy-save"); strings.Contains(got, "FLANNEL") {
+		t.Errorf("left\n%s", got)
+	}
+}

@@ -67,14 +67,14 @@ func (t *iptables) randomFully(context.Context) (bool, error) { return t.HasRand
 func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 	var all []drift
 	for _, c := range chains {
-		rules, asked := want[c]
+		rules, asked := want.rules[c]
 		if !asked || t.only != nil && !slices.Contains(t.only, c.table) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		d, err := t.drift(c, rules)
+		d, err := t.drift(c, rules, want.tolerates)
 		if err != nil {
 			return nil, err
 		}
@@ -86,7 +86,7 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 }
 
 // drift compares one chain and the jump to it; nil if all is well.
-func (t *iptables) drift(c *chain, want []rule) (*drift, error) {
+func (t *iptables) drift(c *chain, want []rule, tolerates func([]string, *family) bool) (*drift, error) {
 	hook, err := t.List(c.table, c.hook)
 	if err != nil {
 		return nil, fmt.Errorf("read %s %s with %s: %w", c.table, c.hook, t, oneLine(err))
@@ -101,6 +101,15 @@ func (t *iptables) drift(c *chain, want []rule) (*drift, error) {
 		what = append(what, fmt.Sprintf("%s %s ", t, c.table)+fmt.Sprintf(format, args...))
 	}
 
+	// Rules of other networks stay, behind the wanted ones.
+	var mine, others []string
+	for _, line := range own {
+		if words := split(line); slices.Contains(words, c.comment) && tolerates(words, t.family) {
+			others = append(others, line)
+		} else {
+			mine = append(mine, line)
+		}
+	}
 	var lines [][]string
 	for _, r := range want {
 		lines = append(lines, append([]string{"-A", c.name}, r.iptables(c.comment)...))
@@ -108,7 +117,7 @@ func (t *iptables) drift(c *chain, want []rule) (*drift, error) {
 	switch {
 	case len(want) > 0 && !exists:
 		differs("has no chain %s", c.name)
-	case len(want) > 0 && !slices.EqualFunc(own, lines, isLine):
+	case len(want) > 0 && !slices.EqualFunc(mine, lines, isLine):
 		differs("%s has not the rules that it should have", c.name)
 	default:
 		lines = nil
@@ -117,6 +126,9 @@ func (t *iptables) drift(c *chain, want []rule) (*drift, error) {
 		tx.declare(c.name)
 		for _, l := range lines {
 			tx.add(l)
+		}
+		for _, l := range others {
+			tx.again(l)
 		}
 	}
 

@@ -96,7 +96,7 @@ func (t *nftables) compare(have listing, want target) (rewrite []*chain, what []
 	}
 	wanted := 0
 	for _, c := range chains {
-		rules, asked := want[c]
+		rules, asked := want.rules[c]
 		if len(rules) > 0 {
 			wanted++
 		}
@@ -112,14 +112,14 @@ func (t *nftables) compare(have listing, want target) (rewrite []*chain, what []
 			differs("has no chain %s", c.nft)
 		case got.hook != c.listed():
 			differs("hooks chain %s up as %s, not as %s", c.nft, got.hook, c.listed())
-		case !slices.Equal(got.rules, t.texts(rules)):
+		case !slices.Equal(slices.DeleteFunc(slices.Clone(got.rules), want.other(t.family)), t.texts(rules)):
 			differs("%s has not the rules that it should have", c.nft)
 		default:
 			continue
 		}
 		rewrite = append(rewrite, c)
 	}
-	if len(what) == 0 && wanted == 0 && len(want) == len(chains) && have.exists {
+	if len(what) == 0 && wanted == 0 && len(want.rules) == len(chains) && have.exists {
 		differs("is there, and not wanted")
 	}
 	return rewrite, what
@@ -137,7 +137,7 @@ func (t *nftables) mend(ctx context.Context, have listing, want target, rewrite 
 	}
 	tx := t.writer.NewTransaction()
 	keep := slices.ContainsFunc(chains, func(c *chain) bool {
-		rules, asked := want[c]
+		rules, asked := want.rules[c]
 		_, exists := have.chains[c.nft]
 		return len(rules) > 0 || !asked && exists
 	})
@@ -146,7 +146,7 @@ func (t *nftables) mend(ctx context.Context, have listing, want target, rewrite 
 		tx.Delete(&knftables.Table{})
 		rewrite = nil
 		for _, c := range chains {
-			if len(want[c]) > 0 {
+			if len(want.rules[c]) > 0 {
 				rewrite = append(rewrite, c)
 			}
 		}
@@ -156,13 +156,20 @@ func (t *nftables) mend(ctx context.Context, have listing, want target, rewrite 
 	}
 	for _, c := range rewrite {
 		got, exists := have.chains[c.nft]
-		if exists && !afresh && (len(want[c]) == 0 || got.hook != c.listed()) {
+		if exists && !afresh && (len(want.rules[c]) == 0 || got.hook != c.listed()) {
 			// A chain cannot be moved to another hook.
 			tx.Flush(&knftables.Chain{Name: c.nft})
 			tx.Delete(&knftables.Chain{Name: c.nft})
 		}
-		if len(want[c]) > 0 {
-			t.fill(tx, c, want[c])
+		if len(want.rules[c]) == 0 {
+			continue
+		}
+		t.fill(tx, c, want.rules[c])
+		// Rules of other networks stay, behind the wanted ones.
+		for _, text := range got.rules {
+			if want.other(t.family)(text) {
+				tx.Add(&knftables.Rule{Chain: c.nft, Rule: text})
+			}
 		}
 	}
 	if err := t.writer.Run(ctx, tx); err != nil {
@@ -183,6 +190,13 @@ func (t *nftables) fill(tx *knftables.Transaction, c *chain, rules []rule) {
 	tx.Flush(&knftables.Chain{Name: c.nft})
 	for _, text := range t.texts(rules) {
 		tx.Add(&knftables.Rule{Chain: c.nft, Rule: text})
+	}
+}
+
+// other returns a function that finds the rules of other networks.
+func (t target) other(f *family) func(text string) bool {
+	return func(text string) bool {
+		return !strings.Contains(text, "{") && t.tolerates(strings.Fields(text), f)
 	}
 }
 

@@ -27,6 +27,12 @@ func (tx *transaction) add(words []string) {
 	tx.line("%s", strings.Join(quoted, " "))
 }
 
+// again adds a rule that iptables -S has listed.
+func (tx *transaction) again(line string) {
+	line, _ = cutCounters(line)
+	tx.line("%s", line)
+}
+
 // delete deletes a rule that iptables -S has listed, the first of its like.
 func (tx *transaction) delete(line string) {
 	line, _ = cutCounters(line)

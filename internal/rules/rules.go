@@ -127,9 +127,12 @@ func (r *Rules) Run(ctx context.Context) error {
 }
 
 // Apply makes the rules as they are wanted. It writes nothing if they are so
-// already. What the host's other tools have of flannel's from an earlier
-// configuration, it removes once the wanted rules stand. A family that fails
-// does not keep the other from its rules.
+// already. A family that fails does not keep the other from its rules.
+//
+// The first Apply, and the first after what is wanted has changed, also removes
+// what else there is of flannel's, whichever tool made it, once the wanted rules
+// stand. If another daemon serves another network on this host, its next resync
+// puts its rules back, and from then on they are left where they are.
 func (r *Rules) Apply(ctx context.Context) error {
 	r.work.Lock()
 	defer r.work.Unlock()
@@ -140,7 +143,9 @@ func (r *Rules) Apply(ctx context.Context) error {
 	mended, err := r.apply(ctx, w)
 	if err == nil && (r.swept == nil || *r.swept != w) {
 		r.sweep(ctx, w)
-		r.swept = &w
+		if ctx.Err() == nil {
+			r.swept = &w
+		}
 	}
 
 	r.mu.Lock()
@@ -196,7 +201,7 @@ func targetOf(ctx context.Context, w Wanted, f *family, t tool, all bool) (targe
 	if w.Masquerade && w.RandomFully && w.of(f) != (Pods{}) {
 		var err error
 		if random, err = t.randomFully(ctx); err != nil {
-			return nil, err
+			return target{}, err
 		}
 	}
 	return w.target(f, random, all), nil
@@ -246,7 +251,7 @@ func (r *Rules) sweep(ctx context.Context, w Wanted) {
 			if err == nil {
 				_, err = r.reconcile(ctx, t, want)
 			}
-			if err != nil && ctx.Err() == nil {
+			if err != nil && ctx.Err() == nil && !kernelLacks(err) {
 				r.log.Warn("firewall rules of an earlier configuration may be left",
 					logging.KeyError, r.host.explain(f, err))
 			}

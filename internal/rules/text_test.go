@@ -121,7 +121,7 @@ func TestEveryRuleIsInTheTextOfStockFlannel(t *testing.T) {
 	for _, f := range families {
 		w := wanted(iptablesNFT)
 		for _, c := range chains {
-			for _, r := range w.target(f, true, true)[c] {
+			for _, r := range w.target(f, true, true).rules[c] {
 				var tx transaction
 				tx.add(append([]string{"-A", c.name}, r.iptables(c.comment)...))
 				if !strings.Contains(string(text), tx.lines[0]+"\n") {

@@ -51,6 +51,9 @@ func (h host) open(f *family, nftables bool) (tool, error) {
 // kind once. That one is not installed, or cannot run, is no error: then it did
 // not make rules here, or nothing can be done about them.
 func (h host) tools(f *family) []tool {
+	if f == &ipv6 && !h.hasIPv6() {
+		return nil
+	}
 	var all []tool
 	if t, err := openNFTables(f); err == nil {
 		all = append(all, t)
@@ -90,9 +93,24 @@ func (h host) explain(f *family, err error) error {
 	return err
 }
 
+// noNFTables is what nft and iptables of that kind say where the kernel has no
+// nf_tables.
+const noNFTables = "Protocol not supported"
+
+// kernelLacks says whether a tool failed because the kernel does not have that
+// which it works on, so that it cannot have left anything there.
+func kernelLacks(err error) bool { return strings.Contains(err.Error(), noNFTables) }
+
+// hasIPv6 says whether the kernel speaks IPv6.
+func (h host) hasIPv6() bool {
+	_, err := os.Stat(filepath.Join(h.procNet, "if_inet6"))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // remedies tells by what a tool says what to do about it. The first that fits
 // counts.
 var remedies = []struct{ says, remedy string }{
+	{noNFTables, "this kernel has no nftables; install iptables-legacy, or take EnableNFTables out of the network config"},
 	{"xtables lock", "see who holds it with 'fuser -v /run/xtables.lock'"},
 	{"you must be root", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
 	{"Operation not permitted", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
@@ -107,10 +125,8 @@ var remedies = []struct{ says, remedy string }{
 
 // remedy returns what can be done about an error of a tool, if it is known.
 func (h host) remedy(f *family, err error) string {
-	if f == &ipv6 {
-		if _, e := os.Stat(filepath.Join(h.procNet, "if_inet6")); errors.Is(e, fs.ErrNotExist) {
-			return "IPv6 is turned off in this kernel; boot without ipv6.disable=1, or set EnableIPv6 to false in the network config"
-		}
+	if f == &ipv6 && !h.hasIPv6() {
+		return "IPv6 is turned off in this kernel; boot without ipv6.disable=1, or set EnableIPv6 to false in the network config"
 	}
 	var missing *exec.Error
 	if errors.As(err, &missing) {

@@ -66,26 +66,32 @@ func (w Wanted) normal() (Wanted, error) {
 	return w, nil
 }
 
-// target is what is to be in the chains of one family. A chain that is not a
-// key is left alone, one without rules is removed.
-type target map[*chain][]rule
+// target is what is to be in the chains of one family.
+type target struct {
+	// rules has the chains that matter. One without rules is removed.
+	rules map[*chain][]rule
+	// beside, if it is valid, is the network of these rules, and rules of
+	// other networks may stand beside them: several daemons on one host share
+	// flannel's chains.
+	beside netip.Prefix
+}
 
 // target returns the rules of a family. Masquerading chooses ports at random if
-// random is set. With all, the chains that are not wanted are to be removed.
+// random is set. With all, there is to be nothing else.
 func (w Wanted) target(f *family, random, all bool) target {
-	t := target{}
+	p := w.of(f)
+	t := target{rules: make(map[*chain][]rule), beside: p.Network}
 	if all {
 		t = nothing()
 	}
-	p := w.of(f)
 	if p == (Pods{}) {
 		return t
 	}
 	if w.Masquerade {
-		t[&masquerading] = w.masquerade(f, p, random)
+		t.rules[&masquerading] = w.masquerade(f, p, random)
 	}
 	if w.Forward {
-		t[&forwarding] = []rule{
+		t.rules[&forwarding] = []rule{
 			{src: in(p.Network), do: accept},
 			{dst: in(p.Network), do: accept},
 		}
@@ -94,7 +100,29 @@ func (w Wanted) target(f *family, random, all bool) target {
 }
 
 // nothing is the target of a clean-up.
-func nothing() target { return target{&masquerading: nil, &forwarding: nil} }
+func nothing() target {
+	return target{rules: map[*chain][]rule{&masquerading: nil, &forwarding: nil}}
+}
+
+// tolerates says whether a rule, given as its words, is one of flannel's for
+// another network, which may stand beside the wanted ones.
+func (t target) tolerates(words []string, f *family) bool {
+	if !t.beside.IsValid() {
+		return false
+	}
+	elsewhere := false
+	for _, w := range words {
+		p, err := netip.ParsePrefix(w)
+		switch {
+		case err != nil || p == f.multicast:
+		case p.Overlaps(t.beside):
+			return false
+		default:
+			elsewhere = true
+		}
+	}
+	return elsewhere
+}
 
 func (w Wanted) masquerade(f *family, p Pods, random bool) []rule {
 	masq := masquerade
