@@ -199,7 +199,7 @@ var flags = []flagDef{
 		"accept packets of the network in FORWARD, whatever that chain's policy",
 		func(o *options) any { return &o.forwardRules }, nil},
 	{groupRules, "iptables-resync", "SECONDS",
-		"how often it is looked whether the rules are still there",
+		"how often it is looked whether rules, blackhole routes and subnet file are still there",
 		func(o *options) any { return &o.resync }, nil},
 	{groupRules, "ip-blackhole-route", "",
 		"drop packets to addresses of the node's subnet that nobody has, instead of sending them where the default route leads",

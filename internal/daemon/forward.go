@@ -61,12 +61,9 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 		defer ticker.Stop()
 		alive = ticker.C
 	}
-	var redig <-chan time.Time
-	if d.options.blackhole {
-		ticker := time.NewTicker(s.firewall.resync)
-		defer ticker.Stop()
-		redig = ticker.C
-	}
+	// What others have removed is put back.
+	look := time.NewTicker(s.firewall.resync)
+	defer look.Stop()
 	for err == nil {
 		select {
 		case <-ctx.Done():
@@ -84,7 +81,7 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 			s.settle(ctx)
 		case <-s.retry.C:
 			s.settle(ctx)
-		case <-redig:
+		case <-look.C:
 			s.settle(ctx)
 		case <-alive:
 			d.tellManager(notifyAlive)

@@ -170,3 +170,20 @@ func TestServiceManagerIsToldOfAChange(t *testing.T) {
 		}
 	}
 }
+
+func TestSubnetFileThatIsRemovedComesBack(t *testing.T) {
+	h := newHost(t)
+	h.options.resync = 1
+	h.start(t)
+	want := h.subnetEnv(t)
+	if err := os.Remove(h.options.subnetFile); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually(t, "it is back", func() bool {
+		text, err := os.ReadFile(h.options.subnetFile)
+		return err == nil && string(text) == want
+	})
+	if n := strings.Count(h.logged(), "msg=ready"); n != 1 {
+		t.Errorf("ready %d times:\n%s", n, h.logged())
+	}
+}

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -183,7 +185,7 @@ func (s *session) writeSubnetEnv() error {
 		MTU:         s.engine.MTU(),
 		IPMasq:      s.options.ipMasq,
 	}
-	if env == s.written {
+	if there, err := os.ReadFile(s.options.subnetFile); err == nil && env == s.written && bytes.Equal(there, env.Text()) {
 		return nil
 	}
 	if err := env.Write(s.options.subnetFile); err != nil {
