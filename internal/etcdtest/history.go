@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/gaissmai/bart"
@@ -21,20 +23,22 @@ import (
 // events it has looked at.
 func CheckHistory(t testing.TB, client *clientv3.Client, prefix string) int {
 	t.Helper()
-	events := history(t, client, path.Join(prefix, "subnets")+"/")
-	for _, fault := range Faults(events, path.Join(prefix, "subnets")+"/") {
+	subnets := path.Join(prefix, "subnets") + "/"
+	events := slices.DeleteFunc(history(t, client, path.Join(prefix)+"/"), func(e *clientv3.Event) bool {
+		return !strings.HasPrefix(string(e.Kv.Key), subnets)
+	})
+	for _, fault := range Faults(events, subnets) {
 		t.Errorf("history of %s: %s", prefix, fault)
 	}
 	return len(events)
 }
 
-// history returns all events up to now.
+// history returns all events up to now of the keys that begin with keys.
 func history(t testing.TB, client *clientv3.Client, keys string) []*clientv3.Event {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	// The last event has this revision or one below, and a put of our own marks
-	// the end.
+	// A key of no meaning marks the end.
 	end, err := client.Put(ctx, keys+"end-of-history", "")
 	if err != nil {
 		t.Fatal(err)

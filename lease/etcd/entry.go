@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -56,9 +55,12 @@ func (l layout) parse(kv *mvccpb.KeyValue) (e entry, err error) {
 // parse is that of the layout and logs, once for each version of a key, what it cannot use.
 func (s *Store) parse(kv *mvccpb.KeyValue) (entry, bool) {
 	e, err := s.layout.parse(kv)
-	if fault := errors.Join(err, e.bad); fault != nil && s.faults.isNew(e.raw, e.revision) {
-		s.log.Warn("lease in etcd not readable, passed over", logging.KeyKey, e.raw, logging.KeyError, fault,
-			logging.KeyRemedy, `write {"PublicIP":"192.0.2.1"} with the node's address to it, or delete it`)
+	fault, remedy := err, "delete it"
+	if err == nil {
+		fault, remedy = e.bad, `write {"PublicIP":"192.0.2.1"} with the node's address to it, or delete it`
+	}
+	if fault != nil && s.faults.isNew(e.raw, e.revision) {
+		s.log.Warn("lease in etcd not readable, passed over", logging.KeyKey, e.raw, logging.KeyError, fault, logging.KeyRemedy, remedy)
 	}
 	return e, err == nil
 }

@@ -18,6 +18,7 @@ import (
 )
 
 func TestAStartWaitsForEtcdAndSaysSo(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, ipv4Only)
 	server.Kill()
@@ -54,6 +55,7 @@ func TestAStartWaitsForEtcdAndSaysSo(t *testing.T) {
 }
 
 func TestAWatchOutlivesACrashOfEtcd(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, ipv4Only)
 	s := n.store()
@@ -82,10 +84,12 @@ func TestAWatchOutlivesACrashOfEtcd(t *testing.T) {
 }
 
 func TestACompactionWhileTheNodeWasAwayLosesNothing(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, ipv4Only)
 	n.put("subnets/10.5.1.0-24", value(2))
 	n.put("subnets/10.5.2.0-24", value(3))
+	n.put("subnets/10.5.4.0-24", value(5))
 	relay := etcdtest.NewRelay(t, server.Endpoint)
 	s := n.store(func(o *Options) { o.Endpoints = []string{relay.Endpoint} })
 	n.acquire(s, node(1), "10.5.52.0/24")
@@ -97,6 +101,7 @@ func TestACompactionWhileTheNodeWasAwayLosesNothing(t *testing.T) {
 	n.delete("subnets/10.5.1.0-24")
 	n.put("subnets/10.5.2.0-24", value(22))
 	n.put("subnets/10.5.3.0-24", value(4))
+	n.put("subnets/10.5.4.0-24", "rubbish")
 	resp, err := n.client.Get(n.ctx(), "any")
 	if err != nil {
 		t.Fatal(err)
@@ -105,16 +110,17 @@ func TestACompactionWhileTheNodeWasAwayLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	relay.Heal()
-	w.until("10.5.2.0-24 of 192.0.2.22", "10.5.3.0-24 of 192.0.2.4", "10.5.52.0-24 of 192.0.2.1")
+	w.until("10.5.2.0-24 of 192.0.2.22", "10.5.3.0-24 of 192.0.2.4", "10.5.4.0-24 of 192.0.2.5", "10.5.52.0-24 of 192.0.2.1")
 	if w.snapshots != 2 {
 		t.Errorf("%d snapshots, want another after the compaction", w.snapshots)
 	}
 	w.notLost()
 	n.delete("subnets/10.5.3.0-24") // and it goes on
-	w.until("10.5.2.0-24 of 192.0.2.22", "10.5.52.0-24 of 192.0.2.1")
+	w.until("10.5.2.0-24 of 192.0.2.22", "10.5.4.0-24 of 192.0.2.5", "10.5.52.0-24 of 192.0.2.1")
 }
 
 func TestAPartitionShorterThanTheLeaseChangesNothing(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, ipv4Only)
 	relay := etcdtest.NewRelay(t, server.Endpoint)
@@ -142,6 +148,7 @@ func TestAPartitionShorterThanTheLeaseChangesNothing(t *testing.T) {
 }
 
 func TestALeaseLostInALongPartitionIsToldAtItsEnd(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, ipv4Only)
 	relay := etcdtest.NewRelay(t, server.Endpoint)
@@ -173,6 +180,7 @@ func TestALeaseLostInALongPartitionIsToldAtItsEnd(t *testing.T) {
 }
 
 func TestAnEtcdThatWasPutBackIsReadAnew(t *testing.T) {
+	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, ipv4Only)
 	n.put("subnets/10.5.1.0-24", value(2))
@@ -205,6 +213,7 @@ func TestAnEtcdThatWasPutBackIsReadAnew(t *testing.T) {
 }
 
 func TestTwoOfThreeMembersAreEnough(t *testing.T) {
+	t.Parallel()
 	servers := etcdtest.StartCluster(t, 3, etcdtest.Options{})
 	n := networkOn(t, servers[0], ipv4Only)
 	for _, s := range servers[1:] {
@@ -251,6 +260,7 @@ func TestTwoOfThreeMembersAreEnough(t *testing.T) {
 // leases and start again, on few subnets and for short terms, while etcd crashes
 // and their wires are cut, and reads etcd's log then.
 func TestNoSubnetHasTwoOwnersWhateverHappens(t *testing.T) {
+	t.Parallel()
 	const nodes = 12
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","SubnetMax":"10.5.14.0","IPv6SubnetMax":"fc00:5:0:e::"}`)

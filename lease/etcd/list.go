@@ -4,6 +4,9 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/lease"
 )
@@ -44,7 +47,7 @@ func (s *Store) expirations(ctx context.Context, entries []entry) error {
 	for range min(asking, len(entries)) {
 		workers.Go(func() {
 			for e := range work {
-				until, err := s.expiration(ctx, e.hangs, passes)
+				until, err := s.expiration(ctx, e.hangs)
 				if err != nil {
 					failed.Do(func() { first = err })
 					cancel() // the rest fails at once
@@ -61,4 +64,19 @@ func (s *Store) expirations(ctx context.Context, entries []entry) error {
 	close(work)
 	workers.Wait()
 	return first
+}
+
+// expiration asks etcd until when a lease lasts.
+func (s *Store) expiration(ctx context.Context, id clientv3.LeaseID) (time.Time, error) {
+	var until time.Time
+	err := s.ride(ctx, "ask how long a lease lasts", passes, func(ctx context.Context) error {
+		asked := time.Now()
+		resp, err := s.client.TimeToLive(ctx, id)
+		if err != nil {
+			return err
+		}
+		until = asked.Add(max(0, time.Duration(resp.TTL)*time.Second)) // -1: it is over
+		return nil
+	})
+	return until, err
 }

@@ -15,8 +15,7 @@ import (
 // one and is returned without Expiration.
 //
 // It changes nothing and returns an error that wraps lease.ErrLost if the lease
-// has expired, was deleted, or is now another node's. Several calls should not
-// run at once.
+// has expired, was deleted, or is now another node's.
 func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, error) {
 	op := "renew " + s.layout.key(own.Key())
 	value, err := lease.EncodeAttrs(own.Attrs)

@@ -55,6 +55,7 @@ func as(user string, secret Secret) func(*Options) {
 }
 
 func TestAWrongPasswordIsToldAtOnceAndNeverShown(t *testing.T) {
+	t.Parallel()
 	_, n := withUsers(t)
 	const wrong = "incorrect donkey"
 	o := Options{Endpoints: n.endpoints, Prefix: n.prefix, Logger: n.store(as("node", password)).log}
@@ -80,6 +81,7 @@ func TestAWrongPasswordIsToldAtOnceAndNeverShown(t *testing.T) {
 }
 
 func TestAUserNeedsRightsForConfigAndSubnetsOnly(t *testing.T) {
+	t.Parallel()
 	_, n := withUsers(t)
 	s := n.store(as("node", password))
 	own := n.acquire(s, node(1), "10.5.52.0/24")
@@ -101,6 +103,7 @@ func TestAUserNeedsRightsForConfigAndSubnetsOnly(t *testing.T) {
 // TestALogInThatExpiresIsMadeAnew has etcd forget its tokens, as it does when it
 // restarts and when they are not used.
 func TestALogInThatExpiresIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	server, n := withUsers(t, "--auth-token-ttl=1")
 	s := n.store(as("node", password))
 	own := n.acquire(s, node(1), "10.5.52.0/24")
@@ -117,6 +120,7 @@ func TestALogInThatExpiresIsMadeAnew(t *testing.T) {
 }
 
 func TestTLSWantsTheRightAuthorityAndACertificate(t *testing.T) {
+	t.Parallel()
 	ca, stranger := etcdtest.NewAuthority(t), etcdtest.NewAuthority(t)
 	server := etcdtest.Start(t, etcdtest.Options{CA: ca})
 	n := networkOn(t, server, ipv4Only)
@@ -140,19 +144,22 @@ func TestTLSWantsTheRightAuthorityAndACertificate(t *testing.T) {
 		{"no certificate", func(o *Options) { o.CAFile = ca.CertFile }, []string{"check --etcd-certfile"}},
 		{"a stranger's certificate", func(o *Options) { o.CAFile, o.CertFile, o.KeyFile = ca.CertFile, strangeCert, strangeKey }, []string{"check --etcd-certfile"}},
 	} {
-		s := n.store(tt.change)
-		ctx, cancel := context.WithTimeout(n.ctx(), 2*time.Second)
-		_, err := s.Config(ctx)
-		cancel()
-		for _, want := range tt.want {
-			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: got %v, want %s", tt.name, err, want)
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(n.ctx(), 2*time.Second)
+			defer cancel()
+			_, err := n.store(tt.change).Config(ctx)
+			for _, want := range tt.want {
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v, want %s", err, want)
+				}
 			}
-		}
+		})
 	}
 }
 
 func TestAClientCertificateIsReadAgainForEachConnection(t *testing.T) {
+	t.Parallel()
 	ca, stranger := etcdtest.NewAuthority(t), etcdtest.NewAuthority(t)
 	server := etcdtest.Start(t, etcdtest.Options{CA: ca})
 	n := networkOn(t, server, ipv4Only)

@@ -195,10 +195,11 @@ func (w *watcher) withExpiration(ctx context.Context, own held, e entry) entry {
 	case e.hangs == own.hangs:
 		e.Expiration = own.lease.Expiration
 	default: // written by another hand, or by a renewal that is not yet over
-		until, err := w.expiration(ctx, e.hangs, always)
-		if err == nil {
-			e.Expiration = until
+		until, err := w.expiration(ctx, e.hangs)
+		if err != nil {
+			until = time.Now() // rather renewed too early than never
 		}
+		e.Expiration = until
 	}
 	return e
 }
@@ -240,19 +241,4 @@ func (w *watcher) send(ctx context.Context, u lease.Update) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// expiration asks etcd until when a lease lasts.
-func (s *Store) expiration(ctx context.Context, id clientv3.LeaseID, passes func(error) bool) (time.Time, error) {
-	var until time.Time
-	err := s.ride(ctx, "ask how long a lease lasts", passes, func(ctx context.Context) error {
-		asked := time.Now()
-		resp, err := s.client.TimeToLive(ctx, id)
-		if err != nil {
-			return err
-		}
-		until = asked.Add(max(0, time.Duration(resp.TTL)*time.Second)) // -1: it is over
-		return nil
-	})
-	return until, err
 }
