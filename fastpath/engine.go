@@ -22,11 +22,13 @@ import (
 // Config says what an Engine connects and how.
 type Config struct {
 	Device *tun.Device     // one shard for each of its queues; it stays the caller's
+	Pairs  int             // of threads, over which the shards are spread; 0: one for each shard
 	MTU    encap.TunnelMTU // of the device
 	Local  netip.AddrPort  // where the sockets are bound; its family is that of the underlay
 
 	UDPGSO, UDPGRO, TunGRO offload.Switch
 	BusyPoll               offload.Switch // look for packets for a short while before sleeping
+	SourcePorts            offload.Switch // each shard sends from a port of its own
 	SourceCheck            SourceCheck
 	Logger                 *slog.Logger
 }
@@ -34,11 +36,13 @@ type Config struct {
 // Engine forwards between a TUN device and UDP sockets.
 type Engine struct {
 	shards    []*shard
+	pairs     int             // of threads
 	states    []offload.State // as probed; Offloads adds what happened since
 	stop      int             // eventfd: readable when the engine stops, for threads that sleep
 	stopping  atomic.Bool     // the same for threads that always find work
 	peers     atomic.Pointer[Peers]
-	spinSlots atomic.Int32 // how many more threads may spin
+	bulk      atomic.Int64 // when a thread last had a large batch, see spinner
+	spinSlots atomic.Int32 // how many more threads may spin; 0 also if none ever
 	closed    sync.Once
 }
 
@@ -46,7 +50,8 @@ type Engine struct {
 type shard struct {
 	index       int
 	queue       tun.Queue
-	fd          int // UDP socket
+	fd          int // UDP socket that receives
+	sendFD      int // fd, or a socket with a port of its own
 	stop        int
 	stopping    *atomic.Bool
 	local       netip.Addr
@@ -61,8 +66,6 @@ type shard struct {
 	counters    *metrics.Shard
 	logger      *slog.Logger
 
-	bulk         atomic.Int64  // when there was last a large batch, see spinner
-	spinSlots    *atomic.Int32 // of the engine; nil: no spinning
 	gsoRefused   atomic.Uint32 // errno with which the kernel refused GSO at run time
 	mergeRefused atomic.Bool   // the device refused a super-packet at run time
 
@@ -75,7 +78,10 @@ type shard struct {
 // New opens the sockets and probes the offloads. The device must be up, since
 // a super-packet is written to it as a probe. On failure nothing is left.
 func New(cfg Config) (e *Engine, err error) {
-	e = &Engine{stop: -1}
+	e = &Engine{stop: -1, pairs: cfg.Pairs}
+	if n := len(cfg.Device.Queues); e.pairs == 0 || e.pairs > n {
+		e.pairs = n
+	}
 	defer func() {
 		if err != nil {
 			_ = e.Close()
@@ -92,13 +98,33 @@ func New(cfg Config) (e *Engine, err error) {
 	e.peers.Store(NewPeers(nil, nil))
 	for i, fd := range fds {
 		e.shards = append(e.shards, &shard{
-			index: i, queue: cfg.Device.Queues[i], fd: fd, stop: e.stop, stopping: &e.stopping,
+			index: i, queue: cfg.Device.Queues[i], fd: fd, sendFD: fd, stop: e.stop, stopping: &e.stopping,
 			local: local.Addr(), mtu: cfg.MTU, segments: 1, sourceCheck: cfg.SourceCheck,
 			superTCP: cfg.Device.Granted.TCP(),
 			peers:    &e.peers, counters: new(metrics.Shard), logger: cfg.Logger,
 		})
 	}
 	return e, e.probe(&cfg)
+}
+
+// separate gives each shard a port of its own to send from.
+func (e *Engine) separate(local netip.AddrPort) (granted string, err error) {
+	if len(e.shards) == 1 {
+		return "", errors.New("the device has one queue")
+	}
+	fds, err := openSenders(local.Addr(), len(e.shards))
+	if err != nil {
+		return "", err
+	}
+	receivers := make([]int, len(e.shards))
+	for i, s := range e.shards {
+		s.sendFD, receivers[i] = fds[i], s.fd
+	}
+	granted = fmt.Sprintf("granted: %d ports", len(fds))
+	if err := steer(receivers, local); err != nil {
+		granted += fmt.Sprintf("; peers' ports are told apart by the kernel's hash only: %v", err)
+	}
+	return granted, nil
 }
 
 // probe finds out which offloads the kernel has and sets the shards up.
@@ -133,24 +159,29 @@ func (e *Engine) probe(cfg *Config) error {
 	if err != nil {
 		return err
 	}
+	ports, err := offload.Resolve("source-ports", cfg.SourcePorts, func() (string, error) {
+		return e.separate(netip.AddrPortFrom(e.shards[0].local, cfg.Local.Port()))
+	})
+	if err != nil {
+		return err
+	}
 	spin, err := offload.Resolve("busy-poll", cfg.BusyPoll, probeSpin)
 	if err != nil {
 		return err
 	}
-	e.spinSlots.Store(int32(spinThreads()))
-	e.states = []offload.State{cfg.Device.State, merge, gso, gro, spin}
+	if spin.InForce {
+		e.spinSlots.Store(int32(spinThreads()))
+	}
+	e.states = []offload.State{cfg.Device.State, merge, gso, gro, ports, spin}
 	for _, s := range e.shards {
 		s.segments = segments
-		if spin.InForce {
-			s.spinSlots = &e.spinSlots
-		}
 		s.mergeTCP = merge.InForce && cfg.Device.Granted.TCP()
 		s.mergeUDP = merge.InForce && mergesUDP(cfg.Device)
 		if gso.InForce {
-			s.sender = newMmsgSender(s.fd, ipv6)
+			s.sender = newMmsgSender(s.sendFD, ipv6)
 			continue
 		}
-		b, err := newBatchSender(s.fd, s.local)
+		b, err := newBatchSender(s.sendFD, s.local)
 		if err != nil {
 			return fmt.Errorf("open batch connection: %w", err)
 		}
@@ -193,20 +224,24 @@ func (e *Engine) Offloads() []offload.State {
 	return states
 }
 
-// loops returns the loops of the shard, one for each of its threads.
-func (s *shard) loops() []*loop {
-	tx, rx := newTX(s), newRX(s)
-	l := []*loop{
-		{directions: []direction{tx}, wake: newWaiter(s.stop, unix.POLLIN, s.queue.FD()), c: tx.c},
-		{directions: []direction{rx}, wake: newWaiter(s.stop, unix.POLLIN, s.fd), c: rx.c},
-	}
-	for i := range l {
-		l[i].stopping = s.stopping
-		if s.spinSlots != nil {
-			l[i].spin = spinner{bulk: &s.bulk, slots: s.spinSlots}
+// loops returns the loops of all threads: pairs of one that sends and one that
+// receives, for every len(e.shards)/pairs shards.
+func (e *Engine) loops() []*loop {
+	pairs := make([]struct{ tx, rx *loop }, e.pairs)
+	var all []*loop
+	for i := range pairs {
+		p := &pairs[i]
+		p.tx, p.rx = newLoop(e), newLoop(e)
+		all = append(all, p.tx, p.rx)
+		arena, slots := make([]byte, txArena), make([]byte, rxSlots*slotSize)
+		for j := i; j < len(e.shards); j += len(pairs) {
+			s := e.shards[j]
+			tx, rx := newTX(s, arena), newRX(s, slots)
+			p.tx.add(tx, s.queue.FD(), tx.c)
+			p.rx.add(rx, s.fd, rx.c)
 		}
 	}
-	return l
+	return all
 }
 
 // reserveProcessors makes room in Go's scheduler for n threads that are always
@@ -227,18 +262,17 @@ func (e *Engine) Run(ctx context.Context) error {
 		failed sync.Once
 		first  error
 	)
-	reserveProcessors(2 * len(e.shards))
-	for _, s := range e.shards {
-		for _, l := range s.loops() {
-			wg.Go(func() {
-				runtime.LockOSThread()
-				defer runtime.UnlockOSThread()
-				if err := l.run(); err != nil {
-					failed.Do(func() { first = err })
-					e.wakeAll()
-				}
-			})
-		}
+	loops := e.loops()
+	reserveProcessors(len(loops))
+	for _, l := range loops {
+		wg.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			if err := l.run(); err != nil {
+				failed.Do(func() { first = err })
+				e.wakeAll()
+			}
+		})
 	}
 	defer context.AfterFunc(ctx, e.wakeAll)()
 	wg.Wait()
@@ -261,6 +295,9 @@ func (e *Engine) Close() error {
 				errs = append(errs, b.close())
 			}
 			errs = append(errs, unix.Close(s.fd))
+			if s.sendFD != s.fd {
+				errs = append(errs, unix.Close(s.sendFD))
+			}
 		}
 		if e.stop >= 0 {
 			errs = append(errs, unix.Close(e.stop))

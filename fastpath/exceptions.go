@@ -40,11 +40,11 @@ func (e *exceptions) tooBig(peer *Peer, m *message) (sent bool) {
 	}
 	if !h.DontFragment(pkt) || h.Version == 6 && h.Len <= encap.MinIPv6MTU {
 		ipv6 := s.local.Is6()
-		if setFragmenting(s.fd, ipv6, true) != nil {
+		if setFragmenting(s.sendFD, ipv6, true) != nil {
 			return false
 		}
 		n, _ := s.sender.send([]message{*m})
-		_ = setFragmenting(s.fd, ipv6, false)
+		_ = setFragmenting(s.sendFD, ipv6, false)
 		return n == 1
 	}
 	if !s.icmpLimit.allow(time.Now()) {

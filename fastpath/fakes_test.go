@@ -87,7 +87,7 @@ func newShard(q tun.Queue, to sender) *shard {
 	peers := new(atomic.Pointer[Peers])
 	peers.Store(nodes)
 	return &shard{
-		queue: q, fd: -1, stop: -1, stopping: new(atomic.Bool),
+		queue: q, fd: -1, sendFD: -1, stop: -1, stopping: new(atomic.Bool),
 		local: netip.MustParseAddr("192.0.2.1"), mtu: 1472,
 		sender: to, segments: maxSegmentsOld,
 		superTCP: true, mergeTCP: true, mergeUDP: true,

@@ -65,6 +65,17 @@ func addAddr(t *testing.T, name, prefix string) {
 	if err := netlink.AddrAdd(link, addr); err != nil {
 		t.Fatalf("add %s to %s: %v", prefix, name, err)
 	}
+	// The kernel adds the local route of an IPv6 address a moment later, in a
+	// worker (addrconf_dad_work).
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		routes, err := netlink.RouteGet(addr.IP)
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no local route to %s: %v, %v", prefix, routes, err)
+		}
+	}
 }
 
 // device makes flannel0.
@@ -144,8 +155,8 @@ func receive(t *testing.T, fd, n int) (got [][]byte) {
 	t.Helper()
 	b := make([]byte, 1<<16)
 	for range n {
-		if ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); err != nil || ready == 0 {
-			t.Fatalf("%d of %d datagrams within 5 s (%v)", len(got), n, err)
+		if !readable(fd, 5000) {
+			t.Fatalf("%d of %d datagrams within 5 s", len(got), n)
 		}
 		size, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
 		if err != nil {
@@ -530,7 +541,7 @@ func TestPacketTooBigForThePath(t *testing.T) {
 				e := newEngine(t, cfg)
 				node := openUDP(t, "203.0.113.1")
 				e.SetPeers(NewPeers(own, []*Peer{NewPeer(peerB.Subnets, node.addr)}))
-				x := newTX(e.shards[0])
+				x := newTX(e.shards[0], make([]byte, txArena))
 				pod := openUDP(t, "10.5.1.9")
 				dst := netip.MustParseAddrPort("10.5.2.9:7777")
 				send := func() error { return unix.Sendto(pod.fd, pattern(1444), 0, sockaddr(dst)) }
@@ -539,7 +550,7 @@ func TestPacketTooBigForThePath(t *testing.T) {
 				}
 				// On this thread, since it asks for the path in its namespace.
 				x.resolver.use(e.Peers())
-				wake := newWaiter(x.shard.stop, unix.POLLIN, x.shard.queue.FD())
+				wake := waiterFor(x.shard.stop, x.shard.queue.FD(), unix.POLLIN)
 				for wake.wait(); dropped(x.c) == 0; x.sends.flush() {
 					if _, _, errno := x.batch(); errno != unix.EAGAIN {
 						t.Fatal(errno)

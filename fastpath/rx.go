@@ -37,14 +37,17 @@ type rx struct {
 	overflow uint32
 }
 
-func newRX(s *shard) *rx {
+// newRX returns the receiving direction of s. arena has rxSlots slots of slotSize
+// bytes; directions that run on one thread may share it, since it is free again
+// when poll returns.
+func newRX(s *shard, arena []byte) *rx {
 	r := &rx{
 		shard:   s,
 		msgs:    make([]mmsghdr, rxSlots),
 		iov:     make([]unix.Iovec, rxSlots),
 		names:   make([]unix.RawSockaddrInet6, rxSlots),
 		control: make([]byte, rxSlots*recvControlLen),
-		arena:   make([]byte, rxSlots*slotSize),
+		arena:   arena,
 		check:   sourceChecker{mode: s.sourceCheck, resolver: newResolver()},
 		merge:   encap.NewCoalescer(rxPackets, s.mergeTCP, s.mergeUDP),
 		parts:   make([][]byte, 0, rxPackets+1),

@@ -17,7 +17,9 @@ import (
 const fromB = "192.0.2.2"
 
 // newTestRX is an RX direction that writes to q.
-func newTestRX(q *fakeQueue) *rx { return newRX(newShard(q, discard{})) }
+func newTestRX(q *fakeQueue) *rx {
+	return newRX(newShard(q, discard{}), make([]byte, rxSlots*slotSize))
+}
 
 // tcpTrain is n segments of a TCP flow from peerB's pod to ours, size payload
 // bytes each, the last of them last.
@@ -127,7 +129,7 @@ func TestWithoutMergingEachPacketIsWritten(t *testing.T) {
 	q := new(fakeQueue)
 	s := newShard(q, discard{})
 	s.mergeTCP, s.mergeUDP = false, false
-	r := newRX(s)
+	r := newRX(s, make([]byte, rxSlots*slotSize))
 	pkts := append(tcpTrain(5, 1000, 10), udpTrain(5, 1000, 10)...)
 	arrive(t, r, train(pkts[:5]), train(pkts[5:]))
 	r.write()
@@ -364,7 +366,7 @@ func TestPeersCountWhatTheySent(t *testing.T) {
 	b, c := NewPeer(peerB.Subnets, peerB.Endpoint), NewPeer(peerC.Subnets, peerC.Endpoint)
 	s := newShard(new(fakeQueue), discard{})
 	s.peers.Store(NewPeers(own, []*Peer{b, c}))
-	r := newRX(s)
+	r := newRX(s, make([]byte, rxSlots*slotSize))
 	pkts := udpTrain(5, 100, 100)
 	arrive(t, r, train(pkts), arrival{from: "192.0.2.3", b: pkts[0]}, // spoofed
 		arrival{from: "192.0.2.3", b: segment{src: "10.5.3.1", dst: "10.5.1.1", payload: pattern(10)}.bytes()})
@@ -384,7 +386,7 @@ func TestCheckOffAdmitsAllThatIsWellFormed(t *testing.T) {
 	q := new(fakeQueue)
 	s := newShard(q, discard{})
 	s.sourceCheck = CheckOff
-	r := newRX(s)
+	r := newRX(s, make([]byte, rxSlots*slotSize))
 	pkts := [][]byte{
 		segment{src: "172.16.0.1", dst: "172.16.0.2", payload: pattern(99)}.bytes(),
 		segment{src: "10.5.2.1", dst: "10.5.1.2", payload: pattern(98)}.bytes(),
@@ -419,7 +421,7 @@ func FuzzDecapsulate(f *testing.F) {
 	for mode := range rxs {
 		s := newShard(q, discard{})
 		s.sourceCheck = SourceCheck(mode)
-		rxs[mode] = newRX(s)
+		rxs[mode] = newRX(s, make([]byte, rxSlots*slotSize))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, size uint16, from, tos, mode uint8) {
 		b = b[:min(len(b), maxTrain4)]

@@ -112,9 +112,7 @@ func openSockets(local netip.AddrPort, n int) (fds []int, err error) {
 	for range n {
 		fd, err := openSocket(local, n > 1)
 		if err != nil {
-			for _, fd := range fds {
-				_ = unix.Close(fd)
-			}
+			closeAll(fds)
 			return nil, err
 		}
 		fds = append(fds, fd)

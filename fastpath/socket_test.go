@@ -79,8 +79,8 @@ func receiveAll(t *testing.T, r *rx, n int, each func(b []byte, info recvInfo, f
 // newSockRX is an RX direction that receives from fd.
 func newSockRX(fd int) *rx {
 	s := newShard(new(fakeQueue), discard{})
-	s.fd = fd
-	return newRX(s)
+	s.fd, s.sendFD = fd, fd
+	return newRX(s, make([]byte, rxSlots*slotSize))
 }
 
 // messages makes messages of single packets to peer, with different sizes and
@@ -181,7 +181,7 @@ func TestWaiter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(stop)
-	w := newWaiter(stop, unix.POLLIN, fd)
+	w := waiterFor(stop, fd, unix.POLLIN)
 	time.AfterFunc(10*time.Millisecond, func() { _ = unix.Sendto(peer.fd, []byte{1}, 0, peer.name) })
 	if !w.wait() {
 		t.Error("a datagram is taken for the end")

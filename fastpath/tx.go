@@ -23,14 +23,16 @@ type tx struct {
 	c        *metrics.Direction
 }
 
-func newTX(s *shard) *tx {
+// newTX returns the sending direction of s. arena has txArena bytes; directions
+// that run on one thread may share it, since it is free again when poll returns.
+func newTX(s *shard, arena []byte) *tx {
 	t := &tx{
 		shard:    s,
-		arena:    make([]byte, txArena),
+		arena:    arena,
 		resolver: newResolver(),
 		c:        &s.counters.TX,
 	}
-	t.sends = newSends(s.sender, &exceptions{shard: s, wake: newWaiter(s.stop, unix.POLLOUT, s.fd)},
+	t.sends = newSends(s.sender, &exceptions{shard: s, wake: waiterFor(s.stop, s.sendFD, unix.POLLOUT)},
 		s.segments, s.local.Is6(), t.c)
 	return t
 }

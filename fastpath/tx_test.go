@@ -20,7 +20,7 @@ import (
 // newTestTX is a TX direction between q and a kernel that takes all.
 func newTestTX(t testing.TB, q *fakeQueue) (*tx, *kernel) {
 	k := &kernel{t: t, segments: maxSegmentsOld}
-	return newTX(newShard(q, k)), k
+	return newTX(newShard(q, k), make([]byte, txArena)), k
 }
 
 // transmit hands reads to x as run does, until the queue is empty.
@@ -283,7 +283,7 @@ func TestLimiter(t *testing.T) {
 func TestGSORefusalIsShown(t *testing.T) {
 	q := new(fakeQueue)
 	k := &kernel{t: t, segments: maxSegmentsOld, script: refuseTrains(unix.EIO)}
-	x := newTX(newShard(q, k))
+	x := newTX(newShard(q, k), make([]byte, txArena))
 	b := superPacket(toB(5000), 1400)
 	want, err := cut(b)
 	if err != nil {
@@ -309,7 +309,7 @@ func (q *endless) Read(b []byte) (int, error) { return copy(b, q.b), nil }
 // TestStopUnderLoad: a direction that always finds work stops all the same.
 func TestStopUnderLoad(t *testing.T) {
 	q := &endless{b: read(tun.Header{}, toB(1000).bytes())}
-	x := newTX(newShard(q, discard{}))
+	x := newTX(newShard(q, discard{}), make([]byte, txArena))
 	fd, peer := loopbackPair(t)
 	r := newSockRX(fd)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -328,7 +328,7 @@ func TestStopUnderLoad(t *testing.T) {
 		"rx": {r, fd, r.shard.stopping},
 	} {
 		l := &loop{
-			directions: []direction{d.direction}, wake: newWaiter(-1, unix.POLLIN, d.fd),
+			directions: []direction{d.direction}, wake: waiterFor(-1, d.fd, unix.POLLIN),
 			stopping: d.stopping, c: new(metrics.Direction),
 		}
 		done := make(chan error, 1)

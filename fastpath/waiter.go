@@ -17,15 +17,27 @@ type waiter struct {
 	limit unix.Timespec // of a nap; the kernel writes what was left of it
 }
 
-// newWaiter returns a waiter for events on the descriptors fds. stop is
-// readable when the engine stops.
-func newWaiter(stop int, events int16, fds ...int) waiter {
-	w := waiter{fds: []unix.PollFd{{Fd: int32(stop), Events: unix.POLLIN}}}
-	for _, fd := range fds {
-		w.fds = append(w.fds, unix.PollFd{Fd: int32(fd), Events: events})
-	}
+// newWaiter returns a waiter for nothing but the end of the engine, at which
+// stop becomes readable.
+func newWaiter(stop int) waiter {
+	return waiter{fds: []unix.PollFd{{Fd: int32(stop), Events: unix.POLLIN}}}
+}
+
+// waiterFor returns a waiter for events on one descriptor.
+func waiterFor(stop, fd int, events int16) waiter {
+	w := newWaiter(stop)
+	w.add(fd, events)
 	return w
 }
+
+// add makes w wait for events on fd too.
+func (w *waiter) add(fd int, events int16) {
+	w.fds = append(w.fds, unix.PollFd{Fd: int32(fd), Events: events})
+}
+
+// ready reports whether the i-th descriptor added was ready when the last wait
+// ended.
+func (w *waiter) ready(i int) bool { return w.fds[i+1].Revents != 0 }
 
 // wait reports true when a descriptor is ready, or has an error that the next
 // call on it will tell, and false when the engine stops.

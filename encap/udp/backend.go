@@ -29,6 +29,10 @@ import (
 // about 1 MiB and two threads.
 const maxShards = 4
 
+// queuesPerPair is how many TUN queues and sockets a pair of threads reads in
+// turn, so that a flow waits behind a quarter of the others only.
+const queuesPerPair = 4
+
 // Config says what a Backend connects and how.
 type Config struct {
 	Underlay underlay.Interface
@@ -36,11 +40,12 @@ type Config struct {
 	Networks []netip.Prefix // of the whole cluster; routed into the device
 	Own      lease.Lease    // the lease of this node
 	TunName  string         // of the device, "flannel0"
-	Shards   int            // queues and sockets; 0: chosen by the number of CPUs
+	Shards   int            // pairs of threads; 0: chosen by the number of CPUs
 
-	TunOffload, TunGRO, UDPGSO, UDPGRO, BusyPoll offload.Switch
-	SourceCheck                                  fastpath.SourceCheck
-	Logger                                       *slog.Logger
+	TunOffload, TunGRO, UDPGSO, UDPGRO offload.Switch
+	SourcePorts, BusyPoll              offload.Switch
+	SourceCheck                        fastpath.SourceCheck
+	Logger                             *slog.Logger
 }
 
 // Backend is a running udp backend.
@@ -73,7 +78,11 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if shards == 0 {
 		shards = min(max(1, runtime.NumCPU()/2), maxShards)
 	}
-	b.device, err = tun.Open(tun.Config{Name: cfg.TunName, Queues: shards, Offload: cfg.TunOffload, Logger: cfg.Logger})
+	queues := shards
+	if cfg.SourcePorts != offload.Off {
+		queues *= queuesPerPair
+	}
+	b.device, err = tun.Open(tun.Config{Name: cfg.TunName, Queues: queues, Offload: cfg.TunOffload, Logger: cfg.Logger})
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +100,8 @@ func Open(cfg Config) (_ *Backend, err error) {
 		}
 	}()
 	b.engine, err = fastpath.New(fastpath.Config{
-		Device: b.device, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
-		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO, BusyPoll: cfg.BusyPoll,
+		Device: b.device, Pairs: shards, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
+		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO, SourcePorts: cfg.SourcePorts, BusyPoll: cfg.BusyPoll,
 		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
 	})
 	if err != nil {

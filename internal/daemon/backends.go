@@ -118,6 +118,7 @@ func openUDP(n node) (dataplane, error) {
 		TunGRO:      n.options.tunGRO,
 		UDPGSO:      n.options.udpGSO,
 		UDPGRO:      n.options.udpGRO,
+		SourcePorts: n.options.sourcePorts,
 		BusyPoll:    n.options.busyPoll,
 		SourceCheck: n.options.sourceCheck,
 		Logger:      n.log,

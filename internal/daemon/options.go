@@ -36,6 +36,7 @@ type options struct {
 	tunGRO      offload.Switch
 	udpGSO      offload.Switch
 	udpGRO      offload.Switch
+	sourcePorts offload.Switch
 	busyPoll    offload.Switch
 
 	healthzIP     netip.Addr
