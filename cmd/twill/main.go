@@ -30,6 +30,7 @@ type command struct {
 // commands are all subcommands, in the order of the help text.
 var commands = []command{
 	{"status", "what the twilld on this node does: engine, offloads, peers, drops", runStatus},
+	{"docker-opts", "write the options by which Docker uses this node's pod subnet", runDockerOpts},
 	{"demo", "two hosts with pods in network namespaces: twill beside kernel VXLAN, in 40 s", runDemo},
 	{"lab", "two hosts with pods that last, to play with: up, status, exec, down", runLab},
 	{"bench", "measure twill against other ways between pods", runBench},

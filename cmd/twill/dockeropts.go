@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+)
+
+const aboutDockerOpts = `Writes the options by which Docker uses this node's pod subnet, from the file that
+twilld or flanneld writes, as flannel's mk-docker-opts.sh does: a file for
+EnvironmentFile= of Docker's unit. Variables DOCKER_OPT_* of the environment
+become options too. With neither -i nor -c it writes both forms.`
+
+// dockerOpts is what the command line asks for. The letters and defaults are
+// those of mk-docker-opts.sh.
+type dockerOpts struct {
+	subnetFile string
+	dockerFile string
+	single     bool // a variable for each option
+	combined   bool // all options in the variable key
+	key        string
+	noIPMasq   bool
+}
+
+func runDockerOpts(_ context.Context, args []string, stdout, _ io.Writer) error {
+	var o dockerOpts
+	flags := flag.NewFlagSet("docker-opts", flag.ContinueOnError)
+	flags.StringVar(&o.subnetFile, "f", "/run/flannel/subnet.env", "`FILE` that the daemon writes")
+	flags.StringVar(&o.dockerFile, "d", "/run/docker_opts.env", "`FILE` to write, for Docker")
+	flags.BoolVar(&o.single, "i", false, "write each option as a variable, such as DOCKER_OPT_MTU")
+	flags.BoolVar(&o.combined, "c", false, "write all options as one variable")
+	flags.StringVar(&o.key, "k", "DOCKER_OPTS", "`NAME` of that variable")
+	flags.BoolVar(&o.noIPMasq, "m", false, "leave --ip-masq out, which old versions of Docker do not know")
+	if done, err := parseFlags(flags, aboutDockerOpts, splitLetters(args), stdout); done || err != nil {
+		return err
+	}
+	if !variableName.MatchString(o.key) {
+		return &usageError{fmt.Sprintf("docker-opts: -k %q is no name of a variable", o.key)}
+	}
+	if !o.single && !o.combined {
+		o.single, o.combined = true, true
+	}
+	env, err := readVariables(o.subnetFile)
+	if err != nil {
+		return err
+	}
+	text, err := o.text(env, os.Environ())
+	if err != nil {
+		return fmt.Errorf("docker-opts: %s: %w", o.subnetFile, err)
+	}
+	if err := checkRoutes(env["FLANNEL_SUBNET"]); err != nil {
+		return fmt.Errorf("docker-opts: %w", err)
+	}
+	return replaceFile(o.dockerFile, text)
+}
+
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// clusters are arguments that getopts of the shell takes apart: -ic is -i -c,
+// -kNAME is -k NAME.
+var clusters = regexp.MustCompile(`^-([icm]*)(?:([fdk])([^=].*)?)?$`)
+
+// splitLetters gives each letter an argument of its own.
+func splitLetters(args []string) []string {
+	var out []string
+	for i := 0; i < len(args); i++ {
+		m := clusters.FindStringSubmatch(args[i])
+		if m == nil || args[i] == "-" {
+			out = append(out, args[i])
+			continue
+		}
+		for _, letter := range m[1] {
+			out = append(out, "-"+string(letter))
+		}
+		if m[2] == "" {
+			continue
+		}
+		out = append(out, "-"+m[2])
+		if m[3] != "" {
+			out = append(out, m[3])
+		} else if i++; i < len(args) {
+			out = append(out, args[i]) // a value, whatever it looks like
+		}
+	}
+	return out
+}
+
+// readVariables reads a file of NAME=VALUE lines; other lines are passed over.
+func readVariables(path string) (map[string]string, error) {
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("docker-opts: %w; is twilld ready? Name another file with -f", err)
+	case err != nil:
+		return nil, fmt.Errorf("docker-opts: %w", err)
+	}
+	env := make(map[string]string)
+	for line := range strings.Lines(string(text)) {
+		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		if ok && variableName.MatchString(name) {
+			env[name] = strings.Trim(value, `"'`)
+		}
+	}
+	return env, nil
+}
+
+// text returns the file for Docker. env has the variables of the subnet file,
+// environ is the process's environment.
+func (o *dockerOpts) text(env map[string]string, environ []string) ([]byte, error) {
+	opts := make(map[string]string)
+	combined := ""
+	for _, e := range environ {
+		name, value, _ := strings.Cut(e, "=")
+		switch {
+		case strings.HasPrefix(name, "DOCKER_OPT_"):
+			opts[name] = value
+		case name == o.key && value != "":
+			combined = value + " "
+		}
+	}
+	if v := env["FLANNEL_SUBNET"]; v != "" {
+		if p, err := netip.ParsePrefix(v); err != nil || !p.Addr().Is4() {
+			return nil, fmt.Errorf("FLANNEL_SUBNET %q: want an IPv4 address with a prefix length", v)
+		}
+		opts["DOCKER_OPT_BIP"] = "--bip=" + v
+	}
+	if v := env["FLANNEL_MTU"]; v != "" {
+		if n, err := strconv.Atoi(v); err != nil || n <= 0 {
+			return nil, fmt.Errorf("FLANNEL_MTU %q: want a number of bytes", v)
+		}
+		opts["DOCKER_OPT_MTU"] = "--mtu=" + v
+	}
+	if v := env["FLANNEL_IPMASQ"]; v != "" && !o.noIPMasq {
+		// One of the two masquerades.
+		not, known := map[string]string{"true": "false", "false": "true"}[v]
+		if !known {
+			return nil, fmt.Errorf("FLANNEL_IPMASQ %q: want true or false", v)
+		}
+		opts["DOCKER_OPT_IPMASQ"] = "--ip-masq=" + not
+	}
+	var b []byte
+	for _, name := range slices.Sorted(maps.Keys(opts)) {
+		if o.single {
+			b = fmt.Appendf(b, "%s=%s\n", name, quoteVariable(opts[name]))
+		}
+		combined += " " + opts[name]
+	}
+	if o.combined {
+		b = fmt.Appendf(b, "%s=%s\n", o.key, quoteVariable(combined))
+	}
+	return b, nil
+}
+
+// quoteVariable puts a value in the quotes that the shell and systemd.exec(5)
+// read. The escapes are for what comes from the environment.
+func quoteVariable(value string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(value) + `"`
+}
+
+// checkRoutes says if the pod subnet is routed elsewhere: Docker would not make
+// its bridge then. subnet is empty or valid.
+func checkRoutes(subnet string) error {
+	if subnet == "" {
+		return nil
+	}
+	p := netip.MustParsePrefix(subnet).Masked()
+	dst := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: dst}, netlink.RT_FILTER_DST)
+	if err != nil {
+		return fmt.Errorf("list routes to %s: %w", p, err)
+	}
+	for _, r := range routes {
+		if r.Gw != nil {
+			return fmt.Errorf("this node's subnet %s is routed via %s; delete that route: ip route delete %s via %s", p, r.Gw, p, r.Gw)
+		}
+	}
+	return nil
+}
+
+// replaceFile writes a file that readers see whole, before or after.
+func replaceFile(path string, text []byte) error {
+	temp := path + ".new"
+	err := os.WriteFile(temp, text, 0o644)
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		os.Remove(temp)
+		return fmt.Errorf("docker-opts: write %s: %w; name another file with -d", path, err)
+	}
+	return nil
+}
