@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -68,6 +69,9 @@ func (m *missing) Unwrap() error { return m.err }
 // settle brings about what can be, and tells the outcome.
 func (s *session) settle(ctx context.Context) {
 	err := s.reconcile(ctx)
+	if ctx.Err() != nil {
+		return // what has failed has failed because of the end
+	}
 	if err != nil {
 		s.retry.Reset(retryAfter)
 	}
@@ -145,6 +149,9 @@ func (s *session) reopen(ctx context.Context) error {
 	dp, err := s.open(s.node)
 	if err != nil {
 		return err
+	}
+	if ctx.Err() != nil { // opening takes no notice of it
+		return errors.Join(ctx.Err(), dp.Close())
 	}
 	dp.SetLeases(s.peers)
 	s.state.attach(dp)

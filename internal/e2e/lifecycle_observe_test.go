@@ -82,7 +82,7 @@ func TestServiceManagerIsToldWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
 	d := l.daemons[0]
 	t.Setenv("NOTIFY_SOCKET", path)
 	d.start()
-	if got := next(); got != "READY=1" {
+	if got := next(); got != "READY=1\nSTATUS=ready" {
 		t.Errorf("first it says %q", got)
 	}
 	if _, err := os.Stat(d.subnetFile); err != nil {
