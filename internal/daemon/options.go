@@ -11,6 +11,7 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/internal/underlay"
+	"github.com/twillnet/twill/lease/etcd"
 )
 
 // options is what the command line and the environment ask for, checked. The
@@ -169,6 +170,9 @@ func (o *options) check() error {
 		return usagef("--public-ip: %s is not an IPv4 address; --public-ipv6 takes the other kind", o.publicIP)
 	case o.publicIPv6.IsValid() && (!o.publicIPv6.Is6() || o.publicIPv6.Is4In6()):
 		return usagef("--public-ipv6: %s is not an IPv6 address; --public-ip takes the other kind", o.publicIPv6)
+	}
+	if err := (&etcd.Options{Endpoints: o.etcd.endpoints}).CheckEndpoints(); err != nil {
+		return usagef("%v", err)
 	}
 	for _, r := range o.ifaceRegex {
 		if _, err := regexp.Compile(r); err != nil {

@@ -73,6 +73,13 @@ func failFast(ctx context.Context, method string, req, reply any, cc *grpc.Clien
 	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
 
+// CheckEndpoints says what is wrong with the form of o.Endpoints. Open does so as
+// well; it is for a command line that is to be refused before anything is done.
+func (o *Options) CheckEndpoints() error {
+	_, err := o.checkEndpoints()
+	return err
+}
+
 // checkEndpoints says whether the endpoints are to be spoken to in TLS.
 func (o *Options) checkEndpoints() (secure bool, err error) {
 	const want = `want a URL such as "http://192.0.2.1:2379"; mend --etcd-endpoints`
