@@ -104,6 +104,14 @@ row sigs.k8s.io/knftables '"context"; "sigs.k8s.io/knftables"' '
 	tx.Delete(&knftables.Table{})
 	_ = n.Check(context.Background(), tx)
 	_ = n.Run(context.Background(), tx)'
+row go.etcd.io/etcd/client/v3 '"context"; clientv3 "go.etcd.io/etcd/client/v3"; "go.uber.org/zap"; "google.golang.org/grpc"' '
+	ctx := context.Background()
+	c, _ := clientv3.New(clientv3.Config{Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{})}})
+	_, _ = c.Txn(ctx).If(clientv3.Compare(clientv3.Version(""), "=", 0)).Then(clientv3.OpGet("")).Commit()
+	_, _ = c.Grant(ctx, 0)
+	_, _ = c.Revoke(ctx, 0)
+	_, _ = c.TimeToLive(ctx, 0)
+	<-c.Watch(clientv3.WithRequireLeader(ctx), "")'
 
 # A symbol carries its package's path, and go list knows the module of that. What
 # the linker writes itself, type descriptors and the like, belongs to no package;
