@@ -127,7 +127,7 @@ var flags = []flagDef{
 		"interface, by its name or its address; may be repeated, the first that is there is taken (default: that of the default route)",
 		func(o *options) any { return &o.iface }, nil},
 	{groupInterface, "iface-regex", "REGEX",
-		"the same by a regular expression; may be repeated, tried after --iface",
+		"the same by a regular expression; may be repeated, tried after --iface. What it matches as a whole goes before what it matches in part; links of container networks never count",
 		func(o *options) any { return &o.ifaceRegex }, nil},
 	{groupInterface, "iface-can-reach", "IP",
 		"the interface through which the kernel would send to this address",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -57,18 +58,29 @@ func (c *chooser) byAddr(flag string, a netip.Addr) (Interface, error) {
 func (c *chooser) excluded(name string) bool { return name == c.own || containerLink(name) }
 
 // byPattern takes the first link, in the order of their indices, of which the
-// name or an address matches all of p, and which will do.
+// name or an address matches all of p, and which will do. Where there is no such
+// name or address at all, a part is enough, as in flannel.
 func (c *chooser) byPattern(p pattern) (Interface, error) {
 	flag := "--iface-regex=" + p.text
-	var matched, near []string
+	i, err := c.byMatch(flag, "", p.whole)
+	if errors.Is(err, errNoMatch) {
+		i, err = c.byMatch(flag, "a part of ", p.part)
+	}
+	return i, err
+}
+
+// errNoMatch says that no link has a name or an address that matches.
+var errNoMatch = errors.New("matches no name or address")
+
+// byMatch takes the first link with a name or an address that matches r, and
+// which will do. of says of what, if it is not the whole.
+func (c *chooser) byMatch(flag, of string, r *regexp.Regexp) (Interface, error) {
+	var matched []string
 	var chosen *Interface
 	var errs []error
 	for _, l := range c.host.links {
-		a, ok := l.match(p)
+		a, ok := l.match(r)
 		if !ok {
-			if p.part.MatchString(l.name) {
-				near = append(near, l.name)
-			}
 			continue
 		}
 		matched = append(matched, l.name)
@@ -86,18 +98,16 @@ func (c *chooser) byPattern(p pattern) (Interface, error) {
 		}
 	}
 	switch {
-	case chosen != nil && len(matched) > 1:
-		chosen.Why += fmt.Sprintf(" matches %s; %s is the first that will do", strings.Join(matched, ", "), chosen.Name)
-		return *chosen, nil
-	case chosen != nil:
-		return *chosen, nil
-	case errs != nil:
+	case chosen == nil && errs == nil:
+		return Interface{}, fmt.Errorf("%s %w", flag, errNoMatch)
+	case chosen == nil:
 		return Interface{}, joined(errs)
-	case near != nil:
-		return Interface{}, fmt.Errorf("%s matches no whole name or address, only a part of %s; write %s",
-			flag, strings.Join(near, ", "), ".*("+p.text+").*")
+	case len(matched) > 1:
+		chosen.Why += fmt.Sprintf(" matches %s%s; %s is the first that will do", of, strings.Join(matched, ", "), chosen.Name)
+	case of != "":
+		chosen.Why += " matches " + of + chosen.Name
 	}
-	return Interface{}, fmt.Errorf("%s matches no name or address", flag)
+	return *chosen, nil
 }
 
 // byDestination takes the link that packets to a leave through.
@@ -192,13 +202,13 @@ func (l link) has(ip netip.Addr) bool {
 	return slices.ContainsFunc(l.addrs, func(a address) bool { return a.Addr == ip })
 }
 
-// match returns the usable address of l that p matches, which is invalid where
+// match returns the usable address of l that r matches, which is invalid where
 // it is the name that matches.
-func (l link) match(p pattern) (netip.Addr, bool) {
+func (l link) match(r *regexp.Regexp) (netip.Addr, bool) {
 	for _, a := range l.addrs {
-		if a.fault == "" && p.whole.MatchString(a.Addr.String()) {
+		if a.fault == "" && r.MatchString(a.Addr.String()) {
 			return a.Addr, true
 		}
 	}
-	return netip.Addr{}, p.whole.MatchString(l.name)
+	return netip.Addr{}, r.MatchString(l.name)
 }

@@ -4,10 +4,10 @@
 // The ways to say which interface are flannel's, and are tried in its order:
 // by address or name, by regular expression, by a destination that it leads
 // to, and without any of these by the public address or the default route.
-// Unlike flannel's, a regular expression has to match all of a name or an
-// address, and a link that this or another container network made never wins
-// unless it is named: "eth1|bond1" must not take a pod's "veth1a2b3c4d", nor
-// ".*" take "lo".
+// Unlike flannel's, a regular expression prefers a name or an address that it
+// matches as a whole, and a link that this or another container network made
+// never wins unless it is named: "eth1|bond1" must not take "veth1a2b3c4d" of a
+// pod, nor "eth1" take "eth10", nor ".*" take "lo".
 package underlay
 
 import (
@@ -154,8 +154,8 @@ func parseAddr(flag, value string, bits int) (netip.Addr, error) {
 // pattern is a regular expression for names and addresses.
 type pattern struct {
 	text  string
-	whole *regexp.Regexp // matches all of a string, as we do
-	part  *regexp.Regexp // matches anywhere in it, as flannel does
+	whole *regexp.Regexp // matches all of a string
+	part  *regexp.Regexp // matches anywhere in it
 }
 
 func compile(texts []string) ([]pattern, error) {

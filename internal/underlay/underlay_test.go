@@ -72,6 +72,15 @@ func TestChoose(t *testing.T) {
 		{"a name before an expression", v4(Options{Iface: []string{"eth1"}, IfaceRegex: []string{"eth0"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface=eth1"},
 		{"an expression where no name will do", v4(Options{Iface: []string{"eth9"}, IfaceRegex: []string{"eth0"}}), "eth0 192.0.2.1 - 192.0.2.1 -", "--iface-regex=eth0"},
 
+		{"an expression for a part of an address", v4(Options{IfaceRegex: []string{`^198\.51\.`}}), "eth1 198.51.100.1 - 198.51.100.1 -",
+			`--iface-regex=^198\.51\. matches a part of eth1, eth2; eth1 is the first that will do`},
+		{"an expression for a part of a name", v4(Options{IfaceRegex: []string{"h1"}}), "eth1 198.51.100.1 - 198.51.100.1 -",
+			"--iface-regex=h1 matches a part of veth1a2b, eth1; eth1 is the first that will do"},
+		{"an expression for a part of one", v4(Options{IfaceRegex: []string{"^eth1"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface-regex=^eth1"},
+		{"an expression for a part of one address", v4(Options{IfaceRegex: []string{`198\.51\.100\.1`}}), "eth1 198.51.100.1 - 198.51.100.1 -", `--iface-regex=198\.51\.100\.1`},
+		{"an expression for the end of a name", v4(Options{IfaceRegex: []string{"0$"}}), "eth0 192.0.2.1 - 192.0.2.1 -",
+			"--iface-regex=0$ matches a part of eth0, cni0, flannel0; eth0 is the first that will do"},
+
 		{"a destination", v4(Options{CanReach: "203.0.113.9"}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface-can-reach=203.0.113.9"},
 		{"an IPv6 destination", dual(Options{CanReach: "2001:db8:9::1"}), "eth0 192.0.2.1 2001:db8:1::1 192.0.2.1 2001:db8:1::1", "--iface-can-reach=2001:db8:9::1"},
 		{"a name before a destination", v4(Options{Iface: []string{"eth0"}, CanReach: "203.0.113.9"}), "eth0 192.0.2.1 - 192.0.2.1 -", "--iface=eth0"},
@@ -118,8 +127,10 @@ func TestChooseSaysWhyNothingWillDo(t *testing.T) {
 		{"loopback address", Options{Iface: []string{"127.0.0.1"}}, "choose interface: --iface=127.0.0.1: lo has no usable IPv4 address" + has},
 		{"public address of another", Options{PublicIP: "203.0.113.1"}, "choose interface: --public-ip=203.0.113.1: no interface has this address" + has},
 
-		{"expression for a part", Options{IfaceRegex: []string{"th"}},
-			"choose interface: --iface-regex=th matches no whole name or address, only a part of veth1a2b, eth0, eth1, eth2, eth3; write .*(th).*" + has},
+		{"expression for a part of a container's link", Options{IfaceRegex: []string{"veth"}},
+			"choose interface: --iface-regex=veth: veth1a2b belongs to a container network; --iface=veth1a2b insists" + has},
+		// The whole of a name is meant, whatever else has it as a part.
+		{"expression for a link that is down", Options{IfaceRegex: []string{"eth2"}}, "choose interface: --iface-regex=eth2: eth2 is down; ip link set eth2 up" + has},
 		{"expression for nothing", Options{IfaceRegex: []string{"bond.*"}}, "choose interface: --iface-regex=bond.* matches no name or address" + has},
 		{"expression for a container's link", Options{IfaceRegex: []string{"veth.*"}},
 			"choose interface: --iface-regex=veth.*: veth1a2b belongs to a container network; --iface=veth1a2b insists" + has},
