@@ -194,22 +194,25 @@ func TestOthersMayWriteAtTheSameTime(t *testing.T) {
 			l := newLab(t, fl)
 			r := newRules(t, wanted(fl))
 			l.apply(r)
-			ctx, stop := context.WithCancel(t.Context())
-			var other sync.WaitGroup
-			other.Go(func() {
-				const rule = `POSTROUTING -s 192.0.2.1 -m comment --comment "not flannel's" -j ACCEPT`
-				_ = l.ns.Command(ctx, "sh", "-c", "while :; do iptables -w -t nat -I "+rule+"; iptables -w -t nat -D "+rule+"; done").Run()
-			})
-			defer other.Wait()
-			defer stop()
+			busy := filepath.Join(t.TempDir(), "busy")
+			if err := os.WriteFile(busy, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			const rule = `POSTROUTING -s 192.0.2.1 -m comment --comment "not flannel's" -j ACCEPT`
+			script := fmt.Sprintf("set -e; while [ -e %s ]; do iptables -w -t nat -I %s; iptables -w -t nat -D %[2]s; done", busy, rule)
+			other := make(chan error, 1)
+			go func() { other <- l.ns.Command(t.Context(), "sh", "-c", script).Run() }()
 			for range 20 {
 				l.sh(`iptables -w -t nat -F FLANNEL-POSTRTG
 					iptables -w -t nat -A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG`)
 				l.apply(r)
 			}
-			stop()
-			other.Wait()
-			l.sh("iptables -w -t nat -D POSTROUTING -s 192.0.2.1 -m comment --comment \"not flannel's\" -j ACCEPT || true")
+			if err := os.Remove(busy); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-other; err != nil {
+				t.Errorf("the other's rule was lost: %v", err)
+			}
 			if got, want := l.dump(fl), golden(t, fl); got != want {
 				t.Errorf("changes from what is wanted\n%s", changes(want, got))
 			}

@@ -201,7 +201,7 @@ func TestNoPacketLeavesWithAPodsAddressWhileRulesAreMended(t *testing.T) {
 		}
 		other := podsWanted(fl, a)
 		other.IPv4.Subnet = netip.MustParsePrefix("10.5.77.0/24")
-		for range 15 {
+		for range 8 {
 			l.sh(breakIt)
 			l.apply(r)
 			set(t, r, other)
