@@ -247,3 +247,37 @@ func TestANodeWithoutAnAddressGetsNoLease(t *testing.T) {
 		t.Errorf("got %v, %v", l, err)
 	}
 }
+
+// Keys written by hand may spell IPv6 in ways of their own.
+func TestAKeyStaysAsItIsSpelt(t *testing.T) {
+	const raw = "/subnets/10.5.1.0-24&FC00:5:0:0001::-64"
+	n := newNetwork(t, dualStack)
+	id, err := n.client.Grant(n.ctx(), 3600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.put(raw[1:], value(1), clientv3.WithLease(id.ID))
+	s := n.store()
+	own := n.acquire(s, node(1))
+	if _, err := s.Renew(n.ctx(), own); err != nil || own.Key() != "10.5.1.0-24&fc00:5:0:1::-64" || n.only().key != raw {
+		t.Errorf("got %s, %v, etcd has %+v", own.Key(), err, n.only())
+	}
+	w := n.watch(s)
+	w.snapshot()
+	w.until("10.5.1.0-24&fc00:5:0:1::-64 of 192.0.2.1")
+	n.delete(raw[1:])
+	w.untilErr("lease lost")
+}
+
+func TestKeysStandUnderThePrefixHoweverItEnds(t *testing.T) {
+	for prefix, want := range map[string]layout{
+		"/coreos.com/network":  {"/coreos.com/network/config", "/coreos.com/network/subnets/"},
+		"/coreos.com/network/": {"/coreos.com/network/config", "/coreos.com/network/subnets/"},
+		"network":              {"network/config", "network/subnets/"},
+		"/":                    {"/config", "/subnets/"},
+	} {
+		if got := newLayout(prefix); got != want {
+			t.Errorf("%q: got %v, want %v", prefix, got, want)
+		}
+	}
+}

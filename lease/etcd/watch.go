@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -68,7 +69,10 @@ func (w *watcher) follow(ctx context.Context) {
 		}
 		// Else etcd has no leader, or the log-in has expired, or the connection
 		// went amid an answer. What was not told is asked for again.
-		w.log.Debug("watch of etcd ended, starting another", logging.KeyError, err)
+		if w.silence.tell(time.Now()) {
+			w.log.Warn("watch of etcd interrupted, leases stay as they are until it goes on",
+				logging.KeyError, cause(err), logging.KeyRemedy, w.remedy(err))
+		}
 		if pause.wait(ctx) != nil {
 			return
 		}
@@ -117,10 +121,16 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 				return some, err
 			}
 		case <-renamed: // forget looks what it means
+			continue
 		case <-ctx.Done():
 			return some, ctx.Err()
 		}
-		some = true
+		if !some {
+			some = true
+			if away, told := w.silence.end(); told {
+				w.log.Info("watch of etcd goes on", logging.KeyAway, away)
+			}
+		}
 	}
 }
 
