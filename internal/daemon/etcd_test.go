@@ -167,6 +167,31 @@ func TestStolenLeaseMakesTheNodeTakeAnotherSubnet(t *testing.T) {
 	}
 }
 
+// A lease that comes after a change of the network is one of the new network.
+func TestNodeThatLosesItsLeaseMovesToTheNetworkAsItIsNow(t *testing.T) {
+	h := newEtcdHost(t)
+	h.daemon.backends["alloc"] = backends["alloc"]
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	key, _ := h.lease(t)
+	h.put(t, configKey, `{"Network": "10.6.0.0/16", "Backend": {"Type": "alloc"}}`)
+	h.eventually(t, "a restart is asked for", func() bool { return h.status(t).Restart != "" })
+	if got := h.subnetEnv(t); !strings.Contains(got, "FLANNEL_NETWORK=10.5.0.0/16\n") {
+		t.Errorf("it did not wait for the restart: %s", got)
+	}
+	if _, err := h.client.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	h.eventually(t, "subnet.env has the new network", func() bool {
+		got := h.subnetEnv(t)
+		return strings.HasPrefix(got, "FLANNEL_NETWORK=10.6.0.0/16\nFLANNEL_SUBNET=10.6.") && strings.Contains(got, "FLANNEL_MTU=1500\n")
+	})
+	h.becomesReady(t)
+	if d := h.status(t); d.Restart != "" || d.Backend != "alloc" || d.Network[0].String() != "10.6.0.0/16" {
+		t.Errorf("status: %+v", d)
+	}
+}
+
 func TestLostLeaseEndsTheDaemonThatIsToldSo(t *testing.T) {
 	h := newEtcdHost(t)
 	h.options.onLost = exitOnLost

@@ -19,9 +19,13 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 	updates := make(chan lease.Update)
 	watch := start("watch leases", func() error { return store.Watch(ctx, updates) })
 	defer await(watch)
+	lost := d.options.onLost
+	if !d.reacquires {
+		lost = reacquireOnLost // as soon as an operator has put it back
+	}
 	s := &session{
 		daemon: d, node: n, open: open,
-		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, d.options.onLost, d.log),
+		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, lost, d.log),
 		retry:  time.NewTimer(retryAfter),
 	}
 	s.retry.Stop()

@@ -212,12 +212,25 @@ func (s *session) hold(h held) {
 		s.noLease = ""
 	}
 	if was := s.node.own; was.Key() != h.lease.Key() {
+		s.adoptConfig()
 		s.log.Warn("subnet has changed", logging.KeyWas, was.Subnets(), logging.KeyNow, h.lease.Subnets(),
 			logging.KeyRemedy, "make the pods of this node anew, those that run have addresses of the old one")
 	}
 	s.node.own = h.lease
 	s.checkRestart()
 	s.state.change(s.node.tell)
+}
+
+// adoptConfig takes over the network configuration as the store has it now: that
+// is where another subnet comes from, and the data plane is opened anew for it
+// anyway.
+func (s *session) adoptConfig() {
+	open, err := backendFor(s.backends, s.latest)
+	if err != nil || s.latest.Equal(s.node.config) {
+		return // what the node cannot do, checkRestart has told
+	}
+	s.log.Info("network configuration taken over", logging.KeyWas, s.node.config.Networks(), logging.KeyNow, s.latest.Networks())
+	s.node.config, s.open, s.peers = s.latest, open, s.set.Leases()
 }
 
 // tell tells whoever waits for it whether pods can talk; err is what reconcile
