@@ -3,6 +3,9 @@
 // with the test. Servers can be killed, started again on their data, emptied, and
 // cut off by a relay. CheckHistory proves from etcd's log that no subnet ever had
 // two owners.
+//
+// The environment variable ETCD names another etcd to run than the one that "make
+// etcd" builds, such as a distribution's old one.
 package etcdtest
 
 import (
@@ -61,7 +64,11 @@ type process struct {
 }
 
 // Binary returns the path of a program that "make etcd" builds: etcd or etcdctl.
+// For etcd the environment variable ETCD goes first.
 func Binary(name string) (string, error) {
+	if other := os.Getenv("ETCD"); name == "etcd" && other != "" {
+		return other, nil
+	}
 	_, file, _, _ := runtime.Caller(0)
 	path := filepath.Join(filepath.Dir(file), "..", "..", "bin", "peers", name)
 	if _, err := os.Stat(path); err != nil {
@@ -127,7 +134,9 @@ func Launch(dir string, n int, o Options) ([]*Server, error) {
 			"--listen-client-urls=" + s.Endpoint, "--advertise-client-urls=" + s.Endpoint,
 			"--listen-peer-urls=" + peers[i], "--initial-advertise-peer-urls=" + peers[i],
 			"--initial-cluster=" + strings.Join(cluster, ","),
-			"--unsafe-no-fsync", // what is written survives the process, if not the machine
+		}
+		if os.Getenv("ETCD") == "" { // etcd 3.4 does not have it
+			s.args = append(s.args, "--unsafe-no-fsync") // what is written survives the process, if not the machine
 		}
 		if o.CA != nil {
 			cert, key, err := o.CA.Issue("etcd", o.Host)

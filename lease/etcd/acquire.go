@@ -17,10 +17,10 @@ import (
 // over, other than an etcd that does not answer.
 const longestConflict = time.Second
 
-// Acquire returns the lease that has one of the public addresses of a, if it
-// fits the network; else it makes one: of the subnets in prev if they are free,
-// else of random free ones. It writes a to it. A reservation stays one, and has
-// no Expiration.
+// Acquire returns the lease that has the public address of a, if it fits the
+// network; else it makes one: of the subnets in prev if they are free, else of
+// random free ones. It writes a to it. A reservation stays one, and has no
+// Expiration.
 //
 // It tries again for as long as other nodes take what it was about to take. It
 // fails if there is no network config, or one that cannot be used, and with an
@@ -93,7 +93,7 @@ func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lea
 func (t *taking) owned(prev lease.Previous) []entry {
 	var own []entry
 	for _, e := range t.snap.entries {
-		if e.bad != nil || !share(addrs(e.Attrs), addrs(t.attrs)) {
+		if e.bad != nil || !sameNode(e.Attrs, t.attrs) {
 			continue
 		}
 		if e.Subnet == prev.Subnet && e.IPv6Subnet == prev.IPv6Subnet {

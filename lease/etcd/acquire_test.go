@@ -248,6 +248,27 @@ func TestANodeWithoutAnAddressGetsNoLease(t *testing.T) {
 	}
 }
 
+func TestANodeIsKnownByItsIPv4AddressOrElseByIPv6(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	other := netip.MustParseAddr("192.0.2.2")
+	for _, tt := range []struct {
+		was, is lease.Attrs
+		same    bool
+	}{
+		{lease.Attrs{PublicIP: v4}, lease.Attrs{PublicIP: v4, PublicIPv6: v6}, true},
+		{lease.Attrs{PublicIP: v4, PublicIPv6: v6}, lease.Attrs{PublicIPv6: v6}, true},
+		{lease.Attrs{PublicIPv6: v6}, lease.Attrs{PublicIPv6: v6}, true},
+		{lease.Attrs{PublicIP: v4, PublicIPv6: v6}, lease.Attrs{PublicIP: other, PublicIPv6: v6}, false},
+		{lease.Attrs{PublicIP: v4}, lease.Attrs{PublicIPv6: v6}, false},
+	} {
+		n := newNetwork(t, ipv4Only)
+		was := n.acquire(n.store(), tt.was)
+		if is := n.acquire(n.store(), tt.is); (is.Key() == was.Key()) != tt.same {
+			t.Errorf("%+v had %s, %+v gets %s, want the same: %t", tt.was, was.Key(), tt.is, is.Key(), tt.same)
+		}
+	}
+}
+
 // Keys written by hand may spell IPv6 in ways of their own.
 func TestAKeyStaysAsItIsSpelt(t *testing.T) {
 	const raw = "/subnets/10.5.1.0-24&FC00:5:0:0001::-64"

@@ -99,14 +99,11 @@ func addrs(a lease.Attrs) []netip.Addr {
 	return as
 }
 
-// share says whether two nodes are one: they have a public address in common.
-func share(a, b []netip.Addr) bool {
-	for _, x := range a {
-		for _, y := range b {
-			if x == y {
-				return true
-			}
-		}
+// sameNode says whether two nodes are one. As in flannel the IPv4 address
+// decides, where both have one.
+func sameNode(a, b lease.Attrs) bool {
+	if a.PublicIP.IsValid() && b.PublicIP.IsValid() {
+		return a.PublicIP == b.PublicIP
 	}
-	return false
+	return a.PublicIPv6.IsValid() && a.PublicIPv6 == b.PublicIPv6
 }

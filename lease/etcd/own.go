@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -26,9 +25,9 @@ type held struct {
 	lease    lease.Lease // with Expiration
 	revision int64       // of this node's last write
 	hangs    clientv3.LeaseID
-	// addrs are the public addresses that this node may have written: two sets
-	// while a renewal changes them.
-	addrs []netip.Addr
+	// claims are what this node may have written of itself: more than one while
+	// a renewal changes it.
+	claims []lease.Attrs
 }
 
 // mine says whether e is this node's, by what it says of itself or, where that
@@ -37,32 +36,32 @@ func (h *held) mine(e *entry) bool {
 	if e.bad != nil {
 		return e.hangs != clientv3.NoLease && e.hangs == h.hangs
 	}
-	return share(addrs(e.Attrs), h.addrs)
+	return slices.ContainsFunc(h.claims, func(a lease.Attrs) bool { return sameNode(a, e.Attrs) })
 }
 
 func (o *own) get() held {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	h := o.held
-	h.addrs = slices.Clone(h.addrs)
+	h.claims = slices.Clone(h.claims)
 	return h
 }
 
-// watch returns the lease, and a channel that is closed when its key changes.
-func (o *own) watch() (held, <-chan struct{}) {
+// renames returns a channel that is closed when the key changes.
+func (o *own) renames() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.renamed == nil {
 		o.renamed = make(chan struct{})
 	}
-	return o.held, o.renamed
+	return o.renamed
 }
 
 // claim says that this node is about to write a.
 func (o *own) claim(a lease.Attrs) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.addrs = append(slices.Clone(o.addrs), addrs(a)...)
+	o.claims = append(slices.Clone(o.claims), a)
 }
 
 // set says that this node holds l, in the key raw, since revision.
@@ -70,7 +69,7 @@ func (o *own) set(l lease.Lease, raw string, revision int64, hangs clientv3.Leas
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	was := o.key
-	o.held = held{l.Key(), raw, l, revision, hangs, addrs(l.Attrs)}
+	o.held = held{l.Key(), raw, l, revision, hangs, []lease.Attrs{l.Attrs}}
 	if was != o.key && o.renamed != nil {
 		close(o.renamed)
 		o.renamed = nil

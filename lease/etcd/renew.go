@@ -44,7 +44,7 @@ func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, erro
 func (s *Store) entryOf(ctx context.Context, op string, own *lease.Lease) (entry, error) {
 	key := s.layout.key(own.Key())
 	h := s.own.get()
-	h.addrs = append(h.addrs, addrs(own.Attrs)...)
+	h.claims = append(h.claims, own.Attrs)
 	if h.key == own.Key() {
 		key = h.raw // which may spell IPv6 in a way of its own
 	}

@@ -37,7 +37,7 @@ func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error
 			free := []clientv3.Cmp{s.layout.unchangedSince(snap), clientv3.Compare(clientv3.ModRevision(s.layout.config), "=", c.revision)}
 			_, err := g.commit(ctx, op, free, clientv3.OpPut(s.layout.key(l.Key()), string(value)))
 			return &l, err
-		case e.Key() != l.Key() || e.bad == nil && len(addrs(l.Attrs)) > 0 && !share(addrs(l.Attrs), addrs(e.Attrs)):
+		case e.Key() != l.Key() || e.bad == nil && len(addrs(l.Attrs)) > 0 && !sameNode(l.Attrs, e.Attrs):
 			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("%s is taken by %s", e.Key(), s.holder(&e)),
 				Remedy: "choose another subnet, or name the node that has it"}
 		case e.bad != nil:

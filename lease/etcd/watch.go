@@ -93,7 +93,7 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 	leases := w.client.Watch(ctx, w.layout.subnets, append(from(w.leasesAt), clientv3.WithPrefix())...)
 	config := w.client.Watch(ctx, w.layout.config, from(w.configAt)...)
 	for {
-		_, renamed := w.own.watch()
+		renamed := w.own.renames()
 		if err := w.forget(ctx); err != nil {
 			return some, err
 		}
