@@ -95,16 +95,41 @@ func (t *iptables) drift(c *chain, want []rule, tolerates func([]string, *family
 	if err != nil {
 		return nil, fmt.Errorf("read %s %s with %s: %w", c.table, c.name, t, oneLine(err))
 	}
-	tx := transaction{table: c.table}
-	var what []string
-	differs := func(format string, args ...any) {
-		what = append(what, fmt.Sprintf("%s %s ", t, c.table)+fmt.Sprintf(format, args...))
+	d := difference{tool: t, chain: c, tx: transaction{table: c.table}}
+	if len(want) > 0 {
+		d.compareRules(own, exists, want, tolerates)
 	}
+	d.compareJumps(hook, len(want) > 0)
+	write := t.write
+	if len(want) == 0 && exists {
+		d.note("has a chain %s too many", c.name)
+		write = func(ctx context.Context, tx transaction) error { return t.remove(ctx, c, tx) }
+	}
+	if d.what == nil {
+		return nil, nil
+	}
+	return &drift{d.what, func(ctx context.Context) error { return write(ctx, d.tx) }}, nil
+}
 
-	// Rules of other networks stay, behind the wanted ones.
+// difference is a drift of one chain that is being found out.
+type difference struct {
+	tool  *iptables
+	chain *chain
+	what  []string
+	tx    transaction // that mends it
+}
+
+func (d *difference) note(format string, args ...any) {
+	d.what = append(d.what, fmt.Sprintf("%s %s ", d.tool, d.chain.table)+fmt.Sprintf(format, args...))
+}
+
+// compareRules compares the rules in the chain. If they differ all are written
+// anew; those of other networks stay, behind the wanted ones.
+func (d *difference) compareRules(own []string, exists bool, want []rule, tolerates func([]string, *family) bool) {
+	c := d.chain
 	var mine, others []string
 	for _, line := range own {
-		if words := split(line); slices.Contains(words, c.comment) && tolerates(words, t.family) {
+		if words := split(line); slices.Contains(words, c.comment) && tolerates(words, d.tool.family) {
 			others = append(others, line)
 		} else {
 			mine = append(mine, line)
@@ -115,48 +140,41 @@ func (t *iptables) drift(c *chain, want []rule, tolerates func([]string, *family
 		lines = append(lines, append([]string{"-A", c.name}, r.iptables(c.comment)...))
 	}
 	switch {
-	case len(want) > 0 && !exists:
-		differs("has no chain %s", c.name)
-	case len(want) > 0 && !slices.EqualFunc(mine, lines, isLine):
-		differs("%s has not the rules that it should have", c.name)
+	case !exists:
+		d.note("has no chain %s", c.name)
+	case !slices.EqualFunc(mine, lines, isLine):
+		d.note("%s has not the rules that it should have", c.name)
 	default:
-		lines = nil
+		return
 	}
-	if lines != nil {
-		tx.declare(c.name)
-		for _, l := range lines {
-			tx.add(l)
-		}
-		for _, l := range others {
-			tx.again(l)
-		}
+	d.tx.declare(c.name)
+	for _, l := range lines {
+		d.tx.add(l)
 	}
+	for _, l := range others {
+		d.tx.again(l)
+	}
+}
 
+// compareJumps sees that exactly one rule jumps to the chain, or none.
+func (d *difference) compareJumps(hook []string, wanted bool) {
+	c := d.chain
 	jump := []string{"-A", c.hook, "-m", "comment", "--comment", c.comment, "-j", c.name}
-	jumps := 0
+	found := false
 	for _, line := range hook {
 		switch words := split(line); {
 		case !ours(words, c):
-		case jumps == 0 && len(want) > 0 && slices.Equal(words, jump):
-			jumps++
+		case wanted && !found && slices.Equal(words, jump):
+			found = true
 		default:
-			differs("%s has a rule too many: %s", c.hook, line)
-			tx.delete(line)
+			d.note("%s has a rule too many: %s", c.hook, line)
+			d.tx.delete(line)
 		}
 	}
-	if len(want) > 0 && jumps == 0 {
-		differs("%s does not jump to %s", c.hook, c.name)
-		tx.add(jump)
+	if wanted && !found {
+		d.note("%s does not jump to %s", c.hook, c.name)
+		d.tx.add(jump)
 	}
-
-	if len(want) == 0 && exists {
-		differs("has a chain %s too many", c.name)
-		return &drift{what, func(ctx context.Context) error { return t.remove(ctx, c, tx) }}, nil
-	}
-	if len(what) == 0 {
-		return nil, nil
-	}
-	return &drift{what, func(ctx context.Context) error { return t.write(ctx, tx) }}, nil
 }
 
 // own lists the rules of flannel's chain. For a chain that is not there iptables
