@@ -37,6 +37,7 @@ type session struct {
 	holes     []netip.Prefix  // subnets with a blackhole route
 	written   lease.SubnetEnv // what the subnet file says; zero: nothing yet
 	retry     *time.Timer     // runs while something could not be brought about
+	none      string          // why no interface would do the last time; empty: one did
 	noLease   string          // why the node has no lease as it wants it; empty: it has
 	reloading bool            // the service manager waits for the end of a change
 
@@ -112,10 +113,11 @@ func (s *session) followLink() error {
 	if err != nil {
 		var none error
 		if now, none = s.chooseLink(s.node.config); none != nil {
-			s.log.Debug("no other interface", logging.KeyError, none)
-			return err // it says what to mend, the other what else there is
+			s.noteNone(none)
+			return err // what to mend; the other is what else there is
 		}
 	}
+	s.none = ""
 	if now.Equal(was) {
 		return nil
 	}
@@ -127,6 +129,20 @@ func (s *session) followLink() error {
 		s.holder.move(lease.Attrs{PublicIP: now.PublicIP, PublicIPv6: now.PublicIPv6})
 	}
 	return nil
+}
+
+// noteNone logs why no interface will do, once for each reason: which interfaces
+// the host has besides may change all the time.
+func (s *session) noteNone(err error) {
+	why := err.Error()
+	var none *underlay.NoneError
+	if errors.As(err, &none) {
+		why = none.Tried.Error()
+	}
+	if why != s.none {
+		s.none = why
+		s.log.Warn("no other interface will do", logging.KeyError, err)
+	}
 }
 
 // upToDate says whether the data plane is open and is that of the interface and

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -226,4 +227,35 @@ func TestInterfaceDeletedAndMadeAnewIsFollowed(t *testing.T) {
 		t.Error(err)
 	}
 	c.goesOn(t)
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	.11 goes, and the default route with it; .21 comes; the route comes
+func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
+	l := newLab(t, labOptions{idle: true})
+	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
+	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--iface=") })
+	through := func() {
+		must(t, nl.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Gw: l.Hosts[1].Addr.AsSlice()}))
+	}
+	through()
+	l.start()
+	c := l.talk()
+	to := netip.MustParseAddr("172.31.9.21")
+	l.moveHost(0, to)
+	l.setLeases(l.leases())
+	d.waits("interface eth0: address 172.31.9.11 is gone")
+	eventually(t, "the log says why no interface will do", func() bool {
+		return strings.Contains(d.stderr.String(), `msg="no other interface will do" error="choose interface: there is no default route;`)
+	})
+	through()
+	d.waitReady()
+	if got := d.status().Underlay; got.IPv4 != to || got.Why != "default route" {
+		t.Errorf("underlay: %+v", got)
+	}
+	c.goesOn(t)
+	if n := strings.Count(d.stderr.String(), "no other interface will do"); n != 1 {
+		t.Errorf("%d lines about it", n)
+	}
 }

@@ -72,8 +72,8 @@ func (i Interface) Equal(o Interface) bool {
 }
 
 // Choose chooses in the network namespace of the calling thread; a caller that
-// moved there has its goroutine locked to the thread. The error says of each
-// way that was tried why it led nowhere, and what this host has.
+// moved there has its goroutine locked to the thread. The error is a *NoneError
+// unless o cannot be followed or the host not be read.
 func Choose(o Options) (Interface, error) {
 	c, err := newChooser(o)
 	if err != nil {
@@ -99,8 +99,20 @@ func Choose(o Options) (Interface, error) {
 		}
 		tried = append(tried, err)
 	}
-	return Interface{}, fmt.Errorf("choose interface: %w; this host has %s; put that right, or name another interface with --iface", joined(tried), c.host)
+	return Interface{}, &NoneError{joined(tried), c.host.String()}
 }
+
+// NoneError says that no interface will do.
+type NoneError struct {
+	Tried error  // of each way that was tried, why it led nowhere
+	Has   string // the interfaces of the host
+}
+
+func (e *NoneError) Error() string {
+	return fmt.Sprintf("choose interface: %v; this host has %s; put that right, or name another interface with --iface", e.Tried, e.Has)
+}
+
+func (e *NoneError) Unwrap() error { return e.Tried }
 
 func newChooser(o Options) (c chooser, err error) {
 	c = chooser{own: o.Own, needIPv4: o.NeedIPv4, needIPv6: o.NeedIPv6}
