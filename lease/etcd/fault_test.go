@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/etcdtest"
@@ -224,6 +225,57 @@ func TestAnEtcdThatWasPutBackIsReadAnew(t *testing.T) {
 	if w.losses != 1 || w.deleted[0] == "10.5.52.0-24" {
 		t.Errorf("%d losses, deleted %v", w.losses, w.deleted)
 	}
+}
+
+func TestAFullEtcdIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.Options{Flags: []string{"--quota-backend-bytes=8388608"}})
+	n := networkOn(t, server, ipv4Only)
+	s := n.store()
+	own := n.acquire(s, node(1))
+	w := n.watch(s)
+	w.snapshot()
+	ctx := n.ctx()
+	for i := 0; ; i++ {
+		_, err := n.client.Put(ctx, fmt.Sprintf("filler/%d", i), strings.Repeat("x", 1<<20))
+		if errors.Is(err, rpctypes.ErrNoSpace) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	renewed := make(chan error, 1)
+	go func() {
+		_, err := s.Renew(ctx, own)
+		renewed <- err
+	}()
+	eventually(t, "the log says what to do", func() bool { return len(n.log.lines("etcd's database is full: compact and defragment it")) > 0 })
+	// Which is this.
+	resp, err := n.client.Delete(ctx, "filler/", clientv3.WithPrefix())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.client.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.client.Defragment(ctx, server.Endpoint); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.client.AlarmDisarm(ctx, &clientv3.AlarmMember{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-renewed; err != nil {
+		t.Error(err)
+	}
+	n.put("subnets/10.5.1.0-24", value(2))
+	for {
+		if _, ok := w.set.Get("10.5.1.0-24"); ok {
+			break
+		}
+		w.next()
+	}
+	w.notLost()
 }
 
 func TestTwoOfThreeMembersAreEnough(t *testing.T) {
