@@ -27,6 +27,7 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 		daemon: d, node: n, open: open,
 		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, lost, d.log),
 		retry:  time.NewTimer(retryAfter),
+		told:   "nothing yet",
 	}
 	s.retry.Stop()
 	s.firewall.resync = time.Duration(d.options.resync) * time.Second

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -203,6 +204,7 @@ func (w *wires) stay(was underlay.Interface, _ underlay.Options) (underlay.Inter
 type fakeDataplane struct {
 	fail   chan error    // Run returns what it gives
 	panics chan struct{} // Run panics when it is closed
+	tries  atomic.Int32  // how often it was to be opened
 
 	mu     sync.Mutex
 	log    []string
@@ -224,6 +226,7 @@ func (f *fakeDataplane) calls() string {
 }
 
 func (f *fakeDataplane) open(n node) (dataplane, error) {
+	f.tries.Add(1)
 	f.mu.Lock()
 	f.node = n
 	err := f.broken

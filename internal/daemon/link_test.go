@@ -146,6 +146,11 @@ func TestDataPlaneThatDoesNotOpenAgainIsTriedUntilItDoes(t *testing.T) {
 	}
 	h.write(t, threeNodes)
 	h.eventually(t, "leases are taken in", func() bool { return h.status(t).Source.Leases == 3 })
+	tries := h.dp.tries.Load()
+	h.eventually(t, "it is tried again", func() bool { return h.dp.tries.Load() > tries })
+	if n := strings.Count(h.logged(), `msg="not ready"`); n != 1 {
+		t.Errorf("%d lines about one thing:\n%s", n, h.logged())
+	}
 	h.dp.breaks(nil)
 	h.eventually(t, "ready again", func() bool { return h.state.waiting() == "" })
 	if got := h.dp.calls(); !strings.HasSuffix(got, "close, open, leases 10.5.1.0-24 10.5.2.0-24 10.5.3.0-24, run") {

@@ -39,6 +39,7 @@ type session struct {
 	retry     *time.Timer     // runs while something could not be brought about
 	none      string          // why no interface would do the last time; empty: one did
 	noLease   string          // why the node has no lease as it wants it; empty: it has
+	told      string          // what tell has told last
 	reloading bool            // the service manager waits for the end of a change
 
 	// What the store told last, which is not all in force: see restart.
@@ -261,10 +262,11 @@ func (s *session) tell(err error) {
 	case s.badConfig != "":
 		why = "a sound network configuration: " + s.badConfig
 	}
-	if s.state.waiting() == why && !s.reloading {
+	s.state.waitFor(why)
+	if s.told == why && !s.reloading {
 		return
 	}
-	s.state.waitFor(why)
+	s.told = why
 	state := statusLine(why)
 	// A change is over for the service manager whatever has come of it.
 	if why == "" || s.reloading {
