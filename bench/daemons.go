@@ -73,10 +73,14 @@ func subnetFile(dir string, h *netlab.Host) string {
 
 func controlSocket(dir string, h *netlab.Host) string { return filepath.Join(dir, h.Letter+".sock") }
 
+// announcing is what a node of twill has in its lease when etcd holds it.
+var announcing = json.RawMessage(`{"PartialChecksums":true}`)
+
 // writeLeases writes the lease file of all hosts of a topology.
 func writeLeases(path string, topo *netlab.Topology) error {
 	type entry struct {
 		Subnet, IPv6Subnet, PublicIP string
+		BackendData                  json.RawMessage
 	}
 	file := struct {
 		Network, IPv6Network string
@@ -88,7 +92,7 @@ func writeLeases(path string, topo *netlab.Topology) error {
 		Backend: map[string]string{"Type": "udp"},
 	}
 	for _, h := range topo.Hosts {
-		file.Leases = append(file.Leases, entry{h.Subnet.String(), h.Subnet6.String(), h.Addr.String()})
+		file.Leases = append(file.Leases, entry{h.Subnet.String(), h.Subnet6.String(), h.Addr.String(), announcing})
 	}
 	text, err := json.MarshalIndent(file, "", "  ")
 	if err != nil {

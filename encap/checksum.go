@@ -75,17 +75,37 @@ func setIPv4Checksum(b []byte, ipLen int) {
 	binary.BigEndian.PutUint16(b[ipv4Checksum:], ^fold(sum(b[:ipLen], 0)))
 }
 
+// ipChecksumValid reports whether the IPv4 header checksum of the packet b, if
+// there is one, is right.
+func ipChecksumValid(b []byte, ipLen int) bool {
+	return b[0]>>4 != 4 || fold(sum(b[:ipLen], 0)) == 0xffff
+}
+
 // checksumsValid reports whether the IPv4 header checksum, if there is one,
 // and the TCP or UDP checksum of the packet b are right. A UDP checksum of
 // zero, "none", does not count as right.
 func checksumsValid(b []byte, ipLen int, proto uint8) bool {
-	if b[0]>>4 == 4 && fold(sum(b[:ipLen], 0)) != 0xffff {
+	if !ipChecksumValid(b, ipLen) {
 		return false
 	}
 	if proto == protoUDP && binary.BigEndian.Uint16(b[ipLen+udpChecksum:]) == 0 {
 		return false
 	}
 	return fold(sum(b[ipLen:], pseudoSum(b, proto, len(b)-ipLen))) == 0xffff
+}
+
+// PartialChecksum reports whether the checksum of the TCP or UDP packet b that h
+// describes is left to be finished: whether the field holds the pseudo header's
+// sum, as Linux leaves it to a device (CHECKSUM_PARTIAL). Of packets with a
+// complete checksum one in 65,536 looks the same; to finish it then does no harm
+// to a packet that is right, and the chance that one that is damaged passes is
+// that of the checksum itself.
+func PartialChecksum(b []byte, h *Header) bool {
+	if h.Fragment || transportLen(b, h.IPLen, h.Proto) == 0 {
+		return false
+	}
+	at := h.IPLen + ChecksumOffset(h.Proto)
+	return binary.BigEndian.Uint16(b[at:]) == fold(pseudoSum(b, h.Proto, len(b)-h.IPLen))
 }
 
 // CompleteChecksum finishes the checksum of b that the kernel left to the

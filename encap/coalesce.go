@@ -25,6 +25,7 @@ type Run struct {
 
 	proto      uint8
 	open       bool // more may join
+	partial    bool // the packets' TCP or UDP checksums are left to be finished
 	verified   bool // the first packet's checksums are known to be right
 	psh        bool
 	headerLen  int // IP and transport
@@ -101,11 +102,20 @@ func (c *Coalescer) AddSuper(pkt []byte, h *Header, s Super) {
 
 // Add takes the packet pkt that h describes into the batch. It must not be
 // called when Full.
-func (c *Coalescer) Add(pkt []byte, h *Header) {
+func (c *Coalescer) Add(pkt []byte, h *Header) { c.add(pkt, h, false) }
+
+// AddPartial is Add for a packet of which PartialChecksum is true: it is not
+// verified, and handed to the device to be finished. Something else must have
+// covered the packet on its way.
+func (c *Coalescer) AddPartial(pkt []byte, h *Header) { c.add(pkt, h, true) }
+
+func (c *Coalescer) add(pkt []byte, h *Header, partial bool) {
 	hl := c.candidate(pkt, h)
 	if hl == 0 {
 		c.closeFlow(pkt, h)
-		c.runs = append(c.runs, Run{Segments: 1, first: pkt, total: len(pkt), head: -1})
+		c.runs = append(c.runs, Run{
+			Segments: 1, partial: partial, proto: h.Proto, ipLen: h.IPLen, first: pkt, total: len(pkt), head: -1,
+		})
 		return
 	}
 	for i := len(c.open) - 1; i >= 0; i-- {
@@ -113,7 +123,7 @@ func (c *Coalescer) Add(pkt []byte, h *Header) {
 		if !sameFlow(r.first, pkt, r.ipLen, h) {
 			continue
 		}
-		if c.join(r, pkt, h, hl) {
+		if c.join(r, pkt, h, hl, partial) {
 			if !r.open {
 				c.dropOpen(i)
 			}
@@ -123,7 +133,7 @@ func (c *Coalescer) Add(pkt []byte, h *Header) {
 		c.dropOpen(i)
 		break
 	}
-	c.start(pkt, h, hl)
+	c.start(pkt, h, hl, partial)
 }
 
 // candidate returns the length of the headers of pkt if it may be part of a
@@ -153,9 +163,9 @@ func (c *Coalescer) candidate(pkt []byte, h *Header) int {
 }
 
 // start opens a run with its first packet.
-func (c *Coalescer) start(pkt []byte, h *Header, hl int) {
+func (c *Coalescer) start(pkt []byte, h *Header, hl int, partial bool) {
 	r := Run{
-		Segments: 1, proto: h.Proto, open: true,
+		Segments: 1, partial: partial, proto: h.Proto, open: true,
 		headerLen: hl, ipLen: h.IPLen, total: len(pkt), first: pkt, head: -1, tail: -1,
 	}
 	if h.Version == 4 {
@@ -178,24 +188,28 @@ func (c *Coalescer) start(pkt []byte, h *Header, hl int) {
 
 // join appends pkt to the run r of its flow if it continues it. It clears
 // r.open if the run ends with it.
-func (c *Coalescer) join(r *Run, pkt []byte, h *Header, hl int) bool {
+func (c *Coalescer) join(r *Run, pkt []byte, h *Header, hl int, partial bool) bool {
 	payload := pkt[hl:]
 	size := len(r.first) - r.headerLen
 	limit := maxRunSegments
 	if h.Proto == protoUDP {
 		limit = maxUDPSegments
 	}
-	if hl != r.headerLen || len(payload) > size || r.total+len(payload) > MaxPacket ||
+	if partial != r.partial || hl != r.headerLen || len(payload) > size || r.total+len(payload) > MaxPacket ||
 		r.Segments == limit || !sameHeaders(r, pkt, h, hl) {
 		return false
 	}
+	valid := checksumsValid
+	if partial {
+		valid = func(b []byte, ipLen int, _ uint8) bool { return ipChecksumValid(b, ipLen) }
+	}
 	if !r.verified {
-		if !checksumsValid(r.first, r.ipLen, r.proto) {
+		if !valid(r.first, r.ipLen, r.proto) {
 			return false
 		}
 		r.verified = true
 	}
-	if !checksumsValid(pkt, h.IPLen, h.Proto) {
+	if !valid(pkt, h.IPLen, h.Proto) {
 		return false
 	}
 	at := int32(len(c.parts))
@@ -299,11 +313,14 @@ func (c *Coalescer) Runs() []Run {
 	for i := range c.runs {
 		r := &c.runs[i]
 		if r.Segments == 1 {
+			if r.partial { // not for AddSuper, whose packets are not
+				r.Super = r.single()
+			}
 			continue
 		}
 		r.Super = Super{
 			Kind: SegTCP, Size: len(r.first) - r.headerLen, HeaderLen: r.headerLen,
-			Partial: true, CsumStart: r.ipLen, CsumOffset: checksumOffset(r.proto),
+			Partial: true, CsumStart: r.ipLen, CsumOffset: ChecksumOffset(r.proto),
 		}
 		if r.proto == protoUDP {
 			r.Super.Kind = SegUDP
@@ -326,14 +343,22 @@ func (c *Coalescer) Vectors(r *Run, dst [][]byte) [][]byte {
 	return dst
 }
 
+// single describes one packet of a run for the device.
+func (r *Run) single() (s Super) {
+	if r.partial {
+		s.Partial, s.CsumStart, s.CsumOffset = true, r.ipLen, ChecksumOffset(r.proto)
+	}
+	return s
+}
+
 // Packets appends the packets of run r to dst as they were added, for a device
-// that has refused the super-packet.
-func (c *Coalescer) Packets(r *Run, dst [][]byte) [][]byte {
+// that has refused the super-packet. Each is what the Super says.
+func (c *Coalescer) Packets(r *Run, dst [][]byte) ([][]byte, Super) {
 	dst = append(dst, r.first)
 	for i := r.head; i >= 0; i = c.parts[i].next {
 		dst = append(dst, c.parts[i].pkt)
 	}
-	return dst
+	return dst, r.single()
 }
 
 // header makes the headers of the super-packet for run r.
@@ -348,7 +373,7 @@ func (c *Coalescer) header(r *Run) []byte {
 	} else if r.psh {
 		trans[tcpFlags] |= tcpPSH
 	}
-	binary.BigEndian.PutUint16(trans[checksumOffset(r.proto):],
+	binary.BigEndian.PutUint16(trans[ChecksumOffset(r.proto):],
 		fold(pseudoSum(hdr, r.proto, r.total-r.ipLen)))
 	return hdr
 }

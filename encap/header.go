@@ -148,8 +148,8 @@ func transportLen(b []byte, ipLen int, proto uint8) int {
 	return 0
 }
 
-// checksumOffset returns where the checksum stands within a TCP or UDP header.
-func checksumOffset(proto uint8) int {
+// ChecksumOffset returns where the checksum stands within a TCP or UDP header.
+func ChecksumOffset(proto uint8) int {
 	if proto == protoUDP {
 		return udpChecksum
 	}

@@ -262,9 +262,15 @@ func refSplit(super []byte, ipLen int, proto uint8, size int) [][]byte {
 // super-packets, after the checks of virtio_net_hdr_to_skb.
 func refDevice(wire []byte, s Super) ([][]byte, error) {
 	if s.Kind == Whole {
-		if s.Partial {
-			return nil, fmt.Errorf("a whole packet with a partial checksum")
+		if !s.Partial {
+			return [][]byte{wire}, nil
 		}
+		proto := protoOf(wire)
+		if want := refPartial(slices.Clone(wire), s.CsumStart, proto); !bytes.Equal(wire, want) {
+			return nil, fmt.Errorf("a packet whose checksum is to be finished does not hold the pseudo header's")
+		}
+		wire = slices.Clone(wire)
+		refChecksums(wire, s.CsumStart, proto)
 		return [][]byte{wire}, nil
 	}
 	proto, at := uint8(protoTCP), 16

@@ -44,13 +44,15 @@ type Splitter struct {
 	flags    uint8  // TCP flags of the super-packet
 	first    bool
 	ipSum    uint64 // sum of the IPv4 header without total length, ID, checksum
-	transSum uint64 // sum of pseudo and transport header without lengths, sequence number, flags, checksum
+	pseudo   uint64 // sum of the pseudo header without length
+	transSum uint64 // pseudo and the transport header's, without lengths, sequence number, flags, checksum
+	partial  bool
 }
 
 // Reset makes s ready to cut pkt, which s borrows until the last segment was
 // returned. pkt must have passed Parse into h.
 func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
-	s.payload, s.first = nil, false
+	s.payload, s.first, s.partial = nil, false, false
 	ipLen := h.IPLen
 	if super.Partial {
 		// Behind IPv6 extension headers only the checksum's start tells
@@ -65,7 +67,7 @@ func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
 		ipLen < h.IPLen,
 		ipLen > h.IPLen && h.Version == 4,
 		ipLen == h.IPLen && h.Proto != proto,
-		super.Partial && super.CsumOffset != checksumOffset(proto):
+		super.Partial && super.CsumOffset != ChecksumOffset(proto):
 		return ErrMalformedSuper
 	}
 	tl := transportLen(pkt, ipLen, proto)
@@ -95,8 +97,17 @@ func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
 	} else {
 		clear(trans[udpLength : udpChecksum+2])
 	}
-	s.transSum = sum(trans, pseudoSum(t, proto, 0))
+	s.pseudo = pseudoSum(t, proto, 0)
+	s.transSum = sum(trans, s.pseudo)
 	return nil
+}
+
+// LeavePartial makes Next leave the TCP or UDP checksum to be finished by
+// whoever receives the segments (see PartialChecksum), which saves reading the
+// payload. It is called after Reset. Behind IPv6 extension headers, where the
+// receiver would not find it, it does nothing.
+func (s *Splitter) LeavePartial() {
+	s.partial = s.v4 || s.template[ipv6NextHeader] == s.kind.proto()
 }
 
 // HeaderLen returns the length of each segment's header in bytes.
@@ -113,8 +124,8 @@ func (s *Splitter) Remaining() int {
 	return (len(s.payload) + s.size - 1) / s.size
 }
 
-// Next writes the header of the next segment, checksums complete, to
-// hdr[:HeaderLen()] and returns its payload, a view into the super-packet. It
+// Next writes the header of the next segment, checksums complete but for
+// LeavePartial, to hdr[:HeaderLen()] and returns its payload, a view into the super-packet. It
 // must be called only while Remaining is not zero.
 func (s *Splitter) Next(hdr []byte) (payload []byte) {
 	n := min(s.size, len(s.payload))
@@ -146,16 +157,24 @@ func (s *Splitter) Next(hdr []byte) (payload []byte) {
 		}
 		binary.BigEndian.PutUint32(trans[tcpSeq:], s.seq)
 		trans[tcpFlags] = flags
-		acc += uint64(s.seq) + uint64(flags)
-		binary.BigEndian.PutUint16(trans[tcpChecksum:], ^fold(sum(payload, acc)))
+		if !s.partial {
+			acc += uint64(s.seq) + uint64(flags)
+			binary.BigEndian.PutUint16(trans[tcpChecksum:], ^fold(sum(payload, acc)))
+		}
 		s.seq += uint32(n)
 	} else {
 		binary.BigEndian.PutUint16(trans[udpLength:], uint16(length))
-		c := ^fold(sum(payload, acc+uint64(length)))
-		if c == 0 {
-			c = 0xffff // zero says "no checksum" (RFC 768)
+		if !s.partial {
+			c := ^fold(sum(payload, acc+uint64(length)))
+			if c == 0 {
+				c = 0xffff // zero says "no checksum" (RFC 768)
+			}
+			binary.BigEndian.PutUint16(trans[udpChecksum:], c)
 		}
-		binary.BigEndian.PutUint16(trans[udpChecksum:], c)
+	}
+	if s.partial {
+		at := ChecksumOffset(s.kind.proto())
+		binary.BigEndian.PutUint16(trans[at:], fold(s.pseudo+uint64(length)))
 	}
 	s.first = false
 	return payload

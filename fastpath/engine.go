@@ -29,6 +29,8 @@ type Config struct {
 	UDPGSO, UDPGRO, TunGRO offload.Switch
 	BusyPoll               offload.Switch // look for packets for a short while before sleeping
 	SourcePorts            offload.Switch // each shard sends from a port of its own
+	PartialChecksums       offload.Switch // leave checksums to the datagram's, with peers that can
+	PartialAnnounced       bool           // peers know that this node can
 	SourceCheck            SourceCheck
 	Logger                 *slog.Logger
 }
@@ -58,7 +60,9 @@ type shard struct {
 	mtu         encap.TunnelMTU
 	sender      sender
 	segments    int  // packets a GSO send may have; 1: no GSO
+	vnet        bool // the device takes packets with checksums left partial
 	superTCP    bool // the device takes TCP super-packets
+	partial     bool // checksums are left partial between this node and peers that can
 	mergeTCP    bool // packets received are made into super-packets
 	mergeUDP    bool
 	sourceCheck SourceCheck
@@ -100,8 +104,8 @@ func New(cfg Config) (e *Engine, err error) {
 		e.shards = append(e.shards, &shard{
 			index: i, queue: cfg.Device.Queues[i], fd: fd, sendFD: fd, stop: e.stop, stopping: &e.stopping,
 			local: local.Addr(), mtu: cfg.MTU, segments: 1, sourceCheck: cfg.SourceCheck,
-			superTCP: cfg.Device.Granted.TCP(),
-			peers:    &e.peers, counters: new(metrics.Shard), logger: cfg.Logger,
+			vnet: cfg.Device.Offload(), superTCP: cfg.Device.Granted.TCP(),
+			peers: &e.peers, counters: new(metrics.Shard), logger: cfg.Logger,
 		})
 	}
 	return e, e.probe(&cfg)
@@ -165,6 +169,15 @@ func (e *Engine) probe(cfg *Config) error {
 	if err != nil {
 		return err
 	}
+	partial, err := offload.Resolve("partial-checksums", cfg.PartialChecksums, func() (string, error) {
+		if !cfg.PartialAnnounced {
+			return "", errors.New("the lease of this node does not announce it in BackendData")
+		}
+		return "granted: with peers whose leases announce it", nil
+	})
+	if err != nil {
+		return err
+	}
 	spin, err := offload.Resolve("busy-poll", cfg.BusyPoll, probeSpin)
 	if err != nil {
 		return err
@@ -172,9 +185,10 @@ func (e *Engine) probe(cfg *Config) error {
 	if spin.InForce {
 		e.spinSlots.Store(int32(spinThreads()))
 	}
-	e.states = []offload.State{cfg.Device.State, merge, gso, gro, ports, spin}
+	e.states = []offload.State{cfg.Device.State, merge, gso, gro, partial, ports, spin}
 	for _, s := range e.shards {
 		s.segments = segments
+		s.partial = partial.InForce
 		s.mergeTCP = merge.InForce && cfg.Device.Granted.TCP()
 		s.mergeUDP = merge.InForce && mergesUDP(cfg.Device)
 		if gso.InForce {

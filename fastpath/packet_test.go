@@ -176,9 +176,15 @@ func cut(b []byte) ([][]byte, error) {
 	v.Decode(b)
 	pkt := b[tun.HeaderLen:]
 	if v.GSOType == tun.GSONone {
-		if v.Flags != 0 {
-			return nil, fmt.Errorf("a packet with a partial checksum: %+v", v)
+		if v.Flags == 0 {
+			return [][]byte{pkt}, nil
 		}
+		at := checksumAt(pkt, int(v.CsumStart))
+		if binary.BigEndian.Uint16(pkt[at:]) != sum(pseudo(pkt, int(v.CsumStart))) {
+			return nil, fmt.Errorf("a packet whose checksum is to be finished does not hold the pseudo header's: %+v", v)
+		}
+		pkt = slices.Clone(pkt)
+		finish(pkt, int(v.CsumStart))
 		return [][]byte{pkt}, nil
 	}
 	ipLen := int(v.CsumStart)

@@ -10,11 +10,12 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// Peer is another node, as the data plane sees it. It is immutable but for its
-// counters.
+// Peer is another node, as the data plane sees it. Once it is part of Peers it is
+// immutable but for its counters.
 type Peer struct {
 	Subnets  []netip.Prefix  // inner addresses behind it
 	Endpoint netip.AddrPort  // where its datagrams go; the address is also where they must come from
+	Partial  bool            // it takes, and sends, packets whose TCP or UDP checksum is left partial
 	Traffic  metrics.Traffic // written by all shards
 
 	name    unix.RawSockaddrInet6 // Endpoint for the kernel; room for either family

@@ -173,6 +173,13 @@ func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) erro
 		r.merge.AddSuper(pkt, &h, super)
 		return nil
 	}
+	if peer != nil && peer.Partial && r.shard.partial && encap.PartialChecksum(pkt, &h) {
+		if r.shard.vnet {
+			r.merge.AddPartial(pkt, &h)
+			return nil
+		}
+		encap.CompleteChecksum(pkt, h.IPLen, encap.ChecksumOffset(h.Proto))
+	}
 	r.merge.Add(pkt, &h)
 	return nil
 }
@@ -229,9 +236,9 @@ func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 	}
 	r.merge.Disable()
 	r.shard.mergeRefused.Store(true)
-	r.parts = r.merge.Packets(run, r.parts[:0])
-	packets := r.parts
-	clear(r.header[:])
+	packets, super := r.merge.Packets(run, r.parts[:0])
+	v := headerOf(&super, run.IPv6())
+	v.Encode(r.header[:])
 	for i, pkt := range packets {
 		r.vectors = append(r.vectors[:0], vector(r.header[:]), vector(packets[i]))
 		if r.shard.queue.Write(r.vectors) != nil {

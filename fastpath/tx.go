@@ -103,6 +103,9 @@ func (t *tx) packet(b []byte) {
 		t.c.Drop(metrics.DropMalformed, 1)
 		return
 	}
+	if peer.Partial && t.shard.partial {
+		t.splitter.LeavePartial()
+	}
 	n := t.splitter.Remaining()
 	t.c.Merged.Observe(n)
 	for range n {

@@ -43,6 +43,7 @@ type Config struct {
 	Shards   int            // pairs of threads; 0: chosen by the number of CPUs
 
 	TunOffload, TunGRO, UDPGSO, UDPGRO offload.Switch
+	PartialChecksums                   offload.Switch
 	SourcePorts, BusyPoll              offload.Switch
 	SourceCheck                        fastpath.SourceCheck
 	Logger                             *slog.Logger
@@ -70,6 +71,9 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if !b.mtu.Usable(cfg.Own.IPv6Subnet.IsValid()) {
 		return nil, fmt.Errorf("interface %s: MTU %d leaves %d bytes for packets of pods, too few: raise it to %d or more",
 			cfg.Underlay.Name, cfg.Underlay.MTU, b.mtu, encap.MinIPv6MTU+encap.Overhead(b.local))
+	}
+	if cfg.PartialChecksums == offload.Off && announced(cfg.Own).PartialChecksums {
+		return nil, errors.New("--partial-checksums=off, but the lease of this node announces PartialChecksums: take it out of the lease's BackendData")
 	}
 	if err := checkFree(cfg.TunName); err != nil {
 		return nil, err
@@ -101,7 +105,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 	}()
 	b.engine, err = fastpath.New(fastpath.Config{
 		Device: b.device, Pairs: shards, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
-		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO, SourcePorts: cfg.SourcePorts, BusyPoll: cfg.BusyPoll,
+		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO, PartialChecksums: cfg.PartialChecksums, PartialAnnounced: announced(cfg.Own).PartialChecksums, SourcePorts: cfg.SourcePorts, BusyPoll: cfg.BusyPoll,
 		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
 	})
 	if err != nil {

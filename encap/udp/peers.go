@@ -33,9 +33,11 @@ func peersOf(leases []lease.Lease, own lease.Lease, local netip.Addr, port uint1
 		}
 		endpoint := netip.AddrPortFrom(public, port)
 		subnets := subnetsOf(l)
+		partial := announced(l).PartialChecksums
 		p, ok := known[endpoint]
-		if !ok || !slices.Equal(p.Subnets, subnets) {
+		if !ok || !slices.Equal(p.Subnets, subnets) || p.Partial != partial {
 			p = fastpath.NewPeer(subnets, endpoint)
+			p.Partial = partial
 		}
 		all = append(all, p)
 	}

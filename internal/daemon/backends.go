@@ -39,6 +39,15 @@ type node struct {
 	log     *slog.Logger
 }
 
+// attrs is what this node tells the others about itself.
+func (n *node) attrs() lease.Attrs {
+	a := lease.Attrs{PublicIP: n.link.PublicIP, PublicIPv6: n.link.PublicIPv6}
+	if n.config.Backend.Type == "udp" {
+		a.BackendData = udp.BackendData(n.options.partialChecksums)
+	}
+	return a
+}
+
 // openBackend opens a backend; on failure nothing is left of it.
 type openBackend func(node) (dataplane, error)
 
@@ -108,20 +117,21 @@ func openUDP(n node) (dataplane, error) {
 		return nil, err
 	}
 	b, err := udp.Open(udp.Config{
-		Underlay:    n.link,
-		Port:        uint16(options.Port),
-		Networks:    n.config.Networks(),
-		Own:         n.own,
-		TunName:     n.options.tunName,
-		Shards:      n.options.shards,
-		TunOffload:  n.options.tunOffload,
-		TunGRO:      n.options.tunGRO,
-		UDPGSO:      n.options.udpGSO,
-		UDPGRO:      n.options.udpGRO,
-		SourcePorts: n.options.sourcePorts,
-		BusyPoll:    n.options.busyPoll,
-		SourceCheck: n.options.sourceCheck,
-		Logger:      n.log,
+		Underlay:         n.link,
+		Port:             uint16(options.Port),
+		Networks:         n.config.Networks(),
+		Own:              n.own,
+		TunName:          n.options.tunName,
+		Shards:           n.options.shards,
+		TunOffload:       n.options.tunOffload,
+		TunGRO:           n.options.tunGRO,
+		UDPGSO:           n.options.udpGSO,
+		UDPGRO:           n.options.udpGRO,
+		PartialChecksums: n.options.partialChecksums,
+		SourcePorts:      n.options.sourcePorts,
+		BusyPoll:         n.options.busyPoll,
+		SourceCheck:      n.options.sourceCheck,
+		Logger:           n.log,
 	})
 	if err != nil {
 		return nil, err // not b, which would be a non-nil interface

@@ -185,7 +185,7 @@ func (d *daemon) join(ctx context.Context, store lease.Store) (node, openBackend
 	d.log.Info("interface chosen", logging.KeyInterface, n.link.Name, logging.KeyWhy, n.link.Why)
 
 	d.state.waitFor("a lease")
-	own, err := store.Acquire(ctx, lease.Attrs{PublicIP: n.link.PublicIP, PublicIPv6: n.link.PublicIPv6}, d.previous())
+	own, err := store.Acquire(ctx, n.attrs(), d.previous())
 	if err != nil {
 		return n, nil, err
 	}

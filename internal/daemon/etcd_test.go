@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/etcdtest"
+	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/internal/underlay"
 )
 
@@ -57,12 +58,23 @@ func (h *etcdHost) becomesReady(t *testing.T) {
 	h.eventually(t, "ready", func() bool { return h.state.waiting() == "" })
 }
 
+func TestNodeWithoutPartialChecksumsHasALeaseLikeStockFlannels(t *testing.T) {
+	h := newEtcdHost(t)
+	h.options.partialChecksums = offload.Off
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	key, value := h.lease(t)
+	if want := `{"PublicIP":"192.0.2.1","PublicIPv6":null}`; value != want {
+		t.Errorf("%s is %s, want %s", key, value, want)
+	}
+}
+
 func TestNodeTakesItsLeaseFromEtcd(t *testing.T) {
 	h := newEtcdHost(t)
 	h.put(t, configKey, goodConf)
 	h.start(t)
 	key, value := h.lease(t)
-	if want := `{"PublicIP":"192.0.2.1","PublicIPv6":null}`; value != want {
+	if want := `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendData":{"PartialChecksums":true}}`; value != want {
 		t.Errorf("%s is %s, want %s", key, value, want)
 	}
 	d := h.status(t)

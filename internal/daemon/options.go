@@ -30,15 +30,16 @@ type options struct {
 	publicIP      netip.Addr
 	publicIPv6    netip.Addr
 
-	tunName     string
-	shards      int
-	sourceCheck fastpath.SourceCheck
-	tunOffload  offload.Switch
-	tunGRO      offload.Switch
-	udpGSO      offload.Switch
-	udpGRO      offload.Switch
-	sourcePorts offload.Switch
-	busyPoll    offload.Switch
+	tunName          string
+	shards           int
+	sourceCheck      fastpath.SourceCheck
+	tunOffload       offload.Switch
+	tunGRO           offload.Switch
+	udpGSO           offload.Switch
+	udpGRO           offload.Switch
+	partialChecksums offload.Switch
+	sourcePorts      offload.Switch
+	busyPoll         offload.Switch
 
 	healthzIP     netip.Addr
 	healthzPort   int

@@ -127,7 +127,7 @@ func (s *session) followLink() error {
 	s.state.change(s.node.tell)
 	if now.PublicIP != was.PublicIP || now.PublicIPv6 != was.PublicIPv6 {
 		s.noLease = "the other nodes do not know yet that this one is at " + public(now)
-		s.holder.move(lease.Attrs{PublicIP: now.PublicIP, PublicIPv6: now.PublicIPv6})
+		s.holder.move(s.node.attrs())
 	}
 	return nil
 }

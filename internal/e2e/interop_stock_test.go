@@ -23,7 +23,7 @@ type stockLab struct{ *lab }
 func newStockLab(t *testing.T, e engine, opts netlab.Options) *stockLab {
 	t.Helper()
 	l := &stockLab{newLab(t, labOptions{engine: e, nodes: 1, idle: true, Options: opts})}
-	replace(t, l.leaseFile, leasesOf(2))
+	replace(t, l.leaseFile, stockLeases(2))
 	for i := range l.Hosts[1:] {
 		l.startStock(t, i+1)
 	}
@@ -35,6 +35,12 @@ func newStockLab(t *testing.T, e engine, opts netlab.Options) *stockLab {
 		})
 	}
 	return l
+}
+
+// stockLeases is the lease file of n hosts, of which the first runs twilld and
+// announces what stock flannel does not know.
+func stockLeases(n int) string {
+	return strings.Replace(leasesOf(n), `.11"}`, `.11", "BackendData": `+string(announcing)+`}`, 1)
 }
 
 // buildStock builds the module that runs stock flannel's udp backend.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -72,7 +73,7 @@ func TestLeaseOfAStockNodeComesAndGoes(t *testing.T) {
 			a, c := l.pod(0), l.pod(2)
 			steady := l.trickle() // between a and b
 			for range 2 {
-				replace(t, l.leaseFile, leasesOf(3))
+				replace(t, l.leaseFile, stockLeases(3))
 				l.daemons[0].seesLeases("a node more", 3)
 				for _, way := range [][2]*netlab.Pod{{a, c}, {c, a}} {
 					if err := ping(way[0], way[1].Addr, 1472); err != nil {
@@ -82,7 +83,7 @@ func TestLeaseOfAStockNodeComesAndGoes(t *testing.T) {
 				if err := (streams{flows: 4, up: 1 << 20, down: 1 << 20}).run(a, c, c.Addr); err != nil {
 					t.Errorf("TCP: %v", err)
 				}
-				replace(t, l.leaseFile, leasesOf(2))
+				replace(t, l.leaseFile, stockLeases(2))
 				l.daemons[0].seesLeases("a node less", 2)
 				if err := pingOnce(c, a.Addr); err == nil {
 					t.Error("host a takes packets of a node without a lease")
@@ -104,8 +105,9 @@ func TestDatagramsAreThoseOfStockFlannel(t *testing.T) {
 	for _, e := range interopEngines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
+			e.flags = [][]string{append(slices.Clone(e.flags[0]), "--source-ports=off")}
 			l := newStockLab(t, e, netlab.Options{Hosts: 3})
-			replace(t, l.leaseFile, leasesOf(3))
+			replace(t, l.leaseFile, stockLeases(3))
 			l.daemons[0].seesLeases("all nodes", 3)
 			outer := newTap(t, l.Hosts[1].NS, netlab.UnderlayLink)
 			for name, p := range stockPackets(l.pod(0), l.pod(1)) {

@@ -94,7 +94,7 @@ func TestDatagramIsTheInnerPacketAndNothingElse(t *testing.T) {
 	for _, u := range underlays {
 		t.Run(u.name, func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6})
+				l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6, flags: []string{"--source-ports=off"}})
 				outer := newTap(t, l.Hosts[1].NS, netlab.UnderlayLink)
 				for name, p := range oddPackets(l.pod(0), l.pod(1)) {
 					sendRaw(t, l.pod(0).NS, p.dst, p.bytes())
