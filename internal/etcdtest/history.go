@@ -24,7 +24,7 @@ import (
 func CheckHistory(t testing.TB, client *clientv3.Client, prefix string) int {
 	t.Helper()
 	subnets := path.Join(prefix, "subnets") + "/"
-	events := slices.DeleteFunc(history(t, client, path.Join(prefix)+"/"), func(e *clientv3.Event) bool {
+	events := slices.DeleteFunc(history(t, client, path.Clean(prefix)+"/"), func(e *clientv3.Event) bool {
 		return !strings.HasPrefix(string(e.Kv.Key), subnets)
 	})
 	for _, fault := range Faults(events, subnets) {
