@@ -195,11 +195,7 @@ func (e *Engine) probe(cfg *Config) error {
 			s.sender = newMmsgSender(s.sendFD, ipv6)
 			continue
 		}
-		b, err := newBatchSender(s.sendFD, s.local)
-		if err != nil {
-			return fmt.Errorf("open batch connection: %w", err)
-		}
-		s.sender = b
+		s.sender = newBatchSender(s.sendFD, s.local)
 	}
 	return nil
 }
@@ -305,9 +301,6 @@ func (e *Engine) Close() error {
 	var errs []error
 	e.closed.Do(func() {
 		for _, s := range e.shards {
-			if b, ok := s.sender.(*batchSender); ok {
-				errs = append(errs, b.close())
-			}
 			errs = append(errs, unix.Close(s.fd))
 			if s.sendFD != s.fd {
 				errs = append(errs, unix.Close(s.sendFD))

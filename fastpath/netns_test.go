@@ -425,7 +425,9 @@ func TestRunEndsAtOnceWhenCancelled(t *testing.T) {
 
 func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
-		e := newEngine(t, config(device(t, 2, offload.Auto), "127.0.0.1:8285"))
+		cfg := config(device(t, 2, offload.Auto), "127.0.0.1:8285")
+		cfg.PartialAnnounced = true
+		e := newEngine(t, cfg)
 		e.shards[1].gsoRefused.Store(uint32(unix.EIO))
 		e.shards[0].mergeRefused.Store(true)
 		want := map[string]string{

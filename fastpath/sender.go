@@ -4,7 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/net/ipv4"
@@ -69,12 +69,32 @@ type batchConn interface {
 	WriteBatch([]ipv4.Message, int) (int, error)
 }
 
+// descriptor is a UDP socket as x/net wants it, without Go's poller. A net.UDPConn
+// registers its socket with the poller, which then wakes a thread of the runtime
+// for each datagram that arrives or has left; nobody waits there.
+type descriptor struct {
+	*net.UDPConn // nil; that it has these methods makes this a UDP connection for x/net, which calls none but those below
+	fd           int
+}
+
+// SyscallConn implements syscall.Conn.
+func (d descriptor) SyscallConn() (syscall.RawConn, error) { return rawDescriptor(d.fd), nil }
+
+// LocalAddr is what x/net puts into its errors.
+func (d descriptor) LocalAddr() net.Addr { return (*net.UDPAddr)(nil) }
+
+// rawDescriptor is a syscall.RawConn that calls its functions once, ready or not.
+type rawDescriptor int
+
+func (r rawDescriptor) Control(f func(fd uintptr)) error    { f(uintptr(r)); return nil }
+func (r rawDescriptor) Read(f func(fd uintptr) bool) error  { f(uintptr(r)); return nil }
+func (r rawDescriptor) Write(f func(fd uintptr) bool) error { f(uintptr(r)); return nil }
+
 // batchSender sends single datagrams through x/net: the plain engine's way.
 // It is not used to receive, because ReadBatch allocates an address for each
 // datagram.
 type batchSender struct {
 	conn    batchConn
-	closer  net.PacketConn
 	ipv6    bool
 	msgs    []ipv4.Message
 	addrs   []net.UDPAddr
@@ -82,19 +102,10 @@ type batchSender struct {
 	control []byte
 }
 
-func newBatchSender(fd int, local netip.Addr) (*batchSender, error) {
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("dup", err)
-	}
-	f := os.NewFile(uintptr(dup), "udp")
-	pc, err := net.FilePacketConn(f)
-	_ = f.Close() // FilePacketConn has its own descriptor
-	if err != nil {
-		return nil, err
-	}
+// newBatchSender returns a sender on fd, which stays the caller's.
+func newBatchSender(fd int, local netip.Addr) *batchSender {
 	s := &batchSender{
-		closer: pc, ipv6: local.Is6(),
+		ipv6:    local.Is6(),
 		msgs:    make([]ipv4.Message, maxMessages),
 		addrs:   make([]net.UDPAddr, maxMessages),
 		buffers: make([][]byte, 0, maxVectors),
@@ -105,11 +116,11 @@ func newBatchSender(fd int, local netip.Addr) (*batchSender, error) {
 		s.msgs[i].Addr = &s.addrs[i]
 	}
 	if s.ipv6 {
-		s.conn = ipv6.NewPacketConn(pc)
+		s.conn = ipv6.NewPacketConn(descriptor{fd: fd})
 	} else {
-		s.conn = ipv4.NewPacketConn(pc)
+		s.conn = ipv4.NewPacketConn(descriptor{fd: fd})
 	}
-	return s, nil
+	return s
 }
 
 func (s *batchSender) send(msgs []message) (int, unix.Errno) {
@@ -131,7 +142,7 @@ func (s *batchSender) send(msgs []message) (int, unix.Errno) {
 	}
 	var errno unix.Errno
 	if !errors.As(err, &errno) {
-		errno = unix.EPIPE // the connection was closed: the engine stops
+		errno = unix.EINVAL // x/net's own: it could not encode the messages
 	}
 	return 0, errno
 }
@@ -147,5 +158,3 @@ func copyAddr(dst *net.UDPAddr, a netip.AddrPort) {
 	}
 	dst.Port = int(a.Port())
 }
-
-func (s *batchSender) close() error { return s.closer.Close() }

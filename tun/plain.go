@@ -1,24 +1,20 @@
 package tun
 
 import (
+	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"github.com/songgao/water"
 	"golang.org/x/sys/unix"
 )
 
-// plainQueue is the only queue of a plain device. water opens the device and
-// owns it; packets go past its Read and Write, which park a goroutine in Go's
-// poller for every packet, to the descriptor itself, so that what is ready can
-// be drained.
-type plainQueue struct {
-	dev *water.Interface
-	fd  int
-}
+// plainQueue is the only queue of a plain device.
+type plainQueue struct{ fd int }
 
-// openPlain opens a plain device.
+// openPlain opens a plain device. water opens it, but hands its descriptor to Go's
+// poller, which would wake a thread of the runtime for every packet; so the queue
+// goes on with a duplicate, which keeps the device when water's is closed.
 func openPlain(name string) (Queue, error) {
 	cfg := water.Config{DeviceType: water.TUN}
 	cfg.Name = name
@@ -26,21 +22,23 @@ func openPlain(name string) (Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a plain device: %w", err)
 	}
-	q := &plainQueue{dev: dev, fd: -1}
-	if f, ok := dev.ReadWriteCloser.(*os.File); ok {
-		var conn syscall.RawConn
-		if conn, err = f.SyscallConn(); err == nil {
-			err = conn.Control(func(fd uintptr) { q.fd = int(fd) })
-		}
+	defer dev.Close()
+	q := &plainQueue{fd: -1}
+	f, ok := dev.ReadWriteCloser.(*os.File)
+	if !ok {
+		return nil, fmt.Errorf("descriptor of the plain device: water has a %T", dev.ReadWriteCloser)
 	}
-	if err == nil {
-		err = unix.SetNonblock(q.fd, true)
-	}
+	conn, err := f.SyscallConn()
 	if err != nil {
-		_ = dev.Close()
 		return nil, fmt.Errorf("descriptor of the plain device: %w", err)
 	}
-	unix.CloseOnExec(q.fd)
+	if e := conn.Control(func(fd uintptr) { q.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); e != nil || err != nil {
+		return nil, fmt.Errorf("duplicate the descriptor of the plain device: %w", errors.Join(e, err))
+	}
+	if err := unix.SetNonblock(q.fd, true); err != nil {
+		_ = unix.Close(q.fd)
+		return nil, fmt.Errorf("descriptor of the plain device: %w", err)
+	}
 	return q, nil
 }
 
@@ -58,4 +56,4 @@ func (q *plainQueue) Write(iov []unix.Iovec) error { return writevFD(q.fd, iov[1
 
 func (q *plainQueue) FD() int { return q.fd }
 
-func (q *plainQueue) Close() error { return q.dev.Close() }
+func (q *plainQueue) Close() error { return unix.Close(q.fd) }
