@@ -62,7 +62,7 @@ func decodeSockaddr(sa *unix.RawSockaddrInet6) netip.Addr {
 // a new Peers that shares the Peer values that did not change.
 type Peers struct {
 	own    []netip.Prefix
-	bySub  bart.Table[*Peer]
+	bySub  bart.Fast[*Peer]
 	byAddr map[netip.Addr]*Peer
 	all    []*Peer
 }
