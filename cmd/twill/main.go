@@ -30,6 +30,10 @@ type command struct {
 // commands are all subcommands, in the order of the help text.
 var commands = []command{
 	{"status", "what the twilld on this node does: engine, offloads, peers, drops", runStatus},
+	{"leases", "which node has which pod subnet, until when, and the traffic with it", runLeases},
+	{"config", "get the network config from etcd, or set another after checking it", runConfig},
+	{"reserve", "keep a pod subnet for one node for good, or from all", runReserve},
+	{"release", "end a reservation", runRelease},
 	{"docker-opts", "write the options by which Docker uses this node's pod subnet", runDockerOpts},
 	{"demo", "two hosts with pods in network namespaces: twill beside kernel VXLAN, in 40 s", runDemo},
 	{"lab", "two hosts with pods that last, to play with: up, status, exec, down", runLab},

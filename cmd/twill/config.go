@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/twillnet/twill/internal/daemon"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
+)
+
+const aboutConfig = `get prints the network config as it stands in etcd. set writes another, from FILE
+or standard input ("-", or no FILE), if every node could use it; else it says
+which key is wrong and writes nothing. Nodes that run take up a new config at
+once, or say in twill status what of it needs a restart.`
+
+// maxConfig bounds what is read: etcd takes no request of more than 1.5 MiB.
+const maxConfig = 1 << 20
+
+func runConfig(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c := newEtcdCommand("config")
+	rest, done, err := c.parse(aboutConfig, "get | set [FILE|-]", args, stdout)
+	if done || err != nil {
+		return err
+	}
+	switch {
+	case len(rest) == 0:
+		return c.usagef("get or set?")
+	case rest[0] == "get" && len(rest) == 1:
+		return c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) error { return getConfig(ctx, s, stdout, stderr) })
+	case rest[0] == "set" && len(rest) <= 2:
+		text, err := readConfig(append(rest, "-")[1])
+		if err != nil {
+			return err
+		}
+		if err := checkConfig(text); err != nil {
+			return fmt.Errorf("config set: %w; nothing was written", err)
+		}
+		return c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) error { return setConfig(ctx, s, text, stdout, stderr) })
+	case rest[0] == "get" || rest[0] == "set":
+		return c.usagef("unexpected argument %q", rest[len(rest)-1])
+	}
+	return c.usagef("unknown %q; there are get and set", rest[0])
+}
+
+// getConfig prints a config that cannot be used, too, so that it can be mended,
+// and says on stderr what is wrong with it.
+func getConfig(ctx context.Context, s *etcd.Store, stdout, stderr io.Writer) error {
+	text, err := s.ConfigText(ctx)
+	if err != nil {
+		return err
+	}
+	if err := checkConfig(text); err != nil {
+		fmt.Fprintln(stderr, "twill: config get:", err)
+	}
+	if !strings.HasSuffix(string(text), "\n") {
+		text = append(text, '\n')
+	}
+	_, err = stdout.Write(text)
+	return err
+}
+
+func setConfig(ctx context.Context, s *etcd.Store, text []byte, stdout, stderr io.Writer) error {
+	for _, key := range unknownKeys(text) {
+		fmt.Fprintf(stderr, "twill: config set: key %q means nothing, to flannel neither; there are %s\n", key, strings.Join(lease.ConfigKeys(), ", "))
+	}
+	c, err := s.SetConfig(ctx, text)
+	if err != nil {
+		return err
+	}
+	var networks []string
+	for _, n := range c.Networks() {
+		networks = append(networks, n.String())
+	}
+	_, err = fmt.Fprintf(stdout, "written: network %s, backend %s\n", strings.Join(networks, ", "), c.Backend.Type)
+	return err
+}
+
+func readConfig(name string) ([]byte, error) {
+	in := io.ReadCloser(os.Stdin)
+	if name == "-" {
+		name = "standard input"
+	} else {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("config set: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxConfig+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("config set: read %s: %w", name, err)
+	case len(text) > maxConfig:
+		return nil, fmt.Errorf("config set: %s is longer than %d bytes; is it a network config?", name, maxConfig)
+	}
+	return text, nil
+}
+
+// checkConfig says why a node could not use the config.
+func checkConfig(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("network config: the text is empty")
+	}
+	c, err := lease.ParseConfig(text)
+	if err != nil {
+		return err
+	}
+	return daemon.CheckConfig(c)
+}
+
+// unknownKeys returns the keys of a sound config that nobody reads, in order.
+func unknownKeys(text []byte) []string {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(text, &all) != nil {
+		return nil // lease.ParseConfig has said so
+	}
+	var unknown []string
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		if !slices.ContainsFunc(lease.ConfigKeys(), func(k string) bool { return strings.EqualFold(k, key) }) {
+			unknown = append(unknown, key)
+		}
+	}
+	return unknown
+}

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/etcdtest"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
+)
+
+// operator runs twill's commands on a real etcd.
+type operator struct {
+	*testing.T
+	server *etcdtest.Server
+	store  *etcd.Store
+}
+
+const someConfig = `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`
+
+func newOperator(t *testing.T) *operator {
+	t.Helper()
+	server := etcdtest.Start(t, etcdtest.Options{})
+	store, err := etcd.Open(t.Context(), etcd.Options{Endpoints: []string{server.Endpoint}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	t.Setenv("FLANNELD_ETCD_ENDPOINTS", server.Endpoint)
+	return &operator{t, server, store}
+}
+
+func (o *operator) twill(args ...string) (stdout, stderr string, err error) {
+	o.Helper()
+	var out, log bytes.Buffer
+	err = run(o.Context(), args, &out, &log)
+	return out.String(), log.String(), err
+}
+
+// prints runs a command that must succeed and print want.
+func (o *operator) prints(want string, args ...string) {
+	o.Helper()
+	if out, log, err := o.twill(args...); err != nil || out != want || log != "" {
+		o.Errorf("twill %s printed %q, %q and failed with %v; want %q", strings.Join(args, " "), out, log, err, want)
+	}
+}
+
+// refuses runs a command that must fail with an error that has want in it.
+func (o *operator) refuses(want string, args ...string) {
+	o.Helper()
+	if out, _, err := o.twill(args...); err == nil || !strings.Contains(err.Error(), want) {
+		o.Errorf("twill %s printed %q and failed with %v; want %q", strings.Join(args, " "), out, err, want)
+	}
+}
+
+func (o *operator) file(text string) string {
+	o.Helper()
+	path := filepath.Join(o.TempDir(), "config.json")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		o.Fatal(err)
+	}
+	return path
+}
+
+// acquire takes a lease for the node at an address.
+func (o *operator) acquire(ip string, previous string) *lease.Lease {
+	o.Helper()
+	l, err := o.store.Acquire(o.Context(), lease.Attrs{PublicIP: netip.MustParseAddr(ip)},
+		lease.Previous{Subnet: netip.MustParsePrefix(previous)})
+	if err != nil || l.Subnet.String() != previous {
+		o.Fatalf("acquire %s: %v, %v", previous, l, err)
+	}
+	return l
+}
+
+func TestOnlyAConfigThatNodesCanUseIsSet(t *testing.T) {
+	o := newOperator(t)
+	o.refuses("no network config", "config", "get")
+	o.prints("written: network 10.5.0.0/16, backend udp\n", "config", "set", o.file(someConfig))
+	o.prints(someConfig+"\n", "config", "get")
+	for text, want := range map[string]string{
+		``:  "the text is empty",
+		`{`: "line 1, column 2",
+		`{"Network": "10.5.0.0/16", "SubnetLen": 31}`:                                   "SubnetLen 31: want a whole number from 18 to 30",
+		`{"Backend": {"Type": "udp"}}`:                                                  "Network is missing",
+		`{"Network": "10.5.0.0/16", "Backend": {"Type": "udp", "Port": "many"}}`:        "Backend.Port",
+		`{"Network": "10.5.0.0/16", "Backend": {"Type": "ipsec", "PSK": "very quiet"}}`: `backend type "ipsec" is not supported`,
+	} {
+		o.refuses(want, "config", "set", o.file(text))
+		o.refuses("nothing was written", "config", "set", o.file(text))
+	}
+	o.refuses("nowhere.json", "config", "set", "/nonexistent/nowhere.json")
+	o.prints(someConfig+"\n", "config", "get")
+}
+
+func TestMisspeltKeyIsWrittenWithAWarning(t *testing.T) {
+	o := newOperator(t)
+	out, log, err := o.twill("config", "set", o.file(`{"network": "10.5.0.0/16", "SubnetLenght": 26}`))
+	if err != nil || !strings.HasPrefix(out, "written") || !strings.Contains(log, `key "SubnetLenght" means nothing`) || strings.Contains(log, `"network"`) {
+		t.Errorf("got %q, %q, %v", out, log, err)
+	}
+}
+
+func TestBrokenConfigIsPrintedWithWhatIsWrong(t *testing.T) {
+	o := newOperator(t)
+	if _, err := o.server.Client(t).Put(t.Context(), etcd.DefaultPrefix+"/config", `{"Network": "10.5.0.0/33"}`); err != nil {
+		t.Fatal(err)
+	}
+	out, log, err := o.twill("config", "get")
+	if err != nil || out != `{"Network": "10.5.0.0/33"}`+"\n" || !strings.Contains(log, "Network") {
+		t.Errorf("got %q, %q, %v", out, log, err)
+	}
+}
+
+func TestReservedSubnetIsReleasedToTheNodeThatHasIt(t *testing.T) {
+	o := newOperator(t)
+	o.prints("written: network 10.5.0.0/16, backend udp\n", "config", "set", o.file(someConfig))
+	o.acquire("192.0.2.1", "10.5.1.0/24")
+
+	o.prints("10.5.1.0/24 is reserved for 192.0.2.1\n", "reserve", "10.5.1.0/24")
+	o.prints("10.5.2.0/24 is reserved for 192.0.2.2\n", "reserve", "10.5.2.0-24", "--public-ip", "192.0.2.2")
+	o.prints("10.5.3.0/24 is reserved: no node gets it\n", "reserve", "10.5.3.0/24")
+	o.refuses("10.5.3.0-24 is taken by", "reserve", "10.5.3.0/24", "--public-ip=192.0.2.3")
+	o.refuses("the network hands out subnets /24", "reserve", "10.6.0.0/24")
+	if l := o.acquire("192.0.2.2", "10.5.2.0/24"); !l.Expiration.IsZero() {
+		t.Errorf("the reservation ends at %s", l.Expiration)
+	}
+
+	out, _, err := o.twill("release", "10.5.1.0/24")
+	if want := "10.5.1.0/24 is a lease of 192.0.2.1 now, until "; err != nil || !strings.HasPrefix(out, want) {
+		t.Errorf("got %q, %v, want %q", out, err, want)
+	}
+	o.prints("10.5.3.0/24 is free\n", "release", "10.5.3.0/24")
+	o.refuses("see twill leases", "release", "10.5.3.0/24")
+	o.refuses("it is not reserved", "release", "10.5.1.0/24")
+}
+
+func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
+	o := newOperator(t)
+	o.prints("written: network 10.5.0.0/16, backend udp\n", "config", "set", o.file(someConfig))
+	o.acquire("192.0.2.1", "10.5.1.0/24")
+	o.acquire("192.0.2.2", "10.5.2.0/24")
+	o.prints("10.5.3.0/24 is reserved: no node gets it\n", "reserve", "10.5.3.0/24")
+
+	dir, err := os.MkdirTemp("/tmp", "twill") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	socket := filepath.Join(dir, "twilld.sock")
+	s, err := status.Listen(socket, func() status.Document {
+		return status.Document{
+			Lease: &status.Lease{Subnet: netip.MustParsePrefix("10.5.1.0/24")},
+			Dataplane: &status.Dataplane{Peers: []status.Peer{{
+				Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.2.0/24")}, TXBytes: 1234, RXBytes: 5678, TXPackets: 12, RXPackets: 56,
+			}}},
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+
+	o.prints(""+
+		"NODE                   SUBNET       BACKEND  EXPIRES           SENT    RECEIVED\n"+
+		"192.0.2.1 (this node)  10.5.1.0/24  udp      in 23h59m         -       -\n"+
+		"192.0.2.2              10.5.2.0/24  udp      in 23h59m         1234 B  5678 B\n"+
+		"nobody                 10.5.3.0/24  udp      never (reserved)  -       -\n",
+		"leases", "--socket", socket)
+
+	out, _, err := o.twill("leases", "--json", "--socket", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []leaseRow
+	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != 3 {
+		t.Fatalf("got %s: %v", out, err)
+	}
+	if !rows[0].Own || rows[1].Own || rows[1].Traffic == nil || *rows[1].Traffic != (traffic{12, 1234, 56, 5678}) ||
+		!rows[2].Reserved || time.Until(rows[0].Expiration) < 23*time.Hour || strings.Contains(out, "0001-01-01") {
+		t.Errorf("got %s", out)
+	}
+
+	// Without a daemon nothing of it is known, and that is no error.
+	out, _, err = o.twill("leases", "--socket=/nonexistent/twilld.sock")
+	if err != nil || strings.Contains(out, "this node") || strings.Count(out, "\n") != 4 {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestAnEtcdThatIsAwayIsNamedAfterTheTimeout(t *testing.T) {
+	for _, args := range [][]string{{"leases"}, {"config", "get"}, {"reserve", "10.5.1.0/24"}, {"release", "10.5.1.0/24"}} {
+		var out, log bytes.Buffer
+		err := run(t.Context(), append(args, "--timeout=200ms", "--etcd-endpoints=http://127.0.0.1:1"), &out, &log)
+		if err == nil || !strings.Contains(err.Error(), "http://127.0.0.1:1") || !strings.Contains(err.Error(), "mend --etcd-endpoints") {
+			t.Errorf("%s: got %v", args, err)
+		}
+	}
+}
+
+func TestWrongCommandLineOfAnEtcdCommandIsAUsageError(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"leases", "all"}, `leases: unexpected argument "all"`},
+		{[]string{"leases", "--timeout=0s"}, "leases: --timeout 0s: want more than 0"},
+		{[]string{"config"}, "config: get or set?"},
+		{[]string{"config", "put"}, `config: unknown "put"; there are get and set`},
+		{[]string{"config", "get", "it"}, `config: unexpected argument "it"`},
+		{[]string{"config", "set", "a", "b"}, `config: unexpected argument "b"`},
+		{[]string{"reserve"}, "reserve: which subnet?"},
+		{[]string{"reserve", "here"}, `reserve: "here" is no subnet`},
+		{[]string{"reserve", "10.5.7.1/24"}, "10.5.7.1/24 is an address inside of the subnet 10.5.7.0/24"},
+		{[]string{"reserve", "10.5.7.0/24,10.5.8.0/24"}, "two subnets of one address family"},
+		{[]string{"reserve", "10.5.7.0/24", "--public-ip=fd00::1"}, "want an IPv4 address"},
+		{[]string{"release", "10.5.7.0/24", "10.5.8.0/24"}, `release: unexpected argument "10.5.8.0/24"`},
+		{[]string{"release", "10.5.7.0/24", "--etcd-username=me"}, "come together"},
+	} {
+		err := run(t.Context(), tc.args, &bytes.Buffer{}, &bytes.Buffer{})
+		var usage *usageError
+		if !errors.As(err, &usage) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q: got %v, want a usage error with %q", tc.args, err, tc.want)
+		}
+	}
+}

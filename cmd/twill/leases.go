@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
+)
+
+const aboutLeases = `Lists the leases in etcd: which node has which pod subnet, and until when. The
+twilld on this node, if one runs, tells which lease is its own and what it has
+sent to and received from each peer since the peer was last changed.`
+
+// leaseRow is a lease as it is listed, and its JSON.
+type leaseRow struct {
+	Own        bool           `json:"own,omitempty"` // this node's
+	Subnets    []netip.Prefix `json:"subnets"`
+	PublicIP   netip.Addr     `json:"public_ip,omitzero"`
+	PublicIPv6 netip.Addr     `json:"public_ipv6,omitzero"`
+	Backend    string         `json:"backend"` // "udp" where the lease names none
+	// Expiration is absent where the lease is a reservation.
+	Expiration time.Time `json:"expiration,omitzero"`
+	Reserved   bool      `json:"reserved,omitempty"`
+	// Traffic is absent where the daemon here does not know the peer.
+	Traffic *traffic `json:"traffic,omitempty"`
+}
+
+// traffic is what went between this node and a peer, in bytes of inner packets.
+type traffic struct {
+	TXPackets uint64 `json:"tx_packets"`
+	TXBytes   uint64 `json:"tx_bytes"`
+	RXPackets uint64 `json:"rx_packets"`
+	RXBytes   uint64 `json:"rx_bytes"`
+}
+
+func runLeases(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c := newEtcdCommand("leases")
+	asJSON := c.Bool("json", false, "print JSON instead of a table")
+	socket := c.String("socket", status.DefaultSocket, "`PATH` of twilld's --control-socket")
+	rest, done, err := c.parse(aboutLeases, "", args, stdout)
+	switch {
+	case done || err != nil:
+		return err
+	case len(rest) > 0:
+		return c.usagef("unexpected argument %q", rest[0])
+	}
+	var leases []lease.Lease
+	err = c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) (err error) {
+		leases, err = s.Leases(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	// Without a daemon the list is as good, but for what only it knows.
+	local, _ := status.Fetch(asking, *socket)
+	rows := leaseRows(leases, local)
+	if *asJSON {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(rows)
+	}
+	return writeLeases(stdout, rows, time.Now())
+}
+
+// leaseRows puts leases and the local daemon's knowledge together. local is nil
+// if there is none.
+func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
+	peers := make(map[netip.Prefix]status.Peer)
+	var own []netip.Prefix
+	if local != nil {
+		if local.Lease != nil {
+			own = append(own, local.Lease.Subnet, local.Lease.IPv6Subnet)
+		}
+		if local.Dataplane != nil {
+			for _, p := range local.Dataplane.Peers {
+				for _, s := range p.Subnets {
+					peers[s] = p
+				}
+			}
+		}
+	}
+	rows := make([]leaseRow, len(leases))
+	for i, l := range leases {
+		r := leaseRow{
+			Subnets: l.Subnets(), PublicIP: l.PublicIP, PublicIPv6: l.PublicIPv6, Backend: l.BackendType,
+			Expiration: l.Expiration, Reserved: l.Expiration.IsZero(),
+		}
+		if r.Backend == "" {
+			r.Backend = "udp" // whose leases name none, as in flannel
+		}
+		for _, s := range r.Subnets {
+			for _, o := range own {
+				r.Own = r.Own || s == o
+			}
+			if p, ok := peers[s]; ok {
+				r.Traffic = &traffic{p.TXPackets, p.TXBytes, p.RXPackets, p.RXBytes}
+			}
+		}
+		rows[i] = r
+	}
+	return rows
+}
+
+// writeLeases writes the table for people. now is what expirations are counted
+// from.
+func writeLeases(w io.Writer, rows []leaseRow, now time.Time) error {
+	if len(rows) == 0 {
+		_, err := fmt.Fprintln(w, "no leases")
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NODE\tSUBNET\tBACKEND\tEXPIRES\tSENT\tRECEIVED")
+	for _, r := range rows {
+		l := lease.Lease{Attrs: lease.Attrs{PublicIP: r.PublicIP, PublicIPv6: r.PublicIPv6}}
+		node := nodeText(l)
+		if r.Own {
+			node += " (this node)"
+		}
+		var subnets []string
+		for _, s := range r.Subnets {
+			subnets = append(subnets, s.String())
+		}
+		sent, received := "-", "-"
+		if r.Traffic != nil {
+			sent, received = fmt.Sprintf("%d B", r.Traffic.TXBytes), fmt.Sprintf("%d B", r.Traffic.RXBytes)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", node, strings.Join(subnets, ","), r.Backend, expires(r, now), sent, received)
+	}
+	return t.Flush()
+}
+
+// expires says in how much time a lease ends.
+func expires(r leaseRow, now time.Time) string {
+	left := r.Expiration.Sub(now)
+	switch {
+	case r.Reserved:
+		return "never (reserved)"
+	case left <= 0:
+		return "expired"
+	case left < time.Minute:
+		return fmt.Sprintf("in %s", left.Round(time.Second))
+	}
+	return fmt.Sprintf("in %dh%02dm", int(left.Hours()), int(left.Minutes())%60)
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
+)
+
+const aboutReserve = `Keeps a pod subnet for one node for good: for the node that has its lease, or for
+the one that --public-ip names. Where there is neither it is kept from all nodes.
+A network of both families has both subnets in one word: 10.5.7.0/24,fd00:5:7::/64.`
+
+const aboutRelease = `Ends what twill reserve began. The subnet of a node turns into a lease of a day,
+which the node renews while it lives; that of nobody is free at once.`
+
+func runReserve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c := newEtcdCommand("reserve")
+	var l lease.Lease
+	c.Func("public-ip", "`IP` of the node that shall have the subnet", address(&l.PublicIP, netip.Addr.Is4, "an IPv4 address"))
+	c.Func("public-ipv6", "`IP` of that node in IPv6", address(&l.PublicIPv6, is6, "an IPv6 address"))
+	subnets, done, err := c.subnets(aboutReserve, args, stdout)
+	if done || err != nil {
+		return err
+	}
+	l.Subnet, l.IPv6Subnet = subnets.Subnet, subnets.IPv6Subnet
+	return c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) error {
+		got, err := s.Reserve(ctx, l)
+		if err != nil {
+			return err
+		}
+		if nodeText(*got) == "nobody" {
+			_, err = fmt.Fprintf(stdout, "%s is reserved: no node gets it\n", subnetText(*got))
+		} else {
+			_, err = fmt.Fprintf(stdout, "%s is reserved for %s\n", subnetText(*got), nodeText(*got))
+		}
+		return err
+	})
+}
+
+func runRelease(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c := newEtcdCommand("release")
+	l, done, err := c.subnets(aboutRelease, args, stdout)
+	if done || err != nil {
+		return err
+	}
+	return c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) error {
+		got, err := s.Release(ctx, l)
+		switch {
+		case err != nil:
+			return err
+		case got == nil:
+			_, err = fmt.Fprintf(stdout, "%s is free\n", subnetText(l))
+		default:
+			_, err = fmt.Fprintf(stdout, "%s is a lease of %s now, until %s unless renewed\n",
+				subnetText(*got), nodeText(*got), got.Expiration.Format(time.RFC3339))
+		}
+		return err
+	})
+}
+
+// subnets parses a command line with one operand, a subnet.
+func (c *etcdCommand) subnets(about string, args []string, stdout io.Writer) (l lease.Lease, done bool, err error) {
+	rest, done, err := c.parse(about, "SUBNET", args, stdout)
+	switch {
+	case done || err != nil:
+		return l, done, err
+	case len(rest) == 0:
+		return l, false, c.usagef("which subnet? Name one such as 10.5.7.0/24")
+	case len(rest) > 1:
+		return l, false, c.usagef("unexpected argument %q", rest[1])
+	}
+	if l, err = parseSubnets(rest[0]); err != nil {
+		return l, false, c.usagef("%v", err)
+	}
+	return l, false, nil
+}
+
+func is6(a netip.Addr) bool { return a.Is6() && !a.Is4In6() && a.Zone() == "" }
+
+// address is a flag whose value is an address of one family.
+func address(to *netip.Addr, family func(netip.Addr) bool, want string) func(string) error {
+	return func(s string) error {
+		a, err := netip.ParseAddr(s)
+		if err != nil || !family(a) || a.IsUnspecified() {
+			return fmt.Errorf("want %s", want)
+		}
+		*to = a
+		return nil
+	}
+}
