@@ -29,7 +29,7 @@ func able(announced bool) *Peers {
 	return NewPeers(own, []*Peer{b, peerC})
 }
 
-func TestPartialChecksumsAreFinishedWhereBothEndsWantIt(t *testing.T) {
+func TestPartialChecksumsAreFinishedWhereTheyAreAnnounced(t *testing.T) {
 	for _, here := range []bool{true, false} {
 		for _, there := range []bool{true, false} {
 			for _, vnet := range []bool{true, false} {
@@ -49,7 +49,7 @@ func TestPartialChecksumsAreFinishedWhereBothEndsWantIt(t *testing.T) {
 						if err := r.write(); err != nil {
 							t.Fatal(err)
 						}
-						if here && there {
+						if here { // whether or not it is known yet that the peer can
 							samePackets(t, q.packets(t), pkts)
 							if !vnet && slices.ContainsFunc(q.writes, func(w []byte) bool { return w[0] != 0 }) {
 								t.Error("a plain device is asked to finish a checksum")

@@ -15,7 +15,7 @@ import (
 type Peer struct {
 	Subnets  []netip.Prefix  // inner addresses behind it
 	Endpoint netip.AddrPort  // where its datagrams go; the address is also where they must come from
-	Partial  bool            // it takes, and sends, packets whose TCP or UDP checksum is left partial
+	Partial  bool            // it takes packets whose TCP or UDP checksum is left partial
 	Traffic  metrics.Traffic // written by all shards
 
 	name    unix.RawSockaddrInet6 // Endpoint for the kernel; room for either family

@@ -173,7 +173,9 @@ func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) erro
 		r.merge.AddSuper(pkt, &h, super)
 		return nil
 	}
-	if peer != nil && peer.Partial && r.shard.partial && encap.PartialChecksum(pkt, &h) {
+	// A peer that has read our announcement may send such packets before we
+	// have read its own.
+	if r.shard.partial && encap.PartialChecksum(pkt, &h) {
 		if r.shard.vnet {
 			r.merge.AddPartial(pkt, &h)
 			return nil
