@@ -1,13 +1,17 @@
 //go:build linux && amd64 && cgo
 
-// Flannel-udp is a node that runs stock flannel's udp backend: flannel's own
-// TUN set-up, lease watch and C forwarding loop, unchanged, fed from the
-// command line instead of from etcd or Kubernetes. Tests and the laboratory
-// use it as the other host.
+// Flannel-udp is a node that runs stock flannel. Tests and the laboratory use it
+// as the other host. It has two modes:
 //
-// It prints "ready mtu=N" on standard output when flannel0 is up and the peers
-// have been handed to the backend, logs to standard error, and runs until
-// SIGTERM or SIGINT; flannel0 and its route go with the process.
+//   - With --peer and its like, flannel's udp backend: its own TUN set-up, lease
+//     watch and C forwarding loop, unchanged, fed from the command line.
+//   - With --etcd-endpoints, flannel's etcd subnet manager and the backend that
+//     the network config in etcd names, udp or vxlan. The flags are flanneld's.
+//
+// It prints "ready mtu=N" on standard output when the backend's device is up
+// and, of the command line, the peers have been handed to the backend, or, with
+// etcd, subnet.env is written. It logs to standard error, and runs until SIGTERM
+// or SIGINT; flannel0 and its route go with the process, flannel.VNI stays.
 package main
 
 import (
@@ -20,6 +24,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,7 +52,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 
-	n, err := parseArgs(os.Args[1:])
+	parse := parseArgs
+	if slices.ContainsFunc(os.Args[1:], isEtcdFlag) {
+		parse = parseEtcdArgs
+	}
+	n, err := parse(os.Args[1:])
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return
@@ -55,16 +64,61 @@ func main() {
 		fmt.Fprintln(os.Stderr, "flannel-udp:", err)
 		os.Exit(2)
 	}
-	if err := run(ctx, n); err != nil {
+	if err := n.run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "flannel-udp:", err)
 		os.Exit(1)
 	}
 }
 
-func parseArgs(args []string) (node, error) {
-	var n node
+// runner is a node that runs until ctx is done.
+type runner interface {
+	validate() error
+	run(ctx context.Context) error
+}
+
+// isEtcdFlag reports whether an argument asks for leases from etcd.
+func isEtcdFlag(arg string) bool {
+	return strings.HasPrefix(strings.TrimLeft(arg, "-"), "etcd-endpoints")
+}
+
+func parseEtcdArgs(args []string) (runner, error) {
+	var n etcdNode
+	fs := newFlagSet()
+	fs.StringVar(&n.endpoints, "etcd-endpoints", "", "`URLs` of etcd, separated by commas")
+	fs.StringVar(&n.prefix, "etcd-prefix", "/coreos.com/network", "`prefix` of the keys")
+	fs.StringVar(&n.iface, "iface", "", "`interface` that reaches the other hosts")
+	fs.StringVar(&n.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that tells subnet and MTU")
+	fs.IntVar(&n.renewMargin, "subnet-lease-renew-margin", 60, "`minutes` before its end that the lease is renewed")
+	if err := parse(fs, args); err != nil {
+		return nil, err
+	}
+	return n, n.validate()
+}
+
+func newFlagSet() *flag.FlagSet {
 	fs := flag.NewFlagSet("flannel-udp", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // main prints the error
+	return fs
+}
+
+// parse refuses arguments that are no flags, too.
+func parse(fs *flag.FlagSet, args []string) error {
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(os.Stderr)
+			fs.PrintDefaults()
+		}
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	return nil
+}
+
+func parseArgs(args []string) (runner, error) {
+	var n node
+	fs := newFlagSet()
 	fs.StringVar(&n.iface, "iface", "", "`interface` that reaches the other hosts")
 	fs.TextVar(&n.network, "network", netip.Prefix{}, "IPv4 `prefix` of all pods")
 	fs.TextVar(&n.subnet, "subnet", netip.Prefix{}, "IPv4 `prefix` of the pods on this host")
@@ -85,15 +139,8 @@ func parseArgs(args []string) (node, error) {
 		n.peers = append(n.peers, p)
 		return nil
 	})
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			fs.SetOutput(os.Stderr)
-			fs.PrintDefaults()
-		}
-		return node{}, err
-	}
-	if fs.NArg() > 0 {
-		return node{}, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	if err := parse(fs, args); err != nil {
+		return nil, err
 	}
 	return n, n.validate()
 }
@@ -127,7 +174,7 @@ func (n node) validate() error {
 }
 
 // run brings the node up and forwards until ctx ends.
-func run(ctx context.Context, n node) error {
+func (n node) run(ctx context.Context) error {
 	ext, err := externalInterface(n.iface, n.publicIP)
 	if err != nil {
 		return err

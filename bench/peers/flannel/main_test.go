@@ -3,6 +3,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -63,11 +65,46 @@ func TestConfigPassesFlannelsOwnChecks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := newLeases(n).GetNetworkConfig(t.Context())
+	c, err := newLeases(n.(node)).GetNetworkConfig(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := c.Network.String(); got != "10.5.0.0/16" || c.BackendType != "udp" || c.SubnetLen != 24 {
 		t.Errorf("config = %s %s /%d, want 10.5.0.0/16 udp /24", got, c.BackendType, c.SubnetLen)
+	}
+}
+
+func TestParseEtcdArgsRefusesWhatNoNodeCanRunWith(t *testing.T) {
+	for _, tc := range []struct {
+		name, args string
+		want       string // part of the error; empty: accepted
+	}{
+		{"complete", "--iface=eth0 --subnet-file=/tmp/subnet.env", ""},
+		{"no interface", "--subnet-file=/tmp/subnet.env", "--iface"},
+		{"no subnet file", "--iface=eth0 --subnet-file=", "--subnet-file"},
+		{"margin of a day", "--iface=eth0 --subnet-lease-renew-margin=1440", "1 to 1439"},
+		{"a peer", "--iface=eth0 --peer=10.5.2.0/24=172.31.9.12", "peer"},
+		{"not a flag", "--iface=eth0 udp", "unexpected"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := parseEtcdArgs(strings.Fields("--etcd-endpoints=http://127.0.0.1:2379 " + tc.args))
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want one about %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestPreviousSubnetIsThatOfSubnetEnv(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "subnet.env")
+	if got := previousSubnet(file); !got.Empty() {
+		t.Errorf("without a file: %s", got)
+	}
+	env := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
+	if err := os.WriteFile(file, []byte(env), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := previousSubnet(file); got.String() != "10.5.1.0/24" {
+		t.Errorf("%s, want 10.5.1.0/24", got)
 	}
 }

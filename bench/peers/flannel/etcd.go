@@ -1,0 +1,124 @@
+//go:build linux && amd64 && cgo
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flannel-io/flannel/pkg/backend"
+	_ "github.com/flannel-io/flannel/pkg/backend/vxlan" // registers itself, as udp does
+	"github.com/flannel-io/flannel/pkg/ip"
+	"github.com/flannel-io/flannel/pkg/ipmatch"
+	"github.com/flannel-io/flannel/pkg/subnet"
+	"github.com/flannel-io/flannel/pkg/subnet/etcd"
+)
+
+// etcdNode is what the command line says of a node that has its lease from etcd.
+type etcdNode struct {
+	endpoints   string // comma-separated URLs
+	prefix      string
+	iface       string
+	subnetFile  string
+	renewMargin int // minutes
+}
+
+func (n etcdNode) validate() error {
+	switch {
+	case n.iface == "":
+		return errors.New("--iface is missing")
+	case n.subnetFile == "":
+		return errors.New("--subnet-file is missing")
+	case n.renewMargin < 1 || n.renewMargin >= 24*60:
+		return fmt.Errorf("--subnet-lease-renew-margin %d: want 1 to 1439 minutes", n.renewMargin)
+	}
+	return nil
+}
+
+// run does what flanneld's main does, in its order, but for the firewall rules
+// and the health server. It ends with ctx, or when the lease is revoked.
+func (n etcdNode) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	manager, err := etcd.NewLocalManager(ctx,
+		&etcd.EtcdConfig{Endpoints: strings.Split(n.endpoints, ","), Prefix: n.prefix},
+		previousSubnet(n.subnetFile), ip.IP6Net{}, n.renewMargin)
+	if err != nil {
+		return fmt.Errorf("etcd subnet manager: %w", err)
+	}
+	config, err := waitForConfig(ctx, manager)
+	if err != nil {
+		return nil // ctx is done
+	}
+	stack, err := ipmatch.GetIPFamily(config.EnableIPv4, config.EnableIPv6)
+	if err != nil {
+		return err
+	}
+	ext, err := ipmatch.LookupExtIface(n.iface, "", "", stack, ipmatch.PublicIPOpts{})
+	if err != nil {
+		return fmt.Errorf("--iface %s: %w", n.iface, err)
+	}
+	be, err := backend.NewManager(ctx, manager, ext).GetBackend(config.BackendType)
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel() // before the wait
+	nw, err := be.RegisterNetwork(ctx, &wg, config)
+	if err != nil {
+		return fmt.Errorf("%s backend: register network: %w", config.BackendType, err)
+	}
+	own := nw.Lease()
+	if err := manager.HandleSubnetFile(n.subnetFile, config, false, own.Subnet, own.IPv6Subnet, nw.MTU()); err != nil {
+		return fmt.Errorf("write %s: %w", n.subnetFile, err)
+	}
+	wg.Go(func() { nw.Run(ctx) })
+	fmt.Printf("ready mtu=%d\n", nw.MTU())
+	// Returns when the lease is revoked, or when ctx is done, which is no fault.
+	if err := manager.CompleteLease(ctx, own, &wg); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("keep lease %s: %w", own.Subnet, err)
+	}
+	return nil
+}
+
+// waitForConfig asks each second, as flanneld does. The error is that of ctx.
+func waitForConfig(ctx context.Context, manager subnet.Manager) (*subnet.Config, error) {
+	for {
+		config, err := manager.GetNetworkConfig(ctx)
+		if err == nil {
+			return config, nil
+		}
+		fmt.Fprintln(os.Stderr, "flannel-udp: network config:", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// previousSubnet is the subnet that the node had before, from subnet.env. It is
+// empty if the file does not say.
+func previousSubnet(file string) ip.IP4Net {
+	f, err := os.Open(file)
+	if err != nil {
+		return ip.IP4Net{}
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), "FLANNEL_SUBNET="); ok {
+			if _, prefix, err := net.ParseCIDR(value); err == nil {
+				return ip.FromIPNet(prefix)
+			}
+		}
+	}
+	return ip.IP4Net{}
+}
