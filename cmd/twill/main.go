@@ -30,6 +30,7 @@ type command struct {
 // commands are all subcommands, in the order of the help text.
 var commands = []command{
 	{"status", "what the twilld on this node does: engine, offloads, peers, drops", runStatus},
+	{"doctor", "what keeps this node's pods from talking to others, and the command that mends it", runDoctor},
 	{"leases", "which node has which pod subnet, until when, and the traffic with it", runLeases},
 	{"config", "get the network config from etcd, or set another after checking it", runConfig},
 	{"reserve", "keep a pod subnet for one node for good, or from all", runReserve},

@@ -1,0 +1,224 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// table is one table of iptables.
+type table struct {
+	program string // "iptables"
+	policy  map[string]string
+	chains  map[string][]string // rules in order, as iptables -S writes them
+}
+
+// readChains lists a table.
+func readChains(ctx context.Context, program, name string) (*table, error) {
+	out, err := exec.CommandContext(ctx, program, "-w", "5", "-t", name, "-S").Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+		}
+		return nil, fmt.Errorf("list rules: %s -t %s -S: %w", program, name, err)
+	}
+	return parseChains(program, string(out)), nil
+}
+
+func parseChains(program, text string) *table {
+	t := &table{program, map[string]string{}, map[string][]string{}}
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		switch words[0] {
+		case "-P":
+			t.policy[words[1]] = strings.Join(words[2:], "")
+			t.chains[words[1]] = []string{}
+		case "-N":
+			t.chains[words[1]] = []string{}
+		case "-A":
+			t.chains[words[1]] = append(t.chains[words[1]], strings.TrimSpace(line))
+		}
+	}
+	return t
+}
+
+// packet is the first of a connection, as a rule sees it.
+type packet struct {
+	in, out  string // interfaces; empty: not known, so a rule may mean it
+	src, dst netip.Addr
+	proto    string // "udp"; empty: any
+	dport    int
+}
+
+// fate is what becomes of a packet.
+type fate struct {
+	accept bool
+	rule   string // that decides; empty: the policy
+	// maybe are rules before that one which may decide otherwise: what they
+	// match cannot be told here.
+	maybe []string
+}
+
+// passes follows a packet from a built-in chain.
+func (t *table) passes(chain string, p packet) fate {
+	var f fate
+	if verdict, rule := t.walk(chain, p, &f, 0); verdict != "" {
+		f.accept, f.rule = verdict == "ACCEPT", rule
+		return f
+	}
+	f.accept = t.policy[chain] != "DROP"
+	return f
+}
+
+// deepest bounds jumps; iptables refuses loops.
+const deepest = 32
+
+// walk returns the verdict of a chain, empty if it has none.
+func (t *table) walk(chain string, p packet, f *fate, depth int) (verdict, rule string) {
+	for _, line := range t.chains[chain] {
+		m, target := match(line, p)
+		if m == no {
+			continue
+		}
+		switch target {
+		case "ACCEPT", "DROP", "REJECT":
+			if m == yes {
+				return target, line
+			}
+			f.maybe = append(f.maybe, line)
+		case "RETURN":
+			if m == yes {
+				return "", ""
+			}
+		default:
+			if t.chains[target] == nil || depth == deepest {
+				continue // LOG, MARK, …
+			}
+			if m == maybe {
+				f.maybe = append(f.maybe, line)
+				continue
+			}
+			if verdict, rule := t.walk(target, p, f, depth+1); verdict != "" {
+				return verdict, rule
+			}
+		}
+	}
+	return "", ""
+}
+
+// answer says whether a rule means a packet.
+type answer int
+
+const (
+	no answer = iota
+	maybe
+	yes
+)
+
+// match reads one rule. What it does not know makes the answer maybe.
+func match(line string, p packet) (m answer, target string) {
+	words := strings.Fields(line)
+	m = yes
+	not := false
+	meets := func(b bool) {
+		if b == not {
+			m = no
+		}
+		not = false
+	}
+	unsure := func() {
+		m = min(m, maybe)
+		not = false
+	}
+	for i := 2; i < len(words); i++ {
+		value := ""
+		if i+1 < len(words) {
+			value = words[i+1]
+		}
+		switch words[i] {
+		case "!":
+			not = true
+			continue
+		case "-j", "-g":
+			return m, value
+		case "-m":
+			if value == "comment" || value == "udp" || value == "tcp" {
+				break
+			}
+			if value == "conntrack" || value == "state" {
+				break // decided by the states, below
+			}
+			unsure()
+		case "--comment":
+			// A text in quotes may have several words.
+			for i+1 < len(words) && strings.HasPrefix(value, `"`) && !strings.HasSuffix(words[i+1], `"`) {
+				i++
+			}
+		case "--ctstate", "--state":
+			// The first packet of a connection is NEW.
+			meets(slices.Contains(strings.Split(value, ","), "NEW"))
+		case "-p":
+			if p.proto == "" {
+				unsure()
+			} else {
+				meets(value == p.proto)
+			}
+		case "--dport":
+			from, to, ranged := strings.Cut(value, ":")
+			if !ranged {
+				to = from
+			}
+			a, errA := strconv.Atoi(from)
+			b, errB := strconv.Atoi(to)
+			if errA != nil || errB != nil || p.dport == 0 {
+				unsure()
+			} else {
+				meets(a <= p.dport && p.dport <= b)
+			}
+		case "-i", "-o":
+			name := p.in
+			if words[i] == "-o" {
+				name = p.out
+			}
+			prefix, any := strings.CutSuffix(value, "+")
+			switch {
+			case name == "":
+				unsure()
+			case any:
+				meets(strings.HasPrefix(name, prefix))
+			default:
+				meets(name == value)
+			}
+		case "-s", "-d":
+			a := p.src
+			if words[i] == "-d" {
+				a = p.dst
+			}
+			net, err := netip.ParsePrefix(value)
+			if err != nil || !a.IsValid() {
+				unsure()
+			} else {
+				meets(net.Contains(a))
+			}
+		default:
+			unsure()
+			continue
+		}
+		i++
+	}
+	return m, ""
+}
+
+// deleteRule is the command that takes a rule away.
+func (t *table) deleteRule(line string) string {
+	return t.program + " -D" + strings.TrimPrefix(line, "-A")
+}

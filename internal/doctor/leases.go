@@ -1,0 +1,86 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
+)
+
+// store tells what the source of leases has answered, and what of it cannot
+// stand side by side.
+func (x *examination) store(context.Context) []Finding {
+	var e *etcd.Error
+	switch {
+	case errors.As(x.StoreErr, &e):
+		remedy := e.Remedy
+		short := *e
+		short.Remedy = ""
+		return []Finding{badf(remedy, "%v", &short)}
+	case x.StoreErr != nil:
+		return []Finding{badf("", "%v", x.StoreErr)}
+	}
+	var found []Finding
+	for _, err := range lease.Check(x.Config, x.Leases) {
+		found = append(found, badf("twill leases", "%v", err))
+	}
+	if len(found) == 0 {
+		found = append(found, okf("it answers; network config and %d leases are good", len(x.Leases)))
+	}
+	return found
+}
+
+// renewal is how long before its end a lease should have been renewed. Flannel's
+// default margin is an hour.
+const renewal = 30 * time.Minute
+
+// ownLease looks whether the store has the lease that this node works with.
+func (x *examination) ownLease(context.Context) []Finding {
+	own := x.Env.Previous()
+	if x.Daemon != nil && x.Daemon.Lease != nil {
+		own = lease.Previous{Subnet: x.Daemon.Lease.Subnet, IPv6Subnet: x.Daemon.Lease.IPv6Subnet}
+	}
+	key := lease.Lease{Subnet: own.Subnet, IPv6Subnet: own.IPv6Subnet}.Key()
+	switch {
+	case own == lease.Previous{}:
+		return []Finding{badf(startDaemon, "this node has no lease yet")}
+	case x.StoreErr != nil:
+		return []Finding{warnf("", "%s; whether it still stands cannot be told", key)}
+	}
+	for _, l := range x.Leases {
+		if l.Key() != key {
+			continue
+		}
+		left := time.Until(l.Expiration)
+		d := x.Daemon
+		switch {
+		case d != nil && d.Lease != nil && (l.PublicIP != d.Lease.PublicIP || l.PublicIPv6 != d.Lease.PublicIPv6):
+			return []Finding{badf("systemctl restart twilld", "%s is the lease of another node, %s", key, l.PublicIP)}
+		case l.Expiration.IsZero():
+			return []Finding{okf("%s, for good", key)}
+		case left < renewal:
+			return []Finding{warnf("systemctl restart twilld", "%s ends in %s and was not renewed", key, left.Round(time.Second))}
+		}
+		return []Finding{okf("%s, %s left", key, left.Round(time.Minute))}
+	}
+	return []Finding{badf("systemctl restart twilld", "%s is not among the leases any more; another node may take it", key)}
+}
+
+// subnetFile looks whether CNI plugins are told what the daemon knows.
+func (x *examination) subnetFile(context.Context) []Finding {
+	d := x.Daemon
+	switch {
+	case errors.Is(x.EnvErr, fs.ErrNotExist) && d != nil:
+		return []Finding{badf("systemctl restart twilld", "%v: CNI plugins cannot make pods", x.EnvErr)}
+	case x.EnvErr != nil:
+		return []Finding{badf(startDaemon, "%v: CNI plugins cannot make pods", x.EnvErr)}
+	case d != nil && d.Lease != nil && (d.Lease.Subnet != x.Env.Subnet || d.Lease.IPv6Subnet != x.Env.IPv6Subnet):
+		return []Finding{badf("systemctl restart twilld", "it has %s, but the lease is %s: new pods get wrong addresses", x.Env.Subnet, d.Lease.Subnet)}
+	case x.dataplane() != nil && x.dataplane().Device.MTU < x.Env.MTU:
+		return []Finding{badf("systemctl restart twilld", "it has MTU %d, but the device takes %d", x.Env.MTU, x.dataplane().Device.MTU)}
+	}
+	return []Finding{okf("subnet %s, MTU %d", x.Env.Subnet, x.Env.MTU)}
+}
