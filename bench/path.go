@@ -24,7 +24,7 @@ type Path struct {
 // Paths are all paths, in the order of a table's rows.
 var Paths = []Path{
 	{"twill", "twill", twill(), nil},
-	{"twill-1", "twill, one shard", twill("--shards=1"), []string{"tcp1", "tcp4", "udp64"}},
+	{"twill-1", "twill, one pair of threads", twill("--thread-pairs=1"), []string{"tcp1", "tcp4", "udp64"}},
 	{"twill-plain", "twill, plain engine", twill("--tun-offload=off", "--udp-gso=off", "--udp-gro=off"), nil},
 	{report.Baseline, "kernel VXLAN", vxlan, nil},
 	{"host-gw", "host-gw", hostGW, nil},

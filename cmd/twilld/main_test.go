@@ -29,7 +29,7 @@ func TestExitCodeAndOneLineOnStandardError(t *testing.T) {
 		{[]string{"--help"}, "", 0, ""},
 		{[]string{"-version"}, "", 0, ""},
 		{[]string{"--helo"}, "", 2, "twilld: unknown flag --helo; --help lists them\n"},
-		{[]string{"--shard=1"}, "", 2, "twilld: unknown flag --shard; did you mean --shards?\n"},
+		{[]string{"--thread-pair=1"}, "", 2, "twilld: unknown flag --thread-pair; did you mean --thread-pairs?\n"},
 		{[]string{"--etcd-endpoints=ftp://192.0.2.1"}, "", 2,
 			"twilld: etcd endpoints: number 1, \"ftp://192.0.2.1\": want a URL such as \"http://192.0.2.1:2379\"; mend --etcd-endpoints\n"},
 		{[]string{"--lease-file=x"}, "FLANNELD_KUBE_SUBNET_MGR=true", 2,

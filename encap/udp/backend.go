@@ -25,9 +25,9 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// maxShards bounds the number of shards that is chosen by itself. Each takes
-// about 1 MiB and two threads.
-const maxShards = 4
+// maxPairs bounds the number of pairs of threads that is chosen by itself. Each
+// takes about 1 MiB.
+const maxPairs = 4
 
 // queuesPerPair is how many TUN queues and sockets a pair of threads reads in
 // turn, so that a flow waits behind a quarter of the others only.
@@ -40,7 +40,7 @@ type Config struct {
 	Networks []netip.Prefix // of the whole cluster; routed into the device
 	Own      lease.Lease    // the lease of this node
 	TunName  string         // of the device, "flannel0"
-	Shards   int            // pairs of threads; 0: chosen by the number of CPUs
+	Pairs    int            // of threads; 0: chosen by the number of CPUs
 
 	TunOffload, TunGRO, UDPGSO, UDPGRO offload.Switch
 	PartialChecksums                   offload.Switch
@@ -78,11 +78,11 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if err := checkFree(cfg.TunName); err != nil {
 		return nil, err
 	}
-	shards := cfg.Shards
-	if shards == 0 {
-		shards = min(max(1, runtime.NumCPU()/2), maxShards)
+	pairs := cfg.Pairs
+	if pairs == 0 {
+		pairs = min(max(1, runtime.NumCPU()/2), maxPairs)
 	}
-	queues := shards
+	queues := pairs
 	if cfg.SourcePorts != offload.Off {
 		queues *= queuesPerPair
 	}
@@ -104,7 +104,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 		}
 	}()
 	b.engine, err = fastpath.New(fastpath.Config{
-		Device: b.device, Pairs: shards, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
+		Device: b.device, Pairs: pairs, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
 		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO, PartialChecksums: cfg.PartialChecksums, PartialAnnounced: announced(cfg.Own).PartialChecksums, SourcePorts: cfg.SourcePorts, BusyPoll: cfg.BusyPoll,
 		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
 	})

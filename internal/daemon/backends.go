@@ -122,7 +122,7 @@ func openUDP(n node) (dataplane, error) {
 		Networks:         n.config.Networks(),
 		Own:              n.own,
 		TunName:          n.options.tunName,
-		Shards:           n.options.shards,
+		Pairs:            n.options.threadPairs,
 		TunOffload:       n.options.tunOffload,
 		TunGRO:           n.options.tunGRO,
 		UDPGSO:           n.options.udpGSO,

@@ -31,7 +31,7 @@ type options struct {
 	publicIPv6    netip.Addr
 
 	tunName          string
-	shards           int
+	threadPairs      int
 	sourceCheck      fastpath.SourceCheck
 	tunOffload       offload.Switch
 	tunGRO           offload.Switch
@@ -138,8 +138,8 @@ func (s *secret) Set(v string) error {
 
 // Limits of the kernel.
 const (
-	maxShards        = 128 // half of MAX_TAP_QUEUES, drivers/net/tun.c: a queue to read and one to write
-	maxInterfaceName = 15  // IFNAMSIZ without the final zero byte, netdevice(7)
+	maxThreadPairs   = 32 // MAX_TAP_QUEUES of drivers/net/tun.c is 256: four queues a pair to read, and four to write
+	maxInterfaceName = 15 // IFNAMSIZ without the final zero byte, netdevice(7)
 )
 
 // check finds values that cannot be right whatever the host is like.
@@ -163,8 +163,8 @@ func (o *options) check() error {
 		return usagef("--etcd-username and --etcd-password come together: set both or neither")
 	case (o.etcd.certFile == "") != (o.etcd.keyFile == ""):
 		return usagef("--etcd-certfile and --etcd-keyfile come together: set both or neither")
-	case o.shards < 0 || o.shards > maxShards:
-		return usagef("--shards: %d is not from 1 to %d, or 0 to choose by the number of CPUs", o.shards, maxShards)
+	case o.threadPairs < 0 || o.threadPairs > maxThreadPairs:
+		return usagef("--thread-pairs: %d is not from 1 to %d, or 0 to choose by the number of CPUs", o.threadPairs, maxThreadPairs)
 	case !interfaceName(o.tunName):
 		return usagef("--tun-name: %q cannot name an interface; 1 to %d bytes without white space, slash, colon and percent sign", o.tunName, maxInterfaceName)
 	case o.publicIP.IsValid() && !o.publicIP.Is4():

@@ -32,10 +32,10 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{"environment", nil, env{"FLANNELD_LEASE_FILE": "f", "FLANNELD_PUBLIC_IP": "192.0.2.1", "FLANNELD_HEALTHZ_PORT": "8081"}, func(o *options) {
 			o.publicIP, o.healthzPort = netip.MustParseAddr("192.0.2.1"), 8081
 		}},
-		{"the command line wins", []string{"-lease-file=f", "-shards=2"}, env{"FLANNELD_SHARDS": "7", "FLANNELD_LEASE_FILE": "g"}, func(o *options) {
-			o.shards = 2
+		{"the command line wins", []string{"-lease-file=f", "-thread-pairs=2"}, env{"FLANNELD_THREAD_PAIRS": "7", "FLANNELD_LEASE_FILE": "g"}, func(o *options) {
+			o.threadPairs = 2
 		}},
-		{"an empty variable is none", []string{"-lease-file=f"}, env{"FLANNELD_SHARDS": "", "FLANNELD_ETCD_ENDPOINTS": ""}, func(o *options) {}},
+		{"an empty variable is none", []string{"-lease-file=f"}, env{"FLANNELD_THREAD_PAIRS": "", "FLANNELD_ETCD_ENDPOINTS": ""}, func(o *options) {}},
 		{"Kubernetes' service variables are none of ours", []string{"-lease-file=f"}, env{"FLANNELD_SERVICE_HOST": "10.0.0.1"}, func(o *options) {}},
 		{"switches", []string{"-lease-file=f", "-udp-gso=off", "-tun-offload=on"}, nil, func(o *options) {
 			o.udpGSO, o.tunOffload = offload.Off, offload.On
@@ -98,9 +98,9 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"--frobnicate"}, nil, "unknown flag --frobnicate; --help"},
 		{[]string{"-lease-file=f", "serve"}, nil, `unexpected argument "serve"`},
 		{[]string{"-lease-file"}, nil, "needs an argument: -lease-file"},
-		{[]string{"-lease-file=f", "-shards=many"}, nil, `invalid value "many" for flag -shards: want a whole number`},
-		{[]string{"-lease-file=f", "-shards=257"}, nil, "--shards: 257"},
-		{[]string{"-lease-file=f"}, env{"FLANNELD_SHARDS": "x"}, `FLANNELD_SHARDS: invalid value "x"`},
+		{[]string{"-lease-file=f", "-thread-pairs=many"}, nil, `invalid value "many" for flag -thread-pairs: want a whole number`},
+		{[]string{"-lease-file=f", "-thread-pairs=257"}, nil, "--thread-pairs: 257"},
+		{[]string{"-lease-file=f"}, env{"FLANNELD_THREAD_PAIRS": "x"}, `FLANNELD_THREAD_PAIRS: invalid value "x"`},
 		{[]string{"-lease-file=f", "-udp-gso=yes"}, nil, "auto, on, off"},
 		{[]string{"-lease-file=f", "-source-check=lax"}, nil, "strict, inner, off"},
 		{[]string{"-lease-file=f", "-log-format=xml"}, nil, "text or json"},

@@ -89,10 +89,10 @@ func TestPortInUseIsRefused(t *testing.T) {
 			t.Cleanup(func() { l.Close() })
 		}
 	}
-	for _, shards := range []string{"1", "2"} {
-		t.Run("data port with shards="+shards, func(t *testing.T) {
+	for _, pairs := range []string{"1", "2"} {
+		t.Run("data port with thread pairs="+pairs, func(t *testing.T) {
 			hold(t, "udp", "172.31.9.11:8285")
-			s.refuses(t, because("172.31.9.11:8285: address already in use", "another flanneld or twilld", "stop it"), s.flags("--shards="+shards)...)
+			s.refuses(t, because("172.31.9.11:8285: address already in use", "another flanneld or twilld", "stop it"), s.flags("--thread-pairs="+pairs)...)
 		})
 	}
 	t.Run("data port on all addresses", func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestFlannel0OfAnotherProcessIsRefused(t *testing.T) {
 				return err
 			}))
 			defer device.Close()
-			for _, flags := range [][]string{{"--shards=1"}, {"--shards=2"}, {"--tun-offload=off"}} {
+			for _, flags := range [][]string{{"--thread-pairs=1"}, {"--thread-pairs=2"}, {"--tun-offload=off"}} {
 				s.refuses(t, because("flannel0 is open in another process", "stop the flanneld or twilld", "--tun-name"), s.flags(flags...)...)
 			}
 		})

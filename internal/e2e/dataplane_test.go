@@ -96,12 +96,12 @@ func TestTunnelTakesTheMTUOfItsInterface(t *testing.T) {
 
 // The order of a flow must not depend on how the work is shared out.
 //
-// pod-a ── host a, n shards ──────────── host b, n shards ── pod-b
-func TestFlowsKeepTheirOrderWhateverTheNumberOfShards(t *testing.T) {
-	for _, shards := range []string{"1", "2", "4"} {
-		t.Run(shards, func(t *testing.T) {
+// pod-a ── host a, n pairs ──────────── host b, n pairs ── pod-b
+func TestFlowsKeepTheirOrderWhateverTheNumberOfThreads(t *testing.T) {
+	for _, pairs := range []int{1, 2, 4} {
+		t.Run(strconv.Itoa(pairs), func(t *testing.T) {
 			t.Parallel()
-			l := newLab(t, labOptions{flags: []string{"--shards=" + shards}})
+			l := newLab(t, labOptions{flags: []string{"--thread-pairs=" + strconv.Itoa(pairs)}})
 			var steady []*steadyFlow
 			for _, p := range [][2]*netlab.Pod{{l.pod(0), l.pod(1)}, {l.pod(1), l.pod(0)}} {
 				for range 4 {
@@ -114,8 +114,8 @@ func TestFlowsKeepTheirOrderWhateverTheNumberOfShards(t *testing.T) {
 					t.Errorf("%s: %v", s.name, err)
 				}
 			}
-			if got := len(l.daemons[0].status().Shards); strconv.Itoa(got) != shards {
-				t.Errorf("%d shards", got)
+			if got := len(l.daemons[0].status().Shards); got != 4*pairs {
+				t.Errorf("%d shards, want four for each pair of threads", got)
 			}
 		})
 	}
@@ -129,7 +129,7 @@ func TestFlowsKeepTheirOrderWhateverTheNumberOfShards(t *testing.T) {
 // pod-a ── host a, 2 shards ──────────── host b ── pod-b
 func TestRepliesDoNotMoveFlowsToAnotherShard(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, labOptions{flags: []string{"--shards=2"}})
+	l := newLab(t, labOptions{flags: []string{"--thread-pairs=2", "--source-ports=off"}})
 	forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
 		before := l.daemons[0].status().Shards
 		// Of 64 flows each shard has some, but for a chance of 2⁻⁶³.

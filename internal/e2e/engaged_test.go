@@ -251,7 +251,7 @@ func TestFlowsOfOnePeerComeThroughSeveralSockets(t *testing.T) {
 	for _, mode := range []string{"on", "off"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			l := newLab(t, labOptions{engine: offloadEngine, flags: []string{"--healthz-port=9100", "--shards=1", "--source-ports=" + mode}})
+			l := newLab(t, labOptions{engine: offloadEngine, flags: []string{"--healthz-port=9100", "--thread-pairs=1", "--source-ports=" + mode}})
 			forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
 				flows := datagrams{flows: 64, count: 20, window: 2, sizes: []int{64, 1200}}
 				if err := flows.run(l.pod(0), l.pod(1), addr); err != nil {

@@ -67,6 +67,9 @@ func offloadNamed(d *status.Document, name string) (o status.Offload) {
 	return status.Offload{}
 }
 
+// firstSourcePort is the least of the ports that shards send from.
+const firstSourcePort = 49152
+
 // tunnelSockets returns duplicates of the sockets through which a running
 // daemon sends and receives, to be closed when the test ends.
 func tunnelSockets(t testing.TB, d *daemon) []int {
@@ -94,7 +97,7 @@ func tunnelSockets(t testing.TB, d *daemon) []int {
 		if err != nil {
 			continue // closed meanwhile: not one of those that stay
 		}
-		if name, _ := unix.Getsockname(fd); boundTo(name) != udpPort {
+		if name, _ := unix.Getsockname(fd); boundTo(name) != udpPort && boundTo(name) < firstSourcePort {
 			unix.Close(fd)
 			continue
 		}
