@@ -45,6 +45,10 @@ help: ## list the targets
 build: ## build bin/twilld and bin/twill, static
 	$(GOBUILD) -o bin/ ./cmd/...
 
+.PHONY: build-lite
+build-lite: ## build bin/twilld-lite, the smallest daemon: without --embedded-etcd
+	$(GOBUILD) -tags noembed -o bin/twilld-lite ./cmd/twilld
+
 .PHONY: peers
 peers: ## build bin/peers/flannel-udp, stock flannel's udp backend (amd64, cgo)
 ifneq ($(filter bench/peers/flannel,$(MODULES)),)

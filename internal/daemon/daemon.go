@@ -129,6 +129,14 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		defer web.Close()
 	}
 
+	if d.options.leaseFile == "" && d.options.embedded.on {
+		embedded, failed := d.startEmbedded(ctx)
+		if failed != nil {
+			return failed
+		}
+		defer func() { err = embedded.close(err) }()
+		ctx = embedded.ctx
+	}
 	store, end, err := d.openStore(ctx)
 	if err != nil {
 		return err

@@ -235,6 +235,12 @@ var flags = []flagDef{
 	{groupEtcd, "etcd-password", "PASSWORD",
 		"the user's password; all users of this host can read command lines, so set FLANNELD_ETCD_PASSWORD instead",
 		func(o *options) any { return &o.etcd.password }, onlyEtcd},
+	{groupEtcd, "embedded-etcd", "[=DIR]",
+		"run an etcd in this daemon, for a first node or a single machine, with its data in DIR (default: etcd in the state directory of systemd, or /var/lib/twill/etcd). It is asked unless --etcd-endpoints names another (not flannel's)",
+		func(o *options) any { return &o.embedded }, onlyEtcd},
+	{groupEtcd, "embedded-etcd-listen", "IP[:PORT]",
+		"where it answers the other nodes, whose --etcd-endpoints name it; whoever reaches it can change the leases. Without it, the loopback alone (not flannel's)",
+		func(o *options) any { return &o.embedded.listen }, onlyEtcd},
 
 	{groupKubernetes, "kube-subnet-mgr", "", "refused", anyBool, noKube},
 	{groupKubernetes, "kube-api-url", "URL", "ignored", anyString, onlyKube},

@@ -20,6 +20,7 @@ type options struct {
 	leaseFile  string // empty: leases come from etcd
 	subnetFile string
 	etcd       etcdOptions
+	embedded   embeddedEtcd
 	onLost     onLost
 	// renewMargin is how long before its end a lease is renewed, in minutes.
 	renewMargin int
@@ -171,6 +172,9 @@ func (o *options) check() error {
 		return usagef("--public-ip: %s is not an IPv4 address; --public-ipv6 takes the other kind", o.publicIP)
 	case o.publicIPv6.IsValid() && (!o.publicIPv6.Is6() || o.publicIPv6.Is4In6()):
 		return usagef("--public-ipv6: %s is not an IPv6 address; --public-ip takes the other kind", o.publicIPv6)
+	}
+	if err := o.embedded.check(); err != nil {
+		return err
 	}
 	if err := (&etcd.Options{Endpoints: o.etcd.endpoints}).CheckEndpoints(); err != nil {
 		return usagef("%v", err)

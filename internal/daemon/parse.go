@@ -38,6 +38,12 @@ func parse(args []string, lookup func(string) (string, bool)) (*options, error) 
 	if err := o.weigh(fs, settings); err != nil {
 		return nil, err
 	}
+	if o.embedded.on {
+		o.embedded.settle(lookup)
+		if settings["etcd-endpoints"] == "" {
+			o.etcd.endpoints = commaList{o.embedded.endpoint()}
+		}
+	}
 	return o, o.check()
 }
 

@@ -18,7 +18,11 @@ func (o *options) source() string {
 	if o.leaseFile != "" {
 		return "file " + o.leaseFile
 	}
-	return "etcd " + strings.Join(o.etcd.endpoints, ", ") + " " + o.etcd.prefix
+	kind := "etcd "
+	if o.embedded.on {
+		kind = "embedded etcd "
+	}
+	return kind + strings.Join(o.etcd.endpoints, ", ") + " " + o.etcd.prefix
 }
 
 // openStore opens the store of leases that the options name. close ends its

@@ -47,8 +47,8 @@ var binDir string
 func bin(name string) string { return filepath.Join(binDir, name) }
 
 // build builds a command of this module as it is shipped: static, without cgo.
-func build(name, pkg string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-o", bin(name), pkg)
+func build(name, pkg string, flags ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build", "-trimpath", "-o", bin(name)}, flags...), pkg)...)
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -1,0 +1,140 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	"github.com/twillnet/twill/internal/embedetcd"
+	"github.com/twillnet/twill/internal/logging"
+)
+
+// defaultState is where state goes unless systemd says where.
+const defaultState = "/var/lib/twill"
+
+// embeddedEtcd is the etcd that runs in the daemon. It is the value of a flag
+// that may be given without one: "true", "false" or the directory.
+type embeddedEtcd struct {
+	on     bool
+	dir    string // empty: where state goes
+	listen listenAddr
+}
+
+// String implements flag.Value.
+func (e *embeddedEtcd) String() string {
+	if e.on && e.dir != "" {
+		return e.dir
+	}
+	return fmt.Sprint(e.on)
+}
+
+// Set implements flag.Value.
+func (e *embeddedEtcd) Set(v string) error {
+	switch v {
+	case "true", "false":
+		e.on, e.dir = v == "true", ""
+	case "":
+		return fmt.Errorf("want the name of a directory")
+	default:
+		e.on, e.dir = true, v
+	}
+	return nil
+}
+
+// IsBoolFlag tells package flag that the value may be left out.
+func (*embeddedEtcd) IsBoolFlag() bool { return true }
+
+// listenAddr is where the etcd answers other nodes; the zero value: nowhere.
+type listenAddr struct{ netip.AddrPort }
+
+// String implements flag.Value.
+func (a *listenAddr) String() string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.AddrPort.String()
+}
+
+// Set implements flag.Value.
+func (a *listenAddr) Set(v string) (err error) {
+	a.AddrPort, err = embedetcd.ParseListen(v)
+	return err
+}
+
+// check finds what cannot be, whatever the host is like.
+func (e *embeddedEtcd) check() error {
+	switch {
+	case e.on && !embedetcd.Built:
+		return usagef("--embedded-etcd: this twilld was built without it (make build-lite); take the full one, or run an etcd and name it with --etcd-endpoints")
+	case !e.on && e.listen.IsValid():
+		return usagef("--embedded-etcd-listen: nothing listens without --embedded-etcd; name both")
+	}
+	return nil
+}
+
+// settle chooses the directory where none was named: the one that systemd has
+// made for the service (StateDirectory=), which it names in the environment.
+func (e *embeddedEtcd) settle(lookup func(string) (string, bool)) {
+	if e.dir != "" {
+		return
+	}
+	state, _ := lookup("STATE_DIRECTORY")
+	state, _, _ = strings.Cut(state, ":")
+	if state == "" {
+		state = defaultState
+	}
+	e.dir = filepath.Join(state, "etcd")
+}
+
+func (e *embeddedEtcd) endpoint() string { return embedetcd.Endpoint(e.listen.AddrPort) }
+
+// runningEtcd is the etcd while the daemon uses it.
+type runningEtcd struct {
+	server *embedetcd.Server
+	ctx    context.Context // of what needs it; done if it ends by itself
+	end    context.CancelCauseFunc
+}
+
+// embeddedEnded is why ctx of a runningEtcd was ended.
+type embeddedEnded struct{ err error }
+
+func (e *embeddedEnded) Error() string { return fmt.Sprintf("embedded etcd has ended: %v", e.err) }
+func (e *embeddedEnded) Unwrap() error { return e.err }
+
+// startEmbedded starts the etcd in the daemon and waits until it answers.
+func (d *daemon) startEmbedded(ctx context.Context) (*runningEtcd, error) {
+	o := &d.options.embedded
+	d.state.waitFor("the embedded etcd")
+	server, err := embedetcd.Start(ctx, embedetcd.Config{Dir: o.dir, Listen: o.listen.AddrPort, Logger: d.log})
+	if err != nil {
+		return nil, err
+	}
+	d.log.Info("embedded etcd started", logging.KeyPath, o.dir, logging.KeyEndpoints, o.endpoint())
+	if o.listen.IsValid() && !o.listen.Addr().IsLoopback() {
+		d.log.Warn("embedded etcd answers whoever reaches it", logging.KeyAddress, o.listen.AddrPort,
+			logging.KeyRemedy, "let only the other nodes through to this port")
+	}
+	e := &runningEtcd{server: server}
+	e.ctx, e.end = context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case err := <-server.Failed():
+			e.end(&embeddedEnded{err})
+		case <-e.ctx.Done():
+		}
+	}()
+	return e, nil
+}
+
+// close ends the etcd and returns what the daemon ends with: err, or that the
+// etcd has ended by itself.
+func (e *runningEtcd) close(err error) error {
+	e.end(nil)
+	e.server.Close()
+	if cause, ok := context.Cause(e.ctx).(*embeddedEnded); ok {
+		return cause
+	}
+	return err
+}

@@ -1,0 +1,134 @@
+//go:build !noembed
+
+package embedetcd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/twillnet/twill/internal/logging"
+)
+
+// core is etcd's log: what is a warning or worse goes to ours. While etcd starts
+// it goes nowhere but into the error, since etcd only says there what is wrong.
+type core struct {
+	*journal
+	fields []zapcore.Field
+}
+
+// journal is what all cores of one etcd share.
+type journal struct {
+	log *slog.Logger
+
+	mu       sync.Mutex
+	starting bool
+	last     string // the last error while it was starting
+}
+
+func newCore(log *slog.Logger) *core {
+	return &core{journal: &journal{log: log, starting: true}}
+}
+
+func (c *core) logger() *zap.Logger { return zap.New(c, zap.WithFatalHook(onFatal{c.journal})) }
+
+// started says that errors are not looked for in Start any more.
+func (j *journal) started() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.starting = false
+}
+
+// explain adds what etcd has said last to err.
+func (j *journal) explain(err error) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.last == "" || strings.Contains(j.last, err.Error()) {
+		if j.last != "" {
+			return fmt.Errorf("%s", j.last)
+		}
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, j.last)
+}
+
+// Enabled implements zapcore.Core.
+func (c *core) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
+
+// With implements zapcore.Core.
+func (c *core) With(f []zapcore.Field) zapcore.Core {
+	return &core{c.journal, slices.Concat(c.fields, f)}
+}
+
+// Check implements zapcore.Core.
+func (c *core) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return checked.AddCore(e, c)
+	}
+	return checked
+}
+
+// Write implements zapcore.Core.
+func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	text := render(e.Message, slices.Concat(c.fields, fields))
+	level := slog.LevelWarn
+	if e.Level >= zapcore.ErrorLevel {
+		level = slog.LevelError
+		c.mu.Lock()
+		if c.starting {
+			c.last = text
+		}
+		starting := c.starting
+		c.mu.Unlock()
+		if starting {
+			return nil // it comes as an error
+		}
+	}
+	c.log.Log(context.Background(), level, "embedded etcd", logging.KeyWhy, text)
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (c *core) Sync() error { return nil }
+
+// render writes the fields after the message, those with long values that help
+// only etcd's own developers left out.
+func render(message string, fields []zapcore.Field) string {
+	m := zapcore.NewMapObjectEncoder()
+	for _, f := range fields {
+		f.AddTo(m)
+	}
+	var list []string
+	for k, v := range m.Fields {
+		if !strings.Contains(k, "stack") && !strings.HasSuffix(k, "Verbose") {
+			list = append(list, fmt.Sprintf("%s: %v", k, v))
+		}
+	}
+	if len(list) == 0 {
+		return message
+	}
+	slices.Sort(list)
+	return message + " (" + strings.Join(list, ", ") + ")"
+}
+
+// onFatal is what follows a message after which etcd cannot go on.
+type onFatal struct{ *journal }
+
+// OnWrite implements zapcore.CheckWriteHook. In Start, which recovers it, it is a
+// panic; later nothing of the process is left to be ended in order.
+func (f onFatal) OnWrite(e *zapcore.CheckedEntry, _ []zapcore.Field) {
+	f.mu.Lock()
+	starting := f.starting
+	f.mu.Unlock()
+	if starting {
+		panic(e.Message)
+	}
+	os.Exit(1)
+}

@@ -1,0 +1,25 @@
+//go:build noembed
+
+package embedetcd
+
+import (
+	"context"
+	"errors"
+)
+
+// Built says whether this build has an etcd.
+const Built = false
+
+// Server does not exist in this build.
+type Server struct{}
+
+// Start refuses.
+func Start(context.Context, Config) (*Server, error) {
+	return nil, errors.New("start embedded etcd: this build has none (noembed)")
+}
+
+// Failed receives nothing.
+func (*Server) Failed() <-chan error { return nil }
+
+// Close does nothing.
+func (*Server) Close() {}

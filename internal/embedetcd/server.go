@@ -1,0 +1,179 @@
+//go:build !noembed
+
+package embedetcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
+	"go.etcd.io/etcd/server/v3/embed"
+)
+
+// Built says whether this build has an etcd.
+const Built = true
+
+const (
+	// quota bounds the database, in bytes. A lease takes some 200, and history
+	// goes after an hour. It also sets how much address space is mapped, which
+	// etcd's own 10 GiB would exceed on 32-bit hosts.
+	quota = 256 << 20
+	// history is how long old revisions are kept.
+	history = "1h"
+	// oldFiles is how many logs and snapshots that are not needed any more stay;
+	// a log takes 64 MB.
+	oldFiles = 1
+	// lockWait is how long another process may take to let go of the database.
+	lockWait = time.Second
+	// closeWait is how long requests under way may hold up the end. When it has
+	// passed, the data has long been written.
+	closeWait = 2 * time.Second
+)
+
+// Server is a running etcd.
+type Server struct{ etcd *embed.Etcd }
+
+// Start starts the etcd and waits until it answers. On failure nothing runs, and
+// the error says which directory or address it is about.
+func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start embedded etcd in %s: %w", cfg.Dir, err)
+		}
+	}()
+	if err := checkDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if err := checkDatabase(filepath.Join(cfg.Dir, "member", "snap", "db")); err != nil {
+		return nil, err
+	}
+	log := newCore(cfg.Logger)
+	c := etcdConfig(cfg)
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log.logger())
+	e, err := startEtcd(c)
+	if err != nil {
+		return nil, log.explain(err)
+	}
+	log.started()
+	s := &Server{e}
+	select {
+	case <-e.Server.ReadyNotify():
+		return s, nil
+	case err = <-e.Err():
+	case <-e.Server.StopNotify():
+		err = log.explain(errors.New("it has stopped"))
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	s.Close()
+	return nil, err
+}
+
+// startEtcd makes an error of etcd's panics, which is how it answers to data that
+// it cannot read.
+func startEtcd(c *embed.Config) (e *embed.Etcd, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the data cannot be used (%v): move the directory away to begin anew, or put back a copy of it", p)
+		}
+	}()
+	return embed.StartEtcd(c)
+}
+
+// etcdConfig is etcd's form of cfg.
+func etcdConfig(cfg Config) *embed.Config {
+	c := embed.NewConfig()
+	c.Name, c.Dir = "twill", cfg.Dir
+	c.ListenClientUrls = clientURLs(cfg.Listen)
+	c.AdvertiseClientUrls = c.ListenClientUrls[:1]
+	// There are no other members, so nobody listens for them. The address is only
+	// what this one is called.
+	c.ListenPeerUrls = nil
+	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	c.QuotaBackendBytes = quota
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
+	c.MaxSnapFiles, c.MaxWalFiles = oldFiles, oldFiles
+	c.EnableGRPCGateway = false // or else web pages could write here
+	return c
+}
+
+// clientURLs are what etcd listens on: the loopback first, and where listen says.
+func clientURLs(listen netip.AddrPort) []url.URL {
+	own := url.URL{Scheme: "http", Host: Endpoint(listen)[len("http://"):]}
+	switch {
+	case !listen.IsValid(), listen.Addr().IsLoopback():
+		return []url.URL{own}
+	case listen.Addr().IsUnspecified(): // has the loopback in it
+		return []url.URL{{Scheme: "http", Host: listen.String()}}
+	}
+	return []url.URL{own, {Scheme: "http", Host: listen.String()}}
+}
+
+// checkDir makes the directory, or refuses one that others may read: the data
+// tells all of the network.
+func checkDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Errorf("others may use the directory (mode %04o): chmod 700 it, or name another with --embedded-etcd", mode)
+	}
+	return nil
+}
+
+// checkDatabase looks for what etcd would wait for without end, another process
+// that has the database open, or would end the process for, a file that is none.
+func checkDatabase(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	db, err := openDatabase(path)
+	switch {
+	case err == nil:
+		return db.Close()
+	case errors.Is(err, bbolterrors.ErrTimeout):
+		return errors.New("another process has the data open: stop it, or name another directory with --embedded-etcd")
+	}
+	return fmt.Errorf("database %s: %w: move the directory away to begin anew, or put back a copy of it", path, err)
+}
+
+// openDatabase makes an error of bbolt's panics too.
+func openDatabase(path string) (db *bbolt.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v", p)
+		}
+	}()
+	return bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockWait})
+}
+
+// Failed receives why the etcd has ended by itself.
+func (s *Server) Failed() <-chan error { return s.etcd.Err() }
+
+// Close ends the etcd. When it returns all data is written and the database is
+// free.
+func (s *Server) Close() {
+	// First the server and then its listeners: the other way round it would wait
+	// for the watches of other nodes, which do not end.
+	s.etcd.Server.Stop()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.etcd.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeWait):
+	}
+}
