@@ -1,0 +1,427 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/rules"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
+)
+
+func TestMain(m *testing.M) { netlabtest.Main(m) }
+
+// patient is a node in a namespace.
+type patient struct {
+	*testing.T
+	ns *netlab.Namespace
+	x  examination
+}
+
+var (
+	network = netip.MustParsePrefix("10.5.0.0/16")
+	subnet  = netip.MustParsePrefix("10.5.1.0/24")
+	self    = netip.MustParseAddr("192.0.2.1")
+	other   = netip.MustParseAddr("192.0.2.2")
+)
+
+// newPatient returns a node that is well, as twilld and the store would tell it.
+func newPatient(t *testing.T, ns *netlab.Namespace) *patient {
+	own := lease.Lease{Attrs: lease.Attrs{PublicIP: self}, Subnet: subnet, Expiration: time.Now().Add(23 * time.Hour)}
+	peer := lease.Lease{Attrs: lease.Attrs{PublicIP: other}, Subnet: netip.MustParsePrefix("10.5.2.0/24"), Expiration: own.Expiration}
+	c, err := lease.ParseConfig([]byte(`{"Network": "10.5.0.0/16"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &patient{t, ns, examination{
+		Node: Node{
+			Daemon: &status.Document{
+				Version: "v1", Network: []netip.Prefix{network},
+				Lease:    &status.Lease{Subnet: subnet, PublicIP: self},
+				Underlay: &status.Underlay{Name: "eth0", IPv4: self, MTU: 1500},
+			},
+			Env:    lease.SubnetEnv{Network: network, Subnet: subnet, MTU: 1472},
+			Config: c, Leases: []lease.Lease{own, peer}, Forward: true,
+		},
+		host: host{"/dev/net/tun", func(*unix.Timex) (int, error) { return 0, nil }},
+	}}
+}
+
+// look runs one check in the node's namespace.
+func (p *patient) look(check string) (found []Finding) {
+	p.Helper()
+	i := slices.IndexFunc(checks, func(c struct {
+		name string
+		run  func(*examination, context.Context) []Finding
+	}) bool {
+		return c.name == check
+	})
+	if i < 0 {
+		p.Fatalf("there is no check %s", check)
+	}
+	look := func() error {
+		found = checks[i].run(&p.x, p.Context())
+		return nil
+	}
+	if p.ns == nil {
+		_ = look()
+	} else if err := p.ns.Do(look); err != nil {
+		p.Fatal(err)
+	}
+	return found
+}
+
+func (p *patient) isWell(check string) {
+	p.Helper()
+	if found := p.look(check); Worst(found) != OK || len(found) == 0 {
+		p.Errorf("%s: got %+v, want it to be well", check, found)
+	}
+}
+
+// has looks for a finding of a level with want in its text, and returns it.
+func (p *patient) has(check string, level Level, want string) Finding {
+	p.Helper()
+	found := p.look(check)
+	for _, f := range found {
+		if f.Level == level && strings.Contains(f.Text, want) {
+			return f
+		}
+	}
+	p.Fatalf("%s: got %+v, want one that is %s with %q", check, found, level, want)
+	return Finding{}
+}
+
+// mends looks for a finding as has does, runs its remedy, and looks again.
+func (p *patient) mends(check string, level Level, want string) {
+	p.Helper()
+	f := p.has(check, level, want)
+	p.run(f.Remedy)
+	p.isWell(check)
+}
+
+// run runs a command of the shell on the node.
+func (p *patient) run(command string) {
+	p.Helper()
+	if out, err := p.ns.Command(p.Context(), "sh", "-c", command).CombinedOutput(); err != nil || command == "" {
+		p.Fatalf("%q: %v\n%s", command, err, out)
+	}
+}
+
+func (p *patient) sysctl(key, value string) {
+	p.Helper()
+	if err := p.ns.Sysctl(key, value); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func TestForwardingIsTurnedOn(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	p.sysctl("net/ipv4/ip_forward", "0")
+	p.mends("forwarding", Bad, "net/ipv4/ip_forward is 0")
+
+	p.x.Daemon.Network = append(p.x.Daemon.Network, netip.MustParsePrefix("fc00:5::/48"))
+	p.sysctl("net/ipv6/conf/all/forwarding", "0")
+	p.mends("forwarding", Bad, "net/ipv6/conf/all/forwarding is 0")
+
+	p.x.Daemon.Dataplane = &status.Dataplane{Device: status.Device{Name: "lo"}} // any device will do
+	p.sysctl("net/ipv4/conf/lo/forwarding", "0")
+	p.mends("forwarding", Bad, "net/ipv4/conf/lo/forwarding is 0")
+}
+
+func TestReversePathFilterThatDropsAPeerIsLoosened(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{})
+	a, b := topo.Hosts[0], topo.Hosts[1]
+	p := newPatient(t, a.NS)
+	p.x.Leases[1].PublicIP = b.Addr
+	p.x.Daemon.Dataplane = nil
+	p.sysctl("net/ipv4/conf/eth0/rp_filter", "1")
+	p.isWell("rp-filter") // the answer goes back the same way
+
+	p.run(fmt.Sprintf("ip route add %s dev cni0", b.Addr))
+	p.mends("rp-filter", Bad, "come in by eth0, but the route there leaves by cni0")
+	p.sysctl("net/ipv4/conf/eth0/rp_filter", "0")
+	p.sysctl("net/ipv4/conf/all/rp_filter", "1") // the greater counts
+	p.mends("rp-filter", Bad, "rp_filter")
+}
+
+func TestForwardPolicyThatDropsPodsIsMended(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	p.isWell("forward-policy")
+
+	p.x.Forward = false
+	p.run("iptables -P FORWARD DROP")
+	p.mends("forward-policy", Bad, "the policy of FORWARD is DROP")
+	p.run("iptables -P FORWARD DROP && iptables -A FORWARD -s 10.5.1.0/24 -j ACCEPT")
+	p.mends("forward-policy", Bad, "no rule accepts") // one way only
+
+	// The rule of some cloud images, before which flannel's jump is not.
+	p.x.Forward = true
+	p.run("iptables -F FORWARD && iptables -A FORWARD -j REJECT --reject-with icmp-host-prohibited")
+	p.applyRules()
+	p.mends("forward-policy", Bad, "by -A FORWARD -j REJECT --reject-with icmp-host-prohibited")
+	p.run("iptables -P FORWARD DROP")
+	p.isWell("forward-policy") // flannel's rules accept
+}
+
+func TestPortThatTheFirewallClosesIsOpened(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	p.isWell("udp-port")
+	for _, rules := range []string{
+		"iptables -P INPUT DROP && iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT && iptables -A INPUT -i lo -j ACCEPT",
+		"iptables -A INPUT -p udp -m udp --dport 8000:9000 -j DROP",
+		"iptables -A INPUT -s 192.0.2.0/24 -j REJECT",
+		"iptables -N FIREWALL; iptables -A FIREWALL -m comment --comment 'all others' -j DROP && iptables -A INPUT -j FIREWALL",
+	} {
+		p.run(rules)
+		p.mends("udp-port", Bad, "UDP port 8285")
+		p.run("iptables -P INPUT ACCEPT && iptables -F INPUT")
+	}
+	for _, rules := range []string{
+		"iptables -P INPUT DROP && iptables -A INPUT -s 192.0.2.2/32 -j ACCEPT",
+		"iptables -A INPUT -p udp -m udp --dport 53 -j DROP",
+		"iptables -A INPUT ! -s 192.0.2.0/24 -j DROP",
+		"iptables -A INPUT -p udp --dport 8285 -j ACCEPT && iptables -A INPUT -j DROP",
+	} {
+		p.run(rules)
+		p.isWell("udp-port")
+		p.run("iptables -P INPUT ACCEPT && iptables -F INPUT")
+	}
+	// What cannot be told is no more than a warning.
+	p.run("iptables -A INPUT -m mark --mark 0x1 -j ACCEPT && iptables -A INPUT -j DROP")
+	p.mends("udp-port", Warn, "unless a rule before it accepts them: -A INPUT -m mark")
+}
+
+func TestChainOfNftablesThatDropsByDefaultIsOpened(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	for _, hook := range []string{"input", "forward"} {
+		p.run(fmt.Sprintf("nft 'add table inet fw; add chain inet fw %s { type filter hook %[1]s priority 0; policy drop; }'", hook))
+	}
+	p.mends("udp-port", Warn, "nftables chain inet fw input drops")
+	p.mends("forward-policy", Warn, "nftables chain inet fw forward drops")
+}
+
+func TestBridgedPacketsAreToMeetKubeProxysRules(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	p.sysctl("net/bridge/bridge-nf-call-iptables", "0")
+	p.isWell("bridge") // without kube-proxy nobody misses it
+	p.run("iptables -t nat -N KUBE-SERVICES")
+	p.mends("bridge", Warn, "bridge-nf-call-iptables is 0")
+}
+
+// applyRules does what a twilld that starts does.
+func (p *patient) applyRules() {
+	p.Helper()
+	err := p.ns.Do(func() error {
+		r, err := rules.New(rules.Config{
+			Wanted: rules.Wanted{Forward: true, Masquerade: p.x.Env.IPMasq, IPv4: rules.Pods{Network: network, Subnet: subnet}},
+			Resync: time.Hour, Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			return err
+		}
+		return r.Apply(p.Context())
+	})
+	if err != nil {
+		p.Fatal(err)
+	}
+}
+
+func TestEachRuleThatIsMissingIsFound(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	p.x.Env.IPMasq = true
+	p.has("rules", Bad, "FLANNEL-POSTRTG")
+	p.applyRules()
+	p.isWell("rules")
+	p.run("iptables -D FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD")
+	if f := p.has("rules", Bad, "FORWARD"); f.Remedy != "systemctl restart twilld" {
+		t.Errorf("got %+v", f)
+	}
+	p.applyRules()
+	p.isWell("rules")
+}
+
+func TestDeviceFileOfTUNIsMade(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	p.isWell("tun")
+	p.x.tun = filepath.Join(t.TempDir(), "net", "tun")
+	p.mends("tun", Bad, "no such file")
+}
+
+func TestPathThatIsTooNarrowIsMeasured(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{})
+	a, b := topo.Hosts[0], topo.Hosts[1]
+	p := newPatient(t, a.NS)
+	p.x.Leases[0].PublicIP, p.x.Leases[1].PublicIP = a.Addr, b.Addr
+	p.isWell("peers")
+
+	// The far end of the wire takes no more than this.
+	link, err := b.NS.Netlink().LinkByName(netlab.UnderlayLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.NS.Netlink().LinkSetMTU(link, 1400); err != nil {
+		t.Fatal(err)
+	}
+	// A veth lets through what is a VLAN tag longer (__is_skb_forwardable in
+	// include/linux/netdevice.h).
+	const takes = 1400 + 4
+	f := p.has("peers", Bad, fmt.Sprintf("the path to %s takes packets of %d bytes, and the data plane sends 1500", b.Addr, takes))
+	p.run(f.Remedy)
+	p.x.Env.MTU = takes - 28 // twilld follows the interface
+	p.isWell("peers")
+
+	if err := b.NS.Netlink().LinkSetDown(link); err != nil {
+		t.Fatal(err)
+	}
+	p.has("peers", Warn, fmt.Sprintf("%s answers no pings", b.Addr))
+}
+
+func TestIPv6PathIsMeasuredToo(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{})
+	a, b := topo.Hosts[0], topo.Hosts[1]
+	err := a.NS.Do(func() error {
+		got, err := answers(t.Context(), []ping{{b.Addr6, 1500}})
+		if err == nil && !got[b.Addr6] {
+			err = errors.New("no answer to 1500 bytes")
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	err = a.NS.Do(func() error {
+		fits, err := widest(t.Context(), []ping{{b.Addr6, 1600}})
+		if err == nil && fits[b.Addr6] != 1500 {
+			err = fmt.Errorf("got %d, want the MTU of the wire, 1500", fits[b.Addr6])
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTunnelThatCarriesNothingIsTold has a plain route for the tunnel: what
+// matters is whether the peer's address on its device answers.
+func TestTunnelThatCarriesNothingIsTold(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{})
+	a, b := topo.Hosts[0], topo.Hosts[1]
+	p := newPatient(t, a.NS)
+	p.x.Daemon.Dataplane = &status.Dataplane{
+		Device: status.Device{Name: "eth0", MTU: 1472}, Port: 8285,
+		Peers: []status.Peer{{Subnets: []netip.Prefix{b.Subnet}, PublicIP: b.Addr}},
+	}
+	f := p.has("peers", Bad, "answers, but not through the tunnel")
+	if !strings.Contains(f.Remedy, "--dport 8285 -j ACCEPT") || !strings.Contains(f.Remedy, b.Addr.String()) {
+		t.Errorf("got %+v", f)
+	}
+	lo, err := b.NS.Netlink().LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := &net.IPNet{IP: b.Subnet.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}
+	if err := b.NS.Netlink().AddrAdd(lo, &netlink.Addr{IPNet: at}); err != nil {
+		t.Fatal(err)
+	}
+	p.run(fmt.Sprintf("ip route add %s via %s", b.Subnet.Addr(), b.Addr))
+	p.isWell("peers")
+}
+
+func TestWhatTheDaemonTellsIsPassedOn(t *testing.T) {
+	p := newPatient(t, nil)
+	for _, check := range []string{"daemon", "offloads", "store", "lease", "subnet-file", "clock"} {
+		p.isWell(check)
+	}
+	p.x.Daemon.Dataplane = &status.Dataplane{Device: status.Device{Name: "flannel0", Kind: status.KindPlain, Why: "refused by the kernel", MTU: 1472}}
+	p.has("tun", Warn, "flannel0 goes packet by packet: refused by the kernel")
+	p.x.Daemon.Dataplane.Offloads = []status.Offload{
+		{Name: "tun-offload", Mode: "off", Why: "switched off"},
+		{Name: "udp-gso", Mode: "auto", Why: "refused by the kernel"},
+	}
+	p.isWell("tun") // somebody wanted it so
+	p.has("offloads", Warn, "udp-gso is not in force: refused by the kernel")
+	p.x.Daemon.Dataplane.Device.MTU = 1372
+	p.has("subnet-file", Bad, "it has MTU 1472, but the device takes 1372")
+	p.x.Daemon.Restart = "Backend"
+	p.has("daemon", Warn, "needs a restart: Backend")
+	p.x.Daemon.Waiting = "a lease"
+	p.has("daemon", Bad, "waits for a lease")
+	p.x.Daemon, p.x.DaemonErr = nil, errors.New("nobody listens")
+	if f := p.has("daemon", Bad, "nobody listens"); f.Remedy != "systemctl start twilld" {
+		t.Errorf("got %+v", f)
+	}
+}
+
+func TestLeaseThatDoesNotStandAnyMoreIsTold(t *testing.T) {
+	p := newPatient(t, nil)
+	p.x.Leases[0].Expiration = time.Now().Add(5 * time.Minute)
+	p.has("lease", Warn, "was not renewed")
+	p.x.Leases[0].Expiration = time.Time{}
+	if found := p.look("lease"); len(found) != 1 || found[0].Text != "10.5.1.0-24, for good" {
+		t.Errorf("got %+v", found)
+	}
+	p.x.Leases[0].PublicIP = other
+	p.has("lease", Bad, "10.5.1.0-24 is the lease of another node, 192.0.2.2")
+	p.has("store", Bad, "both have PublicIP 192.0.2.2")
+	p.x.Leases = p.x.Leases[1:]
+	p.has("lease", Bad, "10.5.1.0-24 is not among the leases any more")
+	p.x.StoreErr = &etcd.Error{Op: "read config", Err: errors.New("refused"), Remedy: "see that etcd runs"}
+	p.has("lease", Warn, "cannot be told")
+	if f := p.has("store", Bad, "read config: refused"); f.Remedy != "see that etcd runs" || strings.Contains(f.Text, f.Remedy) {
+		t.Errorf("got %+v", f)
+	}
+	p.x.Env.Subnet = netip.MustParsePrefix("10.5.7.0/24")
+	p.has("subnet-file", Bad, "it has 10.5.7.0/24, but the lease is 10.5.1.0/24")
+	p.x.Daemon, p.x.Env, p.x.EnvErr = nil, lease.SubnetEnv{}, fs.ErrNotExist
+	p.has("lease", Bad, "no lease yet")
+	p.has("subnet-file", Bad, "CNI plugins cannot make pods")
+	p.has("rules", Warn, "not known which there should be")
+}
+
+func TestClockThatNobodyKeepsIsTold(t *testing.T) {
+	p := newPatient(t, nil)
+	p.x.clock = func(tx *unix.Timex) (int, error) { tx.Status = staUnsync; return 0, nil }
+	p.has("clock", Warn, "nobody keeps the clock")
+	p.x.clock = func(*unix.Timex) (int, error) { return timeError, nil }
+	p.has("clock", Warn, "nobody keeps the clock")
+	p.x.clock = func(*unix.Timex) (int, error) { return 0, unix.EPERM }
+	p.has("clock", Warn, "adjtimex")
+}
+
+func TestNothingIsLookedAtAfterTheEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	found := Examine(ctx, Node{})
+	if len(found) != 1 || found[0].Level != Warn || !strings.Contains(found[0].Text, "canceled") {
+		t.Errorf("got %+v", found)
+	}
+}
+
+func TestEachFindingIsWrittenWithItsRemedy(t *testing.T) {
+	found := []Finding{{"tun", OK, "there", ""}, {"forwarding", Bad, "off", "sysctl -w a=1"}, {"clock", Warn, "wrong", ""}}
+	var out bytes.Buffer
+	if err := Write(&out, found); err != nil {
+		t.Fatal(err)
+	}
+	want := "ok    tun         there\nbad   forwarding  off\n                  → sysctl -w a=1\nwarn  clock       wrong\n"
+	if out.String() != want || Worst(found) != Bad || Worst(found[:1]) != OK || Worst(found[2:]) != Warn {
+		t.Errorf("got %s\n%s, want\n%s", Worst(found), out.String(), want)
+	}
+}
