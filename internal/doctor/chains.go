@@ -126,7 +126,7 @@ const (
 
 // match reads one rule. What it does not know makes the answer maybe.
 func match(line string, p packet) (m answer, target string) {
-	words := strings.Fields(line)
+	words := split(line)
 	m = yes
 	not := false
 	meets := func(b bool) {
@@ -159,10 +159,6 @@ func match(line string, p packet) (m answer, target string) {
 			}
 			unsure()
 		case "--comment":
-			// A text in quotes may have several words.
-			for i+1 < len(words) && strings.HasPrefix(value, `"`) && !strings.HasSuffix(words[i+1], `"`) {
-				i++
-			}
 		case "--ctstate", "--state":
 			// The first packet of a connection is NEW.
 			meets(slices.Contains(strings.Split(value, ","), "NEW"))
@@ -216,6 +212,37 @@ func match(line string, p packet) (m answer, target string) {
 		i++
 	}
 	return m, ""
+}
+
+// split cuts a rule into words. Comments are in double quotes, with a backslash
+// before each quote and backslash (xtables_save_string of iptables).
+func split(line string) []string {
+	var (
+		words                  []string
+		word                   strings.Builder
+		quoted, escaped, begun bool
+	)
+	for _, r := range line + " " {
+		switch {
+		case escaped:
+			escaped = false
+			word.WriteRune(r)
+		case quoted && r == '\\':
+			escaped = true
+		case r == '"':
+			quoted, begun = !quoted, true // it may be empty
+		case r == ' ' && !quoted:
+			if begun {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			begun = false
+		default:
+			begun = true
+			word.WriteRune(r)
+		}
+	}
+	return words
 }
 
 // deleteRule is the command that takes a rule away.

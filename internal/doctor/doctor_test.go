@@ -178,6 +178,11 @@ func TestForwardPolicyThatDropsPodsIsMended(t *testing.T) {
 	p.mends("forward-policy", Bad, "by -A FORWARD -j REJECT --reject-with icmp-host-prohibited")
 	p.run("iptables -P FORWARD DROP")
 	p.isWell("forward-policy") // flannel's rules accept
+
+	p.x.Forward = false
+	p.x.Env.IPv6Network, p.x.Env.IPv6Subnet = netip.MustParsePrefix("fc00:5::/48"), netip.MustParsePrefix("fc00:5:0:1::/64")
+	p.run("ip6tables -P FORWARD DROP")
+	p.mends("forward-policy", Bad, "no rule accepts packets from fc00:5::2 to fc00:5:0:1::2")
 }
 
 func TestPortThatTheFirewallClosesIsOpened(t *testing.T) {
@@ -187,6 +192,7 @@ func TestPortThatTheFirewallClosesIsOpened(t *testing.T) {
 		"iptables -P INPUT DROP && iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT && iptables -A INPUT -i lo -j ACCEPT",
 		"iptables -A INPUT -p udp -m udp --dport 8000:9000 -j DROP",
 		"iptables -A INPUT -s 192.0.2.0/24 -j REJECT",
+		`iptables -A INPUT -m comment --comment '"x" -j ACCEPT' -j DROP`,
 		"iptables -N FIREWALL; iptables -A FIREWALL -m comment --comment 'all others' -j DROP && iptables -A INPUT -j FIREWALL",
 	} {
 		p.run(rules)
@@ -203,9 +209,13 @@ func TestPortThatTheFirewallClosesIsOpened(t *testing.T) {
 		p.isWell("udp-port")
 		p.run("iptables -P INPUT ACCEPT && iptables -F INPUT")
 	}
+	p.x.Leases[1].PublicIP = netip.MustParseAddr("fd00::2")
+	p.run("ip6tables -P INPUT DROP")
+	p.mends("udp-port", Bad, "drops datagrams of fd00::2")
+	p.x.Leases[1].PublicIP = other
 	// What cannot be told is no more than a warning.
 	p.run("iptables -A INPUT -m mark --mark 0x1 -j ACCEPT && iptables -A INPUT -j DROP")
-	p.mends("udp-port", Warn, "unless a rule before it accepts them: -A INPUT -m mark")
+	p.mends("udp-port", Warn, "unless it is decided before: -A INPUT -m mark")
 }
 
 func TestChainOfNftablesThatDropsByDefaultIsOpened(t *testing.T) {

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,59 +52,75 @@ func (x *examination) rules(ctx context.Context) []Finding {
 	return found
 }
 
-// Addresses of a packet from a pod elsewhere to one of this node. The first
-// address after that of the subnet is the bridge's.
+// podOf returns the address of a pod. The first after that of the subnet is the
+// bridge's.
 func podOf(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next().Next() }
 
 // forwardPolicy looks whether FORWARD lets packets of pods through, both ways.
 func (x *examination) forwardPolicy(ctx context.Context) []Finding {
-	if !x.Env.Subnet.IsValid() {
-		return []Finding{okf("this node has no IPv4 pods")}
-	}
-	t, err := readChains(ctx, "iptables", "filter")
-	if err != nil {
-		return []Finding{warnf("", "%v", err)}
-	}
-	own := podOf(x.Env.Subnet)
-	other := elsewhere(x.Env.Network, x.Env.Subnet)
 	var found []Finding
-	for _, p := range []packet{
-		{in: x.device(), src: other, dst: own},
-		{out: x.device(), src: own, dst: other},
+	for _, f := range []struct {
+		program         string
+		network, subnet netip.Prefix
+	}{
+		{"iptables", x.Env.Network, x.Env.Subnet},
+		{"ip6tables", x.Env.IPv6Network, x.Env.IPv6Subnet},
 	} {
-		f := t.passes("FORWARD", p)
-		switch {
-		case f.accept:
-			continue
-		case f.rule != "":
-			found = append(found, badf(t.deleteRule(f.rule), "packets from %s to %s are dropped in FORWARD by %s", p.src, p.dst, f.rule))
-		case x.Forward && (x.Config == nil || !x.Config.EnableNFTables):
-			found = append(found, badf("systemctl restart twilld", "the policy of FORWARD is DROP, and flannel's rules that accept packets of %s are not there", x.Env.Network))
-		default:
-			found = append(found, badf("iptables -P FORWARD ACCEPT", "the policy of FORWARD is DROP, and no rule accepts packets of %s", x.Env.Network))
+		if !f.subnet.IsValid() || f.subnet.Bits() <= f.network.Bits() {
+			continue // this node has no such pods, or nobody else has
 		}
-		break // the other way is no news
+		t, err := readChains(ctx, f.program, "filter")
+		if err != nil {
+			found = append(found, warnf("", "%v", err))
+			continue
+		}
+		own, other := podOf(f.subnet), podOf(sibling(f.subnet))
+		for _, p := range []packet{
+			{in: x.device(), src: other, dst: own},
+			{out: x.device(), src: own, dst: other},
+		} {
+			if dropped, ok := x.dropped(t, p); ok {
+				found = append(found, dropped)
+				break // the other way is no news
+			}
+		}
 	}
 	found = append(found, dropHooks(ctx, "forward")...)
 	if len(found) == 0 {
-		found = append(found, okf("lets packets of %s through", x.Env.Network))
+		found = append(found, okf("lets packets of pods through"))
 	}
 	return found
 }
 
-// elsewhere returns the address of a pod of another node.
-func elsewhere(network, own netip.Prefix) netip.Addr {
-	a := podOf(network.Masked())
-	if own.Contains(a) {
-		// The next subnet of the same size.
-		b := own.Masked().Addr().As4()
-		for i, step := 3, uint(1)<<(32-own.Bits()); i >= 0; i-- {
-			step += uint(b[i])
-			b[i], step = byte(step), step>>8
-		}
-		a = podOf(netip.PrefixFrom(netip.AddrFrom4(b), own.Bits()))
+// dropped says whether FORWARD drops a packet, and why.
+func (x *examination) dropped(t *table, p packet) (Finding, bool) {
+	var found Finding
+	f := t.passes("FORWARD", p)
+	switch {
+	case f.accept:
+		return found, false
+	case f.rule != "":
+		found = badf(t.deleteRule(f.rule), "packets from %s to %s are dropped in FORWARD by %s", p.src, p.dst, f.rule)
+	case x.Forward && (x.Config == nil || !x.Config.EnableNFTables):
+		found = badf("systemctl restart twilld", "the policy of FORWARD is DROP, and flannel's rule that accepts packets from %s to %s is not there", p.src, p.dst)
+	default:
+		found = badf(t.program+" -P FORWARD ACCEPT", "the policy of FORWARD is DROP, and no rule accepts packets from %s to %s", p.src, p.dst)
 	}
-	return a
+	if len(f.maybe) > 0 {
+		found.Level = Warn
+		found.Text += ", unless it is decided before: " + f.maybe[0]
+	}
+	return found, true
+}
+
+// sibling returns the other half of the prefix that is a bit shorter than a
+// subnet: another node's, if there are several.
+func sibling(subnet netip.Prefix) netip.Prefix {
+	b := subnet.Masked().Addr().AsSlice()
+	last := subnet.Bits() - 1
+	b[last/8] ^= 0x80 >> (last % 8)
+	a, _ := netip.AddrFromSlice(b) // of 4 or 16 bytes
+	return netip.PrefixFrom(a, subnet.Bits())
 }
 
 // defaultPort is flannel's.
@@ -115,44 +133,60 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 		p.dport = int(dp.Port)
 	}
 	if x.Daemon != nil && x.Daemon.Underlay != nil {
-		p.in, p.dst = x.Daemon.Underlay.Name, x.Daemon.Underlay.IPv4
+		p.in = x.Daemon.Underlay.Name
 	}
-	t, err := readChains(ctx, "iptables", "filter")
-	if err != nil {
-		return []Finding{warnf("", "%v", err)}
+	from := map[string][]netip.Addr{}
+	for _, peer := range x.known() {
+		program := "iptables"
+		if peer.public.Is6() {
+			program = "ip6tables"
+		}
+		from[program] = append(from[program], peer.public)
 	}
-	open := fmt.Sprintf("iptables -I INPUT -p udp --dport %d -j ACCEPT", p.dport)
+	if len(from) == 0 {
+		from["iptables"] = []netip.Addr{{}} // a datagram from anybody
+	}
 	var found []Finding
-	peers := x.known()
-	if len(peers) == 0 {
-		peers = []knownPeer{{}} // a datagram from anybody
-	}
-	for _, peer := range peers {
-		p.src = peer.public
-		f := t.passes("INPUT", p)
-		if f.accept {
+	for _, program := range slices.Sorted(maps.Keys(from)) {
+		t, err := readChains(ctx, program, "filter")
+		if err != nil {
+			found = append(found, warnf("", "%v", err))
 			continue
 		}
-		by := f.rule
-		if by == "" {
-			by = "the policy of INPUT"
+		for _, p.src = range from[program] {
+			if closed, ok := t.closed(p); ok {
+				found = append(found, closed)
+				break // mending one mends all
+			}
 		}
-		from := "peers"
-		if peer.public.IsValid() {
-			from = peer.public.String()
-		}
-		if len(f.maybe) > 0 {
-			found = append(found, warnf(open, "%s drops datagrams of %s to UDP port %d, unless a rule before it accepts them: %s", by, from, p.dport, f.maybe[0]))
-		} else {
-			found = append(found, badf(open, "%s drops datagrams of %s to UDP port %d", by, from, p.dport))
-		}
-		break // mending one mends all
 	}
 	found = append(found, dropHooks(ctx, "input")...)
 	if len(found) == 0 {
 		found = append(found, okf("iptables and nftables of this node let datagrams to port %d in", p.dport))
 	}
 	return found
+}
+
+// closed says whether INPUT drops a datagram, and why.
+func (t *table) closed(p packet) (Finding, bool) {
+	f := t.passes("INPUT", p)
+	if f.accept {
+		return Finding{}, false
+	}
+	by, from := "the policy of INPUT", "peers"
+	if f.rule != "" {
+		by = f.rule
+	}
+	if p.src.IsValid() {
+		from = p.src.String()
+	}
+	found := badf(fmt.Sprintf("%s -I INPUT -p udp --dport %d -j ACCEPT", t.program, p.dport),
+		"%s drops datagrams of %s to UDP port %d", by, from, p.dport)
+	if len(f.maybe) > 0 {
+		found.Level = Warn
+		found.Text += ", unless it is decided before: " + f.maybe[0]
+	}
+	return found, true
 }
 
 // nftChain is a chain in nft's JSON, libnftables-json(5).

@@ -139,6 +139,9 @@ func (s *pinger) receive(waiting map[netip.Addr]int, got map[netip.Addr]bool) {
 			size += headers(a) // the kernel keeps it
 		case *unix.SockaddrInet4:
 			a, want = netip.AddrFrom4(sa.Addr), reply4
+			if len(b) < headers(a) {
+				continue
+			}
 			header := int(b[0]&0xf) * 4
 			if len(b) < header {
 				continue
