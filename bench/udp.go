@@ -104,7 +104,7 @@ func carriedRate(ctx context.Context, c *Connection, t traffic, d time.Duration)
 			c.carried[t] = rate
 			return f, nil
 		}
-		rate *= retried
+		rate = min(rate, f.sendRate()) * retried // the senders may not have reached it
 	}
 	return nil, fmt.Errorf("%w, down to %.0f datagrams a second", errLossy, rate/retried)
 }
@@ -118,6 +118,9 @@ type flood struct {
 	sent, received uint64
 	usage
 }
+
+// sendRate is in sent datagrams a second.
+func (f *flood) sendRate() float64 { return float64(f.sent) / f.elapsed.Seconds() }
 
 // rate is in received datagrams a second.
 func (f *flood) rate() float64 { return float64(f.received) / f.elapsed.Seconds() }
