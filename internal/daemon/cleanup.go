@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-
-	"github.com/vishvananda/netlink"
+	"os"
 
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/rules"
@@ -15,11 +14,13 @@ import (
 )
 
 // cleanUp removes what runs of twilld and of stock flannel have left on this
-// host, by name, and nothing else (flannel#886). The device and its routes have
-// gone with the process. A lease in etcd stays until it expires.
+// host, by name, and nothing else (flannel#886). It logs each thing that it has
+// removed. A lease in etcd stays until it expires, and the data of an embedded
+// etcd stays altogether: other nodes live by it.
 //
 // It goes on where something cannot be removed, and returns all errors.
 func (d *daemon) cleanUp(ctx context.Context) (err error) {
+	socketLeft := exists(d.options.controlSocket)
 	// Keeps a daemon from starting meanwhile, finds one that runs, and takes the
 	// place of a socket that was left.
 	control, err := status.Listen(d.options.controlSocket, d.state.document)
@@ -27,10 +28,17 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, control.Close()) }()
-	if err := checkUnused(d.options.tunName); err != nil {
-		return err
+	device, err := leftDevice(d.options.tunName)
+	if err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	if socketLeft {
+		d.log.Info("control socket removed", logging.KeyPath, d.options.controlSocket)
 	}
 	var errs []error
+	if device != nil {
+		errs = append(errs, d.removeDevice(device))
+	}
 	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
@@ -43,7 +51,11 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 			d.log.Info("blackhole route removed", logging.KeySubnet, subnet)
 		}
 	}
-	errs = append(errs, lease.RemoveSubnetEnv(d.options.subnetFile))
+	fileLeft := exists(d.options.subnetFile)
+	err = lease.RemoveSubnetEnv(d.options.subnetFile)
+	if errs = append(errs, err); err == nil && fileLeft {
+		d.log.Info("subnet file removed", logging.KeyPath, d.options.subnetFile)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up: %w", err)
 	}
@@ -51,18 +63,7 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	return nil
 }
 
-// checkUnused refuses to take the rules and routes away from under a daemon that
-// has the TUN device open.
-func checkUnused(name string) error {
-	link, err := netlink.LinkByName(name)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look up interface %s: %w", name, err)
-	}
-	if t, ok := link.(*netlink.Tuntap); ok && t.NonPersist {
-		return fmt.Errorf("clean up: interface %s is open: stop the flanneld or twilld that runs on this host first", name)
-	}
-	return nil
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }

@@ -211,7 +211,7 @@ var flags = []flagDef{
 		"drop packets to addresses of the node's subnet that nobody has, instead of sending them where the default route leads",
 		func(o *options) any { return &o.blackhole }, nil},
 	{groupRules, "cleanup", "",
-		"remove what twilld or flannel has left on this host, and end: firewall rules, blackhole routes, the subnet file; not while one of them runs (not flannel's)",
+		"remove what twilld or flannel has left on this host, and end: the TUN device with its routes, if it is still there, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Not while one of them runs (not flannel's)",
 		func(o *options) any { return &o.cleanup }, nil},
 
 	{groupEtcd, "etcd-endpoints", "URL,...",
