@@ -1,71 +1,11 @@
 package e2e
 
 import (
-	"context"
-	"fmt"
 	"net/netip"
-	"net/url"
-	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/twillnet/twill/internal/etcdtest"
-	"github.com/twillnet/twill/internal/netlab"
 )
-
-// etcdLab is a lab whose last host runs an etcd in the place of a daemon.
-type etcdLab struct {
-	*lab
-	server *etcdtest.Server
-	host   *netlab.Host
-	port   string
-}
-
-// newEtcdLab starts two nodes that have the subnets of their pods from etcd.
-func newEtcdLab(t *testing.T) *etcdLab {
-	t.Helper()
-	l := &etcdLab{lab: newLab(t, labOptions{Options: netlab.Options{Hosts: 3}, nodes: 2, idle: true})}
-	l.host = l.Hosts[2]
-	l.server = etcdtest.Start(t, etcdtest.Options{
-		Host: "0.0.0.0",
-		Command: func(name string, args ...string) (*exec.Cmd, func() error) {
-			c := l.host.NS.Command(context.Background(), name, args...)
-			return c.Cmd, c.Start
-		},
-	})
-	u, err := url.Parse(l.server.Endpoint)
-	must(t, err)
-	l.port = u.Port()
-	l.etcdctl("put", "/coreos.com/network/config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
-	for i, d := range l.daemons {
-		// As a node finds its lease that was there before.
-		granted := strings.Fields(l.etcdctl("lease", "grant", "3600"))
-		l.etcdctl("put", "--lease="+granted[1], l.key(i), fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, l.Hosts[i].Addr))
-		d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--lease-file=") })
-		d.args = append(d.args, fmt.Sprintf("--etcd-endpoints=http://%s:%s", l.host.Addr, l.port))
-	}
-	l.start()
-	return l
-}
-
-// key is where the lease of host number i stands.
-func (l *etcdLab) key(i int) string {
-	return fmt.Sprintf("/coreos.com/network/subnets/%s-%d", l.Hosts[i].Subnet.Addr(), l.Hosts[i].Subnet.Bits())
-}
-
-func (l *etcdLab) etcdctl(args ...string) string {
-	l.t.Helper()
-	path, err := etcdtest.Binary("etcdctl")
-	must(l.t, err)
-	args = append([]string{"--endpoints=http://127.0.0.1:" + l.port}, args...)
-	out, err := l.host.NS.Command(context.Background(), path, args...).CombinedOutput()
-	if err != nil {
-		l.t.Fatalf("etcdctl %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
 
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
