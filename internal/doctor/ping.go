@@ -106,9 +106,12 @@ func (s *pinger) run(ctx context.Context, pings []ping, got map[netip.Addr]bool)
 				waiting[p.to] = p.size
 			}
 		}
-		for until := time.Now().Add(pingWait); len(waiting) > 0; {
+		for until := time.Now().Add(pingWait); ; {
+			// Before the clock is looked at: who was not let run for long
+			// finds the answers here.
+			s.receive(waiting, got)
 			left := time.Until(until)
-			if left <= 0 {
+			if len(waiting) == 0 || left <= 0 {
 				break
 			}
 			if ctx.Err() != nil {
@@ -118,7 +121,6 @@ func (s *pinger) run(ctx context.Context, pings []ping, got map[netip.Addr]bool)
 			if _, err := unix.Poll(fds, int(left.Milliseconds())+1); err != nil && err != unix.EINTR {
 				return fmt.Errorf("wait for pings: %w", err)
 			}
-			s.receive(waiting, got)
 		}
 	}
 	return nil
