@@ -17,8 +17,10 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// core is etcd's log: what is a warning or worse goes to ours. While etcd starts
-// it goes nowhere but into the error, since etcd only says there what is wrong.
+// core is etcd's log: what is a warning or worse goes to ours. It is for debugging
+// only while etcd starts, when warnings are about how we have set it up, and while
+// it ends, when all that is closed is complained of. What goes wrong at the start
+// comes as an error of Start, which has to find it here.
 type core struct {
 	*journal
 	fields []zapcore.Field
@@ -28,22 +30,31 @@ type core struct {
 type journal struct {
 	log *slog.Logger
 
-	mu       sync.Mutex
-	starting bool
-	last     string // the last error while it was starting
+	mu    sync.Mutex
+	phase phase
+	last  string // the last error while it was starting
 }
 
+// phase is what an etcd does.
+type phase int
+
+const (
+	starting phase = iota
+	running
+	ending
+)
+
 func newCore(log *slog.Logger) *core {
-	return &core{journal: &journal{log: log, starting: true}}
+	return &core{journal: &journal{log: log}}
 }
 
 func (c *core) logger() *zap.Logger { return zap.New(c, zap.WithFatalHook(onFatal{c.journal})) }
 
-// started says that errors are not looked for in Start any more.
-func (j *journal) started() {
+// enter says that the next phase has begun.
+func (j *journal) enter(p phase) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.starting = false
+	j.phase = p
 }
 
 // explain adds what etcd has said last to err.
@@ -81,15 +92,15 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	level := slog.LevelWarn
 	if e.Level >= zapcore.ErrorLevel {
 		level = slog.LevelError
-		c.mu.Lock()
-		if c.starting {
-			c.last = text
-		}
-		starting := c.starting
-		c.mu.Unlock()
-		if starting {
-			return nil // it comes as an error
-		}
+	}
+	c.mu.Lock()
+	now := c.phase
+	if now == starting && level == slog.LevelError {
+		c.last = text
+	}
+	c.mu.Unlock()
+	if now != running {
+		level = slog.LevelDebug
 	}
 	c.log.Log(context.Background(), level, "embedded etcd", logging.KeyWhy, text)
 	return nil
@@ -125,9 +136,9 @@ type onFatal struct{ *journal }
 // panic; later nothing of the process is left to be ended in order.
 func (f onFatal) OnWrite(e *zapcore.CheckedEntry, _ []zapcore.Field) {
 	f.mu.Lock()
-	starting := f.starting
+	now := f.phase
 	f.mu.Unlock()
-	if starting {
+	if now == starting {
 		panic(e.Message)
 	}
 	os.Exit(1)

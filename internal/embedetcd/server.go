@@ -38,7 +38,10 @@ const (
 )
 
 // Server is a running etcd.
-type Server struct{ etcd *embed.Etcd }
+type Server struct {
+	etcd *embed.Etcd
+	log  *core
+}
 
 // Start starts the etcd and waits until it answers. On failure nothing runs, and
 // the error says which directory or address it is about.
@@ -61,10 +64,10 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, log.explain(err)
 	}
-	log.started()
-	s := &Server{e}
+	s := &Server{e, log}
 	select {
 	case <-e.Server.ReadyNotify():
+		log.enter(running)
 		return s, nil
 	case err = <-e.Err():
 	case <-e.Server.StopNotify():
@@ -166,6 +169,7 @@ func (s *Server) Failed() <-chan error { return s.etcd.Err() }
 func (s *Server) Close() {
 	// First the server and then its listeners: the other way round it would wait
 	// for the watches of other nodes, which do not end.
+	s.log.enter(ending)
 	s.etcd.Server.Stop()
 	closed := make(chan struct{})
 	go func() {

@@ -80,6 +80,18 @@ func TestDataOutlivesTheServer(t *testing.T) {
 	}
 }
 
+func TestAPlainRunIsNotWorthALine(t *testing.T) {
+	var log bytes.Buffer
+	cfg := at(t)
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	for range 2 { // the second time with data
+		start(t, cfg).Close()
+	}
+	if log.Len() > 0 {
+		t.Errorf("log:\n%s", &log)
+	}
+}
+
 // TestCloseDoesNotWaitForWatches: other nodes' watches do not end by themselves.
 func TestCloseDoesNotWaitForWatches(t *testing.T) {
 	cfg := at(t)
