@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -75,9 +76,13 @@ func deviceGone(errno unix.Errno) bool {
 	return errno == unix.EBADFD || errno == unix.EFAULT || errno == unix.EBADF
 }
 
+// ErrDeviceGone ends an engine whose device was deleted. Another engine on a new
+// device can take its place.
+var ErrDeviceGone = errors.New("somebody deleted it")
+
 func deviceError(op string, errno unix.Errno) error {
 	if deviceGone(errno) {
-		return fmt.Errorf("%s the TUN device: %w; somebody deleted it: start the daemon again to make it anew", op, errno)
+		return fmt.Errorf("%s the TUN device: %w: %w", op, errno, ErrDeviceGone)
 	}
 	return fmt.Errorf("%s the TUN device: %w", op, errno)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 )
@@ -74,6 +75,10 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 		case <-ctx.Done():
 			err = ctx.Err()
 		case err = <-s.ended():
+			if errors.Is(err, fastpath.ErrDeviceGone) {
+				err = nil
+				s.replaceDevice(ctx)
+			}
 		case err = <-watch:
 		case err = <-holding:
 		case u := <-updates:

@@ -178,6 +178,15 @@ func (s *session) reopen(ctx context.Context) error {
 	return nil
 }
 
+// replaceDevice makes the device anew that somebody has deleted.
+func (s *session) replaceDevice(ctx context.Context) {
+	s.log.Warn("device was deleted, making it anew", logging.KeyDevice, s.options.tunName)
+	if err := s.close(); err != nil {
+		s.log.Debug("data plane not closed", logging.KeyError, err)
+	}
+	s.settle(ctx)
+}
+
 // close ends the data plane, if one is open. When it returns nothing of it is
 // left.
 func (s *session) close() error {
