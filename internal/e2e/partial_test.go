@@ -38,22 +38,24 @@ func TestChecksumsAreLeftToTheDatagramWhereBothNodesAnnounceIt(t *testing.T) {
 					forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
 						result := make(chan error, 1)
 						go func() { result <- streams{flows: 2, up: 8 << 20, down: 4 << 20}.run(l.pod(0), l.pod(1), addr) }()
+						lefts := 0
 						for range 20 {
-							left := false
 							tap.next("full TCP segment from pod-a", func(b []byte) bool {
 								inner, _, ok := tunnelled(b)
 								if !ok || len(inner) < 1000 || source(inner) != ofFamily(l.pod(0), addr) || !isTCP(inner) {
 									return false
 								}
-								left = leftPartial(inner)
-								if !left && transportSumOf(inner) != 0xffff {
+								if leftPartial(inner) {
+									lefts++
+								} else if transportSumOf(inner) != 0xffff {
 									t.Errorf("neither partial nor right: % x", inner[:60])
 								}
 								return true
 							})
-							if left != (a && b) {
-								t.Fatalf("checksum left partial: %v", left)
-							}
+						}
+						// A segment that the pod sends alone is finished anyway.
+						if (lefts > 0) != (a && b) {
+							t.Errorf("of 20 checksums %d were left partial", lefts)
 						}
 						if err := <-result; err != nil {
 							t.Errorf("TCP: %v", err)
