@@ -6,10 +6,13 @@
 //	tun.Queue.Write ◀───│ rx: encap.Coalescer ← check ← receiver│◀──── recvmmsg, UDP_GRO
 //	                    └───────────────────────────────────────┘
 //
-// A shard is one TUN queue and one socket. Each of its two directions runs on a
-// locked thread that owns its buffers; the directions share the read-only peer
-// snapshot (Peers) and nothing that is written. A direction drains what is
-// ready, handles it, flushes, and sleeps in poll(2).
+// A shard is one TUN queue, one socket that receives and one that sends. A loop
+// runs the tx, or the rx, of several shards on a locked thread that owns their
+// buffers: each in its turn drains what is ready, up to a batch, handles it and
+// flushes. Where none has anything the thread looks once more for a while
+// (spinner) or sleeps in poll(2) (waiter). Threads share the read-only peer
+// snapshot (Peers), and of what is written only counters and what spinners agree
+// on.
 //
 // The wire format is flannel's udp backend: one inner packet a datagram.
 package fastpath

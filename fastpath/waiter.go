@@ -45,8 +45,7 @@ func (w *waiter) ready(i int) bool { return w.fds[i+1].Revents != 0 }
 //
 // Under load a thread sleeps for microseconds, thousands of times a second.
 // Were the scheduler told of each, its monitor would hand the processor on and
-// wake other threads of the runtime to look for work that there is not, which
-// took a fifth of the daemon's CPU time. So a sleep begins as a system call that
+// wake other threads of the runtime to look for work that there is not. So a sleep begins as a system call that
 // the scheduler does not see (a signal ends it where the collector needs the
 // thread); only a longer one goes on in its sight. Run sees to it that there are
 // processors enough.

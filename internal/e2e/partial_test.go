@@ -53,8 +53,9 @@ func TestChecksumsAreLeftToTheDatagramWhereBothNodesAnnounceIt(t *testing.T) {
 								return true
 							})
 						}
-						// A segment that the pod sends alone is finished anyway.
-						if (lefts > 0) != (a && b) {
+						// A segment that the pod sends alone is finished anyway;
+						// in a stream most go in super-packets.
+						if want := a && b; want && lefts < 10 || !want && lefts > 0 {
 							t.Errorf("of 20 checksums %d were left partial", lefts)
 						}
 						if err := <-result; err != nil {
