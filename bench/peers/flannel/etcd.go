@@ -14,7 +14,8 @@ import (
 	"time"
 
 	"github.com/flannel-io/flannel/pkg/backend"
-	_ "github.com/flannel-io/flannel/pkg/backend/vxlan" // registers itself, as udp does
+	_ "github.com/flannel-io/flannel/pkg/backend/hostgw" // registers itself, as udp does
+	_ "github.com/flannel-io/flannel/pkg/backend/vxlan"  // so does this
 	"github.com/flannel-io/flannel/pkg/ip"
 	"github.com/flannel-io/flannel/pkg/ipmatch"
 	"github.com/flannel-io/flannel/pkg/subnet"
@@ -47,9 +48,10 @@ func (n etcdNode) validate() error {
 func (n etcdNode) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	previous, previous6 := previousSubnets(n.subnetFile)
 	manager, err := etcd.NewLocalManager(ctx,
 		&etcd.EtcdConfig{Endpoints: strings.Split(n.endpoints, ","), Prefix: n.prefix},
-		previousSubnet(n.subnetFile), ip.IP6Net{}, n.renewMargin)
+		previous, previous6, n.renewMargin)
 	if err != nil {
 		return fmt.Errorf("etcd subnet manager: %w", err)
 	}
@@ -105,20 +107,24 @@ func waitForConfig(ctx context.Context, manager subnet.Manager) (*subnet.Config,
 	}
 }
 
-// previousSubnet is the subnet that the node had before, from subnet.env. It is
-// empty if the file does not say.
-func previousSubnet(file string) ip.IP4Net {
+// previousSubnets are the IPv4 and the IPv6 subnet that the node had before, from
+// subnet.env. One is empty if the file does not say.
+func previousSubnets(file string) (v4 ip.IP4Net, v6 ip.IP6Net) {
 	f, err := os.Open(file)
 	if err != nil {
-		return ip.IP4Net{}
+		return v4, v6
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), "FLANNEL_SUBNET="); ok {
-			if _, prefix, err := net.ParseCIDR(value); err == nil {
-				return ip.FromIPNet(prefix)
-			}
+		key, value, _ := strings.Cut(lines.Text(), "=")
+		_, prefix, err := net.ParseCIDR(value)
+		switch {
+		case err != nil:
+		case key == "FLANNEL_SUBNET":
+			v4 = ip.FromIPNet(prefix)
+		case key == "FLANNEL_IPV6_SUBNET":
+			v6 = ip.FromIP6Net(prefix)
 		}
 	}
-	return ip.IP4Net{}
+	return v4, v6
 }

@@ -42,6 +42,7 @@ require (
 	k8s.io/apimachinery v0.33.13 // indirect
 	k8s.io/klog/v2 v2.140.0 // indirect
 	k8s.io/utils v0.0.0-20241104100929-3ea5e8cea738 // indirect
+	sigs.k8s.io/json v0.0.0-20241010143419-9aa6b5e7a4b3 // indirect
 )
 
 // Only flannel's own tests use it; README.md says why it is replaced.

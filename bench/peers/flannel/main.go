@@ -6,12 +6,14 @@
 //   - With --peer and its like, flannel's udp backend: its own TUN set-up, lease
 //     watch and C forwarding loop, unchanged, fed from the command line.
 //   - With --etcd-endpoints, flannel's etcd subnet manager and the backend that
-//     the network config in etcd names, udp or vxlan. The flags are flanneld's.
+//     the network config in etcd names: udp, vxlan or host-gw. The flags are
+//     flanneld's, and so is what IPv6 it has.
 //
 // It prints "ready mtu=N" on standard output when the backend's device is up
 // and, of the command line, the peers have been handed to the backend, or, with
 // etcd, subnet.env is written. It logs to standard error, and runs until SIGTERM
-// or SIGINT; flannel0 and its route go with the process, flannel.VNI stays.
+// or SIGINT; flannel0 and its route go with the process, what vxlan and host-gw
+// have made stays.
 package main
 
 import (

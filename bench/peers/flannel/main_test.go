@@ -95,16 +95,18 @@ func TestParseEtcdArgsRefusesWhatNoNodeCanRunWith(t *testing.T) {
 	}
 }
 
-func TestPreviousSubnetIsThatOfSubnetEnv(t *testing.T) {
+func TestPreviousSubnetsAreThoseOfSubnetEnv(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "subnet.env")
-	if got := previousSubnet(file); !got.Empty() {
-		t.Errorf("without a file: %s", got)
+	if v4, v6 := previousSubnets(file); !v4.Empty() || !v6.Empty() {
+		t.Errorf("without a file: %s, %s", v4, v6)
 	}
-	env := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
+	env := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_IPV6_SUBNET=fd00:10:5:1::1/64\n" +
+		"FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
 	if err := os.WriteFile(file, []byte(env), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got := previousSubnet(file); got.String() != "10.5.1.0/24" {
-		t.Errorf("%s, want 10.5.1.0/24", got)
+	v4, v6 := previousSubnets(file)
+	if v4.String() != "10.5.1.0/24" || v6.String() != "fd00:10:5:1::/64" {
+		t.Errorf("%s, %s, want 10.5.1.0/24, fd00:10:5:1::/64", v4, v6)
 	}
 }
