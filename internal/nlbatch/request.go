@@ -1,0 +1,55 @@
+package nlbatch
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Request is a change that Do asks the kernel for. It is a value and may be used
+// again. One made from values that make no sense is not sent; Do returns for it
+// what is wrong.
+type Request struct {
+	kind  uint16 // RTM_NEWROUTE, …
+	flags uint16 // NLM_F_CREATE, …
+	body  []byte // what follows struct nlmsghdr, a multiple of 4 bytes
+	err   error
+}
+
+const (
+	create  = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	replace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+)
+
+// wrong makes a request that fails with err.
+func wrong(op string, object fmt.Stringer, err error) Request {
+	return Request{err: fmt.Errorf("%s %s: %w", op, object, err)}
+}
+
+// attr is an attribute of a message.
+type attr struct {
+	kind int
+	data []byte
+}
+
+// body puts a header and attributes together. Attributes without data are left
+// out.
+func body(header []byte, attrs ...attr) []byte {
+	b := append([]byte(nil), header...)
+	for _, a := range attrs {
+		if len(a.data) > 0 {
+			b = append(b, nl.NewRtAttr(a.kind, a.data).Serialize()...)
+		}
+	}
+	return b
+}
+
+// family returns AF_INET or AF_INET6.
+func family(a netip.Addr) uint8 {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
