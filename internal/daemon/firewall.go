@@ -14,24 +14,28 @@ import (
 type firewall struct {
 	resync time.Duration
 	log    *slog.Logger
+	state  *state // is told which rules to ask
 
-	rules *rules.Rules // nil: none were wanted yet
-	ended <-chan error // of what looks after them
+	rules  *rules.Rules // nil: none are kept yet
+	wanted rules.Wanted // by the last keep
+	ended  <-chan error // of what looks after them
 }
 
 // keep makes the rules that are wanted and, the first time, has them looked
-// after until ctx is done. It fails only if packets of pods that leave the
+// after until ctx is done. Where none are wanted, what an earlier run or stock
+// flannel has left is removed. It fails only if packets of pods that leave the
 // network would have no sender to answer to: that they are forwarded may well be
 // the policy without a rule.
 func (f *firewall) keep(ctx context.Context, w rules.Wanted) error {
-	switch {
-	case f.rules != nil:
-		if w == f.rules.Status().Wanted {
+	if f.rules != nil {
+		if w == f.wanted {
 			return nil
 		}
-		return f.rules.Set(w)
-	case !w.Masquerade && !w.Forward:
-		return nil
+		err := f.rules.Set(w)
+		if err == nil {
+			f.wanted = w
+		}
+		return err
 	}
 	r, err := rules.New(rules.Config{Wanted: w, Resync: f.resync, Logger: f.log})
 	if err != nil {
@@ -40,7 +44,8 @@ func (f *firewall) keep(ctx context.Context, w rules.Wanted) error {
 	if err := r.Apply(ctx); err != nil && w.Masquerade {
 		return err
 	}
-	f.rules = r
+	f.rules, f.wanted = r, w
+	f.state.attachRules(r)
 	f.ended = start("keep firewall rules", func() error { return r.Run(ctx) })
 	return nil
 }

@@ -32,7 +32,7 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 	}
 	s.retry.Stop()
 	s.firewall.resync = time.Duration(d.options.resync) * time.Second
-	s.firewall.log = d.log
+	s.firewall.log, s.firewall.state = d.log, d.state
 	holding := start("keep the lease", func() error { return s.holder.run(ctx, n.own) })
 	defer await(holding)
 	defer func() { err = errors.Join(err, s.close()) }()

@@ -61,11 +61,14 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	// No rules are made on the machine that tests, nor removed: without PATH
+	// there are no programs for it.
+	t.Setenv("PATH", "")
 	o := defaults()
 	o.leaseFile = filepath.Join(dir, "leases.json")
 	o.subnetFile = filepath.Join(dir, "run", "subnet.env")
 	o.controlSocket = filepath.Join(dir, "twilld.sock")
-	o.forwardRules = false // or else they would be made on the machine that tests
+	o.forwardRules = false // or else the log would complain of that
 	h := &host{
 		wires: wires{link: eth0, changes: make(chan struct{}, 1)},
 		dp:    &fakeDataplane{fail: make(chan error, 1), panics: make(chan struct{})},

@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"context"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/twillnet/twill/internal/rules"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/metrics"
 )
@@ -18,7 +20,16 @@ type state struct {
 	doc status.Document
 	// dp is nil before the data plane is open and after it is closed.
 	dp dataplane
+	// sampled ends what looks at dp's counters; nil: nothing does.
+	sampled  context.CancelFunc
+	activity status.Activity
+	// rules are nil until there are some to look after.
+	rules *rules.Rules
 }
+
+// samplePeriod is how often the peers' counters are looked at, to know which
+// peer was active last.
+const samplePeriod = time.Second
 
 // newState returns the state of a daemon that has just started and reads its
 // leases from source.
@@ -49,7 +60,41 @@ func (s *state) waitFor(what string) {
 func (s *state) attach(dp dataplane) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.sampled != nil {
+		s.sampled()
+		s.sampled = nil
+	}
 	s.dp = dp
+	if dp != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		s.sampled = cancel
+		go s.sample(ctx)
+	}
+}
+
+// sample looks at the counters of the data plane's peers until ctx is done.
+func (s *state) sample(ctx context.Context) {
+	ticks := time.NewTicker(samplePeriod)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticks.C:
+			s.mu.RLock()
+			if ctx.Err() == nil { // or else dp may be gone
+				s.activity.Note(s.dp.Status().Peers, now)
+			}
+			s.mu.RUnlock()
+		}
+	}
+}
+
+// attachRules tells which firewall rules to ask.
+func (s *state) attachRules(r *rules.Rules) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rules = r
 }
 
 // document returns the document as of now.
@@ -61,11 +106,30 @@ func (s *state) document() status.Document {
 	var counters []*metrics.Shard
 	if s.dp != nil {
 		if dp := s.dp.Status(); dp.Device.Name != "" { // or else it has none
+			s.activity.Note(dp.Peers, time.Now())
 			d.Dataplane = &dp
 		}
 		counters = s.dp.Counters()
 	}
 	d.Shards, d.Drops = status.Summarize(counters)
+	d.Rules = rulesOf(s.rules)
+	return d
+}
+
+// rulesOf returns what the document says of the rules; nil if there are none.
+func rulesOf(r *rules.Rules) *status.Rules {
+	if r == nil {
+		return nil
+	}
+	now := r.Status()
+	d := &status.Rules{
+		NFTables: now.Wanted.NFTables, Masquerade: now.Wanted.Masquerade,
+		RandomFully: now.Wanted.RandomFully, Forward: now.Wanted.Forward,
+		Written: now.Mended, Checked: now.Checked,
+	}
+	if now.Problem != nil {
+		d.Problem = now.Problem.Error()
+	}
 	return d
 }
 

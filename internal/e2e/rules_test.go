@@ -154,6 +154,29 @@ func TestRulesAndBlackholeRoutesComeBack(t *testing.T) {
 	}
 }
 
+// The daemon before had other flags, or was stock flannel: whose rules outlive it.
+func TestRulesThatNobodyWantsAnyMoreGoAwayAtTheStart(t *testing.T) {
+	l := newLab(t, labOptions{Options: netlab.Options{Hosts: 2}, flags: withRules})
+	d := l.daemons[0]
+	must(t, d.ns.Command(t.Context(), "iptables", "-A", "FORWARD", "-s", "192.0.2.0/24", "-j", "ACCEPT").Run())
+	if rules := d.status().Rules; rules == nil || !rules.Masquerade || !rules.Forward || rules.Problem != "" {
+		t.Errorf("status: rules %+v", rules)
+	}
+	d.stop(syscall.SIGTERM)
+	if got := firewall(t, d.ns); !strings.Contains(got, "FLANNEL-FWD") || !strings.Contains(got, "FLANNEL-POSTRTG") {
+		t.Fatalf("the rules did not outlive the daemon:\n%s", got)
+	}
+	d.args = append(d.args, "--ip-masq=false", "--iptables-forward-rules=false")
+	d.start()
+	d.waitReady()
+	if got := firewall(t, d.ns); strings.Contains(got, "FLANNEL") || !strings.Contains(got, "-s 192.0.2.0/24 -j ACCEPT") {
+		t.Errorf("there are\n%s\nwant somebody else's rule alone", got)
+	}
+	if rules := d.status().Rules; rules == nil || rules.Masquerade || rules.Forward || rules.Problem != "" {
+		t.Errorf("status: rules %+v", rules)
+	}
+}
+
 // A host without iptables still carries packets, unless they would leave it
 // with addresses that nobody can answer.
 func TestHostWithoutIptables(t *testing.T) {

@@ -54,11 +54,39 @@ func (p page) node(d *Document) {
 	if u := d.Underlay; u != nil {
 		p.row("  underlay", fmt.Sprintf("%s, %s, MTU %d (%s)", u.Name, join(validAddrs(u.IPv4, u.IPv6)), u.MTU, u.Why))
 	}
+	if r := d.Rules; r != nil {
+		p.row("  rules", r.describe())
+	}
 	s := d.Source
 	p.row("  leases", fmt.Sprintf("%d from %s%s", s.Leases, s.Name, since(" since ", s.Updated)))
 	if s.LastError != "" {
 		p.row("", "refused"+since(" ", s.LastErrorAt)+": "+s.LastError)
 	}
+}
+
+func (r *Rules) describe() string {
+	var kept []string
+	switch {
+	case r.Masquerade && r.RandomFully:
+		kept = append(kept, "masquerade with random ports")
+	case r.Masquerade:
+		kept = append(kept, "masquerade")
+	}
+	if r.Forward {
+		kept = append(kept, "forward")
+	}
+	if kept == nil {
+		return "none wanted"
+	}
+	tool := "iptables"
+	if r.NFTables {
+		tool = "nftables"
+	}
+	text := tool + ": " + strings.Join(kept, ", ")
+	if r.Problem != "" {
+		text += "; not kept: " + r.Problem
+	}
+	return text
 }
 
 func (p page) engine(d *Document) {

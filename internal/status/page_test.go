@@ -22,6 +22,7 @@ func full() Document {
 			PublicIP: netip.MustParseAddr("172.31.9.11"),
 		},
 		Underlay: &Underlay{Name: "eth0", IPv4: netip.MustParseAddr("172.31.9.11"), MTU: 1500, Why: "it has the default route"},
+		Rules:    &Rules{Masquerade: true, RandomFully: true, Forward: true, Problem: "IPv4 rules: find iptables: not found"},
 		Dataplane: &Dataplane{
 			Device: Device{Name: "flannel0", Kind: KindOffload, Why: "auto: the kernel grants it", MTU: 1472},
 			Port:   8285, SourceCheck: "strict",
@@ -63,6 +64,7 @@ func TestPage(t *testing.T) {
 		{"quiet.txt", Document{
 			Version: "v0.1.0", PID: 4242, Uptime: 1,
 			Network: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Backend: "udp",
+			Rules:     &Rules{NFTables: true, RandomFully: true},
 			Dataplane: &Dataplane{Device: Device{Name: "flannel0", Kind: KindPlain, Why: "--tun-offload=off", MTU: 1472}, Port: 8285, SourceCheck: "off"},
 			Source:    Source{Name: "file /etc/twill/leases.json", Leases: 1},
 		}},

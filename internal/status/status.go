@@ -28,6 +28,7 @@ type Document struct {
 	Backend   string         `json:"backend,omitempty"` // "udp"
 	Lease     *Lease         `json:"lease,omitempty"`
 	Underlay  *Underlay      `json:"underlay,omitempty"`
+	Rules     *Rules         `json:"rules,omitempty"`
 	Dataplane *Dataplane     `json:"dataplane,omitempty"`
 	Shards    []Shard        `json:"shards,omitempty"`
 	Drops     Drops          `json:"drops"`
@@ -51,6 +52,18 @@ type Underlay struct {
 	IPv6 netip.Addr `json:"ipv6,omitzero"`
 	MTU  int        `json:"mtu"`
 	Why  string     `json:"why"` // why this one was chosen
+}
+
+// Rules are the firewall rules that the daemon keeps, for its network and lease,
+// and what has become of them.
+type Rules struct {
+	NFTables    bool      `json:"nftables"`     // made with nftables, not with iptables
+	Masquerade  bool      `json:"masquerade"`   // --ip-masq
+	RandomFully bool      `json:"random_fully"` // not --ip-masq-fully-random-disable
+	Forward     bool      `json:"forward"`      // --iptables-forward-rules
+	Written     int       `json:"written"`      // how often they were not as wanted and were written
+	Checked     time.Time `json:"checked,omitzero"`
+	Problem     string    `json:"problem,omitempty"` // why they are not as wanted; empty: they were when last checked
 }
 
 // Dataplane is the part that the backend fills. All of it may change while
@@ -94,6 +107,9 @@ type Peer struct {
 	TXBytes   uint64         `json:"tx_bytes"`
 	RXPackets uint64         `json:"rx_packets"`
 	RXBytes   uint64         `json:"rx_bytes"`
+	// Idle is for how many seconds the counters have not moved, to within a
+	// second; nil: they never have, or the kernel forwards and there are none.
+	Idle *float64 `json:"idle_seconds,omitempty"`
 }
 
 // Source is the health of the lease store.

@@ -1,0 +1,69 @@
+package daemon
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/metrics"
+)
+
+// countingPlane is a data plane with one peer.
+type countingPlane struct {
+	dataplane // what is not asked here
+	sent      atomic.Uint64
+	asked     atomic.Int32 // calls of Status
+}
+
+func (c *countingPlane) Status() status.Dataplane {
+	c.asked.Add(1)
+	return status.Dataplane{
+		Device: status.Device{Name: "flannel0"},
+		Peers:  []status.Peer{{PublicIP: netip.MustParseAddr("192.0.2.2"), TXPackets: c.sent.Load()}},
+	}
+}
+
+func (c *countingPlane) Counters() []*metrics.Shard { return nil }
+
+// TestStatusTellsHowLongAPeerHasBeenIdle also where nobody asked for it in
+// between. The clock is the test's.
+func TestStatusTellsHowLongAPeerHasBeenIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dp countingPlane
+		s := newState("", "")
+		s.attach(&dp)
+		defer s.attach(nil)
+		if idle := s.document().Dataplane.Peers[0].Idle; idle != nil {
+			t.Errorf("before the first packet: idle for %v s", *idle)
+		}
+		time.Sleep(10 * time.Second)
+		dp.sent.Add(1)
+		time.Sleep(30 * time.Second)
+		idle := s.document().Dataplane.Peers[0].Idle
+		if idle == nil || *idle > 30 || *idle < 30-samplePeriod.Seconds() {
+			t.Errorf("half a minute after a packet: idle for %v s", idle)
+		}
+	})
+}
+
+func TestDataPlaneThatIsReplacedIsNotAskedAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var was, is countingPlane
+		s := newState("", "")
+		s.attach(&was)
+		s.attach(&is)
+		time.Sleep(3 * samplePeriod)
+		s.attach(nil)
+		asked := is.asked.Load()
+		time.Sleep(3 * samplePeriod)
+		if n := was.asked.Load(); n != 0 {
+			t.Errorf("the one before was asked %d times", n)
+		}
+		if n := is.asked.Load(); asked == 0 || n != asked {
+			t.Errorf("asked %d times while attached, %d in the end", asked, n)
+		}
+	})
+}
