@@ -32,8 +32,8 @@ func runDoctor(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	socket := c.String("socket", status.DefaultSocket, "`PATH` of twilld's --control-socket")
 	leaseFile := c.String("lease-file", "", "`FILE` with the leases, instead of etcd (default: that of the running twilld)")
 	subnetFile := c.String("subnet-file", "/run/flannel/subnet.env", "`FILE` that twilld writes for CNI plugins")
-	forward := c.Bool("iptables-forward-rules", true, "twilld runs with this flag")
-	orderly := c.Bool("ip-masq-fully-random-disable", false, "twilld runs with this flag")
+	forward := c.Bool("iptables-forward-rules", true, "twilld runs with this flag; a running one tells itself")
+	orderly := c.Bool("ip-masq-fully-random-disable", false, "twilld runs with this flag; a running one tells itself")
 	rest, done, err := c.parse(aboutDoctor, "", args, stdout)
 	switch {
 	case done || err != nil:

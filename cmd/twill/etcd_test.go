@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +151,8 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 	o.acquire("192.0.2.1", "10.5.1.0/24")
 	o.acquire("192.0.2.2", "10.5.2.0/24")
 	o.prints("10.5.3.0/24 is reserved: no node gets it\n", "reserve", "10.5.3.0/24")
+	o.acquire("192.0.2.4", "10.5.4.0/24")
+	o.acquire("192.0.2.5", "10.5.5.0/24") // the daemon has not heard of it yet
 
 	dir, err := os.MkdirTemp("/tmp", "twill") // short enough for a socket
 	if err != nil {
@@ -157,12 +160,14 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	socket := filepath.Join(dir, "twilld.sock")
+	idle := 3.7
 	s, err := status.Listen(socket, func() status.Document {
 		return status.Document{
 			Lease: &status.Lease{Subnet: netip.MustParsePrefix("10.5.1.0/24")},
-			Dataplane: &status.Dataplane{Peers: []status.Peer{{
-				Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.2.0/24")}, TXBytes: 1234, RXBytes: 5678, TXPackets: 12, RXPackets: 56,
-			}}},
+			Dataplane: &status.Dataplane{Peers: []status.Peer{
+				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.2.0/24")}, TXBytes: 1234, RXBytes: 5678, TXPackets: 12, RXPackets: 56, Idle: &idle},
+				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.4.0/24")}},
+			}},
 		}
 	})
 	if err != nil {
@@ -171,10 +176,12 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 	defer s.Close()
 
 	o.prints(""+
-		"NODE                   SUBNET       BACKEND  EXPIRES           SENT    RECEIVED\n"+
-		"192.0.2.1 (this node)  10.5.1.0/24  udp      in 23h59m         -       -\n"+
-		"192.0.2.2              10.5.2.0/24  udp      in 23h59m         1234 B  5678 B\n"+
-		"nobody                 10.5.3.0/24  udp      never (reserved)  -       -\n",
+		"NODE                   SUBNET       BACKEND  EXPIRES           LAST TRAFFIC  SENT    RECEIVED\n"+
+		"192.0.2.1 (this node)  10.5.1.0/24  udp      in 23h59m         -             -       -\n"+
+		"192.0.2.2              10.5.2.0/24  udp      in 23h59m         3s ago        1234 B  5678 B\n"+
+		"nobody                 10.5.3.0/24  udp      never (reserved)  -             -       -\n"+
+		"192.0.2.4              10.5.4.0/24  udp      in 23h59m         never         0 B     0 B\n"+
+		"192.0.2.5              10.5.5.0/24  udp      in 23h59m         -             -       -\n",
 		"leases", "--socket", socket)
 
 	out, _, err := o.twill("leases", "--json", "--socket", socket)
@@ -182,18 +189,31 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rows []leaseRow
-	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != 3 {
+	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != 5 {
 		t.Fatalf("got %s: %v", out, err)
 	}
-	if !rows[0].Own || rows[1].Own || rows[1].Traffic == nil || *rows[1].Traffic != (traffic{12, 1234, 56, 5678}) ||
-		!rows[2].Reserved || time.Until(rows[0].Expiration) < 23*time.Hour || strings.Contains(out, "0001-01-01") {
+	if !rows[0].Own || rows[1].Own || !rows[2].Reserved || time.Until(rows[0].Expiration) < 23*time.Hour || strings.Contains(out, "0001-01-01") {
 		t.Errorf("got %s", out)
+	}
+	if !reflect.DeepEqual(rows[1].Traffic, &traffic{12, 1234, 56, 5678, &idle}) || !reflect.DeepEqual(rows[3].Traffic, &traffic{}) || rows[4].Traffic != nil {
+		t.Errorf("traffic in %s", out)
 	}
 
 	// Without a daemon nothing of it is known, and that is no error.
 	out, _, err = o.twill("leases", "--socket=/nonexistent/twilld.sock")
-	if err != nil || strings.Contains(out, "this node") || strings.Count(out, "\n") != 4 {
+	if err != nil || strings.Contains(out, "this node") || strings.Count(out, "\n") != 6 {
 		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestLastTrafficIsToldAsRoughlyAsItMatters(t *testing.T) {
+	for seconds, want := range map[float64]string{
+		0: "0s ago", 59.9: "59s ago", 60: "1m ago", 3599: "59m ago", 3600: "1h ago",
+		47 * 3600: "47h ago", 48 * 3600: "2d ago", 1e300: "365d ago",
+	} {
+		if got := lastTraffic(leaseRow{Traffic: &traffic{Idle: &seconds}}); got != want {
+			t.Errorf("idle for %v s: got %q, want %q", seconds, got, want)
+		}
 	}
 }
 

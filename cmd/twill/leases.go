@@ -16,8 +16,8 @@ import (
 )
 
 const aboutLeases = `Lists the leases in etcd: which node has which pod subnet, and until when. The
-twilld on this node, if one runs, tells which lease is its own and what it has
-sent to and received from each peer since the peer was last changed.`
+twilld on this node, if one runs, tells which lease is its own, when the last
+packet went to or came from each peer, and how much since the peer was last changed.`
 
 // leaseRow is a lease as it is listed, and its JSON.
 type leaseRow struct {
@@ -39,6 +39,9 @@ type traffic struct {
 	TXBytes   uint64 `json:"tx_bytes"`
 	RXPackets uint64 `json:"rx_packets"`
 	RXBytes   uint64 `json:"rx_bytes"`
+	// Idle is for how many seconds nothing went either way; absent: nothing
+	// ever did, since the daemon knows the peer.
+	Idle *float64 `json:"idle_seconds,omitempty"`
 }
 
 func runLeases(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -104,7 +107,7 @@ func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
 				r.Own = r.Own || s == o
 			}
 			if p, ok := peers[s]; ok {
-				r.Traffic = &traffic{p.TXPackets, p.TXBytes, p.RXPackets, p.RXBytes}
+				r.Traffic = &traffic{p.TXPackets, p.TXBytes, p.RXPackets, p.RXBytes, p.Idle}
 			}
 		}
 		rows[i] = r
@@ -120,7 +123,7 @@ func writeLeases(w io.Writer, rows []leaseRow, now time.Time) error {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tSUBNET\tBACKEND\tEXPIRES\tSENT\tRECEIVED")
+	fmt.Fprintln(t, "NODE\tSUBNET\tBACKEND\tEXPIRES\tLAST TRAFFIC\tSENT\tRECEIVED")
 	for _, r := range rows {
 		l := lease.Lease{Attrs: lease.Attrs{PublicIP: r.PublicIP, PublicIPv6: r.PublicIPv6}}
 		node := nodeText(l)
@@ -135,7 +138,9 @@ func writeLeases(w io.Writer, rows []leaseRow, now time.Time) error {
 		if r.Traffic != nil {
 			sent, received = fmt.Sprintf("%d B", r.Traffic.TXBytes), fmt.Sprintf("%d B", r.Traffic.RXBytes)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", node, strings.Join(subnets, ","), r.Backend, expires(r, now), sent, received)
+		fmt.Fprintln(t, strings.Join([]string{
+			node, strings.Join(subnets, ","), r.Backend, expires(r, now), lastTraffic(r), sent, received,
+		}, "\t"))
 	}
 	return t.Flush()
 }
@@ -152,4 +157,25 @@ func expires(r leaseRow, now time.Time) string {
 		return fmt.Sprintf("in %s", left.Round(time.Second))
 	}
 	return fmt.Sprintf("in %dh%02dm", int(left.Hours()), int(left.Minutes())%60)
+}
+
+// lastTraffic says how long ago a packet went to or came from a node.
+func lastTraffic(r leaseRow) string {
+	switch {
+	case r.Traffic == nil:
+		return "-"
+	case r.Traffic.Idle == nil:
+		return "never"
+	}
+	// A year is more than any node is up, and no overflow.
+	idle := time.Duration(min(*r.Traffic.Idle, 365*24*3600) * float64(time.Second))
+	switch {
+	case idle < time.Minute:
+		return fmt.Sprintf("%ds ago", int(idle.Seconds()))
+	case idle < time.Hour:
+		return fmt.Sprintf("%dm ago", int(idle.Minutes()))
+	case idle < 48*time.Hour:
+		return fmt.Sprintf("%dh ago", int(idle.Hours()))
+	}
+	return fmt.Sprintf("%dd ago", int(idle.Hours()/24))
 }

@@ -47,6 +47,7 @@ type Node struct {
 	Leases    []lease.Lease
 	StoreErr  error // why there is no Config, or are no Leases
 
+	// What the flags of twilld ask for; a daemon that keeps rules tells better.
 	Forward     bool // --iptables-forward-rules
 	RandomFully bool // not --ip-masq-fully-random-disable
 }

@@ -267,6 +267,29 @@ func TestEachRuleThatIsMissingIsFound(t *testing.T) {
 	p.isWell("rules")
 }
 
+// TestRulesAreThoseThatTheDaemonSaysItKeeps: what the flags and the network
+// config would ask for counts where no daemon keeps any.
+func TestRulesAreThoseThatTheDaemonSaysItKeeps(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	p.x.Forward, p.x.Config.EnableNFTables = true, true
+	if found := p.look("rules"); Worst(found) != Bad {
+		t.Errorf("no rules of nftables: %+v", found)
+	}
+	p.x.Daemon.Rules = &status.Rules{}
+	if found := p.look("rules"); len(found) != 1 || found[0].Level != OK || found[0].Text != "twilld wants none" {
+		t.Errorf("it keeps none: %+v", found)
+	}
+	p.x.Daemon.Rules = &status.Rules{Forward: true}
+	p.has("rules", Bad, "FLANNEL-FWD")
+	p.x.Config.EnableNFTables = false
+	p.applyRules()
+	p.isWell("rules")
+	p.x.Daemon.Rules.Problem = "IPv6 rules: out of order"
+	if f := p.has("rules", Bad, "cannot keep them: IPv6 rules: out of order"); f.Remedy == "" {
+		t.Errorf("got %+v", f)
+	}
+}
+
 func TestDeviceFileOfTUNIsMade(t *testing.T) {
 	p := newPatient(t, netlabtest.Namespace(t, "node"))
 	p.isWell("tun")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/rules"
+	"github.com/twillnet/twill/internal/status"
 )
 
 // rules compares flannel's firewall rules with those that twilld keeps.
@@ -20,10 +21,7 @@ func (x *examination) rules(ctx context.Context) []Finding {
 	if x.EnvErr != nil {
 		return []Finding{warnf(startDaemon, "not known which there should be: %v", x.EnvErr)}
 	}
-	w := rules.Wanted{Masquerade: x.Env.IPMasq, Forward: x.Forward, RandomFully: x.RandomFully}
-	if x.Config != nil {
-		w.NFTables = x.Config.EnableNFTables
-	}
+	w := x.wanted()
 	if x.Env.Subnet.IsValid() {
 		w.IPv4 = rules.Pods{Network: x.Env.Network, Subnet: x.Env.Subnet}
 	}
@@ -39,17 +37,44 @@ func (x *examination) rules(ctx context.Context) []Finding {
 	for _, d := range different {
 		remedy := startDaemon
 		if x.Daemon != nil {
-			remedy = "systemctl restart twilld" // or else its flags are others than ours
+			remedy = "systemctl restart twilld" // it has not put them back by itself
 		}
 		found = append(found, badf(remedy, "%s", d))
+	}
+	if kept := x.kept(); kept != nil && kept.Problem != "" && err == nil {
+		found = append(found, badf("journalctl -u twilld", "twilld cannot keep them: %s", kept.Problem))
 	}
 	if err != nil {
 		found = append(found, badf("", "%v", err))
 	}
-	if len(found) == 0 {
+	switch {
+	case len(found) > 0:
+	case !w.Masquerade && !w.Forward:
+		found = append(found, okf("twilld wants none"))
+	default:
 		found = append(found, okf("as twilld wants them"))
 	}
 	return found
+}
+
+// kept are the rules of the running daemon; nil: none runs, or it has not come
+// to them yet.
+func (x *examination) kept() *status.Rules {
+	if x.Daemon == nil {
+		return nil
+	}
+	return x.Daemon.Rules
+}
+
+// wanted says which rules there should be, but for the addresses.
+func (x *examination) wanted() rules.Wanted {
+	if k := x.kept(); k != nil {
+		return rules.Wanted{NFTables: k.NFTables, Masquerade: k.Masquerade, RandomFully: k.RandomFully, Forward: k.Forward}
+	}
+	return rules.Wanted{
+		NFTables:   x.Config != nil && x.Config.EnableNFTables,
+		Masquerade: x.Env.IPMasq, RandomFully: x.RandomFully, Forward: x.Forward,
+	}
 }
 
 // podOf returns the address of a pod. The first after that of the subnet is the
@@ -101,7 +126,7 @@ func (x *examination) dropped(t *table, p packet) (Finding, bool) {
 		return found, false
 	case f.rule != "":
 		found = badf(t.deleteRule(f.rule), "packets from %s to %s are dropped in FORWARD by %s", p.src, p.dst, f.rule)
-	case x.Forward && (x.Config == nil || !x.Config.EnableNFTables):
+	case x.wanted().Forward && !x.wanted().NFTables:
 		found = badf("systemctl restart twilld", "the policy of FORWARD is DROP, and flannel's rule that accepts packets from %s to %s is not there", p.src, p.dst)
 	default:
 		found = badf(t.program+" -P FORWARD ACCEPT", "the policy of FORWARD is DROP, and no rule accepts packets from %s to %s", p.src, p.dst)

@@ -1,0 +1,72 @@
+package e2e
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+)
+
+// listed is a line of twill leases --json.
+type listed struct {
+	Own     bool
+	Subnets []string
+	Traffic *struct {
+		TXPackets uint64   `json:"tx_packets"`
+		RXPackets uint64   `json:"rx_packets"`
+		Idle      *float64 `json:"idle_seconds"`
+	}
+}
+
+// listedBeside runs twill leases beside d, in both its forms.
+func (l *etcdLab) listedBeside(d *daemon) (rows []listed, table string) {
+	l.t.Helper()
+	for _, form := range []string{"--json=true", "--json=false"} {
+		out, err := d.ns.Command(l.t.Context(), bin("twill"), "leases", form, "--socket="+d.socket, "--etcd-endpoints="+l.endpoint()).Output()
+		must(l.t, err)
+		table = string(out)
+		if form == "--json=true" {
+			must(l.t, json.Unmarshal(out, &rows))
+		}
+	}
+	return rows, table
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	etcd ────── host c
+func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
+	must(t, build("twill", "./cmd/twill"))
+	l := newEtcdLab(t)
+	a := l.daemons[0]
+	l.putLease("10.5.77.0/24", "172.31.9.77")
+	l.seesInTheEnd(0, 3)
+
+	rows, table := l.listedBeside(a)
+	if len(rows) != 3 || !rows[0].Own || rows[0].Traffic != nil {
+		t.Fatalf("got %+v", rows)
+	}
+	if n := strings.Count(table, "never  "); n != 2 { // b, and the one that is not there
+		t.Errorf("%d peers with no traffic, want 2:\n%s", n, table)
+	}
+
+	must(t, ping(l.pod(0), l.pod(1).Addr, 100))
+	rows, table = l.listedBeside(a)
+	b, nobody := rows[1].Traffic, rows[2].Traffic
+	if b == nil || b.TXPackets == 0 || b.RXPackets == 0 || b.Idle == nil || *b.Idle > 60 {
+		t.Errorf("after a ping, b: %+v", b)
+	}
+	if nobody == nil || nobody.Idle != nil {
+		t.Errorf("a node that nothing was sent to: %+v", nobody)
+	}
+	if !strings.Contains(table, "s ago ") || strings.Count(table, "never  ") != 1 {
+		t.Errorf("got\n%s", table)
+	}
+
+	if !within(time.Minute, func() bool {
+		rows, _ = l.listedBeside(a)
+		return rows[1].Traffic.Idle != nil && *rows[1].Traffic.Idle > 1
+	}) {
+		t.Errorf("not within a minute: b has been idle for more than a second: %+v", rows[1].Traffic)
+	}
+}
