@@ -27,8 +27,9 @@ PORTABLE := ./encap/... ./tun/... ./fastpath/... ./lease ./lease/internal/... ./
 UNIT = $$(go list ./... | grep -v /internal/e2e)
 
 FUZZTIME ?= 20s
+GOARCH   := $(shell go env GOARCH)
 MODULES  := . tools tools/etcd
-ifeq ($(shell go env GOARCH),amd64)
+ifeq ($(GOARCH),amd64)
 MODULES  += bench/peers/flannel
 endif
 
@@ -36,6 +37,7 @@ STEP   := scripts/step
 REPORT := bin/tools/testreport
 # Without root, tests that need it skip; as root a skip is a failure.
 SKIPS  := $(if $(filter 0,$(shell id -u)),,-skips)
+GUEST  := $(if $(SKIPS),,guest)
 
 .PHONY: help
 help: ## list the targets
@@ -62,6 +64,10 @@ etcd: ## build bin/peers/etcd and etcdctl, which tests run
 	cd tools/etcd && $(GOBUILD) -o ../../bin/peers/etcd go.etcd.io/etcd/server/v3
 	cd tools/etcd && $(GOBUILD) -o ../../bin/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
 
+.PHONY: guest
+guest: ## fetch the kernel that tests boot in qemu to bin/peers/guest
+	scripts/fetch-guest.sh bin/peers/guest/linux-6.1-$(GOARCH)
+
 .PHONY: peers-bench
 peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laboratory runs
 	cd bench/peers/tools && $(GOBUILD) -o ../../../bin/peers/wireguard-go golang.zx2c4.com/wireguard
@@ -70,20 +76,20 @@ peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laborato
 .PHONY: test
 test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces
 	@$(STEP) "Debian packages that the tests need" scripts/install-deps.sh
-	@$(STEP) "build" $(MAKE) build peers etcd
+	@$(STEP) "build" $(MAKE) build peers etcd guest
 	@$(STEP) "lint" $(MAKE) lint
 	@$(STEP) "unit tests with the race detector" $(MAKE) test-unit
 	@$(STEP) "other architectures" $(MAKE) test-cross
 	@$(STEP) "tests in network namespaces" $(MAKE) test-netns
 
 .PHONY: test-unit
-test-unit: $(REPORT) etcd ## unit tests with -race; without root some skip
+test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some skip
 	CGO_ENABLED=1 go test -race -json $(UNIT) | $(REPORT) $(SKIPS)
 	@for m in $(filter-out .,$(MODULES)); do \
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
 
 .PHONY: test-netns
-test-netns: needs-root $(REPORT) ## tests of the real binaries in network namespaces; root
+test-netns: needs-root $(REPORT) guest ## tests of the real binaries in network namespaces; root
 	go test -count=1 -timeout 10m -json ./internal/e2e/... | $(REPORT) -each
 
 .PHONY: test-cross
