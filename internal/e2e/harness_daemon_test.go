@@ -19,6 +19,7 @@ type daemon struct {
 	t          testing.TB
 	ns         *netlab.Namespace
 	subnetFile string
+	previous   string   // what is in subnetFile when it starts; if empty, there is none
 	socket     string   // control socket
 	wrap       []string // a command to run it with, if not empty
 	args       []string
@@ -75,6 +76,9 @@ func startDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...
 func (d *daemon) start() {
 	d.t.Helper()
 	_ = os.Remove(d.subnetFile) // so that waitReady sees the one that comes
+	if d.previous != "" {
+		must(d.t, os.WriteFile(d.subnetFile, []byte(d.previous), 0o644))
+	}
 	argv := slices.Concat(d.wrap, []string{bin("twilld")}, d.args)
 	d.cmd = d.ns.Command(context.Background(), argv[0], argv[1:]...)
 	d.cmd.Stderr = d.stderr
@@ -110,15 +114,15 @@ func (d *daemon) dump() {
 	}
 }
 
-// waitReady waits until subnet.env is there and status says that nothing is
-// being waited for.
+// waitReady waits until the daemon has written subnet.env and status says that
+// nothing is being waited for.
 func (d *daemon) waitReady() {
 	d.t.Helper()
 	eventually(d.t, "twilld in "+d.ns.String()+" is ready", func() bool {
 		if d.ended() {
 			d.t.Fatalf("twilld in %s has ended: %s", d.ns, d.cmd.ProcessState)
 		}
-		if _, err := os.Stat(d.subnetFile); err != nil {
+		if text, err := os.ReadFile(d.subnetFile); err != nil || string(text) == d.previous {
 			return false
 		}
 		doc, err := status.Fetch(context.Background(), d.socket)

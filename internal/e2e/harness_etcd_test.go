@@ -44,10 +44,20 @@ func newEtcdLab(t *testing.T) *etcdLab {
 // prepares daemons for the nodes.
 func idleEtcdLab(t *testing.T, nodes int, flags ...string) *etcdLab {
 	t.Helper()
-	l := &etcdLab{lab: newLab(t, labOptions{Options: netlab.Options{Hosts: nodes + 1}, nodes: nodes, idle: true, flags: flags})}
-	l.host = l.Hosts[nodes]
+	l := serveEtcd(t, newLab(t, labOptions{Options: netlab.Options{Hosts: nodes + 1}, nodes: nodes, idle: true, flags: flags}))
+	l.put("config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
+	for _, d := range l.daemons {
+		d.readEtcd(l.endpoint())
+	}
+	return l
+}
+
+// serveEtcd starts an empty etcd on the last host.
+func serveEtcd(t *testing.T, lab *lab) *etcdLab {
+	t.Helper()
+	l := &etcdLab{lab: lab, host: lab.Hosts[len(lab.Hosts)-1]}
 	l.server = etcdtest.Start(t, etcdtest.Options{
-		Host: "0.0.0.0",
+		Host: "::",
 		Command: func(name string, args ...string) (*exec.Cmd, func() error) {
 			c := l.host.NS.Command(context.Background(), name, args...)
 			return c.Cmd, c.Start
@@ -64,16 +74,19 @@ func idleEtcdLab(t *testing.T, nodes int, flags ...string) *etcdLab {
 	})
 	must(t, err)
 	t.Cleanup(func() { l.client.Close() })
-	l.put("config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
-	for _, d := range l.daemons {
-		d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--lease-file=") })
-		d.args = append(d.args, "--etcd-endpoints="+l.endpoint())
-	}
 	return l
 }
 
+// readEtcd makes a daemon that does not run yet have its lease from etcd.
+func (d *daemon) readEtcd(endpoint string) {
+	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--lease-file=") })
+	d.args = append(d.args, "--etcd-endpoints="+endpoint)
+}
+
 // endpoint is where the nodes reach etcd.
-func (l *etcdLab) endpoint() string { return fmt.Sprintf("http://%s:%s", l.host.Addr, l.port) }
+func (l *etcdLab) endpoint() string {
+	return "http://" + net.JoinHostPort(l.underlay(len(l.Hosts)-1).String(), l.port)
+}
 
 // grantAll makes a lease for each node, of its pods' subnet, as a node finds it
 // that was there before.

@@ -234,7 +234,13 @@ func TestIPv6PodsKeepTheirMinimumMTUOnANarrowPath(t *testing.T) {
 // and that mtu fits.
 func (l *lab) expectPathMTU(t *testing.T, addr netip.Addr, mtu int) {
 	t.Helper()
-	conn, err := dialUDP(l.pod(0).NS, netip.AddrPortFrom(addr, 9))
+	expectPathMTU(t, l.pod(0), addr, mtu)
+}
+
+// expectPathMTU is the same for any pod.
+func expectPathMTU(t *testing.T, from *netlab.Pod, addr netip.Addr, mtu int) {
+	t.Helper()
+	conn, err := dialUDP(from.NS, netip.AddrPortFrom(addr, 9))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,10 +262,10 @@ func (l *lab) expectPathMTU(t *testing.T, addr netip.Addr, mtu int) {
 		t.Fatal(err)
 	}
 	if !told || got != mtu {
-		t.Errorf("%d bytes to %s: the pod was told: %t, and takes the path for one of %d bytes, want %d", mtu+1, addr, told, got, mtu)
+		t.Errorf("%d bytes from %s to %s: the pod was told: %t, and takes the path for one of %d bytes, want %d", mtu+1, from.NS, addr, told, got, mtu)
 		return
 	}
-	if err := ping(l.pod(0), addr, mtu); err != nil {
+	if err := ping(from, addr, mtu); err != nil {
 		t.Errorf("a ping of %d bytes, what the pod was told: %v", mtu, err)
 	}
 }

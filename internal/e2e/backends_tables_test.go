@@ -1,0 +1,174 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/netlab"
+)
+
+// tables is what backends have made of the hosts, and of etcd, one fact a line:
+// flannel's links with their addresses, the routes of table main, neighbours
+// that somebody has set, forwarding entries of VTEPs, leases. MAC addresses, of
+// which no two runs have the same, have names.
+func (c *cluster) tables() string {
+	c.t.Helper()
+	names := c.macNames()
+	var b strings.Builder
+	for _, h := range c.nodes {
+		fmt.Fprintf(&b, "host %s\n", h.Letter)
+		for _, fact := range slices.Sorted(slices.Values(facts(c.t, h.NS, names))) {
+			fmt.Fprintf(&b, "  %s\n", fact)
+		}
+	}
+	b.WriteString("etcd\n")
+	entries := c.entries()
+	for _, key := range slices.Sorted(maps.Keys(entries)) {
+		fmt.Fprintf(&b, "  %s %s\n", strings.TrimPrefix(key, etcdPrefix+"/"), names.in(entries[key]))
+	}
+	return b.String()
+}
+
+// macNames are names for MAC addresses as they are written.
+type macNames map[string]string
+
+// in replaces the addresses in s by their names.
+func (m macNames) in(s string) string {
+	for mac, name := range m {
+		s = strings.ReplaceAll(s, mac, name)
+	}
+	return s
+}
+
+// macNames names the VTEPs of all hosts.
+func (c *cluster) macNames() macNames {
+	c.t.Helper()
+	names := make(macNames)
+	for _, h := range c.nodes {
+		for _, l := range flannelLinks(c.t, h.NS) {
+			if mac := l.Attrs().HardwareAddr; len(mac) > 0 {
+				names[mac.String()] = fmt.Sprintf("<%s of %s>", l.Attrs().Name, h.Letter)
+			}
+		}
+	}
+	return names
+}
+
+// flannelLinks are the links that have names such as flannel makes them.
+func flannelLinks(t testing.TB, ns *netlab.Namespace) []netlink.Link {
+	t.Helper()
+	links, err := ns.Netlink().LinkList()
+	must(t, err)
+	return slices.DeleteFunc(links, func(l netlink.Link) bool { return !strings.HasPrefix(l.Attrs().Name, "flannel") })
+}
+
+// facts are the lines of a host.
+func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
+	t.Helper()
+	nl := ns.Netlink()
+	links, err := nl.LinkList()
+	must(t, err)
+	name := make(map[int]string)
+	for _, l := range links {
+		name[l.Attrs().Index] = l.Attrs().Name
+	}
+	add := func(format string, args ...any) {
+		all = append(all, macs.in(strings.TrimRight(fmt.Sprintf(format, args...), " ")))
+	}
+	for _, l := range flannelLinks(t, ns) {
+		a := l.Attrs()
+		add("link %s %s mtu %d flags %s address %s", a.Name, l.Type(), a.MTU, a.Flags&^net.FlagRunning, a.HardwareAddr)
+		if v, ok := l.(*netlink.Vxlan); ok {
+			add("vxlan %s %s", a.Name, vxlanOptions(v, name))
+		}
+		add("accept_ra %s %s", a.Name, sysctl(t, ns, "net/ipv6/conf/"+a.Name+"/accept_ra"))
+		addrs, err := nl.AddrList(l, netlink.FAMILY_ALL)
+		must(t, err)
+		for _, addr := range addrs {
+			add("address %s dev %s scope %s", macs.linkLocal(addr.IPNet, a.HardwareAddr), a.Name, netlink.Scope(addr.Scope))
+		}
+	}
+	routes, err := nl.RouteList(nil, netlink.FAMILY_ALL)
+	must(t, err)
+	for _, r := range routes {
+		if dev := name[r.LinkIndex]; r.Type == unix.RTN_UNICAST && (!r.Dst.IP.IsLinkLocalUnicast() || strings.HasPrefix(dev, "flannel")) {
+			add("route %s via %s dev %s proto %s scope %s metric %d %s", r.Dst, r.Gw, dev, r.Protocol, r.Scope, r.Priority, strings.Join(r.ListFlags(), " "))
+		}
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6, unix.AF_BRIDGE} {
+		entries, err := nl.NeighList(0, family)
+		must(t, err)
+		for _, e := range entries {
+			dev := name[e.LinkIndex]
+			switch {
+			case e.State&netlink.NUD_PERMANENT == 0:
+			case family != unix.AF_BRIDGE:
+				add("neighbour %s is %s dev %s permanent", e.IP, e.HardwareAddr, dev)
+			case strings.HasPrefix(dev, "flannel"):
+				add("fdb %s dst %s dev %s permanent flags %#x", e.HardwareAddr, e.IP, dev, e.Flags)
+			}
+		}
+	}
+	return all
+}
+
+// linkLocal names an IPv6 address that the kernel has made of a MAC address
+// (RFC 4291, appendix A).
+func (m macNames) linkLocal(p *net.IPNet, mac net.HardwareAddr) string {
+	if !p.IP.IsLinkLocalUnicast() || len(mac) != 6 {
+		return p.String()
+	}
+	ip := net.IP{0xfe, 0x80, 15: 0}
+	copy(ip[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
+	if !ip.Equal(p.IP) {
+		return p.String()
+	}
+	return "fe80::" + m[mac.String()]
+}
+
+// vxlanOptions are those that a VXLAN device was made with, as JSON: what is
+// not set is left out.
+func vxlanOptions(v *netlink.Vxlan, name map[int]string) string {
+	// All fields, so that none is forgotten.
+	text, _ := json.Marshal(struct {
+		*netlink.Vxlan
+		LinkAttrs, Index, VtepDevIndex any `json:",omitempty"`
+		Dev                            string
+	}{Vxlan: v, Dev: name[v.VtepDevIndex]})
+	var options map[string]any
+	_ = json.Unmarshal(text, &options)
+	maps.DeleteFunc(options, func(key string, value any) bool {
+		_, own := linkAttrKeys[key]
+		return own || value == nil || value == false || value == 0.0 || value == ""
+	})
+	text, _ = json.Marshal(options)
+	return string(text)
+}
+
+// linkAttrKeys are the keys that are of every link.
+var linkAttrKeys = func() map[string]any {
+	text, _ := json.Marshal(netlink.LinkAttrs{})
+	var keys map[string]any
+	_ = json.Unmarshal(text, &keys)
+	return keys
+}()
+
+func sysctl(t testing.TB, ns *netlab.Namespace, key string) string {
+	t.Helper()
+	var text []byte
+	must(t, ns.Do(func() (err error) {
+		text, err = os.ReadFile(filepath.Join("/proc/sys", key))
+		return err
+	}))
+	return strings.TrimSpace(string(text))
+}
