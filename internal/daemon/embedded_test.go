@@ -34,8 +34,8 @@ func TestEmbeddedEtcdIsAskedUnlessAnotherIsNamed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if o.embedded.dir != tt.dir || !slices.Equal(o.etcd.endpoints, tt.endpoints) {
-				t.Errorf("data in %q, endpoints %v", o.embedded.dir, o.etcd.endpoints)
+			if o.embedded.dir != tt.dir || !slices.Equal(o.etcd.Endpoints, tt.endpoints) {
+				t.Errorf("data in %q, endpoints %v", o.embedded.dir, o.etcd.Endpoints)
 			}
 		})
 	}

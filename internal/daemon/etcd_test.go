@@ -9,6 +9,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/etcdtest"
 	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/internal/underlay"
@@ -31,7 +32,7 @@ func newEtcdHost(t *testing.T) *etcdHost {
 	server := etcdtest.Start(t, etcdtest.Options{})
 	h := &etcdHost{newHost(t), server, server.Client(t)}
 	h.options.leaseFile = ""
-	h.options.etcd.endpoints = commaList{server.Endpoint}
+	h.options.etcd.Endpoints = etcdflags.Endpoints{server.Endpoint}
 	h.daemon.state = newState(h.options.source(), "the source of leases")
 	return h
 }

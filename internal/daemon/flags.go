@@ -6,6 +6,9 @@ import (
 	"flag"
 	"log/slog"
 	"net/netip"
+	"slices"
+
+	"github.com/twillnet/twill/internal/etcdflags"
 )
 
 // flagDef is one line in the table of flags.
@@ -109,7 +112,9 @@ func anyString(*options) any { return new(string) }
 func anyBool(*options) any   { return new(bool) }
 
 // flags is the table of all flags: flannel's, and our own.
-var flags = []flagDef{
+var flags = slices.Concat(hostFlags, etcdFlags(), embeddedFlags, kubernetesFlags)
+
+var hostFlags = []flagDef{
 	{groupLease, "lease-file", "FILE",
 		"JSON file with the network, the backend and the leases of all nodes, instead of etcd; a new version of it is applied at once (not flannel's)",
 		func(o *options) any { return &o.leaseFile }, nil},
@@ -213,35 +218,27 @@ var flags = []flagDef{
 	{groupRules, "cleanup", "",
 		"remove what twilld or flannel has left on this host, and end: the TUN device with its routes, if it is still there, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Not while one of them runs (not flannel's)",
 		func(o *options) any { return &o.cleanup }, nil},
+}
 
-	{groupEtcd, "etcd-endpoints", "URL,...",
-		"members of the etcd cluster with the leases; one that answers is enough",
-		func(o *options) any { return &o.etcd.endpoints }, onlyEtcd},
-	{groupEtcd, "etcd-prefix", "PREFIX",
-		"where the keys of the network stand",
-		func(o *options) any { return &o.etcd.prefix }, onlyEtcd},
-	{groupEtcd, "etcd-keyfile", "FILE",
-		"key of the certificate that this node shows to etcd (PEM)",
-		func(o *options) any { return &o.etcd.keyFile }, onlyEtcd},
-	{groupEtcd, "etcd-certfile", "FILE",
-		"that certificate (PEM)",
-		func(o *options) any { return &o.etcd.certFile }, onlyEtcd},
-	{groupEtcd, "etcd-cafile", "FILE",
-		"certificates of the authorities that etcd's is checked with (PEM); the system's if there is none",
-		func(o *options) any { return &o.etcd.caFile }, onlyEtcd},
-	{groupEtcd, "etcd-username", "NAME",
-		"user of etcd",
-		func(o *options) any { return &o.etcd.username }, onlyEtcd},
-	{groupEtcd, "etcd-password", "PASSWORD",
-		"the user's password; all users of this host can read command lines, so set FLANNELD_ETCD_PASSWORD instead",
-		func(o *options) any { return &o.etcd.password }, onlyEtcd},
+// etcdFlags are those that the commands of twill have, too.
+func etcdFlags() []flagDef {
+	defs := make([]flagDef, len(etcdflags.All))
+	for i, f := range etcdflags.All {
+		defs[i] = flagDef{groupEtcd, f.Name, f.Value, f.Help, func(o *options) any { return f.Field(&o.etcd) }, onlyEtcd}
+	}
+	return defs
+}
+
+var embeddedFlags = []flagDef{
 	{groupEtcd, "embedded-etcd", "[=DIR]",
 		"run an etcd in this daemon, for a first node or a single machine, with its data in DIR (default: etcd in the state directory of systemd, or /var/lib/twill/etcd). It is asked unless --etcd-endpoints names another (not flannel's)",
 		func(o *options) any { return &o.embedded }, onlyEtcd},
 	{groupEtcd, "embedded-etcd-listen", "IP[:PORT]",
 		"where it answers the other nodes, whose --etcd-endpoints name it; whoever reaches it can change the leases. Without it, the loopback alone (not flannel's)",
 		func(o *options) any { return &o.embedded.listen }, onlyEtcd},
+}
 
+var kubernetesFlags = []flagDef{
 	{groupKubernetes, "kube-subnet-mgr", "", "refused", anyBool, noKube},
 	{groupKubernetes, "kube-api-url", "URL", "ignored", anyString, onlyKube},
 	{groupKubernetes, "kubeconfig-file", "FILE", "ignored", anyString, onlyKube},

@@ -1,17 +1,16 @@
 package daemon
 
 import (
-	"errors"
 	"log/slog"
 	"net/netip"
 	"regexp"
 	"strings"
 
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/internal/underlay"
-	"github.com/twillnet/twill/lease/etcd"
 )
 
 // options is what the command line and the environment ask for, checked. The
@@ -19,7 +18,7 @@ import (
 type options struct {
 	leaseFile  string // empty: leases come from etcd
 	subnetFile string
-	etcd       etcdOptions
+	etcd       etcdflags.Settings
 	embedded   embeddedEtcd
 	onLost     onLost
 	// renewMargin is how long before its end a lease is renewed, in minutes.
@@ -64,15 +63,6 @@ type options struct {
 	ignored []ignoredFlag
 }
 
-// etcdOptions say where etcd is and who asks it.
-type etcdOptions struct {
-	endpoints                 commaList
-	prefix                    string
-	keyFile, certFile, caFile string
-	username                  string
-	password                  secret
-}
-
 // ignoredFlag is one such flag: how it was set, and why nothing comes of it.
 type ignoredFlag struct{ setting, reason string }
 
@@ -84,56 +74,6 @@ func (l *stringList) String() string { return strings.Join(*l, ",") }
 // Set implements flag.Value.
 func (l *stringList) Set(v string) error {
 	*l = append(*l, v)
-	return nil
-}
-
-// commaList is a flag whose value is a list with commas in between. Set
-// replaces the whole of it.
-type commaList []string
-
-func (l *commaList) String() string { return strings.Join(*l, ",") }
-
-// Set implements flag.Value.
-func (l *commaList) Set(v string) error {
-	var list commaList
-	for part := range strings.SplitSeq(v, ",") {
-		if part = strings.TrimSpace(part); part == "" {
-			return errors.New("want one or more with commas in between, and none of them empty")
-		}
-		list = append(list, part)
-	}
-	*l = list
-	return nil
-}
-
-// secret is a flag that is never shown, neither as a default nor in a message.
-// It is behind a pointer, since fmt looks into structs without asking String.
-type secret struct{ text *string }
-
-func newSecret(text string) secret { return secret{&text} }
-
-// reveal returns what is secret, empty if nothing is.
-func (s secret) reveal() string {
-	if s.text == nil {
-		return ""
-	}
-	return *s.text
-}
-
-// String implements fmt.Stringer and flag.Value.
-func (s secret) String() string {
-	if s.reveal() == "" {
-		return ""
-	}
-	return "***"
-}
-
-// GoString implements fmt.GoStringer.
-func (s secret) GoString() string { return s.String() }
-
-// Set implements flag.Value.
-func (s *secret) Set(v string) error {
-	*s = newSecret(v)
 	return nil
 }
 
@@ -158,12 +98,6 @@ func (o *options) check() error {
 		return usagef("--subnet-lease-renew-margin: %d is not from 1 to 1439 minutes", o.renewMargin)
 	case o.resync < 1 || o.resync > 86400:
 		return usagef("--iptables-resync: %d is not from 1 to 86400 seconds", o.resync)
-	case o.etcd.prefix == "":
-		return usagef("--etcd-prefix: the prefix of the network's keys is missing")
-	case (o.etcd.username == "") != (o.etcd.password.reveal() == ""):
-		return usagef("--etcd-username and --etcd-password come together: set both or neither")
-	case (o.etcd.certFile == "") != (o.etcd.keyFile == ""):
-		return usagef("--etcd-certfile and --etcd-keyfile come together: set both or neither")
 	case o.threadPairs < 0 || o.threadPairs > maxThreadPairs:
 		return usagef("--thread-pairs: %d is not from 1 to %d, or 0 to choose by the number of CPUs", o.threadPairs, maxThreadPairs)
 	case !interfaceName(o.tunName):
@@ -176,7 +110,7 @@ func (o *options) check() error {
 	if err := o.embedded.check(); err != nil {
 		return err
 	}
-	if err := (&etcd.Options{Endpoints: o.etcd.endpoints}).CheckEndpoints(); err != nil {
+	if err := o.etcd.Check(); err != nil {
 		return usagef("%v", err)
 	}
 	for _, r := range o.ifaceRegex {

@@ -7,9 +7,9 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/lease/etcd"
 )
 
 // parse reads the arguments, without the program's name, and then the
@@ -41,7 +41,7 @@ func parse(args []string, lookup func(string) (string, bool)) (*options, error) 
 	if o.embedded.on {
 		o.embedded.settle(lookup)
 		if settings["etcd-endpoints"] == "" {
-			o.etcd.endpoints = commaList{o.embedded.endpoint()}
+			o.etcd.Endpoints = etcdflags.Endpoints{o.embedded.endpoint()}
 		}
 	}
 	return o, o.check()
@@ -58,10 +58,7 @@ func defaults() *options {
 		renewMargin:   60,
 		forwardRules:  true,
 		resync:        5,
-		etcd: etcdOptions{
-			endpoints: commaList{"http://127.0.0.1:4001", "http://127.0.0.1:2379"},
-			prefix:    etcd.DefaultPrefix,
-		},
+		etcd:          etcdflags.Defaults(),
 	}
 }
 
@@ -90,11 +87,6 @@ func wrongFlag(err error) error {
 	return usagef("unknown flag --%s; --help lists them", name)
 }
 
-// variable is the environment's name for a flag: FLANNELD_IFACE for iface.
-func variable(flag string) string {
-	return "FLANNELD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
-
 // settle sets the flags that the command line left alone from the environment,
 // where an empty variable counts as none, as in flannel. It returns, for each
 // flag that is set now, how a message should call the setting: "--iface" or
@@ -103,13 +95,13 @@ func settle(fs *flag.FlagSet, lookup func(string) (string, bool)) (map[string]st
 	settings := map[string]string{}
 	fs.Visit(func(f *flag.Flag) { settings[f.Name] = "--" + f.Name })
 	for _, f := range flags {
-		v, _ := lookup(variable(f.name))
+		v, _ := lookup(etcdflags.Variable(f.name))
 		if v == "" || settings[f.name] != "" {
 			continue
 		}
-		settings[f.name] = variable(f.name)
+		settings[f.name] = etcdflags.Variable(f.name)
 		if err := fs.Set(f.name, v); err != nil {
-			return nil, usagef("%s: invalid value %q: %v", variable(f.name), v, err)
+			return nil, usagef("%s: invalid value %q: %v", etcdflags.Variable(f.name), v, err)
 		}
 	}
 	return settings, nil

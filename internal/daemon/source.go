@@ -22,7 +22,7 @@ func (o *options) source() string {
 	if o.embedded.on {
 		kind = "embedded etcd "
 	}
-	return kind + strings.Join(o.etcd.endpoints, ", ") + " " + o.etcd.prefix
+	return kind + strings.Join(o.etcd.Endpoints, ", ") + " " + o.etcd.Prefix
 }
 
 // openStore opens the store of leases that the options name. close ends its
@@ -35,13 +35,7 @@ func (d *daemon) openStore(ctx context.Context) (store lease.Store, close func()
 	}
 	d.state.waitFor("etcd")
 	d.reacquires = true
-	e := d.options.etcd
-	s, err := etcd.Open(ctx, etcd.Options{
-		Endpoints: e.endpoints, Prefix: e.prefix,
-		CAFile: e.caFile, CertFile: e.certFile, KeyFile: e.keyFile,
-		Username: e.username, Password: etcd.Secret(e.password.reveal()),
-		Logger: d.log,
-	})
+	s, err := etcd.Open(ctx, d.options.etcd.Options(d.log))
 	if err != nil {
 		return nil, nil, err // not s, which would be a non-nil interface
 	}

@@ -1,49 +1,73 @@
-// Package etcdflags gives a command twilld's --etcd-* flags, with the same
-// names, defaults and variables of the environment, so that who runs twill with
-// the daemon's settings talks to the daemon's etcd.
+// Package etcdflags has flannel's --etcd-* flags: their names, texts, defaults and
+// variables of the environment. twilld puts them into its own table, the commands
+// of twill define them here, so that who runs twill with the daemon's settings
+// talks to the daemon's etcd.
 package etcdflags
 
 import (
-	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"strings"
-
-	"github.com/twillnet/twill/lease/etcd"
 )
+
+// Flag is one of the flags.
+type Flag struct {
+	Name  string // without dashes
+	Value string // what stands for its value in a help text
+	Help  string
+	// Field points to where the value goes: a *string or a flag.Value.
+	Field func(*Settings) any
+}
+
+// All are the flags, in the order of the help text.
+var All = []Flag{
+	{"etcd-endpoints", "URL,...",
+		"members of the etcd cluster with the leases; one that answers is enough",
+		func(s *Settings) any { return &s.Endpoints }},
+	{"etcd-prefix", "PREFIX",
+		"where the keys of the network stand",
+		func(s *Settings) any { return &s.Prefix }},
+	{"etcd-keyfile", "FILE",
+		"key of the certificate that this node shows to etcd (PEM)",
+		func(s *Settings) any { return &s.KeyFile }},
+	{"etcd-certfile", "FILE",
+		"certificate that this node shows to etcd (PEM)",
+		func(s *Settings) any { return &s.CertFile }},
+	{"etcd-cafile", "FILE",
+		"certificates of the authorities that etcd's is checked with (PEM); the system's if there is none",
+		func(s *Settings) any { return &s.CAFile }},
+	{"etcd-username", "NAME",
+		"user of etcd",
+		func(s *Settings) any { return &s.Username }},
+	{"etcd-password", "PASSWORD",
+		"the user's password; all users of this host can read command lines, so set FLANNELD_ETCD_PASSWORD instead",
+		func(s *Settings) any { return &s.Password }},
+}
+
+// Variable is the environment's name for a flag, as in flannel: FLANNELD_IFACE
+// for iface.
+func Variable(flag string) string {
+	return "FLANNELD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
 
 // Flags are the flags of one command line.
 type Flags struct {
-	fs                        *flag.FlagSet
-	endpoints, prefix         string
-	keyFile, certFile, caFile string
-	username                  string
-	password                  password
-}
-
-// password is a flag that no help text shows.
-type password string
-
-// String implements flag.Value.
-func (p *password) String() string { return "" }
-
-// Set implements flag.Value.
-func (p *password) Set(v string) error {
-	*p = password(v)
-	return nil
+	Settings
+	fs *flag.FlagSet
 }
 
 // Define adds the flags to fs.
 func Define(fs *flag.FlagSet) *Flags {
-	f := &Flags{fs: fs}
-	fs.StringVar(&f.endpoints, "etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "members of the etcd cluster with the leases, `URL,...`")
-	fs.StringVar(&f.prefix, "etcd-prefix", etcd.DefaultPrefix, "where the keys of the network stand, `PREFIX`")
-	fs.StringVar(&f.keyFile, "etcd-keyfile", "", "`FILE` with the key of the certificate that is shown to etcd (PEM)")
-	fs.StringVar(&f.certFile, "etcd-certfile", "", "`FILE` with that certificate (PEM)")
-	fs.StringVar(&f.caFile, "etcd-cafile", "", "`FILE` with the authorities that etcd's certificate is checked with (PEM)")
-	fs.StringVar(&f.username, "etcd-username", "", "user of etcd, `NAME`")
-	fs.Var(&f.password, "etcd-password", "the user's `PASSWORD`; set FLANNELD_ETCD_PASSWORD instead, which no other user can read")
+	f := &Flags{Settings: Defaults(), fs: fs}
+	for _, d := range All {
+		usage := "`" + d.Value + "`: " + d.Help // as PrintDefaults wants it
+		switch p := d.Field(&f.Settings).(type) {
+		case *string:
+			fs.StringVar(p, d.Name, *p, usage)
+		case flag.Value:
+			fs.Var(p, d.Name, usage)
+		}
+	}
 	return f
 }
 
@@ -53,49 +77,14 @@ func Define(fs *flag.FlagSet) *Flags {
 func (f *Flags) Settle(lookup func(string) (string, bool)) error {
 	given := map[string]bool{}
 	f.fs.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
-	f.fs.VisitAll(func(fl *flag.Flag) {
-		if given[fl.Name] || !strings.HasPrefix(fl.Name, "etcd-") {
-			return
+	for _, d := range All {
+		v, _ := lookup(Variable(d.Name))
+		if v == "" || given[d.Name] {
+			continue
 		}
-		if v, _ := lookup(variable(fl.Name)); v != "" {
-			_ = fl.Value.Set(v) // they are texts, which take any value
-		}
-	})
-	switch {
-	case f.prefix == "":
-		return errors.New("--etcd-prefix: the prefix of the network's keys is missing")
-	case (f.username == "") != (f.password == ""):
-		return errors.New("--etcd-username and --etcd-password come together: set both or neither")
-	case (f.certFile == "") != (f.keyFile == ""):
-		return errors.New("--etcd-certfile and --etcd-keyfile come together: set both or neither")
-	}
-	for _, e := range f.list() {
-		if e == "" {
-			return fmt.Errorf("--etcd-endpoints %q: want one or more with commas in between, and none of them empty", f.endpoints)
+		if err := f.fs.Set(d.Name, v); err != nil {
+			return fmt.Errorf("%s: invalid value %q: %w", Variable(d.Name), v, err)
 		}
 	}
-	return (&etcd.Options{Endpoints: f.list()}).CheckEndpoints()
-}
-
-// variable is the environment's name for a flag: FLANNELD_ETCD_PREFIX.
-func variable(flag string) string {
-	return "FLANNELD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
-
-func (f *Flags) list() []string {
-	list := strings.Split(f.endpoints, ",")
-	for i := range list {
-		list[i] = strings.TrimSpace(list[i])
-	}
-	return list
-}
-
-// Options returns what the flags say. Settle has been called.
-func (f *Flags) Options(log *slog.Logger) etcd.Options {
-	return etcd.Options{
-		Endpoints: f.list(), Prefix: f.prefix,
-		CAFile: f.caFile, CertFile: f.certFile, KeyFile: f.keyFile,
-		Username: f.username, Password: etcd.Secret(f.password),
-		Logger: log,
-	}
+	return f.Check()
 }

@@ -1,4 +1,4 @@
-package etcdflags
+package etcdflags_test
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/internal/daemon"
+	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/lease/etcd"
 )
 
@@ -17,7 +18,7 @@ import (
 func settle(args []string, environ map[string]string) (etcd.Options, error) {
 	fs := flag.NewFlagSet("test", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	f := Define(fs)
+	f := etcdflags.Define(fs)
 	if err := fs.Parse(args); err != nil {
 		return etcd.Options{}, err
 	}
@@ -65,7 +66,7 @@ func TestWrongFlagIsNamed(t *testing.T) {
 
 func TestHelpShowsNoPassword(t *testing.T) {
 	fs := flag.NewFlagSet("test", flag.ContinueOnError)
-	f := Define(fs)
+	f := etcdflags.Define(fs)
 	if err := f.Settle(func(name string) (string, bool) {
 		return "quiet", name == "FLANNELD_ETCD_PASSWORD" || name == "FLANNELD_ETCD_USERNAME"
 	}); err != nil {
@@ -79,28 +80,35 @@ func TestHelpShowsNoPassword(t *testing.T) {
 	}
 }
 
-// TestFlagsAreTheDaemons compares names and defaults with twilld --help.
-func TestFlagsAreTheDaemons(t *testing.T) {
+// TestDaemonHasTheSameFlags compares with twilld --help.
+func TestDaemonHasTheSameFlags(t *testing.T) {
 	var help bytes.Buffer
 	if err := daemon.Run(t.Context(), []string{"--help"}, func(string) (string, bool) { return "", false }, &help, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	_, section, _ := strings.Cut(help.String(), "\netcd\n")
-	section, _, _ = strings.Cut(section, "\n\n")
-	text := strings.Join(strings.Fields(section), " ")
+	text := strings.Join(strings.Fields(help.String()), " ")
 	fs := flag.NewFlagSet("test", flag.ContinueOnError)
-	Define(fs)
+	etcdflags.Define(fs)
 	n := 0
 	fs.VisitAll(func(f *flag.Flag) {
 		n++
-		if !strings.Contains(text, "--"+f.Name+" ") {
-			t.Errorf("twilld has no --%s", f.Name)
+		value, about := flag.UnquoteUsage(f)
+		want := "--" + f.Name + " " + value + " " + strings.TrimPrefix(about, value+": ")
+		if f.DefValue != "" {
+			want += " (default " + f.DefValue + ")"
 		}
-		if f.DefValue != "" && !strings.Contains(text, "(default "+f.DefValue+")") {
-			t.Errorf("--%s: default %s is not twilld's", f.Name, f.DefValue)
+		if !strings.Contains(text, want) {
+			t.Errorf("twilld --help does not say %q", want)
 		}
 	})
-	if has := strings.Count("\n"+section, "\n  --etcd-"); has != n { // not those that the texts speak of
-		t.Errorf("twilld has %d flags of etcd, twill %d:\n%s", has, n, section)
+	if has := strings.Count(help.String(), "\n  --etcd-"); has != n { // not those that the texts speak of
+		t.Errorf("twilld has %d flags of etcd, twill %d", has, n)
+	}
+}
+
+func TestWrongVariableIsNamed(t *testing.T) {
+	_, err := settle(nil, map[string]string{"FLANNELD_ETCD_ENDPOINTS": "http://192.0.2.1:2379,"})
+	if err == nil || !strings.Contains(err.Error(), "FLANNELD_ETCD_ENDPOINTS: invalid value") {
+		t.Errorf("got %v", err)
 	}
 }
