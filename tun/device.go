@@ -73,7 +73,11 @@ func Open(cfg Config) (*Device, error) {
 			return "", err
 		}
 		d.Queues, d.Granted = queues, granted
-		return "granted: " + granted.String(), nil
+		why := "granted: " + granted.String()
+		if !granted.UDP() {
+			why += "; USO needs Linux 6.2"
+		}
+		return why, nil
 	})
 	if fatal != nil {
 		return nil, explain(cfg.Name, fatal)

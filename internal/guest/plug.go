@@ -10,6 +10,10 @@ import (
 	"github.com/twillnet/twill/internal/netlab"
 )
 
+// podSideMTU is that of the card that leads to the pods: which packets may pass
+// is for the pods' own MTU to say, and for the way that the guest sends them on.
+const podSideMTU = 9000
+
 // nic is one of a guest's network cards: the descriptor of a tap that stands in
 // a bridge of the host's namespace.
 type nic struct {
@@ -55,13 +59,16 @@ func plug(h *netlab.Host) ([]nic, error) {
 		}
 	}
 	var nics []nic
-	for i, bridge := range []netlink.Link{underlay, pods} {
-		tap, err := addTap(h.NS, fmt.Sprintf("guest%d", i), bridge)
+	for i, side := range []struct {
+		bridge netlink.Link
+		mtu    int
+	}{{underlay, eth0.Attrs().MTU}, {pods, podSideMTU}} {
+		tap, err := addTap(h.NS, fmt.Sprintf("guest%d", i), side.bridge, side.mtu)
 		if err != nil {
 			unplug(nics)
 			return nil, err
 		}
-		nics = append(nics, nic{tap, eth0.Attrs().MTU})
+		nics = append(nics, nic{tap, side.mtu})
 	}
 	return nics, nil
 }
@@ -74,7 +81,7 @@ func unplug(nics []nic) {
 }
 
 // addTap makes a tap as qemu wants it, a port of a bridge.
-func addTap(ns *netlab.Namespace, name string, bridge netlink.Link) (*os.File, error) {
+func addTap(ns *netlab.Namespace, name string, bridge netlink.Link, mtu int) (*os.File, error) {
 	tap := &netlink.Tuntap{
 		LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.TUNTAP_MODE_TAP, NonPersist: true, Queues: 1,
 		Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR, // super-packets, as virtio has them
@@ -87,7 +94,7 @@ func addTap(ns *netlab.Namespace, name string, bridge netlink.Link) (*os.File, e
 	nl := ns.Netlink()
 	l, err := nl.LinkByName(name)
 	if err == nil {
-		err = errors.Join(nl.LinkSetMTU(l, bridge.Attrs().MTU), nl.LinkSetMaster(l, bridge), nl.LinkSetUp(l))
+		err = errors.Join(nl.LinkSetMTU(l, mtu), nl.LinkSetMaster(l, bridge), nl.LinkSetUp(l))
 	}
 	if err != nil {
 		tap.Fds[0].Close()
