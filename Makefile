@@ -68,6 +68,10 @@ etcd: ## build bin/peers/etcd and etcdctl, which tests run
 guest: ## fetch the kernel that tests boot in qemu to bin/peers/guest
 	scripts/fetch-guest.sh bin/peers/guest/linux-6.1-$(GOARCH)
 
+.PHONY: docker
+docker: ## fetch the dockerd that tests run to bin/peers/docker
+	scripts/fetch-docker.sh bin/peers/docker
+
 .PHONY: peers-bench
 peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laboratory runs
 	cd bench/peers/tools && $(GOBUILD) -o ../../../bin/peers/wireguard-go golang.zx2c4.com/wireguard
@@ -76,7 +80,7 @@ peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laborato
 .PHONY: test
 test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces
 	@$(STEP) "Debian packages that the tests need" scripts/install-deps.sh
-	@$(STEP) "build" $(MAKE) build peers etcd guest
+	@$(STEP) "build" $(MAKE) build peers etcd guest docker
 	@$(STEP) "lint" $(MAKE) lint
 	@$(STEP) "unit tests with the race detector" $(MAKE) test-unit
 	@$(STEP) "other architectures" $(MAKE) test-cross
@@ -89,7 +93,7 @@ test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some s
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
 
 .PHONY: test-netns
-test-netns: needs-root $(REPORT) guest ## tests of the real binaries in network namespaces; root
+test-netns: needs-root $(REPORT) guest docker ## tests of the real binaries in network namespaces; root
 	go test -count=1 -timeout 10m -json ./internal/e2e/... | $(REPORT) -each
 
 .PHONY: test-cross
