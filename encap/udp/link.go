@@ -9,10 +9,10 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/internal/nlwatch"
 )
 
 // addrGenModeNone is IN6_ADDR_GEN_MODE_NONE of include/uapi/linux/if_link.h.
@@ -57,8 +57,8 @@ type link struct {
 	routes []*netlink.Route
 	logger *slog.Logger
 
-	events *nl.NetlinkSocket // changes of interfaces, addresses and routes
-	told   told              // what keep has logged
+	events *nlwatch.Watcher // changes of interfaces, addresses and routes
+	told   told             // what keep has logged
 }
 
 // openLink gives the open device its MTU, addresses and routes and brings it

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/nlwatch"
 )
 
 const (
@@ -34,7 +35,7 @@ const (
 
 // watch subscribes to what the kernel tells of changes.
 func (l *link) watch() (err error) {
-	l.events, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
+	l.events, err = nlwatch.Open(unix.RTNLGRP_LINK,
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
 		return fmt.Errorf("watch interface %s: %w", l.name, err)
@@ -52,29 +53,18 @@ func (l *link) keep(ctx context.Context) {
 		latest time.Time // that due may become; zero: there was no change
 	)
 	for {
-		l.limit(due)
-		messages, _, err := l.events.Receive()
+		messages, missed := l.events.Next(due)
 		if ctx.Err() != nil {
 			return
 		}
-		now := time.Now()
-		switch {
-		case err == nil && !slices.ContainsFunc(messages, l.concerned):
-		case err == nil, errors.Is(err, unix.ENOBUFS): // more happened than there was room for
+		if missed || slices.ContainsFunc(messages, l.concerned) {
+			now := time.Now()
 			if latest.IsZero() {
 				latest = now.Add(longest)
 			}
 			if due = now.Add(settle); due.After(latest) {
 				due = latest
 			}
-		case errors.Is(err, unix.EAGAIN): // for as long as it was told to wait
-		default: // no cause is known; look now and then
-			select {
-			case <-time.After(retryAfter):
-			case <-ctx.Done():
-				return
-			}
-			due = now
 		}
 		if !due.IsZero() && !time.Now().Before(due) {
 			due, latest = time.Time{}, time.Time{}
@@ -83,15 +73,6 @@ func (l *link) keep(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// limit makes Receive wait until due; zero: for ever.
-func (l *link) limit(due time.Time) {
-	var timeout unix.Timeval
-	if !due.IsZero() {
-		timeout = unix.NsecToTimeval(max(time.Until(due), time.Millisecond).Nanoseconds())
-	}
-	_ = l.events.SetReceiveTimeout(&timeout) // it cannot fail
 }
 
 // concerned says whether the device may be another after what m tells. A route

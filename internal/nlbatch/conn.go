@@ -189,7 +189,7 @@ func (c *Conn) collect(errs []error, sent int) error {
 			return fmt.Errorf("receive answers to netlink requests: %w", err)
 		}
 		if kernel, ok := from.(*unix.SockaddrNetlink); !ok || kernel.Pid != 0 {
-			continue // any process may send to the socket
+			continue // who has CAP_NET_ADMIN may send to the socket
 		}
 		for a := range answers(c.in[:n]) {
 			// One to an earlier request is far away in unsigned numbers.

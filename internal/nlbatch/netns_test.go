@@ -369,7 +369,7 @@ func TestLostAnswersAreTold(t *testing.T) {
 	})
 }
 
-// TestAnswersToOthersAreNotTaken: what any process may send to the socket, and
+// TestAnswersToOthersAreNotTaken: what another process sends to the socket, and
 // what came late, is passed over.
 func TestAnswersToOthersAreNotTaken(t *testing.T) {
 	inside(t, func(d devices) {
