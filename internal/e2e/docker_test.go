@@ -35,10 +35,10 @@ type docker struct {
 	cgroups string // parent of its containers' control groups
 }
 
-// startDocker starts a dockerd with the options that stand in a file of
-// twill docker-opts. All that it makes is in mounts and a process namespace of
+// startDocker starts a dockerd with the options that lines of shell put into the
+// variable DOCKER_OPTS. All that it makes is in mounts and a process namespace of
 // its own, and goes when the test ends.
-func startDocker(t testing.TB, ns *netlab.Namespace, optsFile string) *docker {
+func startDocker(t testing.TB, ns *netlab.Namespace, options string) *docker {
 	t.Helper()
 	state := scratchDir(t)
 	d := &docker{
@@ -51,9 +51,9 @@ func startDocker(t testing.TB, ns *netlab.Namespace, optsFile string) *docker {
 	script := fmt.Sprintf(`
 		mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified
 		mount -t tmpfs none /run
-		. %s
+		%s
 		exec dockerd $DOCKER_OPTS --host=unix://%s --data-root=%[3]s/data --exec-root=%[3]s/exec --pidfile=%[3]s/pid \
-			--cgroup-parent=%s --storage-driver=vfs`, optsFile, d.socket, state, d.cgroups)
+			--cgroup-parent=%s --storage-driver=vfs`, options, d.socket, state, d.cgroups)
 	cmd := ns.Command(context.Background(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
 		"sh", "-c", script)
 	cmd.Env = d.environ()
@@ -146,51 +146,77 @@ func (d *docker) removeCgroups() {
 //	dockerd --bip=10.5.1.1/24 --mtu=1472
 func TestContainersOfDockerAreInTheNetwork(t *testing.T) {
 	must(t, build("twill", "./cmd/twill"))
-	l := newLab(t, labOptions{flags: []string{"--ip-masq", "--iptables-forward-rules=true"}})
-	a, pod := l.daemons[0], l.pod(1)
-	a.sh("ip link delete cni0") // Docker's bridge takes its place
-	// As on a bare host. Docker turns it on, and has FORWARD drop what nobody
-	// accepts.
-	a.sh("sysctl -w net.ipv4.ip_forward=0")
-
 	opts := filepath.Join(scratchDir(t), "docker_opts.env")
-	must(t, a.ns.Command(t.Context(), bin("twill"), "docker-opts", "-c", "-f", a.subnetFile, "-d", opts).Run())
-	d := startDocker(t, a.ns, opts)
+	for _, tc := range []struct {
+		name    string
+		flags   []string // of twilld
+		options string   // of dockerd, with the subnet file in $1
+		caller  string   // whom a pod elsewhere sees, empty: the container
+	}{
+		{"twill docker-opts", []string{"--ip-masq"}, bin("twill") + " docker-opts -c -f $1 -d " + opts + " && . " + opts, ""},
+		// Docker masquerades all that leaves its bridge.
+		{"flannel's recipe", nil, `. $1 && DOCKER_OPTS="--bip=$FLANNEL_SUBNET --mtu=$FLANNEL_MTU"`, "10.5.1.0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := newLab(t, labOptions{flags: append(tc.flags, "--iptables-forward-rules=true")})
+			a, pod := l.daemons[0], l.pod(1)
+			a.sh("ip link delete cni0") // Docker's bridge takes its place
+			// As on a bare host. Docker turns it on, and has FORWARD drop what
+			// nobody accepts.
+			a.sh("sysctl -w net.ipv4.ip_forward=0")
+			d := startDocker(t, a.ns, "set -- "+a.subnetFile+"\n"+tc.options)
+			if rules := firewall(t, a.ns); !strings.Contains(rules, ":FORWARD DROP") {
+				t.Errorf("FORWARD drops nothing:\n%s", rules)
+			}
+			id, addr := d.startContainer()
+			if !l.Hosts[0].Subnet.Contains(addr) {
+				t.Errorf("the container has %s, want an address in %s", addr, l.Hosts[0].Subnet)
+			}
+			if mtu := d.run("exec", id, "busybox", "cat", "/sys/class/net/eth0/mtu"); mtu != "1472" {
+				t.Errorf("the container's MTU is %s, want 1472", mtu)
+			}
+			must(t, ping(pod, addr, 1472))
+			d.run("exec", id, "busybox", "ping", "-c", "1", "-w", "30", "-s", "1444", pod.Addr.String())
+			if tc.caller == "" {
+				tc.caller = addr.String()
+			}
+			if from := d.calls(id, pod); from != tc.caller {
+				t.Errorf("the pod is called by %s, want %s", from, tc.caller)
+			}
+			d.run("rm", "--force", id)
+		})
+	}
+}
+
+// startContainer starts a container that does nothing, and returns its name and
+// address.
+func (d *docker) startContainer() (id string, addr netip.Addr) {
+	d.t.Helper()
 	d.importBusybox()
-	if rules := firewall(t, a.ns); !strings.Contains(rules, ":FORWARD DROP") || strings.Contains(rules, "-s 10.5.1.0/24 ! -o docker0 -j MASQUERADE") {
-		t.Errorf("want FORWARD to drop, and Docker not to masquerade beside twilld:\n%s", rules)
-	}
-
-	id := d.run("run", "--detach", "busybox", "sh", "-c", "exec busybox sleep 1000")
+	id = d.run("run", "--detach", "busybox", "sh", "-c", "exec busybox sleep 1000")
 	addr, err := netip.ParseAddr(d.run("inspect", "--format={{.NetworkSettings.IPAddress}}", id))
-	if err != nil || !l.Hosts[0].Subnet.Contains(addr) {
-		t.Fatalf("the container has %s, %v; want an address in %s", addr, err, l.Hosts[0].Subnet)
-	}
-	if mtu := d.run("exec", id, "busybox", "cat", "/sys/class/net/eth0/mtu"); mtu != "1472" {
-		t.Errorf("the container's MTU is %s, want 1472", mtu)
-	}
-	must(t, ping(pod, addr, 1472))
-	d.run("exec", id, "busybox", "ping", "-c", "1", "-w", "30", "-s", "1444", pod.Addr.String())
+	must(d.t, err)
+	return id, addr
+}
 
-	// The pod sees who calls.
+// calls has a container connect to a pod, and returns whom the pod sees.
+func (d *docker) calls(id string, pod *netlab.Pod) (from string) {
+	d.t.Helper()
 	listener, err := pod.NS.Listen("tcp4", netip.AddrPortFrom(pod.Addr, 0).String())
-	must(t, err)
+	must(d.t, err)
 	defer listener.Close()
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	calls := make(chan string, 1)
+	callers := make(chan string, 1)
 	go func() {
 		c, err := listener.Accept()
 		if err != nil {
-			calls <- err.Error()
+			callers <- err.Error()
 			return
 		}
 		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
 		c.Close()
-		calls <- host
+		callers <- host
 	}()
 	d.run("exec", id, "busybox", "nc", "-w", "30", pod.Addr.String(), port)
-	if from := <-calls; from != addr.String() {
-		t.Errorf("the pod is called by %s, want %s", from, addr)
-	}
-	d.run("rm", "--force", id)
+	return <-callers
 }
