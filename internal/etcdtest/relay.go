@@ -1,25 +1,50 @@
 package etcdtest
 
 import (
+	"bytes"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 )
 
 // Relay stands between clients and a server, and can be cut: it then passes
-// nothing on and closes nothing, as a wire would that is pulled out.
+// nothing on and closes nothing, as a wire would that is pulled out. It can be
+// told to cut itself at a moment that a clock would not find, such as between a
+// request and its answer.
+//
+// Its methods may be called from several goroutines.
 type Relay struct {
 	// Endpoint is the URL for clients, plain HTTP.
 	Endpoint string
 
-	target   string // host:port
 	listener net.Listener
-	mu       sync.Mutex
-	open     chan struct{} // closed while data may pass
-	conns    map[net.Conn]bool
-	closed   bool
+	dial     func() (net.Conn, error)
+
+	mu     sync.Mutex
+	open   [2]chan struct{}       // of each direction; closed while data may pass
+	moment *moment                // nil: none is waited for
+	held   map[chan struct{}]bool // a channel for all that a client has sent and the server has not; closed when it has
+	conns  map[net.Conn]bool
+	closed bool
+}
+
+// direction is which way data goes through a relay.
+type direction int
+
+const (
+	requests direction = iota
+	answers
+)
+
+// moment is when a relay cuts itself.
+type moment struct {
+	text    []byte // what a client sends then
+	passes  bool   // it goes through, and what comes back does not
+	reached chan struct{}
 }
 
 // NewRelay makes a relay to the server at endpoint that goes with the test.
@@ -29,14 +54,24 @@ func NewRelay(t testing.TB, endpoint string) *Relay {
 	if err != nil {
 		t.Fatal(err)
 	}
+	target := strings.TrimPrefix(endpoint, "http://")
+	return NewRelayOn(t, l, func() (net.Conn, error) { return net.Dial("tcp", target) })
+}
+
+// NewRelayOn makes a relay from the clients of l to where dial leads, both of
+// which may be in a network namespace. It closes l when the test ends.
+func NewRelayOn(t testing.TB, l net.Listener, dial func() (net.Conn, error)) *Relay {
 	r := &Relay{
 		Endpoint: "http://" + l.Addr().String(),
-		target:   strings.TrimPrefix(endpoint, "http://"),
 		listener: l,
-		open:     make(chan struct{}),
+		dial:     dial,
+		held:     make(map[chan struct{}]bool),
 		conns:    make(map[net.Conn]bool),
 	}
-	close(r.open)
+	for d := range r.open {
+		r.open[d] = make(chan struct{})
+		close(r.open[d])
+	}
 	go r.accept()
 	t.Cleanup(r.close)
 	return r
@@ -46,23 +81,80 @@ func NewRelay(t testing.TB, endpoint string) *Relay {
 func (r *Relay) Cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.open = make(chan struct{})
+	r.cut(requests)
+	r.cut(answers)
 }
 
-// Heal lets pass what Cut has stopped. It follows a Cut.
+// CutBefore cuts the relay when a client sends text, before the server has it.
+// The channel is closed then.
+func (r *Relay) CutBefore(text string) <-chan struct{} {
+	return r.cutAt(moment{text: []byte(text)})
+}
+
+// CutAfter lets the server have what a client sends with text in it, and cuts
+// its answers. The channel is closed when that is so.
+func (r *Relay) CutAfter(text string) <-chan struct{} {
+	return r.cutAt(moment{text: []byte(text), passes: true})
+}
+
+func (r *Relay) cutAt(m moment) <-chan struct{} {
+	m.reached = make(chan struct{})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.moment = &m
+	return m.reached
+}
+
+// Heal lets pass what was stopped. It follows a cut.
 func (r *Relay) Heal() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	close(r.open)
+	r.heal(requests)
+	r.heal(answers)
 }
 
-// Break closes all connections, on both sides. New ones are as Cut and Heal have
-// it.
+// Deliver lets the server have what clients have sent, and what they send; they
+// hear nothing of it until Heal. It returns when the server's end of the
+// connection has what was stopped.
+func (r *Relay) Deliver() {
+	r.mu.Lock()
+	r.heal(requests)
+	held := slices.Collect(maps.Keys(r.held))
+	r.mu.Unlock()
+	for _, delivered := range held {
+		<-delivered
+	}
+}
+
+// Break closes all connections, on both sides, and with them what was stopped.
+// New ones are as Cut and Heal have it.
 func (r *Relay) Break() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.conns {
 		c.Close()
+	}
+}
+
+// cut and heal want r.mu.
+func (r *Relay) cut(d direction) {
+	if r.isOpen(d) {
+		r.open[d] = make(chan struct{})
+	}
+}
+
+func (r *Relay) heal(d direction) {
+	if !r.isOpen(d) {
+		close(r.open[d])
+	}
+}
+
+func (r *Relay) isOpen(d direction) bool {
+	select {
+	case <-r.open[d]:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -74,11 +166,8 @@ func (r *Relay) close() {
 	for c := range r.conns {
 		c.Close()
 	}
-	select {
-	case <-r.open:
-	default:
-		close(r.open)
-	}
+	r.heal(requests)
+	r.heal(answers)
 }
 
 // hold keeps c to be closed with the relay.
@@ -100,10 +189,30 @@ func (r *Relay) drop(c net.Conn) {
 	delete(r.conns, c)
 }
 
-// passable waits until data may pass.
-func (r *Relay) passable() {
+// look finds the moment in p, or half of it in before, that a client has sent.
+func (r *Relay) look(before, p []byte) {
 	r.mu.Lock()
-	open := r.open
+	defer r.mu.Unlock()
+	m := r.moment
+	if m == nil {
+		return
+	}
+	half := before[max(0, len(before)-len(m.text)+1):] // what is whole in before was sent long ago
+	if !bytes.Contains(slices.Concat(half, p), m.text) {
+		return
+	}
+	r.moment = nil
+	r.cut(answers)
+	if !m.passes {
+		r.cut(requests)
+	}
+	close(m.reached)
+}
+
+// wait returns when data may pass in a direction.
+func (r *Relay) wait(d direction) {
+	r.mu.Lock()
+	open := r.open[d]
 	r.mu.Unlock()
 	<-open
 }
@@ -123,29 +232,65 @@ func (r *Relay) serve(near net.Conn) {
 		return
 	}
 	defer r.drop(near)
-	r.passable()
-	far, err := net.Dial("tcp", r.target)
+	r.wait(answers)
+	far, err := r.dial()
 	if err != nil || !r.hold(far) {
 		return
 	}
 	defer r.drop(far)
 	done := make(chan struct{}, 2)
-	for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
-		go func() {
-			_, _ = io.Copy(gate{r, way[0]}, way[1])
-			done <- struct{}{}
-		}()
-	}
+	go func() {
+		_, _ = io.Copy(&toServer{relay: r, conn: far}, near)
+		done <- struct{}{}
+	}()
+	go func() {
+		_, _ = io.Copy(toClient{r, near}, far)
+		done <- struct{}{}
+	}()
 	<-done
+	// That an end is closed is something that has to pass, too.
+	r.wait(requests)
+	r.wait(answers)
 }
 
-// gate is a Writer that waits until the relay passes data.
-type gate struct {
+// toServer is a Writer that waits until the relay passes requests, and looks for
+// the moment at which it no longer does.
+type toServer struct {
+	relay  *Relay
+	conn   net.Conn
+	before []byte // the end of what was written
+}
+
+// longestText is how long the text of a moment may be.
+const longestText = 256
+
+func (w *toServer) Write(p []byte) (int, error) {
+	r := w.relay
+	r.look(w.before, p)
+	w.before = append(w.before, p...)
+	w.before = append(w.before[:0], w.before[max(0, len(w.before)-longestText):]...)
+
+	delivered := make(chan struct{})
+	r.mu.Lock()
+	r.held[delivered] = true
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.held, delivered)
+		close(delivered)
+	}()
+	r.wait(requests)
+	return w.conn.Write(p)
+}
+
+// toClient is a Writer that waits until the relay passes answers.
+type toClient struct {
 	relay *Relay
-	net.Conn
+	conn  net.Conn
 }
 
-func (g gate) Write(p []byte) (int, error) {
-	g.relay.passable()
-	return g.Conn.Write(p)
+func (w toClient) Write(p []byte) (int, error) {
+	w.relay.wait(answers)
+	return w.conn.Write(p)
 }

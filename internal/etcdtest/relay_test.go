@@ -38,6 +38,100 @@ func TestACutRelayPassesNothingAndAHealedOneGoesOn(t *testing.T) {
 	}
 }
 
+// A client that asks through the relay, and one that is not behind it.
+func relayed(t *testing.T) (r *Relay, far, near *clientv3.Client) {
+	t.Helper()
+	s := Start(t, Options{})
+	r = NewRelay(t, s.Endpoint)
+	far, err := clientv3.New(clientv3.Config{Endpoints: []string{r.Endpoint}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	return r, far, s.Client(t)
+}
+
+// value waits until the key k has a value other than old.
+func value(ctx context.Context, t *testing.T, c *clientv3.Client, old string) string {
+	t.Helper()
+	for {
+		resp, err := c.Get(ctx, "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(resp.Kvs[0].Value) != old {
+			return string(resp.Kvs[0].Value)
+		}
+	}
+}
+
+func TestARelayStopsTheRequestThatItIsToldOf(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r, far, near := relayed(t)
+	if _, err := far.Put(ctx, "k", "old-one"); err != nil {
+		t.Fatal(err)
+	}
+	// What was sent before does not count.
+	reached := r.CutBefore("old-one")
+	select {
+	case <-reached:
+		t.Fatal("the relay has found what went through before it was told")
+	default:
+	}
+	reached = r.CutBefore("new-one")
+	put := make(chan error, 1)
+	go func() {
+		_, err := far.Put(ctx, "k", "new-one")
+		put <- err
+	}()
+	<-reached
+	if got := value(ctx, t, near, ""); got != "old-one" {
+		t.Errorf("etcd has %q before the request is delivered", got)
+	}
+	r.Deliver()
+	if got := value(ctx, t, near, "old-one"); got != "new-one" {
+		t.Errorf("etcd has %q", got)
+	}
+	select {
+	case err := <-put:
+		t.Errorf("the client has an answer while the relay is cut: %v", err)
+	default:
+	}
+	r.Heal()
+	if err := <-put; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestARelayStopsTheAnswerThatItIsToldOf(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r, far, near := relayed(t)
+	if _, err := far.Put(ctx, "k", "old-one"); err != nil {
+		t.Fatal(err)
+	}
+	reached := r.CutAfter("new-one")
+	short, cancel := context.WithCancel(ctx)
+	put := make(chan error, 1)
+	go func() {
+		_, err := far.Put(short, "k", "new-one")
+		put <- err
+	}()
+	<-reached
+	if got := value(ctx, t, near, "old-one"); got != "new-one" {
+		t.Errorf("etcd has %q", got)
+	}
+	cancel()
+	if err := <-put; !errors.Is(err, context.Canceled) {
+		t.Errorf("the client has an answer: %v", err)
+	}
+	r.Heal()
+	if _, err := far.Get(ctx, "k"); err != nil {
+		t.Errorf("a healed relay: %v", err)
+	}
+}
+
 func TestAKilledServerKeepsItsDataAndAWipedOneDoesNot(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

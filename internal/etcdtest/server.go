@@ -35,6 +35,8 @@ type Options struct {
 	// CA makes the server speak TLS, and refuse clients without a certificate of
 	// that authority.
 	CA *Authority
+	// Program is the path of another etcd than the one that "make etcd" builds.
+	Program string
 	// Flags are more flags of etcd's.
 	Flags []string
 	// Command makes the command that runs etcd and says how to start it, in a
@@ -135,7 +137,7 @@ func Launch(dir string, n int, o Options) ([]*Server, error) {
 			"--listen-peer-urls=" + peers[i], "--initial-advertise-peer-urls=" + peers[i],
 			"--initial-cluster=" + strings.Join(cluster, ","),
 		}
-		if os.Getenv("ETCD") == "" { // etcd 3.4 does not have it
+		if o.Program == "" && os.Getenv("ETCD") == "" { // etcd 3.4 does not have it
 			s.args = append(s.args, "--unsafe-no-fsync") // what is written survives the process, if not the machine
 		}
 		if o.CA != nil {
@@ -175,9 +177,12 @@ func freePorts(host string, n int) ([]string, error) {
 
 // launch starts the process, without waiting for it to be ready.
 func (s *Server) launch() error {
-	path, err := Binary("etcd")
-	if err != nil {
-		return err
+	path := s.options.Program
+	if path == "" {
+		var err error
+		if path, err = Binary("etcd"); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
@@ -268,6 +273,9 @@ func (s *Server) Kill() {
 	<-s.process.ended
 	s.process = nil
 }
+
+// PID returns the process of a server that runs.
+func (s *Server) PID() int { return s.process.os.Pid }
 
 // Wipe removes the data of a server that does not run.
 func (s *Server) Wipe(t testing.TB) {

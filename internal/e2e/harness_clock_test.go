@@ -1,0 +1,125 @@
+//go:build amd64
+
+package e2e
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// stepClock moves the wall clock by d for one process; it may do so once. The
+// process does not notice but by looking at the clock.
+//
+// No namespace has a wall clock of its own (time_namespaces(7)). But Go programs
+// ask the vDSO for the time, whose text becomes a process' own where a debugger
+// writes to it. Here the function that answers is replaced by one that makes the
+// system call instead, and adds to what that says of CLOCK_REALTIME.
+func stepClock(t testing.TB, pid int, d time.Duration) {
+	t.Helper()
+	if d%time.Second != 0 {
+		t.Fatalf("step the clock by %s: want whole seconds", d)
+	}
+	code := []byte{
+		0xb8, 228, 0, 0, 0, // mov $SYS_clock_gettime, %eax; clock and result are where they were
+		0x0f, 0x05, //         syscall
+		0x85, 0xc0, //         test %eax, %eax
+		0x75, 17, //           jnz ret
+		0x85, 0xff, //         test %edi, %edi; CLOCK_REALTIME is 0
+		0x75, 13, //           jnz ret
+		0x48, 0xb9, //         movabs $seconds, %rcx
+	}
+	code = binary.LittleEndian.AppendUint64(code, uint64(d/time.Second))
+	code = append(code,
+		0x48, 0x01, 0x0e, // add %rcx, (%rsi); tv_sec
+		0xc3, //             ret
+	)
+	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", pid), os.O_RDWR, 0)
+	must(t, err)
+	defer mem.Close()
+	begin, text := vdso(t, pid, mem)
+	at, size := clockGettime(t, text)
+	if size < len(code) {
+		t.Fatalf("the vDSO's clock_gettime has %d bytes, want room for %d", size, len(code))
+	}
+	// Nobody may be in the middle of what is replaced.
+	eventually(t, fmt.Sprintf("process %d stands outside of the vDSO", pid), func() bool {
+		must(t, syscall.Kill(pid, syscall.SIGSTOP))
+		if !standsOutside(t, pid, begin, begin+uint64(len(text))) {
+			must(t, syscall.Kill(pid, syscall.SIGCONT))
+			return false
+		}
+		return true
+	})
+	_, err = mem.WriteAt(code, int64(begin)+at)
+	must(t, err, syscall.Kill(pid, syscall.SIGCONT))
+}
+
+// vdso returns where the vDSO of a process begins, and what is in it.
+func vdso(t testing.TB, pid int, mem *os.File) (begin uint64, text []byte) {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	must(t, err)
+	for line := range strings.Lines(string(maps)) {
+		if strings.HasSuffix(line, "[vdso]\n") {
+			var end uint64
+			_, err := fmt.Sscanf(line, "%x-%x ", &begin, &end)
+			must(t, err)
+			text = make([]byte, end-begin)
+			_, err = mem.ReadAt(text, int64(begin))
+			must(t, err)
+			return begin, text
+		}
+	}
+	t.Fatalf("process %d has no vDSO:\n%s", pid, maps)
+	return 0, nil
+}
+
+// clockGettime returns where in the vDSO its clock_gettime is, and its size.
+func clockGettime(t testing.TB, text []byte) (at int64, size int) {
+	t.Helper()
+	file, err := elf.NewFile(bytes.NewReader(text))
+	must(t, err)
+	symbols, err := file.DynamicSymbols()
+	must(t, err)
+	for _, s := range symbols {
+		if s.Name == "__vdso_clock_gettime" {
+			return int64(s.Value), int(s.Size)
+		}
+	}
+	t.Fatal("the vDSO has no __vdso_clock_gettime")
+	return 0, 0
+}
+
+// standsOutside reports whether all threads of a process are stopped, and none
+// between two addresses.
+func standsOutside(t testing.TB, pid int, begin, end uint64) bool {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	must(t, err)
+	for _, thread := range threads {
+		stat, err := os.ReadFile(thread + "/stat")
+		must(t, err)
+		// proc_pid_stat(5): the state follows the name, which is in parentheses.
+		if state := stat[bytes.LastIndexByte(stat, ')')+2]; state != 'T' {
+			return false
+		}
+		// proc_pid_syscall(5): the last two are stack pointer and program counter.
+		call, err := os.ReadFile(thread + "/syscall")
+		must(t, err)
+		fields := strings.Fields(string(call))
+		pc, err := strconv.ParseUint(fields[len(fields)-1], 0, 64)
+		if err != nil || begin <= pc && pc < end {
+			return false // "running": it does not stand yet
+		}
+	}
+	return len(threads) > 0
+}
