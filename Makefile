@@ -65,8 +65,10 @@ etcd: ## build bin/peers/etcd and etcdctl, which tests run
 	cd tools/etcd && $(GOBUILD) -o ../../bin/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
 
 .PHONY: guest
-guest: ## fetch the kernel that tests boot in qemu to bin/peers/guest
-	scripts/fetch-guest.sh bin/peers/guest/linux-6.1-$(GOARCH)
+guest: ## fetch the kernels that tests boot in qemu to bin/peers/guest
+	@scripts/fetch-guest.sh bin/peers/guest 6.1 $(GOARCH)
+	@scripts/fetch-guest.sh bin/peers/guest 5.10 $(GOARCH)
+	@scripts/fetch-guest.sh bin/peers/guest 6.1 arm64
 
 .PHONY: docker
 docker: ## fetch the dockerd that tests run to bin/peers/docker

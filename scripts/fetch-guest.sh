@@ -1,54 +1,79 @@
 #!/usr/bin/env bash
-# fetch-guest.sh DIR: the kernel that internal/guest boots, from the package
-# sources of this Debian, unpacked and not installed: DIR/vmlinuz, DIR/modules
-# and DIR/busybox. What is there already is left as it is.
+# fetch-guest.sh DIR VERSION ARCH: a kernel that internal/guest boots, from this
+# Debian's mirror, unpacked and not installed: vmlinuz, modules and busybox in
+# DIR/linux-VERSION-ARCH. What is there already is left as it is.
 #
-# It is Linux 6.1, that of Debian 12, built for virtual machines: before 6.2 TUN
-# had no UDP segmentation, and VXLAN is a module, so a guest that has not its
-# file has no VXLAN.
+# The kernels are those that Debian builds for virtual machines. They have VXLAN
+# as a module, so a guest that has not its file has no VXLAN.
 set -euo pipefail
 
-dir=${1:?"usage: fetch-guest.sh DIR"}
-if [ -e "$dir/complete" ]; then
+into=${1:?"usage: fetch-guest.sh DIR VERSION ARCH"}/linux-$2-$3
+version=$2 arch=$3
+if [ -e "$into/complete" ]; then
 	exit
 fi
-arch=$(dpkg --print-architecture)
+case $version in
+5.10) suite=bullseye ;;
+6.1) suite=bookworm ;; # the last before UDP segmentation on TUN, of 6.2
+*) echo "fetch-guest.sh: no Debian is known to have Linux $version" >&2; exit 2 ;;
+esac
+case $arch in
+arm) arch=armhf ;;
+386) arch=i386 ;;
+esac
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-# newest: the name of the newest kernel in the package lists.
-newest() {
-	apt-cache pkgnames linux-image-6.1. |
-		{ grep -xE "linux-image-6\.1\.[0-9]+-[0-9]+-cloud-$arch" || true; } | sort -V | tail -n 1
+# mirror: where this system has its Debian packages from.
+mirror() {
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1
 }
 
-# download: fetch the packages that the lists name.
-download() {
-	local kernel
-	kernel=$(newest)
-	if [ -z "$kernel" ]; then
-		echo "fetch-guest.sh: the package lists have no linux-image-6.1.…-cloud-$arch, the kernel of Debian 12" >&2
-		return 1
-	fi
-	# As root, apt would download as a user that may not write here.
-	(cd "$tmp" && apt-get download -q -o APT::Sandbox::User=root "$kernel" busybox-static)
-}
-
-if ! download; then
-	# Lists that are missing or old; only root may bring new ones.
-	if [ "$(id -u)" != 0 ]; then
-		echo "fetch-guest.sh: run 'sudo apt-get update' and try again" >&2
-		exit 1
-	fi
-	apt-get update -q
-	download
+uri=$(mirror)
+if [ -z "$uri" ] && [ "$(id -u)" = 0 ]; then
+	apt-get update -q # there may be no lists yet
+	uri=$(mirror)
 fi
+if [ -z "$uri" ]; then
+	echo "fetch-guest.sh: APT has no lists of a Debian mirror: run 'apt-get update' as root, on a Debian" >&2
+	exit 1
+fi
+
+# An APT with lists of that release and architecture and no others. The system's
+# own are left alone; its proxies and the like are in force.
+mkdir -p "$tmp"/{lists,cache,unpacked}
+: >"$tmp/status"
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+echo "deb [arch=$arch signed-by=$keys] $uri $suite main" >"$tmp/sources.list"
+cat >"$tmp/apt.conf" <<-CONF
+	APT::Architecture "$arch";
+	APT::Architectures { "$arch"; };
+	APT::Sandbox::User "root"; // another user may not write here
+	Dir::Etc::SourceList "$tmp/sources.list";
+	Dir::Etc::SourceParts "/dev/null";
+	Dir::Etc::Preferences "/dev/null";
+	Dir::Etc::PreferencesParts "/dev/null";
+	Dir::State "$tmp";
+	Dir::State::Lists "$tmp/lists";
+	Dir::State::Status "$tmp/status";
+	Dir::Cache "$tmp/cache";
+	Acquire::Languages "none";
+CONF
+export APT_CONFIG=$tmp/apt.conf
+apt-get update -q
+kernel=$(apt-cache pkgnames "linux-image-$version." |
+	{ grep -xE "linux-image-[0-9.]+-[0-9]+-cloud-$arch" || true; } | sort -V | tail -n 1)
+if [ -z "$kernel" ]; then
+	echo "fetch-guest.sh: $uri has no linux-image-$version.…-cloud-$arch in $suite" >&2
+	exit 1
+fi
+(cd "$tmp" && apt-get download -q "$kernel" busybox-static)
 for package in "$tmp"/*.deb; do
-	dpkg-deb -x "$package" "$tmp"
+	dpkg-deb -x "$package" "$tmp/unpacked"
 done
-rm -rf "$dir"
-mkdir -p "$dir"
-mv "$tmp"/boot/vmlinuz-* "$dir/vmlinuz"
-mv "$tmp"/lib/modules/*/kernel "$dir/modules"
-mv "$tmp/bin/busybox" "$dir/busybox"
-touch "$dir/complete"
+rm -rf "$into"
+mkdir -p "$into"
+mv "$tmp"/unpacked/boot/vmlinuz-* "$into/vmlinuz"
+mv "$tmp"/unpacked/lib/modules/*/kernel "$into/modules"
+mv "$tmp/unpacked/bin/busybox" "$into/busybox"
+touch "$into/complete"

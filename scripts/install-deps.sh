@@ -16,11 +16,6 @@ need() {
 	fi
 }
 
-case $(uname -m) in
-aarch64) qemu_package=qemu-system-arm qemu=qemu-system-aarch64 ;;
-*) qemu_package=qemu-system-x86 qemu=qemu-system-x86_64 ;;
-esac
-
 compiles() { echo '#include <stdlib.h>' | cc -E -; }
 
 need "git"              "the version in the binaries"                      command -v git
@@ -29,7 +24,8 @@ need "nftables"         "wires that lose packets, and firewall rules"      comma
 need "iptables"         "firewall rules, with both kinds of iptables"      command -v iptables-legacy
 need "systemd"          "checks of the service unit"                       command -v systemd-analyze
 need "qemu-user-static" "unit tests of the packet code on arm and arm64"   command -v qemu-aarch64-static
-need "$qemu_package"    "tests beside another kernel"                      command -v "$qemu"
+need "qemu-system-x86"  "nodes with another kernel"                        command -v qemu-system-x86_64
+need "qemu-system-arm"  "nodes with another kernel, on arm64"              command -v qemu-system-aarch64
 
 if [ ${#missing[@]} = 0 ]; then
 	echo "nothing is missing"

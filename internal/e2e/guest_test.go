@@ -2,9 +2,14 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
-	"slices"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,8 +21,25 @@ import (
 // guestPatience is patience with a guest, whose CPU is emulated.
 const guestPatience = 3 * time.Minute
 
-// guestNode is a node with a kernel of its own: Debian's 6.1, without VXLAN. Its
-// pod is a namespace of this machine.
+// kernel is one that a node in a guest can have. None has VXLAN.
+type kernel struct {
+	version, arch string
+	udpGRO        string // what status says of the offload
+}
+
+var (
+	linux61 = kernel{"6.1", runtime.GOARCH, "granted: UDP_GRO"}
+
+	// otherKernels are older than 6.2, with which TUN got UDP segmentation.
+	otherKernels = []kernel{
+		linux61,
+		{"5.10", runtime.GOARCH, "refused: UDP_GRO needs Linux 5.12"},
+		{"6.1", "arm64", linux61.udpGRO},
+	}
+)
+
+// guestNode is a node with a kernel of its own. Its pod is a namespace of this
+// machine.
 type guestNode struct {
 	*guest.Guest
 	t testing.TB
@@ -25,18 +47,27 @@ type guestNode struct {
 
 // bootNode boots a guest in the place of h, with twilld and twill in it and what
 // files names besides.
-func bootNode(t testing.TB, h *netlab.Host, files map[string]string) *guestNode {
+func bootNode(t testing.TB, k kernel, h *netlab.Host, files map[string]string) *guestNode {
 	t.Helper()
-	image, err := guest.Linux61()
+	image, err := guest.Linux(k.version, k.arch)
 	must(t, err)
 	c := guest.Config{
 		Image: image, Modules: []string{"tun"}, Host: h,
-		Files: map[string]string{"/usr/sbin/twilld": bin("twilld"), "/usr/sbin/twill": built(t, "twill", "./cmd/twill")},
+		Files: map[string]string{
+			"/usr/sbin/twilld": builtFor(t, k.arch, "twilld", "./cmd/twilld"),
+			"/usr/sbin/twill":  builtFor(t, k.arch, "twill", "./cmd/twill"),
+		},
 	}
 	for name, from := range files {
 		c.Files[name] = from
 	}
 	n := &guestNode{guest.Boot(t, c), t}
+	if got := n.run("uname -r"); !strings.HasPrefix(got, k.version+".") {
+		t.Fatalf("the guest has Linux %s, want %s", got, k.version)
+	}
+	if out, err := n.Run("ip link add vxlan0 type vxlan id 1 dstport 8472"); err == nil || !strings.Contains(out, "not supported") {
+		t.Fatalf("the guest's kernel should have no VXLAN: %v\n%s", err, out)
+	}
 	// Before Boot's own cleanup, the guest still runs.
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -45,6 +76,33 @@ func bootNode(t testing.TB, h *netlab.Host, files map[string]string) *guestNode 
 		}
 	})
 	return n
+}
+
+// builtFor returns the path of a command of this module, built for an
+// architecture.
+func builtFor(t testing.TB, arch, name, pkg string) string {
+	t.Helper()
+	switch {
+	case arch != runtime.GOARCH:
+	case name == "twilld":
+		return bin(name)
+	default:
+		return built(t, name, pkg)
+	}
+	name += "-" + arch
+	once, _ := buildOnce.LoadOrStore(name, sync.OnceValue(func() error {
+		// As "make test-cross" builds, which has left most of it in the cache.
+		cmd := exec.Command("go", "build", "-o", bin(name), pkg)
+		cmd.Dir = filepath.Join("..", "..")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("build %s for %s: %w\n%s", pkg, arch, err, out)
+		}
+		return err
+	}))
+	must(t, once.(func() error)())
+	return bin(name)
 }
 
 // start starts twilld and waits until it is ready.
@@ -81,74 +139,82 @@ func (n *guestNode) status() *status.Document {
 	return doc
 }
 
-// offload returns what came of an offload.
-func (n *guestNode) offload(name string) status.Offload {
-	n.t.Helper()
-	all := n.status().Dataplane.Offloads
-	i := slices.IndexFunc(all, func(o status.Offload) bool { return o.Name == name })
-	if i < 0 {
-		n.t.Fatalf("status has no offload %s: %v", name, all)
+// The older kernels neither take UDP super-packets from TUN nor hand them over.
+//
+//	pod-a ── host a, this kernel ────────── guest, another ── pod-b
+func TestNodeWithAnOlderKernelTalksToOneWithThis(t *testing.T) {
+	for _, k := range otherKernels {
+		t.Run("Linux "+k.version+" on "+k.arch, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, labOptions{idle: true})
+			n := bootNode(t, k, l.Hosts[1], map[string]string{"/etc/twill/leases.json": l.leaseFile})
+			l.daemons[0].start()
+			l.daemons[0].waitReady()
+			n.start("--lease-file=/etc/twill/leases.json")
+			must(t, l.SetPodMTU(l.daemons[0].status().Dataplane.Device.MTU))
+			expectOffloads(t, n, k)
+			forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) { expectTraffic(t, l, n, addr) })
+		})
 	}
-	return all[i]
 }
 
-// Linux 6.1 does not take UDP super-packets from TUN, nor hand them over.
-//
-//	pod-a ── host a, this kernel ────────── guest, Linux 6.1 ── pod-b
-func TestNodeWithAnOlderKernelTalksToOneWithThis(t *testing.T) {
-	t.Parallel()
-	l := newLab(t, labOptions{idle: true})
-	n := bootNode(t, l.Hosts[1], map[string]string{"/etc/twill/leases.json": l.leaseFile})
-	l.daemons[0].start()
-	l.daemons[0].waitReady()
-	n.start("--lease-file=/etc/twill/leases.json")
-	must(t, l.SetPodMTU(l.daemons[0].status().Dataplane.Device.MTU))
+// expectOffloads checks what a node says of its kernel, in status and on the page
+// for people.
+func expectOffloads(t *testing.T, n *guestNode, k kernel) {
+	t.Helper()
+	dp := n.status().Dataplane
+	if dp.Device.Kind != status.KindOffload || dp.Device.MTU != 1472 {
+		t.Errorf("device %+v, want one with super-packets and MTU 1472", dp.Device)
+	}
+	got := make(map[string]string)
+	for _, o := range dp.Offloads {
+		if o.InForce != strings.HasPrefix(o.Why, "granted: ") {
+			t.Errorf("%+v: it is in force if it was granted", o)
+		}
+		got[o.Name] = o.Why
+	}
+	page := n.run("twill status")
+	for name, want := range map[string]string{
+		"tun-offload": "granted: CSUM TSO4 TSO6 TSO_ECN; USO needs Linux 6.2",
+		"tun-gro":     "granted: TCP; UDP needs USO on the device and Linux 6.9",
+		"udp-gso":     "granted: UDP_SEGMENT",
+		"udp-gro":     k.udpGRO,
+	} {
+		if !strings.HasPrefix(got[name], want) || !strings.Contains(page, want) {
+			t.Errorf("%s: %q, want %q, and on the page:\n%s", name, got[name], want, page)
+		}
+	}
+}
 
-	t.Run("it says which offloads the kernel has", func(t *testing.T) {
-		device := n.status().Dataplane.Device
-		if device.Kind != status.KindOffload || device.MTU != 1472 {
-			t.Errorf("device %+v, want one with super-packets and MTU 1472", device)
-		}
-		o := n.offload("tun-offload")
-		if !o.InForce || !strings.Contains(o.Why, "TSO4 TSO6") || !strings.HasSuffix(o.Why, "; USO needs Linux 6.2") {
-			t.Errorf("%+v, want TSO4 and TSO6, and why there is no USO", o)
-		}
-		if o := n.offload("tun-gro"); !o.InForce || !strings.Contains(o.Why, "granted: TCP; UDP needs USO") {
-			t.Errorf("%+v, want TCP, and why not UDP", o)
-		}
-		for _, name := range []string{"udp-gso", "udp-gro"} {
-			if o := n.offload(name); !o.InForce {
-				t.Errorf("%+v, want it in force", o)
-			}
-		}
-	})
+// expectTraffic moves packets between the pods of host a and of the guest, whose
+// address is addr, in both directions.
+func expectTraffic(t *testing.T, l *lab, n *guestNode, addr netip.Addr) {
+	t.Helper()
 	tcp := func(from, to *netlab.Pod, addr netip.Addr) error {
 		return streams{flows: 2, up: 16 << 20, limit: guestPatience}.run(from, to, addr)
 	}
-	forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
-		for _, into := range []bool{true, false} {
-			from, to, addr, name := l.pod(0), l.pod(1), addr, "into the guest"
-			if !into {
-				from, to, addr, name = to, from, ofFamily(from, addr), "out of the guest"
+	for _, into := range []bool{true, false} {
+		from, to, addr, name := l.pod(0), l.pod(1), addr, "into the guest"
+		if !into {
+			from, to, addr, name = to, from, ofFamily(from, addr), "out of the guest"
+		}
+		if err := ping(from, addr, 1472); err != nil {
+			t.Errorf("ping %s, as large as the MTU: %v", name, err)
+		}
+		for _, c := range []struct {
+			what string
+			load func(from, to *netlab.Pod, addr netip.Addr) error
+			want mean
+		}{{"TCP", tcp, many}, {"UDP", segmented, one}} {
+			before := n.status()
+			if err := c.load(from, to, addr); err != nil {
+				t.Errorf("%s %s: %v", c.what, name, err)
 			}
-			if err := ping(from, addr, 1472); err != nil {
-				t.Errorf("ping %s, as large as the MTU: %v", name, err)
-			}
-			for _, c := range []struct {
-				what string
-				load func(from, to *netlab.Pod, addr netip.Addr) error
-				want mean
-			}{{"TCP", tcp, many}, {"UDP", segmented, one}} {
-				before := n.status()
-				if err := c.load(from, to, addr); err != nil {
-					t.Errorf("%s %s: %v", c.what, name, err)
-				}
-				if got := tunBatch(before, n.status(), into); !c.want.holds(got) {
-					t.Errorf("%s %s: %.1f packets in a call on the TUN device, want %s", c.what, name, got, c.want)
-				}
+			if got := tunBatch(before, n.status(), into); !c.want.holds(got) {
+				t.Errorf("%s %s: %.1f packets in a call on the TUN device, want %s", c.what, name, got, c.want)
 			}
 		}
-	})
+	}
 }
 
 // tunBatch is the mean number of packets in a call on the TUN device between two

@@ -117,7 +117,7 @@ func start(ns *netlab.Namespace, m machine, args []string, nics []nic) (*Guest, 
 		return nil, fmt.Errorf("boot a guest: %w", err)
 	}
 	if err := g.cmd.Start(); errors.Is(err, exec.ErrNotFound) {
-		return nil, fmt.Errorf("boot a guest: %w: install the Debian package qemu-system-x86 or, on ARM, qemu-system-arm", err)
+		return nil, fmt.Errorf("boot a guest: %w: install the Debian package %s", err, m.debian)
 	} else if err != nil {
 		return nil, fmt.Errorf("boot a guest: %w", err)
 	}

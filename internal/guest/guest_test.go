@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -15,7 +16,8 @@ import (
 
 func image(t *testing.T) Image {
 	t.Helper()
-	i, err := Linux61()
+	netlabtest.Root(t) // only as root is it fetched
+	i, err := Linux("6.1", runtime.GOARCH)
 	if err != nil {
 		t.Fatal(err)
 	}

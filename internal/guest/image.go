@@ -17,16 +17,14 @@ type Image struct {
 	dir  string
 }
 
-// Linux61 is the kernel of Debian 12 for this machine's architecture. Where it
-// was not fetched the error says how to do that.
-func Linux61() (Image, error) {
+// Linux is a kernel of a version, "6.1" or "5.10", for an architecture as Go calls
+// it. Where it was not fetched the error says how to do that.
+func Linux(version, arch string) (Image, error) {
 	_, file, _, _ := runtime.Caller(0)
-	i := Image{
-		Arch: runtime.GOARCH,
-		dir:  filepath.Join(filepath.Dir(file), "..", "..", "bin", "peers", "guest", "linux-6.1-"+runtime.GOARCH),
-	}
+	name := fmt.Sprintf("linux-%s-%s", version, arch)
+	i := Image{Arch: arch, dir: filepath.Join(filepath.Dir(file), "..", "..", "bin", "peers", "guest", name)}
 	if _, err := os.Stat(filepath.Join(i.dir, "complete")); err != nil {
-		return Image{}, fmt.Errorf("the kernel for guests is not there (%w): run make guest in the root of the repository", err)
+		return Image{}, fmt.Errorf("%s for guests is not there (%w): run make guest in the root of the repository", name, err)
 	}
 	return i, nil
 }

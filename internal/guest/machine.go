@@ -8,14 +8,15 @@ import (
 // machine is a computer that qemu emulates.
 type machine struct {
 	qemu    string // the program
+	debian  string // its package
 	args    []string
 	console string // how Linux calls its first serial port
 }
 
 // machines are the computers, by Go's name of their architecture.
 var machines = map[string]machine{
-	"amd64": {"qemu-system-x86_64", []string{"-machine", "q35,accel=tcg", "-cpu", "max"}, "ttyS0"},
-	"arm64": {"qemu-system-aarch64", []string{"-machine", "virt,accel=tcg", "-cpu", "cortex-a57"}, "ttyAMA0"},
+	"amd64": {"qemu-system-x86_64", "qemu-system-x86", []string{"-machine", "q35,accel=tcg", "-cpu", "max"}, "ttyS0"},
+	"arm64": {"qemu-system-aarch64", "qemu-system-arm", []string{"-machine", "virt,accel=tcg", "-cpu", "cortex-a57"}, "ttyAMA0"},
 }
 
 // memory of a guest, in MiB. The initramfs stays in it.
