@@ -1,0 +1,94 @@
+package vxlan
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"strconv"
+
+	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/lease"
+)
+
+const (
+	// maxVNI is the largest VXLAN network identifier, which has 24 bits (RFC
+	// 7348 §5).
+	maxVNI = 1<<24 - 1
+	// defaultPort is the kernel's, from before port 4789 was assigned
+	// (vxlan_port in drivers/net/vxlan/vxlan_core.c).
+	defaultPort = 8472
+	// headersLen is what stands between the inner packet and the UDP header:
+	// the inner Ethernet header and the VXLAN header, in bytes.
+	headersLen = 14 + 8
+	// minIPv4MTU is the least that IPv4 works with (RFC 791).
+	minIPv4MTU = 68
+)
+
+// Options are those of the network configuration.
+type Options struct {
+	VNI  int // VXLAN network identifier
+	Port int // UDP port of all nodes; 0: the kernel's default, 8472
+	// MTU is that of the underlay, in bytes, where it is to be less than the
+	// interface's; 0: the interface's.
+	MTU int
+	// GBP carries the mark of a packet along (VXLAN Group Based Policy). All
+	// nodes must have it or none.
+	GBP bool
+	// Learning lets the kernel learn FDB entries from what comes in.
+	Learning bool
+	// DirectRouting sends packets to peers on the same link without a tunnel.
+	// It is the caller's affair.
+	DirectRouting bool
+}
+
+// OptionsOf returns the options of the backend that c names, checked. Its error
+// wraps a *lease.ConfigError that names the option.
+func OptionsOf(c *lease.Config) (Options, error) {
+	o := Options{VNI: 1} // flannel's default
+	if err := c.Backend.Decode(&o); err != nil {
+		return o, err
+	}
+	// The least for which the device, in the worst of cases over IPv6, has the
+	// families of the network.
+	least := minIPv4MTU + Overhead(netip.IPv4Unspecified())
+	if c.IPv6.Enabled() {
+		least = encap.MinIPv6MTU + Overhead(netip.IPv6Unspecified())
+	}
+	for _, n := range []struct {
+		key   string
+		value int
+		ok    bool
+		want  string
+	}{
+		{"VNI", o.VNI, o.VNI >= 1 && o.VNI <= maxVNI, fmt.Sprintf("a whole number from 1 to %d", maxVNI)},
+		{"Port", o.Port, o.Port >= 0 && o.Port <= math.MaxUint16, fmt.Sprintf("a port from 1 to %d, or 0 for %d", math.MaxUint16, defaultPort)},
+		{"MTU", o.MTU, o.MTU == 0 || o.MTU >= least && o.MTU <= math.MaxUint16,
+			fmt.Sprintf("the MTU of the nodes' interfaces, %d to %d bytes, or 0 to take what each has", least, math.MaxUint16)},
+	} {
+		if !n.ok {
+			return o, fmt.Errorf("network config: %w", &lease.ConfigError{Key: "Backend." + n.key, Value: strconv.Itoa(n.value), Want: n.want})
+		}
+	}
+	return o, nil
+}
+
+// Overhead returns what VXLAN adds to an inner packet, in bytes, on an underlay
+// of the family of a: 50 for IPv4 and 70 for IPv6.
+func Overhead(a netip.Addr) int { return encap.Overhead(a) + headersLen }
+
+// port returns the UDP port as the kernel tells it.
+func (o Options) port() int {
+	if o.Port == 0 {
+		return defaultPort
+	}
+	return o.Port
+}
+
+// mtu returns the MTU of the device, in bytes, on an interface of the MTU
+// underlay. The kernel allows no more than the interface has room for.
+func (o Options) mtu(underlay int, local netip.Addr) encap.TunnelMTU {
+	if o.MTU != 0 {
+		underlay = min(o.MTU, underlay)
+	}
+	return encap.TunnelMTU(min(underlay, math.MaxUint16) - Overhead(local))
+}
