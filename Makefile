@@ -69,6 +69,7 @@ guest: ## fetch the kernels that tests boot in qemu to bin/peers/guest
 	@scripts/fetch-guest.sh bin/peers/guest 6.1 $(GOARCH)
 	@scripts/fetch-guest.sh bin/peers/guest 5.10 $(GOARCH)
 	@scripts/fetch-guest.sh bin/peers/guest 6.1 arm64
+	@scripts/fetch-guest.sh bin/peers/guest 6.1 arm
 
 .PHONY: docker
 docker: ## fetch the dockerd that tests run to bin/peers/docker

@@ -3,8 +3,9 @@
 # Debian's mirror, unpacked and not installed: vmlinuz, modules and busybox in
 # DIR/linux-VERSION-ARCH. What is there already is left as it is.
 #
-# The kernels are those that Debian builds for virtual machines. They have VXLAN
-# as a module, so a guest that has not its file has no VXLAN.
+# The kernels are those that Debian builds for virtual machines; for 32-bit ARM
+# there is only that of the boards. They have VXLAN as a module, so a guest that
+# has not its file has no VXLAN.
 set -euo pipefail
 
 into=${1:?"usage: fetch-guest.sh DIR VERSION ARCH"}/linux-$2-$3
@@ -17,10 +18,10 @@ case $version in
 6.1) suite=bookworm ;; # the last before UDP segmentation on TUN, of 6.2
 *) echo "fetch-guest.sh: no Debian is known to have Linux $version" >&2; exit 2 ;;
 esac
-case $arch in
-arm) arch=armhf ;;
-386) arch=i386 ;;
-esac
+flavour=cloud-$arch
+if [ "$arch" = arm ]; then
+	arch=armhf flavour=armmp
+fi
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
@@ -62,9 +63,9 @@ CONF
 export APT_CONFIG=$tmp/apt.conf
 apt-get update -q
 kernel=$(apt-cache pkgnames "linux-image-$version." |
-	{ grep -xE "linux-image-[0-9.]+-[0-9]+-cloud-$arch" || true; } | sort -V | tail -n 1)
+	{ grep -xE "linux-image-[0-9.]+-[0-9]+-$flavour" || true; } | sort -V | tail -n 1)
 if [ -z "$kernel" ]; then
-	echo "fetch-guest.sh: $uri has no linux-image-$version.…-cloud-$arch in $suite" >&2
+	echo "fetch-guest.sh: $uri has no linux-image-$version.…-$flavour in $suite" >&2
 	exit 1
 fi
 (cd "$tmp" && apt-get download -q "$kernel" busybox-static)

@@ -25,7 +25,7 @@ need "iptables"         "firewall rules, with both kinds of iptables"      comma
 need "systemd"          "checks of the service unit"                       command -v systemd-analyze
 need "qemu-user-static" "unit tests of the packet code on arm and arm64"   command -v qemu-aarch64-static
 need "qemu-system-x86"  "nodes with another kernel"                        command -v qemu-system-x86_64
-need "qemu-system-arm"  "nodes with another kernel, on arm64"              command -v qemu-system-aarch64
+need "qemu-system-arm"  "nodes with another kernel, on arm and arm64"      command -v qemu-system-aarch64
 
 if [ ${#missing[@]} = 0 ]; then
 	echo "nothing is missing"

@@ -35,6 +35,7 @@ var (
 		linux61,
 		{"5.10", runtime.GOARCH, "refused: UDP_GRO needs Linux 5.12"},
 		{"6.1", "arm64", linux61.udpGRO},
+		{"6.1", "arm", linux61.udpGRO},
 	}
 )
 
@@ -94,7 +95,7 @@ func builtFor(t testing.TB, arch, name, pkg string) string {
 		// As "make test-cross" builds, which has left most of it in the cache.
 		cmd := exec.Command("go", "build", "-o", bin(name), pkg)
 		cmd.Dir = filepath.Join("..", "..")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch, "GOARM=6")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			err = fmt.Errorf("build %s for %s: %w\n%s", pkg, arch, err, out)

@@ -16,6 +16,8 @@ type machine struct {
 // machines are the computers, by Go's name of their architecture.
 var machines = map[string]machine{
 	"amd64": {"qemu-system-x86_64", "qemu-system-x86", []string{"-machine", "q35,accel=tcg", "-cpu", "max"}, "ttyS0"},
+	// The memory of PCI has to lie where 32 bits reach it.
+	"arm":   {"qemu-system-arm", "qemu-system-arm", []string{"-machine", "virt,accel=tcg,highmem=off", "-cpu", "cortex-a15"}, "ttyAMA0"},
 	"arm64": {"qemu-system-aarch64", "qemu-system-arm", []string{"-machine", "virt,accel=tcg", "-cpu", "cortex-a57"}, "ttyAMA0"},
 }
 
