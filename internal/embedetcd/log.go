@@ -4,9 +4,9 @@ package embedetcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +33,11 @@ type journal struct {
 	mu    sync.Mutex
 	phase phase
 	last  string // the last error while it was starting
+
+	// dead is closed when the etcd cannot go on; what follows may be read then.
+	dead  chan struct{}
+	why   string
+	cause error // nil: it has named none
 }
 
 // phase is what an etcd does.
@@ -45,10 +50,13 @@ const (
 )
 
 func newCore(log *slog.Logger) *core {
-	return &core{journal: &journal{log: log}}
+	return &core{journal: &journal{log: log, dead: make(chan struct{})}}
 }
 
-func (c *core) logger() *zap.Logger { return zap.New(c, zap.WithFatalHook(onFatal{c.journal})) }
+func (c *core) logger() *zap.Logger {
+	hook := onFatal{c.journal}
+	return zap.New(c, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
+}
 
 // enter says that the next phase has begun.
 func (j *journal) enter(p phase) {
@@ -57,15 +65,22 @@ func (j *journal) enter(p phase) {
 	j.phase = p
 }
 
+// is reports whether p is what the etcd does.
+func (j *journal) is(p phase) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.phase == p
+}
+
 // explain adds what etcd has said last to err.
 func (j *journal) explain(err error) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.last == "" || strings.Contains(j.last, err.Error()) {
-		if j.last != "" {
-			return fmt.Errorf("%s", j.last)
-		}
+	switch {
+	case strings.Contains(err.Error(), j.last):
 		return err
+	case strings.Contains(j.last, err.Error()):
+		return errors.New(j.last)
 	}
 	return fmt.Errorf("%w: %s", err, j.last)
 }
@@ -132,14 +147,20 @@ func render(message string, fields []zapcore.Field) string {
 // onFatal is what follows a message after which etcd cannot go on.
 type onFatal struct{ *journal }
 
-// OnWrite implements zapcore.CheckWriteHook. In Start, which recovers it, it is a
-// panic; later nothing of the process is left to be ended in order.
-func (f onFatal) OnWrite(e *zapcore.CheckedEntry, _ []zapcore.Field) {
+// OnWrite implements zapcore.CheckWriteHook. The goroutine that has failed stays
+// where it is, with the locks that it holds, so that nothing is written after
+// what could not be; the daemon ends meanwhile, in order.
+func (f onFatal) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 	f.mu.Lock()
-	now := f.phase
-	f.mu.Unlock()
-	if now == starting {
-		panic(e.Message)
+	if f.why == "" { // what fails after the first fails because of it
+		f.why = render(e.Message, fields)
+		for _, field := range fields {
+			if err, ok := field.Interface.(error); ok {
+				f.cause = err
+			}
+		}
+		close(f.dead)
 	}
-	os.Exit(1)
+	f.mu.Unlock()
+	select {}
 }

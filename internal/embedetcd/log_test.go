@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/zap"
@@ -42,14 +43,11 @@ func TestErrorsOfAStartGoIntoWhatItReturns(t *testing.T) {
 	if err := c.explain(errors.New("it has stopped")); err.Error() != "it has stopped: cannot read (path: db)" {
 		t.Errorf("%v", err)
 	}
-	func() {
-		defer func() {
-			if p := recover(); p != "fatal" {
-				t.Errorf("recovered %v", p)
-			}
-		}()
-		c.logger().Fatal("fatal")
-	}()
+	go c.logger().Fatal("cannot go on", zap.Error(syscall.ENOSPC))
+	<-c.dead
+	if c.why != "cannot go on (error: no space left on device)" || c.cause != syscall.ENOSPC {
+		t.Errorf("%s, %v", c.why, c.cause)
+	}
 	if out.Len() > 0 {
 		t.Errorf("log:\n%s", &out)
 	}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -39,8 +40,9 @@ const (
 
 // Server is a running etcd.
 type Server struct {
-	etcd *embed.Etcd
-	log  *core
+	etcd   *embed.Etcd
+	log    *core
+	failed chan error
 }
 
 // Start starts the etcd and waits until it answers. On failure nothing runs, and
@@ -60,15 +62,18 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	log := newCore(cfg.Logger)
 	c := etcdConfig(cfg)
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log.logger())
-	e, err := startEtcd(c)
+	e, err := startEtcd(c, log)
 	if err != nil {
 		return nil, log.explain(err)
 	}
-	s := &Server{e, log}
+	s := &Server{e, log, make(chan error, 1)}
 	select {
 	case <-e.Server.ReadyNotify():
 		log.enter(running)
+		go s.await(cfg.Dir)
 		return s, nil
+	case <-log.dead:
+		err = unusable(log.why, log.cause)
 	case err = <-e.Err():
 	case <-e.Server.StopNotify():
 		err = log.explain(errors.New("it has stopped"))
@@ -79,15 +84,43 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	return nil, err
 }
 
-// startEtcd makes an error of etcd's panics, which is how it answers to data that
-// it cannot read.
-func startEtcd(c *embed.Config) (e *embed.Etcd, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the data cannot be used (%v): move the directory away to begin anew, or put back a copy of it", p)
-		}
+// startEtcd returns an error also where etcd does not return: it answers with a
+// panic, or with the end of the process, to data that it cannot read or write.
+func startEtcd(c *embed.Config, log *core) (*embed.Etcd, error) {
+	type result struct {
+		etcd *embed.Etcd
+		err  error
+	}
+	started := make(chan result, 1)
+	go func() {
+		var r result
+		defer func() {
+			if p := recover(); p != nil {
+				r.err = unusable(fmt.Sprint(p), nil)
+			}
+			started <- r
+		}()
+		r.etcd, r.err = embed.StartEtcd(c)
 	}()
-	return embed.StartEtcd(c)
+	select {
+	case r := <-started:
+		return r.etcd, r.err
+	case <-log.dead:
+		return nil, unusable(log.why, log.cause)
+	}
+}
+
+// unusable is the error for data with which etcd cannot go on. Whose cause the
+// kernel has given is whole, and only that cause is to be mended.
+func unusable(why string, cause error) error {
+	var errno syscall.Errno
+	switch {
+	case !errors.As(cause, &errno):
+		return fmt.Errorf("the data cannot be used (%s): move the directory away to begin anew, or put back a copy of it", why)
+	case errno == syscall.ENOSPC, errno == syscall.EDQUOT:
+		return fmt.Errorf("the disk is full (%s): make room", why)
+	}
+	return fmt.Errorf("the data cannot be read or written (%s): see that they can", why)
 }
 
 // etcdConfig is etcd's form of cfg.
@@ -161,21 +194,44 @@ func openDatabase(path string) (db *bbolt.DB, err error) {
 	return bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockWait})
 }
 
-// Failed receives why the etcd has ended by itself.
-func (s *Server) Failed() <-chan error { return s.etcd.Err() }
+// await waits for the end of the etcd, and tells it unless Close has brought it
+// about.
+func (s *Server) await(dir string) {
+	var err error
+	select {
+	case <-s.log.dead:
+		err = fmt.Errorf("directory %s: %w", dir, unusable(s.log.why, s.log.cause))
+	case err = <-s.etcd.Err(): // nil: closed
+	case <-s.etcd.Server.StopNotify():
+		err = errors.New("it has stopped by itself, the log says why")
+	}
+	if err != nil && s.log.is(running) {
+		s.failed <- err
+	}
+}
+
+// Failed receives why the etcd has ended by itself. After that it can only be
+// closed; what it had written before is in its directory.
+func (s *Server) Failed() <-chan error { return s.failed }
 
 // Close ends the etcd. When it returns all data is written and the database is
-// free.
+// free, unless the etcd has failed: then only the end of the process frees it.
 func (s *Server) Close() {
 	// First the server and then its listeners: the other way round it would wait
 	// for the watches of other nodes, which do not end.
 	s.log.enter(ending)
-	s.etcd.Server.Stop()
-	closed := make(chan struct{})
+	stopped, closed := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(closed)
+		s.etcd.Server.Stop()
+		close(stopped)
 		s.etcd.Close()
+		close(closed)
 	}()
+	select {
+	case <-stopped:
+	case <-s.log.dead: // it would wait for what has failed
+		return
+	}
 	select {
 	case <-closed:
 	case <-time.After(closeWait):

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -107,6 +108,36 @@ func TestCloseDoesNotWaitForWatches(t *testing.T) {
 		t.Errorf("closing took %s", took)
 	}
 	start(t, cfg).Close() // nobody has the data
+}
+
+func TestAnEtcdThatEndsByItselfSaysWhyAndCanBeClosed(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		end  func(*Server)
+		want string
+	}{
+		{"what it wrote has failed", func(s *Server) { s.log.logger().Fatal("failed to commit", zap.Error(syscall.ENOSPC)) },
+			"directory %s: the disk is full (failed to commit (error: no space left on device)): make room"},
+		{"it finds its data wrong", func(s *Server) { s.log.logger().Panic("unexpected index") },
+			"directory %s: the data cannot be used (unexpected index): move the directory away"},
+		{"nobody listens any more", func(s *Server) { s.etcd.Clients[0].Close() }, "mux: "},
+		{"its server stops", func(s *Server) { s.etcd.Server.Stop() }, "stopped by itself"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := at(t)
+			s := start(t, cfg)
+			go tt.end(s)
+			select {
+			case err := <-s.Failed():
+				if want := strings.Replace(tt.want, "%s", cfg.Dir, 1); !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v, want %s", err, want)
+				}
+			case <-time.After(patience):
+				t.Error("nobody is told")
+			}
+			s.Close()
+		})
+	}
 }
 
 // TestStartRefusesWhatItCannotUse: without waiting, and saying what to do.
