@@ -28,6 +28,8 @@ const (
 	KeyPath      = "path"      // file
 	KeyQueues    = "queues"    // number of TUN queues
 	KeyRemedy    = "remedy"    // what to do about it
+	KeyRoute     = "route"     // one, as ip-route(8) writes it
+	KeyRoutes    = "routes"    // number of routes
 	KeySetting   = "setting"   // flag or environment variable, as it was given
 	KeyShard     = "shard"     // number of a shard, from 0
 	KeySubnet    = "subnet"    // pod subnets of a lease

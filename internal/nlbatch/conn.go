@@ -36,6 +36,7 @@ const (
 // use.
 type Conn struct {
 	fd       int
+	port     uint32
 	seq      uint32 // of the last request
 	requests int    // most in a datagram, so that their answers fit the receive buffer
 	bytes    int    // most in a datagram
@@ -63,6 +64,11 @@ func (c *Conn) prepare() error {
 	if err := unix.Bind(c.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("bind netlink socket: %w", err)
 	}
+	self, err := unix.Getsockname(c.fd)
+	if err != nil {
+		return fmt.Errorf("read the port of netlink socket: %w", err)
+	}
+	c.port = self.(*unix.SockaddrNetlink).Pid
 	// An answer without the request (Linux 4.3), and with a text that says what
 	// is wrong with it (4.12). Without them there is less to read.
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
@@ -83,6 +89,10 @@ func (c *Conn) prepare() error {
 	c.bytes = min(maxBytes, send/2)
 	return nil
 }
+
+// Port returns the port number of the socket. The kernel writes it into what it
+// tells others of the changes that were made over the socket (nlmsg_pid).
+func (c *Conn) Port() uint32 { return c.port }
 
 // Close closes the socket. It must not run at the same time as Do.
 func (c *Conn) Close() error {

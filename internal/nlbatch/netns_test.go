@@ -374,16 +374,13 @@ func TestLostAnswersAreTold(t *testing.T) {
 func TestAnswersToOthersAreNotTaken(t *testing.T) {
 	inside(t, func(d devices) {
 		c := dial(t)
-		own, err := unix.Getsockname(c.fd)
-		if err != nil {
-			t.Fatal(err)
-		}
 		forger, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer unix.Close(forger)
-		if err := unix.Sendto(forger, refused(c.seq+1, unix.EPERM), 0, own); err != nil {
+		if err := unix.Sendto(forger, refused(c.seq+1, unix.EPERM), 0,
+			&unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: c.Port()}); err != nil {
 			t.Fatal(err)
 		}
 		all(t, c, []Request{NeighReplace(d.peer4(1).neigh)})
