@@ -1,0 +1,212 @@
+package routes
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// TestWhatIsTakenAwayIsPutBack: each case takes routes away, and they are soon
+// back, which the log says.
+func TestWhatIsTakenAwayIsPutBack(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		take func(n *node, f family) error
+	}{
+		{"deleted", func(n *node, f family) error { return netlink.RouteDel(n.direct(f, 2).stock()) }},
+		{"replaced", func(n *node, f family) error {
+			return netlink.RouteReplace(with(n.direct(f, 2).stock(), func(r *netlink.Route) { r.Gw = f.gateway2.AsSlice() }))
+		}},
+		{"replaced by another device", func(n *node, f family) error {
+			return netlink.RouteReplace(&netlink.Route{Dst: ipNet(f.subnet(2)), LinkIndex: n.vtep.Attrs().Index})
+		}},
+		{"beside another", func(n *node, f family) error {
+			return netlink.RouteAppend(with(n.direct(f, 2).stock(), func(r *netlink.Route) { r.Gw = f.gateway2.AsSlice() }))
+		}},
+		{"all deleted", func(n *node, f family) error {
+			var errs []error
+			for i := 2; i < 40; i += 2 {
+				errs = append(errs, netlink.RouteDel(n.direct(f, i).stock()), netlink.RouteDel(n.tunnelled(f, i+1).stock()))
+			}
+			return errors.Join(errs...)
+		}},
+		{"device down and up", func(n *node, f family) error {
+			return errors.Join(netlink.LinkSetDown(n.eth0), again(n, f), netlink.LinkSetUp(n.eth0))
+		}},
+		// The kernel takes all IPv4 routes of a device away with its last
+		// address, without telling.
+		{"last address removed and added", func(n *node, f family) error {
+			return errors.Join(netlink.AddrDel(n.eth0, address("192.0.2.1/24")), again(n, f),
+				netlink.AddrAdd(n.eth0, address("192.0.2.1/24")), netlink.RouteDel(n.tunnelled(f, 3).stock()))
+		}},
+		{"last address of the tunnel removed", func(n *node, f family) error {
+			return errors.Join(netlink.AddrDel(n.vtep, address("10.5.1.0/32")), netlink.RouteDel(n.direct(f, 2).stock()))
+		}},
+		{"IPv6 turned off and on", func(n *node, f family) error {
+			const file = "/proc/sys/net/ipv6/conf/flannel.1/disable_ipv6"
+			return errors.Join(os.WriteFile(file, []byte("1"), 0), os.WriteFile(file, []byte("0"), 0),
+				netlink.RouteDel(n.direct(f, 2).stock()))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			each(t, func(n *node, f family) {
+				table, out := n.logged()
+				var want []Route
+				for i := 2; i < 40; i += 2 {
+					want = append(want, n.direct(f, i), n.tunnelled(f, i+1))
+				}
+				n.must(table.Set(want))
+				lines := f.lines(want...)
+				n.has(lines)
+				n.must(tt.take(n, f))
+				n.eventually("the routes are back", func() bool {
+					return slices.Equal(n.routes(), lines) && strings.Contains(out.String(), "put back")
+				})
+			})
+		})
+	}
+}
+
+// again puts the address back that eth0 loses when it goes down.
+func again(n *node, f family) error {
+	if f.number == netlink.FAMILY_V6 {
+		err := netlink.AddrReplace(n.eth0, address("2001:db8::1/64"))
+		if errors.Is(err, unix.EEXIST) {
+			return nil
+		}
+		return err
+	}
+	return nil
+}
+
+// TestForeignRoutesAreNotFoughtElsewhere: what others do beside the wanted
+// routes is not looked at.
+func TestForeignRoutesAreNotFoughtElsewhere(t *testing.T) {
+	each(t, func(n *node, f family) {
+		table, out := n.logged()
+		n.must(table.Set([]Route{n.direct(f, 2)}))
+		foreign := []*netlink.Route{
+			with(n.direct(f, 2).stock(), func(r *netlink.Route) { r.Priority = 5 }),
+			with(n.direct(f, 2).stock(), func(r *netlink.Route) { r.Table = 100 }),
+			n.tunnelled(f, 3).stock(),
+		}
+		for _, r := range foreign {
+			n.must(netlink.RouteAdd(r))
+		}
+		before := n.routes()
+		n.must(netlink.RouteDel(n.direct(f, 2).stock()))
+		n.eventually("our route is back beside them", func() bool { return slices.Equal(n.routes(), before) })
+		if text := out.String(); strings.Contains(text, "level=WARN") {
+			n.Errorf("log:\n%s", text)
+		}
+	})
+}
+
+// TestRouteComesWithItsDevice: what cannot be had is put in as soon as it can
+// be, and told once.
+func TestRouteComesWithItsDevice(t *testing.T) {
+	each(t, func(n *node, f family) {
+		table, out := n.logged()
+		n.must(netlink.LinkSetDown(n.vtep))
+		if err := table.Set([]Route{n.direct(f, 2), n.tunnelled(f, 3)}); !errors.Is(err, unix.ENETDOWN) {
+			n.Errorf("error %v", err)
+		}
+		n.has(f.lines(n.direct(f, 2)))
+		n.must(netlink.LinkSetUp(n.vtep))
+		n.eventually("the route is there", func() bool {
+			return slices.Equal(n.routes(), f.lines(n.direct(f, 2), n.tunnelled(f, 3)))
+		})
+		if text := out.String(); strings.Contains(text, "level=WARN") { // Set has told
+			n.Errorf("log:\n%s", text)
+		}
+	})
+}
+
+func TestRouteComesWithTheAddressThatReachesItsGateway(t *testing.T) {
+	each(t, func(n *node, f family) {
+		table, out := n.logged()
+		far := Route{Dst: f.subnet(2), Via: f.far, Dev: n.eth0.Attrs().Index}
+		if err := table.Set([]Route{far}); err == nil {
+			n.Error("no error")
+		}
+		n.addr(n.eth0, "198.51.100.2/24")
+		n.addr(n.eth0, "2001:db8:ffff::2/64")
+		n.eventually("the route is there", func() bool { return slices.Equal(n.routes(), f.lines(far)) })
+		n.must(netlink.AddrDel(n.eth0, address("198.51.100.2/24")), netlink.AddrDel(n.eth0, address("2001:db8:ffff::2/64")),
+			netlink.RouteDel(far.stock()))
+		n.eventually("the log says what is wrong", func() bool {
+			return strings.Contains(out.String(), "no network of eth0 has the peer's address "+f.far.String())
+		})
+		if text := out.String(); strings.Count(text, "level=WARN") != 1 {
+			n.Errorf("log:\n%s", text)
+		}
+	})
+}
+
+// TestWhoTakesARouteAgainAndAgainIsNotFoughtAtAnyPrice: it is put back later and
+// later, which is told once, and other routes do not suffer.
+func TestWhoTakesARouteAgainAndAgainIsNotFoughtAtAnyPrice(t *testing.T) {
+	f := families[0]
+	inside(t, func(n *node) {
+		table, out := n.logged()
+		want := f.lines(n.direct(f, 2), n.direct(f, 3))
+		n.must(table.Set([]Route{n.direct(f, 2), n.direct(f, 3)}))
+		const times = 8
+		atLeast := time.Duration(0)
+		begin := time.Now()
+		for i := range times {
+			n.must(netlink.RouteReplace(n.tunnelled(f, 2).stock()))
+			n.eventually("it is put back", func() bool { return slices.Equal(n.routes(), want) })
+			if i > 0 {
+				atLeast += min(firstRest<<(i-1), longestRest)
+			}
+		}
+		if took := time.Since(begin); took < atLeast {
+			n.Errorf("put back %d times in %v, want %v at least", times, took, atLeast)
+		}
+		n.must(netlink.RouteReplace(n.tunnelled(f, 2).stock()), netlink.RouteDel(n.direct(f, 3).stock()))
+		n.eventually("the other route is back, before the one that is fought for", func() bool {
+			routes := n.routes()
+			return slices.Contains(routes, f.lines(n.direct(f, 3))[0]) && slices.Contains(routes, f.lines(n.tunnelled(f, 2))[0])
+		})
+		if text := out.String(); strings.Count(text, "again and again") != 1 || !strings.Contains(text, "10.5.2.0/24 via 192.0.2.2 dev eth0") {
+			n.Errorf("log:\n%s", text)
+		}
+		// Who wants it elsewhere now has it there at once.
+		n.must(table.Set([]Route{n.direct(f, 3), {Dst: f.subnet(2), Via: f.gateway2, Dev: n.eth0.Attrs().Index}}))
+		if !slices.Contains(n.routes(), f.lines(Route{Dst: f.subnet(2), Via: f.gateway2, Dev: n.eth0.Attrs().Index})[0]) {
+			n.Errorf("routes:\n%s", strings.Join(n.routes(), "\n"))
+		}
+	})
+}
+
+// TestChangesThatWereNotToldAreFound: so many that the socket's buffer does not
+// hold them.
+func TestChangesThatWereNotToldAreFound(t *testing.T) {
+	f := families[1]
+	inside(t, func(n *node) {
+		table := n.open(n.config())
+		n.run(table)
+		var want []Route
+		for i := range 2000 {
+			want = append(want, n.direct(f, i+2))
+		}
+		n.must(table.Set(want))
+		lines := n.routes()
+		table.mu.Lock() // Run does not read meanwhile
+		for _, r := range want {
+			n.must(netlink.RouteDel(r.stock()))
+		}
+		table.mu.Unlock()
+		n.eventually("all are back", func() bool { return slices.Equal(n.routes(), lines) })
+		if len(lines) != len(want) {
+			n.Errorf("%d routes, want %d", len(lines), len(want))
+		}
+	})
+}
