@@ -25,10 +25,11 @@ const etcdPrefix = "/coreos.com/network"
 // etcdLab is a lab whose last host runs an etcd in the place of a daemon.
 type etcdLab struct {
 	*lab
-	server *etcdtest.Server
-	host   *netlab.Host
-	port   string
-	client *clientv3.Client // in the namespace of host
+	server  *etcdtest.Server
+	members []*etcdtest.Server // of a cluster; server is the first
+	host    *netlab.Host
+	port    string           // of server
+	client  *clientv3.Client // in the namespace of host
 }
 
 // newEtcdLab starts two nodes that have the subnets of their pods from etcd.
@@ -55,19 +56,28 @@ func idleEtcdLab(t *testing.T, nodes int, flags ...string) *etcdLab {
 // serveEtcd starts an empty etcd on the last host.
 func serveEtcd(t *testing.T, lab *lab) *etcdLab {
 	t.Helper()
+	return serveEtcdCluster(t, lab, 1, "")
+}
+
+// serveEtcdCluster starts an empty etcd of n members on the last host. program
+// is the path of an etcd; if empty, it is that of "make etcd".
+func serveEtcdCluster(t *testing.T, lab *lab, n int, program string) *etcdLab {
+	t.Helper()
 	l := &etcdLab{lab: lab, host: lab.Hosts[len(lab.Hosts)-1]}
-	l.server = etcdtest.Start(t, etcdtest.Options{
-		Host: "::",
+	l.members = etcdtest.StartCluster(t, n, etcdtest.Options{
+		Host:    "::",
+		Program: program,
 		Command: func(name string, args ...string) (*exec.Cmd, func() error) {
 			c := l.host.NS.Command(context.Background(), name, args...)
 			return c.Cmd, c.Start
 		},
 	})
+	l.server = l.members[0]
 	u, err := url.Parse(l.server.Endpoint)
 	must(t, err)
 	l.port = u.Port()
 	l.client, err = clientv3.New(clientv3.Config{
-		Endpoints: []string{l.endpoint()}, Logger: zap.NewNop(),
+		Endpoints: strings.Split(l.endpoint(), ","), Logger: zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			return l.host.NS.Dial(ctx, "tcp", addr)
 		})},
@@ -83,9 +93,18 @@ func (d *daemon) readEtcd(endpoint string) {
 	d.args = append(d.args, "--etcd-endpoints="+endpoint)
 }
 
-// endpoint is where the nodes reach etcd.
+// endpoint is where the nodes reach etcd: one URL, or those of all members.
 func (l *etcdLab) endpoint() string {
-	return "http://" + net.JoinHostPort(l.underlay(len(l.Hosts)-1).String(), l.port)
+	var all []string
+	for _, m := range l.members {
+		all = append(all, l.endpointOf(m))
+	}
+	return strings.Join(all, ",")
+}
+
+func (l *etcdLab) endpointOf(m *etcdtest.Server) string {
+	port := m.Endpoint[strings.LastIndexByte(m.Endpoint, ':')+1:]
+	return "http://" + net.JoinHostPort(l.underlay(len(l.Hosts)-1).String(), port)
 }
 
 // grantAll makes a lease for each node, of its pods' subnet, as a node finds it
@@ -93,9 +112,15 @@ func (l *etcdLab) endpoint() string {
 func (l *etcdLab) grantAll() {
 	l.t.Helper()
 	for i := range l.daemons {
-		granted := strings.Fields(l.etcdctl("lease", "grant", "3600"))
-		l.etcdctl("put", "--lease="+granted[1], l.key(i), fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, l.Hosts[i].Addr))
+		l.grant(i)
 	}
+}
+
+// grant makes a lease for node number i, as grantAll does.
+func (l *etcdLab) grant(i int) {
+	l.t.Helper()
+	granted := strings.Fields(l.etcdctl("lease", "grant", "3600"))
+	l.etcdctl("put", "--lease="+granted[1], l.key(i), fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, l.Hosts[i].Addr))
 }
 
 // key is where the lease of host number i stands.
@@ -202,7 +227,7 @@ func (l *etcdLab) checkHistory() {
 }
 
 // steadyFlows are flows between two pods, both ways.
-type steadyFlows [2]*steadyFlow
+type steadyFlows []*steadyFlow
 
 func (l *lab) steady(i, j int) steadyFlows {
 	l.t.Helper()
