@@ -18,6 +18,8 @@ type State struct {
 
 	// Device describes the TUN device; the zero value: there is none yet.
 	Device DeviceInfo
+	// Backend is which backends the node has for its peers.
+	Backend BackendInfo
 	// Offloads says of each kernel offload, by name, whether it is in force.
 	Offloads map[string]bool
 }
@@ -25,6 +27,10 @@ type State struct {
 // DeviceInfo describes the TUN device: its name, its kind ("offload",
 // "plain") and why it is of this kind.
 type DeviceInfo struct{ Name, Kind, Reason string }
+
+// BackendInfo describes the choice of backends: what the configuration asks for
+// ("auto"), what the node takes first ("vxlan"), and why.
+type BackendInfo struct{ Configured, Backend, Reason string }
 
 // NewRegistry returns a registry with everything that twilld tells
 // Prometheus: the data plane's counters, its state, the Go runtime, the
@@ -66,7 +72,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range shardCounters {
 		ch <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{dropDesc, peersDesc, leasesDesc, sourceDesc, deviceDesc, offloadDesc} {
+	for _, d := range []*prometheus.Desc{dropDesc, peersDesc, leasesDesc, sourceDesc, deviceDesc, backendDesc, offloadDesc} {
 		ch <- d
 	}
 }
@@ -88,6 +94,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(ch, sourceDesc, truth(st.SourceOK))
 	if d := st.Device; d.Kind != "" {
 		gauge(ch, deviceDesc, 1, d.Name, d.Kind, d.Reason)
+	}
+	if b := st.Backend; b.Configured != "" {
+		gauge(ch, backendDesc, 1, b.Configured, b.Backend, b.Reason)
 	}
 	for name, inForce := range st.Offloads {
 		gauge(ch, offloadDesc, truth(inForce), name)

@@ -63,8 +63,11 @@ var (
 	leasesDesc = desc("leases", "Leases in force, the own one included.")
 	sourceDesc = desc("lease_source_ok",
 		"1 if the newest version of the lease source is in force; 0 while it is refused and the last good one stays. The log and twill status say why.")
+	backendDesc = desc("backend_info",
+		"Always 1; the labels say which backend the network configuration, or --backend, asks for, which one this node takes first, and why.",
+		"configured", "backend", "reason")
 	deviceDesc = desc("device_info",
-		"Always 1; the labels say which TUN device runs (kind offload: super-packets, kind plain: one packet a read) and why.",
+		"Always 1; the labels say which device runs (kind offload: a TUN device with super-packets, kind plain: one packet a read, kind vxlan and host-gw: the kernel's) and why.",
 		"device", "kind", "reason")
 	offloadDesc = desc("offload_enabled",
 		"1 if the kernel offload is in force on every shard, 0 if it is turned off or was refused; twill status says why.",

@@ -123,5 +123,8 @@ func explain(name string, err error) error {
 	case errors.Is(err, unix.EINVAL):
 		remedy = fmt.Sprintf("; an interface %s of another kind exists: delete it (ip link delete %s), or choose another name with --tun-name", name, name)
 	}
-	return fmt.Errorf("open TUN device %s: %w%s", name, err, remedy)
+	if name != "" {
+		name = " " + name
+	}
+	return fmt.Errorf("open TUN device%s: %w%s", name, err, remedy)
 }

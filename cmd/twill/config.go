@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/twillnet/twill/internal/daemon"
+	"github.com/twillnet/twill/encap/dataplane"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
 )
@@ -114,7 +114,8 @@ func checkConfig(text []byte) error {
 	if err != nil {
 		return err
 	}
-	return daemon.CheckConfig(c)
+	_, err = dataplane.SettingsOf(c, "")
+	return err
 }
 
 // unknownKeys returns the keys of a sound config that nobody reads, in order.

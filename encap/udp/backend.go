@@ -35,9 +35,9 @@ const queuesPerPair = 4
 
 // Config says what a Backend connects and how.
 type Config struct {
+	Options
 	Underlay underlay.Interface
-	Port     uint16         // UDP port of all nodes
-	Networks []netip.Prefix // of the whole cluster; routed into the device
+	Networks []netip.Prefix // routed into the device; what they lie in other routes may go round
 	Own      lease.Lease    // the lease of this node
 	TunName  string         // of the device, "flannel0"
 	Pairs    int            // of threads; 0: chosen by the number of CPUs
@@ -64,13 +64,15 @@ type Backend struct {
 // Run. On failure nothing is left.
 func Open(cfg Config) (_ *Backend, err error) {
 	b := &Backend{cfg: cfg}
-	if b.local, err = localAddr(cfg.Underlay); err != nil {
+	if b.local, err = LocalAddr(cfg.Underlay); err != nil {
 		return nil, err
 	}
-	b.mtu = encap.UnderlayMTU(cfg.Underlay.MTU).Tunnel(b.local)
+	if b.mtu, err = cfg.TunnelMTU(cfg.Underlay); err != nil {
+		return nil, err
+	}
 	if !b.mtu.Usable(cfg.Own.IPv6Subnet.IsValid()) {
 		return nil, fmt.Errorf("interface %s: MTU %d leaves %d bytes for packets of pods, too few: raise it to %d or more",
-			cfg.Underlay.Name, cfg.Underlay.MTU, b.mtu, encap.MinIPv6MTU+encap.Overhead(b.local))
+			cfg.Underlay.Name, int(b.mtu)+encap.Overhead(b.local), b.mtu, encap.MinIPv6MTU+encap.Overhead(b.local))
 	}
 	if cfg.PartialChecksums == offload.Off && announced(cfg.Own).PartialChecksums {
 		return nil, errors.New("--partial-checksums=off, but the lease of this node announces PartialChecksums: take it out of the lease's BackendData")
@@ -115,9 +117,9 @@ func Open(cfg Config) (_ *Backend, err error) {
 	return b, nil
 }
 
-// localAddr chooses the family of the underlay: IPv4 where the interface has
+// LocalAddr chooses the family of the underlay: IPv4 where the interface has
 // it, as stock flannel, else IPv6.
-func localAddr(u underlay.Interface) (netip.Addr, error) {
+func LocalAddr(u underlay.Interface) (netip.Addr, error) {
 	switch {
 	case u.IPv4.IsValid():
 		return u.IPv4, nil
@@ -125,6 +127,23 @@ func localAddr(u underlay.Interface) (netip.Addr, error) {
 		return u.IPv6, nil
 	}
 	return netip.Addr{}, fmt.Errorf("interface %s has no address for the udp backend: give it one, or choose another with --iface", u.Name)
+}
+
+// TunnelMTU returns the largest packet that a datagram over the interface u
+// carries whole.
+func (o Options) TunnelMTU(u underlay.Interface) (encap.TunnelMTU, error) {
+	local, err := LocalAddr(u)
+	if err != nil {
+		return 0, err
+	}
+	mtu := u.MTU
+	if o.MTU > mtu {
+		return 0, fmt.Errorf("network config: Backend.MTU is %d, interface %s carries %d: lower the one or raise the other", o.MTU, u.Name, mtu)
+	}
+	if o.MTU > 0 {
+		mtu = o.MTU
+	}
+	return encap.UnderlayMTU(mtu).Tunnel(local), nil
 }
 
 // Run forwards until ctx is done (the error is nil then) or something fatal
@@ -146,6 +165,9 @@ func (b *Backend) Close() error {
 
 // MTU returns the MTU of the device in bytes.
 func (b *Backend) MTU() int { return int(b.mtu) }
+
+// Index returns the number of the device, for routes into it.
+func (b *Backend) Index() int { return b.link.index }
 
 // Counters returns the counters of each shard.
 func (b *Backend) Counters() []*metrics.Shard { return b.engine.Counters() }

@@ -58,7 +58,7 @@ func inside(t *testing.T, f func(ns *netlab.Namespace)) {
 func config() Config {
 	return Config{
 		Underlay: underlay.Interface{Name: "eth0", MTU: 1500, IPv4: local4},
-		Port:     8285,
+		Options:  Options{Port: 8285},
 		Networks: []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16"), netip.MustParsePrefix("fd00:5::/32")},
 		Own:      node(1),
 		TunName:  "flannel0",

@@ -141,11 +141,11 @@ func TestLocalAddrPrefersIPv4(t *testing.T) {
 		{underlay.Interface{IPv4: local4}, local4},
 		{underlay.Interface{IPv6: local6}, local6},
 	} {
-		if got, err := localAddr(tt.u); err != nil || got != tt.want {
+		if got, err := LocalAddr(tt.u); err != nil || got != tt.want {
 			t.Errorf("%+v: %s, %v", tt.u, got, err)
 		}
 	}
-	if _, err := localAddr(underlay.Interface{Name: "eth7"}); err == nil {
+	if _, err := LocalAddr(underlay.Interface{Name: "eth7"}); err == nil {
 		t.Error("an interface without addresses is taken")
 	}
 }

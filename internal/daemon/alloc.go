@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 
+	"github.com/twillnet/twill/encap/dataplane"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
@@ -13,25 +14,26 @@ import (
 // packets from node to node.
 type alloc struct{ mtu int }
 
-func openAlloc(n node) (dataplane, error) { return alloc{n.link.MTU}, nil }
-
-// SetLeases implements dataplane: nobody here needs to know the peers.
+// SetLeases implements carrier: nobody here needs to know the peers.
 func (alloc) SetLeases([]lease.Lease) {}
 
-// Run implements dataplane.
+// Run implements carrier.
 func (alloc) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
 }
 
-// Close implements dataplane.
+// Close implements carrier.
 func (alloc) Close() error { return nil }
 
-// MTU implements dataplane: nothing is put around the packets.
+// MTU implements carrier: nothing is put around the packets.
 func (a alloc) MTU() int { return a.mtu }
 
-// Status implements dataplane: there is no device.
+// Choice implements carrier: there are no ways.
+func (alloc) Choice() dataplane.Choice { return dataplane.Choice{} }
+
+// Status implements carrier: there is no device.
 func (alloc) Status() status.Dataplane { return status.Dataplane{} }
 
-// Counters implements dataplane.
+// Counters implements carrier.
 func (alloc) Counters() []*metrics.Shard { return nil }

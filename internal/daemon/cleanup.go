@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/encap/vxlan"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/rules"
 	"github.com/twillnet/twill/internal/status"
@@ -39,6 +41,7 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	if device != nil {
 		errs = append(errs, d.removeDevice(device))
 	}
+	errs = append(errs, d.removeVXLAN(), d.removeRoutes())
 	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
@@ -61,6 +64,28 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	}
 	d.log.Info("cleaned up")
 	return nil
+}
+
+// removeVXLAN deletes the VXLAN devices of flannel's names, whatever their VNI.
+func (d *daemon) removeVXLAN() error {
+	names, err := vxlan.Left()
+	errs := []error{err}
+	for _, name := range names {
+		err := vxlan.Remove(name)
+		if errs = append(errs, err); err == nil {
+			d.log.Info("device and its routes removed", logging.KeyDevice, name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeRoutes deletes the plain routes to peers.
+func (d *daemon) removeRoutes() error {
+	removed, err := dataplane.RemoveRoutes(d.options.routesFile(), d.log)
+	for _, r := range removed {
+		d.log.Info("route removed", logging.KeyRoute, r)
+	}
+	return err
 }
 
 func exists(path string) bool {

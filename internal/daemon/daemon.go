@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/encap/dataplane"
 	"github.com/twillnet/twill/internal/httpd"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
@@ -56,7 +57,8 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		choose:       underlay.Choose,
 		stay:         underlay.Stay,
 		links:        watchLinks,
-		backends:     backends,
+		open:         open,
+		probes:       dataplane.Probe,
 	}
 	if o.cleanup {
 		return d.cleanUp(ctx)
@@ -76,10 +78,11 @@ type daemon struct {
 	reacquires bool
 
 	// What tests replace.
-	choose   func(underlay.Options) (underlay.Interface, error)
-	stay     func(underlay.Interface, underlay.Options) (underlay.Interface, error)
-	links    func() (changes <-chan struct{}, end func(), err error)
-	backends map[string]backend
+	choose func(underlay.Options) (underlay.Interface, error)
+	stay   func(underlay.Interface, underlay.Options) (underlay.Interface, error)
+	links  func() (changes <-chan struct{}, end func(), err error)
+	open   openCarrier
+	probes dataplane.Probes
 }
 
 // runUntilSignal runs until SIGTERM, SIGINT or the end of ctx, or until
@@ -148,11 +151,11 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer unwatch()
-	n, open, err := d.join(ctx, store)
+	n, err := d.join(ctx, store)
 	if err != nil {
 		return err
 	}
-	return d.forward(ctx, store, n, open, links)
+	return d.forward(ctx, store, n, links)
 }
 
 // watchLinks tells of changes of interfaces until end is called.
@@ -177,30 +180,40 @@ func (d *daemon) serveHTTP() (*httpd.Server, error) {
 	return web, err
 }
 
-// join finds out what this node is in the network: its backend, its interface
+// join finds out what this node is in the network: its backends, its interface
 // and its lease.
-func (d *daemon) join(ctx context.Context, store lease.Store) (node, openBackend, error) {
+func (d *daemon) join(ctx context.Context, store lease.Store) (node, error) {
 	n := node{options: d.options, log: d.log}
-	config, open, err := d.config(ctx, store)
+	err := d.config(ctx, store, &n)
 	if err != nil {
-		return n, nil, err
+		return n, err
 	}
-	n.config = config
+	d.tellChoice(&n)
 	d.state.waitFor("an interface to the other nodes")
 	if n.link, err = d.chooseLink(n.config); err != nil {
-		return n, nil, err
+		return n, err
 	}
 	d.log.Info("interface chosen", logging.KeyInterface, n.link.Name, logging.KeyWhy, n.link.Why)
 
 	d.state.waitFor("a lease")
-	own, err := store.Acquire(ctx, n.attrs(), d.previous())
+	if n.told, err = n.attrs(); err != nil {
+		return n, err
+	}
+	own, err := store.Acquire(ctx, n.told, d.previous())
 	if err != nil {
-		return n, nil, err
+		return n, err
 	}
 	n.own = *own
 	d.log.Info("lease acquired", logging.KeySubnet, n.own.Subnets())
 	d.state.change(func(doc *status.Document) { n.tell(doc) })
-	return n, open, nil
+	return n, nil
+}
+
+// tellChoice logs which backends were chosen, and why.
+func (d *daemon) tellChoice(n *node) {
+	if n.settings.Carries() {
+		d.log.Info("backends chosen", logging.KeyBackends, n.choice.Ways, logging.KeyWhy, n.choice.Why)
+	}
 }
 
 // chooseLink chooses the interface. In a network of both families it takes one
@@ -237,24 +250,4 @@ func (d *daemon) previous() lease.Previous {
 		d.log.Warn("subnet file not readable", logging.KeyError, err)
 	}
 	return env.Previous()
-}
-
-// tell puts what is known of the node into doc.
-func (n *node) tell(doc *status.Document) {
-	doc.Network = n.config.Networks()
-	doc.Backend = n.config.Backend.Type
-	doc.Lease = &status.Lease{
-		Subnet:     n.own.Subnet,
-		IPv6Subnet: n.own.IPv6Subnet,
-		PublicIP:   n.own.PublicIP,
-		PublicIPv6: n.own.PublicIPv6,
-		Expiration: n.own.Expiration,
-	}
-	doc.Underlay = &status.Underlay{
-		Name: n.link.Name,
-		IPv4: n.link.IPv4,
-		IPv6: n.link.IPv6,
-		MTU:  n.link.MTU,
-		Why:  n.link.Why,
-	}
 }

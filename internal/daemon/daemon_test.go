@@ -56,11 +56,11 @@ func TestNotReadyUntilTheDataPlaneIsUp(t *testing.T) {
 	h := newHost(t)
 	h.options.healthzIP, h.options.healthzPort = netip.MustParseAddr("127.0.0.1"), freePort(t)
 	opening, proceed := make(chan struct{}), make(chan struct{})
-	h.daemon.backends["udp"] = backend{checkUDP, func(n node) (dataplane, error) {
+	h.daemon.open = func(n node, before carrier) (carrier, error) {
 		close(opening)
 		<-proceed
-		return h.dp.open(n)
-	}}
+		return h.dp.open(n, before)
+	}
 	h.launch(t)
 	<-opening
 	if code, body := h.get(t, "/readyz"); code != http.StatusServiceUnavailable || body != "waiting for the data plane\n" {
@@ -106,10 +106,10 @@ func TestSignalEndsInTimeAndRemovesWhatWasMade(t *testing.T) {
 func TestSignalWhileStartingIsNoError(t *testing.T) {
 	h := newHost(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	h.daemon.backends["udp"] = backend{checkUDP, func(node) (dataplane, error) {
+	h.daemon.open = func(node, carrier) (carrier, error) {
 		cancel()
 		return nil, context.Cause(ctx)
-	}}
+	}
 	if err := h.daemon.runUntilSignal(ctx); err != nil {
 		t.Error(err)
 	}
@@ -151,8 +151,8 @@ func TestStartFailsWithNothingLeft(t *testing.T) {
 		{"broken lease file", func(t *testing.T, h *host) { h.write(t, `{"Network": "10.5.0.0/33"}`) },
 			[]string{"leases.json", "Network"}},
 		{"unsupported backend", func(t *testing.T, h *host) {
-			h.write(t, strings.Replace(twoNodes, `"udp"`, `"vxlan"`, 1))
-		}, []string{`backend type "vxlan" is not supported`, "only flannel has it; twilld has udp"}},
+			h.write(t, strings.Replace(twoNodes, `"udp"`, `"ipsec"`, 1))
+		}, []string{`backend type "ipsec" is not supported`, "only flannel has it; twilld has alloc, auto"}},
 		{"no interface", func(t *testing.T, h *host) {
 			h.daemon.choose = func(underlay.Options) (underlay.Interface, error) {
 				return underlay.Interface{}, errors.New("choose interface: --iface=eth7: there is no such interface")
@@ -257,7 +257,6 @@ func TestOpenedWithTheOptionsOfTheNetwork(t *testing.T) {
 		{`{"Type": "udp", "Port": "x"}`, "Backend.Port"},
 	} {
 		h := newHost(t)
-		h.daemon.backends["udp"] = backends["udp"]
 		h.write(t, strings.Replace(twoNodes, `{"Type": "udp"}`, tc.backend, 1))
 		h.launch(t)
 		if err := h.wait(t); err == nil || !strings.Contains(err.Error(), tc.want) {

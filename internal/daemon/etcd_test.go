@@ -183,7 +183,12 @@ func TestStolenLeaseMakesTheNodeTakeAnotherSubnet(t *testing.T) {
 // A lease that comes after a change of the network is one of the new network.
 func TestNodeThatLosesItsLeaseMovesToTheNetworkAsItIsNow(t *testing.T) {
 	h := newEtcdHost(t)
-	h.daemon.backends["alloc"] = backends["alloc"]
+	h.daemon.open = func(n node, before carrier) (carrier, error) {
+		if n.settings.Carries() {
+			return h.dp.open(n, before)
+		}
+		return open(n, before)
+	}
 	h.put(t, configKey, goodConf)
 	h.start(t)
 	key, _ := h.lease(t)

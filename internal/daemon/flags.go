@@ -144,6 +144,9 @@ var hostFlags = []flagDef{
 		"the same for IPv6",
 		func(o *options) any { return &o.publicIPv6 }, nil},
 
+	{groupDataplane, "backend", "TYPE",
+		"alloc, auto, host-gw, udp or vxlan on this node, whatever type the network configuration names. auto: vxlan where the kernel has it, else udp; to each peer the best that both have",
+		func(o *options) any { return &o.backend }, nil},
 	{groupDataplane, "tun-name", "NAME",
 		"name of the TUN device",
 		func(o *options) any { return &o.tunName }, nil},
@@ -216,7 +219,7 @@ var hostFlags = []flagDef{
 		"drop packets to addresses of the node's subnet that nobody has, instead of sending them where the default route leads",
 		func(o *options) any { return &o.blackhole }, nil},
 	{groupRules, "cleanup", "",
-		"remove what twilld or flannel has left on this host, and end: the TUN device with its routes, if it is still there, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Not while one of them runs (not flannel's)",
+		"remove what twilld or flannel has left on this host, and end: the TUN device and the VXLAN devices with their routes, if they are still there, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Not while one of them runs (not flannel's)",
 		func(o *options) any { return &o.cleanup }, nil},
 }
 

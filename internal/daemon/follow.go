@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,9 +12,8 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// apply follows one update of the store. What the node was opened with cannot
-// change under it: another network or another backend takes a restart, which is
-// asked for in the log and in the status. Until then the rest goes on.
+// apply follows one update of the store. Another network takes a restart, which
+// is asked for in the log and in the status. Until then the rest goes on.
 func (s *session) apply(u lease.Update) {
 	switch {
 	case errors.Is(u.Err, lease.ErrLost):
@@ -31,13 +29,16 @@ func (s *session) apply(u lease.Update) {
 	}
 	if u.Config != nil {
 		s.latest = u.Config
+		if err := s.adoptBackend(); err != nil {
+			s.refuse(err)
+		}
 	}
 	changed := s.set.Apply(u)
 	// Leases of another network would take the peers of this one away, while
 	// device and routes are still those of this one.
 	if (changed || u.Config != nil) && slices.Equal(s.latest.Networks(), s.node.config.Networks()) {
 		s.peers = s.set.Leases()
-		if s.engine != nil {
+		if s.upToDate() { // or else another is opened with them
 			s.engine.SetLeases(s.peers)
 		}
 		s.log.Info("leases applied", logging.KeyLeases, s.set.Len())
@@ -75,9 +76,6 @@ func (s *session) checkRestart() {
 	var why []string
 	if was, is := s.node.config.Networks(), s.latest.Networks(); !slices.Equal(was, is) {
 		why = append(why, fmt.Sprintf("the network is now %s, the device and its routes are those of %s", is, was))
-	}
-	if was, is := s.node.config.Backend, s.latest.Backend; was.Type != is.Type || !bytes.Equal(was.Raw, is.Raw) {
-		why = append(why, fmt.Sprintf("the backend is now %s, what runs is %s", describe(is), describe(was)))
 	}
 	if gone := s.ownGone(); gone != "" && s.noLease == "" && !s.reacquires {
 		why = append(why, gone)

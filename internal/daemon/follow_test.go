@@ -59,10 +59,6 @@ func TestWhatTakesARestartSaysSoOnce(t *testing.T) {
 	}{
 		{"network", `"10.5.0.0/16"`, `"10.0.0.0/8"`,
 			"the network is now [10.0.0.0/8]", 3},
-		{"backend options", `{"Type": "udp"}`, `{"Type": "udp", "Port": 9000}`,
-			`the backend is now {"Type":"udp","Port":9000}`, 3},
-		{"backend type", `{"Type": "udp"}`, `{"Type": "host-gw"}`,
-			`the backend is now {"Type":"host-gw"}`, 3},
 		{"own lease gone", `{"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"},`, "",
 			"this node's lease 10.5.1.0-24 is gone", 2},
 		{"own lease given away", `"192.0.2.1"`, `"192.0.2.9"`,
@@ -83,6 +79,67 @@ func TestWhatTakesARestartSaysSoOnce(t *testing.T) {
 			}
 			h.write(t, twoNodes)
 			h.eventually(t, "all is as at the start", func() bool { return h.status(t).Restart == "" })
+		})
+	}
+}
+
+func TestChangedBackendIsTakenOverAtOnce(t *testing.T) {
+	for _, tc := range []struct {
+		name, backend, status string
+		override              backendType
+	}{
+		{"options", `{"Type": "udp", "Port": 9000}`, "udp", ""},
+		{"type", `{"Type": "host-gw"}`, "host-gw", ""},
+		{"options of an override", `{"Type": "vxlan", "UDPPort": 9000}`, "udp", "udp"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHost(t)
+			h.options.backend = tc.override
+			h.start(t)
+			h.write(t, strings.Replace(twoNodes, `{"Type": "udp"}`, tc.backend, 1))
+			h.eventually(t, "the data plane is another", func() bool {
+				return strings.HasSuffix(h.dp.calls(), "run, run ended, close, open, leases 10.5.1.0-24 10.5.2.0-24, run")
+			})
+			h.eventually(t, "the daemon is ready again", func() bool { return h.state.waiting() == "" })
+			if d := h.status(t); d.Backend != tc.status || d.Restart != "" {
+				t.Errorf("status: %+v", d)
+			}
+		})
+	}
+}
+
+// What is the same for this node is no reason to disturb its pods.
+func TestBackendOfTheOthersDoesNotDisturbANodeWithItsOwn(t *testing.T) {
+	h := newHost(t)
+	h.options.backend = "udp"
+	h.start(t)
+	h.write(t, strings.Replace(threeNodes, `{"Type": "udp"}`, `{"Type": "auto"}`, 1))
+	h.eventually(t, "the third node arrives", func() bool { return h.status(t).Source.Leases == 3 })
+	if calls := h.dp.calls(); strings.Contains(calls, "close") {
+		t.Error(calls)
+	}
+}
+
+func TestBackendThatTheNodeHasNotLeavesItAsItWas(t *testing.T) {
+	for backend, want := range map[string]string{
+		`{"Type": "wireguard"}`:          `backend type "wireguard" is not supported, only flannel has it`,
+		`{"Type": "vxlan"}`:              "no VXLAN in a test; or start twilld with --backend=auto",
+		`{"Type": "vxlan", "VNI": -1}`:   "Backend.VNI",
+		`{"Type": "udp", "Port": 70000}`: "Backend.Port",
+	} {
+		h := newHost(t)
+		h.start(t)
+		h.write(t, strings.Replace(twoNodes, `{"Type": "udp"}`, backend, 1))
+		h.eventually(t, "the status says it", func() bool { return strings.Contains(h.state.waiting(), want) })
+		if calls := h.dp.calls(); strings.Contains(calls, "close") {
+			t.Errorf("%s: %s", backend, calls)
+		}
+		if n := strings.Count(h.logged(), "lease source refused"); n != 1 {
+			t.Errorf("%s: told %d times:\n%s", backend, n, h.logged())
+		}
+		h.write(t, threeNodes)
+		h.eventually(t, "the mended configuration is in force", func() bool {
+			return h.state.waiting() == "" && strings.HasSuffix(h.dp.calls(), "10.5.3.0-24")
 		})
 	}
 }

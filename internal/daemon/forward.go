@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/encap/dataplane"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 )
@@ -15,7 +15,7 @@ import (
 // store, interface and lease are, until ctx is done or something fails. links
 // receives when an interface has changed. When it returns nothing of what it
 // started runs any more.
-func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open openBackend, links <-chan struct{}) (err error) {
+func (d *daemon) forward(ctx context.Context, store lease.Store, n node, links <-chan struct{}) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	updates := make(chan lease.Update)
 	watch := start("watch leases", func() error { return store.Watch(ctx, updates) })
@@ -25,7 +25,7 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 		lost = reacquireOnLost // as soon as an operator has put it back
 	}
 	s := &session{
-		daemon: d, node: n, open: open,
+		daemon: d, node: n,
 		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, lost, d.log),
 		retry:  time.NewTimer(retryAfter),
 		told:   "nothing yet",
@@ -75,9 +75,9 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, open op
 		case <-ctx.Done():
 			err = ctx.Err()
 		case err = <-s.ended():
-			if errors.Is(err, fastpath.ErrDeviceGone) {
+			if errors.Is(err, dataplane.ErrDeviceGone) {
+				s.replaceDevice(ctx, err)
 				err = nil
-				s.replaceDevice(ctx)
 			}
 		case err = <-watch:
 		case err = <-holding:

@@ -175,7 +175,7 @@ func (k *keeping) attempt(ctx context.Context) error {
 
 func (k *keeping) try(ctx context.Context) error {
 	wanted := k.own
-	wanted.PublicIP, wanted.PublicIPv6 = k.want.PublicIP, k.want.PublicIPv6
+	wanted.Attrs = k.want
 	if k.held {
 		renewed, err := k.store.Renew(ctx, &wanted)
 		if err == nil {

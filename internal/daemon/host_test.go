@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twillnet/twill/encap/dataplane"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/underlay"
@@ -75,13 +76,17 @@ func newHost(t *testing.T) *host {
 		ended: make(chan error, 1),
 	}
 	h.daemon = &daemon{
-		options:  o,
-		log:      logging.New(&h.log, logging.Text, slog.LevelDebug),
-		state:    newState(o.source(), "the source of leases"),
-		choose:   h.wires.choose,
-		stay:     h.wires.stay,
-		links:    func() (<-chan struct{}, func(), error) { return h.wires.changes, func() {}, nil },
-		backends: map[string]backend{"udp": {checkUDP, h.dp.open}},
+		options: o,
+		log:     logging.New(&h.log, logging.Text, slog.LevelDebug),
+		state:   newState(o.source(), "the source of leases"),
+		choose:  h.wires.choose,
+		stay:    h.wires.stay,
+		links:   func() (<-chan struct{}, func(), error) { return h.wires.changes, func() {}, nil },
+		open:    h.dp.open,
+		probes: dataplane.Probes{
+			VXLAN: func(int) error { return errors.New("no VXLAN in a test") },
+			UDP:   func() error { return nil },
+		},
 	}
 	h.write(t, twoNodes)
 	return h
@@ -228,7 +233,7 @@ func (f *fakeDataplane) calls() string {
 	return strings.Join(f.log, ", ")
 }
 
-func (f *fakeDataplane) open(n node) (dataplane, error) {
+func (f *fakeDataplane) open(n node, _ carrier) (carrier, error) {
 	f.tries.Add(1)
 	f.mu.Lock()
 	f.node = n
@@ -275,6 +280,13 @@ func (f *fakeDataplane) Run(ctx context.Context) error {
 func (f *fakeDataplane) Close() error {
 	f.note("close")
 	return nil
+}
+
+// Choice implements carrier.
+func (f *fakeDataplane) Choice() dataplane.Choice {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.node.choice
 }
 
 func (f *fakeDataplane) MTU() int {

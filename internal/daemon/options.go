@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/twillnet/twill/encap/dataplane"
 	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/logging"
@@ -30,6 +33,7 @@ type options struct {
 	publicIP      netip.Addr
 	publicIPv6    netip.Addr
 
+	backend          backendType
 	tunName          string
 	threadPairs      int
 	sourceCheck      fastpath.SourceCheck
@@ -76,6 +80,22 @@ func (l *stringList) Set(v string) error {
 	*l = append(*l, v)
 	return nil
 }
+
+// backendType overrides the type that the network configuration names; empty:
+// it does not.
+type backendType string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *backendType) UnmarshalText(text []byte) error {
+	if len(text) > 0 && !slices.Contains(dataplane.Types, string(text)) {
+		return fmt.Errorf("want one of %s", strings.Join(dataplane.Types, ", "))
+	}
+	*b = backendType(text)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (b backendType) MarshalText() ([]byte, error) { return []byte(b), nil }
 
 // Limits of the kernel.
 const (
@@ -131,6 +151,10 @@ func (o *options) underlay() underlay.Options {
 		PublicIPv6: text(o.publicIPv6),
 	}
 }
+
+// routesFile is where the plain routes that this host has been given are written
+// down: beside the subnet file, of which every daemon of a host has its own.
+func (o *options) routesFile() string { return o.subnetFile + ".routes" }
 
 // text is a as it may stand on the command line: empty if there is none.
 func text(a netip.Addr) string {

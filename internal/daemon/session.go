@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/twillnet/twill/encap/dataplane"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/underlay"
 	"github.com/twillnet/twill/lease"
@@ -28,11 +30,11 @@ const retryAfter = time.Second
 type session struct {
 	*daemon
 	node   node // as it should be
-	open   openBackend
 	holder *holder
 
 	engine    *engine // nil: no data plane is open
 	opened    node    // what engine was opened with
+	before    carrier // the data plane before that, closed; nil: none
 	firewall  firewall
 	holes     []netip.Prefix  // subnets with a blackhole route
 	written   lease.SubnetEnv // what the subnet file says; zero: nothing yet
@@ -54,7 +56,7 @@ type session struct {
 
 // engine is an open data plane that forwards.
 type engine struct {
-	dataplane
+	carrier
 	stop  context.CancelFunc
 	ended <-chan error // gives what Run has ended with
 }
@@ -126,8 +128,7 @@ func (s *session) followLink() error {
 	s.node.link = now
 	s.state.change(s.node.tell)
 	if now.PublicIP != was.PublicIP || now.PublicIPv6 != was.PublicIPv6 {
-		s.noLease = "the other nodes do not know yet that this one is at " + public(now)
-		s.holder.move(s.node.attrs())
+		s.announce("the other nodes do not know yet that this one is at " + public(now))
 	}
 	return nil
 }
@@ -146,10 +147,10 @@ func (s *session) noteNone(err error) {
 	}
 }
 
-// upToDate says whether the data plane is open and is that of the interface and
-// of the subnets that the node has.
+// upToDate says whether the data plane is open and is that of the interface, the
+// subnets and the backends that the node has.
 func (s *session) upToDate() bool {
-	return s.engine != nil && s.opened.link.Equal(s.node.link) && s.opened.own.Key() == s.node.own.Key()
+	return s.engine != nil && s.opened.opensLike(&s.node)
 }
 
 // reopen closes the data plane, if there is one, and opens it as it should be.
@@ -163,13 +164,15 @@ func (s *session) reopen(ctx context.Context) error {
 			s.log.Warn("data plane not closed", logging.KeyError, err)
 		}
 	}
-	dp, err := s.open(s.node)
+	dp, err := s.open(s.node, s.before)
 	if err != nil {
 		return err
 	}
 	if ctx.Err() != nil { // opening takes no notice of it
 		return errors.Join(ctx.Err(), dp.Close())
 	}
+	s.before = nil
+	s.fallBack(dp.Choice())
 	dp.SetLeases(s.peers)
 	s.state.attach(dp)
 	ctx, cancel := context.WithCancel(ctx)
@@ -178,9 +181,36 @@ func (s *session) reopen(ctx context.Context) error {
 	return nil
 }
 
+// fallBack tells the other nodes with which ways the data plane has opened, if
+// they are not those that it was to have.
+func (s *session) fallBack(c dataplane.Choice) {
+	if c.Equal(s.node.choice) {
+		return
+	}
+	s.node.choice = c
+	s.tellChoice(&s.node)
+	s.announce("the other nodes do not know yet which backends this one has")
+}
+
+// announce has the lease say what the node is now, if that is new. Until it does,
+// why keeps the node from being ready.
+func (s *session) announce(why string) {
+	s.state.change(s.node.tell)
+	attrs, err := s.node.attrs()
+	if err != nil {
+		s.noLease = fmt.Sprintf("%s: %v", why, err)
+		return
+	}
+	if attrs.Equal(s.node.told) {
+		return
+	}
+	s.node.told, s.noLease = attrs, why
+	s.holder.move(attrs)
+}
+
 // replaceDevice makes the device anew that somebody has deleted.
-func (s *session) replaceDevice(ctx context.Context) {
-	s.log.Warn("device was deleted, making it anew", logging.KeyDevice, s.options.tunName)
+func (s *session) replaceDevice(ctx context.Context, gone error) {
+	s.log.Warn("device was deleted, making it anew", logging.KeyWhy, gone)
 	if err := s.close(); err != nil {
 		s.log.Debug("data plane not closed", logging.KeyError, err)
 	}
@@ -197,7 +227,7 @@ func (s *session) close() error {
 	s.engine.stop()
 	await(s.engine.ended)
 	err := s.engine.Close()
-	s.engine = nil
+	s.before, s.engine = s.engine.carrier, nil
 	return err
 }
 
@@ -251,12 +281,34 @@ func (s *session) hold(h held) {
 // is where another subnet comes from, and the data plane is opened anew for it
 // anyway.
 func (s *session) adoptConfig() {
-	open, err := backendFor(s.backends, s.latest)
-	if err != nil || s.latest.Equal(s.node.config) {
-		return // what the node cannot do, checkRestart has told
+	was := s.node.config
+	if s.latest.Equal(was) || s.plan(&s.node, s.latest) != nil {
+		return // what the node cannot do, adoptBackend has told
 	}
-	s.log.Info("network configuration taken over", logging.KeyWas, s.node.config.Networks(), logging.KeyNow, s.latest.Networks())
-	s.node.config, s.open, s.peers = s.latest, open, s.set.Leases()
+	s.log.Info("network configuration taken over", logging.KeyWas, was.Networks(), logging.KeyNow, s.latest.Networks())
+	s.peers = s.set.Leases()
+}
+
+// adoptBackend takes over the backend of the latest network configuration, if the
+// networks have stayed: the data plane is opened anew for it then. The error says
+// what keeps this node from it; it goes on as it was.
+func (s *session) adoptBackend() error {
+	if s.latest.Equal(s.node.config) || !slices.Equal(s.latest.Networks(), s.node.config.Networks()) {
+		return nil
+	}
+	to := s.node
+	if err := s.plan(&to, s.latest); err != nil {
+		return err
+	}
+	was := s.node
+	s.node = to
+	if to.settings == was.settings {
+		return nil
+	}
+	s.log.Info("backend has changed", logging.KeyWas, describe(was.config.Backend), logging.KeyNow, describe(to.config.Backend))
+	s.tellChoice(&s.node)
+	s.announce("the other nodes do not know yet that the backend has changed")
+	return nil
 }
 
 // tell tells whoever waits for it whether pods can talk; err is what reconcile

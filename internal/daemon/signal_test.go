@@ -50,10 +50,10 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 // hang is the other process of the test.
 func hang(t *testing.T) {
 	h := newHost(t)
-	h.daemon.backends["udp"] = backend{checkUDP, func(n node) (dataplane, error) {
-		_, err := h.dp.open(n)
+	h.daemon.open = func(n node, before carrier) (carrier, error) {
+		_, err := h.dp.open(n, before)
 		return unclosable{h.dp}, err
-	}}
+	}
 	h.start(t)
 	os.Stdout.WriteString("ready\n")
 	h.wait(t)

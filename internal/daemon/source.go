@@ -50,18 +50,16 @@ type configWaiter interface {
 	WaitConfig(ctx context.Context, told func(error)) (*lease.Config, error)
 }
 
-// config returns the network configuration and how to open the backend that it
-// names. What is wrong with it ends a daemon that reads it from a file, next to
+// config makes n a node of the network as the store has it. What is wrong with it ends a daemon that reads it from a file, next to
 // which it runs; where others write it for all nodes, it is waited for.
-func (d *daemon) config(ctx context.Context, store lease.Store) (*lease.Config, openBackend, error) {
+func (d *daemon) config(ctx context.Context, store lease.Store, n *node) error {
 	w, waits := store.(configWaiter)
 	if !waits {
 		c, err := store.Config(ctx)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		open, err := backendFor(d.backends, c)
-		return c, open, err
+		return d.plan(n, c)
 	}
 	var refused string
 	told := func(err error) {
@@ -73,21 +71,20 @@ func (d *daemon) config(ctx context.Context, store lease.Store) (*lease.Config, 
 	for {
 		c, err := w.WaitConfig(ctx, told)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		open, err := backendFor(d.backends, c)
-		if err == nil {
+		if err = d.plan(n, c); err == nil {
 			if refused != "" {
 				d.log.Info("network configuration good now")
 			}
 			d.state.change(func(doc *status.Document) { doc.Source.LastError, doc.Source.LastErrorAt = "", time.Time{} })
-			return c, open, nil
+			return nil
 		}
 		told(err)
 		select {
 		case <-time.After(retryAfter):
 		case <-ctx.Done():
-			return nil, nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
@@ -107,6 +104,7 @@ func configFault(err error) bool {
 	var (
 		syntax *lease.SyntaxError
 		config *lease.ConfigError
+		ours   *settingsError
 	)
-	return errors.As(err, &syntax) || errors.As(err, &config) || errors.Is(err, etcd.ErrNoConfig)
+	return errors.As(err, &syntax) || errors.As(err, &config) || errors.As(err, &ours) || errors.Is(err, etcd.ErrNoConfig)
 }

@@ -19,7 +19,7 @@ type state struct {
 	// the data plane knows.
 	doc status.Document
 	// dp is nil before the data plane is open and after it is closed.
-	dp dataplane
+	dp carrier
 	// sampled ends what looks at dp's counters; nil: nothing does.
 	sampled  context.CancelFunc
 	activity status.Activity
@@ -57,7 +57,7 @@ func (s *state) waitFor(what string) {
 
 // attach tells which data plane to ask; nil: none. When it returns, the one
 // before is not being asked any more and can be closed.
-func (s *state) attach(dp dataplane) {
+func (s *state) attach(dp carrier) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sampled != nil {
@@ -155,6 +155,10 @@ func (s *state) gauges() metrics.State {
 	st := metrics.State{
 		Leases:   s.doc.Source.Leases,
 		SourceOK: s.doc.Source.LastError == "",
+	}
+	st.Backend = metrics.BackendInfo{Configured: s.doc.Backend, Reason: s.doc.BackendWhy}
+	if len(s.doc.Ways) > 0 {
+		st.Backend.Backend = s.doc.Ways[0]
 	}
 	if s.dp == nil {
 		return st

@@ -13,7 +13,7 @@ import (
 
 // countingPlane is a data plane with one peer.
 type countingPlane struct {
-	dataplane // what is not asked here
+	carrier // what is not asked here
 	sent      atomic.Uint64
 	asked     atomic.Int32 // calls of Status
 }

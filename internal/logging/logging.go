@@ -15,6 +15,7 @@ import (
 const (
 	KeyAddress   = "address"   // IP address and port
 	KeyAway      = "away"      // how long it was not there
+	KeyBackends  = "backends"  // ways to the peers, the best first: [vxlan udp]
 	KeyDevice    = "device"    // TUN device: flannel0
 	KeyEndpoints = "endpoints" // URLs of etcd
 	KeyError     = "error"     // what failed

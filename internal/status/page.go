@@ -46,7 +46,7 @@ func (p page) node(d *Document) {
 		fmt.Fprintf(p, "restart needed: %s\n", d.Restart)
 	}
 	if len(d.Network) > 0 {
-		p.row("  network", join(d.Network)+", backend "+d.Backend)
+		p.row("  network", join(d.Network)+", backend "+d.backends())
 	}
 	if l := d.Lease; l != nil {
 		p.row("  lease", join(valid(l.Subnet, l.IPv6Subnet))+" at "+join(validAddrs(l.PublicIP, l.PublicIPv6)))
@@ -89,9 +89,26 @@ func (r *Rules) describe() string {
 	return text
 }
 
+// backends tells what was asked for and what came of it.
+func (d *Document) backends() string {
+	if d.BackendWhy == "" {
+		return d.Backend
+	}
+	return fmt.Sprintf("%s: %s (%s)", d.Backend, strings.Join(d.Ways, ", "), d.BackendWhy)
+}
+
 func (p page) engine(d *Document) {
 	dp := d.Dataplane
-	p.row("  device", fmt.Sprintf("%s, %s, MTU %d (%s)", dp.Device.Name, dp.Device.Kind, dp.Device.MTU, dp.Device.Why))
+	devices := dp.Devices
+	if len(devices) == 0 {
+		devices = []Device{dp.Device}
+	}
+	for _, dev := range devices {
+		p.row("  device", fmt.Sprintf("%s, %s, MTU %d (%s)", dev.Name, dev.Kind, dev.MTU, dev.Why))
+	}
+	if dp.Port == 0 {
+		return // all is done by the kernel
+	}
 	p.row("  socket", fmt.Sprintf("UDP port %d, source check %s", dp.Port, dp.SourceCheck))
 	var tx, rx Direction
 	var overflows uint64
@@ -128,6 +145,9 @@ func (d *Direction) describe() string {
 }
 
 func (p page) offloads(offloads []Offload) {
+	if len(offloads) == 0 {
+		return
+	}
 	fmt.Fprintln(p)
 	p.row("OFFLOAD", "ASKED", "IN FORCE", "WHY")
 	for _, o := range offloads {
@@ -145,12 +165,16 @@ func (p page) peers(peers []Peer) {
 		p.row("no peers: no other node has a lease")
 		return
 	}
-	p.row("PEER", "SUBNETS", "SENT", "PACKETS", "RECEIVED", "PACKETS")
+	p.row("PEER", "BACKEND", "SUBNETS", "SENT", "PACKETS", "RECEIVED", "PACKETS")
 	byAddr := func(a, b Peer) int { return a.PublicIP.Compare(b.PublicIP) }
 	for _, peer := range slices.SortedFunc(slices.Values(peers), byAddr) {
-		p.row(peer.PublicIP.String(), join(peer.Subnets),
-			size(peer.TXBytes), fmt.Sprint(peer.TXPackets),
-			size(peer.RXBytes), fmt.Sprint(peer.RXPackets))
+		cells := []string{peer.PublicIP.String(), peer.Backend, join(peer.Subnets)}
+		if peer.Counted() {
+			cells = append(cells, size(peer.TXBytes), fmt.Sprint(peer.TXPackets), size(peer.RXBytes), fmt.Sprint(peer.RXPackets))
+		} else {
+			cells = append(cells, "-", "-", "-", "-")
+		}
+		p.row(cells...)
 	}
 }
 

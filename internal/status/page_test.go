@@ -68,6 +68,20 @@ func TestPage(t *testing.T) {
 			Dataplane: &Dataplane{Device: Device{Name: "flannel0", Kind: KindPlain, Why: "--tun-offload=off", MTU: 1472}, Port: 8285, SourceCheck: "off"},
 			Source:    Source{Name: "file /etc/twill/leases.json", Leases: 1},
 		}},
+		{"mixed.txt", Document{
+			Version: "v0.1.0", PID: 4242, Uptime: 1,
+			Network: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Backend: "auto",
+			Ways: []string{"vxlan", "udp"}, BackendWhy: "the kernel has VXLAN",
+			Dataplane: &Dataplane{
+				Device:  Device{Name: "flannel.1", Kind: KindVXLAN, Why: "the kernel has VXLAN", MTU: 1450},
+				Devices: []Device{{Name: "flannel.1", Kind: KindVXLAN, Why: "the kernel has VXLAN", MTU: 1450}},
+				Peers: []Peer{{
+					Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}, PublicIP: netip.MustParseAddr("172.31.9.13"),
+					Backend: "vxlan",
+				}},
+			},
+			Source: Source{Name: "file /etc/twill/leases.json", Leases: 2},
+		}},
 	} {
 		t.Run(tc.golden, func(t *testing.T) {
 			var got bytes.Buffer

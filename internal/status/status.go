@@ -24,15 +24,20 @@ type Document struct {
 	// come into force; empty: none is pending.
 	Restart string `json:"restart_needed,omitempty"`
 
-	Network   []netip.Prefix `json:"network,omitempty"`
-	Backend   string         `json:"backend,omitempty"` // "udp"
-	Lease     *Lease         `json:"lease,omitempty"`
-	Underlay  *Underlay      `json:"underlay,omitempty"`
-	Rules     *Rules         `json:"rules,omitempty"`
-	Dataplane *Dataplane     `json:"dataplane,omitempty"`
-	Shards    []Shard        `json:"shards,omitempty"`
-	Drops     Drops          `json:"drops"`
-	Source    Source         `json:"lease_source"`
+	Network []netip.Prefix `json:"network,omitempty"`
+	Backend string         `json:"backend,omitempty"` // what was asked for: "udp", "auto"
+	// Ways are the backends that the node has for its peers, the best first,
+	// and BackendWhy is why it has these.
+	Ways       []string `json:"backends,omitempty"`
+	BackendWhy string   `json:"backend_why,omitempty"`
+
+	Lease     *Lease     `json:"lease,omitempty"`
+	Underlay  *Underlay  `json:"underlay,omitempty"`
+	Rules     *Rules     `json:"rules,omitempty"`
+	Dataplane *Dataplane `json:"dataplane,omitempty"`
+	Shards    []Shard    `json:"shards,omitempty"`
+	Drops     Drops      `json:"drops"`
+	Source    Source     `json:"lease_source"`
 }
 
 // Lease is the lease that this node holds. Prefixes and addresses of a family
@@ -69,23 +74,26 @@ type Rules struct {
 // Dataplane is the part that the backend fills. All of it may change while
 // the daemon runs: the kernel can refuse an offload at any send.
 type Dataplane struct {
-	Device      Device    `json:"device"`
-	Port        uint16    `json:"port"`         // UDP port on the underlay
-	SourceCheck string    `json:"source_check"` // strict, inner, off
+	Device      Device    `json:"device"`            // the TUN device, or the first of Devices where there is none
+	Devices     []Device  `json:"devices,omitempty"` // all that carry packets of pods
+	Port        uint16    `json:"port"`              // UDP port on the underlay
+	SourceCheck string    `json:"source_check"`      // strict, inner, off
 	Offloads    []Offload `json:"offloads,omitempty"`
 	Peers       []Peer    `json:"peers,omitempty"`
 }
 
-// Kinds of TUN device.
+// Kinds of device. The first two are TUN devices.
 const (
 	KindOffload = "offload" // virtio-net header, super-packets, many queues
 	KindPlain   = "plain"   // one packet a read
+	KindVXLAN   = "vxlan"   // the kernel's own
+	KindHostGW  = "host-gw" // plain routes over the interface of the underlay
 )
 
-// Device is the TUN device.
+// Device is one that carries packets of pods.
 type Device struct {
 	Name string `json:"name"`
-	Kind string `json:"kind"` // KindOffload or KindPlain
+	Kind string `json:"kind"` // one of the Kinds
 	Why  string `json:"why"`  // why this kind: what was asked for, what the kernel refused
 	MTU  int    `json:"mtu"`  // largest inner packet, IP header included
 }
@@ -101,16 +109,23 @@ type Offload struct {
 
 // Peer is another node, and what went to and came from it.
 type Peer struct {
-	Subnets   []netip.Prefix `json:"subnets"`
-	PublicIP  netip.Addr     `json:"public_ip"` // where its datagrams go
-	TXPackets uint64         `json:"tx_packets"`
-	TXBytes   uint64         `json:"tx_bytes"`
-	RXPackets uint64         `json:"rx_packets"`
-	RXBytes   uint64         `json:"rx_bytes"`
+	Subnets  []netip.Prefix `json:"subnets"`
+	PublicIP netip.Addr     `json:"public_ip"` // where its packets go
+	// Backend is the way that packets to it take: vxlan, udp, host-gw. What
+	// went and came is known of udp only.
+	Backend   string `json:"backend,omitempty"`
+	TXPackets uint64 `json:"tx_packets"`
+	TXBytes   uint64 `json:"tx_bytes"`
+	RXPackets uint64 `json:"rx_packets"`
+	RXBytes   uint64 `json:"rx_bytes"`
 	// Idle is for how many seconds the counters have not moved, to within a
 	// second; nil: they never have, or the kernel forwards and there are none.
 	Idle *float64 `json:"idle_seconds,omitempty"`
 }
+
+// Counted says whether it is known what went to the peer and came from it: what
+// the kernel carries nobody counts by peer.
+func (p *Peer) Counted() bool { return p.Backend == "" || p.Backend == "udp" }
 
 // Source is the health of the lease store.
 type Source struct {

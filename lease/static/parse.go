@@ -55,9 +55,25 @@ func parse(path, text string) (*version, error) {
 	}
 	v := &version{text: text, config: config}
 	for _, e := range p.entries {
+		if e.lease.BackendType == "" {
+			e.lease.BackendType = unsaid(config.Backend.Type)
+		}
 		v.leases = append(v.leases, e.lease)
 	}
 	return v, nil
+}
+
+// unsaid returns the backend type of a lease that names none in a network of the
+// given type. Nodes do not write it here, as they do elsewhere, and all of them
+// are twill's, which have udp beside VXLAN.
+func unsaid(network string) string {
+	switch network {
+	case "udp":
+		return "" // as in etcd
+	case "vxlan":
+		return "auto"
+	}
+	return network
 }
 
 // parser collects what a text says and what is wrong with it.

@@ -24,6 +24,18 @@ const good = `{
 }
 `
 
+func TestLeaseThatNamesNoBackendIsOfTheNetworks(t *testing.T) {
+	for network, want := range map[string]string{"udp": "", "vxlan": "auto", "auto": "auto", "host-gw": "host-gw"} {
+		v, err := parse("leases.json", strings.Replace(good, `"udp"`, `"`+network+`"`, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.leases[0].BackendType != want || v.leases[1].BackendType != "vxlan" {
+			t.Errorf("%s: %q and %q", network, v.leases[0].BackendType, v.leases[1].BackendType)
+		}
+	}
+}
+
 func TestFileIsRead(t *testing.T) {
 	v, err := parse("leases.json", good)
 	if err != nil {

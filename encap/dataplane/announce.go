@@ -1,0 +1,76 @@
+package dataplane
+
+import (
+	"encoding/json"
+	"slices"
+
+	"github.com/twillnet/twill/encap/udp"
+	"github.com/twillnet/twill/encap/vxlan"
+	"github.com/twillnet/twill/internal/underlay"
+	"github.com/twillnet/twill/lease"
+)
+
+// announcement is the BackendData of a lease. The keys of VXLAN come first, as
+// stock flannel writes them; it passes over the others.
+type announcement struct {
+	*vxlan.Data       // nil: no VXLAN for IPv4
+	Backends    []Way `json:",omitempty"` // more than one; else BackendType says it all
+	udp.Announcement
+}
+
+// vteps are the VXLAN devices of a node, by the family of the pods; nil where it
+// has none.
+type vteps struct{ v4, v6 *vxlan.Data }
+
+// attrs is what a node tells the others about itself.
+func attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcement) lease.Attrs {
+	out := lease.Attrs{PublicIP: u.PublicIP, PublicIPv6: u.PublicIPv6}
+	if c.First() != UDP { // of which stock says nothing
+		out.BackendType = string(c.First())
+	}
+	data := announcement{Data: v.v4}
+	if len(c.Ways) > 1 {
+		data.Backends = c.Ways
+	}
+	if c.Knows(UDP) {
+		data.Announcement = a
+	}
+	out.BackendData = encode(data)
+	if v.v6 != nil {
+		out.BackendV6Data = encode(announcement{Data: v.v6})
+	}
+	return out
+}
+
+// encode returns nil for what says nothing.
+func encode(a announcement) json.RawMessage {
+	b, err := json.Marshal(a)
+	if err != nil {
+		panic(err) // numbers, strings and truths
+	}
+	if string(b) == "{}" {
+		return nil
+	}
+	return b
+}
+
+// waysOf returns the ways that the node of l knows. Those of another kind, such
+// as a backend that only stock flannel has, are not among them.
+func waysOf(l lease.Lease) []Way {
+	var a struct{ Backends []Way }
+	// What is of another form says nothing of this kind.
+	if json.Unmarshal(l.BackendData, &a) == nil && len(a.Backends) > 0 {
+		return a.Backends
+	}
+	switch w := Way(l.BackendType); w {
+	case "":
+		return []Way{UDP} // stock's udp backend writes none
+	case UDP, VXLAN, HostGW:
+		return []Way{w}
+	case typeAuto: // only in a file, where nodes do not write
+		return []Way{VXLAN, UDP}
+	}
+	return nil
+}
+
+func knows(ways []Way, w Way) bool { return slices.Contains(ways, w) }

@@ -1,0 +1,207 @@
+package dataplane
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/twillnet/twill/encap/udp"
+	"github.com/twillnet/twill/encap/vxlan"
+	"github.com/twillnet/twill/internal/routes"
+	"github.com/twillnet/twill/lease"
+)
+
+// SetLeases makes the nodes of leases, but for this one, the peers, each by the
+// best way. It must not run at the same time as itself, and runs in the network
+// namespace of Open. A peer that stays where it is is not disturbed; one that
+// moves does so by one route that is replaced.
+//
+// What cannot be done for one peer is logged, once, and done for the others. It
+// is tried again with the next set of leases.
+func (p *Plane) SetLeases(leases []lease.Lease) {
+	hops, accepted := p.decide(leases)
+	if b := p.udpFor(hops); b != nil {
+		// Before the routes, or else packets go where nobody knows the way.
+		b.SetLeases(accepted)
+	}
+	// The order is stock flannel's: a packet that a route sends to a VTEP finds
+	// that it is known.
+	vteps, failed := p.addVTEPs(hops)
+	var want, plain []routes.Route
+	for _, h := range hops {
+		if failed[h.subnet] {
+			continue
+		}
+		dev := p.cfg.Underlay.Index
+		switch h.way {
+		case UDP:
+			if p.choice.First() == UDP {
+				continue // the route of the whole network leads there
+			}
+			b := p.backend()
+			if b == nil {
+				continue // it could not be opened, which is told
+			}
+			dev = b.Index()
+		case VXLAN:
+			dev = p.vteps[p.vtepOf(h.subnet.Addr())].Index()
+		}
+		want = append(want, h.route(dev))
+		if h.way == HostGW {
+			plain = append(plain, h.route(dev))
+		}
+	}
+	p.note("the list of routes", p.memory.remember(plain, p.cfg.Underlay.Name))
+	p.note("routes", p.table.Set(want))
+	if err := p.memory.keep(plain, p.cfg.Underlay.Name); err != nil {
+		p.note("the list of routes", err)
+	}
+	for i, v := range p.vteps {
+		p.note("old entries of "+v.Name(), v.Retain(vteps[i]))
+	}
+	p.mu.Lock()
+	p.hops = hops
+	p.mu.Unlock()
+}
+
+// addVTEPs makes the peers known to the VXLAN devices. It returns the peers of
+// each, and the subnets of those that could not be made known.
+func (p *Plane) addVTEPs(hops []hop) (peers [][]vxlan.Peer, failed map[netip.Prefix]bool) {
+	peers = make([][]vxlan.Peer, len(p.vteps))
+	for _, h := range hops {
+		if h.way == VXLAN {
+			i := p.vtepOf(h.subnet.Addr())
+			peers[i] = append(peers[i], h.vtep)
+		}
+	}
+	failed = make(map[netip.Prefix]bool)
+	for i, v := range p.vteps {
+		err := v.Add(peers[i])
+		p.note("entries of "+v.Name(), err)
+		var some vxlan.PeerErrors
+		errors.As(err, &some)
+		for _, e := range some {
+			failed[e.Peer.Subnet] = true
+		}
+	}
+	return peers, failed
+}
+
+// decided is what was decided for a lease.
+type decided struct {
+	lease   lease.Lease
+	accepts bool // it may send datagrams, whatever way leads to it
+	hops    []hop
+}
+
+// decide chooses a hop for each subnet of each peer. accepted are the peers that
+// may send datagrams. What was decided for a lease that has not changed stands,
+// until what is known of the link grows old.
+func (p *Plane) decide(leases []lease.Lease) (hops []hop, accepted []lease.Lease) {
+	old := p.decisions
+	if p.links.forget() {
+		old = nil
+	}
+	p.decisions = make(map[lease.Key]decided, len(leases))
+	reasons := make(map[netip.Prefix]string)
+	families := [2]family{p.family(netip.IPv4Unspecified()), p.family(netip.IPv6Unspecified())}
+	for _, l := range leases {
+		if l.Key() == p.cfg.Own.Key() {
+			continue
+		}
+		d, ok := old[l.Key()]
+		if !ok || !d.lease.Equal(l) {
+			d = p.decideFor(l, families, reasons)
+		}
+		// What has no way yet is asked anew each time.
+		if len(d.hops) == len(l.Subnets()) {
+			p.decisions[l.Key()] = d
+		}
+		hops = append(hops, d.hops...)
+		if d.accepts {
+			accepted = append(accepted, l)
+		}
+	}
+	p.told = reasons
+	return hops, accepted
+}
+
+// decideFor decides for one lease, and logs why a subnet of it has no way unless
+// it has been told.
+func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.Prefix]string) decided {
+	d := decided{lease: l, accepts: knows(waysOf(l), UDP)}
+	for _, subnet := range l.Subnets() {
+		f := families[0]
+		if subnet.Addr().Is6() {
+			f = families[1]
+		}
+		h, err := f.hopTo(l, subnet)
+		if err == nil {
+			d.hops = append(d.hops, h)
+			continue
+		}
+		reasons[subnet] = err.Error()
+		if p.told[subnet] != reasons[subnet] {
+			p.cfg.Logger.Warn("peer cannot be reached", "subnet", subnet, "why", err)
+		}
+	}
+	return d
+}
+
+// family returns what decides about subnets of the family of like.
+func (p *Plane) family(like netip.Addr) family {
+	f := family{
+		vni:    p.cfg.Settings.VXLAN.VNI,
+		direct: p.cfg.Settings.DirectRouting, plain: p.choice.Knows(HostGW),
+		gateway: p.cfg.Underlay.IPv4.IsValid(),
+		onLink:  p.links.reaches,
+	}
+	if like.Is6() {
+		f.gateway = p.cfg.Underlay.IPv6.IsValid()
+	}
+	if i := p.vtepOf(like); i >= 0 {
+		f.vtep = p.vteps[i].local
+	}
+	if p.choice.Knows(UDP) {
+		f.udp, _ = udp.LocalAddr(p.cfg.Underlay) // or else Open has failed
+	}
+	return f
+}
+
+// vtepOf returns the index of the VXLAN device for pods of the family of like,
+// -1 if there is none.
+func (p *Plane) vtepOf(like netip.Addr) int {
+	for i, v := range p.vteps {
+		if v.carries(like) {
+			return i
+		}
+	}
+	return -1
+}
+
+// udpFor returns the udp backend, which is opened for the first peer that needs
+// it; nil if none does.
+func (p *Plane) udpFor(hops []hop) *udp.Backend {
+	needed := func(h hop) bool { return h.way == UDP }
+	if p.backend() == nil && slices.ContainsFunc(hops, needed) {
+		p.note("udp for peers without VXLAN", p.openUDP(nil))
+	}
+	return p.backend()
+}
+
+// note logs what went wrong with the peers' what, once for each reason.
+func (p *Plane) note(what string, err error) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	if p.noted[what] == why {
+		return
+	}
+	p.noted[what] = why
+	if err != nil {
+		p.cfg.Logger.Warn("not all peers can be reached", "what", what, "error", err)
+	} else {
+		p.cfg.Logger.Info("all peers can be reached again", "what", what)
+	}
+}

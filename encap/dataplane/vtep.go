@@ -1,0 +1,93 @@
+package dataplane
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/twillnet/twill/encap/udp"
+	"github.com/twillnet/twill/encap/vxlan"
+	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/internal/underlay"
+	"github.com/twillnet/twill/lease"
+)
+
+// plannedVTEP is a VXLAN device as it is to be.
+type plannedVTEP struct {
+	ipv4, ipv6 bool       // of which families it carries packets of pods
+	ipv6Name   bool       // it is flannel-v6.VNI
+	local      netip.Addr // on the underlay
+}
+
+// carries says whether packets to a go through v.
+func (v *plannedVTEP) carries(a netip.Addr) bool { return v.ipv6 && a.Is6() || v.ipv4 && a.Is4() }
+
+// planVTEPs says which devices carry the packets of pods of the given families
+// over the interface u: as stock flannel's, one for each family, over the
+// addresses of the same family. Where the interface has one family only, its
+// datagrams carry the packets of both, by one device, since the kernel has no
+// second of the same VNI, port and family of the underlay.
+func planVTEPs(u underlay.Interface, ipv4, ipv6 bool) ([]plannedVTEP, error) {
+	switch {
+	case u.IPv4.IsValid() && u.IPv6.IsValid():
+		var all []plannedVTEP
+		if ipv4 {
+			all = append(all, plannedVTEP{ipv4: true, local: u.IPv4})
+		}
+		if ipv6 {
+			all = append(all, plannedVTEP{ipv6: true, ipv6Name: true, local: u.IPv6})
+		}
+		return all, nil
+	case u.IPv4.IsValid():
+		return []plannedVTEP{{ipv4, ipv6, !ipv4, u.IPv4}}, nil
+	case u.IPv6.IsValid():
+		return []plannedVTEP{{ipv4, ipv6, ipv6, u.IPv6}}, nil
+	}
+	return nil, fmt.Errorf("interface %s has no address for the vxlan backend: give it one, or choose another with --iface", u.Name)
+}
+
+// mac returns the Ethernet address of the device: that of the one that is there,
+// else one that follows from the node's public address, so that it is the same
+// after a reboot, and nothing has to be kept.
+func (v *plannedVTEP) mac(u underlay.Interface, vni int) (net.HardwareAddr, error) {
+	mac, err := vxlan.Existing(vni, v.ipv6Name)
+	if mac != nil || err != nil {
+		return mac, err
+	}
+	return v.ownMAC(u.PublicIP, u.PublicIPv6, vni), nil
+}
+
+// ownMAC returns the address that a node takes by itself which the others reach
+// at public or at publicIPv6.
+func (v *plannedVTEP) ownMAC(public, publicIPv6 netip.Addr, vni int) net.HardwareAddr {
+	if !public.IsValid() {
+		public = publicIPv6
+	}
+	return vxlan.MAC(public, vni, v.ipv6Name)
+}
+
+// Announce returns what a node with the choice c tells the others before it has
+// a lease. It looks at devices in the network namespace of the calling thread.
+func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, partialChecksums offload.Switch) (lease.Attrs, error) {
+	var v vteps
+	if c.Knows(VXLAN) {
+		planned, err := planVTEPs(u, config.IPv4.Enabled(), config.IPv6.Enabled())
+		if err != nil {
+			return lease.Attrs{}, err
+		}
+		for _, p := range planned {
+			mac, err := p.mac(u, s.VXLAN.VNI)
+			if err != nil {
+				return lease.Attrs{}, err
+			}
+			data := &vxlan.Data{VNI: s.VXLAN.VNI, VtepMAC: vxlan.HardwareAddr(mac)}
+			if p.ipv4 {
+				v.v4 = data
+			}
+			if p.ipv6 {
+				v.v6 = data
+			}
+		}
+	}
+	return attrs(c, u, v, udp.Announce(partialChecksums)), nil
+}

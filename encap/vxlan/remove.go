@@ -1,0 +1,49 @@
+package vxlan
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// nameOf is what all devices of flannel's vxlan backend are called.
+var nameOf = regexp.MustCompile(`^flannel(-v6)?\.[1-9][0-9]*$`)
+
+// Left returns the names of the devices that runs of twill or stock flannel have
+// left on this host, whatever their VNI: of this backend's names and kind.
+func Left() ([]string, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	var names []string
+	for _, l := range links {
+		if _, ok := l.(*netlink.Vxlan); ok && nameOf.MatchString(l.Attrs().Name) {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names, nil
+}
+
+// Remove deletes the device name, with which its addresses, its entries and the
+// routes over it go. A device of another kind is somebody else's and stays; one
+// that is not there is no error.
+func Remove(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up interface %s: %w", name, err)
+	}
+	if _, ok := link.(*netlink.Vxlan); !ok {
+		return nil
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete interface %s: %w", name, err)
+	}
+	return nil
+}
