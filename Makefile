@@ -17,7 +17,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
 
 # Architectures that must build besides the host's; GOARM=6 is the oldest ARM
 # whose Go atomics need no kernel help.
-CROSS := arm arm64 mips riscv64 386
+CROSS := arm arm64 mips riscv64 386 s390x
 
 # Packages whose tests run under an emulated CPU: those that lay out kernel
 # structures or packet bytes. What needs privileges skips itself there.
@@ -70,6 +70,7 @@ guest: ## fetch the kernels that tests boot in qemu to bin/peers/guest
 	@scripts/fetch-guest.sh bin/peers/guest 5.10 $(GOARCH)
 	@scripts/fetch-guest.sh bin/peers/guest 6.1 arm64
 	@scripts/fetch-guest.sh bin/peers/guest 6.1 arm
+	@scripts/fetch-guest.sh bin/peers/guest 6.1 s390x
 
 .PHONY: docker
 docker: ## fetch the dockerd that tests run to bin/peers/docker

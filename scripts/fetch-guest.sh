@@ -3,8 +3,8 @@
 # Debian's mirror, unpacked and not installed: vmlinuz, modules and busybox in
 # DIR/linux-VERSION-ARCH. What is there already is left as it is.
 #
-# The kernels are those that Debian builds for virtual machines; for 32-bit ARM
-# there is only that of the boards. They have VXLAN as a module, so a guest that
+# The kernels are those that Debian builds for virtual machines, and where there
+# is none, for boards and mainframes. They have VXLAN as a module, so a guest that
 # has not its file has no VXLAN.
 set -euo pipefail
 
@@ -18,10 +18,11 @@ case $version in
 6.1) suite=bookworm ;; # the last before UDP segmentation on TUN, of 6.2
 *) echo "fetch-guest.sh: no Debian is known to have Linux $version" >&2; exit 2 ;;
 esac
-flavour=cloud-$arch
-if [ "$arch" = arm ]; then
-	arch=armhf flavour=armmp
-fi
+case $arch in
+arm) arch=armhf flavour=armmp ;;
+s390x) flavour=s390x ;;
+*) flavour=cloud-$arch ;;
+esac
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
