@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -11,7 +12,7 @@ import (
 
 // addHost makes host number i, counted from 1, with its bridge and pods.
 func (t *Topology) addHost(i int) error {
-	letter := string(rune('a' + i - 1))
+	letter := letterOf(i)
 	h := &Host{
 		Letter:  letter,
 		Addr:    netip.AddrFrom4([4]byte{172, 31, 9, byte(10 + i)}),
@@ -48,6 +49,15 @@ func (t *Topology) addHost(i int) error {
 		}
 	}
 	return nil
+}
+
+// letterOf is what host number i, counted from 1, is called.
+func letterOf(i int) string {
+	letter := string(rune('a' + (i-1)%26))
+	if i > 26 {
+		letter += strconv.Itoa((i-1)/26 + 1)
+	}
+	return letter
 }
 
 // nth is address number n of a subnet; n is below 256.

@@ -61,7 +61,7 @@ func (t *Topology) DelVXLAN() error {
 
 // vtepMAC is fixed, so that peers need not ask.
 func (h *Host) vtepMAC() net.HardwareAddr {
-	return net.HardwareAddr{0x02, 0x74, 0x77, 0x00, 0x00, h.Letter[0]}
+	return net.HardwareAddr{0x02, 0x74, 0x77, 0x00, 0x00, h.Addr.As4()[3]}
 }
 
 func (h *Host) addVTEP(mtu int) error {

@@ -10,7 +10,8 @@ import (
 )
 
 // The addresses of every topology. Host number i, counted from 1, has the
-// underlay addresses .1<i> and the pod subnets number i.
+// underlay addresses 172.31.9.(10+i) and fd00:172:31:9::1<i>, and the pod
+// subnets number i.
 var (
 	Network  = netip.MustParsePrefix("10.5.0.0/16")
 	Network6 = netip.MustParsePrefix("fd00:10:5::/48")
@@ -45,7 +46,7 @@ func ParseWire(name string) (WireKind, error) {
 // Options say what to build. The zero value is two hosts with a pod each and
 // a Super wire of MTU 1500.
 type Options struct {
-	Hosts int      // 2 if zero, at most 9
+	Hosts int      // 2 if zero, at most 99
 	Pods  int      // on each host, 1 if zero, at most 9
 	Wire  WireKind // Super if empty, MTU if empty and impaired
 	MTU   int      // of the wire, 1500 if zero
@@ -71,7 +72,7 @@ type Topology struct {
 // Host is one node.
 type Host struct {
 	NS      *Namespace
-	Letter  string     // "a", "b", …
+	Letter  string     // "a" to "z", then "a2", "b2", …
 	Addr    netip.Addr // underlay, on eth0
 	Addr6   netip.Addr
 	Subnet  netip.Prefix // of its pods
@@ -112,8 +113,8 @@ func NewTopology(opts Options) (*Topology, error) {
 	if opts.Loss < 0 || opts.Loss > 1 || opts.Loss > 0 && opts.Impair != nil {
 		return nil, fmt.Errorf("make topology: loss %g on the wire (from 0 to 1, and 0 with a relay)", opts.Loss)
 	}
-	if opts.Hosts > 9 || opts.Pods > 9 {
-		return nil, fmt.Errorf("make topology: %d hosts with %d pods each (at most 9 and 9)", opts.Hosts, opts.Pods)
+	if opts.Hosts > 99 || opts.Pods > 9 {
+		return nil, fmt.Errorf("make topology: %d hosts with %d pods each (at most 99 and 9)", opts.Hosts, opts.Pods)
 	}
 	t := &Topology{opts: opts}
 	if err := t.build(); err != nil {
