@@ -62,6 +62,9 @@ func (t *Table) follow(on bool) {
 func (t *Table) restore() (due time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.want == nil {
+		return due // before Set nobody knows which routes of an earlier run are to stay
+	}
 	o, err := t.apply(true)
 	t.report(o, err)
 	if err != nil || len(o.failures) > 0 {
