@@ -19,9 +19,12 @@ import (
 )
 
 const (
+	// together requests that begin at a multiple of it are in one datagram: the
+	// three of a peer, say.
+	together = 3
 	// maxRequests bounds the requests of a datagram, and with it for how long
 	// one Do keeps others waiting between its sends.
-	maxRequests = 256
+	maxRequests = 85 * together
 	// maxBytes bounds a datagram. The longest request has 92 bytes.
 	maxBytes = 32 << 10
 	// answerRoom is what an answer takes of the receive buffer, at most: some
@@ -85,7 +88,7 @@ func (c *Conn) prepare() error {
 	if err != nil {
 		return fmt.Errorf("read SO_SNDBUF of netlink socket: %w", err)
 	}
-	c.requests = max(1, min(maxRequests, receive/answerRoom))
+	c.requests = max(together, min(maxRequests, receive/answerRoom)/together*together)
 	c.bytes = min(maxBytes, send/2)
 	return nil
 }

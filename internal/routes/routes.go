@@ -45,6 +45,9 @@ func (r Route) String() string { return r.batched().String() }
 // normal is the route as the kernel tells it.
 func (r Route) normal() Route {
 	r.Dst, r.Via = r.Dst.Masked(), r.Via.WithZone("")
+	if r.Via.IsUnspecified() {
+		r.Via = netip.Addr{}
+	}
 	return r
 }
 

@@ -201,6 +201,7 @@ func (t *Table) do(steps []step, o *outcome) (again bool) {
 			if errors.Is(err, unix.ENOBUFS) {
 				delete(t.have, s.route.Dst) // it is not known what is there
 			}
+			delete(t.fights, s.route.Dst) // the kernel took it
 			o.failures = append(o.failures, Failure{s.route, t.explain(s.route, err)})
 		}
 	}

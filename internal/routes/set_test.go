@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
 )
 
 func TestRoutesAreThoseOfStockFlannel(t *testing.T) {
@@ -365,4 +367,18 @@ func TestTunnelIsChosenAgainstTheRouteOfTheWholeNetwork(t *testing.T) {
 		n.must(table.Set(nil))
 		n.has(before)
 	})
+}
+
+// TestTableOpensWhereThereAreNoRoutes: the kernel then has no table main.
+func TestTableOpensWhereThereAreNoRoutes(t *testing.T) {
+	ns := netlabtest.Namespace(t, "node")
+	if err := ns.Do(func() error {
+		table, err := Open(Config{Networks: []netip.Prefix{families[0].network, families[1].network}})
+		if err != nil {
+			return err
+		}
+		return errors.Join(table.Set(nil), table.Close(true))
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
