@@ -64,6 +64,10 @@ etcd: ## build bin/peers/etcd and etcdctl, which tests run
 	cd tools/etcd && $(GOBUILD) -o ../../bin/peers/etcd go.etcd.io/etcd/server/v3
 	cd tools/etcd && $(GOBUILD) -o ../../bin/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
 
+.PHONY: etcd-old
+etcd-old: ## fetch this Debian's etcd, an old one that tests run, to bin/peers/etcd-old
+	scripts/fetch-etcd.sh bin/peers/etcd-old
+
 .PHONY: guest
 guest: ## fetch the kernels that tests boot in qemu to bin/peers/guest
 	@scripts/fetch-guest.sh bin/peers/guest 6.1 $(GOARCH)
@@ -84,7 +88,7 @@ peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laborato
 .PHONY: test
 test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces
 	@$(STEP) "Debian packages that the tests need" scripts/install-deps.sh
-	@$(STEP) "build" $(MAKE) build peers etcd guest docker
+	@$(STEP) "build" $(MAKE) build peers etcd etcd-old guest docker
 	@$(STEP) "lint" $(MAKE) lint
 	@$(STEP) "unit tests with the race detector" $(MAKE) test-unit
 	@$(STEP) "other architectures" $(MAKE) test-cross
@@ -97,7 +101,7 @@ test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some s
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
 
 .PHONY: test-netns
-test-netns: needs-root $(REPORT) guest docker ## tests of the real binaries in network namespaces; root
+test-netns: needs-root $(REPORT) etcd-old guest docker ## tests of the real binaries in network namespaces; root
 	go test -count=1 -timeout 10m -json ./internal/e2e/... | $(REPORT) -each
 
 .PHONY: test-cross
