@@ -24,6 +24,7 @@ const (
 // daemon is a kind of program that carries a path, one process on each host.
 type daemon struct {
 	program string
+	link    string // the device of each host whose MTU the pods take
 	// args are the arguments on a host.
 	args func(*netlab.Host) []string
 	// ready tells whether the process on a host has set up its side.
@@ -32,11 +33,31 @@ type daemon struct {
 	attr *syscall.SysProcAttr
 }
 
-// twill runs twilld on both hosts, with extra flags.
+// backend is a backend of twilld as a path has it.
+type backend struct {
+	kind string // in the network configuration
+	link string // the device whose MTU the pods take
+	// data is what a node of it has in its lease when etcd holds it, and a file
+	// has to say.
+	data json.RawMessage
+}
+
+var (
+	udpBackend    = backend{"udp", tunLink, json.RawMessage(`{"PartialChecksums":true}`)}
+	vxlanBackend  = backend{"vxlan", "flannel.1", nil}
+	hostGWBackend = backend{"host-gw", netlab.UnderlayLink, nil}
+)
+
+// twill runs twilld with the udp backend on both hosts, with extra flags.
 func twill(extra ...string) func(context.Context, *netlab.Topology, Binaries) (*Connection, error) {
+	return udpBackend.run(extra...)
+}
+
+// run runs twilld with the backend on both hosts, with extra flags.
+func (b backend) run(extra ...string) func(context.Context, *netlab.Topology, Binaries) (*Connection, error) {
 	return func(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Connection, error) {
 		return inTempDir(func(dir string) (*Connection, error) {
-			d, err := twilld(bin, topo, dir, extra...)
+			d, err := b.twilld(bin, topo, dir, extra...)
 			if err != nil {
 				return nil, err
 			}
@@ -46,16 +67,16 @@ func twill(extra ...string) func(context.Context, *netlab.Topology, Binaries) (*
 }
 
 // twilld prepares twilld for the hosts of a topology, with its files in dir.
-func twilld(bin Binaries, topo *netlab.Topology, dir string, extra ...string) (*daemon, error) {
+func (b backend) twilld(bin Binaries, topo *netlab.Topology, dir string, extra ...string) (*daemon, error) {
 	if !exists(bin.Twilld) {
 		return nil, fmt.Errorf("%s is not there (build it with: make build)", bin.Twilld)
 	}
 	leases := filepath.Join(dir, leasesName)
-	if err := writeLeases(leases, topo); err != nil {
+	if err := b.writeLeases(leases, topo); err != nil {
 		return nil, err
 	}
 	return &daemon{
-		program: bin.Twilld,
+		program: bin.Twilld, link: b.link,
 		args: func(h *netlab.Host) []string {
 			return append([]string{
 				leaseFileFlag + leases, "--iface=" + netlab.UnderlayLink,
@@ -73,14 +94,11 @@ func subnetFile(dir string, h *netlab.Host) string {
 
 func controlSocket(dir string, h *netlab.Host) string { return filepath.Join(dir, h.Letter+".sock") }
 
-// announcing is what a node of twill has in its lease when etcd holds it.
-var announcing = json.RawMessage(`{"PartialChecksums":true}`)
-
 // writeLeases writes the lease file of all hosts of a topology.
-func writeLeases(path string, topo *netlab.Topology) error {
+func (b backend) writeLeases(path string, topo *netlab.Topology) error {
 	type entry struct {
-		Subnet, IPv6Subnet, PublicIP string
-		BackendData                  json.RawMessage
+		Subnet, IPv6Subnet, PublicIP, PublicIPv6 string
+		BackendData                              json.RawMessage `json:",omitempty"`
 	}
 	file := struct {
 		Network, IPv6Network string
@@ -89,10 +107,10 @@ func writeLeases(path string, topo *netlab.Topology) error {
 		Leases               []entry
 	}{
 		Network: netlab.Network.String(), IPv6Network: netlab.Network6.String(), EnableIPv6: true,
-		Backend: map[string]string{"Type": "udp"},
+		Backend: map[string]string{"Type": b.kind},
 	}
 	for _, h := range topo.Hosts {
-		file.Leases = append(file.Leases, entry{h.Subnet.String(), h.Subnet6.String(), h.Addr.String(), announcing})
+		file.Leases = append(file.Leases, entry{h.Subnet.String(), h.Subnet6.String(), h.Addr.String(), h.Addr6.String(), b.data})
 	}
 	text, err := json.MarshalIndent(file, "", "  ")
 	if err != nil {
@@ -107,7 +125,7 @@ func flannelUDP(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Conn
 		return nil, fmt.Errorf("%s is not there (build it with: make peers; amd64 only)", bin.FlannelUDP)
 	}
 	d := &daemon{
-		program: bin.FlannelUDP,
+		program: bin.FlannelUDP, link: tunLink,
 		args: func(h *netlab.Host) []string {
 			args := []string{
 				"--iface=" + netlab.UnderlayLink, "--network=" + netlab.Network.String(),
@@ -140,7 +158,7 @@ func inTempDir(up func(dir string) (*Connection, error)) (*Connection, error) {
 }
 
 // connect starts the daemon on every host, awaits that all are ready, gives
-// the pods the MTU of flannel0 and connects them. Logs go to dir. When it fails
+// the pods the MTU of the daemon's device and connects them. Logs go to dir. When it fails
 // no process is left.
 func (d *daemon) connect(ctx context.Context, topo *netlab.Topology, dir string) (_ *Connection, err error) {
 	var started []*process
@@ -165,11 +183,11 @@ func (d *daemon) connect(ctx context.Context, topo *netlab.Topology, dir string)
 		}
 	}
 	ns := topo.Hosts[0].NS
-	flannel0, err := ns.Netlink().LinkByName(tunLink)
+	link, err := ns.Netlink().LinkByName(d.link)
 	if err != nil {
-		return nil, fmt.Errorf("%s: find %s: %w", ns, tunLink, err)
+		return nil, fmt.Errorf("%s: find %s: %w", ns, d.link, err)
 	}
-	if err := topo.SetPodMTU(flannel0.Attrs().MTU); err != nil {
+	if err := topo.SetPodMTU(link.Attrs().MTU); err != nil {
 		return nil, err
 	}
 	c, err := between(topo)

@@ -14,15 +14,16 @@ import (
 )
 
 const (
-	demoPaths  = "twill,vxlan"
+	demoPaths  = "twill,twill-vxlan,vxlan"
 	demoLoads  = "ping,tcp1,tcp4,udpmtu,rr"
 	demoRounds = 3
-	// demoDuration makes the demonstration last 40 s.
+	// demoDuration makes the demonstration last 60 s.
 	demoDuration = time.Second
 )
 
 const demoIntro = `Two hosts with a pod each, in network namespaces of this machine; a real twilld on
-both. The same load in turn over twill and over kernel VXLAN:
+both. The same load in turn over twill's udp backend, over its vxlan backend, and
+over kernel VXLAN made by hand:
 
 `
 

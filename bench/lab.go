@@ -79,7 +79,7 @@ func LabUp(ctx context.Context, wire netlab.WireKind, bin Binaries) (_ *Lab, err
 // populate starts twilld on the hosts and writes down what there is.
 func populate(ctx context.Context, topo *netlab.Topology, wire netlab.WireKind, bin Binaries) (*Lab, error) {
 	addr := netip.MustParseAddrPort(labHealthz)
-	d, err := twilld(bin, topo, labDir,
+	d, err := udpBackend.twilld(bin, topo, labDir,
 		"--healthz-ip="+addr.Addr().String(), fmt.Sprintf("--healthz-port=%d", addr.Port()))
 	if err != nil {
 		return nil, err

@@ -26,6 +26,8 @@ var Paths = []Path{
 	{"twill", "twill", twill(), nil},
 	{"twill-1", "twill, one pair of threads", twill("--thread-pairs=1"), []string{"tcp1", "tcp4", "udp64"}},
 	{"twill-plain", "twill, plain engine", twill("--tun-offload=off", "--udp-gso=off", "--udp-gro=off"), nil},
+	{"twill-vxlan", "twill, vxlan backend", vxlanBackend.run(), kernelLoads},
+	{"twill-host-gw", "twill, host-gw backend", hostGWBackend.run(), kernelLoads},
 	{report.Baseline, "kernel VXLAN", vxlan, nil},
 	{"host-gw", "host-gw", hostGW, nil},
 	{"wire", "bare wire", bareWire, nil},
@@ -33,6 +35,10 @@ var Paths = []Path{
 	wireguardPath,
 	nebulaPath,
 }
+
+// kernelLoads are those of backends of twilld that leave packets to the kernel:
+// enough to see that the daemon costs them nothing.
+var kernelLoads = []string{"ping", "tcp1", "tcp4", "udp64", "udpmtu", "rr"}
 
 // encryptingLoads are those of paths that do more work than the others and are
 // there for the order of magnitude.

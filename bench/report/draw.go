@@ -31,15 +31,18 @@ const (
 // colours are those of Okabe and Ito, which people who see colours differently
 // tell apart too. A path has the same one in every plot.
 var colours = map[string]color.RGBA{
-	"twill":        {213, 94, 0, 255},
-	"twill-1":      {204, 121, 167, 255},
-	"twill-plain":  {230, 159, 0, 255},
-	"vxlan":        {0, 114, 178, 255},
-	"host-gw":      {86, 180, 233, 255},
-	"wire":         {160, 160, 160, 255},
-	"flannel-udp":  {70, 70, 70, 255},
-	"wireguard-go": {0, 158, 115, 255},
-	"nebula":       {148, 103, 189, 255},
+	"twill":       {213, 94, 0, 255},
+	"twill-1":     {204, 121, 167, 255},
+	"twill-plain": {230, 159, 0, 255},
+	"vxlan":       {0, 114, 178, 255},
+	"host-gw":     {86, 180, 233, 255},
+	"wire":        {160, 160, 160, 255},
+	// The same packets by the same kernel: the same colours, paler.
+	"twill-vxlan":   {102, 170, 209, 255},
+	"twill-host-gw": {187, 225, 246, 255},
+	"flannel-udp":   {70, 70, 70, 255},
+	"wireguard-go":  {0, 158, 115, 255},
+	"nebula":        {148, 103, 189, 255},
 }
 
 var (

@@ -10,7 +10,7 @@ import (
 
 const aboutDemo = `Makes two hosts with a pod each in network namespaces, starts a real twilld on
 both, pings at full MTU, moves TCP and UDP, does the same over kernel VXLAN and
-prints one table. Takes some 40 s, needs root, and leaves nothing behind.`
+prints one table. Takes about a minute, needs root, and leaves nothing behind.`
 
 func runDemo(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	fs := flag.NewFlagSet("demo", flag.ContinueOnError)

@@ -36,7 +36,7 @@ var commands = []command{
 	{"reserve", "keep a pod subnet for one node for good, or from all", runReserve},
 	{"release", "end a reservation", runRelease},
 	{"docker-opts", "write the options by which Docker uses this node's pod subnet", runDockerOpts},
-	{"demo", "two hosts with pods in network namespaces: twill beside kernel VXLAN, in 40 s", runDemo},
+	{"demo", "two hosts with pods in network namespaces: twill beside kernel VXLAN, in a minute", runDemo},
 	{"lab", "two hosts with pods that last, to play with: up, status, exec, down", runLab},
 	{"bench", "measure twill against other ways between pods", runBench},
 	{"version", "print the version", runVersion},

@@ -73,4 +73,15 @@ func waysOf(l lease.Lease) []Way {
 	return nil
 }
 
+// tellsVTEP says whether l tells of a VXLAN device.
+func tellsVTEP(l lease.Lease) bool {
+	for _, text := range []json.RawMessage{l.BackendData, l.BackendV6Data} {
+		var d struct{ VNI, VtepMAC json.RawMessage }
+		if json.Unmarshal(text, &d) == nil && (d.VNI != nil || d.VtepMAC != nil) {
+			return true
+		}
+	}
+	return false
+}
+
 func knows(ways []Way, w Way) bool { return slices.Contains(ways, w) }

@@ -112,7 +112,7 @@ func (f family) vtepOf(l lease.Lease, subnet netip.Prefix) (vxlan.Peer, error) {
 // a file that people write, the address is the one that nodes of twill take by
 // themselves.
 func (f family) vtepData(l lease.Lease, subnet netip.Prefix, data json.RawMessage) (vxlan.Data, error) {
-	if len(l.BackendData)+len(l.BackendV6Data) > 0 {
+	if tellsVTEP(l) {
 		return vxlan.ParseData(data)
 	}
 	planned, err := planVTEPs(underlay.Interface{IPv4: l.PublicIP, IPv6: l.PublicIPv6}, l.Subnet.IsValid(), l.IPv6Subnet.IsValid())

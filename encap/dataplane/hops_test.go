@@ -97,7 +97,7 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 		{"another VNI", []Way{VXLAN}, false, true, peerWith("vxlan", vtep7, vtep7), "", "", "its VXLAN is number 7, this node's 1"},
 		{"another VNI, and udp", auto, false, true, peerWith("vxlan", `{"VNI":7,"VtepMAC":"8e:3b:1c:52:a0:07","Backends":["vxlan","udp"]}`, vtep7), UDP, UDP, ""},
 		{"VXLAN for IPv4 only", auto, false, true, peerWith("vxlan", twill, ""), VXLAN, UDP, ""},
-		{"no MAC yet", auto, false, true, noMAC, UDP, UDP, ""},
+		{"no MAC, as in a file", auto, false, true, noMAC, VXLAN, VXLAN, ""},
 		{"a backend that only flannel has", auto, false, true, peerWith("wireguard", `{"PublicKey":"x"}`, ""), "", "", `its backend is "wireguard"`},
 		{"a backend of a later version", auto, false, true, peerWith("quic", future, ""), UDP, UDP, ""},
 		{"data of another form", auto, false, true, peerWith("", `"?"`, ""), UDP, UDP, ""},

@@ -44,6 +44,7 @@ func inside(t *testing.T, f func(n node)) {
 		attrs.Name = "eth0"
 		n.must(n.nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "wire"}))
 		for _, name := range []string{"wire", "eth0"} {
+			n.must(n.nl.LinkSetIP6AddrGenMode(n.link(name), 1)) // no link-local ones, which come late
 			n.must(n.nl.LinkSetUp(n.link(name)))
 		}
 		for _, a := range []string{"192.0.2.1/24", "2001:db8::1/64"} {
@@ -223,7 +224,7 @@ func TestDirectRoutingGoesRoundTheTunnelOnTheLinkOnly(t *testing.T) {
 // news are the changes of routes and devices that a monitor has seen.
 func news(w *nlwatch.Watcher) (kinds []uint16) {
 	for {
-		messages, _ := w.Next(time.Now().Add(200 * time.Millisecond))
+		messages, _ := w.Next(time.Now().Add(500 * time.Millisecond))
 		if len(messages) == 0 {
 			return kinds
 		}
@@ -239,6 +240,7 @@ func (n node) monitor() *nlwatch.Watcher {
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	n.must(err)
 	n.Cleanup(w.Close)
+	news(w) // the kernel still brings up the wire
 	return w
 }
 

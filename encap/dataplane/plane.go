@@ -174,7 +174,7 @@ func (p *Plane) openVXLAN() (err error) {
 func (p *Plane) macFor(v plannedVTEP) (net.HardwareAddr, error) {
 	vni, u := p.cfg.Settings.VXLAN.VNI, p.cfg.Underlay
 	mac, err := v.mac(u, vni)
-	if err != nil || len(p.cfg.Own.BackendData)+len(p.cfg.Own.BackendV6Data) > 0 {
+	if err != nil || tellsVTEP(p.cfg.Own) {
 		return mac, err
 	}
 	own := v.ownMAC(u.PublicIP, u.PublicIPv6, vni)
