@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/internal/logging"
 )
 
@@ -47,9 +48,9 @@ func (d *Device) apply() (set []string, err error) {
 		what  string
 	}{
 		{bytes.Equal(v.HardwareAddr, d.mac), func() error { return d.nl.LinkSetHardwareAddr(v, d.mac) }, "MAC " + d.mac.String()},
-		{v.MTU == int(d.mtu), func() error { return d.nl.LinkSetMTU(v, int(d.mtu)) }, fmt.Sprintf("MTU %d", d.mtu)},
+		{v.MTU == int(d.mtu), func() error { return d.setMTU(v) }, fmt.Sprintf("MTU %d", d.mtu)},
 		{v.Learning == d.cfg.Learning || d.learningFixed, d.setLearning, fmt.Sprintf("learning %t", d.cfg.Learning)},
-		{v.Flags&net.FlagUp != 0, func() error { return d.up(v) }, "up"},
+		{v.Flags&net.FlagUp != 0 && !d.withoutIPv6(v), func() error { return d.up(v) }, "up"},
 	} {
 		if a.right {
 			continue
@@ -73,6 +74,23 @@ func (d *Device) gone(err error) error {
 
 // addrGenModeNone is IN6_ADDR_GEN_MODE_NONE of include/uapi/linux/if_link.h.
 const addrGenModeNone = 1
+
+// withoutIPv6 reports whether the kernel has turned IPv6 off on a device that is
+// to have it, for its low MTU.
+func (d *Device) withoutIPv6(v *netlink.Vxlan) bool {
+	return v.MTU < encap.MinIPv6MTU && slices.ContainsFunc(d.cfg.Subnets, func(s netip.Prefix) bool { return s.Addr().Is6() })
+}
+
+// setMTU leaves a device without IPv6 down: if it were up, IPv6 would come back
+// with a link-local address.
+func (d *Device) setMTU(v *netlink.Vxlan) error {
+	if d.withoutIPv6(v) {
+		if err := d.nl.LinkSetDown(v); err != nil {
+			return err
+		}
+	}
+	return d.nl.LinkSetMTU(v, int(d.mtu))
+}
 
 func (d *Device) up(link netlink.Link) error {
 	// Or else the kernel makes a link-local address. Where IPv6 is off there

@@ -46,7 +46,9 @@ type peer struct {
 // table is the permanent entries of the device, as the kernel has them.
 type table struct {
 	neigh map[netip.Addr]nlbatch.MAC
-	fdb   map[nlbatch.MAC][]netip.Addr // in the kernel's order
+	// fdb has one endpoint a MAC: of a unicast MAC the kernel knows no more
+	// (vxlan_fdb_update_existing in drivers/net/vxlan/vxlan_core.c).
+	fdb map[nlbatch.MAC]netip.Addr
 }
 
 // point finds out at which endpoint each MAC is.
@@ -90,7 +92,7 @@ const dumpTries = 5
 
 // dump reads the permanent entries of the device from the kernel.
 func (d *Device) dump() (table, error) {
-	t := table{neigh: make(map[netip.Addr]nlbatch.MAC), fdb: make(map[nlbatch.MAC][]netip.Addr)}
+	t := table{neigh: make(map[netip.Addr]nlbatch.MAC), fdb: make(map[nlbatch.MAC]netip.Addr)}
 	for _, q := range []struct {
 		what   string
 		header nl.NetlinkRequestData
@@ -130,8 +132,8 @@ func (t table) addNeigh(n neighMessage) {
 }
 
 func (t table) addFDB(n neighMessage) {
-	if n.dst.IsValid() && n.plain {
-		t.fdb[n.mac] = append(t.fdb[n.mac], n.dst)
+	if _, err := macOf(n.mac[:]); err == nil && n.dst.IsValid() && n.plain {
+		t.fdb[n.mac] = n.dst
 	}
 }
 

@@ -252,10 +252,14 @@ func forFamilies(t *testing.T, f func(h host, cfg Config, peer func(n int) Peer)
 
 // listen returns a function that returns what the kernel has told since of
 // changes to one of its links: messages of links, addresses, neighbours and FDB
-// entries. All that was done before the call has been told by then.
-func (h host) listen() (told func(name string) []string) {
+// entries, or those of the groups. All that was done before the call has been
+// told by then, but for IPv6 addresses, of which the kernel tells later.
+func (h host) listen(groups ...uint) (told func(name string) []string) {
 	h.Helper()
-	w, err := nlwatch.Open(unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_NEIGH)
+	if groups == nil {
+		groups = []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_NEIGH}
+	}
+	w, err := nlwatch.Open(groups...)
 	h.must(err)
 	h.Cleanup(w.Close)
 	return func(name string) (all []string) {

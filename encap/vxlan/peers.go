@@ -181,10 +181,9 @@ func (d *Device) takeBack(bad PeerErrors) {
 		}
 	}
 	for mac := range macs {
-		if _, used := e.endpoints[mac]; !used {
-			for _, dst := range e.have.fdb[mac] {
-				w.deleteFDB(mac, dst)
-			}
+		_, used := e.endpoints[mac]
+		if dst, ok := e.have.fdb[mac]; ok && !used {
+			w.deleteFDB(mac, dst)
 		}
 	}
 	_ = d.do(&w)
@@ -220,10 +219,9 @@ func (d *Device) Retain(peers []Peer) error {
 	// First the FDB entries, so that if this is cut short their neighbours are
 	// still there to say whose they are.
 	for mac := range e.ours {
-		if _, used := e.endpoints[mac]; !used {
-			for _, dst := range e.have.fdb[mac] {
-				w.deleteFDB(mac, dst)
-			}
+		_, used := e.endpoints[mac]
+		if dst, ok := e.have.fdb[mac]; ok && !used {
+			w.deleteFDB(mac, dst)
 		}
 	}
 	for _, addr := range mine {

@@ -16,7 +16,7 @@ const (
 	// takes it. Devices in use are not likely to have it.
 	probePort = 1
 	// probeTries bounds how often another Probe on the host may come between.
-	probeTries = 5
+	probeTries = 20
 )
 
 // Probe finds out whether this kernel and this container can make VXLAN devices:

@@ -131,17 +131,10 @@ func (d *Device) asWanted(n neighMessage, deleted bool) bool {
 	e := &d.entries
 	if n.bridge {
 		to, wanted := e.endpoints[n.mac]
-		if deleted {
-			// Of several destinations, one that is not wanted may go.
-			return !wanted || n.dst != to
-		}
-		return !wanted || n.dst == to && n.permanent && n.plain
+		return !wanted || !deleted && n.dst == to && n.permanent && n.plain
 	}
 	p, wanted := e.want[n.dst]
-	if deleted {
-		return !wanted
-	}
-	return !wanted || n.mac == p.mac && n.permanent
+	return !wanted || !deleted && n.mac == p.mac && n.permanent
 }
 
 // look puts back what is not as it should be, and returns in words what that

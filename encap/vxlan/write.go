@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -47,36 +46,18 @@ func (w *writes) deleteNeigh(addr netip.Addr, mac nlbatch.MAC) {
 	})
 }
 
-// replaceFDB leads mac to dst and nowhere else; has is where it leads now. The
-// kernel changes the first of several destinations, or none if dst is among
-// them (vxlan_fdb_replace); the others go afterwards.
-func (w *writes) replaceFDB(mac nlbatch.MAC, dst netip.Addr, has []netip.Addr) (at int) {
-	at = w.add(nlbatch.FDBReplace(nlbatch.FDB{Dev: w.dev, MAC: mac, Dst: dst}), change{
-		what: fmt.Sprintf("write FDB entry %s dst %s", mac, dst),
-		apply: func(t *table) {
-			if !slices.Contains(t.fdb[mac], dst) {
-				t.fdb[mac] = append(t.fdb[mac], dst)
-			}
-		},
+func (w *writes) replaceFDB(mac nlbatch.MAC, dst netip.Addr) (at int) {
+	return w.add(nlbatch.FDBReplace(nlbatch.FDB{Dev: w.dev, MAC: mac, Dst: dst}), change{
+		what:  fmt.Sprintf("write FDB entry %s dst %s", mac, dst),
+		apply: func(t *table) { t.fdb[mac] = dst },
 	})
-	for _, surplus := range has {
-		if surplus != dst {
-			w.deleteFDB(mac, surplus)
-		}
-	}
-	return at
 }
 
 func (w *writes) deleteFDB(mac nlbatch.MAC, dst netip.Addr) {
 	w.add(nlbatch.FDBDel(nlbatch.FDB{Dev: w.dev, MAC: mac, Dst: dst}), change{
 		what:   fmt.Sprintf("delete FDB entry %s dst %s", mac, dst),
 		delete: true,
-		apply: func(t *table) {
-			t.fdb[mac] = slices.DeleteFunc(t.fdb[mac], func(a netip.Addr) bool { return a == dst })
-			if len(t.fdb[mac]) == 0 {
-				delete(t.fdb, mac)
-			}
-		},
+		apply:  func(t *table) { delete(t.fdb, mac) },
 	})
 }
 
@@ -141,9 +122,8 @@ func (d *Device) write(addrs []netip.Addr) (n written, failed map[netip.Addr]err
 		e.ours[p.mac] = true
 		fdb := func() {
 			_, asked := fdbs[p.mac]
-			has, to := e.have.fdb[p.mac], e.endpoints[p.mac]
-			if !asked && !slices.Equal(has, []netip.Addr{to}) {
-				fdbs[p.mac] = w.replaceFDB(p.mac, to, has)
+			if to := e.endpoints[p.mac]; !asked && e.have.fdb[p.mac] != to {
+				fdbs[p.mac] = w.replaceFDB(p.mac, to)
 			}
 		}
 		mac, inUse := e.have.neigh[addr]
