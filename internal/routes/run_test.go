@@ -179,27 +179,76 @@ func TestWhoTakesARouteAgainAndAgainIsNotFoughtAtAnyPrice(t *testing.T) {
 	})
 }
 
-// TestChangesThatWereNotToldAreFound: so many that the socket's buffer does not
-// hold them.
+// TestChangesThatWereNotToldAreFound: there were so many others before them that
+// the socket's buffer did not hold them.
 func TestChangesThatWereNotToldAreFound(t *testing.T) {
-	f := families[1]
-	inside(t, func(n *node) {
+	each(t, func(n *node, f family) {
 		table := n.open(n.config())
 		n.run(table)
-		var want []Route
-		for i := range 2000 {
-			want = append(want, n.direct(f, i+2))
-		}
+		want := []Route{n.direct(f, 2), n.tunnelled(f, 3)}
 		n.must(table.Set(want))
-		lines := n.routes()
+		others := n.direct(f, 4).stock()
 		table.mu.Lock() // Run does not read meanwhile
-		for _, r := range want {
-			n.must(netlink.RouteDel(r.stock()))
+		for range 2000 {
+			n.must(netlink.RouteAdd(others), netlink.RouteDel(others))
 		}
+		n.must(netlink.RouteDel(want[0].stock()), netlink.RouteDel(want[1].stock()))
 		table.mu.Unlock()
-		n.eventually("all are back", func() bool { return slices.Equal(n.routes(), lines) })
-		if len(lines) != len(want) {
-			n.Errorf("%d routes, want %d", len(lines), len(want))
+		n.eventually("they are back", func() bool { return slices.Equal(n.routes(), f.lines(want...)) })
+	})
+}
+
+// TestOwnChangesAreNotLookedAt: or else each change of a lease would cost a
+// reading of all routes.
+func TestOwnChangesAreNotLookedAt(t *testing.T) {
+	each(t, func(n *node, f family) {
+		table := n.open(n.config())
+		m := n.monitor()
+		concerned := func() (times int) {
+			messages, _ := m.events.Next(time.Now().Add(patience))
+			for _, e := range messages {
+				if yes, _ := table.concerned(e, nil); yes {
+					times++
+				}
+			}
+			return times
 		}
+		n.must(table.Set([]Route{n.direct(f, 2)}))
+		if concerned() != 0 {
+			n.Error("a route of Set is looked at")
+		}
+		n.must(table.Set([]Route{{Dst: f.subnet(2), Via: f.gateway2, Dev: n.eth0.Attrs().Index}}))
+		if concerned() != 0 {
+			n.Error("a replacement of Set is looked at")
+		}
+		n.must(netlink.RouteReplace(n.direct(f, 2).stock()))
+		if concerned() != 1 {
+			n.Error("the replacement of another is not looked at")
+		}
+	})
+}
+
+// TestSetAndRunWorkTogether: while one host's leases change, somebody takes
+// routes away. In the end there is what was wanted last.
+func TestSetAndRunWorkTogether(t *testing.T) {
+	each(t, func(n *node, f family) {
+		table, _ := n.logged()
+		var last []Route
+		for round := range 100 {
+			last = nil
+			for i := 2; i < 30; i++ {
+				switch r := n.direct(f, i); (i + round) % 3 {
+				case 0:
+					last = append(last, r)
+				case 1:
+					last = append(last, n.tunnelled(f, i))
+				default: // it may not be there
+					_ = netlink.RouteDel(r.stock())
+				}
+			}
+			n.must(table.Set(last))
+			_ = netlink.RouteDel(last[round%len(last)].stock())
+		}
+		n.eventually("there is what was wanted last", func() bool { return slices.Equal(n.routes(), f.lines(last...)) })
 	})
 }
