@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/twillnet/twill/internal/netlab"
 )
 
 // Kinds of node that run stock flannel. It has one backend, the one of the
@@ -53,7 +51,7 @@ var goldens = []golden{
 
 func (g golden) cluster(t *testing.T) *cluster {
 	return newCluster(t, clusterOptions{
-		Options: netlab.Options{Hosts: 3}, backend: g.backend, stack: g.stack, routed: g.routed,
+		Options: threeHosts, backend: g.backend, stack: g.stack, routed: g.routed,
 	})
 }
 
@@ -77,6 +75,7 @@ func TestStockFlannelStillMakesTheTablesThatAreKept(t *testing.T) {
 			c := g.cluster(t)
 			k := stock("stock", g.backend)
 			c.run(k, k, k)
+			c.waitTalk()
 			got := c.tables()
 			if *update {
 				must(t, os.WriteFile(g.path(), []byte("# What three nodes of stock flannel 0.28.9 make of their hosts and of etcd with\n# "+

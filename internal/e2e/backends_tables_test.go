@@ -122,6 +122,59 @@ func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
 	return all
 }
 
+// devicesTo are the devices through which host number i sends to the pod of host
+// number j, by family, and how many routes of their own the pod's subnets have.
+func (c *cluster) devicesTo(i, j int) (devices []string, routes []int) {
+	c.t.Helper()
+	nl := c.nodes[i].NS.Netlink()
+	for _, addr := range c.addrs(j) {
+		name := "nothing"
+		if found, err := nl.RouteGet(addr.AsSlice()); err == nil {
+			// It may have gone in between.
+			if link, err := nl.LinkByIndex(found[0].LinkIndex); err == nil {
+				name = link.Attrs().Name
+			}
+		}
+		devices = append(devices, name)
+		subnet := c.nodes[j].Subnet
+		if addr.Is6() {
+			subnet = c.nodes[j].Subnet6
+		}
+		own, err := nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: prefixNet(subnet)}, netlink.RT_FILTER_DST)
+		must(c.t, err)
+		routes = append(routes, len(own))
+	}
+	return devices, routes
+}
+
+// sendsThrough says whether host number i sends through a device to the pod of
+// host number j, and has one route at most to each of its subnets. With VXLAN
+// that of IPv6 has another name.
+func (c *cluster) sendsThrough(i, j int, device string) bool {
+	c.t.Helper()
+	devices, routes := c.devicesTo(i, j)
+	for k, addr := range c.addrs(j) {
+		want := device
+		if addr.Is6() {
+			want = strings.Replace(device, "flannel.", "flannel-v6.", 1)
+		}
+		if devices[k] != want || routes[k] > 1 {
+			return false
+		}
+	}
+	return true
+}
+
+// expectRoutes fails the test unless it is so.
+func (c *cluster) expectRoutes(t *testing.T, i, j int, device string) {
+	t.Helper()
+	if !c.sendsThrough(i, j, device) {
+		devices, routes := c.devicesTo(i, j)
+		t.Errorf("host %s sends to the pods of host %s through %q, with %v routes of their own; want it through %s, with one route at most",
+			c.nodes[i].Letter, c.nodes[j].Letter, devices, routes, device)
+	}
+}
+
 // linkLocal names an IPv6 address that the kernel has made of a MAC address
 // (RFC 4291, appendix A).
 func (m macNames) linkLocal(p *net.IPNet, mac net.HardwareAddr) string {
@@ -171,4 +224,33 @@ func sysctl(t testing.TB, ns *netlab.Namespace, key string) string {
 		return err
 	}))
 	return strings.TrimSpace(string(text))
+}
+
+// differences are the lines that only one of two texts has, with the host that
+// they are of.
+func differences(want, got string) string {
+	has := func(text string) map[string]bool {
+		all, host := make(map[string]bool), ""
+		for line := range strings.SplitSeq(text, "\n") {
+			if !strings.HasPrefix(line, " ") {
+				host = line
+			}
+			all[host+line] = true
+		}
+		return all
+	}
+	var lines []string
+	one, other := has(want), has(got)
+	for line := range one {
+		if !other[line] {
+			lines = append(lines, "missing: "+line)
+		}
+	}
+	for line := range other {
+		if !one[line] {
+			lines = append(lines, "too many: "+line)
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }

@@ -162,9 +162,13 @@ func (c *cluster) daemon(i int, flags ...string) *daemon {
 	return d
 }
 
+// threeHosts are three hosts of the usual kind.
+var threeHosts = netlab.Options{Hosts: 3}
+
 // run starts nodes on the hosts in turn and gives the pods the MTU that their
 // node tells. Those that want a configuration of their own read it at their
-// start and never again, so they come first.
+// start and never again, so they come first. Peers may have yet to be told of
+// each other.
 func (c *cluster) run(kinds ...kind) {
 	c.t.Helper()
 	for _, own := range []bool{true, false} {
@@ -174,7 +178,6 @@ func (c *cluster) run(kinds ...kind) {
 			}
 		}
 	}
-	c.waitTalk()
 }
 
 // start starts a node on host number i and gives its pods the MTU that it tells.
@@ -234,17 +237,22 @@ func (c *cluster) waitReach(i, j int) {
 }
 
 // expectPair checks what a user notices of the way between the pods of hosts
-// number i and j, in both directions and of each family: packets as large as
-// the MTU of both pods pass whole, a pod that sends one of more than pathMTU
-// bytes is told so, and TCP moves bytes unchanged. pathMTU is by family, IPv4
-// first.
+// number i and j, in both directions and of each family: what a node of ours has
+// told its pods fits into the way, packets as large as the MTU of both pods pass
+// whole, a pod that sends one of more than pathMTU bytes is told so, and TCP
+// moves bytes unchanged. pathMTU is by family, IPv4 first.
 func (c *cluster) expectPair(t *testing.T, i, j int, pathMTU [2]int) {
 	t.Helper()
 	c.waitReach(i, j)
-	largest := min(c.running[i].podMTU(), c.running[j].podMTU())
 	for _, way := range [][2]int{{i, j}, {j, i}} {
 		from, to := c.pod(way[0]), c.pod(way[1])
 		for _, addr := range c.addrs(way[1]) {
+			path, mtu := ofPath(pathMTU, addr), c.running[way[0]].podMTU()
+			if _, own := c.running[way[0]].(*daemon); own && mtu > path {
+				t.Errorf("subnet.env of host %s says MTU %d, and %d fit into the way to %s", c.nodes[way[0]].Letter, mtu, path, addr)
+			}
+			// Stock flannel tells what fits into IPv4, whatever the family.
+			largest := min(mtu, c.running[way[1]].podMTU(), path)
 			if err := ping(from, addr, largest); err != nil {
 				t.Errorf("ping of %d bytes from %s: %v", largest, from.NS, err)
 			}
@@ -260,13 +268,17 @@ func (c *cluster) expectPair(t *testing.T, i, j int, pathMTU [2]int) {
 	}
 	for _, way := range [][2]int{{i, j}, {j, i}} {
 		for _, addr := range c.addrs(way[1]) {
-			mtu := pathMTU[0]
-			if addr.Is6() {
-				mtu = pathMTU[1]
-			}
-			expectPathMTU(t, c.pod(way[0]), addr, mtu)
+			expectPathMTU(t, c.pod(way[0]), addr, ofPath(pathMTU, addr))
 		}
 	}
+}
+
+// ofPath is the one of the family of addr.
+func ofPath(pathMTU [2]int, addr netip.Addr) int {
+	if addr.Is4() {
+		return pathMTU[0]
+	}
+	return pathMTU[1]
 }
 
 // behindRouter moves the last of hosts into another subnet: its eth0 then leads

@@ -1,0 +1,73 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// occupy makes a VXLAN device of somebody else on host number i that has the VNI
+// and port of flannel's, so that the kernel refuses another. flannel.1, if it is
+// there, goes.
+func (c *cluster) occupy(i int) netlink.Link {
+	c.t.Helper()
+	nl := c.nodes[i].NS.Netlink()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "occupier"
+	other := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, Port: 8472, VtepDevIndex: c.underlayLink(i).Attrs().Index}
+	// The daemon may be the first to make a device where one was deleted.
+	if !within(time.Minute, func() bool {
+		if link, err := nl.LinkByName("flannel.1"); err == nil {
+			_ = nl.LinkDel(link)
+		}
+		err := nl.LinkAdd(other)
+		if err != nil && err != unix.EEXIST {
+			c.t.Fatal(err)
+		}
+		return err == nil
+	}) {
+		c.t.Fatal("not within a minute: a device in the place of flannel.1")
+	}
+	return other
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	flannel.1 refused   └── etcd
+func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
+	for _, when := range []string{"at the start", "later"} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: `{"Type": "auto"}`})
+			if when == "at the start" {
+				c.occupy(0)
+			}
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
+			talk := c.talk()
+			if when == "later" {
+				c.expectRoutes(t, 0, 1, "flannel.1")
+				c.occupy(0)
+			}
+			for i := range 2 {
+				if !within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, "flannel0") }) {
+					t.Errorf("not within a minute: host %s sends through flannel0", c.nodes[i].Letter)
+				}
+			}
+			talk.goesOn(t)
+			c.waitTalk()
+			d := c.running[0].(*daemon)
+			d.waitReady()
+			if got := d.status().Lease.Subnet; got != c.nodes[0].Subnet {
+				t.Errorf("the lease is of %s, want %s as before", got, c.nodes[0].Subnet)
+			}
+			if got := c.entries()[c.key(0)]; strings.Contains(got, `"vxlan"`) {
+				t.Errorf("the lease still says that the node speaks VXLAN: %s", got)
+			}
+			c.checkHistory()
+		})
+	}
+}

@@ -1,0 +1,293 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/netlab"
+)
+
+// A lease with both families of which one changes: stock flannel passes that
+// over.
+//
+//	pod-a ── host a ─┬──────── host b ── pod-b
+//	                 └── etcd, with the lease of a third node
+func TestChangeOfOneFamilyOfALeaseIsApplied(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: dualStack})
+	c.run(twill("a"), twill("b"))
+	c.waitTalk()
+	const key = "subnets/10.5.77.0-24&fd00:10:5:77::-64"
+	value := func(addr, mac, addr6, mac6 string) string {
+		return fmt.Sprintf(`{"PublicIP":%q,"PublicIPv6":%q,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":%q},"BackendV6Data":{"VNI":1,"VtepMAC":%q}}`,
+			addr, addr6, mac, mac6)
+	}
+	entries := func(dst, mac, dev, subnet string) []string {
+		return []string{
+			fmt.Sprintf("fdb %s dst %s dev %s permanent flags 0x2", mac, dst, dev),
+			fmt.Sprintf("neighbour %s is %s dev %s permanent", subnet, mac, dev),
+		}
+	}
+	m := startMonitor(t, c.nodes[0].NS)
+	was, was6 := []string(nil), []string(nil)
+	for _, step := range []struct {
+		addr, mac, addr6, mac6 string
+		still                  string // the device whose entries stay as they are
+	}{
+		{"172.31.9.77", "02:77:77:77:77:04", "fd00:172:31:9::77", "02:77:77:77:77:06", ""},
+		{"172.31.9.77", "02:77:77:77:77:04", "fd00:172:31:9::78", "02:77:77:77:77:06", "flannel.1"},
+		{"172.31.9.77", "02:77:77:77:77:04", "fd00:172:31:9::78", "02:77:77:77:77:07", "flannel.1"},
+		{"172.31.9.78", "02:77:77:77:77:04", "fd00:172:31:9::78", "02:77:77:77:77:07", "flannel-v6.1"},
+		{"172.31.9.78", "02:77:77:77:77:05", "fd00:172:31:9::78", "02:77:77:77:77:07", "flannel-v6.1"},
+	} {
+		c.put(key, value(step.addr, step.mac, step.addr6, step.mac6))
+		want := entries(step.addr, step.mac, "flannel.1", "10.5.77.0")
+		want6 := entries(step.addr6, step.mac6, "flannel-v6.1", "fd00:10:5:77::")
+		var got []string
+		if !within(time.Minute, func() bool {
+			got = facts(t, c.nodes[0].NS, nil)
+			return contains(got, append(want, want6...)) && !containsOld(got, was, want) && !containsOld(got, was6, want6)
+		}) {
+			t.Fatalf("not within a minute: the entries of %+v; there are\n%s", step, strings.Join(got, "\n"))
+		}
+		was, was6 = want, want6
+		for _, line := range m.changes() {
+			if step.still != "" && (strings.HasSuffix(line, " dev "+step.still) || strings.Contains(line, "route")) {
+				t.Errorf("%+v: %s", step, line)
+			}
+		}
+	}
+}
+
+// contains says whether all of want are among lines.
+func contains(lines, want []string) bool {
+	return !slices.ContainsFunc(want, func(w string) bool { return !slices.Contains(lines, w) })
+}
+
+// containsOld says whether one of old that is not wanted any more is among
+// lines.
+func containsOld(lines, old, want []string) bool {
+	return slices.ContainsFunc(old, func(o string) bool { return slices.Contains(lines, o) && !slices.Contains(want, o) })
+}
+
+// pod-a ── host a, with things of others ─┬──────── host b ── pod-b
+//
+//	└── etcd
+func TestWhatOthersHaveMadeIsNeverTouched(t *testing.T) {
+	for _, b := range kernelBackends {
+		t.Run(b.backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
+			ns := c.nodes[0].NS
+			addForeign(t, ns)
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
+			if b.backend == "vxlan" {
+				addForeignEntries(t, ns)
+			}
+			before := hostState(t, ns)
+			m := startMonitor(t, ns)
+			d := c.running[0].(*daemon)
+			for range 2 {
+				c.addGhost(b.lease)
+				c.seesGhost(0, true)
+				c.removeGhost()
+				c.seesGhost(0, false)
+				d.stop(unix.SIGTERM)
+				d.start()
+				d.waitReady()
+			}
+			c.addGhost(b.lease)
+			c.seesGhost(0, true)
+			c.removeGhost()
+			c.seesGhost(0, false)
+			if after := hostState(t, ns); after != before {
+				t.Errorf("before\n%s\nafter\n%s", before, after)
+			}
+			if other := except(m.changes(), ghost...); len(other) > 0 {
+				t.Errorf("things of others were written:\n%s", strings.Join(other, "\n"))
+			}
+		})
+	}
+}
+
+// addForeign gives a host links and routes that look as if they might be
+// flannel's.
+func addForeign(t *testing.T, ns *netlab.Namespace) {
+	t.Helper()
+	nl := ns.Netlink()
+	eth0, err := nl.LinkByName(netlab.UnderlayLink)
+	must(t, err)
+	attrs := func(name string) netlink.LinkAttrs {
+		a := netlink.NewLinkAttrs()
+		a.Name = name
+		return a
+	}
+	must(t,
+		nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs("flannel-bridge")}),
+		nl.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs("overlay.9"), VxlanId: 9, Port: 4789, VtepDevIndex: eth0.Attrs().Index}),
+	)
+	via := net.IPv4(172, 31, 9, 12).To4()
+	for _, r := range []netlink.Route{
+		{Dst: cidr(t, "10.99.0.0/24"), Gw: via},                                                                                 // outside the network
+		{Dst: cidr(t, "10.5.200.0/24"), Gw: via, Priority: 50, Protocol: unix.RTPROT_STATIC},                                    // an operator's
+		{Dst: cidr(t, "10.5.201.0/24"), Type: unix.RTN_UNREACHABLE, Protocol: unix.RTPROT_STATIC},                               //
+		{Dst: cidr(t, "10.5.202.0/24"), Gw: via, Table: 100},                                                                    // not in table main
+		{Dst: cidr(t, "10.5.2.64/26"), Gw: via, Protocol: unix.RTPROT_STATIC},                                                   // within a peer's subnet
+		{Dst: cidr(t, "fd00:99::/64"), Gw: net.ParseIP("fd00:172:31:9::12")},                                                    //
+		{Dst: cidr(t, "fd00:10:5:200::/64"), Gw: net.ParseIP("fd00:172:31:9::12"), Priority: 50},                                //
+		{Dst: cidr(t, "10.5.0.0/16"), Gw: via, Priority: 5000, Protocol: unix.RTPROT_STATIC},                                    // of the whole network
+		{Dst: cidr(t, "10.5.203.0/24"), LinkIndex: eth0.Attrs().Index, Scope: unix.RT_SCOPE_LINK, Protocol: unix.RTPROT_STATIC}, //
+	} {
+		must(t, nl.RouteAdd(&r))
+	}
+	must(t, nl.NeighSet(&netlink.Neigh{
+		LinkIndex: eth0.Attrs().Index, IP: net.IPv4(172, 31, 9, 200), State: netlink.NUD_PERMANENT,
+		HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+	}))
+}
+
+// addForeignEntries adds what an operator may have on the VXLAN devices.
+func addForeignEntries(t *testing.T, ns *netlab.Namespace) {
+	t.Helper()
+	nl := ns.Netlink()
+	for _, l := range flannelLinks(t, ns) {
+		if l.Type() != "vxlan" {
+			continue
+		}
+		dst, neighbour := net.IPv4(172, 31, 9, 99).To4(), net.IPv4(192, 0, 2, 7).To4()
+		if strings.Contains(l.Attrs().Name, "v6") {
+			dst, neighbour = net.ParseIP("fd00:172:31:9::99"), net.ParseIP("2001:db8::7")
+		}
+		for _, mac := range []net.HardwareAddr{{0, 0, 0, 0, 0, 0}, {2, 0, 0, 0, 0, 2}} {
+			must(t, nl.NeighAppend(&netlink.Neigh{
+				LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF,
+				State: netlink.NUD_PERMANENT, IP: dst, HardwareAddr: mac,
+			}))
+		}
+		must(t, nl.NeighSet(&netlink.Neigh{
+			LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: neighbour, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 3},
+		}))
+	}
+}
+
+// hostState is all of a host: links, addresses and routes of any kind, and the
+// entries of flannel's links.
+func hostState(t *testing.T, ns *netlab.Namespace) string {
+	t.Helper()
+	routes, err := ns.Netlink().RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: 100}, netlink.RT_FILTER_TABLE)
+	must(t, err)
+	return netState(t, ns) + fmt.Sprintln(routes) + strings.Join(facts(t, ns, nil), "\n")
+}
+
+func cidr(t *testing.T, s string) *net.IPNet {
+	t.Helper()
+	_, n, err := net.ParseCIDR(s)
+	must(t, err)
+	return n
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	MTU 1500, 1400, 1500   └── etcd
+func TestMTUOfTheUnderlayIsFollowedAndTheDeviceKept(t *testing.T) {
+	for _, b := range []struct {
+		backend, device string
+		overhead        int
+	}{{"vxlan", "flannel-v6.1", 70}, {"host-gw", netlab.UnderlayLink, 0}} {
+		t.Run(b.backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
+			d, index := c.running[0].(*daemon), c.link(0, b.device).Attrs().Index
+			for _, mtu := range []int{1400, 1500} {
+				must(t, c.nodes[0].NS.Netlink().LinkSetMTU(c.underlayLink(0), mtu))
+				want := mtu - b.overhead
+				if !within(time.Minute, func() bool {
+					return strings.Contains(d.env(), fmt.Sprintf("FLANNEL_MTU=%d\n", want)) && c.link(0, b.device).Attrs().MTU == want
+				}) {
+					t.Fatalf("not within a minute: %s and subnet.env have an MTU of %d: %s", b.device, want, d.env())
+				}
+				c.waitTalk()
+			}
+			if now := c.link(0, b.device).Attrs().Index; now != index {
+				t.Errorf("%s was made anew", b.device)
+			}
+		})
+	}
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	└── etcd, the network's configuration
+func TestOptionsOfVXLANAreAppliedToTheLiveDevice(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`})
+	c.run(twill("a"), twill("b"))
+	c.waitTalk()
+	flows := c.steadyBetween(0, 1)
+	index := c.link(0, "flannel.1").Attrs().Index
+	for _, change := range []struct {
+		backend  string
+		mtu      int
+		learning bool
+	}{
+		{`{"Type": "vxlan", "Learning": true}`, 1450, true},
+		{`{"Type": "vxlan", "MTU": 1400}`, 1350, false},
+		{`{"Type": "vxlan"}`, 1450, false},
+	} {
+		c.configure(change.backend)
+		for i := range 2 {
+			var v *netlink.Vxlan
+			if !within(time.Minute, func() bool {
+				v = c.link(i, "flannel.1").(*netlink.Vxlan)
+				env := c.running[i].(*daemon).env()
+				return v.Learning == change.learning && v.MTU == change.mtu && strings.Contains(env, fmt.Sprintf("FLANNEL_MTU=%d\n", change.mtu))
+			}) {
+				t.Fatalf("not within a minute: host %s has %s; there is %+v", c.nodes[i].Letter, change.backend, v)
+			}
+		}
+		flows.pass(t, 500)
+	}
+	if now := c.link(0, "flannel.1").Attrs().Index; now != index {
+		t.Error("the device was made anew")
+	}
+	flows.stop(t)
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	.11 → .21   └── etcd
+func TestNewAddressOfTheUnderlayIsFollowedByTheNodeAndItsPeers(t *testing.T) {
+	for _, b := range kernelBackends {
+		t.Run(b.backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
+			before, talk := c.tables(), c.talk()
+			c.moveHost(0, netip.MustParseAddr("172.31.9.21"))
+			want := strings.NewReplacer("172.31.9.11", "172.31.9.21").Replace(before)
+			var got string
+			// The connection to etcd is one of the address that is gone, which
+			// it takes seconds to find out.
+			if !within(2*time.Minute, func() bool {
+				got = c.tables()
+				return got == want
+			}) {
+				t.Fatalf("not within two minutes:\n%s", differences(want, got))
+			}
+			c.waitTalk()
+			talk.goesOn(t)
+		})
+	}
+}

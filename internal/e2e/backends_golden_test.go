@@ -1,0 +1,53 @@
+//go:build amd64
+
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// pod-a ── host a ─┬─ … ─ host c ── pod-c
+//
+//	└── etcd
+func TestTablesAreThoseThatStockFlannelMakes(t *testing.T) {
+	must(t, buildStock())
+	for _, g := range goldens {
+		// How many of the hosts run twilld; the others run stock flannel.
+		for own := 1; own <= 3; own += 2 {
+			t.Run(fmt.Sprintf("%s, %d of 3", g.file, own), func(t *testing.T) {
+				t.Parallel()
+				c := g.cluster(t)
+				kinds := []kind{stock("a", g.backend), stock("b", g.backend), stock("c", g.backend)}
+				for i := range own {
+					kinds[i] = twill("own")
+				}
+				c.run(kinds...)
+				c.waitTalk()
+				want := except(strings.Split(g.read(t), "\n"), linkLocal)
+				var got []string
+				if !within(time.Minute, func() bool {
+					got = except(strings.Split(stockWords.Replace(c.tables()), "\n"), linkLocal)
+					return slices.Equal(got, want)
+				}) {
+					t.Errorf("differences from stock flannel's tables:\n%s", differences(strings.Join(want, "\n"), strings.Join(got, "\n")))
+				}
+			})
+		}
+	}
+}
+
+// linkLocal marks the addresses that the kernel gives to devices that stock
+// flannel makes, and the routes that come with them. Nobody uses them.
+const linkLocal = "fe80::"
+
+// stockWords takes out what twilld does on purpose as stock flannel does not: its
+// leases say more, and it knows that 70 bytes must be left for VXLAN over IPv6
+// where the network's configuration names the MTU of the underlay.
+var stockWords = strings.NewReplacer(
+	`,"Backends":["vxlan","udp"],"PartialChecksums":true`, "",
+	"link flannel-v6.77 vxlan mtu 1330", "link flannel-v6.77 vxlan mtu 1350",
+)
