@@ -23,7 +23,7 @@ type entries struct {
 	// MAC, a node's former one and the one it has now; what was told last
 	// counts.
 	endpoints map[nlbatch.MAC]netip.Addr
-	told      uint64 // number of the last peer
+	seq       uint64 // of the peer that was told last
 
 	// loaded says that have is filled.
 	loaded bool
@@ -40,7 +40,7 @@ func newEntries() entries {
 type peer struct {
 	mac      nlbatch.MAC
 	endpoint netip.Addr
-	told     uint64 // greater than those of peers that were told before
+	seq      uint64 // greater than those of peers that were told before
 }
 
 // table is the permanent entries of the device, as the kernel has them.
@@ -56,8 +56,8 @@ func (e *entries) point() {
 	e.endpoints = make(map[nlbatch.MAC]netip.Addr, len(e.want))
 	last := make(map[nlbatch.MAC]uint64, len(e.want))
 	for _, p := range e.want {
-		if p.told > last[p.mac] {
-			last[p.mac], e.endpoints[p.mac] = p.told, p.endpoint
+		if p.seq > last[p.mac] {
+			last[p.mac], e.endpoints[p.mac] = p.seq, p.endpoint
 		}
 	}
 }

@@ -39,12 +39,12 @@ var (
 
 // host is the namespace of a test. Its methods run on the thread inside it.
 type host struct {
-	*testing.T
+	testing.TB
 	ns *netlab.Namespace
 	nl *netlink.Handle
 }
 
-func inside(t *testing.T, f func(h host)) {
+func inside(t testing.TB, f func(h host)) {
 	t.Helper()
 	ns := netlabtest.Namespace(t, "host")
 	// Before the namespace is closed, and on the same thread.

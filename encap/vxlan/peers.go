@@ -83,8 +83,8 @@ func (d *Device) Add(peers []Peer) error {
 		}
 		addr := p.Subnet.Addr()
 		if old, ok := e.want[addr]; !ok || old.mac != sound.mac || old.endpoint != sound.endpoint {
-			e.told++
-			sound.told = e.told
+			e.seq++
+			sound.seq = e.seq
 			e.want[addr] = sound
 		}
 		if _, twice := added[addr]; !twice {

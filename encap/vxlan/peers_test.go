@@ -328,3 +328,32 @@ func TestThousandsOfPeersAreAddedFoundAndRemoved(t *testing.T) {
 		h.hasTable("flannel.1", lines(peers[0])...)
 	})
 }
+
+// BenchmarkPeers adds 5,000 peers to a device without any, finds them after a
+// restart, and removes them.
+func BenchmarkPeers(b *testing.B) {
+	inside(b, func(h host) {
+		peers := many()
+		var add, find, remove time.Duration
+		took := func(sum *time.Duration, errs func() error) {
+			begin := time.Now()
+			h.must(errs())
+			*sum += time.Since(begin)
+		}
+		for b.Loop() {
+			d := h.open(h.configMany())
+			took(&add, func() error { return d.Add(peers) })
+			h.must(d.Close())
+			d = h.open(h.configMany())
+			took(&find, func() error { return errors.Join(d.Add(peers), d.Retain(peers)) })
+			took(&remove, func() error { return d.Retain(nil) })
+			h.must(d.Close())
+		}
+		for _, m := range []struct {
+			name string
+			sum  time.Duration
+		}{{"add", add}, {"find", find}, {"remove", remove}} {
+			b.ReportMetric(float64(m.sum.Milliseconds())/float64(b.N), "ms/"+m.name)
+		}
+	})
+}

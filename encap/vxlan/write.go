@@ -20,9 +20,24 @@ type writes struct {
 // change is a change of one entry.
 type change struct {
 	what   string       // for messages
+	neigh  netip.Addr   // that of the neighbour, if it is one
 	delete bool         // to find nothing is success
 	apply  func(*table) // what success makes of the table
 	err    error        // why it was not done
+}
+
+// remedy says what to do about an error of the kernel. Before Linux 5.0
+// permanent neighbours counted among those that the table may have (commit
+// 58956317c8de), of which there are 1,024 unless somebody has raised it.
+func (c *change) remedy(err error) string {
+	if c.neigh.IsValid() && !c.delete && errors.Is(err, unix.ENOBUFS) {
+		version := 6
+		if c.neigh.Is4() {
+			version = 4
+		}
+		return fmt.Sprintf("; the table of neighbours may be full: raise net.ipv%d.neigh.default.gc_thresh3", version)
+	}
+	return ""
 }
 
 func (w *writes) add(r nlbatch.Request, c change) (at int) {
@@ -34,6 +49,7 @@ func (w *writes) add(r nlbatch.Request, c change) (at int) {
 func (w *writes) replaceNeigh(addr netip.Addr, mac nlbatch.MAC) (at int) {
 	return w.add(nlbatch.NeighReplace(nlbatch.Neigh{Dev: w.dev, IP: addr, MAC: mac}), change{
 		what:  fmt.Sprintf("write neighbour %s lladdr %s", addr, mac),
+		neigh: addr,
 		apply: func(t *table) { t.neigh[addr] = mac },
 	})
 }
@@ -91,10 +107,16 @@ func (d *Device) do(w *writes) error {
 	results, err := d.batch.Do(w.requests)
 	for i, bad := range results {
 		c := &w.changes[i]
-		if bad == nil || c.delete && errors.Is(bad, unix.ENOENT) {
+		if c.delete && errors.Is(bad, unix.ENOENT) {
+			bad = nil
+		}
+		// With ENOBUFS an entry may have been written, and the answer lost: who
+		// takes it back must find it in the table.
+		if bad == nil || !c.delete && errors.Is(bad, unix.ENOBUFS) {
 			c.apply(&d.entries.have)
-		} else {
-			c.err = fmt.Errorf("%s: %w", c.what, bad)
+		}
+		if bad != nil {
+			c.err = fmt.Errorf("%s: %w%s", c.what, bad, c.remedy(bad))
 		}
 	}
 	if err != nil {
