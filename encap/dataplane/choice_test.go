@@ -9,7 +9,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-func config(t *testing.T, backend string) *lease.Config {
+func config(t testing.TB, backend string) *lease.Config {
 	t.Helper()
 	c, err := lease.ParseConfig([]byte(`{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:5::/48", "Backend": ` + backend + `}`))
 	if err != nil {
@@ -18,7 +18,7 @@ func config(t *testing.T, backend string) *lease.Config {
 	return c
 }
 
-func settings(t *testing.T, backend, override string) Settings {
+func settings(t testing.TB, backend, override string) Settings {
 	t.Helper()
 	s, err := SettingsOf(config(t, backend), override)
 	if err != nil {

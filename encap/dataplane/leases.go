@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -87,40 +88,50 @@ func (p *Plane) addVTEPs(hops []hop) (peers [][]vxlan.Peer, failed map[netip.Pre
 	return peers, failed
 }
 
+// subnets tell one lease from another, as its key does, which takes longer to
+// make.
+type subnets struct{ v4, v6 netip.Prefix }
+
 // decided is what was decided for a lease.
 type decided struct {
 	lease   lease.Lease
 	accepts bool // it may send datagrams, whatever way leads to it
 	hops    []hop
+	whole   bool // each of its subnets has a hop
+	round   uint // of decide, that it was part of last
 }
 
 // decide chooses a hop for each subnet of each peer. accepted are the peers that
 // may send datagrams. What was decided for a lease that has not changed stands,
 // until what is known of the link grows old.
 func (p *Plane) decide(leases []lease.Lease) (hops []hop, accepted []lease.Lease) {
-	old := p.decisions
 	if p.links.forget() {
-		old = nil
+		clear(p.decisions)
 	}
-	p.decisions = make(map[lease.Key]decided, len(leases))
+	p.round++
+	hops, accepted = make([]hop, 0, len(leases)), make([]lease.Lease, 0, len(leases))
 	reasons := make(map[netip.Prefix]string)
 	families := [2]family{p.family(netip.IPv4Unspecified()), p.family(netip.IPv6Unspecified())}
+	own := subnets{p.cfg.Own.Subnet, p.cfg.Own.IPv6Subnet}
 	for _, l := range leases {
-		if l.Key() == p.cfg.Own.Key() {
+		key := subnets{l.Subnet, l.IPv6Subnet}
+		if key == own {
 			continue
 		}
-		d, ok := old[l.Key()]
-		if !ok || !d.lease.Equal(l) {
-			d = p.decideFor(l, families, reasons)
-		}
+		d, ok := p.decisions[key]
 		// What has no way yet is asked anew each time.
-		if len(d.hops) == len(l.Subnets()) {
-			p.decisions[l.Key()] = d
+		if !ok || !d.lease.Equal(l) || !d.whole {
+			d = p.decideFor(l, families, reasons)
+			p.decisions[key] = d
 		}
+		d.round = p.round
 		hops = append(hops, d.hops...)
 		if d.accepts {
 			accepted = append(accepted, l)
 		}
+	}
+	if len(p.decisions) > len(leases) {
+		maps.DeleteFunc(p.decisions, func(_ subnets, d *decided) bool { return d.round != p.round })
 	}
 	p.told = reasons
 	return hops, accepted
@@ -128,8 +139,8 @@ func (p *Plane) decide(leases []lease.Lease) (hops []hop, accepted []lease.Lease
 
 // decideFor decides for one lease, and logs why a subnet of it has no way unless
 // it has been told.
-func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.Prefix]string) decided {
-	d := decided{lease: l, accepts: knows(waysOf(l), UDP)}
+func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.Prefix]string) *decided {
+	d := &decided{lease: l, accepts: knows(waysOf(l), UDP)}
 	for _, subnet := range l.Subnets() {
 		f := families[0]
 		if subnet.Addr().Is6() {
@@ -145,6 +156,7 @@ func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.P
 			p.cfg.Logger.Warn("peer cannot be reached", "subnet", subnet, "why", err)
 		}
 	}
+	d.whole = len(d.hops) == len(l.Subnets())
 	return d
 }
 

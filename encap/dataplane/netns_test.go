@@ -30,12 +30,12 @@ func TestMain(m *testing.M) { netlabtest.Main(m) }
 
 // node is the namespace of a test. Its methods run on the thread inside it.
 type node struct {
-	*testing.T
+	testing.TB
 	nl     *netlink.Handle
 	memory string
 }
 
-func inside(t *testing.T, f func(n node)) {
+func inside(t testing.TB, f func(n node)) {
 	t.Helper()
 	ns := netlabtest.Namespace(t, "node")
 	if err := ns.Do(func() error {
@@ -88,7 +88,7 @@ func (n node) config(backend string) Config {
 	n.Helper()
 	u := eth0
 	u.Index = n.link("eth0").Attrs().Index
-	s := settings(n.T, backend, "")
+	s := settings(n, backend, "")
 	possible := Probes{VXLAN: func(int) error { return nil }, UDP: func() error { return nil }}
 	choice, err := s.Choose(possible)
 	n.must(err)

@@ -52,7 +52,8 @@ type Plane struct {
 
 	// What SetLeases knows from the last time.
 	links     *onLink
-	decisions map[lease.Key]decided
+	decisions map[subnets]*decided
+	round     uint // how often decide has run
 	memory    *memory
 	told      map[netip.Prefix]string // why a subnet has no hop
 	noted     map[string]string       // the last error by what went wrong
@@ -80,7 +81,7 @@ var ErrDeviceGone = errors.New("device is gone")
 // Where the choice is automatic it goes on without a way that fails, as long as
 // one is left: see Choice. On failure VXLAN devices may stay, for the next plane.
 func Open(cfg Config) (_ *Plane, err error) {
-	p := &Plane{cfg: cfg, choice: cfg.Choice, parts: make(chan part, maxParts), noted: make(map[string]string)}
+	p := &Plane{cfg: cfg, choice: cfg.Choice, parts: make(chan part, maxParts), noted: make(map[string]string), decisions: make(map[subnets]*decided)}
 	if err := checkPublic(cfg); err != nil {
 		return nil, err
 	}

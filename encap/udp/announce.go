@@ -20,6 +20,20 @@ func Announce(partialChecksums offload.Switch) Announcement {
 	return Announcement{PartialChecksums: partialChecksums != offload.Off}
 }
 
+// announcements are what leases announce, by their BackendData: most have the
+// same.
+type announcements map[string]Announcement
+
+// of returns what the node of l can.
+func (all announcements) of(l lease.Lease) Announcement {
+	a, ok := all[string(l.BackendData)]
+	if !ok {
+		a = announced(l)
+		all[string(l.BackendData)] = a
+	}
+	return a
+}
+
 // announced returns what the node of l can. Of data that are of another form,
 // such as another backend's, nothing is understood.
 func announced(l lease.Lease) (a Announcement) {

@@ -19,8 +19,9 @@ func peersOf(leases []lease.Lease, own lease.Lease, local netip.Addr, port uint1
 		known[p.Endpoint] = p
 	}
 	all := make([]*fastpath.Peer, 0, len(leases))
+	said := announcements{}
 	for _, l := range leases {
-		if l.Key() == own.Key() {
+		if l.Subnet == own.Subnet && l.IPv6Subnet == own.IPv6Subnet { // the same key
 			continue
 		}
 		public := l.PublicIP
@@ -33,7 +34,7 @@ func peersOf(leases []lease.Lease, own lease.Lease, local netip.Addr, port uint1
 		}
 		endpoint := netip.AddrPortFrom(public, port)
 		subnets := subnetsOf(l)
-		partial := announced(l).PartialChecksums
+		partial := said.of(l).PartialChecksums
 		p, ok := known[endpoint]
 		if !ok || !slices.Equal(p.Subnets, subnets) || p.Partial != partial {
 			p = fastpath.NewPeer(subnets, endpoint)
