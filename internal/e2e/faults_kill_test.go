@@ -20,21 +20,14 @@ import (
 // request.
 const ownValue = `{"PublicIP":"172.31.9.11"`
 
-// A daemon is killed at moments that only the wire knows, and started again.
+// A daemon is killed as it takes its lease, at moments that only the wire knows,
+// and started again.
 //
 // host a ── relay ── etcd
-func TestDaemonKilledAmidAWriteOfItsLeaseGoesOnWithIt(t *testing.T) {
+func TestDaemonKilledAsItTakesItsLeaseEndsUpWithOne(t *testing.T) {
 	t.Parallel()
-	for _, when := range []struct {
-		name    string
-		cut     func(*etcdtest.Relay, string) <-chan struct{}
-		written bool // etcd has it
-	}{
-		{"before etcd has it", (*etcdtest.Relay).CutBefore, false},
-		{"before the daemon knows", (*etcdtest.Relay).CutAfter, true},
-	} {
-		t.Run("the first, "+when.name, func(t *testing.T) {
-			t.Parallel()
+	for _, when := range moments {
+		t.Run(when.name, func(t *testing.T) {
 			l, relay := relayedEtcdLab(t, 1)
 			d := l.daemons[0]
 			reached := when.cut(relay, ownValue)
@@ -44,83 +37,111 @@ func TestDaemonKilledAmidAWriteOfItsLeaseGoesOnWithIt(t *testing.T) {
 			relay.Heal()
 			if when.written {
 				eventually(t, "etcd has the lease", func() bool { return len(l.entries()) == 1 })
-			} else if all := l.entries(); len(all) != 0 {
-				t.Errorf("etcd has %v of a request that it never had", all)
 			}
 			before := l.entries()
+			if !when.written && len(before) != 0 {
+				t.Errorf("etcd has %v of a request that it never had", before)
+			}
 			d.start()
 			d.waitReady()
 			l.hasOne(t, before)
-			l.checkHistory()
-		})
-		t.Run("a renewal, "+when.name, func(t *testing.T) {
-			t.Parallel()
-			l, relay := relayedEtcdLab(t, 1)
-			d := l.daemons[0]
-			d.start()
-			d.waitReady()
-			before, env := l.entries(), d.env()
-			held := l.only()
-			l.killWhen(t, when.cut(relay, ownValue))
-			relay.Break()
-			relay.Heal()
-			if when.written {
-				eventually(t, "etcd has the renewal", func() bool { return l.only().lease != held.lease })
-			} else if now := l.only(); now != held {
-				t.Errorf("etcd has %+v, it had %+v before a renewal that it never had", now, held)
-			}
-			held = l.only()
-			d.start()
-			d.waitReady()
-			l.hasOne(t, before)
-			if now := l.only(); now.lease == held.lease {
-				t.Error("the daemon that was started again has not renewed the lease")
-			}
-			if got := d.env(); got != env {
-				t.Errorf("subnet.env was\n%s\nand is\n%s", env, got)
-			}
 			l.checkHistory()
 		})
 	}
 }
 
-// The renewal of a node that died is on the wire for as long as it takes its
-// lease to end and another node to get the subnet.
+// moments are when a daemon dies that writes its lease.
+var moments = []struct {
+	name    string
+	cut     func(*etcdtest.Relay, string) <-chan struct{}
+	written bool // etcd has it
+}{
+	{"before etcd has it", (*etcdtest.Relay).CutBefore, false},
+	{"before the daemon knows that etcd has it", (*etcdtest.Relay).CutAfter, true},
+}
+
+// The same as it renews its lease, which is due a minute after it was taken; so
+// all daemons are started first. The last renewal is on the wire for as long as
+// it takes the lease to end and another node to get the subnet.
 //
-// host a † ── relay ─┬─ etcd
-//
-//	host b
-func TestRenewalThatComesLateDoesNotTakeTheSubnetBack(t *testing.T) {
+//	host a ── relay ── etcd ── host b, in the last
+func TestDaemonKilledAmidARenewalLosesNothingAndTakesNothing(t *testing.T) {
 	t.Parallel()
-	l, relay := relayedEtcdLab(t, 2)
-	l.put("config", `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.1.0", "Backend": {"Type": "udp"}}`)
-	a, b := l.daemons[0], l.daemons[1]
-	a.start()
-	a.waitReady()
-	l.killWhen(t, relay.CutBefore(ownValue))
-	_, err := l.client.Revoke(t.Context(), l.only().lease) // as etcd does when it ends
-	must(t, err)
-	b.start()
-	b.waitReady()
-	theirs := l.only()
-	if !strings.Contains(theirs.value, "172.31.9.12") {
-		t.Fatalf("the lease is %s, want that of host b", theirs.value)
+	type renewal struct {
+		*etcdLab
+		relay   *etcdtest.Relay
+		reached <-chan struct{}
+		held    entry
+		env     string
+	}
+	prepare := func(nodes int, cut func(*etcdtest.Relay, string) <-chan struct{}) *renewal {
+		l, relay := relayedEtcdLab(t, nodes)
+		if nodes == 2 {
+			l.put("config", `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.1.0", "Backend": {"Type": "udp"}}`)
+		}
+		l.daemons[0].start()
+		l.daemons[0].waitReady()
+		return &renewal{l, relay, cut(relay, ownValue), l.only(), l.daemons[0].env()}
+	}
+	var due []*renewal
+	for _, when := range moments {
+		due = append(due, prepare(1, when.cut))
+	}
+	late := prepare(2, (*etcdtest.Relay).CutBefore)
+	for _, l := range append(due, late) {
+		l.killWhen(t, l.reached)
 	}
 
-	decided := l.transactions(t)
-	relay.Deliver()
-	eventually(t, "etcd has decided upon the renewal", func() bool { return l.transactions(t) > decided })
-	if now := l.only(); now != theirs {
-		t.Errorf("a renewal that comes late has made %+v of %+v", now, theirs)
+	for i, when := range moments {
+		t.Run(when.name, func(t *testing.T) {
+			l := due[i]
+			d := l.daemons[0]
+			l.relay.Break()
+			l.relay.Heal()
+			if when.written {
+				eventually(t, "etcd has the renewal", func() bool { return l.only().lease != l.held.lease })
+			}
+			left := l.only()
+			if !when.written && left != l.held {
+				t.Errorf("etcd has %+v, it had %+v before a renewal that it never had", left, l.held)
+			}
+			d.start()
+			d.waitReady()
+			now := l.only()
+			if now.key != l.held.key || now.value != l.held.value || now.lease == left.lease {
+				t.Errorf("started again the daemon has made %+v of %+v", now, left)
+			}
+			if got := d.env(); got != l.env {
+				t.Errorf("subnet.env was\n%s\nand is\n%s", l.env, got)
+			}
+			l.checkHistory()
+		})
 	}
-	// It is a lease like any other for the node that died, too.
-	relay.Break()
-	relay.Heal()
-	a.start()
-	eventually(t, "host a says that there is no subnet left", func() bool {
-		return a.ended() && strings.Contains(a.stderr.String(), "no lease for this node")
+	t.Run("before the subnet is another's", func(t *testing.T) {
+		l := late
+		a, b := l.daemons[0], l.daemons[1]
+		_, err := l.client.Revoke(t.Context(), l.held.lease) // as etcd does when it ends
+		must(t, err)
+		b.start()
+		b.waitReady()
+		theirs := l.only()
+		if !strings.Contains(theirs.value, "172.31.9.12") {
+			t.Fatalf("the lease is %s, want that of host b", theirs.value)
+		}
+		decided := l.transactions(t)
+		l.relay.Deliver()
+		eventually(t, "etcd has decided upon the renewal", func() bool { return l.transactions(t) > decided })
+		if now := l.only(); now != theirs {
+			t.Errorf("a renewal that comes late has made %+v of %+v", now, theirs)
+		}
+		l.relay.Break()
+		l.relay.Heal()
+		a.start()
+		eventually(t, "host a says that there is no subnet left", func() bool {
+			return a.ended() && strings.Contains(a.stderr.String(), "no lease for this node")
+		})
+		l.checkHistory()
 	})
-	l.checkHistory()
 }
 
 // relayedEtcdLab is an idleEtcdLab with a relay between the first node and etcd.
