@@ -72,13 +72,13 @@ type Table struct {
 	events *nlwatch.Watcher
 	nl     *netlink.Handle // reads
 
-	mu   sync.Mutex    // of all below
-	conn *nlbatch.Conn // writes
-	want map[netip.Prefix]Route
-	devs map[int]bool // those of want
+	mu   sync.Mutex             // of all below
+	conn *nlbatch.Conn          // writes
+	want map[netip.Prefix]Route // nil before the first Set
+	devs map[int]bool           // those of want
 	have map[netip.Prefix]held
-	// followed says that Run keeps have as the kernel is. If it does not run, have
-	// is out of date.
+	// followed says that Run keeps have as the kernel is, as far as it is wanted.
+	// If it does not run, have is out of date.
 	followed bool
 	fights   map[netip.Prefix]*fight
 	told     told

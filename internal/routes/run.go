@@ -21,8 +21,9 @@ const (
 )
 
 // Run puts back what others remove or change, as soon as the kernel tells of it,
-// until ctx is done; the error is nil then. A route that is taken away again and
-// again is put back at longer and longer intervals. Run may be called once.
+// until ctx is done; the error is nil then. It does nothing before the first Set. A
+// route that is taken away again and again is put back at longer and longer
+// intervals. Run may be called once.
 func (t *Table) Run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, t.events.Close)() // wakes it
 	t.follow(true)

@@ -21,12 +21,13 @@ const passes = 3
 // already is not written again. Routes that cannot be had stay wanted: Run puts
 // them in when they can be. They are told by an *Error; the rest is done.
 //
-// While Run runs, Set does not read the kernel's routes.
+// The first Set reads the kernel's routes; others do if Run does not run.
 func (t *Table) Set(want []Route) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	look := !t.followed || t.want == nil
 	failures := t.take(want)
-	o, err := t.apply(!t.followed)
+	o, err := t.apply(look)
 	if err != nil {
 		return err
 	}
