@@ -42,7 +42,7 @@ func TestUnusableLeaseFileIsRefusedWithItsLine(t *testing.T) {
 			[]string{`leases.json:6: Leases[1].Subnet "10.6.2.0/24" is not inside the network 10.5.0.0/16`}},
 		{"no lease for this node", change("172.31.9.11", "172.31.9.19"),
 			[]string{"no lease for this node: looked for 172.31.9.11", "the file has 172.31.9.19, 172.31.9.12", "add a lease", "--iface"}},
-		{"backend of stock flannel", change(`"udp"`, `"vxlan"`), []string{`backend type "vxlan" is not supported`, "twilld has alloc, udp", "set Backend.Type"}},
+		{"backend of stock flannel", change(`"udp"`, `"ipip"`), []string{`backend type "ipip" is not supported, only flannel has it`, "twilld has alloc, auto, host-gw, udp, vxlan", "set Backend.Type"}},
 		{"backend in capitals", change(`"udp"`, `"WireGuard"`), []string{`backend type "wireguard" is not supported`}},
 		{"backend of no type", change(`{"Type": "udp"}`, `{"Port": 1}`), []string{"leases.json:3: Backend", `{"Type": "udp"}`}},
 		{"port 0", change(`"udp"`, `"udp", "Port": 0`), []string{"Backend.Port is 0", "want 1 to 65535"}},
