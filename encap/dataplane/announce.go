@@ -15,6 +15,9 @@ import (
 type announcement struct {
 	*vxlan.Data       // nil: no VXLAN for IPv4
 	Backends    []Way `json:",omitempty"` // more than one; else BackendType says it all
+	// DirectRouting of a node that says nothing of its backend: stock's udp
+	// backend has it not.
+	DirectRouting bool `json:",omitempty"`
 	udp.Announcement
 }
 
@@ -23,12 +26,14 @@ type announcement struct {
 type vteps struct{ v4, v6 *vxlan.Data }
 
 // attrs is what a node tells the others about itself.
-func attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcement) lease.Attrs {
+func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcement) lease.Attrs {
 	out := lease.Attrs{PublicIP: u.PublicIP, PublicIPv6: u.PublicIPv6}
-	if c.First() != UDP { // of which stock says nothing
+	data := announcement{Data: v.v4}
+	if c.First() == UDP { // of which stock says nothing
+		data.DirectRouting = s.DirectRouting
+	} else {
 		out.BackendType = string(c.First())
 	}
-	data := announcement{Data: v.v4}
 	if len(c.Ways) > 1 {
 		data.Backends = c.Ways
 	}
@@ -71,6 +76,14 @@ func waysOf(l lease.Lease) []Way {
 		return []Way{VXLAN, UDP}
 	}
 	return nil
+}
+
+// answersPlain says whether the node of l sends to peers on its link by plain
+// routes where the network configuration has DirectRouting. One that does not
+// may take packets that come so for forged (rp_filter).
+func answersPlain(l lease.Lease) bool {
+	var a struct{ DirectRouting bool }
+	return l.BackendType != "" || json.Unmarshal(l.BackendData, &a) == nil && a.DirectRouting
 }
 
 // tellsVTEP says whether l tells of a VXLAN device.

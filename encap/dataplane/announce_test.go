@@ -26,17 +26,20 @@ func TestLeaseSaysWhatStockFlannelReadsAndWhatElseTheNodeHas(t *testing.T) {
 		ways           []Way
 		v              vteps
 		partial        udp.Announcement
+		direct         bool
 		kind, data, v6 string
 	}{
-		{"stock's udp", []Way{UDP}, vteps{}, udp.Announcement{}, "", "", ""},
-		{"udp", []Way{UDP}, vteps{}, partial, "", `{"PartialChecksums":true}`, ""},
-		{"stock's vxlan", []Way{VXLAN}, vteps{dataOf(vtep1), nil}, partial, "vxlan", vtep1, ""},
-		{"stock's vxlan, both families", []Way{VXLAN}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, "vxlan", vtep1, vtep1},
-		{"both backends", []Way{VXLAN, UDP}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, "vxlan", twill, vtep1},
-		{"both backends, IPv6", []Way{VXLAN, UDP}, vteps{nil, dataOf(vtep1)}, udp.Announcement{}, "vxlan", `{"Backends":["vxlan","udp"]}`, vtep1},
-		{"host-gw", []Way{HostGW}, vteps{}, partial, "host-gw", "", ""},
+		{"stock's udp", []Way{UDP}, vteps{}, udp.Announcement{}, false, "", "", ""},
+		{"udp", []Way{UDP}, vteps{}, partial, false, "", `{"PartialChecksums":true}`, ""},
+		{"stock's vxlan", []Way{VXLAN}, vteps{dataOf(vtep1), nil}, partial, false, "vxlan", vtep1, ""},
+		{"stock's vxlan, both families", []Way{VXLAN}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, false, "vxlan", vtep1, vtep1},
+		{"both backends", []Way{VXLAN, UDP}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, false, "vxlan", twill, vtep1},
+		{"both backends, IPv6", []Way{VXLAN, UDP}, vteps{nil, dataOf(vtep1)}, udp.Announcement{}, false, "vxlan", `{"Backends":["vxlan","udp"]}`, vtep1},
+		{"udp with direct routing", []Way{UDP}, vteps{}, udp.Announcement{}, true, "", `{"DirectRouting":true}`, ""},
+		{"stock's vxlan with direct routing", []Way{VXLAN}, vteps{dataOf(vtep1), nil}, partial, true, "vxlan", vtep1, ""},
+		{"host-gw", []Way{HostGW}, vteps{}, partial, false, "host-gw", "", ""},
 	} {
-		a := attrs(Choice{Ways: tt.ways}, eth0, tt.v, tt.partial)
+		a := Settings{DirectRouting: tt.direct}.attrs(Choice{Ways: tt.ways}, eth0, tt.v, tt.partial)
 		if a.BackendType != tt.kind || string(a.BackendData) != tt.data || string(a.BackendV6Data) != tt.v6 {
 			t.Errorf("%s: %q %s %s, want %q %s %s", tt.name, a.BackendType, a.BackendData, a.BackendV6Data, tt.kind, tt.data, tt.v6)
 		}

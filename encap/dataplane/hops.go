@@ -30,8 +30,8 @@ type family struct {
 	vtep    netip.Addr // the address of the VXLAN device on the underlay; invalid: there is none
 	udp     netip.Addr // the address of the udp backend's socket; invalid: there is none
 	gateway bool       // plain routes are possible: the underlay has addresses of this family
-	direct  bool       // and preferred
-	plain   bool       // the node knows nothing else
+	direct  bool       // and preferred, to peers that answer in the same way
+	plain   bool       // and the node knows nothing else
 	// onLink says whether an address is reached without a gateway.
 	onLink func(netip.Addr) bool
 }
@@ -52,7 +52,7 @@ func (f family) hopTo(l lease.Lease, subnet netip.Prefix) (hop, error) {
 	ways := waysOf(l)
 	gateway := publicOf(l, subnet.Addr())
 	onLink := func() bool { return f.gateway && gateway.IsValid() && f.onLink(gateway) }
-	if f.direct && onLink() {
+	if (f.plain || f.direct && answersPlain(l)) && onLink() {
 		h.way, h.via = HostGW, gateway
 		return h, nil
 	}
@@ -72,7 +72,7 @@ func (f family) hopTo(l lease.Lease, subnet netip.Prefix) (hop, error) {
 		}
 		why = append(why, fmt.Errorf("it has no public address of the family of %s", f.udp))
 	}
-	if (f.plain || knows(ways, HostGW)) && onLink() {
+	if knows(ways, HostGW) && onLink() {
 		h.way, h.via = HostGW, gateway
 		return h, nil
 	}

@@ -68,6 +68,7 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 	stockGW := peerWith("host-gw", "", "")
 	both := peerWith("vxlan", twill, vtep1)
 	twillUDP := peerWith("", `{"PartialChecksums":true}`, "")
+	directUDP := peerWith("", `{"DirectRouting":true,"PartialChecksums":true}`, "")
 	noMAC := peerWith("vxlan", `{"Backends":["vxlan","udp"]}`, "")
 	for _, tt := range []struct {
 		name   string
@@ -87,8 +88,11 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 		{"vxlan without udp to udp", []Way{VXLAN}, false, true, stockUDP, "", "", "its backends are [udp]"},
 		{"direct on the link", auto, true, true, both, HostGW, HostGW, ""},
 		{"direct behind a router", auto, true, false, both, VXLAN, VXLAN, ""},
-		{"direct udp on the link", udpOnly, true, true, stockUDP, HostGW, HostGW, ""},
-		{"direct udp behind a router", udpOnly, true, false, stockUDP, UDP, UDP, ""},
+		{"direct udp on the link", udpOnly, true, true, directUDP, HostGW, HostGW, ""},
+		{"direct udp behind a router", udpOnly, true, false, directUDP, UDP, UDP, ""},
+		{"direct vxlan to udp on the link", auto, true, true, directUDP, HostGW, HostGW, ""},
+		{"direct to stock udp, which has it not", udpOnly, true, true, stockUDP, UDP, UDP, ""},
+		{"direct to udp of a file", udpOnly, true, true, peerWith("udp", "", ""), HostGW, HostGW, ""},
 		{"host-gw to host-gw", gw, false, true, stockGW, HostGW, HostGW, ""},
 		{"host-gw to vxlan", gw, false, true, both, HostGW, HostGW, ""},
 		{"host-gw behind a router", gw, false, false, stockGW, "", "", "it is behind a gateway"},
@@ -145,7 +149,7 @@ func way(own, of []Way, direct, onLink bool) Way {
 	if knows(of, VXLAN) {
 		v = vteps{dataOf(vtep1), dataOf(vtep1)}
 	}
-	a := attrs(Choice{Ways: of}, eth0, v, partial)
+	a := Settings{DirectRouting: direct}.attrs(Choice{Ways: of}, eth0, v, partial)
 	l.BackendType, l.BackendData, l.BackendV6Data = a.BackendType, a.BackendData, a.BackendV6Data
 	v4, _ := families(own, direct, onLink)
 	h, err := v4.hopTo(l, l.Subnet)

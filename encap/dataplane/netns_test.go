@@ -208,7 +208,7 @@ func TestDirectRoutingGoesRoundTheTunnelOnTheLinkOnly(t *testing.T) {
 			p, _ := n.open(n.config(backend))
 			leases := []lease.Lease{peer(2, "vxlan", vtepOf("2")), peer(9, "vxlan", vtepOf("9"))}
 			if !p.Choice().Knows(VXLAN) {
-				leases = []lease.Lease{peer(2, "", ""), peer(9, "", "")}
+				leases = []lease.Lease{peer(2, "udp", ""), peer(9, "udp", "")}
 			}
 			p.SetLeases(leases)
 			want := []string{"10.5.2.0/24 via 192.0.2.2 dev eth0", behind}

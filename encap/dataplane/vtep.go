@@ -89,5 +89,5 @@ func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface,
 			}
 		}
 	}
-	return attrs(c, u, v, udp.Announce(partialChecksums)), nil
+	return s.attrs(c, u, v, udp.Announce(partialChecksums)), nil
 }

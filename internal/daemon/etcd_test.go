@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/twillnet/twill/encap/dataplane"
 	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/etcdtest"
 	"github.com/twillnet/twill/internal/offload"
@@ -178,6 +180,42 @@ func TestStolenLeaseMakesTheNodeTakeAnotherSubnet(t *testing.T) {
 	if !strings.Contains(h.logged(), `msg="subnet has changed"`) {
 		t.Errorf("log:\n%s", h.logged())
 	}
+}
+
+// What the probe found may be refused when it comes to it.
+func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
+	h := newEtcdHost(t)
+	h.options.backend = "auto"
+	h.daemon.probes.VXLAN = func(int) error { return nil }
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	key, before := h.lease(t)
+	if !strings.Contains(before, `"Backends":["vxlan","udp"]`) {
+		t.Fatalf("lease: %s", before)
+	}
+	// The next time it opens with udp alone.
+	h.daemon.open = func(n node, b carrier) (carrier, error) {
+		_, err := h.dp.open(n, b)
+		return withoutVXLAN{h.dp}, err
+	}
+	mtu := eth0
+	mtu.MTU = 1400
+	h.wires.become(mtu, nil)
+	h.eventually(t, "the lease says udp", func() bool {
+		k, is := h.lease(t)
+		return k == key && !strings.Contains(is, "vxlan")
+	})
+	h.becomesReady(t)
+	if d := h.status(t); !slices.Equal(d.Ways, []string{"udp"}) || d.BackendWhy != "the test has taken it away" {
+		t.Errorf("status: %v, %s", d.Ways, d.BackendWhy)
+	}
+}
+
+// withoutVXLAN has opened with fewer backends than it was to have.
+type withoutVXLAN struct{ *fakeDataplane }
+
+func (withoutVXLAN) Choice() dataplane.Choice {
+	return dataplane.Choice{Ways: []dataplane.Way{dataplane.UDP}, Why: "the test has taken it away", Auto: true}
 }
 
 // A lease that comes after a change of the network is one of the new network.

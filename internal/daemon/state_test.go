@@ -14,8 +14,8 @@ import (
 // countingPlane is a data plane with one peer.
 type countingPlane struct {
 	carrier // what is not asked here
-	sent      atomic.Uint64
-	asked     atomic.Int32 // calls of Status
+	sent    atomic.Uint64
+	asked   atomic.Int32 // calls of Status
 }
 
 func (c *countingPlane) Status() status.Dataplane {

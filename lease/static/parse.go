@@ -67,10 +67,7 @@ func parse(path, text string) (*version, error) {
 // given type. Nodes do not write it here, as they do elsewhere, and all of them
 // are twill's, which have udp beside VXLAN.
 func unsaid(network string) string {
-	switch network {
-	case "udp":
-		return "" // as in etcd
-	case "vxlan":
+	if network == "vxlan" {
 		return "auto"
 	}
 	return network
