@@ -105,14 +105,15 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// errUnanswered is of a request that may or may not have been carried out.
-var errUnanswered = fmt.Errorf("the kernel's answer was lost: %w", unix.ENOBUFS)
+// ErrUnanswered is that of a request of which it is not known whether it was
+// carried out. It wraps unix.ENOBUFS, which is an answer of the kernel's too.
+var ErrUnanswered = fmt.Errorf("the kernel's answer was lost: %w", unix.ENOBUFS)
 
 // Do sends the requests and returns for each, by its index, nil or why it was
 // not carried out: what is wrong with the request, in which case it was not
 // sent, or the kernel's answer, which wraps a unix.Errno. They are carried out in
-// their order; one that fails stops none. Of one with unix.ENOBUFS it is not known
-// whether it was carried out.
+// their order; one that fails stops none. Where answers are lost, which they are
+// only if the kernel has no memory for them, there is ErrUnanswered.
 //
 // err tells that the socket fails; the requests that were not sent for it have
 // it in errs too.
@@ -154,7 +155,7 @@ func (c *Conn) pack(reqs []Request, errs []error) (n, sent int) {
 		c.seq++
 		errs[n] = r.err
 		if r.err == nil {
-			errs[n] = errUnanswered
+			errs[n] = ErrUnanswered
 			// struct nlmsghdr of linux/netlink.h: length, type, flags, sequence
 			// number, port. Bodies are multiples of 4 bytes long.
 			c.out = binary.NativeEndian.AppendUint32(c.out, uint32(size))

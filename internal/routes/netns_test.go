@@ -196,6 +196,15 @@ func (n *node) run(t *Table) {
 	})
 }
 
+// unseen runs f while Run neither hears nor does anything.
+func (n *node) unseen(t *Table, f func() error) {
+	n.Helper()
+	t.mu.Lock()
+	err := f()
+	t.mu.Unlock()
+	n.must(err)
+}
+
 // logged opens a table with a log, and runs it.
 func (n *node) logged() (*Table, *log) {
 	n.Helper()

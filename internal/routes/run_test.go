@@ -212,12 +212,13 @@ func TestChangesThatWereNotToldAreFound(t *testing.T) {
 		want := []Route{n.direct(f, 2), n.tunnelled(f, 3)}
 		n.must(table.Set(want))
 		others := n.direct(f, 4).stock()
-		table.mu.Lock() // Run does not read meanwhile
-		for range 2000 {
-			n.must(netlink.RouteAdd(others), netlink.RouteDel(others))
-		}
-		n.must(netlink.RouteDel(want[0].stock()), netlink.RouteDel(want[1].stock()))
-		table.mu.Unlock()
+		n.unseen(table, func() error {
+			var errs []error
+			for range 2000 {
+				errs = append(errs, netlink.RouteAdd(others), netlink.RouteDel(others))
+			}
+			return errors.Join(append(errs, netlink.RouteDel(want[0].stock()), netlink.RouteDel(want[1].stock()))...)
+		})
 		n.eventually("they are back", func() bool { return slices.Equal(n.routes(), f.lines(want...)) })
 	})
 }

@@ -199,7 +199,7 @@ func (t *Table) do(steps []step, o *outcome) (again bool) {
 		default:
 			// It is there for IPv4, behind another.
 			again = again || errors.Is(err, unix.EEXIST)
-			if errors.Is(err, unix.ENOBUFS) {
+			if errors.Is(err, nlbatch.ErrUnanswered) {
 				delete(t.have, s.route.Dst) // it is not known what is there
 			}
 			delete(t.fights, s.route.Dst) // the kernel took it

@@ -175,7 +175,9 @@ func TestForeignRouteInThePlaceOfOursIsReplaced(t *testing.T) {
 
 				// And once more while Run sees to it.
 				n.run(table)
-				n.must(netlink.RouteDel(n.direct(f, 2).stock()), tt.make(n, f))
+				n.unseen(table, func() error {
+					return errors.Join(netlink.RouteDel(n.direct(f, 2).stock()), tt.make(n, f))
+				})
 				n.eventually("there is our route alone", func() bool {
 					return slices.Equal(n.routes(), f.lines(n.direct(f, 2)))
 				})
