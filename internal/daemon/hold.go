@@ -43,12 +43,21 @@ const (
 	// shortestLease keeps a store that gives out leases shorter than the
 	// margin from being asked all the time.
 	shortestLease = 10 * time.Second
+	// lookAtClock is how often the holder looks whether a renewal is due that no
+	// timer tells of, because the machine was asleep.
+	lookAtClock = time.Minute
 )
 
 // holder keeps the lease of this node: it renews it in time, tells the other
 // nodes when its address has changed, and takes a lease again that was lost.
 // It asks the store on a goroutine of its own, since a store that is away may
 // keep it waiting for long.
+//
+// A renewal is due when either of two clocks says so. The monotonic one, which
+// timers have, is not set back by anybody, but it stands still while the machine
+// sleeps, and the lease does not (clock_gettime(2), CLOCK_MONOTONIC). The wall
+// clock goes on, but can be set. Who follows the earlier of them renews too early
+// at worst.
 type holder struct {
 	store  lease.Store
 	margin time.Duration // a lease is renewed this long before it expires
@@ -63,6 +72,9 @@ type holder struct {
 	// What tests shorten.
 	shortest time.Duration
 	retry    time.Duration
+	look     time.Duration
+	// What tests replace.
+	now func() time.Time
 }
 
 // move is a change of what the node tells the others.
@@ -82,7 +94,7 @@ func newHolder(store lease.Store, margin time.Duration, onLost onLost, log *slog
 	return &holder{
 		store: store, margin: margin, onLost: onLost, log: log,
 		moves: make(chan move, 1), nudges: make(chan struct{}, 1), results: make(chan held),
-		shortest: shortestLease, retry: firstRetry,
+		shortest: shortestLease, retry: firstRetry, look: lookAtClock, now: time.Now,
 	}
 }
 
@@ -111,8 +123,8 @@ func (h *holder) nudge() {
 // It sends to results what comes of each attempt.
 func (h *holder) run(ctx context.Context, own lease.Lease) error {
 	k := keeping{holder: h, own: own, want: own.Attrs, held: true}
-	timer := time.NewTimer(h.untilRenewal(own))
-	defer timer.Stop()
+	timer := h.newAlarm(h.untilRenewal(own))
+	defer timer.stop()
 	var failures int
 	for {
 		select {
@@ -123,6 +135,10 @@ func (h *holder) run(ctx context.Context, own lease.Lease) error {
 			failures = 0
 		case <-h.nudges:
 		case <-timer.C:
+		case <-timer.looks.C:
+			if !timer.isDue() {
+				continue
+			}
 		}
 		err := k.attempt(ctx)
 		switch {
@@ -130,12 +146,12 @@ func (h *holder) run(ctx context.Context, own lease.Lease) error {
 			return ctx.Err()
 		case err == nil:
 			failures = 0
-			timer.Reset(h.untilRenewal(k.own))
+			timer.set(h.untilRenewal(k.own))
 		case k.ends(err):
 			return err
 		default:
 			failures++
-			timer.Reset(h.rest(failures))
+			timer.set(h.rest(failures))
 		}
 		if err != nil && k.stands() {
 			continue // there is time left to renew it
@@ -146,6 +162,32 @@ func (h *holder) run(ctx context.Context, own lease.Lease) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// alarm is a timer that also looks at the wall clock.
+type alarm struct {
+	*time.Timer
+	looks *time.Ticker // when to ask isDue
+	now   func() time.Time
+	due   time.Time // by the wall clock
+}
+
+func (h *holder) newAlarm(d time.Duration) *alarm {
+	return &alarm{time.NewTimer(d), time.NewTicker(h.look), h.now, h.now().Round(0).Add(d)}
+}
+
+// set makes the alarm go off after d.
+func (a *alarm) set(d time.Duration) {
+	a.Reset(d)
+	a.due = a.now().Round(0).Add(d)
+}
+
+// isDue says whether the wall clock has reached the time that was set.
+func (a *alarm) isDue() bool { return !a.now().Round(0).Before(a.due) }
+
+func (a *alarm) stop() {
+	a.Stop()
+	a.looks.Stop()
 }
 
 // keeping is what run knows.

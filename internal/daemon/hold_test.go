@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,8 +60,14 @@ func (l *lender) Acquire(_ context.Context, a lease.Attrs, prev lease.Previous) 
 // keep runs a holder of a lease of a term, with a margin.
 func keep(t *testing.T, l *lender, term, margin time.Duration) *holder {
 	t.Helper()
+	return keepBy(t, time.Now, l, term, margin)
+}
+
+// keepBy is keep with a wall clock.
+func keepBy(t *testing.T, clock func() time.Time, l *lender, term, margin time.Duration) *holder {
+	t.Helper()
 	h := newHolder(l, margin, reacquireOnLost, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	h.shortest, h.retry = time.Millisecond, time.Millisecond
+	h.shortest, h.retry, h.look, h.now = time.Millisecond, time.Millisecond, time.Millisecond, clock
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	own := lease.Lease{
@@ -98,6 +105,61 @@ func TestLeaseIsRenewedBeforeItEndsByTheMargin(t *testing.T) {
 	}
 	if at := l.renewals[0].Sub(begin); at < 50*time.Millisecond {
 		t.Errorf("renewed after %v, want 50 ms", at)
+	}
+}
+
+// settable is a wall clock that somebody sets.
+type settable struct{ step, looks atomic.Int64 }
+
+func (c *settable) now() time.Time {
+	c.looks.Add(1)
+	return time.Now().Add(time.Duration(c.step.Load()))
+}
+
+// set sets the clock and waits until the holder has looked at it.
+func (c *settable) set(t *testing.T, step time.Duration) {
+	t.Helper()
+	c.step.Store(int64(step))
+	enough := c.looks.Load() + 5
+	for deadline := time.Now().Add(patience); c.looks.Load() < enough; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("nobody has looked at the clock within %v", patience)
+		}
+	}
+}
+
+func (l *lender) renewed() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.renewals)
+}
+
+func TestClockThatIsSetBackDelaysNoRenewal(t *testing.T) {
+	l, clock := &lender{term: time.Hour}, new(settable)
+	h := keepBy(t, clock.now, l, time.Hour+200*time.Millisecond, time.Hour)
+	clock.set(t, 0)
+	clock.set(t, -5*time.Hour)
+	if r := h.next(t); r.err != nil {
+		t.Errorf("got %+v", r)
+	}
+}
+
+// It does so while the machine sleeps, when no timer runs.
+func TestRenewalIsDueWhenTheClockHasGoneOnWithoutTheTimer(t *testing.T) {
+	l, clock := &lender{term: 24 * time.Hour}, new(settable)
+	h := keepBy(t, clock.now, l, 24*time.Hour, time.Hour)
+	clock.set(t, 0)
+	clock.set(t, 22*time.Hour)
+	if n := l.renewed(); n != 0 {
+		t.Errorf("renewed %d times an hour before it is due", n)
+	}
+	clock.step.Store(int64(30 * time.Hour))
+	if r := h.next(t); r.err != nil {
+		t.Errorf("got %+v", r)
+	}
+	clock.set(t, 31*time.Hour)
+	if n := l.renewed(); n != 1 {
+		t.Errorf("renewed %d times, want once", n)
 	}
 }
 
