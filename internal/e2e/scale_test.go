@@ -53,7 +53,7 @@ func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNobody(t *testing.T) 
 	flows := l.steady(0, 1)
 	flows.pass(t, 500)
 	cpu, begin := d.cpu(t), time.Now()
-	const changes, pace = 2000, 10 * time.Millisecond
+	const changes, pace = 6000, 10 * time.Millisecond // a minute
 	last := l.changeOften(t, changes, pace)
 	took := time.Since(begin)
 	eventually(t, "the last changes are in force", func() bool {
