@@ -45,6 +45,7 @@ func TestDeviceIsReadyForPods(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inside(t, func(h host) {
 				cfg := tt.config(h)
+				h.must(os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("1"), 0))
 				d := h.open(cfg)
 				a := h.link(tt.device).Attrs()
 				if d.Name() != tt.device || d.Index() != a.Index || d.MTU() != tt.mtu || a.MTU != tt.mtu {

@@ -68,7 +68,12 @@ func TestChangedPeerIsReplaced(t *testing.T) {
 		h.hasTable(d.Name(), lines(moved, peer(3))...)
 		renewed := moved
 		renewed.MAC = net.HardwareAddr{2, 0, 0, 9, 9, 9}
+		told := h.listen(unix.RTNLGRP_NEIGH)
 		h.must(d.Add([]Peer{renewed, peer(3)}))
+		// Packets are never led to a MAC that is nowhere: the FDB entry is first.
+		if got := told(d.Name()); len(got) != 2 || !strings.HasPrefix(got[0], fmt.Sprintf("message of type %d: %02x", unix.RTM_NEWNEIGH, unix.AF_BRIDGE)) {
+			h.Errorf("told was\n%s", strings.Join(got, "\n"))
+		}
 		h.must(d.Retain([]Peer{renewed, peer(3)}))
 		h.hasTable(d.Name(), lines(renewed, peer(3))...)
 	})

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/nlwatch"
 )
 
 // state is all that Run looks after, as lines, and other addresses but for those
@@ -27,18 +29,18 @@ func (h host) state(name string) []string {
 		fmt.Sprint("MTU ", v.MTU), fmt.Sprint("MAC ", v.HardwareAddr), fmt.Sprint("learning ", v.Learning), fmt.Sprint("up ", v.Flags&net.FlagUp != 0))
 }
 
-// TestWhatIsTakenFromTheDeviceIsPutBack: each case takes one thing away, and the
-// device is soon what it was, which the log says once.
-func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
-	type thing struct {
-		name string
-		take func(h host, d *Device, peer func(int) Peer) error
-		log  string
-	}
+// taking takes one thing away from a device with the peers 2 and 3.
+type taking struct {
+	name string
+	take func(h host, d *Device, peer func(int) Peer) error
+	log  string // says that it was put back
+}
+
+func takings() []taking {
 	link := func(d *Device) netlink.Link {
 		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: d.Index()}}
 	}
-	for _, tt := range []thing{
+	return []taking{
 		{"address", func(h host, d *Device, _ func(int) Peer) error {
 			list, err := h.nl.AddrList(link(d), netlink.FAMILY_ALL)
 			h.must(err)
@@ -70,14 +72,16 @@ func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 			e.State = netlink.NUD_REACHABLE
 			return h.nl.NeighSet(e)
 		}, "0 neighbours, 1 FDB entries"},
-		{"learning", func(_ host, d *Device, _ func(int) Peer) error {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			d.cfg.Learning = true
-			defer func() { d.cfg.Learning = false }()
-			return d.setLearning()
+		{"learning", func(h host, d *Device, _ func(int) Peer) error {
+			return h.change(d, nl.NewRtAttr(nl.IFLA_VXLAN_LEARNING, nl.Uint8Attr(1)))
 		}, "learning false"},
-	} {
+	}
+}
+
+// TestWhatIsTakenFromTheDeviceIsPutBack: each case takes one thing away, and the
+// device is soon what it was, which the log says once.
+func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
+	for _, tt := range takings() {
 		t.Run(tt.name, func(t *testing.T) {
 			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
 				out := new(log)
@@ -93,6 +97,29 @@ func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 				if text := out.String(); strings.Contains(text, "level=WARN") {
 					h.Errorf("log:\n%s", text)
 				}
+			})
+		})
+	}
+}
+
+// TestWhatIsTakenIsHeardOf: Run would see it by chance, if it looked for another
+// reason, such as that it has just begun.
+func TestWhatIsTakenIsHeardOf(t *testing.T) {
+	for _, tt := range takings() {
+		t.Run(tt.name, func(t *testing.T) {
+			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+				d := h.open(cfg)
+				h.must(d.Add([]Peer{peer(2), peer(3)}))
+				listener, err := nlwatch.Open(unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_NEIGH)
+				h.must(err)
+				defer listener.Close()
+				h.must(tt.take(h, d, peer))
+				eventually(h, "Run would look", func() bool {
+					messages, missed := listener.Next(time.Now().Add(patience))
+					wait, err := d.concerns(messages, missed)
+					h.must(err)
+					return wait != never
+				})
 			})
 		})
 	}
@@ -146,6 +173,13 @@ func TestDeviceThatIsGoneEndsRun(t *testing.T) {
 			again := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: d.Name()}, VxlanId: v.VxlanId, VtepDevIndex: v.VtepDevIndex, SrcAddr: v.SrcAddr}
 			h.must(h.nl.LinkDel(v), h.nl.LinkAdd(again))
 		}},
+		{"another local address", func(h host, d *Device) {
+			local := nl.NewRtAttr(nl.IFLA_VXLAN_LOCAL, []byte{192, 0, 2, 77})
+			if d.Local().Is6() {
+				local = nl.NewRtAttr(nl.IFLA_VXLAN_LOCAL6, net.ParseIP("2001:db8::77"))
+			}
+			h.must(h.change(d, local))
+		}},
 		{"moved to another namespace", func(h host, d *Device) {
 			h.must(h.nl.LinkSetNsFd(h.vxlan(d.Name()), other(h)))
 		}},
@@ -169,6 +203,20 @@ func TestDeviceThatIsGoneEndsRun(t *testing.T) {
 			})
 		})
 	}
+}
+
+// change changes one VXLAN option of a device that is there.
+func (h host) change(d *Device, option *nl.RtAttr) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(d.Index())
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddChild(option)
+	req.AddData(msg)
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // other is a namespace for things that leave the host's.
@@ -254,20 +302,13 @@ func TestWhatCannotBePutBackIsToldOnce(t *testing.T) {
 		cfg := h.config4()
 		cfg.Logger = out.logger()
 		d := h.open(cfg)
-		h.must(d.Add([]Peer{peer4(2)}))
-		stop := h.run(d)
-		h.must(h.nl.LinkSetDown(h.link("flannel.1")))
+		h.must(d.Add([]Peer{peer4(2)}), h.nl.LinkSetDown(h.link("flannel.1")))
 		taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
-		if err != nil { // it was up again already
-			h.must(h.nl.LinkSetDown(h.link("flannel.1")))
-			eventually(t, "the port is free", func() bool {
-				h.nl.LinkSetDown(h.link("flannel.1"))
-				taken, err = net.ListenPacket("udp4", "0.0.0.0:8472")
-				return err == nil
-			})
-		}
+		h.must(err)
+		stop := h.run(d)
 		eventually(t, "the log says why", func() bool { return strings.Contains(out.String(), "UDP port 8472 is taken") })
-		h.must(taken.Close(), h.nl.LinkSetAlias(h.link("flannel.1"), "changed"))
+		h.must(h.nl.LinkSetAlias(h.link("flannel.1"), "one change"), h.nl.LinkSetAlias(h.link("flannel.1"), "another"))
+		h.must(taken.Close(), h.nl.LinkSetAlias(h.link("flannel.1"), "the last"))
 		eventually(t, "it is up", func() bool { return h.link("flannel.1").Attrs().Flags&net.FlagUp != 0 })
 		eventually(t, "the peer is back", func() bool {
 			return slices.Equal(h.table("flannel.1"), slices.Sorted(slices.Values(lines(peer4(2)))))
@@ -275,6 +316,54 @@ func TestWhatCannotBePutBackIsToldOnce(t *testing.T) {
 		stop()
 		if n := strings.Count(out.String(), "level=WARN"); n != 1 {
 			t.Errorf("%d warnings:\n%s", n, out)
+		}
+	})
+}
+
+// TestOwnAndForeignChangesAreNoConcernOfRun: after each of them it would read
+// all tables for nothing.
+func TestOwnAndForeignChangesAreNoConcernOfRun(t *testing.T) {
+	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+		d := h.open(cfg)
+		h.must(d.Add([]Peer{peer(2)}))
+		listener, err := nlwatch.Open(unix.RTNLGRP_NEIGH)
+		h.must(err)
+		defer listener.Close()
+		foreign := neigh(d.Index(), peer(9).Subnet.Addr(), peer(9).MAC, netlink.NUD_STALE)
+		changed := peer(3)
+		changed.Endpoint = peer(9).Endpoint
+		for _, tt := range []struct {
+			what   string
+			change func() error
+		}{
+			{"a new peer", func() error { return d.Add([]Peer{peer(3)}) }},
+			{"a changed peer", func() error { return d.Add([]Peer{changed}) }},
+			{"a peer that goes", func() error { return d.Retain([]Peer{peer(2)}) }},
+			{"a neighbour of another", func() error {
+				return errors.Join(h.nl.NeighSet(foreign), h.nl.NeighDel(foreign))
+			}},
+			{"an FDB entry of another", func() error {
+				return errors.Join(h.nl.NeighSet(fdb(d.Index(), peer(8).MAC, peer(9).Endpoint)), h.nl.NeighDel(fdb(d.Index(), peer(8).MAC, peer(9).Endpoint)))
+			}},
+			{"an entry of another device", func() error {
+				return h.nl.NeighSet(neigh(cfg.Underlay.Index, peer(2).Subnet.Addr(), peer(9).MAC, netlink.NUD_PERMANENT))
+			}},
+		} {
+			h.must(tt.change())
+			told := 0
+			for {
+				messages, missed := listener.Next(time.Now())
+				if len(messages) == 0 {
+					break
+				}
+				told += len(messages)
+				if wait, err := d.concerns(messages, missed); wait != never || err != nil {
+					h.Errorf("%s: %v, %v", tt.what, wait, err)
+				}
+			}
+			if told == 0 {
+				h.Errorf("%s: nothing is told", tt.what)
+			}
 		}
 	})
 }
