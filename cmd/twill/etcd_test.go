@@ -153,6 +153,7 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 	o.prints("10.5.3.0/24 is reserved: no node gets it\n", "reserve", "10.5.3.0/24")
 	o.acquire("192.0.2.4", "10.5.4.0/24")
 	o.acquire("192.0.2.5", "10.5.5.0/24") // the daemon has not heard of it yet
+	o.acquire("192.0.2.6", "10.5.6.0/24")
 
 	dir, err := os.MkdirTemp("/tmp", "twill") // short enough for a socket
 	if err != nil {
@@ -167,6 +168,7 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 			Dataplane: &status.Dataplane{Peers: []status.Peer{
 				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.2.0/24")}, TXBytes: 1234, RXBytes: 5678, TXPackets: 12, RXPackets: 56, Idle: &idle},
 				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.4.0/24")}},
+				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.6.0/24")}, Backend: "vxlan"}, // the kernel's
 			}},
 		}
 	})
@@ -181,7 +183,8 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 		"192.0.2.2              10.5.2.0/24  udp      in 23h59m         3s ago        1234 B  5678 B\n"+
 		"nobody                 10.5.3.0/24  udp      never (reserved)  -             -       -\n"+
 		"192.0.2.4              10.5.4.0/24  udp      in 23h59m         never         0 B     0 B\n"+
-		"192.0.2.5              10.5.5.0/24  udp      in 23h59m         -             -       -\n",
+		"192.0.2.5              10.5.5.0/24  udp      in 23h59m         -             -       -\n"+
+		"192.0.2.6              10.5.6.0/24  udp      in 23h59m         -             -       -\n",
 		"leases", "--socket", socket)
 
 	out, _, err := o.twill("leases", "--json", "--socket", socket)
@@ -189,19 +192,19 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rows []leaseRow
-	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != 5 {
+	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != 6 {
 		t.Fatalf("got %s: %v", out, err)
 	}
 	if !rows[0].Own || rows[1].Own || !rows[2].Reserved || time.Until(rows[0].Expiration) < 23*time.Hour || strings.Contains(out, "0001-01-01") {
 		t.Errorf("got %s", out)
 	}
-	if !reflect.DeepEqual(rows[1].Traffic, &traffic{12, 1234, 56, 5678, &idle}) || !reflect.DeepEqual(rows[3].Traffic, &traffic{}) || rows[4].Traffic != nil {
+	if !reflect.DeepEqual(rows[1].Traffic, &traffic{12, 1234, 56, 5678, &idle}) || !reflect.DeepEqual(rows[3].Traffic, &traffic{}) || rows[4].Traffic != nil || rows[5].Traffic != nil {
 		t.Errorf("traffic in %s", out)
 	}
 
 	// Without a daemon nothing of it is known, and that is no error.
 	out, _, err = o.twill("leases", "--socket=/nonexistent/twilld.sock")
-	if err != nil || strings.Contains(out, "this node") || strings.Count(out, "\n") != 6 {
+	if err != nil || strings.Contains(out, "this node") || strings.Count(out, "\n") != 7 {
 		t.Errorf("got %q, %v", out, err)
 	}
 }

@@ -29,7 +29,8 @@ type leaseRow struct {
 	// Expiration is absent where the lease is a reservation.
 	Expiration time.Time `json:"expiration,omitzero"`
 	Reserved   bool      `json:"reserved,omitempty"`
-	// Traffic is absent where the daemon here does not know the peer.
+	// Traffic is absent where the daemon here does not know the peer, or leaves
+	// it to the kernel.
 	Traffic *traffic `json:"traffic,omitempty"`
 }
 
@@ -106,7 +107,7 @@ func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
 			for _, o := range own {
 				r.Own = r.Own || s == o
 			}
-			if p, ok := peers[s]; ok {
+			if p, ok := peers[s]; ok && p.Counted() {
 				r.Traffic = &traffic{p.TXPackets, p.TXBytes, p.RXPackets, p.RXBytes, p.Idle}
 			}
 		}
