@@ -8,6 +8,7 @@ import (
 
 	"github.com/twillnet/twill/encap/udp"
 	"github.com/twillnet/twill/encap/vxlan"
+	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/routes"
 	"github.com/twillnet/twill/lease"
 )
@@ -31,6 +32,10 @@ func (p *Plane) SetLeases(leases []lease.Lease) {
 	var want, plain []routes.Route
 	for _, h := range hops {
 		if failed[h.subnet] {
+			// Where it was reached before it still may be.
+			if r, ok := p.routes[h.subnet]; ok {
+				want = append(want, r)
+			}
 			continue
 		}
 		dev := p.cfg.Underlay.Index
@@ -52,8 +57,17 @@ func (p *Plane) SetLeases(leases []lease.Lease) {
 			plain = append(plain, h.route(dev))
 		}
 	}
+	p.routes = make(map[netip.Prefix]routes.Route, len(want))
+	for _, r := range want {
+		p.routes[r.Dst] = r
+	}
 	p.note("the list of routes", p.memory.remember(plain, p.cfg.Underlay.Name))
 	p.note("routes", p.table.Set(want))
+	if !p.retired { // now that nothing leads there any more but what is to go
+		err := p.retire()
+		p.note("what earlier runs have left", err)
+		p.retired = err == nil
+	}
 	if err := p.memory.keep(plain, p.cfg.Underlay.Name); err != nil {
 		p.note("the list of routes", err)
 	}
@@ -153,7 +167,7 @@ func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.P
 		}
 		reasons[subnet] = err.Error()
 		if p.told[subnet] != reasons[subnet] {
-			p.cfg.Logger.Warn("peer cannot be reached", "subnet", subnet, "why", err)
+			p.cfg.Logger.Warn("peer cannot be reached", logging.KeySubnet, subnet, logging.KeyWhy, err)
 		}
 	}
 	d.whole = len(d.hops) == len(l.Subnets())
@@ -212,8 +226,8 @@ func (p *Plane) note(what string, err error) {
 	}
 	p.noted[what] = why
 	if err != nil {
-		p.cfg.Logger.Warn("not all peers can be reached", "what", what, "error", err)
+		p.cfg.Logger.Warn("not all peers can be reached", logging.KeyOf, what, logging.KeyError, err)
 	} else {
-		p.cfg.Logger.Info("all peers can be reached again", "what", what)
+		p.cfg.Logger.Info("all peers can be reached again", logging.KeyOf, what)
 	}
 }

@@ -133,16 +133,15 @@ func RemoveRoutes(path string, log *slog.Logger) (removed []string, err error) {
 		return nil, err
 	}
 	left := make(map[routes.Route]string)
-	var networks []netip.Prefix
 	for line := range m.lines {
 		r, dev, _ := parseLine(line) // openMemory has parsed it
 		if i, err := net.InterfaceByName(dev); err == nil {
 			r.Dev = i.Index
 			left[r] = line
-			networks = append(networks, r.Dst)
 		}
 	}
-	t, err := routes.Open(routes.Config{Networks: networks, Logger: log, Ours: func(r routes.Route) bool {
+	anywhere := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	t, err := routes.Open(routes.Config{Networks: anywhere, Logger: log, Ours: func(r routes.Route) bool {
 		line, ok := left[r]
 		if ok {
 			removed = append(removed, line)

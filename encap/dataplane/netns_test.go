@@ -356,24 +356,37 @@ func TestVXLANThatIsRefusedLeavesUDP(t *testing.T) {
 
 func TestDevicesOfTheLastConfigurationGo(t *testing.T) {
 	inside(t, func(n node) {
-		before, end := n.open(n.config(`{"Type": "vxlan"}`))
-		before.SetLeases([]lease.Lease{peer(2, "vxlan", vtepOf("2"))})
+		p, end := n.open(n.config(`{"Type": "vxlan"}`))
+		p.SetLeases([]lease.Lease{peer(2, "vxlan", vtepOf("2"))})
 		end()
-		cfg := n.config(`{"Type": "vxlan", "VNI": 7}`)
-		cfg.Before = before
-		after, end := n.open(cfg)
-		after.SetLeases([]lease.Lease{peer(2, "vxlan", vtep7)})
+		// That of another cluster on the same host, and one without a cluster.
+		other := n.config(`{"Type": "vxlan", "VNI": 5}`)
+		other.Networks = []netip.Prefix{netip.MustParsePrefix("10.6.0.0/16")}
+		other.Own.Subnet, other.Own.IPv6Subnet = netip.MustParsePrefix("10.6.1.0/24"), netip.Prefix{}
+		_, end = n.open(other)
+		end()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "flannel.9"
+		n.must(n.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 9, Port: 9999}))
+
+		p, end = n.open(n.config(`{"Type": "vxlan", "VNI": 7}`))
+		p.SetLeases([]lease.Lease{peer(2, "vxlan", vtep7)})
 		n.wantRoutes("10.5.2.0/24 via 10.5.2.0 dev flannel.7")
 		if n.has("flannel.1") || n.has("flannel-v6.1") {
 			t.Error("devices of VNI 1 are left")
 		}
 		end()
-		cfg = n.config(`{"Type": "udp"}`)
-		cfg.Before = after
-		n.open(cfg)
+		p, _ = n.open(n.config(`{"Type": "udp"}`))
+		if !n.has("flannel.7") {
+			t.Error("flannel.7 is gone before other routes were there")
+		}
+		p.SetLeases([]lease.Lease{peer(2, "", "")})
 		n.wantRoutes("10.5.0.0/16 dev flannel0", "fd00:5::/48 dev flannel0")
 		if n.has("flannel.7") || n.has("flannel-v6.7") {
 			t.Error("devices of VNI 7 are left")
+		}
+		if !n.has("flannel.5") || !n.has("flannel.9") {
+			t.Error("devices of others are gone")
 		}
 	})
 }

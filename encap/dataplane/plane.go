@@ -14,6 +14,7 @@ import (
 	"github.com/twillnet/twill/encap/udp"
 	"github.com/twillnet/twill/encap/vxlan"
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/routes"
 	"github.com/twillnet/twill/internal/underlay"
 	"github.com/twillnet/twill/lease"
@@ -30,9 +31,6 @@ type Config struct {
 	// UDP holds the switches of the udp backend. What is said above goes into
 	// it by itself.
 	UDP udp.Config
-	// Before is the plane that this process had before, closed; nil: none.
-	// Devices of its that are not wanted any more go.
-	Before *Plane
 	// Memory is the file that says, across runs, which plain routes are twill's.
 	Memory string
 	Logger *slog.Logger
@@ -53,8 +51,10 @@ type Plane struct {
 	// What SetLeases knows from the last time.
 	links     *onLink
 	decisions map[subnets]*decided
-	round     uint // how often decide has run
+	round     uint                          // how often decide has run
+	routes    map[netip.Prefix]routes.Route // that were wanted, by Dst
 	memory    *memory
+	retired   bool                    // what earlier runs have left is gone
 	told      map[netip.Prefix]string // why a subnet has no hop
 	noted     map[string]string       // the last error by what went wrong
 }
@@ -91,7 +91,7 @@ func Open(cfg Config) (_ *Plane, err error) {
 				return nil, err
 			}
 			p.choice = p.choice.without(VXLAN, err)
-			cfg.Logger.Warn("backend cannot be had, going on with the next", "backend", VXLAN, "error", err, "next", p.choice.First())
+			cfg.Logger.Warn("backend cannot be had, going on with the next", logging.KeyWhy, p.choice.Why, logging.KeyBackends, p.choice.Ways)
 		}
 	}
 	defer func() {
@@ -118,7 +118,7 @@ func Open(cfg Config) (_ *Plane, err error) {
 	for _, v := range p.vteps {
 		p.parts <- v.Run
 	}
-	return p, p.retire(cfg.Before)
+	return p, nil
 }
 
 // checkPublic refuses plain routes where the peers would take another host's
@@ -210,17 +210,19 @@ func (p *Plane) ours(r routes.Route) bool {
 	return r.Dev == p.cfg.Underlay.Index && p.memory.has(r, p.cfg.Underlay.Name)
 }
 
-// retire removes the VXLAN devices of an earlier plane that are not used any
-// more, and with them their routes and entries.
-func (p *Plane) retire(before *Plane) error {
-	if before == nil {
-		return nil
-	}
-	p.cfg.Before = nil
-	var errs []error
-	for _, old := range before.vteps {
-		if !slices.ContainsFunc(p.vteps, func(v *vtep) bool { return v.Name() == old.Name() }) {
-			errs = append(errs, vxlan.Remove(old.Name()))
+// retire removes the VXLAN devices that earlier runs, of twill or of stock
+// flannel, have left for this cluster and that are not used any more. Their routes
+// go with them, which would lead to where nobody listens.
+func (p *Plane) retire() error {
+	left, err := vxlan.LeftOf(p.cfg.Networks)
+	errs := []error{err}
+	for _, name := range left {
+		if slices.ContainsFunc(p.vteps, func(v *vtep) bool { return v.Name() == name }) {
+			continue
+		}
+		err := vxlan.Remove(name)
+		if errs = append(errs, err); err == nil {
+			p.cfg.Logger.Info("device of another configuration removed", logging.KeyDevice, name)
 		}
 	}
 	return errors.Join(errs...)

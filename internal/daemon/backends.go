@@ -29,16 +29,14 @@ type carrier interface {
 }
 
 // openCarrier opens the data plane of a node; on failure the next attempt can do
-// with what is left of it. before is the one that this process has closed, nil
-// if there was none.
-type openCarrier func(n node, before carrier) (carrier, error)
+// with what is left of it.
+type openCarrier func(node) (carrier, error)
 
 // open opens the data plane that the settings of the node ask for.
-func open(n node, before carrier) (carrier, error) {
+func open(n node) (carrier, error) {
 	if !n.settings.Carries() {
 		return alloc{n.link.MTU}, nil
 	}
-	was, _ := before.(*dataplane.Plane)
 	p, err := dataplane.Open(dataplane.Config{
 		Settings: n.settings,
 		Choice:   n.choice,
@@ -57,7 +55,6 @@ func open(n node, before carrier) (carrier, error) {
 			BusyPoll:         n.options.busyPoll,
 			SourceCheck:      n.options.sourceCheck,
 		},
-		Before: was,
 		Memory: n.options.routesFile(),
 		Logger: n.log,
 	})

@@ -56,10 +56,10 @@ func TestNotReadyUntilTheDataPlaneIsUp(t *testing.T) {
 	h := newHost(t)
 	h.options.healthzIP, h.options.healthzPort = netip.MustParseAddr("127.0.0.1"), freePort(t)
 	opening, proceed := make(chan struct{}), make(chan struct{})
-	h.daemon.open = func(n node, before carrier) (carrier, error) {
+	h.daemon.open = func(n node) (carrier, error) {
 		close(opening)
 		<-proceed
-		return h.dp.open(n, before)
+		return h.dp.open(n)
 	}
 	h.launch(t)
 	<-opening
@@ -106,7 +106,7 @@ func TestSignalEndsInTimeAndRemovesWhatWasMade(t *testing.T) {
 func TestSignalWhileStartingIsNoError(t *testing.T) {
 	h := newHost(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	h.daemon.open = func(node, carrier) (carrier, error) {
+	h.daemon.open = func(node) (carrier, error) {
 		cancel()
 		return nil, context.Cause(ctx)
 	}

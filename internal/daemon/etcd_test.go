@@ -194,8 +194,8 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 		t.Fatalf("lease: %s", before)
 	}
 	// The next time it opens with udp alone.
-	h.daemon.open = func(n node, b carrier) (carrier, error) {
-		_, err := h.dp.open(n, b)
+	h.daemon.open = func(n node) (carrier, error) {
+		_, err := h.dp.open(n)
 		return withoutVXLAN{h.dp}, err
 	}
 	mtu := eth0
@@ -221,11 +221,11 @@ func (withoutVXLAN) Choice() dataplane.Choice {
 // A lease that comes after a change of the network is one of the new network.
 func TestNodeThatLosesItsLeaseMovesToTheNetworkAsItIsNow(t *testing.T) {
 	h := newEtcdHost(t)
-	h.daemon.open = func(n node, before carrier) (carrier, error) {
+	h.daemon.open = func(n node) (carrier, error) {
 		if n.settings.Carries() {
-			return h.dp.open(n, before)
+			return h.dp.open(n)
 		}
-		return open(n, before)
+		return open(n)
 	}
 	h.put(t, configKey, goodConf)
 	h.start(t)

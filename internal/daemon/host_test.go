@@ -119,6 +119,7 @@ func (h *host) start(t *testing.T) {
 	t.Helper()
 	h.launch(t)
 	h.eventually(t, "the daemon is ready", func() bool { return h.state.waiting() == "" })
+	h.eventually(t, "the data plane runs", func() bool { return h.dp.calls() == "" || strings.Contains(h.dp.calls(), ", run") })
 }
 
 func (h *host) stop(t *testing.T) error {
@@ -233,7 +234,7 @@ func (f *fakeDataplane) calls() string {
 	return strings.Join(f.log, ", ")
 }
 
-func (f *fakeDataplane) open(n node, _ carrier) (carrier, error) {
+func (f *fakeDataplane) open(n node) (carrier, error) {
 	f.tries.Add(1)
 	f.mu.Lock()
 	f.node = n

@@ -34,7 +34,6 @@ type session struct {
 
 	engine    *engine // nil: no data plane is open
 	opened    node    // what engine was opened with
-	before    carrier // the data plane before that, closed; nil: none
 	firewall  firewall
 	holes     []netip.Prefix  // subnets with a blackhole route
 	written   lease.SubnetEnv // what the subnet file says; zero: nothing yet
@@ -164,14 +163,13 @@ func (s *session) reopen(ctx context.Context) error {
 			s.log.Warn("data plane not closed", logging.KeyError, err)
 		}
 	}
-	dp, err := s.open(s.node, s.before)
+	dp, err := s.open(s.node)
 	if err != nil {
 		return err
 	}
 	if ctx.Err() != nil { // opening takes no notice of it
 		return errors.Join(ctx.Err(), dp.Close())
 	}
-	s.before = nil
 	s.fallBack(dp.Choice())
 	dp.SetLeases(s.peers)
 	s.state.attach(dp)
@@ -227,7 +225,7 @@ func (s *session) close() error {
 	s.engine.stop()
 	await(s.engine.ended)
 	err := s.engine.Close()
-	s.before, s.engine = s.engine.carrier, nil
+	s.engine = nil
 	return err
 }
 

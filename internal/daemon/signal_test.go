@@ -50,8 +50,8 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 // hang is the other process of the test.
 func hang(t *testing.T) {
 	h := newHost(t)
-	h.daemon.open = func(n node, before carrier) (carrier, error) {
-		_, err := h.dp.open(n, before)
+	h.daemon.open = func(n node) (carrier, error) {
+		_, err := h.dp.open(n)
 		return unclosable{h.dp}, err
 	}
 	h.start(t)

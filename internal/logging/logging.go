@@ -24,6 +24,7 @@ const (
 	KeyLeases    = "leases"    // number of leases in force
 	KeyMTU       = "mtu"       // bytes
 	KeyNow       = "now"       // what a thing has changed to
+	KeyOf        = "of"        // which part of the data plane
 	KeyOffload   = "offload"   // whether the offload device runs
 	KeyOperation = "operation" // request to etcd
 	KeyPath      = "path"      // file
