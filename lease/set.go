@@ -3,6 +3,7 @@ package lease
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 )
 
@@ -10,6 +11,9 @@ import (
 // Set is empty and ready. It is not for concurrent use.
 type Set struct {
 	leases map[Key]Lease
+	// sorted are the leases in the order of their subnets; nil where they are to
+	// be sorted anew. Of thousands one changes at a time, as a rule.
+	sorted []Lease
 }
 
 // NewSet returns the set that holds leases; of two with one Key the later
@@ -26,17 +30,25 @@ func (s *Set) Apply(u Update) (changed bool) {
 	old := s.leases
 	if s.leases == nil || u.Snapshot {
 		s.leases = make(map[Key]Lease, len(u.Put))
+		s.sorted = nil
+	}
+	if len(u.Put)+len(u.Delete) > fewChanges {
+		s.sorted = nil
 	}
 	for _, l := range u.Put {
 		k := l.Key()
 		was, ok := old[k]
 		changed = changed || !ok || !was.Equal(l)
 		s.leases[k] = l
+		s.place(l)
 	}
 	for _, k := range u.Delete {
-		_, ok := s.leases[k]
+		l, ok := s.leases[k]
 		changed = changed || ok
 		delete(s.leases, k)
+		if i, found := slices.BinarySearchFunc(s.sorted, l, compare); ok && found {
+			s.sorted = slices.Delete(s.sorted, i, i+1)
+		}
 	}
 	if u.Snapshot {
 		for k := range old {
@@ -45,6 +57,33 @@ func (s *Set) Apply(u Update) (changed bool) {
 		}
 	}
 	return changed
+}
+
+// fewChanges is how many it takes to sort all leases anew.
+const fewChanges = 16
+
+// place puts l where it belongs in sorted.
+func (s *Set) place(l Lease) {
+	if s.sorted == nil {
+		return
+	}
+	i, found := slices.BinarySearchFunc(s.sorted, l, compare)
+	if found {
+		s.sorted[i] = l
+	} else {
+		s.sorted = slices.Insert(s.sorted, i, l)
+	}
+}
+
+// compare tells in which order two leases of one network come.
+func compare(a, b Lease) int {
+	return cmp.Or(comparePrefixes(a.Subnet, b.Subnet), comparePrefixes(a.IPv6Subnet, b.IPv6Subnet))
+}
+
+// comparePrefixes is netip.Prefix.Compare for masked prefixes. That allocates an
+// error for each that is not valid, as one of a lease mostly is.
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
 // Get returns the lease that k names.
@@ -59,9 +98,11 @@ func (s *Set) Len() int { return len(s.leases) }
 // Leases returns the leases in the order of their subnets. The slice is the
 // caller's.
 func (s *Set) Leases() []Lease {
-	return slices.SortedFunc(maps.Values(s.leases), func(a, b Lease) int {
-		return cmp.Or(a.Subnet.Compare(b.Subnet), a.IPv6Subnet.Compare(b.IPv6Subnet))
-	})
+	if s.sorted == nil {
+		s.sorted = slices.AppendSeq(make([]Lease, 0, len(s.leases)), maps.Values(s.leases))
+		slices.SortFunc(s.sorted, compare)
+	}
+	return slices.Clone(s.sorted)
 }
 
 // Diff returns the update that turns s into the set of leases. Expirations

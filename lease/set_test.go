@@ -1,8 +1,10 @@
 package lease
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -56,6 +58,70 @@ func TestSetFoldsUpdates(t *testing.T) {
 				t.Errorf("%s: got %v", tt.name, l)
 			}
 		}
+	}
+}
+
+// TestSetKeepsItsOrder compares with sorting all that there is, of one family, of
+// the other, and of both.
+func TestSetKeepsItsOrder(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	random := func() Lease {
+		n := r.IntN(60)
+		l := Lease{Attrs: Attrs{PublicIP: netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(256))})}}
+		if n%3 != 0 {
+			l.Subnet = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 5, byte(n &^ 3), 0}), 22+n%4%3)
+		}
+		if n%3 != 1 {
+			l.IPv6Subnet = prefix(fmt.Sprintf("fd00:5:0:%x::/64", n))
+		}
+		return l
+	}
+	var s Set
+	have := make(map[Key]Lease)
+	for range 500 {
+		var u Update
+		if u.Snapshot = r.IntN(50) == 0; u.Snapshot {
+			clear(have)
+		}
+		for range r.IntN(4) * r.IntN(2*fewChanges/3) {
+			l := random()
+			u.Put = append(u.Put, l)
+			have[l.Key()] = l
+		}
+		for range r.IntN(4) {
+			k := random().Key()
+			u.Delete = append(u.Delete, k)
+			delete(have, k)
+		}
+		s.Apply(u)
+		var want []Key
+		for _, l := range slices.SortedFunc(maps.Values(have), func(a, b Lease) int {
+			return cmp.Or(a.Subnet.Compare(b.Subnet), a.IPv6Subnet.Compare(b.IPv6Subnet))
+		}) {
+			want = append(want, l.Key())
+		}
+		if got := keys(&s); !slices.Equal(got, want) {
+			t.Fatalf("after %+v\n got %v\nwant %v", u, got, want)
+		}
+		for _, l := range s.Leases() {
+			if !l.Equal(have[l.Key()]) {
+				t.Fatalf("after %+v: got %+v, want %+v", u, l, have[l.Key()])
+			}
+		}
+	}
+}
+
+// The slice that Leases returns is not that of the set.
+func TestLeasesOfASetAreTheCallers(t *testing.T) {
+	s := NewSet([]Lease{of("10.5.1.0/24", "192.0.2.1"), of("10.5.2.0/24", "192.0.2.2")})
+	before := s.Leases()
+	s.Apply(Update{Delete: []Key{"10.5.1.0-24"}, Put: []Lease{of("10.5.2.0/24", "192.0.2.9")}})
+	if before[0].PublicIP.String() != "192.0.2.1" || before[1].PublicIP.String() != "192.0.2.2" {
+		t.Errorf("a later update has made %v of them", before)
+	}
+	before[0].PublicIP = netip.MustParseAddr("192.0.2.77")
+	if got := s.Leases(); got[0].PublicIP.String() != "192.0.2.9" {
+		t.Errorf("the caller has made %v of the set", got)
 	}
 }
 
