@@ -49,11 +49,11 @@ func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
 			c.waitTalk()
 			talk := c.talk()
 			if when == "later" {
-				c.expectRoutes(t, 0, 1, "flannel.1")
+				c.expectRoutes(t, 0, 1, viaVXLAN)
 				c.occupy(0)
 			}
 			for i := range 2 {
-				if !within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, "flannel0") }) {
+				if !within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, viaUDP) }) {
 					t.Errorf("not within a minute: host %s sends through flannel0", c.nodes[i].Letter)
 				}
 			}

@@ -29,26 +29,26 @@ type pair struct {
 	a, b    kind
 	stack   stack
 	pathMTU [2]int
-	device  string // that host a sends through
+	device  devices // that host a sends through
 }
 
 var pairs = []pair{
-	{ownVXLAN, ownVXLAN, dualStack, overVXLAN, "flannel.1"},
-	{ownVXLAN, ownAuto, dualStack, overVXLAN, "flannel.1"},
-	{ownVXLAN, ownUDP, dualStack, overUDP, "flannel0"},
-	{ownVXLAN, stockVXLAN, dualStack, overVXLAN, "flannel.1"},
-	{ownVXLAN, stockUDP, ipv4Stack, overUDP, "flannel0"},
-	{ownAuto, ownAuto, dualStack, overVXLAN, "flannel.1"},
-	{ownAuto, ownUDP, dualStack, overUDP, "flannel0"},
-	{ownAuto, stockVXLAN, dualStack, overVXLAN, "flannel.1"},
-	{ownAuto, stockUDP, ipv4Stack, overUDP, "flannel0"},
-	{ownUDP, ownUDP, dualStack, overUDP, "flannel0"},
-	{ownUDP, stockUDP, ipv4Stack, overUDP, "flannel0"},
-	{ownHostGW, ownHostGW, dualStack, overRoute, "eth0"},
-	{ownHostGW, ownVXLAN, dualStack, overRoute, "eth0"},
-	{ownHostGW, ownAuto, dualStack, overRoute, "eth0"},
-	{ownHostGW, ownUDP, dualStack, overRoute, "eth0"},
-	{ownHostGW, stockHostGW, dualStack, overRoute, "eth0"},
+	{ownVXLAN, ownVXLAN, dualStack, overVXLAN, viaVXLAN},
+	{ownVXLAN, ownAuto, dualStack, overVXLAN, viaVXLAN},
+	{ownVXLAN, ownUDP, dualStack, overUDP, viaUDP},
+	{ownVXLAN, stockVXLAN, dualStack, overVXLAN, viaVXLAN},
+	{ownVXLAN, stockUDP, ipv4Stack, overUDP, viaUDP},
+	{ownAuto, ownAuto, dualStack, overVXLAN, viaVXLAN},
+	{ownAuto, ownUDP, dualStack, overUDP, viaUDP},
+	{ownAuto, stockVXLAN, dualStack, overVXLAN, viaVXLAN},
+	{ownAuto, stockUDP, ipv4Stack, overUDP, viaUDP},
+	{ownUDP, ownUDP, dualStack, overUDP, viaUDP},
+	{ownUDP, stockUDP, ipv4Stack, overUDP, viaUDP},
+	{ownHostGW, ownHostGW, dualStack, overRoute, viaLink},
+	{ownHostGW, ownVXLAN, dualStack, overRoute, viaLink},
+	{ownHostGW, ownAuto, dualStack, overRoute, viaLink},
+	{ownHostGW, ownUDP, dualStack, overRoute, viaLink},
+	{ownHostGW, stockHostGW, dualStack, overRoute, viaLink},
 }
 
 // pod-a ── host a ─┬──────── host b ── pod-b
@@ -82,19 +82,19 @@ func TestOneNodeTalksVXLANAndUDPAtTheSameTime(t *testing.T) {
 			c.expectPair(t, 0, 1, overVXLAN)
 			c.expectPair(t, 1, 2, overUDP)
 			c.expectPair(t, 0, 1, overVXLAN)
-			c.expectRoutes(t, 1, 0, "flannel.1")
-			c.expectRoutes(t, 1, 2, "flannel0")
+			c.expectRoutes(t, 1, 0, viaVXLAN)
+			c.expectRoutes(t, 1, 2, viaUDP)
 		})
 	}
 }
 
 func TestPodsTalkInAnIPv6OnlyCluster(t *testing.T) {
 	for _, p := range []pair{
-		{ownVXLAN, ownVXLAN, ipv6Stack, [2]int{0, 1430}, "flannel.1"},
-		{ownUDP, ownUDP, ipv6Stack, [2]int{0, 1452}, "flannel0"},
-		{ownVXLAN, ownUDP, ipv6Stack, [2]int{0, 1452}, "flannel0"},
-		{ownAuto, ownAuto, ipv6Stack, [2]int{0, 1430}, "flannel.1"},
-		{ownHostGW, ownHostGW, ipv6Stack, overRoute, "eth0"},
+		{ownVXLAN, ownVXLAN, ipv6Stack, [2]int{0, 1430}, viaVXLAN},
+		{ownUDP, ownUDP, ipv6Stack, [2]int{0, 1452}, viaUDP},
+		{ownVXLAN, ownUDP, ipv6Stack, [2]int{0, 1452}, viaUDP},
+		{ownAuto, ownAuto, ipv6Stack, [2]int{0, 1430}, viaVXLAN},
+		{ownHostGW, ownHostGW, ipv6Stack, overRoute, viaLink},
 	} {
 		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
 			t.Parallel()
@@ -106,19 +106,31 @@ func TestPodsTalkInAnIPv6OnlyCluster(t *testing.T) {
 	}
 }
 
-// Nodes without an IPv4 address carry IPv4 pods.
-func TestPodsOfBothFamiliesTalkOverAnIPv6Underlay(t *testing.T) {
-	for _, p := range []pair{
-		{ownVXLAN, ownVXLAN, dualStack, [2]int{1430, 1430}, "flannel-v6.1"},
-		{ownUDP, ownUDP, dualStack, [2]int{1452, 1452}, "flannel0"},
+// An underlay of one family carries the pods of both.
+func TestPodsOfBothFamiliesTalkOverAnUnderlayOfOne(t *testing.T) {
+	for _, u := range []struct {
+		name     string
+		ipv6     bool
+		vxlan    devices // one device: the kernel has no two of a VNI
+		overhead int     // of IP and UDP
+	}{
+		{"ipv4", false, devices{"flannel.1", "flannel.1"}, 28},
+		{"ipv6", true, devices{"flannel-v6.1", "flannel-v6.1"}, 48},
 	} {
-		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack, ipv6Underlay: true})
-			c.run(p.a, p.b)
-			c.expectPair(t, 0, 1, p.pathMTU)
-			c.expectRoutes(t, 0, 1, p.device)
-		})
+		udp, vxlan := 1500-u.overhead, 1500-u.overhead-22
+		for _, p := range []pair{
+			{ownVXLAN, ownVXLAN, dualStack, [2]int{vxlan, vxlan}, u.vxlan},
+			{ownVXLAN, ownUDP, dualStack, [2]int{udp, udp}, viaUDP},
+			{ownUDP, ownUDP, dualStack, [2]int{udp, udp}, viaUDP},
+		} {
+			t.Run(u.name+", "+p.a.name+" and "+p.b.name, func(t *testing.T) {
+				t.Parallel()
+				c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack, ipv6Underlay: u.ipv6, ipv4Underlay: !u.ipv6})
+				c.run(p.a, p.b)
+				c.expectPair(t, 0, 1, p.pathMTU)
+				c.expectRoutes(t, 0, 1, p.device)
+			})
+		}
 	}
 }
 
@@ -127,12 +139,13 @@ func TestPodsOfBothFamiliesTalkOverAnIPv6Underlay(t *testing.T) {
 //	└─ etcd, router ── host c ── pod-c
 func TestDirectRoutingTakesPlainRoutesOnTheLinkAndTheTunnelBeyondTheRouter(t *testing.T) {
 	for _, tt := range []struct {
-		backend, device string
-		tunnel          [2]int
+		backend string
+		device  devices
+		tunnel  [2]int
 	}{
-		{"vxlan", "flannel.1", overVXLAN},
-		{"udp", "flannel0", overUDP},
-		{"auto", "flannel.1", overVXLAN},
+		{"vxlan", viaVXLAN, overVXLAN},
+		{"udp", viaUDP, overUDP},
+		{"auto", viaVXLAN, overVXLAN},
 	} {
 		t.Run(tt.backend, func(t *testing.T) {
 			t.Parallel()
@@ -142,13 +155,32 @@ func TestDirectRoutingTakesPlainRoutesOnTheLinkAndTheTunnelBeyondTheRouter(t *te
 			})
 			c.run(twill("a"), twill("b"), twill("c"))
 			c.expectPair(t, 0, 1, overRoute)
-			c.expectRoutes(t, 0, 1, "eth0")
-			c.expectRoutes(t, 1, 0, "eth0")
+			c.expectRoutes(t, 0, 1, viaLink)
+			c.expectRoutes(t, 1, 0, viaLink)
 			for i := range 2 {
 				c.expectPair(t, i, 2, tt.tunnel)
 				c.expectRoutes(t, i, 2, tt.device)
 				c.expectRoutes(t, 2, i, tt.device)
 			}
+		})
+	}
+}
+
+// Stock flannel's udp backend does not know DirectRouting: it sends through the
+// tunnel, and drops what comes by another way.
+//
+//	pod-a ── host a ─┬──────── host b ── pod-b
+//	                 └── etcd      stock udp
+func TestDirectRoutingLeavesTheTunnelToAStockUDPNode(t *testing.T) {
+	must(t, buildStock())
+	const backend = `{"Type": "udp", "DirectRouting": true}`
+	for _, own := range []kind{ownUDP, ownVXLAN, ownAuto} {
+		t.Run(own.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: backend})
+			c.run(own, stock("stock udp", backend))
+			c.expectPair(t, 0, 1, overUDP)
+			c.expectRoutes(t, 0, 1, viaUDP)
 		})
 	}
 }

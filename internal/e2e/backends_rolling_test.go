@@ -30,13 +30,15 @@ func TestConnectionOutlivesAChangeFromUDPToVXLANNodeByNode(t *testing.T) {
 	c.run(ownUDP, ownUDP)
 	stream := c.startStream(t)
 	stream.passes(t, "with udp on both")
-	c.expectRoutes(t, 0, 1, "flannel0")
+	c.expectRoutes(t, 0, 1, viaUDP)
 	for _, k := range []kind{ownAuto, ownVXLAN, ownAuto, ownUDP} {
 		for i := range 2 {
 			c.swap(i, k)
 			stream.passes(t, fmt.Sprintf("with %s on host %s", k.name, c.nodes[i].Letter))
 		}
 	}
+	c.expectRoutes(t, 0, 1, viaUDP)
+	c.expectRoutes(t, 1, 0, viaUDP)
 	stream.stop(t)
 	c.checkHistory()
 }
@@ -50,12 +52,15 @@ func TestConnectionOutlivesAChangeOfTheNetworksBackend(t *testing.T) {
 	c.run(twill("a"), twill("b"))
 	stream := c.startStream(t)
 	stream.passes(t, "with udp")
-	for _, change := range []struct{ backend, device string }{
-		{"auto", "flannel.1"}, {"vxlan", "flannel.1"}, {"host-gw", "eth0"}, {"udp", "flannel0"}, {"vxlan", "flannel.1"},
+	for _, change := range []struct {
+		backend string
+		device  devices
+	}{
+		{"auto", viaVXLAN}, {"vxlan", viaVXLAN}, {"host-gw", viaLink}, {"udp", viaUDP}, {"vxlan", viaVXLAN},
 	} {
 		c.configure(fmt.Sprintf(`{"Type": %q}`, change.backend))
 		for i := range 2 {
-			what := fmt.Sprintf("host %s sends through %s", c.nodes[i].Letter, change.device)
+			what := fmt.Sprintf("host %s sends through %s", c.nodes[i].Letter, change.device[0])
 			if !within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, change.device) }) {
 				t.Fatalf("not within a minute of a change to %s: %s", change.backend, what)
 			}

@@ -122,56 +122,57 @@ func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
 	return all
 }
 
+// devices are those through which a node sends to the pods of a peer, by family,
+// IPv4 first.
+type devices [2]string
+
+var (
+	viaVXLAN = devices{"flannel.1", "flannel-v6.1"}
+	viaUDP   = devices{"flannel0", "flannel0"}
+	viaLink  = devices{netlab.UnderlayLink, netlab.UnderlayLink}
+)
+
 // devicesTo are the devices through which host number i sends to the pod of host
-// number j, by family, and how many routes of their own the pod's subnets have.
-func (c *cluster) devicesTo(i, j int) (devices []string, routes []int) {
+// number j, and how many routes of their own the pod's subnets have. What the
+// pods do not have is as in like.
+func (c *cluster) devicesTo(i, j int, like devices) (found devices, routes [2]int) {
 	c.t.Helper()
 	nl := c.nodes[i].NS.Netlink()
+	found = like
 	for _, addr := range c.addrs(j) {
-		name := "nothing"
-		if found, err := nl.RouteGet(addr.AsSlice()); err == nil {
-			// It may have gone in between.
-			if link, err := nl.LinkByIndex(found[0].LinkIndex); err == nil {
-				name = link.Attrs().Name
-			}
-		}
-		devices = append(devices, name)
-		subnet := c.nodes[j].Subnet
+		k, subnet := 0, c.nodes[j].Subnet
 		if addr.Is6() {
-			subnet = c.nodes[j].Subnet6
+			k, subnet = 1, c.nodes[j].Subnet6
+		}
+		found[k] = "nothing"
+		if to, err := nl.RouteGet(addr.AsSlice()); err == nil {
+			// It may have gone in between.
+			if link, err := nl.LinkByIndex(to[0].LinkIndex); err == nil {
+				found[k] = link.Attrs().Name
+			}
 		}
 		own, err := nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: prefixNet(subnet)}, netlink.RT_FILTER_DST)
 		must(c.t, err)
-		routes = append(routes, len(own))
+		routes[k] = len(own)
 	}
-	return devices, routes
+	return found, routes
 }
 
-// sendsThrough says whether host number i sends through a device to the pod of
-// host number j, and has one route at most to each of its subnets. With VXLAN
-// that of IPv6 has another name.
-func (c *cluster) sendsThrough(i, j int, device string) bool {
+// sendsThrough says whether host number i sends through want to the pod of host
+// number j, and has one route at most to each of its subnets.
+func (c *cluster) sendsThrough(i, j int, want devices) bool {
 	c.t.Helper()
-	devices, routes := c.devicesTo(i, j)
-	for k, addr := range c.addrs(j) {
-		want := device
-		if addr.Is6() {
-			want = strings.Replace(device, "flannel.", "flannel-v6.", 1)
-		}
-		if devices[k] != want || routes[k] > 1 {
-			return false
-		}
-	}
-	return true
+	found, routes := c.devicesTo(i, j, want)
+	return found == want && max(routes[0], routes[1]) <= 1
 }
 
 // expectRoutes fails the test unless it is so.
-func (c *cluster) expectRoutes(t *testing.T, i, j int, device string) {
+func (c *cluster) expectRoutes(t *testing.T, i, j int, want devices) {
 	t.Helper()
-	if !c.sendsThrough(i, j, device) {
-		devices, routes := c.devicesTo(i, j)
-		t.Errorf("host %s sends to the pods of host %s through %q, with %v routes of their own; want it through %s, with one route at most",
-			c.nodes[i].Letter, c.nodes[j].Letter, devices, routes, device)
+	if !c.sendsThrough(i, j, want) {
+		found, routes := c.devicesTo(i, j, want)
+		t.Errorf("host %s sends to the pods of host %s through %q, with %v routes of their own; want it through %q, with one route at most",
+			c.nodes[i].Letter, c.nodes[j].Letter, found, routes, want)
 	}
 }
 

@@ -100,6 +100,7 @@ type clusterOptions struct {
 	backend        string // of the network's configuration, JSON
 	stack          stack  // ipv4Stack if empty
 	ipv6Underlay   bool   // take the IPv4 addresses off the underlay
+	ipv4Underlay   bool   // take the IPv6 addresses off the underlay
 	routed         bool   // put the last node into another subnet, behind a router
 }
 
@@ -134,12 +135,21 @@ func newCluster(t *testing.T, opts clusterOptions) *cluster {
 	opts.Hosts++
 	l := &lab{Topology: netlabtest.New(t, opts.Options), t: t}
 	last := len(l.Hosts) - 1
+	for _, h := range l.Hosts {
+		// A host that drops what comes by another way than it answers by shows
+		// whether two nodes have chosen the same (RFC 3704 §2.2).
+		must(t, h.NS.Sysctl("net/ipv4/conf/all/rp_filter", "1"))
+	}
 	if opts.routed {
 		behindRouter(t, l.Hosts[:last], l.Hosts[last])
 	}
-	if opts.ipv6Underlay {
-		for _, h := range l.Hosts {
+	for _, h := range l.Hosts {
+		if opts.ipv6Underlay {
 			l.dropIPv4(h)
+		}
+		if opts.ipv4Underlay {
+			must(t, h.NS.Sysctl("net/ipv6/conf/"+netlab.UnderlayLink+"/disable_ipv6", "1"))
+			h.Addr6 = netip.Addr{}
 		}
 	}
 	c := &cluster{t: t, etcdLab: serveEtcd(t, l), stack: opts.stack, backend: opts.backend, nodes: l.Hosts[:last], running: make(map[int]node)}
