@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twillnet/twill/internal/etcdtest"
 	"github.com/twillnet/twill/internal/netlab"
 )
 
@@ -24,7 +25,7 @@ func TestNodesShareANetworkOnAnOldEtcd(t *testing.T) {
 	if _, err := os.Stat(old); err != nil {
 		t.Fatalf("%v: run make etcd-old in the root of the repository", err)
 	}
-	l := serveEtcdCluster(t, newLab(t, labOptions{Options: netlab.Options{Hosts: 3}, nodes: 2, idle: true}), 1, old)
+	l := serveEtcdCluster(t, newLab(t, labOptions{Options: netlab.Options{Hosts: 3}, nodes: 2, idle: true}), 1, etcdtest.Options{Program: old})
 	server, err := l.client.Status(t.Context(), l.endpoint())
 	must(t, err)
 	t.Logf("etcd %s", server.Version)

@@ -21,7 +21,7 @@ import (
 //		                    other, the leader each time
 func TestNodesJoinAndPodsTalkWhileEtcdLosesItsLeader(t *testing.T) {
 	t.Parallel()
-	l := serveEtcdCluster(t, newLab(t, labOptions{Options: netlab.Options{Hosts: 4}, nodes: 3, idle: true}), 3, "")
+	l := serveEtcdCluster(t, newLab(t, labOptions{Options: netlab.Options{Hosts: 4}, nodes: 3, idle: true}), 3, etcdtest.Options{})
 	// One subnet for each node, so that the last gets that of its pod.
 	l.put("config", `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.3.0", "Backend": {"Type": "udp"}}`)
 	for i, d := range l.daemons {

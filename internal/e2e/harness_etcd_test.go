@@ -56,22 +56,20 @@ func idleEtcdLab(t *testing.T, nodes int, flags ...string) *etcdLab {
 // serveEtcd starts an empty etcd on the last host.
 func serveEtcd(t *testing.T, lab *lab) *etcdLab {
 	t.Helper()
-	return serveEtcdCluster(t, lab, 1, "")
+	return serveEtcdCluster(t, lab, 1, etcdtest.Options{})
 }
 
-// serveEtcdCluster starts an empty etcd of n members on the last host. program
-// is the path of an etcd; if empty, it is that of "make etcd".
-func serveEtcdCluster(t *testing.T, lab *lab, n int, program string) *etcdLab {
+// serveEtcdCluster starts an empty etcd of n members on the last host. Where it
+// runs is not for o to say.
+func serveEtcdCluster(t *testing.T, lab *lab, n int, o etcdtest.Options) *etcdLab {
 	t.Helper()
 	l := &etcdLab{lab: lab, host: lab.Hosts[len(lab.Hosts)-1]}
-	l.members = etcdtest.StartCluster(t, n, etcdtest.Options{
-		Host:    "::",
-		Program: program,
-		Command: func(name string, args ...string) (*exec.Cmd, func() error) {
-			c := l.host.NS.Command(context.Background(), name, args...)
-			return c.Cmd, c.Start
-		},
-	})
+	o.Host = "::"
+	o.Command = func(name string, args ...string) (*exec.Cmd, func() error) {
+		c := l.host.NS.Command(context.Background(), name, args...)
+		return c.Cmd, c.Start
+	}
+	l.members = etcdtest.StartCluster(t, n, o)
 	l.server = l.members[0]
 	u, err := url.Parse(l.server.Endpoint)
 	must(t, err)
