@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,6 +86,10 @@ func podOf(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next().Next() 
 // forwardPolicy looks whether FORWARD lets packets of pods through, both ways.
 func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 	var found []Finding
+	devices := x.devices()
+	if len(devices) == 0 {
+		devices = []string{""}
+	}
 	for _, f := range []struct {
 		program         string
 		network, subnet netip.Prefix
@@ -100,13 +106,14 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 			continue
 		}
 		own, other := podOf(f.subnet), podOf(sibling(f.subnet))
-		for _, p := range []packet{
-			{in: x.device(), src: other, dst: own},
-			{out: x.device(), src: own, dst: other},
-		} {
+		var packets []packet
+		for _, d := range devices {
+			packets = append(packets, packet{in: d, src: other, dst: own}, packet{out: d, src: own, dst: other})
+		}
+		for _, p := range packets {
 			if dropped, ok := x.dropped(t, p); ok {
 				found = append(found, dropped)
-				break // the other way is no news
+				break // the others are no news
 			}
 		}
 	}
@@ -148,37 +155,56 @@ func sibling(subnet netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(a, subnet.Bits())
 }
 
-// defaultPort is flannel's.
-const defaultPort = 8285
+// gate is what datagrams of peers come in by.
+type gate struct {
+	program string // that has the rules of their family
+	port    int
+}
+
+// gates are those that datagrams come in by, and from whom.
+func (x *examination) gates() map[gate][]netip.Addr {
+	from := map[gate][]netip.Addr{}
+	peers := x.known()
+	for _, p := range peers {
+		g := gate{"iptables", p.port}
+		if p.public.Is6() {
+			g.program = "ip6tables"
+		}
+		if g.port != 0 {
+			from[g] = append(from[g], p.public)
+		}
+	}
+	if len(peers) == 0 {
+		for _, w := range x.ways() {
+			if port := x.portOf(w); port != 0 {
+				from[gate{"iptables", port}] = []netip.Addr{{}} // a datagram from anybody
+			}
+		}
+	}
+	return from
+}
 
 // udpPort looks whether INPUT lets the peers' datagrams in.
 func (x *examination) udpPort(ctx context.Context) []Finding {
-	p := packet{proto: "udp", dport: defaultPort}
-	if dp := x.dataplane(); dp != nil && dp.Port != 0 {
-		p.dport = int(dp.Port)
-	}
+	p := packet{proto: "udp"}
 	if x.Daemon != nil && x.Daemon.Underlay != nil {
 		p.in = x.Daemon.Underlay.Name
 	}
-	from := map[string][]netip.Addr{}
-	for _, peer := range x.known() {
-		program := "iptables"
-		if peer.public.Is6() {
-			program = "ip6tables"
-		}
-		from[program] = append(from[program], peer.public)
-	}
-	if len(from) == 0 {
-		from["iptables"] = []netip.Addr{{}} // a datagram from anybody
-	}
+	from := x.gates()
+	byPort := func(a, b gate) int { return cmp.Or(cmp.Compare(a.program, b.program), cmp.Compare(a.port, b.port)) }
 	var found []Finding
-	for _, program := range slices.Sorted(maps.Keys(from)) {
-		t, err := readChains(ctx, program, "filter")
+	var ports []string
+	for _, g := range slices.SortedFunc(maps.Keys(from), byPort) {
+		t, err := readChains(ctx, g.program, "filter")
 		if err != nil {
 			found = append(found, warnf("", "%v", err))
 			continue
 		}
-		for _, p.src = range from[program] {
+		if port := strconv.Itoa(g.port); !slices.Contains(ports, port) {
+			ports = append(ports, port)
+		}
+		p.dport = g.port
+		for _, p.src = range from[g] {
 			if closed, ok := t.closed(p); ok {
 				found = append(found, closed)
 				break // mending one mends all
@@ -186,8 +212,12 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 		}
 	}
 	found = append(found, dropHooks(ctx, "input")...)
-	if len(found) == 0 {
-		found = append(found, okf("iptables and nftables of this node let datagrams to port %d in", p.dport))
+	switch {
+	case len(found) > 0:
+	case len(from) == 0:
+		found = append(found, okf("plain routes need none"))
+	default:
+		found = append(found, okf("iptables and nftables of this node let datagrams to port %s in", strings.Join(ports, " and ")))
 	}
 	return found
 }

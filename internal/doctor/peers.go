@@ -6,12 +6,16 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/twillnet/twill/encap/dataplane"
 )
 
 // knownPeer is another node.
 type knownPeer struct {
 	public netip.Addr
 	subnet netip.Prefix // the first, invalid if none is known
+	way    dataplane.Way
+	port   int // of UDP, where its packets come in; 0: they are not in datagrams
 }
 
 // known returns the peers, from the daemon or else from the leases.
@@ -20,7 +24,7 @@ func (x *examination) known() []knownPeer {
 	if dp := x.dataplane(); dp != nil {
 		for _, p := range dp.Peers {
 			if len(p.Subnets) > 0 {
-				peers = append(peers, knownPeer{p.PublicIP, p.Subnets[0]})
+				peers = append(peers, x.peerOf(p.PublicIP, p.Subnets[0], dataplane.Way(p.Backend)))
 			}
 		}
 		return peers
@@ -28,7 +32,7 @@ func (x *examination) known() []knownPeer {
 	for _, l := range x.Leases {
 		own := l.Subnet == x.Env.Subnet && l.IPv6Subnet == x.Env.IPv6Subnet
 		if subnets := l.Subnets(); !own && l.PublicIP.IsValid() && len(subnets) > 0 {
-			peers = append(peers, knownPeer{l.PublicIP, subnets[0]})
+			peers = append(peers, x.peerOf(l.PublicIP, subnets[0], dataplane.Way(l.BackendType)))
 		}
 	}
 	return peers
@@ -37,11 +41,9 @@ func (x *examination) known() []knownPeer {
 // smallest is the size of a packet that every path takes, bytes.
 const smallest = 64
 
-// udpHeader is the size of one, bytes (RFC 768).
-const udpHeader = 8
-
 // peers pings each peer: at its public address with packets as large as the
-// data plane's, which must not be fragmented, and through the tunnel.
+// data plane's, which must not be fragmented, and through the tunnel, if there is
+// one.
 func (x *examination) peers(ctx context.Context) []Finding {
 	all := x.known()
 	if len(all) == 0 {
@@ -49,14 +51,16 @@ func (x *examination) peers(ctx context.Context) []Finding {
 	}
 	inner := x.Env.MTU
 	dp := x.dataplane()
-	if dp != nil {
+	if dp != nil && (inner == 0 || dp.Device.MTU < inner) {
 		inner = dp.Device.MTU
 	}
 	var small, full, tunnel []ping
 	for _, p := range all {
 		small = append(small, ping{p.public, smallest})
-		full = append(full, ping{p.public, outerSize(p.public, inner)})
-		tunnel = append(tunnel, ping{p.subnet.Addr(), smallest})
+		full = append(full, ping{p.public, p.outerSize(inner)})
+		if p.tunnelled() {
+			tunnel = append(tunnel, ping{p.subnet.Addr(), smallest})
+		}
 	}
 	near, err := answers(ctx, small)
 	if err != nil {
@@ -77,17 +81,18 @@ func (x *examination) peers(ctx context.Context) []Finding {
 	good := 0
 	for i, p := range all {
 		before := len(found)
+		lost := dp != nil && p.tunnelled() && !through[p.subnet.Addr()]
 		if near[p.public] && !large[p.public] && inner > 0 {
 			narrow = append(narrow, full[i])
 		}
 		switch {
-		case dp != nil && !through[p.subnet.Addr()] && near[p.public]:
-			found = append(found, badf(fmt.Sprintf("ssh %s 'systemctl start twilld; iptables -I INPUT -p udp --dport %d -j ACCEPT'", p.public, dp.Port),
-				"%s answers, but not through the tunnel (%s): UDP port %d is blocked, or no daemon runs there", p.public, p.subnet.Addr(), dp.Port))
-		case dp != nil && !through[p.subnet.Addr()]:
+		case lost && near[p.public]:
+			found = append(found, badf(fmt.Sprintf("ssh %s 'systemctl start twilld; iptables -I INPUT -p udp --dport %d -j ACCEPT'", p.public, p.port),
+				"%s answers, but not through the tunnel (%s): UDP port %d is blocked, or no daemon runs there", p.public, p.subnet.Addr(), p.port))
+		case lost:
 			found = append(found, badf(fmt.Sprintf("ip route get %s", p.public), "%s answers neither at that address nor through the tunnel (%s)", p.public, p.subnet.Addr()))
 		case !near[p.public]:
-			found = append(found, warnf(fmt.Sprintf("ping -M do -s %d %s", outerSize(p.public, inner)-headers(p.public)-echoHeader, p.public),
+			found = append(found, warnf(fmt.Sprintf("ping -M do -s %d %s", full[i].size-headers(p.public)-echoHeader, p.public),
 				"%s answers no pings, so nothing is known about the path there", p.public))
 		}
 		if len(found) == before {
@@ -110,21 +115,13 @@ func (x *examination) peers(ctx context.Context) []Finding {
 			"the path to %s takes packets of %d bytes, and the data plane sends %d", n.to, fits[n.to], n.size))
 	}
 	if good > 0 {
-		what := fmt.Sprintf("%d of %d answer packets of %d bytes that must not be fragmented", good, len(all), outerSize(all[0].public, inner))
-		if dp != nil {
+		what := fmt.Sprintf("%d of %d answer packets of %d bytes that must not be fragmented", good, len(all), full[0].size)
+		if dp != nil && len(tunnel) > 0 {
 			what += ", and through the tunnel"
 		}
 		found = append(found, okf("%s", what))
 	}
 	return found
-}
-
-// outerSize is the size of the datagram that carries an inner packet.
-func outerSize(to netip.Addr, inner int) int {
-	if inner == 0 {
-		return smallest // not known
-	}
-	return inner + headers(to) + udpHeader
 }
 
 // headers is the size of the IP header of packets to an address, bytes.

@@ -44,19 +44,11 @@ func (x *examination) networks() []netip.Prefix {
 	return slices.DeleteFunc([]netip.Prefix{x.Env.Network, x.Env.IPv6Network}, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
-// device is the name of the TUN device; empty if there is none.
-func (x *examination) device() string {
-	if dp := x.dataplane(); dp != nil {
-		return dp.Device.Name
-	}
-	return ""
-}
-
 // forwarding looks whether the kernel passes packets between pods and the
-// device at all.
+// devices at all.
 func (x *examination) forwarding(context.Context) []Finding {
 	keys := []string{"net/ipv4/ip_forward"}
-	if d := x.device(); d != "" {
+	for _, d := range x.devices() {
 		// Writing ip_forward sets those of all interfaces, so it comes first.
 		keys = append(keys, "net/ipv4/conf/"+d+"/forwarding")
 	}
@@ -97,8 +89,8 @@ func (x *examination) reversePath(context.Context) []Finding {
 			ways = append(ways, way{d.Underlay.Name, p.public})
 		}
 	}
-	if d := x.device(); d != "" {
-		for _, p := range x.known() {
+	for _, p := range x.known() {
+		if d := x.deviceOf(p.way); d != "" && p.tunnelled() {
 			ways = append(ways, way{d, p.subnet.Addr()})
 		}
 	}

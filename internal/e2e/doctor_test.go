@@ -14,7 +14,13 @@ import (
 // doctor runs twill doctor beside d.
 func (d *daemon) doctor() (found []doctor.Finding, code int) {
 	d.t.Helper()
-	cmd := d.ns.Command(d.t.Context(), bin("twill"), "doctor", "--json", "--socket="+d.socket, "--subnet-file="+d.subnetFile)
+	args := []string{"doctor", "--json", "--socket=" + d.socket, "--subnet-file=" + d.subnetFile}
+	for _, a := range d.args {
+		if strings.HasPrefix(a, "--etcd-endpoints=") {
+			args = append(args, a)
+		}
+	}
+	cmd := d.ns.Command(d.t.Context(), bin("twill"), args...)
 	out, err := cmd.Output()
 	var report struct{ Findings []doctor.Finding }
 	if jsonErr := json.Unmarshal(out, &report); jsonErr != nil {
@@ -81,4 +87,50 @@ func TestDoctorFindsWhatKeepsNodesApartAndItsRemediesMendIt(t *testing.T) {
 	a.sh("iptables -I FORWARD -j REJECT")
 	a.sh(a.isSick("dropped in FORWARD by -A FORWARD -j REJECT").Remedy)
 	a.isWell()
+}
+
+// pod-a ── host a ─┬─ host b ─┬─ host c ── pod-c
+//
+//	auto   │   vxlan  │  udp
+//	       └── etcd ──┘
+func TestDoctorKnowsByWhichWayEachPeerIsReached(t *testing.T) {
+	must(t, build("twill", "./cmd/twill"))
+	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})
+	c.run(twill("auto", "--backend=auto"), twill("vxlan", "--backend=vxlan"), twill("udp", "--backend=udp"))
+	c.waitTalk()
+	a := c.running[0].(*daemon)
+	for i, port := range map[int]int{1: 8472, 2: 8285} {
+		d := c.running[i].(*daemon)
+		a.isWell()
+		d.isWell()
+		d.sh(fmt.Sprintf("iptables -A INPUT -p udp --dport %d -j DROP", port))
+		a.isSick(fmt.Sprintf("%s answers, but not through the tunnel (%s): UDP port %d", c.nodes[i].Addr, c.nodes[i].Subnet.Addr(), port))
+		d.sh(d.isSick(fmt.Sprintf("to UDP port %d", port)).Remedy)
+	}
+	a.isWell()
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	plain routes
+func TestDoctorMissesNoTunnelWhereThereAreRoutes(t *testing.T) {
+	must(t, build("twill", "./cmd/twill"))
+	c := newCluster(t, clusterOptions{backend: `{"Type": "host-gw"}`})
+	c.run(twill("host-gw"), twill("host-gw"))
+	c.waitTalk()
+	a := c.running[0].(*daemon)
+	a.isWell()
+	found, _ := a.doctor()
+	for check, want := range map[string]string{
+		"tun": "not needed: packets go by host-gw", "udp-port": "plain routes need none",
+		"peers": "1 of 1 answer packets of 1500 bytes that must not be fragmented",
+	} {
+		if !slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Check == check && f.Text == want }) {
+			t.Errorf("%s does not say %q: %+v", check, want, found)
+		}
+	}
+
+	b := c.running[1].(*daemon)
+	b.sh("ip link set dev " + netlab.UnderlayLink + " mtu 1400")
+	a.isSick(fmt.Sprintf("the path to %s takes packets of 14", c.nodes[1].Addr))
 }

@@ -1,0 +1,134 @@
+package doctor
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/encap/vxlan"
+	"github.com/twillnet/twill/internal/status"
+)
+
+// Ports of UDP that packets of pods come to unless the network config names
+// others: flannel's, and that of Linux (drivers/net/vxlan, vxlan_port).
+const (
+	udpPort   = 8285
+	vxlanPort = 8472
+)
+
+// udpHeader is the size of one, bytes (RFC 768).
+const udpHeader = 8
+
+// peerOf returns a peer to which packets take a way; none is udp's.
+func (x *examination) peerOf(public netip.Addr, subnet netip.Prefix, way dataplane.Way) knownPeer {
+	if way == "" {
+		way = dataplane.UDP
+	}
+	return knownPeer{public, subnet, way, x.portOf(way)}
+}
+
+// portOf is where datagrams come in that take a way; 0 if there are none.
+func (x *examination) portOf(way dataplane.Way) int {
+	switch way {
+	case dataplane.HostGW:
+		return 0
+	case dataplane.VXLAN:
+		if port := x.settings().VXLAN.Port; port != 0 {
+			return port
+		}
+		return vxlanPort
+	}
+	if dp := x.dataplane(); dp != nil && dp.Port != 0 {
+		return int(dp.Port)
+	}
+	return udpPort
+}
+
+// settings returns what the network config asks for, the zero Settings if it is
+// not known or makes no sense.
+func (x *examination) settings() dataplane.Settings {
+	if x.Config == nil {
+		return dataplane.Settings{}
+	}
+	override := ""
+	if x.Daemon != nil {
+		override = x.Daemon.Backend
+	}
+	s, err := dataplane.SettingsOf(x.Config, override)
+	if err != nil {
+		return dataplane.Settings{}
+	}
+	return s
+}
+
+// ways are those by which this node sends and receives, as far as is known.
+func (x *examination) ways() []dataplane.Way {
+	if x.Daemon != nil && len(x.Daemon.Ways) > 0 {
+		var all []dataplane.Way
+		for _, w := range x.Daemon.Ways {
+			all = append(all, dataplane.Way(w))
+		}
+		return all
+	}
+	switch t := dataplane.Way(x.settings().Type); t {
+	case dataplane.VXLAN, dataplane.HostGW:
+		return []dataplane.Way{t}
+	}
+	return []dataplane.Way{dataplane.UDP}
+}
+
+// devices names those that packets of pods go through; none may be known.
+func (x *examination) devices() []string {
+	dp := x.dataplane()
+	if dp == nil {
+		return nil
+	}
+	if len(dp.Devices) == 0 && dp.Device.Name != "" {
+		return []string{dp.Device.Name}
+	}
+	var names []string
+	for _, d := range dp.Devices {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
+// deviceOf names the device of a way; empty if it is not known.
+func (x *examination) deviceOf(way dataplane.Way) string {
+	dp := x.dataplane()
+	if dp == nil {
+		return ""
+	}
+	kinds := map[dataplane.Way][]string{
+		dataplane.UDP:    {status.KindOffload, status.KindPlain, ""},
+		dataplane.VXLAN:  {status.KindVXLAN},
+		dataplane.HostGW: {status.KindHostGW},
+	}[way]
+	for _, d := range append(dp.Devices, dp.Device) {
+		if slices.Contains(kinds, d.Kind) {
+			return d.Name
+		}
+	}
+	if way == dataplane.HostGW && x.Daemon.Underlay != nil {
+		return x.Daemon.Underlay.Name
+	}
+	return ""
+}
+
+// outerSize is the size of the packet on the underlay that carries an inner one
+// to a peer.
+func (p knownPeer) outerSize(inner int) int {
+	switch {
+	case inner == 0:
+		return smallest // not known
+	case p.way == dataplane.HostGW:
+		return inner
+	case p.way == dataplane.VXLAN:
+		return inner + vxlan.Overhead(p.public)
+	}
+	return inner + headers(p.public) + udpHeader
+}
+
+// tunnelled says whether the peer's device has an address that answers pings:
+// that of its subnet.
+func (p knownPeer) tunnelled() bool { return p.way != dataplane.HostGW }
