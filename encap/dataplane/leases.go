@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -18,9 +19,11 @@ import (
 // namespace of Open. A peer that stays where it is is not disturbed; one that
 // moves does so by one route that is replaced.
 //
-// What cannot be done for one peer is logged, once, and done for the others. It
-// is tried again with the next set of leases.
-func (p *Plane) SetLeases(leases []lease.Lease) {
+// What cannot be done for one peer is logged, once, and done for the others. An
+// error says that it may go better another time, with the same leases; that a
+// peer has no backend in common with this node is none.
+func (p *Plane) SetLeases(leases []lease.Lease) error {
+	p.failed = nil
 	hops, accepted := p.decide(leases)
 	if b := p.udpFor(hops); b != nil {
 		// Before the routes, or else packets go where nobody knows the way.
@@ -77,6 +80,7 @@ func (p *Plane) SetLeases(leases []lease.Lease) {
 	p.mu.Lock()
 	p.hops = hops
 	p.mu.Unlock()
+	return errors.Join(p.failed...)
 }
 
 // addVTEPs makes the peers known to the VXLAN devices. It returns the peers of
@@ -215,11 +219,13 @@ func (p *Plane) udpFor(hops []hop) *udp.Backend {
 	return p.backend()
 }
 
-// note logs what went wrong with the peers' what, once for each reason.
+// note keeps what went wrong with the peers' what for SetLeases to return, and
+// logs it once for each reason.
 func (p *Plane) note(what string, err error) {
 	why := ""
 	if err != nil {
 		why = err.Error()
+		p.failed = append(p.failed, fmt.Errorf("%s: %w", what, err))
 	}
 	if p.noted[what] == why {
 		return

@@ -391,6 +391,24 @@ func TestDevicesOfTheLastConfigurationGo(t *testing.T) {
 	})
 }
 
+// What stands in the way of flannel0 may go.
+func TestUDPThatCannotBeOpenedForAPeerIsWorthAnotherTry(t *testing.T) {
+	inside(t, func(n node) {
+		p, _ := n.open(n.config(`{"Type": "vxlan"}`))
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "flannel0"
+		bridge := &netlink.Bridge{LinkAttrs: attrs}
+		n.must(n.nl.LinkAdd(bridge))
+		leases := []lease.Lease{peer(2, "vxlan", vtepOf("2")), peer(3, "", "")}
+		if err := p.SetLeases(leases); err == nil || !strings.Contains(err.Error(), "flannel0") {
+			t.Errorf("with a bridge in the way: %v", err)
+		}
+		n.wantRoutes("10.5.2.0/24 via 10.5.2.0 dev flannel.1")
+		n.must(n.nl.LinkDel(bridge), p.SetLeases(leases))
+		n.wantRoutes("10.5.2.0/24 via 10.5.2.0 dev flannel.1", "10.5.3.0/24 dev flannel0")
+	})
+}
+
 func TestDeletedDeviceEndsThePlane(t *testing.T) {
 	for _, device := range []string{"flannel.1", "flannel-v6.1", "flannel0"} {
 		inside(t, func(n node) {

@@ -1,12 +1,10 @@
 package dataplane
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -57,6 +55,7 @@ type Plane struct {
 	retired   bool                    // what earlier runs have left is gone
 	told      map[netip.Prefix]string // why a subnet has no hop
 	noted     map[string]string       // the last error by what went wrong
+	failed    []error                 // what went wrong this time
 }
 
 // vtep is an open VXLAN device.
@@ -121,85 +120,6 @@ func Open(cfg Config) (_ *Plane, err error) {
 	return p, nil
 }
 
-// checkPublic refuses plain routes where the peers would take another host's
-// address for this node's.
-func checkPublic(cfg Config) error {
-	if !cfg.Choice.Knows(HostGW) {
-		return nil
-	}
-	u := cfg.Underlay
-	for _, a := range [][2]netip.Addr{{u.PublicIP, u.IPv4}, {u.PublicIPv6, u.IPv6}} {
-		if a[0] != a[1] {
-			return fmt.Errorf("backend host-gw: the public address is %s, that of interface %s is %s, and routes of the peers would lead to the former: leave out --public-ip, or choose another backend", a[0], u.Name, a[1])
-		}
-	}
-	return nil
-}
-
-// openVXLAN opens a device for each family that the node has pods of.
-func (p *Plane) openVXLAN() (err error) {
-	defer func() {
-		if err != nil {
-			for _, v := range p.vteps {
-				err = errors.Join(err, v.Delete(), v.Close())
-			}
-			p.vteps = nil
-		}
-	}()
-	own := p.cfg.Own
-	planned, err := planVTEPs(p.cfg.Underlay, own.Subnet.IsValid(), own.IPv6Subnet.IsValid())
-	if err != nil {
-		return err
-	}
-	for _, v := range planned {
-		mac, err := p.macFor(v)
-		if err != nil {
-			return err
-		}
-		d, err := vxlan.Open(vxlan.Config{
-			Options: p.cfg.Settings.VXLAN, IPv6: v.ipv6Name,
-			Subnets:  slices.DeleteFunc(own.Subnets(), func(s netip.Prefix) bool { return !v.carries(s.Addr()) }),
-			Networks: p.cfg.Networks, Underlay: p.cfg.Underlay, Local: v.local, MAC: mac, Logger: p.cfg.Logger,
-		})
-		if err != nil {
-			return err
-		}
-		p.vteps = append(p.vteps, &vtep{d, v})
-	}
-	return nil
-}
-
-// macFor returns the address of the device v. Where the lease does not tell the
-// others one, they take for granted that it is the node's own, and a device with
-// another has to go.
-func (p *Plane) macFor(v plannedVTEP) (net.HardwareAddr, error) {
-	vni, u := p.cfg.Settings.VXLAN.VNI, p.cfg.Underlay
-	mac, err := v.mac(u, vni)
-	if err != nil || tellsVTEP(p.cfg.Own) {
-		return mac, err
-	}
-	own := v.ownMAC(u.PublicIP, u.PublicIPv6, vni)
-	if !bytes.Equal(mac, own) {
-		err = vxlan.Remove(vxlan.Name(vni, v.ipv6Name))
-	}
-	return own, err
-}
-
-// openUDP opens the udp backend with routes for networks.
-func (p *Plane) openUDP(networks []netip.Prefix) error {
-	c := p.cfg.UDP
-	c.Options, c.Underlay, c.Networks, c.Own, c.Logger = p.cfg.Settings.UDP, p.cfg.Underlay, networks, p.cfg.Own, p.cfg.Logger
-	b, err := udp.Open(c)
-	if err != nil {
-		return err
-	}
-	p.mu.Lock()
-	p.udp = b
-	p.mu.Unlock()
-	p.parts <- b.Run
-	return nil
-}
-
 // ours says of a route found on the host whether it is one of stock flannel's or
 // of an earlier run: those through a VXLAN device of ours, and plain ones that
 // have been written down.
@@ -210,61 +130,28 @@ func (p *Plane) ours(r routes.Route) bool {
 	return r.Dev == p.cfg.Underlay.Index && p.memory.has(r, p.cfg.Underlay.Name)
 }
 
-// retire removes the VXLAN devices that earlier runs, of twill or of stock
-// flannel, have left for this cluster and that are not used any more. Their routes
-// go with them, which would lead to where nobody listens.
-func (p *Plane) retire() error {
-	left, err := vxlan.LeftOf(p.cfg.Networks)
-	errs := []error{err}
-	for _, name := range left {
-		if slices.ContainsFunc(p.vteps, func(v *vtep) bool { return v.Name() == name }) {
-			continue
-		}
-		err := vxlan.Remove(name)
-		if errs = append(errs, err); err == nil {
-			p.cfg.Logger.Info("device of another configuration removed", logging.KeyDevice, name)
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // Run carries packets until ctx is done (the error is nil then) or something
 // fatal happens, such as a device being deleted, ErrDeviceGone. It may be called
 // once.
 func (p *Plane) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
 	defer stop()
-	ended := make(chan error)
-	running := 0
-	var first error
+	ended := make(chan error, maxParts)
 	for {
-		var parts chan part // not once the end has begun
-		if ctx.Err() == nil {
-			parts = p.parts
-		} else if running == 0 {
-			return first
-		}
 		select {
-		case run := <-parts:
-			running++
-			go func() { ended <- run(ctx) }()
+		case run := <-p.parts:
+			running.Go(func() { ended <- run(ctx) })
 		case err := <-ended:
-			running--
-			if ctx.Err() == nil {
-				first = explain(err)
-				stop()
+			if ctx.Err() != nil {
+				return nil
 			}
-		case <-doneOnce(ctx, parts != nil):
+			return explain(err)
+		case <-ctx.Done():
+			return nil
 		}
 	}
-}
-
-// doneOnce returns the channel of ctx while it is to be waited for.
-func doneOnce(ctx context.Context, wait bool) <-chan struct{} {
-	if !wait {
-		return nil
-	}
-	return ctx.Done()
 }
 
 // explain makes the errors of all backends one, where they mean the same.

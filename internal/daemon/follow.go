@@ -39,7 +39,7 @@ func (s *session) apply(u lease.Update) {
 	if (changed || u.Config != nil) && slices.Equal(s.latest.Networks(), s.node.config.Networks()) {
 		s.peers = s.set.Leases()
 		if s.upToDate() { // or else another is opened with them
-			s.engine.SetLeases(s.peers)
+			s.setLeases()
 		}
 		s.log.Info("leases applied", logging.KeyLeases, s.set.Len())
 	}

@@ -220,6 +220,7 @@ type fakeDataplane struct {
 	leases []lease.Lease
 	node   node  // that it was opened with last
 	broken error // open fails with it
+	unable error // SetLeases fails with it
 }
 
 func (f *fakeDataplane) note(format string, args ...any) {
@@ -254,7 +255,7 @@ func (f *fakeDataplane) breaks(err error) {
 	f.broken = err
 }
 
-func (f *fakeDataplane) SetLeases(leases []lease.Lease) {
+func (f *fakeDataplane) SetLeases(leases []lease.Lease) error {
 	var keys []string
 	for _, l := range leases {
 		keys = append(keys, string(l.Key()))
@@ -263,6 +264,7 @@ func (f *fakeDataplane) SetLeases(leases []lease.Lease) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.leases = leases
+	return f.unable
 }
 
 func (f *fakeDataplane) Run(ctx context.Context) error {

@@ -158,6 +158,19 @@ func TestDataPlaneThatDoesNotOpenAgainIsTriedUntilItDoes(t *testing.T) {
 	}
 }
 
+func TestLeasesThatTheDataPlaneCouldNotFollowAreToldAgain(t *testing.T) {
+	h := newHost(t)
+	h.options.resync = 1
+	h.dp.unable = errors.New("flannel0 is busy")
+	h.start(t)
+	h.eventually(t, "the leases are told again", func() bool { return strings.Count(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24") > 1 })
+	h.dp.mu.Lock()
+	h.dp.unable = nil
+	h.dp.mu.Unlock()
+	h.write(t, threeNodes)
+	h.eventually(t, "the third node is told", func() bool { return strings.HasSuffix(h.dp.calls(), "10.5.3.0-24") })
+}
+
 func TestServiceManagerIsToldOfAChange(t *testing.T) {
 	manager := listenForNotify(t)
 	h := newHost(t)

@@ -34,6 +34,7 @@ type session struct {
 
 	engine    *engine // nil: no data plane is open
 	opened    node    // what engine was opened with
+	behind    bool    // it could not follow the leases in all
 	firewall  firewall
 	holes     []netip.Prefix  // subnets with a blackhole route
 	written   lease.SubnetEnv // what the subnet file says; zero: nothing yet
@@ -92,6 +93,8 @@ func (s *session) reconcile(ctx context.Context) error {
 		if err := s.reopen(ctx); err != nil {
 			return &missing{"the data plane", err}
 		}
+	} else if s.behind {
+		s.setLeases()
 	}
 	// Before the subnet file, on whose word pods are started.
 	if err := s.firewall.keep(ctx, s.wantedRules()); err != nil {
@@ -105,6 +108,10 @@ func (s *session) reconcile(ctx context.Context) error {
 	}
 	return nil
 }
+
+// setLeases tells the open data plane the leases. What it cannot follow it logs
+// itself, and is told again with the next look at all.
+func (s *session) setLeases() { s.behind = s.engine.SetLeases(s.peers) != nil }
 
 // followLink finds out what has become of the interface. One that cannot be
 // used any more is replaced by the one that would be chosen now; if there is
@@ -171,7 +178,7 @@ func (s *session) reopen(ctx context.Context) error {
 		return errors.Join(ctx.Err(), dp.Close())
 	}
 	s.fallBack(dp.Choice())
-	dp.SetLeases(s.peers)
+	s.behind = dp.SetLeases(s.peers) != nil
 	s.state.attach(dp)
 	ctx, cancel := context.WithCancel(ctx)
 	s.engine = &engine{dp, cancel, start("data plane", func() error { return dp.Run(ctx) })}
