@@ -3,8 +3,9 @@
 # binary; docs/dependencies.md has the figures.
 #
 # First what it adds to a program that takes from the standard library what
-# twilld takes and makes of the dependency the calls that twill makes. Then what
-# is in twilld: the bytes of code and constants, by module.
+# twilld takes and makes of the dependency the calls that twill makes. Then the
+# programs with and without what can be left out, and what is in twilld: the bytes
+# of code and constants, by module.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tmp=$(mktemp -d)
@@ -113,21 +114,49 @@ row go.etcd.io/etcd/client/v3 '"context"; clientv3 "go.etcd.io/etcd/client/v3"; 
 	_, _ = c.TimeToLive(ctx, 0)
 	<-c.Watch(clientv3.WithRequireLeader(ctx), "")'
 
+# shipped TITLE TAGS FLAGS...: the size of a program as the Makefile builds it, with
+# further tags.
+shipped() {
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -tags "grpcnotrace$2" -o "$tmp/shipped" "${@:3}"
+	printf '%-40s %6d KiB\n' "$1" $(($(stat -c %s "$tmp/shipped") / 1024))
+}
+
+# twill without plots: files of bench/report that draw are replaced.
+printf 'package report\n\nfunc (c chart) write(string) error { return nil }\n' >"$tmp/draw.go"
+printf 'package report\n' >"$tmp/plotter.go"
+printf '{"Replace": {"%s": "%s", "%s": "%s"}}' \
+	"$PWD/bench/report/draw.go" "$tmp/draw.go" "$PWD/bench/report/plotter.go" "$tmp/plotter.go" >"$tmp/overlay.json"
+
+echo
+shipped "twilld" "" ./cmd/twilld
+shipped "twilld without etcd's server" ,noembed ./cmd/twilld
+shipped "twill" "" ./cmd/twill
+shipped "twill without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./cmd/twill
+
+# contents TITLE FLAGS...: bytes of code and constants in twilld, by module.
+#
 # A symbol carries its package's path, and go list knows the module of that. What
 # the linker writes itself, type descriptors and the like, belongs to no package;
 # line tables are not symbols and come on top, in proportion to the code.
-echo
-echo "code and constants in twilld"
-CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$tmp/twilld" ./cmd/twilld
-awk '
-	NR == FNR { module[$1] = $2; next }
-	$3 ~ /^[TtRr]$/ {
-		name = $4
-		sub(/[[(].*/, "", name)
-		last = match(name, /[^\/]*$/)
-		pkg = substr(name, 1, last - 1 + index(substr(name, last), ".") - 1)
-		bytes[pkg in module ? module[pkg] : "linker"] += $2
-	}
-	END { for (m in bytes) printf "%-40s %7d KiB\n", m, bytes[m] / 1024 }' \
-	<(go list -deps -f '{{.ImportPath}} {{with .Module}}{{.Path}}{{else}}std{{end}}' ./cmd/twilld) \
-	<(go tool nm -size "$tmp/twilld") | sort -k2 -n -r
+contents() {
+	echo
+	echo "$1"
+	shift
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$tmp/twilld" "$@" ./cmd/twilld
+	awk '
+		NR == FNR { module[$1] = $2; next }
+		$3 ~ /^[TtRr]$/ {
+			name = $4
+			sub(/[[(].*/, "", name)
+			last = match(name, /[^\/]*$/)
+			pkg = substr(name, 1, last - 1 + index(substr(name, last), ".") - 1)
+			bytes[pkg in module ? module[pkg] : "linker"] += $2
+			bytes["all"] += $2
+		}
+		END { for (m in bytes) printf "%-40s %7d KiB\n", m, bytes[m] / 1024 }' \
+		<(go list "$@" -deps -f '{{.ImportPath}} {{with .Module}}{{.Path}}{{else}}std{{end}}' ./cmd/twilld) \
+		<(go tool nm -size "$tmp/twilld") | sort -k2 -n -r
+}
+
+contents "code and constants in twilld" -tags grpcnotrace
+contents "and without etcd's server" -tags grpcnotrace,noembed
