@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,7 +28,16 @@ func (c *cluster) addGhost(with string) {
 
 func (c *cluster) removeGhost() {
 	c.t.Helper()
-	c.etcdctl("del", etcdPrefix+"/subnets/10.5.77.0-24&fd00:10:5:77::-64")
+	c.remove("subnets/10.5.77.0-24&fd00:10:5:77::-64")
+}
+
+// remove deletes a key under the prefix.
+func (c *cluster) remove(key string) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	_, err := c.client.Delete(ctx, etcdPrefix+"/"+key)
+	must(c.t, err)
 }
 
 // seesGhost waits until host number i has a route for a ghost, or until it has
