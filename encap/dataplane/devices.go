@@ -11,6 +11,8 @@ import (
 	"github.com/twillnet/twill/encap/udp"
 	"github.com/twillnet/twill/encap/vxlan"
 	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/routes"
+	"github.com/twillnet/twill/lease"
 )
 
 // checkPublic refuses plain routes where the peers would take another host's
@@ -90,6 +92,42 @@ func (p *Plane) openUDP(networks []netip.Prefix) error {
 	p.mu.Unlock()
 	p.parts <- b.Run
 	return nil
+}
+
+// openTable opens the table of routes, once it is known which peers there are.
+func (p *Plane) openTable(hops []hop) (err error) {
+	if p.table != nil {
+		return nil
+	}
+	peers := make(map[netip.Prefix]lease.Lease, len(hops))
+	for _, h := range hops {
+		peers[h.subnet] = h.peer
+	}
+	p.table, err = routes.Open(routes.Config{
+		Ours:     func(r routes.Route) bool { return p.ours(r, peers) },
+		Networks: p.cfg.Networks, Logger: p.cfg.Logger,
+	})
+	if err != nil {
+		p.table = nil
+		return err
+	}
+	p.parts <- p.table.Run
+	return nil
+}
+
+// ours says of a route found on the host whether it is one of stock flannel's or
+// of an earlier run: those through a VXLAN device of ours, plain ones that have
+// been written down, and those that lead to a peer's subnet through that peer's
+// address.
+func (p *Plane) ours(r routes.Route, peers map[netip.Prefix]lease.Lease) bool {
+	if r.OnLink && r.Via == r.Dst.Addr() {
+		return slices.ContainsFunc(p.vteps, func(v *vtep) bool { return v.Index() == r.Dev })
+	}
+	if r.Dev != p.cfg.Underlay.Index {
+		return false
+	}
+	l, ok := peers[r.Dst]
+	return ok && r.Via == publicOf(l, r.Dst.Addr()) || p.memory.has(r, p.cfg.Underlay.Name)
 }
 
 // retire removes the VXLAN devices that earlier runs, of twill or of stock

@@ -25,6 +25,9 @@ import (
 func (p *Plane) SetLeases(leases []lease.Lease) error {
 	p.failed = nil
 	hops, accepted := p.decide(leases)
+	if err := p.openTable(hops); err != nil {
+		return err
+	}
 	if b := p.udpFor(hops); b != nil {
 		// Before the routes, or else packets go where nobody knows the way.
 		b.SetLeases(accepted)

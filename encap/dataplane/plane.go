@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"github.com/twillnet/twill/encap/udp"
@@ -39,8 +38,8 @@ type Plane struct {
 	cfg    Config
 	choice Choice
 	vteps  []*vtep
-	table  *routes.Table
-	parts  chan part // opened, to be run
+	table  *routes.Table // nil before the first leases
+	parts  chan part     // opened, to be run
 
 	mu   sync.Mutex
 	udp  *udp.Backend // nil: no peer needs it yet
@@ -109,25 +108,10 @@ func Open(cfg Config) (_ *Plane, err error) {
 	if p.memory, err = openMemory(cfg.Memory); err != nil {
 		return nil, err
 	}
-	p.table, err = routes.Open(routes.Config{Ours: p.ours, Networks: cfg.Networks, Logger: cfg.Logger})
-	if err != nil {
-		return nil, err
-	}
-	p.parts <- p.table.Run
 	for _, v := range p.vteps {
 		p.parts <- v.Run
 	}
 	return p, nil
-}
-
-// ours says of a route found on the host whether it is one of stock flannel's or
-// of an earlier run: those through a VXLAN device of ours, and plain ones that
-// have been written down.
-func (p *Plane) ours(r routes.Route) bool {
-	if r.OnLink && r.Via == r.Dst.Addr() {
-		return slices.ContainsFunc(p.vteps, func(v *vtep) bool { return v.Index() == r.Dev })
-	}
-	return r.Dev == p.cfg.Underlay.Index && p.memory.has(r, p.cfg.Underlay.Name)
 }
 
 // Run carries packets until ctx is done (the error is nil then) or something
