@@ -72,10 +72,14 @@ func (s *state) attach(dp carrier) {
 	}
 }
 
-// sample looks at the counters of the data plane's peers until ctx is done.
+// sample looks at the counters of the data plane's peers until ctx is done, if
+// those of its shards have moved: there are few of them, and may be thousands of
+// peers.
 func (s *state) sample(ctx context.Context) {
 	ticks := time.NewTicker(samplePeriod)
 	defer ticks.Stop()
+	var seen uint64 // packets of all shards
+	again := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -83,11 +87,25 @@ func (s *state) sample(ctx context.Context) {
 		case now := <-ticks.C:
 			s.mu.RLock()
 			if ctx.Err() == nil { // or else dp may be gone
-				s.activity.Note(s.dp.Status().Peers, now)
+				n := packets(s.dp.Counters())
+				moved := n != seen
+				seen = n
+				if moved || again {
+					s.activity.Note(s.dp.Status().Peers, now)
+				}
+				again = moved // a packet is counted for its peer after its shard
 			}
 			s.mu.RUnlock()
 		}
 	}
+}
+
+// packets is how many the shards have carried, both ways.
+func packets(shards []*metrics.Shard) (n uint64) {
+	for _, c := range shards {
+		n += c.TX.Packets.Load() + c.RX.Packets.Load()
+	}
+	return n
 }
 
 // attachRules tells which firewall rules to ask.

@@ -14,7 +14,7 @@ import (
 // countingPlane is a data plane with one peer.
 type countingPlane struct {
 	carrier // what is not asked here
-	sent    atomic.Uint64
+	shard   metrics.Shard
 	asked   atomic.Int32 // calls of Status
 }
 
@@ -22,11 +22,11 @@ func (c *countingPlane) Status() status.Dataplane {
 	c.asked.Add(1)
 	return status.Dataplane{
 		Device: status.Device{Name: "flannel0"},
-		Peers:  []status.Peer{{PublicIP: netip.MustParseAddr("192.0.2.2"), TXPackets: c.sent.Load()}},
+		Peers:  []status.Peer{{PublicIP: netip.MustParseAddr("192.0.2.2"), TXPackets: c.shard.TX.Packets.Load(), RXPackets: c.shard.RX.Packets.Load()}},
 	}
 }
 
-func (c *countingPlane) Counters() []*metrics.Shard { return nil }
+func (c *countingPlane) Counters() []*metrics.Shard { return []*metrics.Shard{&c.shard} }
 
 // TestStatusTellsHowLongAPeerHasBeenIdle also where nobody asked for it in
 // between. The clock is the test's.
@@ -40,11 +40,29 @@ func TestStatusTellsHowLongAPeerHasBeenIdle(t *testing.T) {
 			t.Errorf("before the first packet: idle for %v s", *idle)
 		}
 		time.Sleep(10 * time.Second)
-		dp.sent.Add(1)
+		dp.shard.TX.Packets.Add(1)
 		time.Sleep(30 * time.Second)
 		idle := s.document().Dataplane.Peers[0].Idle
-		if idle == nil || *idle > 30 || *idle < 30-samplePeriod.Seconds() {
-			t.Errorf("half a minute after a packet: idle for %v s", idle)
+		switch {
+		case idle == nil:
+			t.Error("half a minute after a packet: never active")
+		case *idle > 30 || *idle < 30-samplePeriod.Seconds():
+			t.Errorf("half a minute after a packet: idle for %v s", *idle)
+		}
+	})
+}
+
+func TestDataPlaneThatCarriesNothingIsNotAskedForItsPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dp countingPlane
+		s := newState("", "")
+		s.attach(&dp)
+		defer s.attach(nil)
+		time.Sleep(100 * samplePeriod)
+		dp.shard.RX.Packets.Add(1)
+		time.Sleep(100 * samplePeriod)
+		if n := dp.asked.Load(); n != 2 {
+			t.Errorf("asked %d times, want 2", n)
 		}
 	})
 }
@@ -55,6 +73,8 @@ func TestDataPlaneThatIsReplacedIsNotAskedAnyMore(t *testing.T) {
 		s := newState("", "")
 		s.attach(&was)
 		s.attach(&is)
+		was.shard.TX.Packets.Add(1)
+		is.shard.TX.Packets.Add(1)
 		time.Sleep(3 * samplePeriod)
 		s.attach(nil)
 		asked := is.asked.Load()
