@@ -30,14 +30,21 @@ type entries struct {
 	have   table
 	// ours are the MACs of neighbours that are ours, or were.
 	ours map[nlbatch.MAC]bool
+	// untidy says that there may be entries of ours that no peer needs.
+	untidy bool
 }
 
 func newEntries() entries {
-	return entries{want: make(map[netip.Addr]peer), ours: make(map[nlbatch.MAC]bool)}
+	return entries{
+		want:      make(map[netip.Addr]peer),
+		endpoints: make(map[nlbatch.MAC]netip.Addr),
+		ours:      make(map[nlbatch.MAC]bool),
+	}
 }
 
 // peer is a Peer that has been found sound.
 type peer struct {
+	subnet   netip.Prefix
 	mac      nlbatch.MAC
 	endpoint netip.Addr
 	seq      uint64 // greater than those of peers that were told before
@@ -51,15 +58,55 @@ type table struct {
 	fdb map[nlbatch.MAC]netip.Addr
 }
 
-// point finds out at which endpoint each MAC is.
-func (e *entries) point() {
-	e.endpoints = make(map[nlbatch.MAC]netip.Addr, len(e.want))
-	last := make(map[nlbatch.MAC]uint64, len(e.want))
+// set makes p the peer of its subnet, told last.
+func (e *entries) set(p peer) {
+	addr := p.subnet.Addr()
+	old, replaced := e.want[addr]
+	e.seq++
+	p.seq = e.seq
+	e.want[addr] = p
+	if replaced && old.mac != p.mac {
+		e.point(map[nlbatch.MAC]bool{old.mac: true})
+		e.untidy = true
+	}
+	e.endpoints[p.mac] = p.endpoint
+}
+
+// unset forgets peers by the addresses of their neighbours.
+func (e *entries) unset(addrs []netip.Addr) {
+	macs := make(map[nlbatch.MAC]bool, len(addrs))
+	for _, addr := range addrs {
+		if p, ok := e.want[addr]; ok {
+			macs[p.mac] = true
+			delete(e.want, addr)
+			e.untidy = true
+		}
+	}
+	e.point(macs)
+}
+
+// point finds out anew at which endpoints these MACs are.
+func (e *entries) point(macs map[nlbatch.MAC]bool) {
+	if len(macs) == 0 {
+		return
+	}
+	for mac := range macs {
+		delete(e.endpoints, mac)
+	}
+	last := make(map[nlbatch.MAC]uint64)
 	for _, p := range e.want {
-		if p.seq > last[p.mac] {
+		if macs[p.mac] && p.seq > last[p.mac] {
 			last[p.mac], e.endpoints[p.mac] = p.seq, p.endpoint
 		}
 	}
+}
+
+// settled reports whether p was told before and the kernel has its entries.
+func (e *entries) settled(p Peer) bool {
+	addr := p.Subnet.Addr()
+	old, ok := e.want[addr]
+	return ok && old.subnet == p.Subnet && old.endpoint == p.Endpoint && string(old.mac[:]) == string(p.MAC) &&
+		e.have.neigh[addr] == old.mac && e.have.fdb[old.mac] == e.endpoints[old.mac]
 }
 
 // load reads what the kernel has. mu is held.
@@ -74,7 +121,7 @@ func (d *Device) load() error {
 			e.ours[mac] = true
 		}
 	}
-	e.have, e.loaded = have, true
+	e.have, e.loaded, e.untidy = have, true, true
 	return nil
 }
 

@@ -3,7 +3,6 @@ package vxlan
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -72,29 +71,30 @@ func (d *Device) Add(peers []Peer) error {
 	}
 	var (
 		bad   PeerErrors
-		added = make(map[netip.Addr]Peer, len(peers))
+		added = make(map[netip.Addr]Peer)
 		addrs []netip.Addr // of added, in the order of peers
 	)
 	for _, p := range peers {
+		if e.settled(p) {
+			continue
+		}
 		sound, err := d.sound(p)
 		if err != nil {
 			bad = append(bad, &PeerError{p, err})
 			continue
 		}
 		addr := p.Subnet.Addr()
-		if old, ok := e.want[addr]; !ok || old.mac != sound.mac || old.endpoint != sound.endpoint {
-			e.seq++
-			sound.seq = e.seq
-			e.want[addr] = sound
+		if old := e.want[addr]; old.subnet != sound.subnet || old.mac != sound.mac || old.endpoint != sound.endpoint {
+			e.set(sound)
 		}
 		if _, twice := added[addr]; !twice {
 			addrs = append(addrs, addr)
 		}
 		added[addr] = p
 	}
-	before := e.endpoints
-	e.point()
-	d.warnShared(addrs, before)
+	if len(addrs) > 0 {
+		d.warnShared(addrs)
+	}
 	_, failed, err := d.write(addrs)
 	if err != nil {
 		return d.gone(err)
@@ -135,28 +135,25 @@ func (d *Device) sound(p Peer) (peer, error) {
 	case endpoint.Is4() != d.cfg.Local.Is4():
 		return peer{}, fmt.Errorf("the endpoint is of another address family than %s, the address of this node", d.cfg.Local)
 	}
-	return peer{mac: mac, endpoint: endpoint}, nil
+	return peer{subnet: p.Subnet, mac: mac, endpoint: endpoint}, nil
 }
 
-// warnShared tells of MACs of peers just added that have moved because another
-// peer has the same. That is well for a node that has changed its address, whose
+// warnShared tells of other peers that have the MACs of those just added, at
+// another endpoint. That is well for a node that has changed its address, whose
 // former lease still lives; of two nodes one cannot be reached.
-func (d *Device) warnShared(added []netip.Addr, before map[nlbatch.MAC]netip.Addr) {
+func (d *Device) warnShared(added []netip.Addr) {
 	e := &d.entries
-	moved := make(map[nlbatch.MAC]bool)
+	last := make(map[nlbatch.MAC]peer, len(added))
 	for _, addr := range added {
-		mac := e.want[addr].mac
-		if old, ok := before[mac]; !ok || old != e.endpoints[mac] {
-			moved[mac] = true
+		if p := e.want[addr]; p.seq > last[p.mac].seq {
+			last[p.mac] = p
 		}
 	}
-	if len(moved) == 0 {
-		return
-	}
-	for addr, p := range e.want {
-		if now := e.endpoints[p.mac]; moved[p.mac] && now != p.endpoint {
+	for _, p := range e.want {
+		now, ok := last[p.mac]
+		if ok && p.seq < now.seq && p.endpoint != now.endpoint {
 			d.cfg.Logger.Warn("two leases tell the same MAC address, the one told last has it",
-				logging.KeyDevice, d.name, logging.KeySubnet, addr, logging.KeyWas, p.endpoint, logging.KeyNow, now)
+				logging.KeyDevice, d.name, logging.KeySubnet, p.subnet, logging.KeyWas, p.endpoint, logging.KeyNow, now.endpoint)
 		}
 	}
 }
@@ -165,14 +162,15 @@ func (d *Device) warnShared(added []netip.Addr, before map[nlbatch.MAC]netip.Add
 // deleted is left to Retain.
 func (d *Device) takeBack(bad PeerErrors) {
 	e := &d.entries
+	var addrs []netip.Addr
 	macs := make(map[nlbatch.MAC]bool)
 	for _, b := range bad {
+		addrs = append(addrs, b.Peer.Subnet.Addr())
 		if p, ok := e.want[b.Peer.Subnet.Addr()]; ok {
 			macs[p.mac] = true
-			delete(e.want, b.Peer.Subnet.Addr())
 		}
 	}
-	e.point()
+	e.unset(addrs)
 	w := writes{dev: d.index}
 	for _, b := range bad {
 		addr := b.Peer.Subnet.Addr()
@@ -206,29 +204,46 @@ func (d *Device) Retain(peers []Peer) error {
 	for _, p := range peers {
 		keep[p.Subnet.Addr()] = true
 	}
-	var mine []netip.Addr // also those of another subnet length, if told by a peer
-	for addr := range e.have.neigh {
-		if _, wanted := e.want[addr]; !keep[addr] && (wanted || d.mine(addr)) {
-			mine = append(mine, addr)
+	var gone []netip.Addr
+	for addr := range e.want {
+		if !keep[addr] {
+			gone = append(gone, addr)
 		}
 	}
-	maps.DeleteFunc(e.want, func(addr netip.Addr, _ peer) bool { return !keep[addr] })
-	e.point()
+	e.unset(gone)
+	if !e.untidy {
+		return nil // as most times
+	}
+	stale := gone // whatever the length of their subnets
+	for addr := range e.have.neigh {
+		if !keep[addr] && d.mine(addr) {
+			stale = append(stale, addr)
+		}
+	}
 
 	w := writes{dev: d.index}
 	// First the FDB entries, so that if this is cut short their neighbours are
 	// still there to say whose they are.
 	for mac := range e.ours {
-		_, used := e.endpoints[mac]
-		if dst, ok := e.have.fdb[mac]; ok && !used {
+		if _, used := e.endpoints[mac]; used {
+			continue
+		}
+		if dst, ok := e.have.fdb[mac]; ok {
 			w.deleteFDB(mac, dst)
+		} else {
+			delete(e.ours, mac)
 		}
 	}
-	for _, addr := range mine {
-		w.deleteNeigh(addr, e.have.neigh[addr])
+	slices.SortFunc(stale, netip.Addr.Compare)
+	for _, addr := range slices.Compact(stale) {
+		if mac, ok := e.have.neigh[addr]; ok {
+			w.deleteNeigh(addr, mac)
+		}
 	}
 	if err := d.do(&w); err != nil {
 		return d.gone(err)
 	}
-	return d.gone(w.err(d.name))
+	err := w.err(d.name)
+	e.untidy = err != nil
+	return d.gone(err)
 }

@@ -362,3 +362,20 @@ func BenchmarkPeers(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkChange changes one of 5,000 peers, and tells the whole set each time
+// as the daemon does.
+func BenchmarkChange(b *testing.B) {
+	inside(b, func(h host) {
+		peers := many()
+		d := h.open(h.configMany())
+		h.must(d.Add(peers), d.Retain(peers))
+		n := 0
+		for b.Loop() {
+			n++
+			p := &peers[n%manyPeers]
+			p.Endpoint = netip.AddrFrom4([4]byte{172, 17, byte(n >> 8), byte(n)})
+			h.must(d.Add(peers), d.Retain(peers))
+		}
+	})
+}

@@ -22,16 +22,20 @@ type pair struct {
 	devices []*Device
 }
 
-// connect opens a device on each host, for pods of one family over an underlay
-// of one family, and makes the routes that a caller makes.
-func connect(t *testing.T, topo *netlab.Topology, ipv6Pods, ipv6Underlay bool) *pair {
+// connect opens a device on each host, for pods of one or both families (IPv6:
+// true) over an underlay of one, and makes the routes that a caller makes.
+func connect(t *testing.T, topo *netlab.Topology, pods []bool, ipv6Underlay bool) *pair {
 	t.Helper()
 	p := &pair{Topology: topo}
-	subnet := func(h *netlab.Host) netip.Prefix {
-		if ipv6Pods {
-			return h.Subnet6
+	subnets := func(h *netlab.Host) (all []netip.Prefix) {
+		for _, ipv6 := range pods {
+			if ipv6 {
+				all = append(all, h.Subnet6)
+			} else {
+				all = append(all, h.Subnet)
+			}
 		}
-		return h.Subnet
+		return all
 	}
 	local := func(h *netlab.Host) netip.Addr {
 		if ipv6Underlay {
@@ -40,28 +44,32 @@ func connect(t *testing.T, topo *netlab.Topology, ipv6Pods, ipv6Underlay bool) *
 		return h.Addr
 	}
 	for i, h := range topo.Hosts {
-		other := topo.Hosts[1-i]
+		other, nl := topo.Hosts[1-i], h.NS.Netlink()
 		if err := h.NS.Do(func() error {
-			eth0, err := h.NS.Netlink().LinkByName(netlab.UnderlayLink)
+			eth0, err := nl.LinkByName(netlab.UnderlayLink)
 			if err != nil {
 				return err
 			}
 			d, err := Open(Config{
-				Options: Options{VNI: 1}, IPv6: ipv6Pods, Subnets: []netip.Prefix{subnet(h)},
+				Options: Options{VNI: 1}, IPv6: pods[0], Subnets: subnets(h),
 				Networks: []netip.Prefix{netlab.Network, netlab.Network6},
 				Underlay: underlay.Interface{Name: netlab.UnderlayLink, Index: eth0.Attrs().Index, MTU: eth0.Attrs().MTU},
-				Local:    local(h), MAC: MAC(local(h), 1, ipv6Pods), Logger: slog.New(slog.DiscardHandler),
+				Local:    local(h), MAC: MAC(local(h), 1, pods[0]), Logger: slog.New(slog.DiscardHandler),
 			})
 			if err != nil {
 				return err
 			}
 			t.Cleanup(func() { d.Close() })
 			p.devices = append(p.devices, d)
-			err = d.Add([]Peer{{Subnet: subnet(other), MAC: MAC(local(other), 1, ipv6Pods), Endpoint: local(other)}})
-			return errors.Join(err, h.NS.Netlink().RouteAdd(&netlink.Route{
-				Dst: &net.IPNet{IP: subnet(other).Addr().AsSlice(), Mask: net.CIDRMask(subnet(other).Bits(), subnet(other).Addr().BitLen())},
-				Gw:  subnet(other).Addr().AsSlice(), LinkIndex: d.Index(), Flags: int(netlink.FLAG_ONLINK),
-			}))
+			for _, s := range subnets(other) {
+				err = errors.Join(err,
+					d.Add([]Peer{{Subnet: s, MAC: MAC(local(other), 1, pods[0]), Endpoint: local(other)}}),
+					nl.RouteAdd(&netlink.Route{
+						Dst: &net.IPNet{IP: s.Addr().AsSlice(), Mask: net.CIDRMask(s.Bits(), s.Addr().BitLen())},
+						Gw:  s.Addr().AsSlice(), LinkIndex: d.Index(), Flags: int(netlink.FLAG_ONLINK),
+					}))
+			}
+			return err
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -144,14 +152,17 @@ func (s socket) pathMTU() (mtu int) {
 // host a ──────── host b   two devices, a veth between them, a pod behind each
 func TestPacketOfTheMTUCrossesAndOneByteMoreIsRefused(t *testing.T) {
 	for _, tt := range []struct {
-		name           string
-		pods, underlay bool // IPv6
-		mtu            int
+		name     string
+		pods     []bool // IPv6
+		underlay bool   // IPv6
+		mtu      int
 	}{
-		{"IPv4 over IPv4", false, false, 1450},
-		{"IPv6 over IPv6", true, true, 1430},
-		{"IPv4 over IPv6", false, true, 1430},
-		{"IPv6 over IPv4", true, false, 1450},
+		{"IPv4 over IPv4", []bool{false}, false, 1450},
+		{"IPv6 over IPv6", []bool{true}, true, 1430},
+		{"IPv4 over IPv6", []bool{false}, true, 1430},
+		{"IPv6 over IPv4", []bool{true}, false, 1450},
+		{"both over IPv4", []bool{false, true}, false, 1450},
+		{"both over IPv6", []bool{true, false}, true, 1430},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			topo := netlabtest.New(t, netlab.Options{Wire: netlab.MTU})
@@ -160,24 +171,26 @@ func TestPacketOfTheMTUCrossesAndOneByteMoreIsRefused(t *testing.T) {
 				if got := p.devices[i].MTU(); got != tt.mtu {
 					t.Fatalf("MTU %d, want %d", got, tt.mtu)
 				}
-				client, server := dial(t, topo.Hosts[i].Pods[0], topo.Hosts[1-i].Pods[0], tt.pods)
-				buf := make([]byte, 4096)
-				// The first may be lost, while neighbours are looked up.
-				eventually(t, "a packet of the MTU has crossed", func() bool {
-					if _, err := client.conn.Write(client.payload(tt.mtu)); err != nil {
-						t.Fatal(err)
+				for _, ipv6 := range tt.pods {
+					client, server := dial(t, topo.Hosts[i].Pods[0], topo.Hosts[1-i].Pods[0], ipv6)
+					buf := make([]byte, 4096)
+					// The first may be lost, while neighbours are looked up.
+					eventually(t, "a packet of the MTU has crossed", func() bool {
+						if _, err := client.conn.Write(client.payload(tt.mtu)); err != nil {
+							t.Fatal(err)
+						}
+						_ = server.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+						n, err := server.conn.Read(buf)
+						return err == nil && n == len(client.payload(tt.mtu))
+					})
+					// The pods' interfaces have 1500 bytes: the host says no.
+					eventually(t, "one byte more is refused", func() bool {
+						_, err := client.conn.Write(client.payload(tt.mtu + 1))
+						return errors.Is(err, unix.EMSGSIZE)
+					})
+					if got := client.pathMTU(); got != tt.mtu {
+						t.Errorf("the pod learns of an MTU of %d, want %d", got, tt.mtu)
 					}
-					_ = server.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-					n, err := server.conn.Read(buf)
-					return err == nil && n == len(client.payload(tt.mtu))
-				})
-				// The pods' interfaces have 1500 bytes: the host says no.
-				eventually(t, "one byte more is refused", func() bool {
-					_, err := client.conn.Write(client.payload(tt.mtu + 1))
-					return errors.Is(err, unix.EMSGSIZE)
-				})
-				if got := client.pathMTU(); got != tt.mtu {
-					t.Errorf("the pod learns of an MTU of %d, want %d", got, tt.mtu)
 				}
 				if v, err := topo.Hosts[i].NS.Netlink().LinkByIndex(p.devices[i].Index()); err != nil || v.Attrs().Statistics.TxPackets == 0 {
 					t.Errorf("%s has sent nothing (%v)", p.devices[i].Name(), err)
@@ -191,7 +204,7 @@ func TestPacketOfTheMTUCrossesAndOneByteMoreIsRefused(t *testing.T) {
 // restarts.
 func TestPodsTalkWhileTheDeviceIsClosedAndTakenOver(t *testing.T) {
 	topo := netlabtest.New(t, netlab.Options{})
-	p := connect(t, topo, false, false)
+	p := connect(t, topo, []bool{false}, false)
 	client, server := dial(t, topo.Hosts[0].Pods[0], topo.Hosts[1].Pods[0], false)
 	buf := make([]byte, 64)
 	crosses := func() bool {
