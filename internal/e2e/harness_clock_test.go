@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -53,7 +54,8 @@ func stepClock(t testing.TB, pid int, d time.Duration) {
 	// Nobody may be in the middle of what is replaced.
 	eventually(t, fmt.Sprintf("process %d stands outside of the vDSO", pid), func() bool {
 		must(t, syscall.Kill(pid, syscall.SIGSTOP))
-		if !standsOutside(t, pid, begin, begin+uint64(len(text))) {
+		eventually(t, fmt.Sprintf("process %d stands", pid), func() bool { return stands(t, pid) })
+		if isBetween(t, pid, begin, begin+uint64(len(text))) {
 			must(t, syscall.Kill(pid, syscall.SIGCONT))
 			return false
 		}
@@ -99,27 +101,40 @@ func clockGettime(t testing.TB, text []byte) (at int64, size int) {
 	return 0, 0
 }
 
-// standsOutside reports whether all threads of a process are stopped, and none
-// between two addresses.
-func standsOutside(t testing.TB, pid int, begin, end uint64) bool {
+// threads returns what the files of that name say of the threads of a process.
+func threads(t testing.TB, pid int, name string) (texts []string) {
 	t.Helper()
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/%s", pid, name))
 	must(t, err)
-	for _, thread := range threads {
-		stat, err := os.ReadFile(thread + "/stat")
-		must(t, err)
-		// proc_pid_stat(5): the state follows the name, which is in parentheses.
-		if state := stat[bytes.LastIndexByte(stat, ')')+2]; state != 'T' {
-			return false
-		}
-		// proc_pid_syscall(5): the last two are stack pointer and program counter.
-		call, err := os.ReadFile(thread + "/syscall")
-		must(t, err)
-		fields := strings.Fields(string(call))
-		pc, err := strconv.ParseUint(fields[len(fields)-1], 0, 64)
-		if err != nil || begin <= pc && pc < end {
-			return false // "running": it does not stand yet
+	for _, path := range paths {
+		if text, err := os.ReadFile(path); err == nil { // or else the thread has ended
+			texts = append(texts, string(text))
 		}
 	}
-	return len(threads) > 0
+	if len(texts) == 0 {
+		t.Fatalf("process %d has ended", pid)
+	}
+	return texts
+}
+
+// stands reports whether all threads of a process are stopped.
+func stands(t testing.TB, pid int) bool {
+	t.Helper()
+	return !slices.ContainsFunc(threads(t, pid, "stat"), func(stat string) bool {
+		// proc_pid_stat(5): the state follows the name, which is in parentheses.
+		return stat[strings.LastIndexByte(stat, ')')+2] != 'T'
+	})
+}
+
+// isBetween reports whether a thread of a process that stands is about to execute
+// something between two addresses.
+func isBetween(t testing.TB, pid int, begin, end uint64) bool {
+	t.Helper()
+	return slices.ContainsFunc(threads(t, pid, "syscall"), func(call string) bool {
+		// proc_pid_syscall(5): the last number is the program counter.
+		fields := strings.Fields(call)
+		pc, err := strconv.ParseUint(fields[len(fields)-1], 0, 64)
+		must(t, err)
+		return begin <= pc && pc < end
+	})
 }
