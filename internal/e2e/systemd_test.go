@@ -117,6 +117,13 @@ func (m *machine) run(name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// write makes a file on the machine, which may be executed.
+func (m *machine) write(path, text string) {
+	m.t.Helper()
+	path = filepath.Join("/proc", m.init, "root", path)
+	must(m.t, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755))
+}
+
 // property returns what systemd knows of the service.
 func (m *machine) property(name string) string {
 	m.t.Helper()
@@ -200,12 +207,8 @@ func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
 
 func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T) {
 	s := newSite(t)
-	s.write(soundLeases)
 	m := boot(t, s.NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_LEASE_FILE=/etc/twill/leases.json")
-	out, err := m.ns.Command(t.Context(), "cp", s.leaseFile, "/proc/"+m.init+"/root/etc/twill/leases.json").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	m.write("/etc/twill/leases.json", soundLeases)
 	m.run("systemctl", "start", "twilld")
 
 	for i, ends := range []string{
@@ -226,5 +229,49 @@ func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T)
 	m.comes("ActiveState", "failed")
 	if got := m.property("ExecMainStatus"); got != "2" {
 		t.Errorf("exit code %s, want 2", got)
+	}
+}
+
+// dropIn is the drop-in of docker.service in docs/docker.md.
+func dropIn(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "docker.md"))
+	must(t, err)
+	_, text, _ := strings.Cut(string(page), "\n```\n[Unit]\n")
+	text, _, ok := strings.Cut(text, "\n```\n")
+	if !ok {
+		t.Fatal("the page has no drop-in")
+	}
+	return "[Unit]\n" + text + "\n"
+}
+
+// The dockerd here writes down how it was called, and goes on.
+func TestDropInOfDockerStartsItWithTwilldsOptionsAndKeepsIt(t *testing.T) {
+	must(t, build("twill", "./cmd/twill"))
+	s := newSite(t)
+	m := boot(t, s.NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_IP_MASQ=true", "FLANNELD_LEASE_FILE=/etc/twill/leases.json")
+	twill, err := os.ReadFile(bin("twill"))
+	must(t, err)
+	m.write("/usr/local/bin/twill", string(twill))
+	m.write("/etc/twill/leases.json", soundLeases)
+	m.write("/usr/local/bin/dockerd", "#!/bin/sh\necho \"$@\" >/run/dockerd.called\nexec sleep 1000\n")
+	m.write("/etc/systemd/system/docker.service", "[Service]\nExecStart=/usr/sbin/dockerd -H fd://\n")
+	m.write("/etc/systemd/system/docker.service.d/twill.conf", strings.ReplaceAll(dropIn(t), "/usr/sbin/dockerd", "/usr/local/bin/dockerd"))
+	m.run("systemctl", "daemon-reload")
+
+	m.run("systemctl", "start", "docker")
+	want := "-H fd:// --bip=10.5.1.1/24 --ip-masq=false --mtu=1472"
+	called := func() string {
+		out, _ := m.command("cat", "/run/dockerd.called").Output()
+		return strings.TrimSpace(string(out))
+	}
+	if !within(patience, func() bool { return called() == want }) {
+		t.Errorf("dockerd was called with %q, want %q", called(), want)
+	}
+	docker := func() string { return m.run("systemctl", "show", "--value", "--property=MainPID", "docker") }
+	before := docker()
+	m.run("systemctl", "restart", "twilld")
+	if after := docker(); after != before || before == "0" {
+		t.Errorf("dockerd was process %s, and is %s after a restart of twilld", before, after)
 	}
 }
