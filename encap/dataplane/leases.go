@@ -88,7 +88,7 @@ func (p *Plane) SetLeases(leases []lease.Lease) error {
 
 // addVTEPs makes the peers known to the VXLAN devices. It returns the peers of
 // each, and the subnets of those that could not be made known.
-func (p *Plane) addVTEPs(hops []hop) (peers [][]vxlan.Peer, failed map[netip.Prefix]bool) {
+func (p *Plane) addVTEPs(hops []*hop) (peers [][]vxlan.Peer, failed map[netip.Prefix]bool) {
 	peers = make([][]vxlan.Peer, len(p.vteps))
 	for _, h := range hops {
 		if h.way == VXLAN {
@@ -113,11 +113,13 @@ func (p *Plane) addVTEPs(hops []hop) (peers [][]vxlan.Peer, failed map[netip.Pre
 // make.
 type subnets struct{ v4, v6 netip.Prefix }
 
+func subnetsOf(l lease.Lease) subnets { return subnets{l.Subnet, l.IPv6Subnet} }
+
 // decided is what was decided for a lease.
 type decided struct {
 	lease   lease.Lease
 	accepts bool // it may send datagrams, whatever way leads to it
-	hops    []hop
+	hops    []*hop
 	whole   bool // each of its subnets has a hop
 	round   uint // of decide, that it was part of last
 }
@@ -125,17 +127,17 @@ type decided struct {
 // decide chooses a hop for each subnet of each peer. accepted are the peers that
 // may send datagrams. What was decided for a lease that has not changed stands,
 // until what is known of the link grows old.
-func (p *Plane) decide(leases []lease.Lease) (hops []hop, accepted []lease.Lease) {
+func (p *Plane) decide(leases []lease.Lease) (hops []*hop, accepted []lease.Lease) {
 	if p.links.forget() {
 		clear(p.decisions)
 	}
 	p.round++
-	hops, accepted = make([]hop, 0, len(leases)), make([]lease.Lease, 0, len(leases))
+	hops, accepted = make([]*hop, 0, len(leases)), make([]lease.Lease, 0, len(leases))
 	reasons := make(map[netip.Prefix]string)
 	families := [2]family{p.family(netip.IPv4Unspecified()), p.family(netip.IPv6Unspecified())}
-	own := subnets{p.cfg.Own.Subnet, p.cfg.Own.IPv6Subnet}
+	own := subnetsOf(p.cfg.Own)
 	for _, l := range leases {
-		key := subnets{l.Subnet, l.IPv6Subnet}
+		key := subnetsOf(l)
 		if key == own {
 			continue
 		}
@@ -169,7 +171,7 @@ func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.P
 		}
 		h, err := f.hopTo(l, subnet)
 		if err == nil {
-			d.hops = append(d.hops, h)
+			d.hops = append(d.hops, &h)
 			continue
 		}
 		reasons[subnet] = err.Error()
@@ -214,8 +216,8 @@ func (p *Plane) vtepOf(like netip.Addr) int {
 
 // udpFor returns the udp backend, which is opened for the first peer that needs
 // it; nil if none does.
-func (p *Plane) udpFor(hops []hop) *udp.Backend {
-	needed := func(h hop) bool { return h.way == UDP }
+func (p *Plane) udpFor(hops []*hop) *udp.Backend {
+	needed := func(h *hop) bool { return h.way == UDP }
 	if p.backend() == nil && slices.ContainsFunc(hops, needed) {
 		p.note("udp for peers without VXLAN", p.openUDP(nil))
 	}

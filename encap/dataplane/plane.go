@@ -43,7 +43,7 @@ type Plane struct {
 
 	mu   sync.Mutex
 	udp  *udp.Backend // nil: no peer needs it yet
-	hops []hop        // in force
+	hops []*hop       // in force
 
 	// What SetLeases knows from the last time.
 	links     *onLink

@@ -45,10 +45,10 @@ func (p *Plane) devices(tun status.Device) []status.Device {
 
 // peersOf makes one peer of the hops that lead to the same node in the same way.
 // What went to and came from it is known of the udp backend only.
-func peersOf(hops []hop, traffic map[netip.Addr]status.Peer) []status.Peer {
-	var peers []status.Peer
+func peersOf(hops []*hop, traffic map[netip.Addr]status.Peer) []status.Peer {
+	peers := make([]status.Peer, 0, len(hops))
 	for i, h := range hops {
-		if i > 0 && hops[i-1].way == h.way && hops[i-1].peer.Key() == h.peer.Key() {
+		if i > 0 && hops[i-1].way == h.way && subnetsOf(hops[i-1].peer) == subnetsOf(h.peer) {
 			last := &peers[len(peers)-1]
 			last.Subnets = append(last.Subnets, h.subnet)
 			continue
