@@ -265,6 +265,28 @@ func TestLastOfTwoLeasesHasTheMAC(t *testing.T) {
 	})
 }
 
+// TestLastOfThoseThatAreLeftHasTheMAC: of three leases the newest goes.
+func TestLastOfThoseThatAreLeftHasTheMAC(t *testing.T) {
+	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+		d := h.open(cfg)
+		var peers []Peer
+		for n := 2; n <= 5; n++ {
+			p := peer(n)
+			p.MAC = peer(2).MAC
+			peers = append(peers, p)
+			h.must(d.Add(peers))
+		}
+		for left := 3; left > 0; left-- {
+			h.must(d.Retain(peers[:left]), d.Add(peers[:left]))
+			want := lines(peers[left-1])
+			for _, p := range peers[:left-1] {
+				want = append(want, lines(p)[0])
+			}
+			h.hasTable(d.Name(), want...)
+		}
+	})
+}
+
 func TestPeersOfADeviceThatIsGoneAreNotAdded(t *testing.T) {
 	inside(t, func(h host) {
 		d := h.open(h.config4())

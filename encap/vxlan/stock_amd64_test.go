@@ -1,8 +1,6 @@
 package vxlan
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -13,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -68,23 +65,20 @@ func (s *stockFlannel) run(ready func() bool) {
 	s.Helper()
 	cmd := s.ns.Command(context.Background(), s.binary, "--etcd-endpoints="+s.endpoint, "--iface=eth0",
 		"--subnet-file="+filepath.Join(s.TempDir(), "subnet.env"))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	s.must(err, cmd.Start())
-	lines := bufio.NewScanner(out)
-	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "ready") {
+	out := new(log)
+	cmd.Stdout, cmd.Stderr = out, out
+	s.must(cmd.Start())
+	s.Cleanup(func() {
+		_ = cmd.Process.Kill() // an error says that it has ended
 		_ = cmd.Wait()
-		s.Fatalf("stock flannel says %q\n%s", lines.Text(), &stderr)
-	}
-	for deadline := time.Now().Add(patience); !ready() && time.Now().Before(deadline); {
-		time.Sleep(5 * time.Millisecond)
-	}
-	s.must(cmd.Process.Signal(unix.SIGTERM))
+		if s.Failed() {
+			s.Logf("stock flannel says:\n%s", out)
+		}
+	})
+	eventually(s, "stock flannel is ready", func() bool { return strings.Contains(out.String(), "ready mtu=") && ready() })
+	// Not asked to, for then it does not always end.
+	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	if !ready() {
-		s.Fatalf("stock flannel is not ready\n%s", &stderr)
-	}
 }
 
 // attributes are those of a link and, by "data" and their numbers, those that
