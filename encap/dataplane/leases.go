@@ -124,15 +124,16 @@ type decided struct {
 	round   uint // of decide, that it was part of last
 }
 
-// decide chooses a hop for each subnet of each peer. accepted are the peers that
-// may send datagrams. What was decided for a lease that has not changed stands,
+// decide chooses a hop for each subnet of each peer. accepted are the nodes that
+// may send datagrams, this one included; it may be leases. What was decided for a lease that has not changed stands,
 // until what is known of the link grows old.
 func (p *Plane) decide(leases []lease.Lease) (hops []*hop, accepted []lease.Lease) {
 	if p.links.forget() {
 		clear(p.decisions)
 	}
 	p.round++
-	hops, accepted = make([]*hop, 0, len(leases)), make([]lease.Lease, 0, len(leases))
+	hops = make([]*hop, 0, len(leases))
+	refuses := false // some node
 	reasons := make(map[netip.Prefix]string)
 	families := [2]family{p.family(netip.IPv4Unspecified()), p.family(netip.IPv6Unspecified())}
 	own := subnetsOf(p.cfg.Own)
@@ -149,14 +150,19 @@ func (p *Plane) decide(leases []lease.Lease) (hops []*hop, accepted []lease.Leas
 		}
 		d.round = p.round
 		hops = append(hops, d.hops...)
-		if d.accepts {
-			accepted = append(accepted, l)
-		}
+		refuses = refuses || !d.accepts
 	}
 	if len(p.decisions) > len(leases) {
 		maps.DeleteFunc(p.decisions, func(_ subnets, d *decided) bool { return d.round != p.round })
 	}
 	p.told = reasons
+	if !refuses { // as in most networks, of which some are large
+		return hops, leases
+	}
+	accepted = slices.DeleteFunc(slices.Clone(leases), func(l lease.Lease) bool {
+		d := p.decisions[subnetsOf(l)]
+		return d != nil && !d.accepts
+	})
 	return hops, accepted
 }
 
