@@ -154,6 +154,7 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 	o.acquire("192.0.2.4", "10.5.4.0/24")
 	o.acquire("192.0.2.5", "10.5.5.0/24") // the daemon has not heard of it yet
 	o.acquire("192.0.2.6", "10.5.6.0/24")
+	o.acquire("192.0.2.7", "10.5.7.0/24")
 
 	dir, err := os.MkdirTemp("/tmp", "twill") // short enough for a socket
 	if err != nil {
@@ -168,7 +169,8 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 			Dataplane: &status.Dataplane{Peers: []status.Peer{
 				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.2.0/24")}, TXBytes: 1234, RXBytes: 5678, TXPackets: 12, RXPackets: 56, Idle: &idle},
 				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.4.0/24")}},
-				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.6.0/24")}, Backend: "vxlan"}, // the kernel's
+				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.6.0/24")}, Backend: "vxlan", Idle: &idle}, // the kernel's
+				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.7.0/24")}, Backend: "host-gw"},
 			}},
 		}
 	})
@@ -184,7 +186,8 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 		"nobody                 10.5.3.0/24  udp      never (reserved)  -             -       -\n"+
 		"192.0.2.4              10.5.4.0/24  udp      in 23h59m         never         0 B     0 B\n"+
 		"192.0.2.5              10.5.5.0/24  udp      in 23h59m         -             -       -\n"+
-		"192.0.2.6              10.5.6.0/24  udp      in 23h59m         -             -       -\n",
+		"192.0.2.6              10.5.6.0/24  udp      in 23h59m         3s ago        -       -\n"+
+		"192.0.2.7              10.5.7.0/24  udp      in 23h59m         -             -       -\n",
 		"leases", "--socket", socket)
 
 	out, _, err := o.twill("leases", "--json", "--socket", socket)
@@ -192,19 +195,24 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rows []leaseRow
-	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != 6 {
+	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) != 7 {
 		t.Fatalf("got %s: %v", out, err)
 	}
 	if !rows[0].Own || rows[1].Own || !rows[2].Reserved || time.Until(rows[0].Expiration) < 23*time.Hour || strings.Contains(out, "0001-01-01") {
 		t.Errorf("got %s", out)
 	}
-	if !reflect.DeepEqual(rows[1].Traffic, &traffic{12, 1234, 56, 5678, &idle}) || !reflect.DeepEqual(rows[3].Traffic, &traffic{}) || rows[4].Traffic != nil || rows[5].Traffic != nil {
+	if !reflect.DeepEqual(rows[1].Traffic, &traffic{12, 1234, 56, 5678}) || !reflect.DeepEqual(rows[3].Traffic, &traffic{}) || rows[4].Traffic != nil || rows[5].Traffic != nil {
 		t.Errorf("traffic in %s", out)
+	}
+	for i, want := range []*float64{1: &idle, 5: &idle, 6: nil} {
+		if !reflect.DeepEqual(rows[i].Idle, want) {
+			t.Errorf("row %d: seconds idle in %s", i, out)
+		}
 	}
 
 	// Without a daemon nothing of it is known, and that is no error.
 	out, _, err = o.twill("leases", "--socket=/nonexistent/twilld.sock")
-	if err != nil || strings.Contains(out, "this node") || strings.Count(out, "\n") != 7 {
+	if err != nil || strings.Contains(out, "this node") || strings.Count(out, "\n") != 8 {
 		t.Errorf("got %q, %v", out, err)
 	}
 }
@@ -214,7 +222,7 @@ func TestLastTrafficIsToldAsRoughlyAsItMatters(t *testing.T) {
 		0: "0s ago", 59.9: "59s ago", 60: "1m ago", 3599: "59m ago", 3600: "1h ago",
 		47 * 3600: "47h ago", 48 * 3600: "2d ago", 1e300: "365d ago",
 	} {
-		if got := lastTraffic(leaseRow{Traffic: &traffic{Idle: &seconds}}); got != want {
+		if got := lastTraffic(leaseRow{Idle: &seconds, watched: true}); got != want {
 			t.Errorf("idle for %v s: got %q, want %q", seconds, got, want)
 		}
 	}

@@ -32,6 +32,11 @@ type leaseRow struct {
 	// Traffic is absent where the daemon here does not know the peer, or leaves
 	// it to the kernel.
 	Traffic *traffic `json:"traffic,omitempty"`
+	// Idle is for how many seconds no packet went to the node; absent: none ever
+	// did since the daemon knows it, or that is not known.
+	Idle *float64 `json:"idle_seconds,omitempty"`
+
+	watched bool // that is known
 }
 
 // traffic is what went between this node and a peer, in bytes of inner packets.
@@ -40,9 +45,6 @@ type traffic struct {
 	TXBytes   uint64 `json:"tx_bytes"`
 	RXPackets uint64 `json:"rx_packets"`
 	RXBytes   uint64 `json:"rx_bytes"`
-	// Idle is for how many seconds nothing went either way; absent: nothing
-	// ever did, since the daemon knows the peer.
-	Idle *float64 `json:"idle_seconds,omitempty"`
 }
 
 func runLeases(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -107,8 +109,12 @@ func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
 			for _, o := range own {
 				r.Own = r.Own || s == o
 			}
-			if p, ok := peers[s]; ok && p.Counted() {
-				r.Traffic = &traffic{p.TXPackets, p.TXBytes, p.RXPackets, p.RXBytes, p.Idle}
+			p, ok := peers[s]
+			if ok && p.Counted() {
+				r.Traffic = &traffic{p.TXPackets, p.TXBytes, p.RXPackets, p.RXBytes}
+			}
+			if ok && p.Watched() {
+				r.Idle, r.watched = p.Idle, true
 			}
 		}
 		rows[i] = r
@@ -163,13 +169,13 @@ func expires(r leaseRow, now time.Time) string {
 // lastTraffic says how long ago a packet went to or came from a node.
 func lastTraffic(r leaseRow) string {
 	switch {
-	case r.Traffic == nil:
+	case !r.watched:
 		return "-"
-	case r.Traffic.Idle == nil:
+	case r.Idle == nil:
 		return "never"
 	}
 	// A year is more than any node is up, and no overflow.
-	idle := time.Duration(min(*r.Traffic.Idle, 365*24*3600) * float64(time.Second))
+	idle := time.Duration(min(*r.Idle, 365*24*3600) * float64(time.Second))
 	switch {
 	case idle < time.Minute:
 		return fmt.Sprintf("%ds ago", int(idle.Seconds()))

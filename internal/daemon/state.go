@@ -125,6 +125,7 @@ func (s *state) document() status.Document {
 	if s.dp != nil {
 		if dp := s.dp.Status(); dp.Device.Name != "" { // or else it has none
 			s.activity.Note(dp.Peers, time.Now())
+			_ = vxlanIdle(&dp) // that the device is gone, the session finds out
 			d.Dataplane = &dp
 		}
 		counters = s.dp.Counters()

@@ -10,12 +10,11 @@ import (
 // listed is a line of twill leases --json.
 type listed struct {
 	Own     bool
-	Subnets []string
 	Traffic *struct {
-		TXPackets uint64   `json:"tx_packets"`
-		RXPackets uint64   `json:"rx_packets"`
-		Idle      *float64 `json:"idle_seconds"`
+		TXPackets uint64 `json:"tx_packets"`
+		RXPackets uint64 `json:"rx_packets"`
 	}
+	Idle *float64 `json:"idle_seconds"`
 }
 
 // listedBeside runs twill leases beside d, in both its forms.
@@ -52,11 +51,11 @@ func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
 
 	must(t, ping(l.pod(0), l.pod(1).Addr, 100))
 	rows, table = l.listedBeside(a)
-	b, nobody := rows[1].Traffic, rows[2].Traffic
-	if b == nil || b.TXPackets == 0 || b.RXPackets == 0 || b.Idle == nil || *b.Idle > 60 {
+	b, nobody := rows[1], rows[2]
+	if b.Traffic == nil || b.Traffic.TXPackets == 0 || b.Traffic.RXPackets == 0 || b.Idle == nil || *b.Idle > 60 {
 		t.Errorf("after a ping, b: %+v", b)
 	}
-	if nobody == nil || nobody.Idle != nil {
+	if nobody.Traffic == nil || nobody.Idle != nil {
 		t.Errorf("a node that nothing was sent to: %+v", nobody)
 	}
 	if !strings.Contains(table, "s ago ") || strings.Count(table, "never  ") != 1 {
@@ -65,8 +64,27 @@ func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
 
 	if !within(time.Minute, func() bool {
 		rows, _ = l.listedBeside(a)
-		return rows[1].Traffic.Idle != nil && *rows[1].Traffic.Idle > 1
+		return rows[1].Idle != nil && *rows[1].Idle > 1
 	}) {
-		t.Errorf("not within a minute: b has been idle for more than a second: %+v", rows[1].Traffic)
+		t.Errorf("not within a minute: b has been idle for more than a second: %+v", rows[1])
+	}
+}
+
+// pod-a ── host a ─┬─ host b ─┬─ host c ── pod-c
+//
+//	└── etcd ──┘
+//
+// The kernel carries the packets, and counts none by peer.
+func TestLeasesTellWhenTheKernelSentToANodeLast(t *testing.T) {
+	must(t, build("twill", "./cmd/twill"))
+	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})
+	c.run(twill("vxlan"), twill("vxlan"), twill("vxlan"))
+	c.waitReach(0, 1)
+	rows, table := c.listedBeside(c.running[0].(*daemon))
+	if len(rows) != 3 || rows[1].Idle == nil || *rows[1].Idle > 60 || rows[1].Traffic != nil {
+		t.Errorf("after a ping, b: %+v", rows)
+	}
+	if rows[2].Idle != nil || !strings.Contains(table, "s ago ") || strings.Count(table, "never  ") != 1 {
+		t.Errorf("want that nothing was sent to c:\n%s", table)
 	}
 }

@@ -118,14 +118,17 @@ type Peer struct {
 	TXBytes   uint64 `json:"tx_bytes"`
 	RXPackets uint64 `json:"rx_packets"`
 	RXBytes   uint64 `json:"rx_bytes"`
-	// Idle is for how many seconds the counters have not moved, to within a
-	// second; nil: they never have, or the kernel forwards and there are none.
+	// Idle is for how many seconds no packet went or came, to within a second;
+	// with vxlan, for how many none went. nil: none ever did, or it is not known.
 	Idle *float64 `json:"idle_seconds,omitempty"`
 }
 
 // Counted says whether it is known what went to the peer and came from it: what
 // the kernel carries nobody counts by peer.
 func (p *Peer) Counted() bool { return p.Backend == "" || p.Backend == "udp" }
+
+// Watched says whether it is known when the last packet went to the peer.
+func (p *Peer) Watched() bool { return p.Counted() || p.Backend == KindVXLAN }
 
 // Source is the health of the lease store.
 type Source struct {
