@@ -274,6 +274,12 @@ func (h host) listen(groups ...uint) (told func(name string) []string) {
 				return all
 			}
 			for _, m := range messages {
+				// Neighbours for groups come and go as the kernel likes, by what
+				// goes on in all namespaces of the machine.
+				n, _ := parseNeigh(m.Data)
+				if (m.Header.Type == unix.RTM_NEWNEIGH || m.Header.Type == unix.RTM_DELNEIGH) && !n.bridge && n.dst.IsMulticast() {
+					continue
+				}
 				// The index stands in the same place in ifinfomsg, ifaddrmsg and ndmsg.
 				if len(m.Data) >= 8 && int(binary.NativeEndian.Uint32(m.Data[4:])) == index {
 					all = append(all, fmt.Sprintf("message of type %d: %x", m.Header.Type, m.Data))
