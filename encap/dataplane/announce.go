@@ -65,7 +65,7 @@ func waysOf(l lease.Lease) []Way {
 	var a struct{ Backends []Way }
 	// What is of another form says nothing of this kind.
 	if json.Unmarshal(l.BackendData, &a) == nil && len(a.Backends) > 0 {
-		return a.Backends
+		return slices.DeleteFunc([]Way{VXLAN, UDP, HostGW}, func(w Way) bool { return !slices.Contains(a.Backends, w) })
 	}
 	switch w := Way(l.BackendType); w {
 	case "":
@@ -86,11 +86,11 @@ func answersPlain(l lease.Lease) bool {
 	return l.BackendType != "" || json.Unmarshal(l.BackendData, &a) == nil && a.DirectRouting
 }
 
-// tellsVTEP says whether l tells of a VXLAN device.
+// tellsVTEP says whether l tells of a VXLAN device, be it nonsense.
 func tellsVTEP(l lease.Lease) bool {
 	for _, text := range []json.RawMessage{l.BackendData, l.BackendV6Data} {
 		var d struct{ VNI, VtepMAC json.RawMessage }
-		if json.Unmarshal(text, &d) == nil && (d.VNI != nil || d.VtepMAC != nil) {
+		if len(text) > 0 && (json.Unmarshal(text, &d) != nil || d.VNI != nil || d.VtepMAC != nil) {
 			return true
 		}
 	}

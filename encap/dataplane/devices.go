@@ -30,23 +30,32 @@ func checkPublic(cfg Config) error {
 	return nil
 }
 
-// openVXLAN opens a device for each family that the node has pods of.
+// openVXLAN opens a device for each family that the node has pods of. Where one of
+// two cannot be had the other stays if it was there before.
 func (p *Plane) openVXLAN() (err error) {
+	var made []*vtep
 	defer func() {
-		if err != nil {
-			for _, v := range p.vteps {
-				err = errors.Join(err, v.Delete(), v.Close())
-			}
-			p.vteps = nil
+		if err == nil {
+			return
 		}
+		for _, v := range made {
+			err = errors.Join(err, v.Delete())
+		}
+		for _, v := range p.vteps {
+			err = errors.Join(err, v.Close())
+		}
+		p.vteps = nil
 	}()
-	own := p.cfg.Own
+	own, vni := p.cfg.Own, p.cfg.Settings.VXLAN.VNI
 	planned, err := planVTEPs(p.cfg.Underlay, own.Subnet.IsValid(), own.IPv6Subnet.IsValid())
 	if err != nil {
 		return err
 	}
+	if err := p.makeRoom(planned); err != nil {
+		return err
+	}
 	for _, v := range planned {
-		mac, err := p.macFor(v)
+		mac, there, err := p.macOf(v)
 		if err != nil {
 			return err
 		}
@@ -56,27 +65,54 @@ func (p *Plane) openVXLAN() (err error) {
 			Networks: p.cfg.Networks, Underlay: p.cfg.Underlay, Local: v.local, MAC: mac, Logger: p.cfg.Logger,
 		})
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", vxlan.Name(vni, v.ipv6Name), err)
 		}
 		p.vteps = append(p.vteps, &vtep{d, v})
+		if !there {
+			made = append(made, p.vteps[len(p.vteps)-1])
+		}
 	}
 	return nil
 }
 
-// macFor returns the address of the device v. Where the lease does not tell the
-// others one, they take for granted that it is the node's own, and a device with
-// another has to go.
-func (p *Plane) macFor(v plannedVTEP) (net.HardwareAddr, error) {
-	vni, u := p.cfg.Settings.VXLAN.VNI, p.cfg.Underlay
-	mac, err := v.mac(u, vni)
-	if err != nil || tellsVTEP(p.cfg.Own) {
-		return mac, err
+// makeRoom removes devices of this cluster with the same VNI that are not among
+// the planned: the kernel has no second of the same VNI and port for the same
+// family of the underlay.
+func (p *Plane) makeRoom(planned []plannedVTEP) error {
+	left, err := vxlan.LeftOf(p.cfg.Networks)
+	if err != nil {
+		return err
 	}
-	own := v.ownMAC(u.PublicIP, u.PublicIPv6, vni)
-	if !bytes.Equal(mac, own) {
-		err = vxlan.Remove(vxlan.Name(vni, v.ipv6Name))
+	for _, ipv6Name := range []bool{false, true} {
+		name := vxlan.Name(p.cfg.Settings.VXLAN.VNI, ipv6Name)
+		if slices.ContainsFunc(planned, func(v plannedVTEP) bool { return v.ipv6Name == ipv6Name }) || !slices.Contains(left, name) {
+			continue
+		}
+		if err := p.removeDevice(name); err != nil {
+			return err
+		}
 	}
-	return own, err
+	return nil
+}
+
+// macOf returns the Ethernet address of the device v, which is the one that the
+// others know, and whether a device with it is there. One with another goes.
+func (p *Plane) macOf(v plannedVTEP) (mac net.HardwareAddr, there bool, err error) {
+	vni := p.cfg.Settings.VXLAN.VNI
+	existing, err := vxlan.Existing(vni, v.ipv6Name)
+	if err != nil {
+		return nil, false, err
+	}
+	told, err := v.dataIn(p.cfg.Own, vni)
+	if err != nil || told.VNI != vni { // it is about to tell another
+		mac = v.ownMAC(p.cfg.Underlay, vni)
+	} else {
+		mac = net.HardwareAddr(told.VtepMAC)
+	}
+	if existing != nil && !bytes.Equal(existing, mac) {
+		return mac, false, vxlan.Remove(vxlan.Name(vni, v.ipv6Name))
+	}
+	return mac, existing != nil, nil
 }
 
 // openUDP opens the udp backend with routes for networks.
@@ -103,8 +139,16 @@ func (p *Plane) openTable(hops []*hop) (err error) {
 	for _, h := range hops {
 		peers[h.subnet] = h.peer
 	}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	names := make(map[int]string)
+	for _, i := range interfaces {
+		names[i.Index] = i.Name
+	}
 	p.table, err = routes.Open(routes.Config{
-		Ours:     func(r routes.Route) bool { return p.ours(r, peers) },
+		Ours:     func(r routes.Route) bool { return p.ours(r, peers, names) },
 		Networks: p.cfg.Networks, Logger: p.cfg.Logger,
 	})
 	if err != nil {
@@ -119,15 +163,14 @@ func (p *Plane) openTable(hops []*hop) (err error) {
 // of an earlier run: those through a VXLAN device of ours, plain ones that have
 // been written down, and those that lead to a peer's subnet through that peer's
 // address.
-func (p *Plane) ours(r routes.Route, peers map[netip.Prefix]lease.Lease) bool {
+func (p *Plane) ours(r routes.Route, peers map[netip.Prefix]lease.Lease, names map[int]string) bool {
 	if r.OnLink && r.Via == r.Dst.Addr() {
 		return slices.ContainsFunc(p.vteps, func(v *vtep) bool { return v.Index() == r.Dev })
 	}
-	if r.Dev != p.cfg.Underlay.Index {
-		return false
+	if l, ok := peers[r.Dst]; ok && r.Dev == p.cfg.Underlay.Index && r.Via == publicOf(l, r.Dst.Addr()) {
+		return true
 	}
-	l, ok := peers[r.Dst]
-	return ok && r.Via == publicOf(l, r.Dst.Addr()) || p.memory.has(r, p.cfg.Underlay.Name)
+	return p.memory.has(r, names[r.Dev]) // also one over an interface of a former choice
 }
 
 // retire removes the VXLAN devices that earlier runs, of twill or of stock
@@ -140,10 +183,15 @@ func (p *Plane) retire() error {
 		if slices.ContainsFunc(p.vteps, func(v *vtep) bool { return v.Name() == name }) {
 			continue
 		}
-		err := vxlan.Remove(name)
-		if errs = append(errs, err); err == nil {
-			p.cfg.Logger.Info("device of another configuration removed", logging.KeyDevice, name)
-		}
+		errs = append(errs, p.removeDevice(name))
 	}
 	return errors.Join(errs...)
+}
+
+func (p *Plane) removeDevice(name string) error {
+	if err := vxlan.Remove(name); err != nil {
+		return err
+	}
+	p.cfg.Logger.Info("device of another configuration removed", logging.KeyDevice, name)
+	return nil
 }

@@ -1,13 +1,13 @@
 package dataplane
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
+	"strings"
 
+	"github.com/twillnet/twill/encap/udp"
 	"github.com/twillnet/twill/encap/vxlan"
 	"github.com/twillnet/twill/internal/routes"
 	"github.com/twillnet/twill/internal/underlay"
@@ -44,9 +44,8 @@ func publicOf(l lease.Lease, like netip.Addr) netip.Addr {
 	return l.PublicIPv6
 }
 
-// hopTo decides how packets for subnet, one of l's, get there. data is the
-// lease's backend data of the subnet's family. The error says why they cannot,
-// and what would help.
+// hopTo decides how packets for subnet, one of l's, get there. The error says why
+// they cannot, and what would help.
 func (f family) hopTo(l lease.Lease, subnet netip.Prefix) (hop, error) {
 	h := hop{peer: l, subnet: subnet}
 	ways := waysOf(l)
@@ -66,11 +65,12 @@ func (f family) hopTo(l lease.Lease, subnet netip.Prefix) (hop, error) {
 		why = append(why, err)
 	}
 	if f.udp.IsValid() && knows(ways, UDP) {
-		if to := publicOf(l, f.udp); to.IsValid() {
+		to, err := f.udpOf(l)
+		if err == nil {
 			h.way, h.via = UDP, to
 			return h, nil
 		}
-		why = append(why, fmt.Errorf("it has no public address of the family of %s", f.udp))
+		why = append(why, err)
 	}
 	if knows(ways, HostGW) && onLink() {
 		h.way, h.via = HostGW, gateway
@@ -81,7 +81,7 @@ func (f family) hopTo(l lease.Lease, subnet netip.Prefix) (hop, error) {
 	case f.plain || knows(ways, HostGW):
 		why = append(why, errors.New("plain routes lead to peers on the same link only, and it is behind a gateway"))
 	case len(ways) == 0:
-		why = append(why, fmt.Errorf("its backend is %q, which only flannel has", l.BackendType))
+		why = append(why, fmt.Errorf("its backend is %q, which this node has not", brief(l.BackendType)))
 	default:
 		why = append(why, fmt.Errorf("its backends are %v, of which this node has none: start twilld with --backend=auto on either", ways))
 	}
@@ -90,38 +90,46 @@ func (f family) hopTo(l lease.Lease, subnet netip.Prefix) (hop, error) {
 
 // vtepOf returns the VXLAN device of l that has the pods of subnet.
 func (f family) vtepOf(l lease.Lease, subnet netip.Prefix) (vxlan.Peer, error) {
-	data := l.BackendData
-	if subnet.Addr().Is6() {
-		data = l.BackendV6Data
-	}
-	d, err := f.vtepData(l, subnet, data)
+	v, err := plannedFor(l, subnet)
 	if err != nil {
 		return vxlan.Peer{}, err
 	}
-	if d.VNI != f.vni {
+	d, err := v.dataIn(l, f.vni)
+	switch {
+	case err != nil:
+		return vxlan.Peer{}, err
+	case d.VNI != f.vni:
 		return vxlan.Peer{}, fmt.Errorf("its VXLAN is number %d, this node's %d", d.VNI, f.vni)
+	case v.local.Is4() != f.vtep.Is4():
+		return vxlan.Peer{}, fmt.Errorf("its VXLAN device for these pods is at %s, this node's at %s, of another address family", v.local, f.vtep)
 	}
-	to := publicOf(l, f.vtep)
-	if !to.IsValid() {
-		return vxlan.Peer{}, fmt.Errorf("it has no public address of the family of %s", f.vtep)
-	}
-	return vxlan.Peer{Subnet: subnet, MAC: net.HardwareAddr(d.VtepMAC), Endpoint: to}, nil
+	return vxlan.Peer{Subnet: subnet, MAC: net.HardwareAddr(d.VtepMAC), Endpoint: v.local}, nil
 }
 
-// vtepData reads what l tells of its VXLAN device. Where it tells nothing, as in
-// a file that people write, the address is the one that nodes of twill take by
-// themselves.
-func (f family) vtepData(l lease.Lease, subnet netip.Prefix, data json.RawMessage) (vxlan.Data, error) {
-	if tellsVTEP(l) {
-		return vxlan.ParseData(data)
+// udpOf returns the address of l's udp socket, which is where [udp.LocalAddr]
+// puts it.
+func (f family) udpOf(l lease.Lease) (netip.Addr, error) {
+	to, err := udp.LocalAddr(underlayOf(l))
+	if err == nil && to.Is4() != f.udp.Is4() {
+		err = fmt.Errorf("its udp socket is at %s, this node's at %s, of another address family", to, f.udp)
 	}
-	planned, err := planVTEPs(underlay.Interface{IPv4: l.PublicIP, IPv6: l.PublicIPv6}, l.Subnet.IsValid(), l.IPv6Subnet.IsValid())
-	if err != nil {
-		return vxlan.Data{}, err
+	return to, err
+}
+
+// underlayOf is the interface of the node of l, as far as the others know it.
+func underlayOf(l lease.Lease) underlay.Interface {
+	return underlay.Interface{
+		Name: "of the peer", IPv4: l.PublicIP, PublicIP: l.PublicIP, IPv6: l.PublicIPv6, PublicIPv6: l.PublicIPv6,
 	}
-	i := slices.IndexFunc(planned, func(v plannedVTEP) bool { return v.carries(subnet.Addr()) })
-	mac := planned[i].ownMAC(l.PublicIP, l.PublicIPv6, f.vni)
-	return vxlan.Data{VNI: f.vni, VtepMAC: vxlan.HardwareAddr(mac)}, nil
+}
+
+// brief cuts what others have written to what fits into a message.
+func brief(s string) string {
+	const most = 40
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
 }
 
 // route returns the route of h; dev is the number of the device that carries

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/encap/udp"
 	"github.com/twillnet/twill/internal/routes"
 	"github.com/twillnet/twill/internal/underlay"
 	"github.com/twillnet/twill/lease"
@@ -102,8 +103,9 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 		{"another VNI, and udp", auto, false, true, peerWith("vxlan", `{"VNI":7,"VtepMAC":"8e:3b:1c:52:a0:07","Backends":["vxlan","udp"]}`, vtep7), UDP, UDP, ""},
 		{"VXLAN for IPv4 only", auto, false, true, peerWith("vxlan", twill, ""), VXLAN, UDP, ""},
 		{"no MAC, as in a file", auto, false, true, noMAC, VXLAN, VXLAN, ""},
-		{"a backend that only flannel has", auto, false, true, peerWith("wireguard", `{"PublicKey":"x"}`, ""), "", "", `its backend is "wireguard"`},
+		{"a backend that only flannel has", auto, false, true, peerWith("wireguard", `{"PublicKey":"x"}`, ""), "", "", `its backend is "wireguard", which this node has not`},
 		{"a backend of a later version", auto, false, true, peerWith("quic", future, ""), UDP, UDP, ""},
+		{"VXLAN data of another form", []Way{VXLAN}, false, true, peerWith("vxlan", `[]`, ""), "", "", "decode VXLAN data"},
 		{"data of another form", auto, false, true, peerWith("", `"?"`, ""), UDP, UDP, ""},
 	} {
 		v4, v6 := families(tt.own, tt.direct, tt.onLink)
@@ -137,6 +139,42 @@ func TestBothEndsChooseTheSameWay(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// One end has an IPv4 underlay only and carries both families over it, the other
+// has a device for each.
+func TestEndsWithUnderlaysOfDifferentFamiliesChooseTheSameWay(t *testing.T) {
+	a, b := peerWith("vxlan", twill, vtep1), peerWith("vxlan", twill, vtep1)
+	a.PublicIPv6 = netip.Addr{}
+	onLink := func(netip.Addr) bool { return true }
+	fromA := family{vni: 1, vtep: a.PublicIP, udp: a.PublicIP, onLink: onLink}
+	fromB := family{vni: 1, vtep: b.PublicIPv6, udp: b.PublicIP, onLink: onLink}
+	there, err := fromA.hopTo(b, b.IPv6Subnet)
+	back, err2 := fromB.hopTo(a, a.IPv6Subnet)
+	if err != nil || err2 != nil || there.way != UDP || back.way != UDP {
+		t.Errorf("there %q (%v), back %q (%v), want udp", there.way, err, back.way, err2)
+	}
+
+	// The socket of udp is at one address, IPv4 where there is one.
+	c := peerWith("", "", "")
+	c.PublicIP = netip.Addr{}
+	dual := peerWith("", "", "")
+	for from, to := range map[*lease.Lease]lease.Lease{&c: dual, &dual: c} {
+		local, _ := udp.LocalAddr(underlayOf(*from))
+		if h, err := (family{udp: local}).hopTo(to, to.Subnet); err == nil || !strings.Contains(err.Error(), "another address family") {
+			t.Errorf("from %s: %q (%v)", local, h.way, err)
+		}
+	}
+}
+
+func TestWhatOthersWroteIsCutInTheLog(t *testing.T) {
+	long := strings.Repeat("x", 1<<20)
+	v4, _ := families([]Way{VXLAN}, false, false)
+	for _, l := range []lease.Lease{peerWith(long, "", ""), peerWith("vxlan", `{"Backends":["`+long+`"]}`, "")} {
+		if _, err := v4.hopTo(l, l.Subnet); err == nil || len(err.Error()) > 300 {
+			t.Errorf("a message of %d bytes", len(err.Error()))
 		}
 	}
 }

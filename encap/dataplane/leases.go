@@ -19,14 +19,16 @@ import (
 // namespace of Open. A peer that stays where it is is not disturbed; one that
 // moves does so by one route that is replaced.
 //
-// What cannot be done for one peer is logged, once, and done for the others. An
-// error says that it may go better another time, with the same leases; that a
-// peer has no backend in common with this node is none.
-func (p *Plane) SetLeases(leases []lease.Lease) error {
-	p.failed = nil
+// What cannot be done for one peer is logged, once, and done for the others. again
+// says that the same leases are worth telling again after some seconds: something
+// went wrong, or how a peer is reached depends on routes of the underlay, which
+// change without a word.
+func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
+	p.failed = false
 	hops, accepted := p.decide(leases)
 	if err := p.openTable(hops); err != nil {
-		return err
+		p.note("routes", err)
+		return true
 	}
 	if b := p.udpFor(hops); b != nil {
 		// Before the routes, or else packets go where nobody knows the way.
@@ -38,8 +40,8 @@ func (p *Plane) SetLeases(leases []lease.Lease) error {
 	var want, plain []routes.Route
 	for _, h := range hops {
 		if failed[h.subnet] {
-			// Where it was reached before it still may be.
-			if r, ok := p.routes[h.subnet]; ok {
+			// Where it was reached without them it still may be.
+			if r, ok := p.routes[h.subnet]; ok && !r.OnLink {
 				want = append(want, r)
 			}
 			continue
@@ -83,7 +85,7 @@ func (p *Plane) SetLeases(leases []lease.Lease) error {
 	p.mu.Lock()
 	p.hops = hops
 	p.mu.Unlock()
-	return errors.Join(p.failed...)
+	return p.failed || len(p.told) > 0 || len(plain) > 0 || p.cfg.Settings.DirectRouting
 }
 
 // addVTEPs makes the peers known to the VXLAN devices. It returns the peers of
@@ -175,7 +177,11 @@ func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.P
 		if subnet.Addr().Is6() {
 			f = families[1]
 		}
-		h, err := f.hopTo(l, subnet)
+		err := p.sound(subnet)
+		var h hop
+		if err == nil {
+			h, err = f.hopTo(l, subnet)
+		}
 		if err == nil {
 			d.hops = append(d.hops, &h)
 			continue
@@ -187,6 +193,19 @@ func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.P
 	}
 	d.whole = len(d.hops) == len(l.Subnets())
 	return d
+}
+
+// sound refuses a subnet to which there must be no route through another node.
+func (p *Plane) sound(subnet netip.Prefix) error {
+	for _, own := range p.cfg.Own.Subnets() {
+		if own.Overlaps(subnet) {
+			return fmt.Errorf("it overlaps %s, which this node has: release one of the two leases (twill release)", own)
+		}
+	}
+	if !slices.ContainsFunc(p.cfg.Networks, func(n netip.Prefix) bool { return n.Bits() < subnet.Bits() && n.Contains(subnet.Addr()) }) {
+		return fmt.Errorf("it is no part of the networks %v", p.cfg.Networks)
+	}
+	return nil
 }
 
 // family returns what decides about subnets of the family of like.
@@ -230,13 +249,13 @@ func (p *Plane) udpFor(hops []*hop) *udp.Backend {
 	return p.backend()
 }
 
-// note keeps what went wrong with the peers' what for SetLeases to return, and
-// logs it once for each reason.
+// note logs what went wrong with the peers' what, once for each reason, and has
+// SetLeases ask for another try.
 func (p *Plane) note(what string, err error) {
 	why := ""
 	if err != nil {
 		why = err.Error()
-		p.failed = append(p.failed, fmt.Errorf("%s: %w", what, err))
+		p.failed = true
 	}
 	if p.noted[what] == why {
 		return

@@ -54,7 +54,7 @@ type Plane struct {
 	retired   bool                    // what earlier runs have left is gone
 	told      map[netip.Prefix]string // why a subnet has no hop
 	noted     map[string]string       // the last error by what went wrong
-	failed    []error                 // what went wrong this time
+	failed    bool                    // something went wrong this time
 }
 
 // vtep is an open VXLAN device.

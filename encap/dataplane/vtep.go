@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/twillnet/twill/encap/udp"
 	"github.com/twillnet/twill/encap/vxlan"
@@ -46,22 +47,36 @@ func planVTEPs(u underlay.Interface, ipv4, ipv6 bool) ([]plannedVTEP, error) {
 	return nil, fmt.Errorf("interface %s has no address for the vxlan backend: give it one, or choose another with --iface", u.Name)
 }
 
-// mac returns the Ethernet address of the device: that of the one that is there,
-// else one that follows from the node's public address, so that it is the same
-// after a reboot, and nothing has to be kept.
-func (v *plannedVTEP) mac(u underlay.Interface, vni int) (net.HardwareAddr, error) {
-	mac, err := vxlan.Existing(vni, v.ipv6Name)
-	if mac != nil || err != nil {
-		return mac, err
+// plannedFor returns the device of the node of l that has the pods of subnet, one
+// of l's.
+func plannedFor(l lease.Lease, subnet netip.Prefix) (plannedVTEP, error) {
+	all, err := planVTEPs(underlayOf(l), l.Subnet.IsValid(), l.IPv6Subnet.IsValid())
+	if err != nil {
+		return plannedVTEP{}, err
 	}
-	return v.ownMAC(u.PublicIP, u.PublicIPv6, vni), nil
+	return all[slices.IndexFunc(all, func(v plannedVTEP) bool { return v.carries(subnet.Addr()) })], nil
 }
 
-// ownMAC returns the address that a node takes by itself which the others reach
-// at public or at publicIPv6.
-func (v *plannedVTEP) ownMAC(public, publicIPv6 netip.Addr, vni int) net.HardwareAddr {
+// dataIn reads what l tells of the device v of its node. Where it tells nothing
+// of any, as in a file that people write, the MAC is the one that a node of twill
+// takes by itself, in the VXLAN of number vni.
+func (v *plannedVTEP) dataIn(l lease.Lease, vni int) (vxlan.Data, error) {
+	switch {
+	case !tellsVTEP(l):
+		return vxlan.Data{VNI: vni, VtepMAC: vxlan.HardwareAddr(v.ownMAC(underlayOf(l), vni))}, nil
+	case v.ipv4:
+		return vxlan.ParseData(l.BackendData)
+	}
+	return vxlan.ParseData(l.BackendV6Data)
+}
+
+// ownMAC returns the address that a node takes by itself: one that follows from
+// its public address, so that it is the same after a reboot, and nothing has to
+// be kept.
+func (v *plannedVTEP) ownMAC(u underlay.Interface, vni int) net.HardwareAddr {
+	public := u.PublicIP
 	if !public.IsValid() {
-		public = publicIPv6
+		public = u.PublicIPv6
 	}
 	return vxlan.MAC(public, vni, v.ipv6Name)
 }
@@ -76,9 +91,12 @@ func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface,
 			return lease.Attrs{}, err
 		}
 		for _, p := range planned {
-			mac, err := p.mac(u, s.VXLAN.VNI)
+			mac, err := vxlan.Existing(s.VXLAN.VNI, p.ipv6Name)
 			if err != nil {
 				return lease.Attrs{}, err
+			}
+			if mac == nil {
+				mac = p.ownMAC(u, s.VXLAN.VNI)
 			}
 			data := &vxlan.Data{VNI: s.VXLAN.VNI, VtepMAC: vxlan.HardwareAddr(mac)}
 			if p.ipv4 {

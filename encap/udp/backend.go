@@ -17,6 +17,7 @@ import (
 
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/underlay"
@@ -69,6 +70,10 @@ func Open(cfg Config) (_ *Backend, err error) {
 	}
 	if b.mtu, err = cfg.TunnelMTU(cfg.Underlay); err != nil {
 		return nil, err
+	}
+	if cfg.MTU > cfg.Underlay.MTU {
+		cfg.Logger.Warn("MTU of the network configuration is more than the interface has, which is taken",
+			logging.KeyDevice, cfg.TunName, logging.KeyWas, cfg.MTU, logging.KeyNow, cfg.Underlay.MTU)
 	}
 	if !b.mtu.Usable(cfg.Own.IPv6Subnet.IsValid()) {
 		return nil, fmt.Errorf("interface %s: MTU %d leaves %d bytes for packets of pods, too few: raise it to %d or more",
@@ -137,11 +142,8 @@ func (o Options) TunnelMTU(u underlay.Interface) (encap.TunnelMTU, error) {
 		return 0, err
 	}
 	mtu := u.MTU
-	if o.MTU > mtu {
-		return 0, fmt.Errorf("network config: Backend.MTU is %d, interface %s carries %d: lower the one or raise the other", o.MTU, u.Name, mtu)
-	}
 	if o.MTU > 0 {
-		mtu = o.MTU
+		mtu = min(o.MTU, mtu)
 	}
 	return encap.UnderlayMTU(mtu).Tunnel(local), nil
 }

@@ -15,7 +15,7 @@ import (
 type alloc struct{ mtu int }
 
 // SetLeases implements carrier: nobody here needs to know the peers.
-func (alloc) SetLeases([]lease.Lease) error { return nil }
+func (alloc) SetLeases([]lease.Lease) (again bool) { return false }
 
 // Run implements carrier.
 func (alloc) Run(ctx context.Context) error {

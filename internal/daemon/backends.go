@@ -12,9 +12,9 @@ import (
 
 // carrier is what the daemon asks of an open data plane.
 type carrier interface {
-	// SetLeases tells the whole set of leases, the own one included. After an
-	// error it is worth telling them again.
-	SetLeases([]lease.Lease) error
+	// SetLeases tells the whole set of leases, the own one included. again says
+	// that the same are worth telling again after some seconds.
+	SetLeases([]lease.Lease) (again bool)
 	// Run forwards until ctx is done or something fatal happens.
 	Run(ctx context.Context) error
 	// Close removes what opening made and cannot do without a daemon. Run has

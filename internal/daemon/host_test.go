@@ -220,7 +220,7 @@ type fakeDataplane struct {
 	leases []lease.Lease
 	node   node  // that it was opened with last
 	broken error // open fails with it
-	unable error // SetLeases fails with it
+	again  bool  // SetLeases asks to be told again
 }
 
 func (f *fakeDataplane) note(format string, args ...any) {
@@ -255,7 +255,7 @@ func (f *fakeDataplane) breaks(err error) {
 	f.broken = err
 }
 
-func (f *fakeDataplane) SetLeases(leases []lease.Lease) error {
+func (f *fakeDataplane) SetLeases(leases []lease.Lease) (again bool) {
 	var keys []string
 	for _, l := range leases {
 		keys = append(keys, string(l.Key()))
@@ -264,7 +264,7 @@ func (f *fakeDataplane) SetLeases(leases []lease.Lease) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.leases = leases
-	return f.unable
+	return f.again
 }
 
 func (f *fakeDataplane) Run(ctx context.Context) error {

@@ -161,11 +161,11 @@ func TestDataPlaneThatDoesNotOpenAgainIsTriedUntilItDoes(t *testing.T) {
 func TestLeasesThatTheDataPlaneCouldNotFollowAreToldAgain(t *testing.T) {
 	h := newHost(t)
 	h.options.resync = 1
-	h.dp.unable = errors.New("flannel0 is busy")
+	h.dp.again = true
 	h.start(t)
 	h.eventually(t, "the leases are told again", func() bool { return strings.Count(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24") > 1 })
 	h.dp.mu.Lock()
-	h.dp.unable = nil
+	h.dp.again = false
 	h.dp.mu.Unlock()
 	h.write(t, threeNodes)
 	h.eventually(t, "the third node is told", func() bool { return strings.HasSuffix(h.dp.calls(), "10.5.3.0-24") })

@@ -32,9 +32,10 @@ type session struct {
 	node   node // as it should be
 	holder *holder
 
-	engine    *engine // nil: no data plane is open
-	opened    node    // what engine was opened with
-	behind    bool    // it could not follow the leases in all
+	engine    *engine   // nil: no data plane is open
+	opened    node      // what engine was opened with
+	again     bool      // it wants to be told the leases again, with the next look
+	looked    time.Time // when it was told them last
 	firewall  firewall
 	holes     []netip.Prefix  // subnets with a blackhole route
 	written   lease.SubnetEnv // what the subnet file says; zero: nothing yet
@@ -93,7 +94,7 @@ func (s *session) reconcile(ctx context.Context) error {
 		if err := s.reopen(ctx); err != nil {
 			return &missing{"the data plane", err}
 		}
-	} else if s.behind {
+	} else if s.again && time.Since(s.looked) >= s.firewall.resync {
 		s.setLeases()
 	}
 	// Before the subnet file, on whose word pods are started.
@@ -110,8 +111,8 @@ func (s *session) reconcile(ctx context.Context) error {
 }
 
 // setLeases tells the open data plane the leases. What it cannot follow it logs
-// itself, and is told again with the next look at all.
-func (s *session) setLeases() { s.behind = s.engine.SetLeases(s.peers) != nil }
+// itself.
+func (s *session) setLeases() { s.again, s.looked = s.engine.SetLeases(s.peers), time.Now() }
 
 // followLink finds out what has become of the interface. One that cannot be
 // used any more is replaced by the one that would be chosen now; if there is
@@ -170,7 +171,11 @@ func (s *session) reopen(ctx context.Context) error {
 			s.log.Warn("data plane not closed", logging.KeyError, err)
 		}
 	}
-	dp, err := s.open(s.node)
+	as := s.node
+	if s.reacquires { // the store has, or is about to have, what the node tells
+		as.own.Attrs = as.told
+	}
+	dp, err := s.open(as)
 	if err != nil {
 		return err
 	}
@@ -178,7 +183,7 @@ func (s *session) reopen(ctx context.Context) error {
 		return errors.Join(ctx.Err(), dp.Close())
 	}
 	s.fallBack(dp.Choice())
-	s.behind = dp.SetLeases(s.peers) != nil
+	s.again, s.looked = dp.SetLeases(s.peers), time.Now()
 	s.state.attach(dp)
 	ctx, cancel := context.WithCancel(ctx)
 	s.engine = &engine{dp, cancel, start("data plane", func() error { return dp.Run(ctx) })}
