@@ -38,24 +38,32 @@ func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNobody(t *testing.T) 
 	d := l.daemons[0]
 	begin := time.Now()
 	d.start()
-	if !within(time.Minute, func() bool {
-		doc := d.tryStatus()
-		return doc != nil && doc.Waiting == "" && doc.Dataplane != nil && len(doc.Dataplane.Peers) == manyLeases+1
-	}) {
-		t.Fatalf("not within a minute: %d peers", manyLeases+1)
+	// It is ready when its peers are in force. The status, which has all of them,
+	// would be work for the daemon that is measured.
+	if !within(time.Minute, func() bool { return strings.Contains(d.stderr.String(), "msg=ready") }) {
+		t.Fatal("not within a minute: the daemon is ready")
 	}
 	t.Logf("start to a full table: %s", time.Since(begin).Round(time.Millisecond))
-	must(t, l.SetPodMTU(d.status().Dataplane.Device.MTU))
 	t.Logf("resident memory with a full table: %s", d.memory())
+	doc := d.status()
+	t.Logf("after one status with all peers: %s", d.memory())
+	if n := len(doc.Dataplane.Peers); n != manyLeases+1 {
+		t.Errorf("%d peers, want %d", n, manyLeases+1)
+	}
+	must(t, l.SetPodMTU(doc.Dataplane.Device.MTU))
 
 	l.timeChanges(t)
 
 	flows := l.steady(0, 1)
 	flows.pass(t, 500)
+	d.forgetPeak(t)
 	cpu, begin := d.cpu(t), time.Now()
 	const changes, pace = 6000, 10 * time.Millisecond // a minute
 	last := l.changeOften(t, changes, pace)
 	took := time.Since(begin)
+	t.Logf("%d changes in %s, CPU of the daemon with 8 datagrams a millisecond: %.0f %%", changes, took.Round(time.Second),
+		100*(d.cpu(t)-cpu).Seconds()/took.Seconds())
+	t.Logf("resident memory after that: %s", d.memory())
 	eventually(t, "the last changes are in force", func() bool {
 		found := 0
 		for _, p := range d.status().Dataplane.Peers {
@@ -65,10 +73,7 @@ func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNobody(t *testing.T) 
 		}
 		return found == len(last)
 	})
-	t.Logf("%d changes in %s, CPU of the daemon with 8 datagrams a millisecond: %.0f %%", changes, took.Round(time.Second),
-		100*(d.cpu(t)-cpu).Seconds()/time.Since(begin).Seconds())
 	flows.stop(t)
-	t.Logf("resident memory after that: %s", d.memory())
 	if n := len(d.status().Dataplane.Peers); n != manyLeases+1 {
 		t.Errorf("%d peers after the changes, want %d", n, manyLeases+1)
 	}
@@ -219,6 +224,12 @@ func (d *daemon) memory() string {
 		}
 	}
 	return strings.Join(found, ", ")
+}
+
+// forgetPeak makes VmHWM begin anew, proc_pid_clear_refs(5).
+func (d *daemon) forgetPeak(t *testing.T) {
+	t.Helper()
+	must(t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", d.cmd.Process.Pid), []byte("5"), 0))
 }
 
 // cpu is the CPU time that the daemon has used.
