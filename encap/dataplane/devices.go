@@ -135,9 +135,11 @@ func (p *Plane) openTable(hops []*hop) (err error) {
 	if p.table != nil {
 		return nil
 	}
-	peers := make(map[netip.Prefix]lease.Lease, len(hops))
-	for _, h := range hops {
-		peers[h.subnet] = h.peer
+	peers := make(map[netip.Prefix]lease.Lease, len(leases))
+	for _, l := range leases {
+		for _, subnet := range l.Subnets() {
+			peers[subnet] = l
+		}
 	}
 	interfaces, err := net.Interfaces()
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	p.failed = false
 	hops, accepted := p.decide(leases)
-	if err := p.openTable(hops); err != nil {
+	if err := p.openTable(leases); err != nil {
 		p.note("routes", err)
 		return true
 	}

@@ -317,9 +317,10 @@ func TestPlainRoutesOfStockFlannelGoWhereUDPTakesOver(t *testing.T) {
 	inside(t, func(n node) {
 		n.route("10.5.2.0/24", "192.0.2.2")
 		n.route("10.5.3.0/24", "192.0.2.33") // not through that peer
+		n.route("10.5.4.0/24", "192.0.2.4")  // a peer that has not changed over yet
 		n.route("10.5.7.0/24", "192.0.2.7")  // no peer's
 		p, _ := n.open(n.config(`{"Type": "udp"}`))
-		p.SetLeases([]lease.Lease{peer(2, "", ""), peer(3, "", "")})
+		p.SetLeases([]lease.Lease{peer(2, "", ""), peer(3, "", ""), peer(4, "vxlan", vtepOf("4"))})
 		n.wantRoutes("10.5.0.0/16 dev flannel0", "10.5.3.0/24 via 192.0.2.33 dev eth0", "10.5.7.0/24 via 192.0.2.7 dev eth0", "fd00:5::/48 dev flannel0")
 	})
 }
