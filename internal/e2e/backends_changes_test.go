@@ -291,3 +291,51 @@ func TestNewAddressOfTheUnderlayIsFollowedByTheNodeAndItsPeers(t *testing.T) {
 		})
 	}
 }
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	└── etcd, where another has taken the subnet of host a
+func TestNodeThatLosesItsLeaseMovesItsDevicesToTheNextSubnet(t *testing.T) {
+	for _, b := range kernelBackends {
+		t.Run(b.backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
+			d, lost := c.running[0].(*daemon), c.nodes[0].Subnet
+			key := fmt.Sprintf("subnets/%s-24&%s-64", lost.Addr(), c.nodes[0].Subnet6.Addr())
+			c.remove(key)
+			c.put(key, `{"PublicIP":"172.31.9.77","PublicIPv6":"fd00:172:31:9::77",`+b.lease+`}`)
+			var now netip.Prefix
+			if !within(time.Minute, func() bool {
+				doc := d.status()
+				if doc.Waiting != "" || doc.Lease == nil {
+					return false
+				}
+				now = doc.Lease.Subnet
+				return now.IsValid() && now != lost
+			}) {
+				t.Fatalf("not within a minute: another subnet than %s; it has %s", lost, now)
+			}
+			via := "via " + c.nodes[0].Addr.String()
+			if b.backend == "vxlan" {
+				via = "via " + now.Addr().String()
+			}
+			if !within(time.Minute, func() bool {
+				return len(except(facts(t, c.nodes[1].NS, nil), "route "+now.String()+" "+via)) < len(facts(t, c.nodes[1].NS, nil))
+			}) {
+				t.Errorf("not within a minute: host b has a route for %s", now)
+			}
+			if b.backend != "vxlan" {
+				return
+			}
+			has := facts(t, c.nodes[0].NS, nil)
+			if addr := "address " + now.Addr().String() + "/32 dev flannel.1"; len(except(has, addr)) == len(has) {
+				t.Errorf("no %s:\n%s", addr, strings.Join(has, "\n"))
+			}
+			if addr := "address " + lost.Addr().String(); len(except(has, addr)) < len(has) {
+				t.Errorf("%s is still there:\n%s", addr, strings.Join(has, "\n"))
+			}
+		})
+	}
+}

@@ -5,6 +5,8 @@ package e2e
 import (
 	"fmt"
 	"testing"
+
+	"github.com/twillnet/twill/internal/netlab"
 )
 
 // Kinds of node that run twilld, whatever backend the network's configuration
@@ -181,6 +183,47 @@ func TestDirectRoutingLeavesTheTunnelToAStockUDPNode(t *testing.T) {
 			c.run(own, stock("stock udp", backend))
 			c.expectPair(t, 0, 1, overUDP)
 			c.expectRoutes(t, 0, 1, viaUDP)
+		})
+	}
+}
+
+// pod-a ── host a ─┬── 9000 ── host b ── pod-b
+//
+//	└── etcd
+func TestJumboFramesAreUsedByEveryBackend(t *testing.T) {
+	for _, p := range []pair{
+		{ownVXLAN, ownVXLAN, dualStack, [2]int{8950, 8930}, viaVXLAN},
+		{ownUDP, ownUDP, dualStack, [2]int{8972, 8972}, viaUDP},
+		{ownVXLAN, ownUDP, dualStack, [2]int{8972, 8972}, viaUDP},
+		{ownHostGW, ownHostGW, dualStack, [2]int{9000, 9000}, viaLink},
+	} {
+		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack, Options: netlab.Options{MTU: 9000}})
+			c.run(p.a, p.b)
+			c.expectPair(t, 0, 1, p.pathMTU)
+			c.expectRoutes(t, 0, 1, p.device)
+		})
+	}
+}
+
+// IPv6 is turned off on all interfaces, as many an operator does.
+func TestPodsTalkWhereHostsHaveNoIPv6(t *testing.T) {
+	for _, p := range []pair{
+		{ownVXLAN, ownVXLAN, ipv4Stack, overVXLAN, viaVXLAN},
+		{ownUDP, ownUDP, ipv4Stack, overUDP, viaUDP},
+		{ownVXLAN, ownUDP, ipv4Stack, overUDP, viaUDP},
+		{ownHostGW, ownHostGW, ipv4Stack, overRoute, viaLink},
+	} {
+		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack})
+			for _, h := range c.nodes {
+				must(t, h.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"), h.NS.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
+			}
+			c.run(p.a, p.b)
+			c.expectPair(t, 0, 1, p.pathMTU)
+			c.expectRoutes(t, 0, 1, p.device)
 		})
 	}
 }

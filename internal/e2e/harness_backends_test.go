@@ -273,7 +273,7 @@ func (c *cluster) expectPair(t *testing.T, i, j int, pathMTU [2]int) {
 	}
 	// Pods that do not know the MTU find out.
 	for _, k := range []int{i, j} {
-		c.setPodMTU(k, 1600)
+		c.setPodMTU(k, c.underlayLink(k).Attrs().MTU+100)
 		defer c.setPodMTU(k, c.running[k].podMTU())
 	}
 	for _, way := range [][2]int{{i, j}, {j, i}} {
