@@ -2,6 +2,7 @@ package vxlan
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -116,6 +117,18 @@ func TestRestartFindsTheDeviceAndWritesNothing(t *testing.T) {
 		h.must(d.Add([]Peer{peer(5)}))
 		if got := told(d.Name()); len(got) != 2 {
 			h.Errorf("a new peer is %d changes, want 2:\n%s", len(got), strings.Join(got, "\n"))
+		}
+	})
+}
+
+// TestMACIsThereBeforeAnybodyHearsOfTheDevice: systemd-udevd gives one that it
+// hears of without a set address another.
+func TestMACIsThereBeforeAnybodyHearsOfTheDevice(t *testing.T) {
+	forFamilies(t, func(h host, cfg Config, _ func(int) Peer) {
+		told := h.listen(unix.RTNLGRP_LINK)
+		d := h.open(cfg)
+		if first := told(d.Name())[0]; !strings.Contains(first, hex.EncodeToString(cfg.MAC)) {
+			h.Errorf("the first message lacks %s:\n%s", cfg.MAC, first)
 		}
 	})
 }
