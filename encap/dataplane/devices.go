@@ -131,7 +131,7 @@ func (p *Plane) openUDP(networks []netip.Prefix) error {
 }
 
 // openTable opens the table of routes, once it is known which peers there are.
-func (p *Plane) openTable(hops []*hop) (err error) {
+func (p *Plane) openTable(leases []lease.Lease) (err error) {
 	if p.table != nil {
 		return nil
 	}
