@@ -127,8 +127,8 @@ type decided struct {
 }
 
 // decide chooses a hop for each subnet of each peer. accepted are the nodes that
-// may send datagrams, this one included; it may be leases. What was decided for a lease that has not changed stands,
-// until what is known of the link grows old.
+// may send datagrams, this one included; it may be leases. What was decided for a
+// lease that has not changed stands, until what is known of the link grows old.
 func (p *Plane) decide(leases []lease.Lease) (hops []*hop, accepted []lease.Lease) {
 	if p.links.forget() {
 		clear(p.decisions)
