@@ -156,53 +156,57 @@ func (m *machine) inService(command string) bool {
 //
 //	systemd, twilld.service, etcd in twilld
 func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
-	l := embeddedLab(t)
-	a := boot(t, l.host.NS,
-		"FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_IP_MASQ=true",
-		"FLANNELD_EMBEDDED_ETCD=true", "FLANNELD_EMBEDDED_ETCD_LISTEN="+l.host.Addr.String())
+	for backend, mtu := range map[string]int{"udp": 1472, "vxlan": 1450} {
+		t.Run(backend, func(t *testing.T) {
+			l := embeddedLab(t)
+			a := boot(t, l.host.NS,
+				"FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_IP_MASQ=true",
+				"FLANNELD_EMBEDDED_ETCD=true", "FLANNELD_EMBEDDED_ETCD_LISTEN="+l.host.Addr.String())
 
-	a.run("systemctl", "start", "--no-block", "twilld")
-	a.comes("StatusText", "waiting for a sound network configuration: …")
-	if state := a.property("ActiveState"); state != "activating" {
-		t.Errorf("without a network config the service is %s", state)
-	}
-	l.grantAll()
-	l.etcdctl("put", etcdPrefix+"/config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
-	a.comes("ActiveState", "active")
-	a.comes("StatusText", "ready")
-	b := l.daemons[1]
-	b.start()
-	b.waitReady()
-	must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
+			a.run("systemctl", "start", "--no-block", "twilld")
+			a.comes("StatusText", "waiting for a sound network configuration: …")
+			if state := a.property("ActiveState"); state != "activating" {
+				t.Errorf("without a network config the service is %s", state)
+			}
+			l.grantAll()
+			l.etcdctl("put", etcdPrefix+"/config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "`+backend+`"}}`)
+			a.comes("ActiveState", "active")
+			a.comes("StatusText", "ready")
+			b := l.daemons[1]
+			b.start()
+			b.waitReady()
+			must(t, l.SetPodMTU(mtu), ping(l.pod(0), l.pod(1).Addr, mtu), ping(l.pod(1), l.pod(0).Addr, mtu))
 
-	proc := a.run("cat", "/proc/"+a.property("MainPID")+"/status")
-	for _, want := range []string{"CapBnd:\t0000000000003000\n", "CapEff:\t0000000000003000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
-		if !strings.Contains(proc, want) {
-			t.Errorf("no %q in\n%s", want, proc)
-		}
-	}
-	for path, may := range map[string]bool{
-		"/run/flannel/x": true, "/var/lib/twill/x": true, "/tmp/x": true,
-		"/x": false, "/etc/x": false, "/run/x": false, "/var/lib/x": false, "/usr/x": false, "/home/x": false, "/root/x": false,
-		"/proc/sys/net/ipv4/ip_forward": false, "/sys/fs/cgroup/x": false, "/dev/kmsg": false,
-	} {
-		if a.inService("echo 1 >"+path) != may {
-			t.Errorf("that the service may write %s is %v, want %v", path, !may, may)
-		}
-	}
-	// That there was no network config is the one error.
-	log := a.run("journalctl", "--unit=twilld", "--no-pager", "--output=cat")
-	if n := strings.Count(log, "level=ERROR"); n != 1 || !strings.Contains(log, "msg=ready") {
-		t.Errorf("%d errors in\n%s", n, log)
-	}
+			proc := a.run("cat", "/proc/"+a.property("MainPID")+"/status")
+			for _, want := range []string{"CapBnd:\t0000000000003000\n", "CapEff:\t0000000000003000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
+				if !strings.Contains(proc, want) {
+					t.Errorf("no %q in\n%s", want, proc)
+				}
+			}
+			for path, may := range map[string]bool{
+				"/run/flannel/x": true, "/var/lib/twill/x": true, "/tmp/x": true,
+				"/x": false, "/etc/x": false, "/run/x": false, "/var/lib/x": false, "/usr/x": false, "/home/x": false, "/root/x": false,
+				"/proc/sys/net/ipv4/ip_forward": false, "/sys/fs/cgroup/x": false, "/dev/kmsg": false,
+			} {
+				if a.inService("echo 1 >"+path) != may {
+					t.Errorf("that the service may write %s is %v, want %v", path, !may, may)
+				}
+			}
+			// That there was no network config is the one error.
+			log := a.run("journalctl", "--unit=twilld", "--no-pager", "--output=cat")
+			if n := strings.Count(log, "level=ERROR"); n != 1 || !strings.Contains(log, "msg=ready") {
+				t.Errorf("%d errors in\n%s", n, log)
+			}
 
-	a.run("systemctl", "stop", "twilld")
-	if result := a.property("Result"); result != "success" {
-		t.Errorf("stopping: %s", result)
+			a.run("systemctl", "stop", "twilld")
+			if result := a.property("Result"); result != "success" {
+				t.Errorf("stopping: %s", result)
+			}
+			a.run("test", "-e", "/run/flannel/subnet.env", "-a", "-d", "/var/lib/twill/etcd")
+			a.run("systemctl", "start", "twilld")
+			must(t, ping(l.pod(0), l.pod(1).Addr, mtu))
+		})
 	}
-	a.run("test", "-e", "/run/flannel/subnet.env", "-a", "-d", "/var/lib/twill/etcd")
-	a.run("systemctl", "start", "twilld")
-	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 }
 
 func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T) {
