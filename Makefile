@@ -18,7 +18,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -tags grpcnotrace
 
 # Architectures that must build besides the host's; GOARM=6 is the oldest ARM
 # whose Go atomics need no kernel help.
-CROSS := arm arm64 mips riscv64 386 s390x
+CROSS := arm arm64 mips riscv64 386
 
 # Packages whose tests run under an emulated CPU: those that lay out kernel
 # structures or packet bytes. What needs privileges skips itself there.
@@ -71,11 +71,8 @@ etcd-old: ## fetch this Debian's etcd, an old one that tests run, to bin/peers/e
 
 .PHONY: guest
 guest: ## fetch the kernels that tests boot in qemu to bin/peers/guest
-	@scripts/fetch-guest.sh bin/peers/guest 6.1 $(GOARCH)
-	@scripts/fetch-guest.sh bin/peers/guest 5.10 $(GOARCH)
-	@scripts/fetch-guest.sh bin/peers/guest 6.1 arm64
-	@scripts/fetch-guest.sh bin/peers/guest 6.1 arm
-	@scripts/fetch-guest.sh bin/peers/guest 6.1 s390x
+	@for version in 5.10 6.1 6.12; do scripts/fetch-guest.sh bin/peers/guest $$version $(GOARCH); done
+	@for arch in arm64 arm; do scripts/fetch-guest.sh bin/peers/guest 6.1 $$arch; done
 
 .PHONY: docker
 docker: ## fetch the dockerd that tests run to bin/peers/docker

@@ -26,7 +26,6 @@ need "systemd"          "checks of the service unit"                       comma
 need "qemu-user-static" "unit tests of the packet code on arm and arm64"   command -v qemu-aarch64-static
 need "qemu-system-x86"  "nodes with another kernel"                        command -v qemu-system-x86_64
 need "qemu-system-arm"  "nodes with another kernel, on arm and arm64"      command -v qemu-system-aarch64
-need "qemu-system-misc" "nodes with another kernel, on s390x"              command -v qemu-system-s390x
 
 if [ ${#missing[@]} = 0 ]; then
 	echo "nothing is missing"

@@ -101,6 +101,13 @@ func TestModulesComeAfterThoseThatTheyNeed(t *testing.T) {
 	}
 }
 
+func TestWhatIsBuiltIntoTheKernelNeedsNoFile(t *testing.T) {
+	files, err := image(t).modules([]string{"unix"})
+	if err != nil || len(files) != 0 {
+		t.Errorf("%q, %v; want no files", files, err)
+	}
+}
+
 func TestModuleThatTheKernelHasNotIsNamed(t *testing.T) {
 	_, err := image(t).modules([]string{"vxlane"})
 	if err == nil || !strings.Contains(err.Error(), "find module vxlane") {

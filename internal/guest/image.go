@@ -33,11 +33,19 @@ func (i Image) kernel() string  { return filepath.Join(i.dir, "vmlinuz") }
 func (i Image) busybox() string { return filepath.Join(i.dir, "busybox") }
 
 // modules returns the files of the named modules and of those that they need,
-// in the order in which the kernel takes them. A name that has no file, because
-// it is misspelt or built into the kernel, is an error.
+// in the order in which the kernel takes them. What is built into the kernel needs
+// no file.
 func (i Image) modules(names []string) ([]string, error) {
+	builtin, err := os.ReadFile(filepath.Join(i.dir, "modules", "modules.builtin"))
+	if err != nil {
+		return nil, fmt.Errorf("find modules: %w", err)
+	}
+	placed := make(map[string]bool)
+	for path := range strings.Lines(string(builtin)) {
+		placed[moduleName(strings.TrimSuffix(filepath.Base(path), ".ko\n"))] = true
+	}
 	files := make(map[string]string) // by module name
-	err := filepath.WalkDir(filepath.Join(i.dir, "modules"), func(path string, _ fs.DirEntry, err error) error {
+	err = filepath.WalkDir(filepath.Join(i.dir, "modules"), func(path string, _ fs.DirEntry, err error) error {
 		if name, ok := strings.CutSuffix(filepath.Base(path), ".ko"); ok {
 			files[moduleName(name)] = path
 		}
@@ -47,7 +55,6 @@ func (i Image) modules(names []string) ([]string, error) {
 		return nil, fmt.Errorf("find modules: %w", err)
 	}
 	var ordered []string
-	placed := make(map[string]bool)
 	var place func(name string) error
 	place = func(name string) error {
 		if placed[name] {
