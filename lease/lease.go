@@ -38,7 +38,8 @@ type Key string
 // Update is one step in what a store knows.
 type Update struct {
 	// Config is not nil when the network configuration is told for the
-	// first time or has changed.
+	// first time or has changed; a store that others write to also tells it
+	// when it is good again.
 	Config *Config
 	// Snapshot says that Put is the complete set of leases: what is not in
 	// it is gone. The first update of a watch is always a snapshot.

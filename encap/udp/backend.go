@@ -176,14 +176,10 @@ func (b *Backend) Counters() []*metrics.Shard { return b.engine.Counters() }
 
 // SetLeases makes the nodes of leases, but for this one, the peers. It must
 // not run at the same time as itself. Peers that have not changed are not
-// disturbed; packets under way see the old or the new set, never a mixture.
+// disturbed; packets under way see the old or the new set, never a mixture. Nodes
+// without a public address of this one's family are passed over.
 func (b *Backend) SetLeases(leases []lease.Lease) {
-	peers, unreachable := peersOf(leases, b.cfg.Own, b.local, b.cfg.Port, b.engine.Peers())
-	for _, l := range unreachable {
-		b.cfg.Logger.Warn("peer has no public address of this node's family, it cannot be reached",
-			"subnet", l.Key(), "local", b.local)
-	}
-	b.engine.SetPeers(peers)
+	b.engine.SetPeers(peersOf(leases, b.cfg.Own, b.local, b.cfg.Port, b.engine.Peers()))
 }
 
 // Status tells how the data plane runs.

@@ -9,11 +9,10 @@ import (
 )
 
 // peersOf turns leases into a snapshot of peers. Peers of the snapshot old that
-// are the same keep their value, and with it their counters. unreachable are
-// the leases whose node has no public address of the family of local.
-//
-// Leases of every backend type become peers, as in stock flannel.
-func peersOf(leases []lease.Lease, own lease.Lease, local netip.Addr, port uint16, old *fastpath.Peers) (peers *fastpath.Peers, unreachable []lease.Lease) {
+// are the same keep their value, and with it their counters. A node without a
+// public address of the family of local is none. What backend a lease is of does
+// not matter here.
+func peersOf(leases []lease.Lease, own lease.Lease, local netip.Addr, port uint16, old *fastpath.Peers) *fastpath.Peers {
 	known := make(map[netip.AddrPort]*fastpath.Peer, len(old.All()))
 	for _, p := range old.All() {
 		known[p.Endpoint] = p
@@ -29,7 +28,6 @@ func peersOf(leases []lease.Lease, own lease.Lease, local netip.Addr, port uint1
 			public = l.PublicIPv6
 		}
 		if !public.IsValid() {
-			unreachable = append(unreachable, l)
 			continue
 		}
 		endpoint := netip.AddrPortFrom(public, port)
@@ -42,7 +40,7 @@ func peersOf(leases []lease.Lease, own lease.Lease, local netip.Addr, port uint1
 		}
 		all = append(all, p)
 	}
-	return fastpath.NewPeers(subnetsOf(own), all), unreachable
+	return fastpath.NewPeers(subnetsOf(own), all)
 }
 
 // subnetsOf returns the pod subnets of l.

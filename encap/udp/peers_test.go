@@ -23,7 +23,7 @@ func node(i byte) lease.Lease {
 	}
 }
 
-func (s nodes) peers(t *testing.T, local netip.Addr, old *fastpath.Peers) (*fastpath.Peers, []lease.Lease) {
+func (s nodes) peers(t *testing.T, local netip.Addr, old *fastpath.Peers) *fastpath.Peers {
 	t.Helper()
 	return peersOf(s, node(1), local, 8285, old)
 }
@@ -41,10 +41,7 @@ func TestLeasesOfOtherNodesBecomePeers(t *testing.T) {
 	v4only.IPv6Subnet, v4only.PublicIPv6 = netip.Prefix{}, netip.Addr{}
 	vxlan := node(4)
 	vxlan.BackendType = "vxlan"
-	peers, unreachable := nodes{node(2), node(1), v4only, vxlan}.peers(t, local4, none)
-	if len(unreachable) != 0 {
-		t.Errorf("unreachable: %v", unreachable)
-	}
+	peers := nodes{node(2), node(1), v4only, vxlan}.peers(t, local4, none)
 	want := []struct {
 		endpoint string
 		subnets  []netip.Prefix
@@ -67,14 +64,13 @@ func TestPeersAreReachedInTheFamilyOfTheUnderlay(t *testing.T) {
 	v4only, v6only := node(3), node(4)
 	v4only.PublicIPv6, v6only.PublicIP = netip.Addr{}, netip.Addr{}
 	for _, tt := range []struct {
-		local       netip.Addr
-		endpoints   []string
-		unreachable lease.Lease
+		local     netip.Addr
+		endpoints []string
 	}{
-		{local4, []string{"192.0.2.2:8285", "192.0.2.3:8285"}, v6only},
-		{local6, []string{"[2001:db8::2]:8285", "[2001:db8::4]:8285"}, v4only},
+		{local4, []string{"192.0.2.2:8285", "192.0.2.3:8285"}},
+		{local6, []string{"[2001:db8::2]:8285", "[2001:db8::4]:8285"}},
 	} {
-		peers, unreachable := nodes{node(2), v4only, v6only}.peers(t, tt.local, none)
+		peers := nodes{node(2), v4only, v6only}.peers(t, tt.local, none)
 		var got []string
 		for _, p := range peers.All() {
 			got = append(got, p.Endpoint.String())
@@ -82,14 +78,11 @@ func TestPeersAreReachedInTheFamilyOfTheUnderlay(t *testing.T) {
 		if !slices.Equal(got, tt.endpoints) {
 			t.Errorf("from %s: %v, want %v", tt.local, got, tt.endpoints)
 		}
-		if len(unreachable) != 1 || unreachable[0].Key() != tt.unreachable.Key() {
-			t.Errorf("from %s: unreachable: %v", tt.local, unreachable)
-		}
 	}
 }
 
 func TestPeersThatDidNotChangeKeepTheirValue(t *testing.T) {
-	before, _ := nodes{node(1), node(2), node(3), node(4)}.peers(t, local4, none)
+	before := nodes{node(1), node(2), node(3), node(4)}.peers(t, local4, none)
 	old := before.All()
 	old[0].Traffic.TXPackets.Add(7)
 
@@ -100,7 +93,7 @@ func TestPeersThatDidNotChangeKeepTheirValue(t *testing.T) {
 	// plane does not look at.
 	same := node(2)
 	same.BackendType = "udp"
-	after, _ := nodes{node(5), regrown, moved, same, node(1)}.peers(t, local4, before)
+	after := nodes{node(5), regrown, moved, same, node(1)}.peers(t, local4, before)
 	got := after.All()
 	if len(got) != 4 {
 		t.Fatalf("%d peers", len(got))
@@ -121,9 +114,9 @@ func TestPeersThatDidNotChangeKeepTheirValue(t *testing.T) {
 
 func TestNodesThatSwapAddressesGetNewPeers(t *testing.T) {
 	a, b := node(2), node(3)
-	before, _ := nodes{a, b}.peers(t, local4, none)
+	before := nodes{a, b}.peers(t, local4, none)
 	a.PublicIP, b.PublicIP = b.PublicIP, a.PublicIP
-	after, _ := nodes{a, b}.peers(t, local4, before)
+	after := nodes{a, b}.peers(t, local4, before)
 	for i, l := range []lease.Lease{a, b} {
 		p := after.All()[i]
 		if p.Endpoint.Addr() != l.PublicIP || p.Subnets[0] != l.Subnet {

@@ -78,14 +78,18 @@ func (d *daemon) settings(c *lease.Config) (dataplane.Settings, error) {
 }
 
 // plan makes n a node of the network that c describes, with the ways that are
-// possible here. On failure n is as it was.
+// possible here; those that it has stay while c asks for the same. On failure n is
+// as it was.
 func (d *daemon) plan(n *node, c *lease.Config) error {
 	s, err := d.settings(c)
 	if err != nil {
 		return err
 	}
-	var choice dataplane.Choice
-	if s.Carries() {
+	choice := n.choice
+	if n.config == nil || s != n.settings {
+		choice = dataplane.Choice{}
+	}
+	if s.Carries() && choice.Ways == nil {
 		if choice, err = s.Choose(d.probes); err != nil {
 			return &settingsError{err}
 		}

@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/encap/dataplane"
@@ -46,14 +48,18 @@ func (h *etcdHost) put(t *testing.T, key, value string) {
 	}
 }
 
-// lease returns the key and the value of the only lease.
+// lease returns the key and the value of the only lease but for those of node 2.
 func (h *etcdHost) lease(t *testing.T) (key, value string) {
 	t.Helper()
 	r, err := h.client.Get(t.Context(), "/coreos.com/network/subnets/", clientv3.WithPrefix())
-	if err != nil || len(r.Kvs) != 1 {
-		t.Fatalf("leases in etcd: %v, %v; want one", r, err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return string(r.Kvs[0].Key), string(r.Kvs[0].Value)
+	own := slices.DeleteFunc(r.Kvs, func(kv *mvccpb.KeyValue) bool { return strings.Contains(string(kv.Value), `"192.0.2.2"`) })
+	if len(own) != 1 {
+		t.Fatalf("leases in etcd: %v; want one of the host", own)
+	}
+	return string(own[0].Key), string(own[0].Value)
 }
 
 func (h *etcdHost) becomesReady(t *testing.T) {
@@ -208,6 +214,62 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 	h.becomesReady(t)
 	if d := h.status(t); !slices.Equal(d.Ways, []string{"udp"}) || d.BackendWhy != "the test has taken it away" {
 		t.Errorf("status: %v, %s", d.Ways, d.BackendWhy)
+	}
+}
+
+// A kernel may get VXLAN later, or lose it. Until the backend is to be another, the
+// node keeps to what it has told the others.
+func TestWaysStayWhileTheConfigurationAsksForTheSame(t *testing.T) {
+	h := newEtcdHost(t)
+	h.options.backend = "auto"
+	var module atomic.Bool
+	h.daemon.probes.VXLAN = func(int) error {
+		if module.Load() {
+			return nil
+		}
+		return errors.New("no VXLAN yet")
+	}
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	module.Store(true)
+	h.put(t, configKey, strings.Replace(goodConf, "10.5.9.0", "10.5.8.0", 1))
+	h.put(t, "/coreos.com/network/subnets/10.5.200.0-24", `{"PublicIP":"192.0.2.2","PublicIPv6":null}`)
+	h.eventually(t, "what came after it arrives", func() bool { return strings.Contains(h.dp.calls(), "10.5.200.0-24") })
+	if calls := h.dp.calls(); strings.Contains(calls, "close") {
+		t.Error(calls)
+	}
+	h.put(t, configKey, strings.Replace(goodConf, `"udp"`, `"udp", "Port": 9000`, 1))
+	h.eventually(t, "the lease says vxlan", func() bool {
+		_, value := h.lease(t)
+		return strings.Contains(value, `"Backends":["vxlan","udp"]`)
+	})
+	h.becomesReady(t)
+	if d := h.status(t); !slices.Equal(d.Ways, []string{"vxlan", "udp"}) {
+		t.Errorf("status: %v", d.Ways)
+	}
+}
+
+func TestRefusedConfigurationStaysRefusedWhileLeasesChange(t *testing.T) {
+	for _, bad := range []string{
+		strings.Replace(goodConf, `"udp"`, `"wireguard"`, 1),
+		strings.Replace(goodConf, "10.5.0.0/16", "10.5.0.0/33", 1),
+	} {
+		h := newEtcdHost(t)
+		h.put(t, configKey, goodConf)
+		h.start(t)
+		h.put(t, configKey, bad)
+		h.eventually(t, "the node is not ready", func() bool { return strings.Contains(h.state.waiting(), "a sound network") })
+		h.put(t, "/coreos.com/network/subnets/10.5.200.0-24", `{"PublicIP":"192.0.2.2","PublicIPv6":null}`)
+		h.eventually(t, "another node's lease arrives", func() bool { return strings.Contains(h.dp.calls(), "10.5.200.0-24") })
+		h.eventually(t, "the lease counts", func() bool { return h.status(t).Source.Leases == 2 })
+		if d := h.status(t); d.Waiting == "" || d.Source.LastError == "" {
+			t.Errorf("%s: waiting for %q, last error %q", bad, d.Waiting, d.Source.LastError)
+		}
+		h.put(t, configKey, goodConf)
+		h.becomesReady(t)
+		if d := h.status(t); d.Source.LastError != "" {
+			t.Errorf("mended: %q", d.Source.LastError)
+		}
 	}
 }
 

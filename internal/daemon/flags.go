@@ -219,7 +219,7 @@ var hostFlags = []flagDef{
 		"drop packets to addresses of the node's subnet that nobody has, instead of sending them where the default route leads",
 		func(o *options) any { return &o.blackhole }, nil},
 	{groupRules, "cleanup", "",
-		"remove what twilld or flannel has left on this host, and end: the TUN device and the VXLAN devices with their routes, if they are still there, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Not while one of them runs (not flannel's)",
+		"remove what twilld or flannel has left on this host, and end: TUN and VXLAN devices with their routes, plain routes to peers, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Not while one of them runs (not flannel's)",
 		func(o *options) any { return &o.cleanup }, nil},
 }
 

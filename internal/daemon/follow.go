@@ -23,15 +23,21 @@ func (s *session) apply(u lease.Update) {
 		s.refuse(u.Err)
 		return
 	}
-	if s.refused != "" {
+	// Leases that change say nothing of a configuration that is broken or that
+	// this node has not the backend for. A file is one text.
+	mended := s.refused != "" && (u.Config != nil || s.badConfig == "" || !s.unfit && !s.reacquires)
+	if mended {
 		s.refused, s.badConfig = "", ""
-		s.log.Info("lease source good again")
 	}
 	if u.Config != nil {
 		s.latest = u.Config
-		if err := s.adoptBackend(); err != nil {
+		err := s.adoptBackend()
+		if s.unfit = err != nil; s.unfit {
 			s.refuse(err)
 		}
+	}
+	if mended && s.refused == "" {
+		s.log.Info("lease source good again")
 	}
 	changed := s.set.Apply(u)
 	// Leases of another network would take the peers of this one away, while
@@ -50,7 +56,9 @@ func (s *session) apply(u lease.Update) {
 	s.state.change(func(d *status.Document) {
 		d.Source.Leases = s.set.Len()
 		d.Source.Updated = time.Now()
-		d.Source.LastError, d.Source.LastErrorAt = "", time.Time{}
+		if s.refused == "" {
+			d.Source.LastError, d.Source.LastErrorAt = "", time.Time{}
+		}
 	})
 }
 

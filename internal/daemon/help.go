@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-const helpHead = `twilld connects the pods of a cluster's nodes in flanneld's place: a TUN device
-takes their packets, UDP port 8285 carries them, and the wire format is that of
-flannel's udp backend.
+const helpHead = `twilld connects the pods of a cluster's nodes in flanneld's place and formats:
+by VXLAN devices of the kernel, by datagrams of its own (UDP port 8285), or by
+plain routes.
 
 Usage: twilld [flags]
 

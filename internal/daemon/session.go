@@ -53,6 +53,7 @@ type session struct {
 	restart   string // what a restart would change; empty: nothing
 	refused   string // the last error of the store; empty once it is mended
 	badConfig string // refused, if the network configuration is what is wrong
+	unfit     bool   // it is sound, but this node has not the backend
 }
 
 // engine is an open data plane that forwards.
@@ -296,6 +297,8 @@ func (s *session) adoptConfig() {
 		return // what the node cannot do, adoptBackend has told
 	}
 	s.log.Info("network configuration taken over", logging.KeyWas, was.Networks(), logging.KeyNow, s.latest.Networks())
+	s.tellChoice(&s.node)
+	s.announce("the other nodes do not know yet which backends this one has")
 	s.peers = s.set.Leases()
 }
 
@@ -311,8 +314,7 @@ func (s *session) adoptBackend() error {
 		return err
 	}
 	was := s.node
-	s.node = to
-	if to.settings == was.settings {
+	if s.node = to; to.opensLike(&was) {
 		return nil
 	}
 	s.log.Info("backend has changed", logging.KeyWas, describe(was.config.Backend), logging.KeyNow, describe(to.config.Backend))

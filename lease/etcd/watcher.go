@@ -43,7 +43,7 @@ func (w *watcher) begin(ctx context.Context, snap *snapshot) (ready bool, err er
 	}
 	u := lease.Update{Snapshot: true}
 	if c := snap.config.parsed; c != nil {
-		if w.config == nil || !c.Equal(w.config) {
+		if w.config == nil || w.refused != "" || !c.Equal(w.config) {
 			u.Config = c
 		}
 		w.config, w.refused = c, ""
@@ -215,14 +215,11 @@ func (w *watcher) applyConfig(ctx context.Context, ev *clientv3.Event) error {
 	}
 	mended := w.refused != ""
 	w.refused = ""
-	switch {
-	case !v.parsed.Equal(w.config):
-		w.config = v.parsed
-		return w.send(ctx, lease.Update{Config: v.parsed})
-	case mended:
-		return w.send(ctx, lease.Update{}) // what is in force is in etcd again
+	if !mended && v.parsed.Equal(w.config) {
+		return nil
 	}
-	return nil
+	w.config = v.parsed
+	return w.send(ctx, lease.Update{Config: v.parsed})
 }
 
 // refuse tells an error of the config, if it was not the last thing told of it.
