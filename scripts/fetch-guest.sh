@@ -8,7 +8,7 @@
 # has not its file has no VXLAN.
 set -euo pipefail
 
-into=${1:?"usage: fetch-guest.sh DIR VERSION ARCH"}/linux-$2-$3
+into=${1:?"usage: fetch-guest.sh DIR VERSION ARCH"}/linux-${2:?}-${3:?}
 version=$2 arch=$3
 if [ -e "$into/complete" ]; then
 	exit
@@ -28,7 +28,7 @@ trap 'rm -rf "$tmp"' EXIT
 
 # mirror: where this system has its Debian packages from.
 mirror() {
-	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | sed -n 1p
 }
 
 uri=$(mirror)
