@@ -60,11 +60,15 @@ func probeVXLAN(vni int) error {
 
 // Choose chooses the ways that s asks for among those that are possible.
 func (s Settings) Choose(p Probes) (Choice, error) {
+	named := "the network configuration names it"
+	if s.Overridden {
+		named = "--backend names it"
+	}
 	switch s.Type {
 	case typeUDP:
-		return Choice{Ways: []Way{UDP}, Why: "the network configuration names it"}, nil
+		return Choice{Ways: []Way{UDP}, Why: named}, nil
 	case typeHostGW:
-		return Choice{Ways: []Way{HostGW}, Why: "the network configuration names it"}, nil
+		return Choice{Ways: []Way{HostGW}, Why: named}, nil
 	}
 	noVXLAN, noUDP := p.VXLAN(s.VXLAN.VNI), p.UDP()
 	switch {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -173,6 +174,18 @@ func (p *Plane) ours(r routes.Route, peers map[netip.Prefix]lease.Lease, names m
 		return true
 	}
 	return p.memory.has(r, names[r.Dev]) // also one over an interface of a former choice
+}
+
+// Clear removes what runs with other backends have left for the cluster of the
+// networks: VXLAN devices, and the plain routes that are written down in the file
+// memory. It is for a node that is to carry no packets itself.
+func Clear(networks []netip.Prefix, memory string, log *slog.Logger) error {
+	p := &Plane{cfg: Config{Networks: networks, Logger: log}}
+	removed, err := RemoveRoutes(memory, log)
+	for _, r := range removed {
+		log.Info("route of another configuration removed", logging.KeyRoute, r)
+	}
+	return errors.Join(err, p.retire())
 }
 
 // retire removes the VXLAN devices that earlier runs, of twill or of stock

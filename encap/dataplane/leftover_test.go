@@ -160,6 +160,34 @@ func TestPeerThatLeavesTheLinkIsReachedThroughTheTunnel(t *testing.T) {
 	})
 }
 
+func TestLeaseOfAFileThatTellsOfABackendTheNodeHasNotIsWarnedOf(t *testing.T) {
+	inside(t, func(n node) {
+		var log bytes.Buffer
+		cfg := n.config(`{"Type": "udp"}`)
+		cfg.Own.BackendType = "auto"
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		n.open(cfg)
+		if !strings.Contains(log.String(), "backends=vxlan") || !strings.Contains(log.String(), "BackendType") || strings.Count(log.String(), "WARN") != 1 {
+			t.Error(&log)
+		}
+	})
+}
+
+func TestNothingIsLeftForANodeThatCarriesNoPackets(t *testing.T) {
+	inside(t, func(n node) {
+		cfg := n.config(`{"Type": "vxlan", "DirectRouting": true}`)
+		p, end := n.open(cfg)
+		p.SetLeases([]lease.Lease{peer(2, "vxlan", vtepOf("2")), peer(9, "vxlan", vtepOf("9"))})
+		end()
+		n.route("10.5.7.0/24", "192.0.2.7")
+		n.must(Clear(cfg.Networks, cfg.Memory, cfg.Logger))
+		n.wantRoutes("10.5.7.0/24 via 192.0.2.7 dev eth0")
+		if n.has("flannel.1") || n.has("flannel-v6.1") {
+			t.Error("a VXLAN device is left")
+		}
+	})
+}
+
 func TestPeerWhoseEntriesAreRefusedHasNoRouteIntoNothing(t *testing.T) {
 	inside(t, func(n node) {
 		p, _ := n.open(n.config(`{"Type": "auto"}`))

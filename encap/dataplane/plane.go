@@ -111,7 +111,19 @@ func Open(cfg Config) (_ *Plane, err error) {
 	for _, v := range p.vteps {
 		p.parts <- v.Run
 	}
+	p.checkTold()
 	return p, nil
+}
+
+// checkTold warns of a lease that tells the others what is not so. A node cannot
+// write to a file.
+func (p *Plane) checkTold() {
+	for _, w := range waysOf(p.cfg.Own) {
+		if !p.choice.Knows(w) {
+			p.cfg.Logger.Warn("the lease of this node tells the others of a backend that it has not, they may send where nobody listens",
+				logging.KeyBackends, w, logging.KeyRemedy, fmt.Sprintf("set \"BackendType\": %q in its lease", p.choice.First()))
+		}
+	}
 }
 
 // Run carries packets until ctx is done (the error is nil then) or something

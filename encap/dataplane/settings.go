@@ -32,6 +32,7 @@ type Settings struct {
 	UDP           udp.Options
 	VXLAN         vxlan.Options
 	DirectRouting bool // plain routes to peers on the link, whatever the backend
+	Overridden    bool // the type is not the network configuration's
 }
 
 // SettingsOf returns the settings of c, of whose Backend the type is overridden
@@ -41,7 +42,7 @@ type Settings struct {
 func SettingsOf(c *lease.Config, override string) (Settings, error) {
 	s := Settings{Type: c.Backend.Type}
 	if override != "" {
-		s.Type = override
+		s.Type, s.Overridden = override, true
 	}
 	if !slices.Contains(Types, s.Type) {
 		what := "is not supported"

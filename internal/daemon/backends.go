@@ -36,7 +36,7 @@ type openCarrier func(node) (carrier, error)
 // open opens the data plane that the settings of the node ask for.
 func open(n node) (carrier, error) {
 	if !n.settings.Carries() {
-		return alloc{n.link.MTU}, nil
+		return alloc{n.link.MTU}, dataplane.Clear(n.config.Networks(), n.options.routesFile(), n.log)
 	}
 	p, err := dataplane.Open(dataplane.Config{
 		Settings: n.settings,
