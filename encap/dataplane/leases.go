@@ -69,16 +69,14 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	for _, r := range want {
 		p.routes[r.Dst] = r
 	}
-	p.note("the list of routes", p.memory.remember(plain, p.cfg.Underlay.Name))
+	unlisted := p.memory.remember(plain, p.cfg.Underlay.Name)
 	p.note("routes", p.table.Set(want))
 	if !p.retired { // now that nothing leads there any more but what is to go
 		err := p.retire()
 		p.note("what earlier runs have left", err)
 		p.retired = err == nil
 	}
-	if err := p.memory.keep(plain, p.cfg.Underlay.Name); err != nil {
-		p.note("the list of routes", err)
-	}
+	p.note("the list of routes", errors.Join(unlisted, p.memory.keep(plain, p.cfg.Underlay.Name)))
 	for i, v := range p.vteps {
 		p.note("old entries of "+v.Name(), v.Retain(vteps[i]))
 	}
