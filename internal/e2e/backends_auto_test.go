@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -70,4 +72,44 @@ func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
 			c.checkHistory()
 		})
 	}
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	port 8472 taken    └── etcd
+func TestTakenPortOfVXLANIsNamedAndPassedOverByAnAutomaticNode(t *testing.T) {
+	take := func(c *cluster) *net.UDPConn {
+		conn, err := listenUDP(c.nodes[0].NS, netip.MustParseAddrPort("0.0.0.0:8472"))
+		must(t, err)
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	t.Run("auto", func(t *testing.T) {
+		t.Parallel()
+		c := newCluster(t, clusterOptions{backend: `{"Type": "auto"}`})
+		take(c)
+		c.run(twill("a"), twill("b"))
+		c.waitTalk()
+		c.expectRoutes(t, 0, 1, viaUDP)
+		c.expectRoutes(t, 1, 0, viaUDP)
+		if log := c.running[0].(*daemon).stderr.String(); !strings.Contains(log, "UDP port 8472 is taken") {
+			t.Errorf("the log does not say that the port is taken:\n%s", log)
+		}
+	})
+	t.Run("vxlan", func(t *testing.T) {
+		t.Parallel()
+		c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`})
+		other, d := take(c), c.daemon(0)
+		d.start()
+		if code := d.wait(); code != 1 || !strings.Contains(d.stderr.String(), "UDP port 8472 is taken") {
+			t.Errorf("exit code %d, and not that the port is taken:\n%s", code, d.stderr)
+		}
+		if left := flannelLinks(t, c.nodes[0].NS); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		other.Close()
+		c.run(twill("a"), twill("b"))
+		c.waitTalk()
+		c.expectRoutes(t, 0, 1, viaVXLAN)
+	})
 }

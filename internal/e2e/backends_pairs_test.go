@@ -4,7 +4,11 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/netlab"
 )
@@ -224,6 +228,46 @@ func TestPodsTalkWhereHostsHaveNoIPv6(t *testing.T) {
 			c.run(p.a, p.b)
 			c.expectPair(t, 0, 1, p.pathMTU)
 			c.expectRoutes(t, 0, 1, p.device)
+		})
+	}
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	└── etcd, now and then a router between the two
+func TestDirectRoutingFollowsTheRoutesOfTheUnderlay(t *testing.T) {
+	for _, tt := range []struct {
+		backend string
+		tunnel  devices
+	}{{"vxlan", viaVXLAN}, {"udp", viaUDP}} {
+		t.Run(tt.backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q, "DirectRouting": true}`, tt.backend)})
+			c.run(twill("a", "--iptables-resync=1"), twill("b", "--iptables-resync=1"))
+			c.waitTalk()
+			talk := c.talk()
+			become := func(what string, want devices) {
+				t.Helper()
+				for i := range 2 {
+					if !within(2*time.Minute, func() bool { return c.sendsThrough(i, 1-i, want) }) {
+						t.Errorf("with %s:", what)
+						c.expectRoutes(t, i, 1-i, want)
+					}
+				}
+				c.waitTalk()
+				talk.goesOn(t)
+			}
+			become("both on one link", viaLink)
+			for i := range 2 {
+				addRoute(t, c.nodes[i].NS, netip.PrefixFrom(c.nodes[1-i].Addr, 32), c.host.Addr)
+			}
+			become("a router between them", tt.tunnel)
+			for i := range 2 {
+				must(t, c.nodes[i].NS.Netlink().RouteDel(&netlink.Route{
+					Dst: prefixNet(netip.PrefixFrom(c.nodes[1-i].Addr, 32)), Gw: c.host.Addr.AsSlice(),
+				}))
+			}
+			become("both on one link again", viaLink)
 		})
 	}
 }
