@@ -33,11 +33,14 @@ func (u UnderlayMTU) Tunnel(a netip.Addr) TunnelMTU {
 	return TunnelMTU(min(int(u), MaxPacket) - Overhead(a))
 }
 
-// Usable reports whether t is a legal device MTU for IPv4, and for IPv6 if
-// that is asked for.
-func (t TunnelMTU) Usable(ipv6 bool) bool {
+// Least returns the smallest legal device MTU for IPv4, and for IPv6 if that is
+// asked for.
+func Least(ipv6 bool) TunnelMTU {
 	if ipv6 {
-		return t >= MinIPv6MTU
+		return MinIPv6MTU
 	}
-	return t >= minIPv4MTU
+	return minIPv4MTU
 }
+
+// Usable reports whether t is a legal device MTU, as [Least] has it.
+func (t TunnelMTU) Usable(ipv6 bool) bool { return t >= Least(ipv6) }

@@ -77,7 +77,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 	}
 	if !b.mtu.Usable(cfg.Own.IPv6Subnet.IsValid()) {
 		return nil, fmt.Errorf("interface %s: MTU %d leaves %d bytes for packets of pods, too few: raise it to %d or more",
-			cfg.Underlay.Name, int(b.mtu)+encap.Overhead(b.local), b.mtu, encap.MinIPv6MTU+encap.Overhead(b.local))
+			cfg.Underlay.Name, int(b.mtu)+encap.Overhead(b.local), b.mtu, int(encap.Least(cfg.Own.IPv6Subnet.IsValid()))+encap.Overhead(b.local))
 	}
 	if cfg.PartialChecksums == offload.Off && announced(cfg.Own).PartialChecksums {
 		return nil, errors.New("--partial-checksums=off, but the lease of this node announces PartialChecksums: take it out of the lease's BackendData")

@@ -31,6 +31,10 @@ func (a HardwareAddr) MarshalText() ([]byte, error) { return []byte(a.String()),
 // UnmarshalText implements encoding.TextUnmarshaler. It takes any of the forms
 // of net.ParseMAC.
 func (a *HardwareAddr) UnmarshalText(text []byte) error {
+	const most = 59 // an address of 20 bytes, the longest
+	if len(text) > most {
+		return fmt.Errorf("%d bytes are no MAC address", len(text)) // whoever wrote them, the log is not theirs
+	}
 	mac, err := net.ParseMAC(string(text))
 	*a = HardwareAddr(mac)
 	return err

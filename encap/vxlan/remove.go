@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nameOf is what all devices of flannel's vxlan backend are called.
-var nameOf = regexp.MustCompile(`^flannel(-v6)?\.[1-9][0-9]*$`)
+// nameOf is what all devices of flannel's vxlan backend are called, and that of a
+// Probe which was killed.
+var nameOf = regexp.MustCompile(`^(flannel(-v6)?\.[1-9][0-9]*|` + probeName + `)$`)
 
 // Left returns the names of the devices that runs of twill or stock flannel have
 // left on this host, whatever their VNI: of this backend's names and kind.

@@ -215,6 +215,14 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 	if d := h.status(t); !slices.Equal(d.Ways, []string{"udp"}) || d.BackendWhy != "the test has taken it away" {
 		t.Errorf("status: %v, %s", d.Ways, d.BackendWhy)
 	}
+
+	// With another MTU it may do.
+	h.wires.become(eth0, nil)
+	h.eventually(t, "vxlan is tried again", func() bool {
+		h.dp.mu.Lock()
+		defer h.dp.mu.Unlock()
+		return h.dp.node.link.MTU == eth0.MTU && h.dp.node.choice.Knows(dataplane.VXLAN)
+	})
 }
 
 // A kernel may get VXLAN later, or lose it. Until the backend is to be another, the

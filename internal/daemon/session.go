@@ -34,6 +34,7 @@ type session struct {
 
 	engine    *engine   // nil: no data plane is open
 	opened    node      // what engine was opened with
+	fallen    bool      // it has opened with fewer ways than it was to have
 	again     bool      // it wants to be told the leases again, with the next look
 	looked    time.Time // when it was told them last
 	firewall  firewall
@@ -135,10 +136,27 @@ func (s *session) followLink() error {
 	s.log.Info("interface has changed", logging.KeyWas, was, logging.KeyNow, now, logging.KeyWhy, now.Why)
 	s.node.link = now
 	s.state.change(s.node.tell)
+	s.riseAgain()
 	if now.PublicIP != was.PublicIP || now.PublicIPv6 != was.PublicIPv6 {
 		s.announce("the other nodes do not know yet that this one is at " + public(now))
 	}
 	return nil
+}
+
+// riseAgain chooses the ways anew after one has failed: with another interface, or
+// another MTU, it may do.
+func (s *session) riseAgain() {
+	if !s.fallen {
+		return
+	}
+	s.fallen = false
+	c, err := s.node.settings.Choose(s.probes)
+	if err != nil || c.Equal(s.node.choice) {
+		return
+	}
+	s.node.choice = c
+	s.tellChoice(&s.node)
+	s.announce("the other nodes do not know yet which backends this one has")
 }
 
 // noteNone logs why no interface will do, once for each reason: which interfaces
@@ -198,7 +216,7 @@ func (s *session) fallBack(c dataplane.Choice) {
 	if c.Equal(s.node.choice) {
 		return
 	}
-	s.node.choice = c
+	s.node.choice, s.fallen = c, true
 	s.tellChoice(&s.node)
 	s.announce("the other nodes do not know yet which backends this one has")
 }
