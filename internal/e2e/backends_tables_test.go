@@ -72,34 +72,59 @@ func flannelLinks(t testing.TB, ns *netlab.Namespace) []netlink.Link {
 	return slices.DeleteFunc(links, func(l netlink.Link) bool { return !strings.HasPrefix(l.Attrs().Name, "flannel") })
 }
 
-// facts are the lines of a host.
+// facts are the lines of a host, all of one time.
 func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
 	t.Helper()
+	var err error
+	if !within(patience, func() bool {
+		all, err = factsOnce(ns, macs)
+		return err == nil
+	}) {
+		t.Fatalf("%s: %v", ns, err)
+	}
+	return all
+}
+
+// factsOnce fails where a link goes meanwhile.
+func factsOnce(ns *netlab.Namespace, macs macNames) (all []string, err error) {
 	nl := ns.Netlink()
 	links, err := nl.LinkList()
-	must(t, err)
-	name := make(map[int]string)
-	for _, l := range links {
-		name[l.Attrs().Index] = l.Attrs().Name
+	if err != nil {
+		return nil, err
 	}
 	add := func(format string, args ...any) {
 		all = append(all, macs.in(strings.TrimRight(fmt.Sprintf(format, args...), " ")))
 	}
-	for _, l := range flannelLinks(t, ns) {
+	name := make(map[int]string)
+	for _, l := range links {
+		name[l.Attrs().Index] = l.Attrs().Name
+	}
+	for _, l := range links {
 		a := l.Attrs()
+		if !strings.HasPrefix(a.Name, "flannel") {
+			continue
+		}
 		add("link %s %s mtu %d flags %s address %s", a.Name, l.Type(), a.MTU, a.Flags&^net.FlagRunning, a.HardwareAddr)
 		if v, ok := l.(*netlink.Vxlan); ok {
 			add("vxlan %s %s", a.Name, vxlanOptions(v, name))
 		}
-		add("accept_ra %s %s", a.Name, sysctl(t, ns, "net/ipv6/conf/"+a.Name+"/accept_ra"))
+		ra, err := sysctl(ns, "net/ipv6/conf/"+a.Name+"/accept_ra")
+		if err != nil {
+			return nil, err
+		}
+		add("accept_ra %s %s", a.Name, ra)
 		addrs, err := nl.AddrList(l, netlink.FAMILY_ALL)
-		must(t, err)
+		if err != nil {
+			return nil, err
+		}
 		for _, addr := range addrs {
 			add("address %s dev %s scope %s", macs.linkLocal(addr.IPNet, a.HardwareAddr), a.Name, netlink.Scope(addr.Scope))
 		}
 	}
 	routes, err := nl.RouteList(nil, netlink.FAMILY_ALL)
-	must(t, err)
+	if err != nil {
+		return nil, err
+	}
 	for _, r := range routes {
 		if dev := name[r.LinkIndex]; r.Type == unix.RTN_UNICAST && (!r.Dst.IP.IsLinkLocalUnicast() || strings.HasPrefix(dev, "flannel")) {
 			add("route %s via %s dev %s proto %s scope %s metric %d %s", r.Dst, r.Gw, dev, r.Protocol, r.Scope, r.Priority, strings.Join(r.ListFlags(), " "))
@@ -107,7 +132,9 @@ func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6, unix.AF_BRIDGE} {
 		entries, err := nl.NeighList(0, family)
-		must(t, err)
+		if err != nil {
+			return nil, err
+		}
 		for _, e := range entries {
 			dev := name[e.LinkIndex]
 			switch {
@@ -119,7 +146,7 @@ func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
 			}
 		}
 	}
-	return all
+	return all, nil
 }
 
 // devices are those through which a node sends to the pods of a peer, by family,
@@ -217,14 +244,13 @@ var linkAttrKeys = func() map[string]any {
 	return keys
 }()
 
-func sysctl(t testing.TB, ns *netlab.Namespace, key string) string {
-	t.Helper()
+func sysctl(ns *netlab.Namespace, key string) (string, error) {
 	var text []byte
-	must(t, ns.Do(func() (err error) {
+	err := ns.Do(func() (err error) {
 		text, err = os.ReadFile(filepath.Join("/proc/sys", key))
 		return err
-	}))
-	return strings.TrimSpace(string(text))
+	})
+	return strings.TrimSpace(string(text)), err
 }
 
 // differences are the lines that only one of two texts has, with the host that

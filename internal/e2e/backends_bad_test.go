@@ -1,0 +1,122 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// badLeases are values that no sound node writes, each of a subnet of its own.
+var badLeases = []string{
+	`{`, `null`, `[]`, `""`, `{}`,
+	`{"PublicIP":"172.31.9.80","BackendType":"vxlan"}`,
+	`{"PublicIP":"172.31.9.81","BackendType":"vxlan","BackendData":null}`,
+	`{"PublicIP":"172.31.9.82","BackendType":"vxlan","BackendData":"VNI"}`,
+	`{"PublicIP":"172.31.9.83","BackendType":"vxlan","BackendData":{"VNI":1}}`,
+	`{"PublicIP":"172.31.9.84","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":""}}`,
+	`{"PublicIP":"172.31.9.85","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"00:00:00:00:00:00"}}`,
+	`{"PublicIP":"172.31.9.86","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}}`,
+	`{"PublicIP":"172.31.9.87","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:5e:10:00:00:00:01"}}`,
+	`{"PublicIP":"172.31.9.88","BackendType":"vxlan","BackendData":{"VNI":2,"VtepMAC":"02:77:77:77:77:88"}}`,
+	`{"PublicIP":"172.31.9.89","BackendType":"vxlan","BackendData":{"VNI":-1,"VtepMAC":"02:77:77:77:77:89"}}`,
+	`{"PublicIP":"172.31.9.90","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:90","Backends":"vxlan"}}`,
+	`{"PublicIP":"172.31.9.91","BackendType":"vxlan","BackendData":{"Backends":["","no such thing",7]}}`,
+	`{"PublicIP":"0.0.0.0","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:92"}}`,
+	`{"PublicIP":"224.0.0.1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:93"}}`,
+	`{"PublicIP":"127.0.0.1","BackendType":"host-gw"}`,
+	`{"PublicIP":"255.255.255.255","BackendType":"host-gw"}`,
+	`{"PublicIP":"172.31.9.11","BackendType":"host-gw"}`, // of host a
+	`{"PublicIP":"192.0.2.1","BackendType":"host-gw"}`,   // not on the link
+	`{"PublicIP":"172.31.9.94","BackendType":"wireguard","BackendData":{"PublicKey":"x"}}`,
+	`{"PublicIP":"172.31.9.95","BackendType":7}`,
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	└── etcd, with leases that make no sense
+func TestLeasesThatMakeNoSenseDisturbNobody(t *testing.T) {
+	for _, backend := range []string{
+		`{"Type": "vxlan"}`, `{"Type": "vxlan", "DirectRouting": true}`, `{"Type": "host-gw"}`, `{"Type": "auto"}`, `{"Type": "udp"}`,
+	} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: backend})
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
+			before, flows := c.tables(), c.steadyBetween(0, 1)
+			for i, value := range badLeases {
+				c.put(fmt.Sprintf("subnets/10.5.%d.0-24", 100+i), value)
+			}
+			for _, key := range []string{"rubbish", "10.5.1.128-25", "10.6.0.0-24", "10.5.0.0-16", "0.0.0.0-0", "10.5.1.1-24"} {
+				c.put("subnets/"+key, `{"PublicIP":"172.31.9.96","BackendType":"host-gw"}`)
+			}
+			// One that makes sense, after them.
+			c.put("subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:04","Backends":["vxlan","udp","host-gw"]}}`)
+			for i := range 2 {
+				if !within(time.Minute, func() bool { return c.sendsTo(i, "10.5.77.2") }) {
+					t.Errorf("not within a minute: host %s has a way to the lease that makes sense", c.nodes[i].Letter)
+				}
+			}
+			flows.pass(t, 500)
+			flows.stop(t)
+			for i := range 2 {
+				if d := c.running[i].(*daemon); d.ended() || d.status().Waiting != "" {
+					t.Errorf("host %s: not ready any more", c.nodes[i].Letter)
+				}
+			}
+			for key := range c.entries() {
+				if key = strings.TrimPrefix(key, etcdPrefix+"/"); !strings.Contains(before, key) {
+					c.remove(key)
+				}
+			}
+			c.becomes(before, "the leases are gone")
+		})
+	}
+}
+
+// sendsTo says whether host number i has a way to an address.
+func (c *cluster) sendsTo(i int, addr string) bool {
+	c.t.Helper()
+	found, err := c.nodes[i].NS.Netlink().RouteGet(netip.MustParseAddr(addr).AsSlice())
+	return err == nil && len(found) == 1
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	└── etcd, the network's configuration
+func TestBackendMayBeChangedFasterThanNodesFollow(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: dualStack})
+	c.run(twill("a"), twill("b"))
+	c.waitTalk()
+	before, talk := c.tables(), c.talk()
+	all := []string{
+		`{"Type": "udp"}`, `{"Type": "vxlan", "VNI": 7}`, `{"Type": "host-gw"}`, `{"Type": "auto"}`, `{"Type": "alloc"}`,
+		`{"Type": "vxlan", "Port": 4789}`, `{"Type": "vxlan", "DirectRouting": true}`, `{"Type": "no such thing"}`, `{"Type": "vxlan", "MTU": 1400}`,
+	}
+	for range 5 {
+		for i, backend := range all {
+			c.configure(backend)
+			if i%3 == 0 { // now and then a node comes along
+				c.sendsThrough(i%2, 1-i%2, viaVXLAN)
+			}
+		}
+	}
+	c.configure(`{"Type": "vxlan"}`)
+	// flannel0, once opened for a peer that was late, may stay.
+	rest := func(tables string) string { return strings.Join(except(strings.Split(tables, "\n"), "flannel0"), "\n") }
+	var now string
+	if !within(time.Minute, func() bool {
+		now = rest(c.tables())
+		return now == before
+	}) {
+		t.Errorf("not within a minute after the last change:\n%s", differences(before, now))
+	}
+	c.waitTalk()
+	talk.goesOn(t)
+	for i := range 2 {
+		c.running[i].(*daemon).waitReady()
+	}
+}
