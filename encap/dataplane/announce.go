@@ -27,7 +27,14 @@ type vteps struct{ v4, v6 *vxlan.Data }
 
 // attrs is what a node tells the others about itself.
 func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcement) lease.Attrs {
-	out := lease.Attrs{PublicIP: u.PublicIP, PublicIPv6: u.PublicIPv6}
+	var out lease.Attrs
+	// The others conclude from them over which families the devices are.
+	if u.IPv4.IsValid() {
+		out.PublicIP = u.PublicIP
+	}
+	if u.IPv6.IsValid() {
+		out.PublicIPv6 = u.PublicIPv6
+	}
 	data := announcement{Data: v.v4}
 	if c.First() == UDP { // of which stock says nothing
 		data.DirectRouting = s.DirectRouting

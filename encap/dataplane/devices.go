@@ -47,7 +47,7 @@ func (p *Plane) openVXLAN() (err error) {
 		}
 		p.vteps = nil
 	}()
-	own, vni := p.cfg.Own, p.cfg.Settings.VXLAN.VNI
+	own := p.cfg.Own
 	planned, err := planVTEPs(p.cfg.Underlay, own.Subnet.IsValid(), own.IPv6Subnet.IsValid())
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (p *Plane) openVXLAN() (err error) {
 			Networks: p.cfg.Networks, Underlay: p.cfg.Underlay, Local: v.local, MAC: mac, Logger: p.cfg.Logger,
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", vxlan.Name(vni, v.ipv6Name), err)
+			return err
 		}
 		p.vteps = append(p.vteps, &vtep{d, v})
 		if !there {

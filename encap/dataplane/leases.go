@@ -175,10 +175,12 @@ func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.P
 		if subnet.Addr().Is6() {
 			f = families[1]
 		}
-		err := p.sound(subnet)
 		var h hop
+		err := p.sound(subnet)
 		if err == nil {
 			h, err = f.hopTo(l, subnet)
+		} else {
+			d.accepts = false // or else it could send as one of this node's pods
 		}
 		if err == nil {
 			d.hops = append(d.hops, &h)

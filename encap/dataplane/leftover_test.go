@@ -136,6 +136,9 @@ func TestOwnPodsAreNotRoutedToAPeer(t *testing.T) {
 		}
 		p.SetLeases(leases)
 		n.wantRoutes()
+		if peers := p.backend(); peers != nil && len(peers.Status().Peers) > 0 {
+			t.Errorf("they may send: %v", peers.Status().Peers)
+		}
 		for _, want := range []string{"it overlaps 10.5.1.0/24, which this node has", "it is no part of the networks"} {
 			if !strings.Contains(log.String(), want) {
 				t.Errorf("the log lacks %q:\n%s", want, &log)
@@ -157,6 +160,33 @@ func TestPeerThatLeavesTheLinkIsReachedThroughTheTunnel(t *testing.T) {
 		p.links.since = p.links.since.Add(-onLinkFor)
 		p.SetLeases(leases)
 		n.wantRoutes("10.5.2.0/24 via 10.5.2.0 dev flannel.1", "192.0.2.2/32 via 192.0.2.254 dev eth0")
+	})
+}
+
+// Pods that were started under a former lease are still there, and another node may
+// have that lease now.
+func TestSubnetThatABridgeOfTheHostHasStaysItsOwn(t *testing.T) {
+	inside(t, func(n node) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "cni0"
+		n.must(n.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+		n.must(n.nl.LinkSetUp(n.link("cni0")))
+		addr := &netlink.Addr{IPNet: ipNet("10.5.2.1/24")}
+		n.must(n.nl.AddrAdd(n.link("cni0"), addr))
+		p, _ := n.open(n.config(`{"Type": "auto"}`))
+		leases := []lease.Lease{peer(3, "vxlan", vtepOf("3"))}
+		p.SetLeases(leases) // the table knows what there is
+		leases = append(leases, peer(2, "vxlan", vtepOf("2")))
+		if !p.SetLeases(leases) {
+			t.Error("no other try is asked for")
+		}
+		r := must(n.nl.RouteGet(net.ParseIP("10.5.2.7")))
+		if r[0].LinkIndex != n.link("cni0").Attrs().Index {
+			t.Errorf("the pods on cni0 are cut off: %v", r)
+		}
+		n.must(n.nl.AddrDel(n.link("cni0"), addr))
+		p.SetLeases(leases)
+		n.wantRoutes("10.5.2.0/24 via 10.5.2.0 dev flannel.1", "10.5.3.0/24 via 10.5.3.0 dev flannel.1")
 	})
 }
 

@@ -26,6 +26,7 @@ import (
 type memory struct {
 	path  string
 	lines map[string]bool
+	known map[routes.Route]bool // those of lines that remember has seen
 }
 
 // spare is how many lines more than there are routes are put up with before the
@@ -35,7 +36,7 @@ const spare = 256
 // openMemory reads the file at path. That there is none is no error; what it
 // cannot read it passes over.
 func openMemory(path string) (*memory, error) {
-	m := &memory{path: path, lines: make(map[string]bool)}
+	m := &memory{path: path, lines: make(map[string]bool), known: make(map[routes.Route]bool)}
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read which routes an earlier run has made: %w", err)
@@ -73,11 +74,27 @@ func (m *memory) has(r routes.Route, dev string) bool { return m.lines[lineOf(r,
 // remember writes down the plain routes over dev in all before they are made.
 func (m *memory) remember(all []routes.Route, dev string) error {
 	var added []string
+	var seen []routes.Route
 	for _, r := range all {
+		if m.known[r] {
+			continue
+		}
+		seen = append(seen, r)
 		if line := lineOf(r, dev); !m.lines[line] {
 			added = append(added, line)
 		}
 	}
+	if err := m.write(added); err != nil {
+		return err
+	}
+	for _, r := range seen {
+		m.known[r] = true
+	}
+	return nil
+}
+
+// write appends lines to the file.
+func (m *memory) write(added []string) error {
 	if len(added) == 0 {
 		return nil
 	}
@@ -105,11 +122,11 @@ func (m *memory) keep(all []routes.Route, dev string) error {
 	if len(m.lines) <= len(all)+spare {
 		return nil
 	}
-	lines := make(map[string]bool, len(all))
+	lines, known := make(map[string]bool, len(all)), make(map[routes.Route]bool, len(all))
 	var text bytes.Buffer
 	for _, r := range all {
 		line := lineOf(r, dev)
-		lines[line] = true
+		lines[line], known[r] = true, true
 		text.WriteString(line + "\n")
 	}
 	temp := m.path + ".new"
@@ -120,7 +137,7 @@ func (m *memory) keep(all []routes.Route, dev string) error {
 	if err != nil {
 		return fmt.Errorf("write down routes: %w", errors.Join(err, os.Remove(temp)))
 	}
-	m.lines = lines
+	m.lines, m.known = lines, known
 	return nil
 }
 

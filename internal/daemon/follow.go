@@ -40,12 +40,10 @@ func (s *session) apply(u lease.Update) {
 		s.log.Info("lease source good again")
 	}
 	changed := s.set.Apply(u)
-	// Leases of another network would take the peers of this one away, while
-	// device and routes are still those of this one.
-	if (changed || u.Config != nil) && slices.Equal(s.latest.Networks(), s.node.config.Networks()) {
-		s.peers = s.set.Leases()
+	if (changed || u.Config != nil) && s.sameNetworks() {
+		s.stale = true
 		if s.upToDate() { // or else another is opened with them
-			s.setLeases()
+			s.setLeasesSoon()
 		}
 		s.log.Info("leases applied", logging.KeyLeases, s.set.Len())
 	}
@@ -60,6 +58,21 @@ func (s *session) apply(u lease.Update) {
 			d.Source.LastError, d.Source.LastErrorAt = "", time.Time{}
 		}
 	})
+}
+
+// sameNetworks says whether the networks of the configuration are those of the node.
+// Leases of others would take the peers of these away, while device and routes are
+// still of these.
+func (s *session) sameNetworks() bool {
+	return slices.Equal(s.latest.Networks(), s.node.config.Networks())
+}
+
+// inForce returns the leases of this node's network.
+func (s *session) inForce() []lease.Lease {
+	if s.stale && s.sameNetworks() {
+		s.peers, s.stale = s.set.Leases(), false
+	}
+	return s.peers
 }
 
 // refuse remembers an error of the store, and logs it unless it is the one

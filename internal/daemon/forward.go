@@ -28,9 +28,11 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, links <
 		daemon: d, node: n,
 		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, lost, d.log),
 		retry:  time.NewTimer(retryAfter),
+		due:    time.NewTimer(between),
 		told:   "nothing yet",
 	}
 	s.retry.Stop()
+	s.due.Stop()
 	s.firewall.resync = time.Duration(d.options.resync) * time.Second
 	s.firewall.log, s.firewall.state = d.log, d.state
 	holding := start("keep the lease", func() error { return s.holder.run(ctx, n.own) })
@@ -89,6 +91,10 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, links <
 			s.settle(ctx)
 		case <-links:
 			s.settle(ctx)
+		case <-s.due.C:
+			if s.upToDate() {
+				s.setLeases()
+			}
 		case <-s.retry.C:
 			s.settle(ctx)
 		case <-look.C:

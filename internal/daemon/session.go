@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +39,7 @@ type session struct {
 	firewall  firewall
 	holes     []netip.Prefix  // subnets with a blackhole route
 	written   lease.SubnetEnv // what the subnet file says; zero: nothing yet
+	due       *time.Timer     // runs while leases have come that engine has not been told
 	retry     *time.Timer     // runs while something could not be brought about
 	none      string          // why no interface would do the last time; empty: one did
 	noLease   string          // why the node has no lease as it wants it; empty: it has
@@ -50,6 +50,7 @@ type session struct {
 	set    lease.Set
 	latest *lease.Config
 	peers  []lease.Lease // in force: the last set of this node's network
+	stale  bool          // peers are older than set
 
 	restart   string // what a restart would change; empty: nothing
 	refused   string // the last error of the store; empty once it is mended
@@ -114,7 +115,21 @@ func (s *session) reconcile(ctx context.Context) error {
 
 // setLeases tells the open data plane the leases. What it cannot follow it logs
 // itself.
-func (s *session) setLeases() { s.again, s.looked = s.engine.SetLeases(s.peers), time.Now() }
+func (s *session) setLeases() { s.again, s.looked = s.engine.SetLeases(s.inForce()), time.Now() }
+
+// between is the least time between two tellings of leases, of which a large
+// network in trouble may have hundreds a second: each is the whole set.
+const between = 25 * time.Millisecond
+
+// setLeasesSoon tells the leases at once if they were not told just before, and
+// in a moment else.
+func (s *session) setLeasesSoon() {
+	if wait := between - time.Since(s.looked); wait > 0 {
+		s.due.Reset(wait)
+	} else {
+		s.setLeases()
+	}
+}
 
 // followLink finds out what has become of the interface. One that cannot be
 // used any more is replaced by the one that would be chosen now; if there is
@@ -193,6 +208,8 @@ func (s *session) reopen(ctx context.Context) error {
 	as := s.node
 	if s.reacquires { // the store has, or is about to have, what the node tells
 		as.own.Attrs = as.told
+	} else if l, ok := s.set.Get(as.own.Key()); ok { // which may be of the same change as the rest
+		as.own.Attrs = l.Attrs
 	}
 	dp, err := s.open(as)
 	if err != nil {
@@ -202,7 +219,7 @@ func (s *session) reopen(ctx context.Context) error {
 		return errors.Join(ctx.Err(), dp.Close())
 	}
 	s.fallBack(dp.Choice())
-	s.again, s.looked = dp.SetLeases(s.peers), time.Now()
+	s.again, s.looked = dp.SetLeases(s.inForce()), time.Now()
 	s.state.attach(dp)
 	ctx, cancel := context.WithCancel(ctx)
 	s.engine = &engine{dp, cancel, start("data plane", func() error { return dp.Run(ctx) })}
@@ -317,14 +334,14 @@ func (s *session) adoptConfig() {
 	s.log.Info("network configuration taken over", logging.KeyWas, was.Networks(), logging.KeyNow, s.latest.Networks())
 	s.tellChoice(&s.node)
 	s.announce("the other nodes do not know yet which backends this one has")
-	s.peers = s.set.Leases()
+	s.stale = true
 }
 
 // adoptBackend takes over the backend of the latest network configuration, if the
 // networks have stayed: the data plane is opened anew for it then. The error says
 // what keeps this node from it; it goes on as it was.
 func (s *session) adoptBackend() error {
-	if s.latest.Equal(s.node.config) || !slices.Equal(s.latest.Networks(), s.node.config.Networks()) {
+	if s.latest.Equal(s.node.config) || !s.sameNetworks() {
 		return nil
 	}
 	to := s.node

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/nlbatch"
@@ -140,6 +141,11 @@ func (t *Table) steps(found map[netip.Prefix][]foundRoute, o *outcome) []step {
 			o.due = earlier(o.due, until)
 			continue
 		}
+		if own := t.connected(dst, found); !right && own > 0 {
+			o.failures = append(o.failures, Failure{w, fmt.Errorf(
+				"set route %s: interface %s has that subnet itself: make the pods on it anew, with addresses of this node's lease", t.words(w), t.device(own).name)})
+			continue
+		}
 		if !right {
 			steps = append(steps, step{nlbatch.RouteReplace(w.batched()), w, stepPut, len(found[dst]) > 1})
 			continue
@@ -173,6 +179,32 @@ func (t *Table) steps(found map[netip.Prefix][]foundRoute, o *outcome) []step {
 		return a.route.Dst.Compare(b.route.Dst)
 	})
 	return steps
+}
+
+// connected returns the number of the device that has the subnet dst itself, as a
+// bridge of pods has: the kernel has made a route for its address. 0: none has. To
+// put another in its place would cut off whoever is there, and the kernel would
+// not make it again. found is nil if nobody has looked.
+func (t *Table) connected(dst netip.Prefix, found map[netip.Prefix][]foundRoute) (dev int) {
+	if found != nil {
+		for _, f := range found[dst] {
+			if f.protocol == unix.RTPROT_KERNEL {
+				return f.Dev
+			}
+		}
+		return 0
+	}
+	if _, ok := t.have[dst]; ok {
+		return 0 // in its place
+	}
+	routes, err := t.nl.RouteGetWithOptions(dst.Addr().Next().AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	if err != nil || len(routes) != 1 || routes[0].Protocol != unix.RTPROT_KERNEL {
+		return 0
+	}
+	if f, ok := t.look(routes[0]); ok && f.Dst == dst {
+		return f.Dev
+	}
+	return 0
 }
 
 // do takes the steps, and says whether to look again at what there is.
