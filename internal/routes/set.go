@@ -197,12 +197,15 @@ func (t *Table) connected(dst netip.Prefix, found map[netip.Prefix][]foundRoute)
 	if _, ok := t.have[dst]; ok {
 		return 0 // in its place
 	}
-	routes, err := t.nl.RouteGetWithOptions(dst.Addr().Next().AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
-	if err != nil || len(routes) != 1 || routes[0].Protocol != unix.RTPROT_KERNEL {
-		return 0
-	}
-	if f, ok := t.look(routes[0]); ok && f.Dst == dst {
-		return f.Dev
+	// One of the first may be the interface's own, of which table local has routes.
+	for a, tries := dst.Addr().Next(), 0; tries < 3 && dst.Contains(a); a, tries = a.Next(), tries+1 {
+		routes, err := t.nl.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+		if err != nil || len(routes) != 1 || routes[0].Protocol != unix.RTPROT_KERNEL {
+			return 0
+		}
+		if f, ok := t.look(routes[0]); ok && f.Dst == dst {
+			return f.Dev
+		}
 	}
 	return 0
 }
