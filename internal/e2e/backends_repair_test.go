@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
 )
 
 // becomes waits until the tables are again as they were.
@@ -95,6 +97,42 @@ func TestPodsOfKernelBackendsTalkAgainWhenALinkIsUpAgain(t *testing.T) {
 				}
 				talk.goesOn(t)
 			}
+		})
+	}
+}
+
+// A network card is taken out, with its addresses and the VXLAN devices on it, and
+// put in again.
+//
+//	pod-a ── host a ─ ✂ ─┬──────── host b ── pod-b
+//	                     └── etcd
+func TestPodsTalkAgainWhenTheUnderlayHasBeenTakenOutAndPutIn(t *testing.T) {
+	for _, backend := range []string{"vxlan", "host-gw", "udp"} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, backend), stack: dualStack})
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
+			before, talk := c.tables(), c.talk()
+			a, drawer := c.nodes[0].NS, netlabtest.Namespace(t, "drawer")
+			move := func(from, to *netlab.Namespace) {
+				t.Helper()
+				link, err := from.Netlink().LinkByName(netlab.UnderlayLink)
+				must(t, err, from.Netlink().LinkSetNsFd(link, to.FD()))
+			}
+			move(a, drawer)
+			d := c.running[0].(*daemon)
+			if !within(time.Minute, func() bool { return d.status().Waiting != "" }) {
+				t.Error("not within a minute: the daemon misses its interface")
+			}
+			move(drawer, a)
+			must(t, a.Netlink().LinkSetUp(c.underlayLink(0)))
+			addAddr(t, a, netlab.UnderlayLink, netip.PrefixFrom(c.nodes[0].Addr, 24))
+			addAddr(t, a, netlab.UnderlayLink, netip.PrefixFrom(c.nodes[0].Addr6, 64))
+			d.waitReady()
+			c.becomes(before, "the card is back")
+			c.waitTalk()
+			talk.goesOn(t)
 		})
 	}
 }
