@@ -45,7 +45,6 @@ func (s *session) apply(u lease.Update) {
 		if s.upToDate() { // or else another is opened with them
 			s.setLeasesSoon()
 		}
-		s.log.Info("leases applied", logging.KeyLeases, s.set.Len())
 	}
 	if s.noLease != "" || s.reacquires && s.ownGone() != "" {
 		s.holder.nudge()

@@ -36,6 +36,7 @@ type session struct {
 	fallen    bool      // it has opened with fewer ways than it was to have
 	again     bool      // it wants to be told the leases again, with the next look
 	looked    time.Time // when it was told them last
+	logged    time.Time // when that was logged last
 	firewall  firewall
 	holes     []netip.Prefix  // subnets with a blackhole route
 	written   lease.SubnetEnv // what the subnet file says; zero: nothing yet
@@ -115,7 +116,19 @@ func (s *session) reconcile(ctx context.Context) error {
 
 // setLeases tells the open data plane the leases. What it cannot follow it logs
 // itself.
-func (s *session) setLeases() { s.again, s.looked = s.engine.SetLeases(s.inForce()), time.Now() }
+func (s *session) setLeases() {
+	s.logLeases()
+	s.again, s.looked = s.engine.SetLeases(s.inForce()), time.Now()
+}
+
+// logLeases logs that leases have changed, unless they did a second ago, as they do
+// in a large network in trouble.
+func (s *session) logLeases() {
+	if s.stale && time.Since(s.logged) >= time.Second {
+		s.logged = time.Now()
+		s.log.Info("leases applied", logging.KeyLeases, s.set.Len())
+	}
+}
 
 // between is the least time between two tellings of leases, of which a large
 // network in trouble may have hundreds a second: each is the whole set.
@@ -219,6 +232,7 @@ func (s *session) reopen(ctx context.Context) error {
 		return errors.Join(ctx.Err(), dp.Close())
 	}
 	s.fallBack(dp.Choice())
+	s.logLeases()
 	s.again, s.looked = dp.SetLeases(s.inForce()), time.Now()
 	s.state.attach(dp)
 	ctx, cancel := context.WithCancel(ctx)
