@@ -100,7 +100,7 @@ test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some s
 
 .PHONY: test-netns
 test-netns: needs-root $(REPORT) etcd-old guest docker ## tests of the real binaries in network namespaces; root
-	go test -count=1 -timeout 20m -json ./internal/e2e/... | $(REPORT) -each
+	go test -count=1 -timeout 30m -json ./internal/e2e/... | $(REPORT) -each
 
 .PHONY: test-cross
 test-cross: $(REPORT) ## build for other architectures; packet code under qemu for arm and arm64

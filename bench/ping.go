@@ -68,6 +68,25 @@ func pingAtMTU(ctx context.Context, c *Connection) (report.Figures, error) {
 	}, nil
 }
 
+// answers waits for an answer to an echo as large as the MTU. On a wire that loses
+// packets the first is not the only one to be lost.
+func answers(ctx context.Context, c *Connection) error {
+	fd, err := pingSocket(c.Client)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for i := range echoes {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if _, err = echo(fd, &unix.SockaddrInet4{Addr: c.Server.Addr.As4()}, c.MTU, uint16(i)); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("ping %s from %s: %d bytes, DF, %d times: %w", c.Server.Addr, c.Client.NS, c.MTU, echoes, err)
+}
+
 // pingSocket opens a raw ICMP socket whose packets have DF set and are not cut.
 func pingSocket(e Endpoint) (fd int, err error) {
 	err = e.NS.Do(func() error {

@@ -70,7 +70,7 @@ func (t *tunnel) connect(ctx context.Context, topo *netlab.Topology, dir string)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := fullPing(ctx, c, 0); err != nil {
+	if err := answers(ctx, c); err != nil {
 		return nil, started[0].failure(err)
 	}
 	c.daemons = started
