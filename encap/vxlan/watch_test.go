@@ -36,6 +36,9 @@ type taking struct {
 	log  string // says that it was put back
 }
 
+// tooLow is the name of a case.
+const tooLow = "MTU, too low for IPv6"
+
 func takings() []taking {
 	link := func(d *Device) netlink.Link {
 		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: d.Index()}}
@@ -47,7 +50,7 @@ func takings() []taking {
 			return h.nl.AddrDel(link(d), &list[0])
 		}, "address "},
 		{"MTU, lower", func(h host, d *Device, _ func(int) Peer) error { return h.nl.LinkSetMTU(link(d), 1300) }, "MTU "},
-		{"MTU, too low for IPv6", func(h host, d *Device, _ func(int) Peer) error { return h.nl.LinkSetMTU(link(d), 1000) }, "MTU "},
+		{tooLow, func(h host, d *Device, _ func(int) Peer) error { return h.nl.LinkSetMTU(link(d), 1000) }, "MTU "},
 		{"MAC", func(h host, d *Device, _ func(int) Peer) error {
 			return h.nl.LinkSetHardwareAddr(link(d), net.HardwareAddr{2, 9, 9, 9, 9, 9})
 		}, "MAC "},
@@ -94,7 +97,9 @@ func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 				eventually(h, "the log says what was put back", func() bool { return strings.Contains(out.String(), tt.log) })
 				eventually(h, "the device is what it was", func() bool { return slices.Equal(h.state(d.Name()), want) })
 				stop()
-				if text := out.String(); strings.Contains(text, "level=WARN") {
+				// The look with which Run begins may come while the kernel takes
+				// IPv6 off the device, and find that it cannot be given back yet.
+				if text := out.String(); strings.Contains(text, "level=WARN") && tt.name != tooLow {
 					h.Errorf("log:\n%s", text)
 				}
 			})
