@@ -113,44 +113,64 @@ func ownerOnly(_, _ string, c syscall.RawConn) error {
 	return os.NewSyscallError("fchmod", err)
 }
 
+// dyingFor is how long the socket of a process that was killed may still be open: a
+// program that it was about to start has it until it runs (vfork(2)).
+const dyingFor = 2 * time.Second
+
 // removeStale removes a socket on which nobody listens.
 func removeStale(path string) error {
+	for deadline := time.Now().Add(dyingFor); ; time.Sleep(dyingFor / 200) {
+		pid, err := tryRemove(path)
+		dead := pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+		if !dead || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// tryRemove is one attempt of removeStale. pid is that of the process that listens,
+// 0 if none does or it is in another PID namespace.
+func tryRemove(path string) (pid int, err error) {
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if fi.Mode().Type() != fs.ModeSocket {
-		return errors.New("exists and is not a socket; remove it or choose another path with --control-socket")
+		return 0, errors.New("exists and is not a socket; remove it or choose another path with --control-socket")
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	switch {
 	case err == nil:
 		defer conn.Close()
-		return fmt.Errorf("another twilld is running%s; stop it first, or give this one its own --control-socket, --tun-name, --subnet-file and port", listenerPID(conn))
+		pid, who := listenerPID(conn), ""
+		if pid > 0 {
+			who = fmt.Sprintf(" (pid %d)", pid)
+		}
+		return pid, fmt.Errorf("another twilld is running%s; stop it first, or give this one its own --control-socket, --tun-name, --subnet-file and port", who)
 	case errors.Is(err, unix.ECONNREFUSED):
-		return os.Remove(path)
+		return 0, os.Remove(path)
 	case errors.Is(err, unix.ENOENT): // it was just closed
-		return nil
+		return 0, nil
 	default:
-		return err
+		return 0, err
 	}
 }
 
-// listenerPID says who listens at the other end: " (pid 42)", or nothing if
-// that process lives in another PID namespace.
-func listenerPID(c net.Conn) string {
+// listenerPID returns the process that listens at the other end, 0 if it lives in
+// another PID namespace.
+func listenerPID(c net.Conn) int {
 	raw, err := c.(*net.UnixConn).SyscallConn()
 	if err != nil {
-		return ""
+		return 0
 	}
 	var cred *unix.Ucred
 	if cerr := raw.Control(func(fd uintptr) {
 		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); cerr != nil || err != nil || cred.Pid == 0 {
-		return ""
+	}); cerr != nil || err != nil {
+		return 0
 	}
-	return fmt.Sprintf(" (pid %d)", cred.Pid)
+	return int(cred.Pid)
 }
