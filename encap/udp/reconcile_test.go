@@ -1,47 +1,27 @@
 package udp
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
 )
 
-// log is a buffer that a logger and a test share.
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // running opens and runs a backend in the namespace until the test ends.
-func running(t *testing.T, cfg Config) (*log, netlink.Link) {
+func running(t *testing.T, cfg Config) (*netlabtest.Log, netlink.Link) {
 	t.Helper()
-	out := new(log)
-	cfg.Logger = slog.New(slog.NewTextHandler(out, nil))
+	out := new(netlabtest.Log)
+	cfg.Logger = out.Logger()
 	b, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)

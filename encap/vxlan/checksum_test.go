@@ -3,6 +3,8 @@ package vxlan
 import (
 	"strings"
 	"testing"
+
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
 )
 
 func TestKernelsWithTheChecksumBugAreKnown(t *testing.T) {
@@ -38,9 +40,9 @@ func TestChecksumOffloadIsOffOnKernelsWithTheBug(t *testing.T) {
 	} {
 		t.Run(tt.release, func(t *testing.T) {
 			inside(t, func(h host) {
-				out := new(log)
+				out := new(netlabtest.Log)
 				cfg := h.config4()
-				cfg.Logger, cfg.release = out.logger(), tt.release
+				cfg.Logger, cfg.release = out.Logger(), tt.release
 				for range 2 { // the second finds it as the first has left it
 					h.must(h.open(cfg).Close())
 					features, err := h.ns.Features("flannel.1")

@@ -154,12 +154,8 @@ func (cfg *Config) check() error {
 	}
 	ipv6 := slices.ContainsFunc(cfg.Subnets, func(s netip.Prefix) bool { return s.Addr().Is6() })
 	if mtu := cfg.mtu(cfg.Underlay.MTU, cfg.Local); !mtu.Usable(ipv6) {
-		least := minIPv4MTU
-		if ipv6 {
-			least = encap.MinIPv6MTU
-		}
 		return fmt.Errorf("make %s: MTU %d of interface %s leaves %d bytes for packets of pods, too few: raise it to %d or more",
-			name, cfg.Underlay.MTU, cfg.Underlay.Name, mtu, least+Overhead(cfg.Local))
+			name, cfg.Underlay.MTU, cfg.Underlay.Name, mtu, int(encap.Least(ipv6))+Overhead(cfg.Local))
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/underlay"
 )
 
@@ -200,8 +201,8 @@ func TestChangedOptionIsApplied(t *testing.T) {
 				cfg := h.config4()
 				cfg.MAC = net.HardwareAddr{2, 9, 9, 9, 9, 9}
 				tt.change(h, &cfg)
-				out := new(log)
-				cfg.Logger = out.logger()
+				out := new(netlabtest.Log)
+				cfg.Logger = out.Logger()
 				d := h.open(cfg)
 				v := h.vxlan("flannel.1")
 				if !tt.is(h, v) {

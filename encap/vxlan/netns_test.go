@@ -1,7 +1,6 @@
 package vxlan
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -288,23 +287,3 @@ func (h host) listen(groups ...uint) (told func(name string) []string) {
 		}
 	}
 }
-
-// log is a buffer that a logger and a test share.
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-func (l *log) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }

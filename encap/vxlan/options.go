@@ -20,8 +20,6 @@ const (
 	// headersLen is what stands between the inner packet and the UDP header:
 	// the inner Ethernet header and the VXLAN header, in bytes.
 	headersLen = 14 + 8
-	// minIPv4MTU is the least that IPv4 works with (RFC 791).
-	minIPv4MTU = 68
 )
 
 // Options are those of the network configuration.
@@ -50,10 +48,11 @@ func OptionsOf(c *lease.Config) (Options, error) {
 	}
 	// The least for which the device, in the worst of cases over IPv6, has the
 	// families of the network.
-	least := minIPv4MTU + Overhead(netip.IPv4Unspecified())
+	over := netip.IPv4Unspecified()
 	if c.IPv6.Enabled() {
-		least = encap.MinIPv6MTU + Overhead(netip.IPv6Unspecified())
+		over = netip.IPv6Unspecified()
 	}
+	least := int(encap.Least(c.IPv6.Enabled())) + Overhead(over)
 	for _, n := range []struct {
 		key   string
 		value int

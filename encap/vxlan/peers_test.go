@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/netlab/netlabtest"
 )
 
 func fdb(dev int, mac net.HardwareAddr, dst netip.Addr) *netlink.Neigh {
@@ -239,8 +241,8 @@ func TestPeerThatMakesNoSenseIsRefusedAlone(t *testing.T) {
 // another subnet, and its former lease has not expired.
 func TestLastOfTwoLeasesHasTheMAC(t *testing.T) {
 	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
-		out := new(log)
-		cfg.Logger = out.logger()
+		out := new(netlabtest.Log)
+		cfg.Logger = out.Logger()
 		d := h.open(cfg)
 		former, now := peer(2), peer(3)
 		now.MAC = former.MAC

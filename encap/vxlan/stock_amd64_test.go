@@ -65,7 +65,7 @@ func (s *stockFlannel) run(ready func() bool) {
 	s.Helper()
 	cmd := s.ns.Command(context.Background(), s.binary, "--etcd-endpoints="+s.endpoint, "--iface=eth0",
 		"--subnet-file="+filepath.Join(s.TempDir(), "subnet.env"))
-	out := new(log)
+	out := new(netlabtest.Log)
 	cmd.Stdout, cmd.Stderr = out, out
 	s.must(cmd.Start())
 	s.Cleanup(func() {

@@ -87,8 +87,8 @@ func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 	for _, tt := range takings() {
 		t.Run(tt.name, func(t *testing.T) {
 			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
-				out := new(log)
-				cfg.Logger = out.logger()
+				out := new(netlabtest.Log)
+				cfg.Logger = out.Logger()
 				d := h.open(cfg)
 				h.must(d.Add([]Peer{peer(2), peer(3)}))
 				want := h.state(d.Name())
@@ -147,8 +147,8 @@ func TestPeersAddedWhileItRunsAreLookedAfter(t *testing.T) {
 // goes beside ours.
 func TestForeignEntriesAreNoConcernOfRun(t *testing.T) {
 	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
-		out := new(log)
-		cfg.Logger = out.logger()
+		out := new(netlabtest.Log)
+		cfg.Logger = out.Logger()
 		d := h.open(cfg)
 		h.must(d.Add([]Peer{peer(2)}))
 		stop := h.run(d)
@@ -277,9 +277,9 @@ func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
 	}
 
 	inside(t, func(h host) {
-		out := new(log)
+		out := new(netlabtest.Log)
 		cfg := h.config4()
-		cfg.Logger = out.logger()
+		cfg.Logger = out.Logger()
 		d := h.open(cfg)
 		h.must(d.Add([]Peer{peer4(2)}))
 		stop := h.run(d)
@@ -303,9 +303,9 @@ func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
 // TestWhatCannotBePutBackIsToldOnce: and tried again when something changes.
 func TestWhatCannotBePutBackIsToldOnce(t *testing.T) {
 	inside(t, func(h host) {
-		out := new(log)
+		out := new(netlabtest.Log)
 		cfg := h.config4()
-		cfg.Logger = out.logger()
+		cfg.Logger = out.Logger()
 		d := h.open(cfg)
 		h.must(d.Add([]Peer{peer4(2)}), h.nl.LinkSetDown(h.link("flannel.1")))
 		taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")

@@ -216,7 +216,21 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 		t.Errorf("status: %v, %s", d.Ways, d.BackendWhy)
 	}
 
-	// With another MTU it may do.
+	// With another MTU it may do, also when it did not with the one before.
+	var refused atomic.Bool
+	h.daemon.probes.VXLAN = func(int) error {
+		if refused.CompareAndSwap(false, true) {
+			return errors.New("not yet")
+		}
+		return nil
+	}
+	mtu.MTU = 1300
+	h.wires.become(mtu, nil)
+	h.eventually(t, "the data plane is that of the new MTU", func() bool {
+		h.dp.mu.Lock()
+		defer h.dp.mu.Unlock()
+		return h.dp.node.link.MTU == mtu.MTU
+	})
 	h.wires.become(eth0, nil)
 	h.eventually(t, "vxlan is tried again", func() bool {
 		h.dp.mu.Lock()

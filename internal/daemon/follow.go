@@ -94,8 +94,8 @@ func (s *session) refuse(err error) {
 // now.
 func (s *session) checkRestart() {
 	var why []string
-	if was, is := s.node.config.Networks(), s.latest.Networks(); !slices.Equal(was, is) {
-		why = append(why, fmt.Sprintf("the network is now %s, the device and its routes are those of %s", is, was))
+	if !s.sameNetworks() {
+		why = append(why, fmt.Sprintf("the network is now %s, the device and its routes are those of %s", s.latest.Networks(), s.node.config.Networks()))
 	}
 	if gone := s.ownGone(); gone != "" && s.noLease == "" && !s.reacquires {
 		why = append(why, gone)

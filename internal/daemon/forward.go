@@ -92,7 +92,7 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, links <
 		case <-links:
 			s.settle(ctx)
 		case <-s.due.C:
-			if s.upToDate() {
+			if s.stale && s.upToDate() { // or else it has been told with something else
 				s.setLeases()
 			}
 		case <-s.retry.C:

@@ -177,12 +177,11 @@ func (s *session) riseAgain() {
 	if !s.fallen {
 		return
 	}
-	s.fallen = false
 	c, err := s.node.settings.Choose(s.probes)
 	if err != nil || c.Equal(s.node.choice) {
-		return
+		return // perhaps the next time
 	}
-	s.node.choice = c
+	s.node.choice, s.fallen = c, false
 	s.tellChoice(&s.node)
 	s.announce("the other nodes do not know yet which backends this one has")
 }

@@ -1,7 +1,6 @@
 package routes
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -206,31 +204,13 @@ func (n *node) unseen(t *Table, f func() error) {
 }
 
 // logged opens a table with a log, and runs it.
-func (n *node) logged() (*Table, *log) {
+func (n *node) logged() (*Table, *netlabtest.Log) {
 	n.Helper()
-	out, cfg := new(log), n.config()
-	cfg.Logger = slog.New(slog.NewTextHandler(out, nil))
+	out, cfg := new(netlabtest.Log), n.config()
+	cfg.Logger = out.Logger()
 	t := n.open(cfg)
 	n.run(t)
 	return t, out
-}
-
-// log is a buffer that a logger and a test share.
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 func (n *node) eventually(what string, cond func() bool) {
