@@ -22,10 +22,10 @@ CROSS := arm arm64 mips riscv64 386
 
 # Packages whose tests run under an emulated CPU: those that lay out kernel
 # structures or packet bytes. What needs privileges skips itself there.
-PORTABLE := ./encap/... ./tun/... ./fastpath/... ./lease ./lease/internal/... ./lease/static ./metrics/...
+PORTABLE := ./encap ./internal/backend/... ./tun/... ./fastpath/... ./lease ./lease/internal/... ./lease/static ./metrics/...
 
 # One Go package pattern for "all but the tests that need namespaces".
-UNIT = $$(go list ./... | grep -v /internal/e2e)
+UNIT = $$(go list ./... | grep -v /internal/lab/e2e)
 
 FUZZTIME ?= 20s
 GOARCH   := $(shell go env GOARCH)
@@ -100,7 +100,7 @@ test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some s
 
 .PHONY: test-netns
 test-netns: needs-root $(REPORT) etcd-old guest docker ## tests of the real binaries in network namespaces; root
-	go test -count=1 -timeout 30m -json ./internal/e2e/... | $(REPORT) -each
+	go test -count=1 -timeout 30m -json ./internal/lab/e2e/... | $(REPORT) -each
 
 .PHONY: test-cross
 test-cross: $(REPORT) ## build for other architectures; packet code under qemu for arm and arm64

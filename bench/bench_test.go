@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/bench/report"
-	"github.com/twillnet/twill/internal/netlab"
-	"github.com/twillnet/twill/internal/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
 // binDir is where the tests' programs are built.

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"os"
 
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
 // Endpoint is where traffic starts or ends.

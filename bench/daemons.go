@@ -10,7 +10,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
 // tunLink is the TUN device of twilld and of stock flannel.

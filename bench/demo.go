@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/bench/report"
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
 const (

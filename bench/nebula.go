@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
 // nebulaPath does more work than the others: it encrypts.

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/twillnet/twill/bench/report"
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
 // Path is a way for packets from one pod to the other.

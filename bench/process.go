@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
 const (

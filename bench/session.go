@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/bench/report"
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
 // Measure puts the loads on every path of a wire, round after round, then on

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
 // tunnel is a program that joins the hosts through a device and with an MTU of

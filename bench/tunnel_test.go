@@ -13,8 +13,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/twillnet/twill/internal/netlab"
-	"github.com/twillnet/twill/internal/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
 // peerScripts makes shell scripts in place of the programs of

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/bench/report"
-	"github.com/twillnet/twill/internal/netlab/mmsg"
+	"github.com/twillnet/twill/internal/lab/netlab/mmsg"
 )
 
 const (

@@ -1,6 +1,6 @@
 package bench
 
-import "github.com/twillnet/twill/internal/netlab"
+import "github.com/twillnet/twill/internal/lab/netlab"
 
 // Wire is a way for frames from one host to the other.
 type Wire struct {

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
 // witness listens on the wire of the second host and says what it saw of the

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
-	"github.com/twillnet/twill/internal/netlab"
-	"github.com/twillnet/twill/internal/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/metrics"
 	"github.com/twillnet/twill/tun"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# fetch-docker.sh DIR: the dockerd that internal/e2e runs, from the package
+# fetch-docker.sh DIR: the dockerd that internal/lab/e2e runs, from the package
 # sources of this Debian, unpacked and not installed, so that nothing of it
 # starts on this machine: DIR/bin with dockerd, docker, containerd, runc and
 # busybox, DIR/lib with libraries that they need. What is there already is left

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# fetch-guest.sh DIR VERSION ARCH: a kernel that internal/guest boots, from this
+# fetch-guest.sh DIR VERSION ARCH: a kernel that internal/lab/guest boots, from this
 # Debian's mirror, unpacked and not installed: vmlinuz, modules and busybox in
 # DIR/linux-VERSION-ARCH. What is there already is left as it is.
 #

@@ -15,8 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/twillnet/twill/internal/netlab"
-	"github.com/twillnet/twill/internal/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/offload"
 )
 

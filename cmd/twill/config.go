@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
 )
@@ -114,7 +114,7 @@ func checkConfig(text []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = dataplane.SettingsOf(c, "")
+	_, err = backend.SettingsOf(c, "")
 	return err
 }
 

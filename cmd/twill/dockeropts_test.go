@@ -13,7 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/twillnet/twill/internal/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
 func TestMain(m *testing.M) { netlabtest.Main(m) }

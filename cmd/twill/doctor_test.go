@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/internal/doctor"
-	"github.com/twillnet/twill/internal/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
 // examine runs the command on a bare host.

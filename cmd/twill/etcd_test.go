@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twillnet/twill/internal/etcdtest"
+	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"

@@ -8,7 +8,7 @@ import (
 	"io"
 
 	"github.com/twillnet/twill/bench"
-	"github.com/twillnet/twill/internal/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/status"
 )
 

@@ -3,7 +3,7 @@ package daemon
 import (
 	"context"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
@@ -30,7 +30,7 @@ func (alloc) Close() error { return nil }
 func (a alloc) MTU() int { return a.mtu }
 
 // Choice implements carrier: there are no ways.
-func (alloc) Choice() dataplane.Choice { return dataplane.Choice{} }
+func (alloc) Choice() backend.Choice { return backend.Choice{} }
 
 // Status implements carrier: there is no device.
 func (alloc) Status() status.Dataplane { return status.Dataplane{} }

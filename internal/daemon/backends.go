@@ -3,8 +3,8 @@ package daemon
 import (
 	"context"
 
-	"github.com/twillnet/twill/encap/dataplane"
-	"github.com/twillnet/twill/encap/udp"
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
@@ -24,7 +24,7 @@ type carrier interface {
 	MTU() int
 	// Choice is the ways that it is open for, which may be fewer than it was
 	// to have.
-	Choice() dataplane.Choice
+	Choice() backend.Choice
 	Status() status.Dataplane
 	Counters() []*metrics.Shard
 }
@@ -36,9 +36,9 @@ type openCarrier func(node) (carrier, error)
 // open opens the data plane that the settings of the node ask for.
 func open(n node) (carrier, error) {
 	if !n.settings.Carries() {
-		return alloc{n.link.MTU}, dataplane.Clear(n.config.Networks(), n.options.routesFile(), n.log)
+		return alloc{n.link.MTU}, backend.Clear(n.config.Networks(), n.options.routesFile(), n.log)
 	}
-	p, err := dataplane.Open(dataplane.Config{
+	p, err := backend.Open(backend.Config{
 		Settings: n.settings,
 		Choice:   n.choice,
 		Underlay: n.link,
@@ -69,8 +69,8 @@ func open(n node) (carrier, error) {
 type settingsError struct{ error }
 
 // settings returns what c asks of this node.
-func (d *daemon) settings(c *lease.Config) (dataplane.Settings, error) {
-	s, err := dataplane.SettingsOf(c, string(d.options.backend))
+func (d *daemon) settings(c *lease.Config) (backend.Settings, error) {
+	s, err := backend.SettingsOf(c, string(d.options.backend))
 	if err != nil {
 		return s, &settingsError{err}
 	}
@@ -87,7 +87,7 @@ func (d *daemon) plan(n *node, c *lease.Config) error {
 	}
 	choice := n.choice
 	if n.config == nil || s != n.settings {
-		choice = dataplane.Choice{}
+		choice = backend.Choice{}
 	}
 	if s.Carries() && choice.Ways == nil {
 		if choice, err = s.Choose(d.probes); err != nil {

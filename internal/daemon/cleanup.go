@@ -7,10 +7,10 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/twillnet/twill/encap/dataplane"
-	"github.com/twillnet/twill/encap/vxlan"
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/vxlan"
+	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/logging"
-	"github.com/twillnet/twill/internal/rules"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 )
@@ -81,7 +81,7 @@ func (d *daemon) removeVXLAN() error {
 
 // removeRoutes deletes the plain routes to peers.
 func (d *daemon) removeRoutes() error {
-	removed, err := dataplane.RemoveRoutes(d.options.routesFile(), d.log)
+	removed, err := backend.RemoveRoutes(d.options.routesFile(), d.log)
 	for _, r := range removed {
 		d.log.Info("route removed", logging.KeyRoute, r)
 	}

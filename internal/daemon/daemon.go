@@ -17,11 +17,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/twillnet/twill/encap/dataplane"
-	"github.com/twillnet/twill/internal/httpd"
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/daemon/httpd"
+	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/internal/underlay"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
 )
@@ -58,7 +58,7 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		stay:         underlay.Stay,
 		links:        watchLinks,
 		open:         open,
-		probes:       dataplane.Probe,
+		probes:       backend.Probe,
 	}
 	if o.cleanup {
 		return d.cleanUp(ctx)
@@ -82,7 +82,7 @@ type daemon struct {
 	stay   func(underlay.Interface, underlay.Options) (underlay.Interface, error)
 	links  func() (changes <-chan struct{}, end func(), err error)
 	open   openCarrier
-	probes dataplane.Probes
+	probes backend.Probes
 }
 
 // runUntilSignal runs until SIGTERM, SIGINT or the end of ctx, or until

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/internal/underlay"
 )
 
 func TestStartTellsAllWhoWait(t *testing.T) {

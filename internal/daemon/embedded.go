@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/twillnet/twill/internal/embedetcd"
+	"github.com/twillnet/twill/internal/daemon/embedetcd"
 	"github.com/twillnet/twill/internal/logging"
 )
 

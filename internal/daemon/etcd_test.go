@@ -12,11 +12,11 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/etcdflags"
-	"github.com/twillnet/twill/internal/etcdtest"
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/offload"
-	"github.com/twillnet/twill/internal/underlay"
 )
 
 const (
@@ -235,7 +235,7 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 	h.eventually(t, "vxlan is tried again", func() bool {
 		h.dp.mu.Lock()
 		defer h.dp.mu.Unlock()
-		return h.dp.node.link.MTU == eth0.MTU && h.dp.node.choice.Knows(dataplane.VXLAN)
+		return h.dp.node.link.MTU == eth0.MTU && h.dp.node.choice.Knows(backend.VXLAN)
 	})
 }
 
@@ -298,8 +298,8 @@ func TestRefusedConfigurationStaysRefusedWhileLeasesChange(t *testing.T) {
 // withoutVXLAN has opened with fewer backends than it was to have.
 type withoutVXLAN struct{ *fakeDataplane }
 
-func (withoutVXLAN) Choice() dataplane.Choice {
-	return dataplane.Choice{Ways: []dataplane.Way{dataplane.UDP}, Why: "the test has taken it away", Auto: true}
+func (withoutVXLAN) Choice() backend.Choice {
+	return backend.Choice{Ways: []backend.Way{backend.UDP}, Why: "the test has taken it away", Auto: true}
 }
 
 // A lease that comes after a change of the network is one of the new network.

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/twillnet/twill/internal/rules"
+	"github.com/twillnet/twill/internal/host/rules"
 )
 
 // firewall keeps the rules that the session wants. They stay when it ends, so

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 )
@@ -77,7 +77,7 @@ func (d *daemon) forward(ctx context.Context, store lease.Store, n node, links <
 		case <-ctx.Done():
 			err = ctx.Err()
 		case err = <-s.ended():
-			if errors.Is(err, dataplane.ErrDeviceGone) {
+			if errors.Is(err, backend.ErrDeviceGone) {
 				s.replaceDevice(ctx, err)
 				err = nil
 			}

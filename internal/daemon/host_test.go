@@ -18,10 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/internal/underlay"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
 )
@@ -83,7 +83,7 @@ func newHost(t *testing.T) *host {
 		stay:    h.wires.stay,
 		links:   func() (<-chan struct{}, func(), error) { return h.wires.changes, func() {}, nil },
 		open:    h.dp.open,
-		probes: dataplane.Probes{
+		probes: backend.Probes{
 			VXLAN: func(int) error { return errors.New("no VXLAN in a test") },
 			UDP:   func() error { return nil },
 		},
@@ -286,7 +286,7 @@ func (f *fakeDataplane) Close() error {
 }
 
 // Choice implements carrier.
-func (f *fakeDataplane) Choice() dataplane.Choice {
+func (f *fakeDataplane) Choice() backend.Choice {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.node.choice

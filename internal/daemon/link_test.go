@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/twillnet/twill/internal/underlay"
+	"github.com/twillnet/twill/internal/host/underlay"
 )
 
 // moved is eth0 at another address, for which nobody has a lease yet.

@@ -3,17 +3,17 @@ package daemon
 import (
 	"log/slog"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/internal/underlay"
 	"github.com/twillnet/twill/lease"
 )
 
 // node is what a data plane is opened with.
 type node struct {
 	config   *lease.Config
-	settings dataplane.Settings
-	choice   dataplane.Choice
+	settings backend.Settings
+	choice   backend.Choice
 	own      lease.Lease
 	told     lease.Attrs // what the others have been told, or are about to be
 	link     underlay.Interface

@@ -8,12 +8,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/twillnet/twill/encap/dataplane"
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/etcdflags"
+	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/offload"
-	"github.com/twillnet/twill/internal/underlay"
 )
 
 // options is what the command line and the environment ask for, checked. The
@@ -87,8 +87,8 @@ type backendType string
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (b *backendType) UnmarshalText(text []byte) error {
-	if len(text) > 0 && !slices.Contains(dataplane.Types, string(text)) {
-		return fmt.Errorf("want one of %s", strings.Join(dataplane.Types, ", "))
+	if len(text) > 0 && !slices.Contains(backend.Types, string(text)) {
+		return fmt.Errorf("want one of %s", strings.Join(backend.Types, ", "))
 	}
 	*b = backendType(text)
 	return nil

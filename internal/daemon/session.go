@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
-	"github.com/twillnet/twill/internal/underlay"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -242,7 +242,7 @@ func (s *session) reopen(ctx context.Context) error {
 
 // fallBack tells the other nodes with which ways the data plane has opened, if
 // they are not those that it was to have.
-func (s *session) fallBack(c dataplane.Choice) {
+func (s *session) fallBack(c backend.Choice) {
 	if c.Equal(s.node.choice) {
 		return
 	}

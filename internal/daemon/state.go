@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twillnet/twill/internal/rules"
+	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/metrics"
 )

@@ -18,9 +18,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/twillnet/twill/internal/netlab"
-	"github.com/twillnet/twill/internal/netlab/netlabtest"
-	"github.com/twillnet/twill/internal/rules"
+	"github.com/twillnet/twill/internal/host/rules"
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"

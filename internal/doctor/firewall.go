@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/twillnet/twill/internal/rules"
+	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/status"
 )
 

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -35,7 +35,7 @@ const wantedFeatures = unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE
 // tunDevice opens the device file and asks for its features, which makes no
 // device. A node that has no use for it need not have it.
 func (x *examination) tunDevice(context.Context) []Finding {
-	if ways := x.ways(); !slices.Contains(ways, dataplane.UDP) {
+	if ways := x.ways(); !slices.Contains(ways, backend.UDP) {
 		return []Finding{okf("not needed: packets go by %s", ways[0])}
 	}
 	fd, err := unix.Open(x.tun, unix.O_RDWR|unix.O_CLOEXEC, 0)

@@ -7,14 +7,14 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
 )
 
 // knownPeer is another node.
 type knownPeer struct {
 	public netip.Addr
 	subnet netip.Prefix // the first, invalid if none is known
-	way    dataplane.Way
+	way    backend.Way
 	port   int // of UDP, where its packets come in; 0: they are not in datagrams
 }
 
@@ -24,7 +24,7 @@ func (x *examination) known() []knownPeer {
 	if dp := x.dataplane(); dp != nil {
 		for _, p := range dp.Peers {
 			if len(p.Subnets) > 0 {
-				peers = append(peers, x.peerOf(p.PublicIP, p.Subnets[0], dataplane.Way(p.Backend)))
+				peers = append(peers, x.peerOf(p.PublicIP, p.Subnets[0], backend.Way(p.Backend)))
 			}
 		}
 		return peers
@@ -32,7 +32,7 @@ func (x *examination) known() []knownPeer {
 	for _, l := range x.Leases {
 		own := l.Subnet == x.Env.Subnet && l.IPv6Subnet == x.Env.IPv6Subnet
 		if subnets := l.Subnets(); !own && l.PublicIP.IsValid() && len(subnets) > 0 {
-			peers = append(peers, x.peerOf(l.PublicIP, subnets[0], dataplane.Way(l.BackendType)))
+			peers = append(peers, x.peerOf(l.PublicIP, subnets[0], backend.Way(l.BackendType)))
 		}
 	}
 	return peers

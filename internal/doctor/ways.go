@@ -4,8 +4,8 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/twillnet/twill/encap/dataplane"
-	"github.com/twillnet/twill/encap/vxlan"
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -20,19 +20,19 @@ const (
 const udpHeader = 8
 
 // peerOf returns a peer to which packets take a way; none is udp's.
-func (x *examination) peerOf(public netip.Addr, subnet netip.Prefix, way dataplane.Way) knownPeer {
+func (x *examination) peerOf(public netip.Addr, subnet netip.Prefix, way backend.Way) knownPeer {
 	if way == "" {
-		way = dataplane.UDP
+		way = backend.UDP
 	}
 	return knownPeer{public, subnet, way, x.portOf(way)}
 }
 
 // portOf is where datagrams come in that take a way; 0 if there are none.
-func (x *examination) portOf(way dataplane.Way) int {
+func (x *examination) portOf(way backend.Way) int {
 	switch way {
-	case dataplane.HostGW:
+	case backend.HostGW:
 		return 0
-	case dataplane.VXLAN:
+	case backend.VXLAN:
 		if port := x.settings().VXLAN.Port; port != 0 {
 			return port
 		}
@@ -46,35 +46,35 @@ func (x *examination) portOf(way dataplane.Way) int {
 
 // settings returns what the network config asks for, the zero Settings if it is
 // not known or makes no sense.
-func (x *examination) settings() dataplane.Settings {
+func (x *examination) settings() backend.Settings {
 	if x.Config == nil {
-		return dataplane.Settings{}
+		return backend.Settings{}
 	}
 	override := ""
 	if x.Daemon != nil {
 		override = x.Daemon.Backend
 	}
-	s, err := dataplane.SettingsOf(x.Config, override)
+	s, err := backend.SettingsOf(x.Config, override)
 	if err != nil {
-		return dataplane.Settings{}
+		return backend.Settings{}
 	}
 	return s
 }
 
 // ways are those by which this node sends and receives, as far as is known.
-func (x *examination) ways() []dataplane.Way {
+func (x *examination) ways() []backend.Way {
 	if x.Daemon != nil && len(x.Daemon.Ways) > 0 {
-		var all []dataplane.Way
+		var all []backend.Way
 		for _, w := range x.Daemon.Ways {
-			all = append(all, dataplane.Way(w))
+			all = append(all, backend.Way(w))
 		}
 		return all
 	}
-	switch t := dataplane.Way(x.settings().Type); t {
-	case dataplane.VXLAN, dataplane.HostGW:
-		return []dataplane.Way{t}
+	switch t := backend.Way(x.settings().Type); t {
+	case backend.VXLAN, backend.HostGW:
+		return []backend.Way{t}
 	}
-	return []dataplane.Way{dataplane.UDP}
+	return []backend.Way{backend.UDP}
 }
 
 // devices names those that packets of pods go through; none may be known.
@@ -94,22 +94,22 @@ func (x *examination) devices() []string {
 }
 
 // deviceOf names the device of a way; empty if it is not known.
-func (x *examination) deviceOf(way dataplane.Way) string {
+func (x *examination) deviceOf(way backend.Way) string {
 	dp := x.dataplane()
 	if dp == nil {
 		return ""
 	}
-	kinds := map[dataplane.Way][]string{
-		dataplane.UDP:    {status.KindOffload, status.KindPlain, ""},
-		dataplane.VXLAN:  {status.KindVXLAN},
-		dataplane.HostGW: {status.KindHostGW},
+	kinds := map[backend.Way][]string{
+		backend.UDP:    {status.KindOffload, status.KindPlain, ""},
+		backend.VXLAN:  {status.KindVXLAN},
+		backend.HostGW: {status.KindHostGW},
 	}[way]
 	for _, d := range append(dp.Devices, dp.Device) {
 		if slices.Contains(kinds, d.Kind) {
 			return d.Name
 		}
 	}
-	if way == dataplane.HostGW && x.Daemon.Underlay != nil {
+	if way == backend.HostGW && x.Daemon.Underlay != nil {
 		return x.Daemon.Underlay.Name
 	}
 	return ""
@@ -121,9 +121,9 @@ func (p knownPeer) outerSize(inner int) int {
 	switch {
 	case inner == 0:
 		return smallest // not known
-	case p.way == dataplane.HostGW:
+	case p.way == backend.HostGW:
 		return inner
-	case p.way == dataplane.VXLAN:
+	case p.way == backend.VXLAN:
 		return inner + vxlan.Overhead(p.public)
 	}
 	return inner + headers(p.public) + udpHeader
@@ -131,4 +131,4 @@ func (p knownPeer) outerSize(inner int) int {
 
 // tunnelled says whether the peer's device has an address that answers pings:
 // that of its subnet.
-func (p knownPeer) tunnelled() bool { return p.way != dataplane.HostGW }
+func (p knownPeer) tunnelled() bool { return p.way != backend.HostGW }

@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/twillnet/twill/encap/dataplane"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 )
@@ -13,7 +13,7 @@ func TestWayOfAPeerSaysPortAndSize(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("fd00::2")
 	for _, tt := range []struct {
 		config, asked string
-		way           dataplane.Way
+		way           backend.Way
 		peer          netip.Addr
 		port, outer   int // outer of an inner packet of 1400 bytes
 	}{

@@ -14,7 +14,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/twillnet/twill/internal/etcdtest"
+	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/lease"
 )
 

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/twillnet/twill/internal/etcdtest"
+	"github.com/twillnet/twill/internal/lab/etcdtest"
 )
 
 func TestOptionsThatCannotBeUsedAreRefusedWithTheFlag(t *testing.T) {

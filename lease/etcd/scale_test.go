@@ -8,7 +8,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/twillnet/twill/internal/etcdtest"
+	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/lease"
 )
 

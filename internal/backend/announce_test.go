@@ -1,0 +1,53 @@
+package backend
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+
+	"github.com/twillnet/twill/internal/backend/udp"
+	"github.com/twillnet/twill/internal/backend/vxlan"
+	"github.com/twillnet/twill/lease"
+)
+
+var partial = udp.Announcement{PartialChecksums: true}
+
+func dataOf(text string) *vxlan.Data {
+	d, err := vxlan.ParseData(json.RawMessage(text))
+	if err != nil {
+		panic(err)
+	}
+	return &d
+}
+
+func TestLeaseSaysWhatStockFlannelReadsAndWhatElseTheNodeHas(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		ways           []Way
+		v              vteps
+		partial        udp.Announcement
+		direct         bool
+		kind, data, v6 string
+	}{
+		{"stock's udp", []Way{UDP}, vteps{}, udp.Announcement{}, false, "", "", ""},
+		{"udp", []Way{UDP}, vteps{}, partial, false, "", `{"PartialChecksums":true}`, ""},
+		{"stock's vxlan", []Way{VXLAN}, vteps{dataOf(vtep1), nil}, partial, false, "vxlan", vtep1, ""},
+		{"stock's vxlan, both families", []Way{VXLAN}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, false, "vxlan", vtep1, vtep1},
+		{"both backends", []Way{VXLAN, UDP}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, false, "vxlan", twill, vtep1},
+		{"both backends, IPv6", []Way{VXLAN, UDP}, vteps{nil, dataOf(vtep1)}, udp.Announcement{}, false, "vxlan", `{"Backends":["vxlan","udp"]}`, vtep1},
+		{"udp with direct routing", []Way{UDP}, vteps{}, udp.Announcement{}, true, "", `{"DirectRouting":true}`, ""},
+		{"stock's vxlan with direct routing", []Way{VXLAN}, vteps{dataOf(vtep1), nil}, partial, true, "vxlan", vtep1, ""},
+		{"host-gw", []Way{HostGW}, vteps{}, partial, false, "host-gw", "", ""},
+	} {
+		a := Settings{DirectRouting: tt.direct}.attrs(Choice{Ways: tt.ways}, eth0, tt.v, tt.partial)
+		if a.BackendType != tt.kind || string(a.BackendData) != tt.data || string(a.BackendV6Data) != tt.v6 {
+			t.Errorf("%s: %q %s %s, want %q %s %s", tt.name, a.BackendType, a.BackendData, a.BackendV6Data, tt.kind, tt.data, tt.v6)
+		}
+		if a.PublicIP != eth0.PublicIP || a.PublicIPv6 != eth0.PublicIPv6 {
+			t.Errorf("%s: at %s and %s", tt.name, a.PublicIP, a.PublicIPv6)
+		}
+		if got := waysOf(lease.Lease{Attrs: a}); !slices.Equal(got, tt.ways) {
+			t.Errorf("%s: read as %v", tt.name, got)
+		}
+	}
+}

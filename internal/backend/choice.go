@@ -1,0 +1,95 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/twillnet/twill/internal/backend/vxlan"
+	"github.com/twillnet/twill/tun"
+)
+
+// Way is how packets get to a peer. It is the name of the backend.
+type Way string
+
+// The ways, of which the first that two nodes share is taken.
+const (
+	VXLAN  Way = "vxlan"   // a VXLAN device of the kernel
+	UDP    Way = "udp"     // datagrams through a TUN device, in user space
+	HostGW Way = "host-gw" // a plain route through the peer's address
+)
+
+// Choice is which ways a node knows, and why these.
+type Choice struct {
+	Ways []Way  // the best first, never empty
+	Why  string // in words, for the log
+	// Auto says that the node may do with fewer of them than it was to have.
+	Auto bool
+}
+
+// Equal says whether two choices are the same, for whatever reason.
+func (c Choice) Equal(o Choice) bool { return slices.Equal(c.Ways, o.Ways) }
+
+// Knows says whether w is among the ways.
+func (c Choice) Knows(w Way) bool { return slices.Contains(c.Ways, w) }
+
+// First is the way that stock flannel is told as the node's backend.
+func (c Choice) First() Way { return c.Ways[0] }
+
+// Probes find out what this kernel, with the rights that the process has, can
+// do. An error says why not.
+type Probes struct {
+	VXLAN func(vni int) error
+	UDP   func() error
+}
+
+// Probe are the probes of the kernel that runs, for the network namespace of the
+// calling thread. Nothing is left of them.
+var Probe = Probes{VXLAN: probeVXLAN, UDP: tun.Probe}
+
+// probeVXLAN makes no device where an earlier run has left one, so that a restart
+// changes nothing.
+func probeVXLAN(vni int) error {
+	for _, ipv6 := range []bool{false, true} {
+		if mac, err := vxlan.Existing(vni, ipv6); err == nil && mac != nil {
+			return nil
+		}
+	}
+	return vxlan.Probe()
+}
+
+// Choose chooses the ways that s asks for among those that are possible.
+func (s Settings) Choose(p Probes) (Choice, error) {
+	named := "the network configuration names it"
+	if s.Overridden {
+		named = "--backend names it"
+	}
+	switch s.Type {
+	case typeUDP:
+		return Choice{Ways: []Way{UDP}, Why: named}, nil
+	case typeHostGW:
+		return Choice{Ways: []Way{HostGW}, Why: named}, nil
+	}
+	noVXLAN, noUDP := p.VXLAN(s.VXLAN.VNI), p.UDP()
+	switch {
+	case noVXLAN == nil && noUDP == nil:
+		return Choice{[]Way{VXLAN, UDP}, "the kernel has VXLAN; udp for peers that have not", s.auto()}, nil
+	case noVXLAN == nil:
+		return Choice{[]Way{VXLAN}, fmt.Sprintf("the kernel has VXLAN; no udp for peers that have not: %v", noUDP), s.auto()}, nil
+	case !s.auto():
+		return Choice{}, fmt.Errorf("vxlan: %w; or start twilld with --backend=auto, which takes udp on this node and leaves the others as they are", noVXLAN)
+	case noUDP == nil:
+		return Choice{[]Way{UDP}, fmt.Sprintf("no VXLAN: %v", noVXLAN), true}, nil
+	}
+	return Choice{}, fmt.Errorf("no backend can be had here: %w", errors.Join(
+		fmt.Errorf("vxlan: %w", noVXLAN), fmt.Errorf("udp: %w", noUDP)))
+}
+
+func (s Settings) auto() bool { return s.Type == typeAuto }
+
+// without returns c without w, which has failed for the reason why.
+func (c Choice) without(w Way, why error) Choice {
+	c.Ways = slices.DeleteFunc(slices.Clone(c.Ways), func(o Way) bool { return o == w })
+	c.Why = fmt.Sprintf("no %s: %v", w, why)
+	return c
+}

@@ -1,0 +1,123 @@
+package backend
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/twillnet/twill/lease"
+)
+
+func config(t testing.TB, backend string) *lease.Config {
+	t.Helper()
+	c, err := lease.ParseConfig([]byte(`{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:5::/48", "Backend": ` + backend + `}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func settings(t testing.TB, backend, override string) Settings {
+	t.Helper()
+	s, err := SettingsOf(config(t, backend), override)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+var (
+	errNoVXLAN = errors.New("the kernel has no VXLAN")
+	errNoTUN   = errors.New("/dev/net/tun is missing")
+)
+
+func TestBestPossibleWayIsChosen(t *testing.T) {
+	has := func(err error) func() error { return func() error { return err } }
+	hasVXLAN := func(err error) func(int) error { return func(int) error { return err } }
+	both := Probes{VXLAN: hasVXLAN(nil), UDP: has(nil)}
+	noVXLAN := Probes{VXLAN: hasVXLAN(errNoVXLAN), UDP: has(nil)}
+	noUDP := Probes{VXLAN: hasVXLAN(nil), UDP: has(errNoTUN)}
+	none := Probes{VXLAN: hasVXLAN(errNoVXLAN), UDP: has(errNoTUN)}
+	for _, tt := range []struct {
+		backend  string
+		override string
+		probes   Probes
+		ways     []Way
+		says     string // of the reason, or of the error
+	}{
+		{`{"Type": "auto"}`, "", both, []Way{VXLAN, UDP}, "the kernel has VXLAN"},
+		{`{"Type": "auto"}`, "", noVXLAN, []Way{UDP}, "no VXLAN: the kernel has no VXLAN"},
+		{`{"Type": "auto"}`, "", noUDP, []Way{VXLAN}, "/dev/net/tun is missing"},
+		{`{"Type": "auto"}`, "", none, nil, "no backend can be had here"},
+		{`{"Type": "vxlan"}`, "", both, []Way{VXLAN, UDP}, "the kernel has VXLAN"},
+		{`{"Type": "vxlan"}`, "", noVXLAN, nil, "start twilld with --backend=auto"},
+		{`{"Type": "vxlan"}`, "auto", noVXLAN, []Way{UDP}, "no VXLAN"},
+		{`{"Type": "udp"}`, "", none, []Way{UDP}, ""}, // opening it says why not
+		{`{"Type": "udp"}`, "auto", both, []Way{VXLAN, UDP}, ""},
+		{`{"Type": "udp"}`, "vxlan", both, []Way{VXLAN, UDP}, ""},
+		{`{"Type": "auto"}`, "udp", both, []Way{UDP}, ""},
+		{`{"Type": "host-gw"}`, "", none, []Way{HostGW}, ""},
+	} {
+		c, err := settings(t, tt.backend, tt.override).Choose(tt.probes)
+		says := c.Why
+		if err != nil {
+			says = err.Error()
+		}
+		if (err == nil) != (tt.ways != nil) || !slices.Equal(c.Ways, tt.ways) || !strings.Contains(says, tt.says) {
+			t.Errorf("%s, --backend=%s: %v %q (%v), want %v %q", tt.backend, tt.override, c.Ways, c.Why, err, tt.ways, tt.says)
+		}
+	}
+}
+
+// A kernel that turns out not to have what the probe found costs a way, in auto
+// mode, and not the node.
+func TestWayThatFailsLeavesTheNext(t *testing.T) {
+	c := Choice{Ways: []Way{VXLAN, UDP}, Auto: true}
+	without := c.without(VXLAN, errNoVXLAN)
+	if !slices.Equal(without.Ways, []Way{UDP}) || !strings.Contains(without.Why, errNoVXLAN.Error()) {
+		t.Errorf("%+v", without)
+	}
+	if !slices.Equal(c.Ways, []Way{VXLAN, UDP}) {
+		t.Errorf("the choice itself has changed: %v", c.Ways)
+	}
+}
+
+func TestOptionsGoToTheBackendThatTheyAreOf(t *testing.T) {
+	for _, tt := range []struct {
+		backend, override  string
+		udpPort, vxlanPort int
+	}{
+		{`{"Type": "udp"}`, "", 8285, 0},
+		{`{"Type": "udp", "Port": 9000}`, "", 9000, 0},
+		{`{"Type": "udp", "Port": 9000}`, "auto", 9000, 0},
+		{`{"Type": "vxlan", "Port": 4789}`, "", 8285, 4789},
+		{`{"Type": "vxlan", "Port": 4789, "UDPPort": 9000}`, "auto", 9000, 4789},
+		{`{"Type": "auto", "Port": 4789, "UDPPort": 9000}`, "", 9000, 4789},
+	} {
+		s := settings(t, tt.backend, tt.override)
+		if int(s.UDP.Port) != tt.udpPort || s.VXLAN.Port != tt.vxlanPort {
+			t.Errorf("%s, --backend=%s: udp %d, vxlan %d", tt.backend, tt.override, s.UDP.Port, s.VXLAN.Port)
+		}
+	}
+	if s := settings(t, `{"Type": "udp", "DirectRouting": true}`, ""); !s.DirectRouting {
+		t.Error("udp without DirectRouting")
+	}
+}
+
+func TestConfigThatCannotBeIsNamed(t *testing.T) {
+	for backend, want := range map[string]string{
+		`{"Type": "wireguard"}`:                `backend type "wireguard" is not supported, only flannel has it; twilld has alloc, auto, host-gw, udp, vxlan`,
+		`{"Type": "vxlam"}`:                    `backend type "vxlam" is not supported; twilld has`,
+		`{"Type": "udp", "Port": 0}`:           "Backend.Port is 0",
+		`{"Type": "auto", "UDPPort": 70000}`:   "Backend.UDPPort is 70000",
+		`{"Type": "udp", "MTU": -1}`:           "Backend.MTU",
+		`{"Type": "vxlan", "VNI": 16777216}`:   "Backend.VNI",
+		`{"Type": "auto", "DirectRouting": 1}`: "Backend.DirectRouting",
+	} {
+		_, err := SettingsOf(config(t, backend), "")
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", backend, err, want)
+		}
+	}
+}

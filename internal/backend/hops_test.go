@@ -1,0 +1,215 @@
+package backend
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/twillnet/twill/internal/backend/udp"
+	"github.com/twillnet/twill/internal/host/routes"
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/lease"
+)
+
+var eth0 = underlay.Interface{
+	Name: "eth0", Index: 2, MTU: 1500,
+	IPv4: netip.MustParseAddr("192.0.2.1"), PublicIP: netip.MustParseAddr("192.0.2.1"),
+	IPv6: netip.MustParseAddr("2001:db8::1"), PublicIPv6: netip.MustParseAddr("2001:db8::1"),
+}
+
+// peerWith is the lease of node 2 with what it says of its backends.
+func peerWith(kind, data, v6data string) lease.Lease {
+	raw := func(s string) json.RawMessage {
+		if s == "" {
+			return nil
+		}
+		return json.RawMessage(s)
+	}
+	return lease.Lease{
+		Attrs: lease.Attrs{
+			PublicIP: netip.MustParseAddr("192.0.2.2"), PublicIPv6: netip.MustParseAddr("2001:db8::2"),
+			BackendType: kind, BackendData: raw(data), BackendV6Data: raw(v6data),
+		},
+		Subnet:     netip.MustParsePrefix("10.5.2.0/24"),
+		IPv6Subnet: netip.MustParsePrefix("fd00:5:0:2::/64"),
+	}
+}
+
+const (
+	vtep1  = `{"VNI":1,"VtepMAC":"8e:3b:1c:52:a0:07"}`
+	vtep7  = `{"VNI":7,"VtepMAC":"8e:3b:1c:52:a0:07"}`
+	twill  = `{"VNI":1,"VtepMAC":"8e:3b:1c:52:a0:07","Backends":["vxlan","udp"],"PartialChecksums":true}`
+	future = `{"Backends":["quic","udp"]}`
+)
+
+// families is what nodes of each kind know, and of which families their
+// underlay is.
+func families(ways []Way, direct, onLink bool) (v4, v6 family) {
+	f := family{vni: 1, gateway: true, direct: direct, onLink: func(netip.Addr) bool { return onLink }}
+	for _, w := range ways {
+		switch w {
+		case UDP:
+			f.udp = eth0.IPv4
+		case HostGW:
+			f.plain, f.direct = true, true
+		}
+	}
+	v4, v6 = f, f
+	if knows(ways, VXLAN) {
+		v4.vtep, v6.vtep = eth0.IPv4, eth0.IPv6
+	}
+	return v4, v6
+}
+
+func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
+	auto, udpOnly, gw := []Way{VXLAN, UDP}, []Way{UDP}, []Way{HostGW}
+	stockUDP := peerWith("", "", "")
+	stockVXLAN := peerWith("vxlan", vtep1, vtep1)
+	stockGW := peerWith("host-gw", "", "")
+	both := peerWith("vxlan", twill, vtep1)
+	twillUDP := peerWith("", `{"PartialChecksums":true}`, "")
+	directUDP := peerWith("", `{"DirectRouting":true,"PartialChecksums":true}`, "")
+	noMAC := peerWith("vxlan", `{"Backends":["vxlan","udp"]}`, "")
+	for _, tt := range []struct {
+		name   string
+		own    []Way
+		direct bool
+		onLink bool
+		peer   lease.Lease
+		v4, v6 Way    // empty: none
+		says   string // why not
+	}{
+		{"auto to auto", auto, false, true, both, VXLAN, VXLAN, ""},
+		{"auto to udp", auto, false, true, twillUDP, UDP, UDP, ""},
+		{"auto to stock udp", auto, false, true, stockUDP, UDP, UDP, ""},
+		{"auto to stock vxlan", auto, false, true, stockVXLAN, VXLAN, VXLAN, ""},
+		{"udp to auto", udpOnly, false, true, both, UDP, UDP, ""},
+		{"udp to stock vxlan", udpOnly, false, true, stockVXLAN, "", "", "its backends are [vxlan], of which this node has none"},
+		{"vxlan without udp to udp", []Way{VXLAN}, false, true, stockUDP, "", "", "its backends are [udp]"},
+		{"direct on the link", auto, true, true, both, HostGW, HostGW, ""},
+		{"direct behind a router", auto, true, false, both, VXLAN, VXLAN, ""},
+		{"direct udp on the link", udpOnly, true, true, directUDP, HostGW, HostGW, ""},
+		{"direct udp behind a router", udpOnly, true, false, directUDP, UDP, UDP, ""},
+		{"direct vxlan to udp on the link", auto, true, true, directUDP, HostGW, HostGW, ""},
+		{"direct to stock udp, which has it not", udpOnly, true, true, stockUDP, UDP, UDP, ""},
+		{"direct to udp of a file", udpOnly, true, true, peerWith("udp", "", ""), HostGW, HostGW, ""},
+		{"host-gw to host-gw", gw, false, true, stockGW, HostGW, HostGW, ""},
+		{"host-gw to vxlan", gw, false, true, both, HostGW, HostGW, ""},
+		{"host-gw behind a router", gw, false, false, stockGW, "", "", "it is behind a gateway"},
+		{"vxlan to host-gw", auto, false, true, stockGW, HostGW, HostGW, ""},
+		{"vxlan to host-gw behind a router", auto, false, false, stockGW, "", "", "it is behind a gateway"},
+		{"another VNI", []Way{VXLAN}, false, true, peerWith("vxlan", vtep7, vtep7), "", "", "its VXLAN is number 7, this node's 1"},
+		{"another VNI, and udp", auto, false, true, peerWith("vxlan", `{"VNI":7,"VtepMAC":"8e:3b:1c:52:a0:07","Backends":["vxlan","udp"]}`, vtep7), UDP, UDP, ""},
+		{"VXLAN for IPv4 only", auto, false, true, peerWith("vxlan", twill, ""), VXLAN, UDP, ""},
+		{"no MAC, as in a file", auto, false, true, noMAC, VXLAN, VXLAN, ""},
+		{"a backend that only flannel has", auto, false, true, peerWith("wireguard", `{"PublicKey":"x"}`, ""), "", "", `its backend is "wireguard", which this node has not`},
+		{"a backend of a later version", auto, false, true, peerWith("quic", future, ""), UDP, UDP, ""},
+		{"VXLAN data of another form", []Way{VXLAN}, false, true, peerWith("vxlan", `[]`, ""), "", "", "decode VXLAN data"},
+		{"data of another form", auto, false, true, peerWith("", `"?"`, ""), UDP, UDP, ""},
+	} {
+		v4, v6 := families(tt.own, tt.direct, tt.onLink)
+		for _, c := range []struct {
+			family
+			subnet netip.Prefix
+			want   Way
+		}{{v4, tt.peer.Subnet, tt.v4}, {v6, tt.peer.IPv6Subnet, tt.v6}} {
+			h, err := c.hopTo(tt.peer, c.subnet)
+			switch {
+			case c.want == "" && (err == nil || !strings.Contains(err.Error(), tt.says)):
+				t.Errorf("%s, %s: %v, want %q", tt.name, c.subnet, err, tt.says)
+			case c.want != "" && (err != nil || h.way != c.want):
+				t.Errorf("%s, %s: %q (%v), want %q", tt.name, c.subnet, h.way, err, c.want)
+			}
+		}
+	}
+}
+
+// Both ends of a pair have to come to the same, or packets come back another
+// way than they went.
+func TestBothEndsChooseTheSameWay(t *testing.T) {
+	kinds := map[string][]Way{"auto": {VXLAN, UDP}, "vxlan": {VXLAN}, "udp": {UDP}, "host-gw": {HostGW}}
+	for a, aWays := range kinds {
+		for b, bWays := range kinds {
+			for _, direct := range []bool{false, true} {
+				for _, onLink := range []bool{false, true} {
+					there, back := way(aWays, bWays, direct, onLink), way(bWays, aWays, direct, onLink)
+					if there != back {
+						t.Errorf("%s to %s %q, %s to %s %q (direct %v, on link %v)", a, b, there, b, a, back, direct, onLink)
+					}
+				}
+			}
+		}
+	}
+}
+
+// One end has an IPv4 underlay only and carries both families over it, the other
+// has a device for each.
+func TestEndsWithUnderlaysOfDifferentFamiliesChooseTheSameWay(t *testing.T) {
+	a, b := peerWith("vxlan", twill, vtep1), peerWith("vxlan", twill, vtep1)
+	a.PublicIPv6 = netip.Addr{}
+	onLink := func(netip.Addr) bool { return true }
+	fromA := family{vni: 1, vtep: a.PublicIP, udp: a.PublicIP, onLink: onLink}
+	fromB := family{vni: 1, vtep: b.PublicIPv6, udp: b.PublicIP, onLink: onLink}
+	there, err := fromA.hopTo(b, b.IPv6Subnet)
+	back, err2 := fromB.hopTo(a, a.IPv6Subnet)
+	if err != nil || err2 != nil || there.way != UDP || back.way != UDP {
+		t.Errorf("there %q (%v), back %q (%v), want udp", there.way, err, back.way, err2)
+	}
+
+	// The socket of udp is at one address, IPv4 where there is one.
+	c := peerWith("", "", "")
+	c.PublicIP = netip.Addr{}
+	dual := peerWith("", "", "")
+	for from, to := range map[*lease.Lease]lease.Lease{&c: dual, &dual: c} {
+		local, _ := udp.LocalAddr(underlayOf(*from))
+		if h, err := (family{udp: local}).hopTo(to, to.Subnet); err == nil || !strings.Contains(err.Error(), "another address family") {
+			t.Errorf("from %s: %q (%v)", local, h.way, err)
+		}
+	}
+}
+
+func TestWhatOthersWroteIsCutInTheLog(t *testing.T) {
+	long := strings.Repeat("x", 1<<20)
+	v4, _ := families([]Way{VXLAN}, false, false)
+	for _, l := range []lease.Lease{peerWith(long, "", ""), peerWith("vxlan", `{"Backends":["`+long+`"]}`, "")} {
+		if _, err := v4.hopTo(l, l.Subnet); err == nil || len(err.Error()) > 300 {
+			t.Errorf("a message of %d bytes", len(err.Error()))
+		}
+	}
+}
+
+// way returns how a node of the ways own reaches one of the ways of, as this
+// package announces them.
+func way(own, of []Way, direct, onLink bool) Way {
+	l := peerWith("", "", "")
+	var v vteps
+	if knows(of, VXLAN) {
+		v = vteps{dataOf(vtep1), dataOf(vtep1)}
+	}
+	a := Settings{DirectRouting: direct}.attrs(Choice{Ways: of}, eth0, v, partial)
+	l.BackendType, l.BackendData, l.BackendV6Data = a.BackendType, a.BackendData, a.BackendV6Data
+	v4, _ := families(own, direct, onLink)
+	h, err := v4.hopTo(l, l.Subnet)
+	if err != nil {
+		return ""
+	}
+	return h.way
+}
+
+func TestRoutesAreStockFlannels(t *testing.T) {
+	peer := peerWith("vxlan", twill, vtep1)
+	for _, tt := range []struct {
+		way  Way
+		want routes.Route
+	}{
+		{VXLAN, routes.Route{Dst: peer.Subnet, Via: peer.Subnet.Addr(), Dev: 9, OnLink: true}},
+		{UDP, routes.Route{Dst: peer.Subnet, Dev: 9}},
+		{HostGW, routes.Route{Dst: peer.Subnet, Via: peer.PublicIP, Dev: 9}},
+	} {
+		h := hop{peer: peer, subnet: peer.Subnet, way: tt.way, via: peer.PublicIP}
+		if got := h.route(9); got != tt.want {
+			t.Errorf("%s: %+v, want %+v", tt.way, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package backend
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// onLinkFor is how long it is taken for granted how an address is reached.
+const onLinkFor = 10 * time.Second
+
+// onLink knows which addresses the underlay's interface reaches without a
+// gateway.
+type onLink struct {
+	nl    *netlink.Handle
+	dev   int
+	known map[netip.Addr]bool
+	since time.Time
+}
+
+func newOnLink(dev int) (*onLink, error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	return &onLink{nl: nl, dev: dev, known: make(map[netip.Addr]bool), since: time.Now()}, nil
+}
+
+func (o *onLink) close() { o.nl.Close() }
+
+// forget has everything asked anew that is old, since routes of the underlay may
+// have changed, and says whether anything was.
+func (o *onLink) forget() bool {
+	if time.Since(o.since) < onLinkFor {
+		return false
+	}
+	clear(o.known)
+	o.since = time.Now()
+	return true
+}
+
+// reaches asks the kernel where a packet to a would go.
+func (o *onLink) reaches(a netip.Addr) bool {
+	if is, ok := o.known[a]; ok {
+		return is
+	}
+	found, err := o.nl.RouteGet(a.AsSlice())
+	is := err == nil && len(found) == 1 && found[0].Gw == nil && found[0].Via == nil && found[0].LinkIndex == o.dev
+	o.known[a] = is
+	return is
+}

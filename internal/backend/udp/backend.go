@@ -1,0 +1,207 @@
+// Package udp is flannel's udp backend: inner packets go through a TUN device
+// and cross the underlay as the payload of UDP datagrams, in user space.
+//
+// It puts together what the other packages know: the device (tun), its address
+// and routes (netlink), the engine (fastpath) and the peers (lease). On the
+// wire and on the host it looks as stock flannel does.
+package udp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"sync"
+
+	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/tun"
+)
+
+// maxPairs bounds the number of pairs of threads that is chosen by itself. Each
+// takes about 1 MiB.
+const maxPairs = 4
+
+// queuesPerPair is how many TUN queues and sockets a pair of threads reads in
+// turn, so that a flow waits behind a quarter of the others only.
+const queuesPerPair = 4
+
+// Config says what a Backend connects and how.
+type Config struct {
+	Options
+	Underlay underlay.Interface
+	Networks []netip.Prefix // routed into the device; what they lie in other routes may go round
+	Own      lease.Lease    // the lease of this node
+	TunName  string         // of the device, "flannel0"
+	Pairs    int            // of threads; 0: chosen by the number of CPUs
+
+	TunOffload, TunGRO, UDPGSO, UDPGRO offload.Switch
+	PartialChecksums                   offload.Switch
+	SourcePorts, BusyPoll              offload.Switch
+	SourceCheck                        fastpath.SourceCheck
+	Logger                             *slog.Logger
+}
+
+// Backend is a running udp backend.
+type Backend struct {
+	cfg    Config
+	local  netip.Addr // the address of this node on the underlay
+	mtu    encap.TunnelMTU
+	device *tun.Device
+	link   *link
+	engine *fastpath.Engine
+}
+
+// Open makes the device with its address and routes, and opens the sockets, in
+// the network namespace of the calling thread. Nothing is forwarded before
+// Run. On failure nothing is left.
+func Open(cfg Config) (_ *Backend, err error) {
+	b := &Backend{cfg: cfg}
+	if b.local, err = LocalAddr(cfg.Underlay); err != nil {
+		return nil, err
+	}
+	if b.mtu, err = cfg.TunnelMTU(cfg.Underlay); err != nil {
+		return nil, err
+	}
+	if cfg.MTU > cfg.Underlay.MTU {
+		cfg.Logger.Warn("MTU of the network configuration is more than the interface has, which is taken",
+			logging.KeyDevice, cfg.TunName, logging.KeyWas, cfg.MTU, logging.KeyNow, cfg.Underlay.MTU)
+	}
+	if !b.mtu.Usable(cfg.Own.IPv6Subnet.IsValid()) {
+		return nil, fmt.Errorf("interface %s: MTU %d leaves %d bytes for packets of pods, too few: raise it to %d or more",
+			cfg.Underlay.Name, int(b.mtu)+encap.Overhead(b.local), b.mtu, int(encap.Least(cfg.Own.IPv6Subnet.IsValid()))+encap.Overhead(b.local))
+	}
+	if cfg.PartialChecksums == offload.Off && announced(cfg.Own).PartialChecksums {
+		return nil, errors.New("--partial-checksums=off, but the lease of this node announces PartialChecksums: take it out of the lease's BackendData")
+	}
+	if err := checkFree(cfg.TunName); err != nil {
+		return nil, err
+	}
+	pairs := cfg.Pairs
+	if pairs == 0 {
+		pairs = min(max(1, runtime.NumCPU()/2), maxPairs)
+	}
+	queues := pairs
+	if cfg.SourcePorts != offload.Off {
+		queues *= queuesPerPair
+	}
+	b.device, err = tun.Open(tun.Config{Name: cfg.TunName, Queues: queues, Offload: cfg.TunOffload, Logger: cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = b.device.Close()
+		}
+	}()
+	if b.link, err = openLink(&b.cfg, b.mtu); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			b.link.close()
+		}
+	}()
+	b.engine, err = fastpath.New(fastpath.Config{
+		Device: b.device, Pairs: pairs, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
+		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO, PartialChecksums: cfg.PartialChecksums, PartialAnnounced: announced(cfg.Own).PartialChecksums, SourcePorts: cfg.SourcePorts, BusyPoll: cfg.BusyPoll,
+		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.SetLeases(nil)
+	return b, nil
+}
+
+// LocalAddr chooses the family of the underlay: IPv4 where the interface has
+// it, as stock flannel, else IPv6.
+func LocalAddr(u underlay.Interface) (netip.Addr, error) {
+	switch {
+	case u.IPv4.IsValid():
+		return u.IPv4, nil
+	case u.IPv6.IsValid():
+		return u.IPv6, nil
+	}
+	return netip.Addr{}, fmt.Errorf("interface %s has no address for the udp backend: give it one, or choose another with --iface", u.Name)
+}
+
+// TunnelMTU returns the largest packet that a datagram over the interface u
+// carries whole.
+func (o Options) TunnelMTU(u underlay.Interface) (encap.TunnelMTU, error) {
+	local, err := LocalAddr(u)
+	if err != nil {
+		return 0, err
+	}
+	mtu := u.MTU
+	if o.MTU > 0 {
+		mtu = min(o.MTU, mtu)
+	}
+	return encap.UnderlayMTU(mtu).Tunnel(local), nil
+}
+
+// Run forwards until ctx is done (the error is nil then) or something fatal
+// happens, such as the device being deleted. It may be called once.
+func (b *Backend) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var keeping sync.WaitGroup
+	keeping.Go(func() { b.link.keep(ctx) })
+	defer keeping.Wait()
+	defer stop()
+	return b.engine.Run(ctx)
+}
+
+// Close removes what Open made. Run must have returned.
+func (b *Backend) Close() error {
+	b.link.close()
+	return errors.Join(b.engine.Close(), b.device.Close())
+}
+
+// MTU returns the MTU of the device in bytes.
+func (b *Backend) MTU() int { return int(b.mtu) }
+
+// Index returns the number of the device, for routes into it.
+func (b *Backend) Index() int { return b.link.index }
+
+// Counters returns the counters of each shard.
+func (b *Backend) Counters() []*metrics.Shard { return b.engine.Counters() }
+
+// SetLeases makes the nodes of leases, but for this one, the peers. It must
+// not run at the same time as itself. Peers that have not changed are not
+// disturbed; packets under way see the old or the new set, never a mixture. Nodes
+// without a public address of this one's family are passed over.
+func (b *Backend) SetLeases(leases []lease.Lease) {
+	b.engine.SetPeers(peersOf(leases, b.cfg.Own, b.local, b.cfg.Port, b.engine.Peers()))
+}
+
+// Status tells how the data plane runs.
+func (b *Backend) Status() status.Dataplane {
+	kind := status.KindPlain
+	if b.device.Offload() {
+		kind = status.KindOffload
+	}
+	d := status.Dataplane{
+		Device:      status.Device{Name: b.device.Name, Kind: kind, Why: b.device.State.Why, MTU: int(b.mtu)},
+		Port:        b.cfg.Port,
+		SourceCheck: b.cfg.SourceCheck.String(),
+	}
+	for _, s := range b.engine.Offloads() {
+		d.Offloads = append(d.Offloads, status.Offload{Name: s.Name, Mode: s.Mode.String(), InForce: s.InForce, Why: s.Why})
+	}
+	for _, p := range b.engine.Peers().All() {
+		d.Peers = append(d.Peers, status.Peer{
+			Subnets: p.Subnets, PublicIP: p.Endpoint.Addr(),
+			TXPackets: p.Traffic.TXPackets.Load(), TXBytes: p.Traffic.TXBytes.Load(),
+			RXPackets: p.Traffic.RXPackets.Load(), RXBytes: p.Traffic.RXBytes.Load(),
+		})
+	}
+	return d
+}

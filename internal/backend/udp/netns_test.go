@@ -1,0 +1,320 @@
+package udp
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/lease"
+)
+
+// The tests here need root. Each has a namespace of its own, whose underlay is
+// eth0, one end of a veth, with the addresses of node 1.
+
+func TestMain(m *testing.M) { netlabtest.Main(m) }
+
+func inside(t *testing.T, f func(ns *netlab.Namespace)) {
+	t.Helper()
+	ns := netlabtest.Namespace(t, "host")
+	if err := ns.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = "eth0", 1500
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "wire"}
+		if err := netlink.LinkAdd(veth); err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(veth); err != nil {
+			return err
+		}
+		for _, a := range []netip.Addr{local4, local6} {
+			if err := netlink.AddrAdd(veth, &netlink.Addr{
+				IPNet: ipNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD,
+			}); err != nil {
+				return err
+			}
+		}
+		f(ns)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func config() Config {
+	return Config{
+		Underlay: underlay.Interface{Name: "eth0", MTU: 1500, IPv4: local4},
+		Options:  Options{Port: 8285},
+		Networks: []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16"), netip.MustParsePrefix("fd00:5::/32")},
+		Own:      node(1),
+		TunName:  "flannel0",
+		Logger:   slog.New(slog.DiscardHandler),
+	}
+}
+
+func open(t *testing.T, cfg Config) *Backend {
+	t.Helper()
+	b, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+// settings are the addresses of flannel0 and the routes into it.
+func settings(t *testing.T) (addrs, routes []string) {
+	t.Helper()
+	link, err := netlink.LinkByName("flannel0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list {
+		addrs = append(addrs, a.IPNet.String())
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_MAIN},
+			netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range list {
+			routes = append(routes, r.Dst.String())
+		}
+	}
+	slices.Sort(addrs)
+	slices.Sort(routes)
+	return addrs, routes
+}
+
+func TestDeviceLooksAsFlannelsDoes(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		change        func(*Config)
+		mtu           int
+		addrs, routes []string
+	}{
+		{"dual stack", func(*Config) {}, 1472,
+			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
+			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
+		{"IPv4 only", func(c *Config) {
+			c.Own.IPv6Subnet = netip.Prefix{}
+			c.Networks = c.Networks[:1]
+		}, 1472, []string{"10.5.1.0/32"}, []string{"10.5.0.0/16"}},
+		{"IPv6 underlay", func(c *Config) {
+			c.Underlay.IPv4, c.Underlay.IPv6 = netip.Addr{}, local6
+		}, 1452,
+			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
+			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
+		{"plain", func(c *Config) { c.TunOffload = offload.Off }, 1472,
+			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
+			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
+		{"jumbo frames", func(c *Config) { c.Underlay.MTU = 9000 }, 8972,
+			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
+			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inside(t, func(*netlab.Namespace) {
+				cfg := config()
+				tt.change(&cfg)
+				b, err := Open(cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				link, err := netlink.LinkByName("flannel0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := link.Attrs().MTU; got != tt.mtu || b.MTU() != tt.mtu {
+					t.Errorf("MTU %d, told %d, want %d", got, b.MTU(), tt.mtu)
+				}
+				if link.Attrs().Flags&net.FlagUp == 0 {
+					t.Error("flannel0 is down")
+				}
+				addrs, routes := settings(t)
+				if !slices.Equal(addrs, tt.addrs) { // no link-local one
+					t.Errorf("addresses %v, want %v", addrs, tt.addrs)
+				}
+				if !slices.Equal(routes, tt.routes) {
+					t.Errorf("routes %v, want %v", routes, tt.routes)
+				}
+				if err := b.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := netlink.LinkByName("flannel0"); !errors.As(err, &netlink.LinkNotFoundError{}) {
+					t.Errorf("after Close: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestFailureLeavesNothing: whatever stops Open, there is no device, no route
+// and no descriptor afterwards, and it works once the cause is gone.
+func TestFailureLeavesNothing(t *testing.T) {
+	logger := slog.New(slog.DiscardHandler)
+	for _, tt := range []struct {
+		name  string
+		cause func(t *testing.T, cfg *Config) (mend func())
+		err   string
+		keeps bool // an interface flannel0 that was there
+	}{
+		{"port in use", func(t *testing.T, cfg *Config) func() {
+			c, err := net.ListenPacket("udp", netip.AddrPortFrom(local4, cfg.Port).String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() { c.Close() }
+		}, "bind UDP 192.0.2.1:8285: address already in use", false},
+		{"another route to the network", func(t *testing.T, cfg *Config) func() {
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(cfg.Networks[0])}
+			if err := netlink.RouteAdd(r); err != nil {
+				t.Fatal(err)
+			}
+			return func() { netlink.RouteDel(r) }
+		}, "add route 10.5.0.0/16 dev flannel0: file exists; another route to it exists", false},
+		{"address of another host", func(t *testing.T, cfg *Config) func() {
+			good := cfg.Underlay.IPv4
+			cfg.Underlay.IPv4 = netip.MustParseAddr("192.0.2.99")
+			return func() { cfg.Underlay.IPv4 = good }
+		}, "the address is not on this host", false},
+		{"underlay too narrow", func(t *testing.T, cfg *Config) func() {
+			cfg.Underlay.MTU = 1300
+			return func() { cfg.Underlay.MTU = 1500 }
+		}, "interface eth0: MTU 1300 leaves 1272 bytes", false},
+		{"IPv6 turned off", func(t *testing.T, cfg *Config) func() {
+			const file = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
+			if err := os.WriteFile(file, []byte("1"), 0); err != nil {
+				t.Fatal(err)
+			}
+			return func() { os.WriteFile(file, []byte("0"), 0) }
+		}, "IPv6 is turned off here", false},
+		{"a bridge of that name", func(t *testing.T, cfg *Config) func() {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = "flannel0"
+			bridge := &netlink.Bridge{LinkAttrs: attrs}
+			if err := netlink.LinkAdd(bridge); err != nil {
+				t.Fatal(err)
+			}
+			return func() { netlink.LinkDel(bridge) }
+		}, "interface flannel0 exists and is not twilld's (bridge)", true},
+		{"a second backend", func(t *testing.T, cfg *Config) func() {
+			first, err := Open(*cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() { first.Close() }
+		}, "interface flannel0 is open in another process", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inside(t, func(*netlab.Namespace) {
+				cfg := config()
+				cfg.Logger = logger
+				// Go's poller and netlink open theirs once.
+				if b, err := Open(cfg); err != nil || b.Close() != nil {
+					t.Fatal(err)
+				}
+				mend := tt.cause(t, &cfg)
+				before := descriptors(t)
+				b, err := Open(cfg)
+				if err == nil {
+					b.Close()
+					t.Fatal("opened")
+				}
+				if !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("%v\nlacks %q", err, tt.err)
+				}
+				if _, err := netlink.LinkByName("flannel0"); (err == nil) != tt.keeps {
+					t.Errorf("flannel0 afterwards: %v", err)
+				}
+				eventually(t, "descriptors are closed", func() bool { return descriptors(t) <= before })
+				mend()
+				open(t, cfg)
+			})
+		})
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 5 s: %s", what)
+		}
+	}
+}
+
+func TestRoutesComeBackWithTheDevice(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		b := open(t, config())
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx) }()
+		defer func() { cancel(); <-done }()
+		addrs, routes := settings(t)
+		link, err := netlink.LinkByName("flannel0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := errors.Join(netlink.LinkSetDown(link), netlink.LinkSetUp(link)); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "addresses and routes are back", func() bool {
+				a, r := settings(t)
+				return slices.Equal(a, addrs) && slices.Equal(r, routes)
+			})
+		}
+	})
+}
+
+func TestLeasesShowInTheStatus(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		b := open(t, config())
+		if n := len(b.Status().Peers); n != 0 {
+			t.Errorf("%d peers before there are leases", n)
+		}
+		v6only := node(3)
+		v6only.PublicIP = netip.Addr{}
+		b.SetLeases([]lease.Lease{node(1), node(2), v6only})
+		b.engine.Peers().All()[0].Traffic.RXBytes.Add(99)
+		b.SetLeases([]lease.Lease{node(2), node(4)})
+		s := b.Status()
+		if s.Port != 8285 || s.Device.Name != "flannel0" || s.Device.MTU != 1472 || s.SourceCheck != "strict" || len(s.Offloads) != 7 {
+			t.Errorf("%+v", s)
+		}
+		if len(s.Peers) != 2 || s.Peers[0].PublicIP != node(2).PublicIP || s.Peers[0].RXBytes != 99 || s.Peers[1].PublicIP != node(4).PublicIP {
+			t.Errorf("%+v", s.Peers)
+		}
+	})
+}

@@ -1,0 +1,111 @@
+package backend
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/twillnet/twill/internal/backend/udp"
+	"github.com/twillnet/twill/internal/backend/vxlan"
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/lease"
+)
+
+// plannedVTEP is a VXLAN device as it is to be.
+type plannedVTEP struct {
+	ipv4, ipv6 bool       // of which families it carries packets of pods
+	ipv6Name   bool       // it is flannel-v6.VNI
+	local      netip.Addr // on the underlay
+}
+
+// carries says whether packets to a go through v.
+func (v *plannedVTEP) carries(a netip.Addr) bool { return v.ipv6 && a.Is6() || v.ipv4 && a.Is4() }
+
+// planVTEPs says which devices carry the packets of pods of the given families
+// over the interface u: as stock flannel's, one for each family, over the
+// addresses of the same family. Where the interface has one family only, its
+// datagrams carry the packets of both, by one device, since the kernel has no
+// second of the same VNI, port and family of the underlay.
+func planVTEPs(u underlay.Interface, ipv4, ipv6 bool) ([]plannedVTEP, error) {
+	switch {
+	case u.IPv4.IsValid() && u.IPv6.IsValid():
+		var all []plannedVTEP
+		if ipv4 {
+			all = append(all, plannedVTEP{ipv4: true, local: u.IPv4})
+		}
+		if ipv6 {
+			all = append(all, plannedVTEP{ipv6: true, ipv6Name: true, local: u.IPv6})
+		}
+		return all, nil
+	case u.IPv4.IsValid():
+		return []plannedVTEP{{ipv4, ipv6, !ipv4, u.IPv4}}, nil
+	case u.IPv6.IsValid():
+		return []plannedVTEP{{ipv4, ipv6, ipv6, u.IPv6}}, nil
+	}
+	return nil, fmt.Errorf("interface %s has no address for the vxlan backend: give it one, or choose another with --iface", u.Name)
+}
+
+// plannedFor returns the device of the node of l that has the pods of subnet, one
+// of l's.
+func plannedFor(l lease.Lease, subnet netip.Prefix) (plannedVTEP, error) {
+	all, err := planVTEPs(underlayOf(l), l.Subnet.IsValid(), l.IPv6Subnet.IsValid())
+	if err != nil {
+		return plannedVTEP{}, err
+	}
+	return all[slices.IndexFunc(all, func(v plannedVTEP) bool { return v.carries(subnet.Addr()) })], nil
+}
+
+// dataIn reads what l tells of the device v of its node. Where it tells nothing
+// of any, as in a file that people write, the MAC is the one that a node of twill
+// takes by itself, in the VXLAN of number vni.
+func (v *plannedVTEP) dataIn(l lease.Lease, vni int) (vxlan.Data, error) {
+	switch {
+	case !tellsVTEP(l):
+		return vxlan.Data{VNI: vni, VtepMAC: vxlan.HardwareAddr(v.ownMAC(underlayOf(l), vni))}, nil
+	case v.ipv4:
+		return vxlan.ParseData(l.BackendData)
+	}
+	return vxlan.ParseData(l.BackendV6Data)
+}
+
+// ownMAC returns the address that a node takes by itself: one that follows from
+// its public address, so that it is the same after a reboot, and nothing has to
+// be kept.
+func (v *plannedVTEP) ownMAC(u underlay.Interface, vni int) net.HardwareAddr {
+	public := u.PublicIP
+	if !public.IsValid() {
+		public = u.PublicIPv6
+	}
+	return vxlan.MAC(public, vni, v.ipv6Name)
+}
+
+// Announce returns what a node with the choice c tells the others before it has
+// a lease. It looks at devices in the network namespace of the calling thread.
+func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, partialChecksums offload.Switch) (lease.Attrs, error) {
+	var v vteps
+	if c.Knows(VXLAN) {
+		planned, err := planVTEPs(u, config.IPv4.Enabled(), config.IPv6.Enabled())
+		if err != nil {
+			return lease.Attrs{}, err
+		}
+		for _, p := range planned {
+			mac, err := vxlan.Existing(s.VXLAN.VNI, p.ipv6Name)
+			if err != nil {
+				return lease.Attrs{}, err
+			}
+			if mac == nil {
+				mac = p.ownMAC(u, s.VXLAN.VNI)
+			}
+			data := &vxlan.Data{VNI: s.VXLAN.VNI, VtepMAC: vxlan.HardwareAddr(mac)}
+			if p.ipv4 {
+				v.v4 = data
+			}
+			if p.ipv6 {
+				v.v6 = data
+			}
+		}
+	}
+	return s.attrs(c, u, v, udp.Announce(partialChecksums)), nil
+}

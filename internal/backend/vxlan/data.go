@@ -1,0 +1,93 @@
+package vxlan
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/twillnet/twill/internal/host/nlbatch"
+)
+
+// Data is what a lease tells of a node's VTEP, in BackendData for IPv4 and in
+// BackendV6Data for IPv6. Its JSON is stock flannel's to the byte.
+type Data struct {
+	VNI     int
+	VtepMAC HardwareAddr
+}
+
+// HardwareAddr is an Ethernet address whose JSON is a string such as
+// "8e:3b:1c:52:a0:07".
+type HardwareAddr net.HardwareAddr
+
+// String writes the address in hexadecimal with colons.
+func (a HardwareAddr) String() string { return net.HardwareAddr(a).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (a HardwareAddr) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler. It takes any of the forms
+// of net.ParseMAC.
+func (a *HardwareAddr) UnmarshalText(text []byte) error {
+	const most = 59 // an address of 20 bytes, the longest
+	if len(text) > most {
+		return fmt.Errorf("%d bytes are no MAC address", len(text)) // whoever wrote them, the log is not theirs
+	}
+	mac, err := net.ParseMAC(string(text))
+	*a = HardwareAddr(mac)
+	return err
+}
+
+// ParseData reads what a lease tells. Keys that it does not know are passed
+// over, as in stock flannel. The error says what is wrong with it.
+func ParseData(text json.RawMessage) (Data, error) {
+	var d Data
+	if err := json.Unmarshal(text, &d); err != nil {
+		return Data{}, fmt.Errorf("decode VXLAN data of a lease: %w", err)
+	}
+	if d.VNI < 1 || d.VNI > maxVNI {
+		return Data{}, fmt.Errorf("decode VXLAN data of a lease: VNI %d; want 1 to %d", d.VNI, maxVNI)
+	}
+	if _, err := macOf(net.HardwareAddr(d.VtepMAC)); err != nil {
+		return Data{}, fmt.Errorf("decode VXLAN data of a lease: VtepMAC: %w", err)
+	}
+	return d, nil
+}
+
+// Encode returns the data as stock flannel writes them.
+func (d Data) Encode() json.RawMessage {
+	b, err := json.Marshal(d)
+	if err != nil {
+		panic(err) // a number and a text
+	}
+	return b
+}
+
+// macOf returns the address that a host's device can have: of 6 bytes, unicast,
+// not zero.
+func macOf(a net.HardwareAddr) (nlbatch.MAC, error) {
+	if len(a) == 0 {
+		return nlbatch.MAC{}, errors.New("no MAC address")
+	}
+	if len(a) != len(nlbatch.MAC{}) || a[0]&1 != 0 || nlbatch.MAC(a) == (nlbatch.MAC{}) {
+		return nlbatch.MAC{}, fmt.Errorf("%s is not the MAC address of a host", a)
+	}
+	return nlbatch.MAC(a), nil
+}
+
+// MAC returns the address for the device of the node that the others reach at
+// public. It is the same each time, so that it outlives the device, a
+// reinstallation and a restart of the host without being stored; it is locally
+// administered and unicast. The two devices of a node, of different VNIs or
+// families, have different ones.
+//
+// Peers know the address from the lease alone: what matters is that it does not
+// change, not how it comes about.
+func MAC(public netip.Addr, vni int, ipv6 bool) net.HardwareAddr {
+	h := sha256.Sum256(fmt.Appendf(nil, "%s %s", Name(vni, ipv6), public.Unmap().WithZone("")))
+	mac := net.HardwareAddr(h[:6])
+	mac[0] = mac[0]&^1 | 2
+	return mac
+}

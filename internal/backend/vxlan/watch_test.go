@@ -1,0 +1,387 @@
+package vxlan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/host/nlwatch"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+)
+
+// state is all that Run looks after, as lines, and other addresses but for those
+// of the link, one of which an IPv4 device gets with a new MTU.
+func (h host) state(name string) []string {
+	h.Helper()
+	v := h.vxlan(name)
+	addrs := slices.DeleteFunc(h.addrs(name), func(a string) bool { return strings.HasPrefix(a, "fe80:") })
+	return append(append(h.table(name), addrs...),
+		fmt.Sprint("MTU ", v.MTU), fmt.Sprint("MAC ", v.HardwareAddr), fmt.Sprint("learning ", v.Learning), fmt.Sprint("up ", v.Flags&net.FlagUp != 0))
+}
+
+// taking takes one thing away from a device with the peers 2 and 3.
+type taking struct {
+	name string
+	take func(h host, d *Device, peer func(int) Peer) error
+	log  string // says that it was put back
+}
+
+// tooLow is the name of a case.
+const tooLow = "MTU, too low for IPv6"
+
+func takings() []taking {
+	link := func(d *Device) netlink.Link {
+		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: d.Index()}}
+	}
+	return []taking{
+		{"address", func(h host, d *Device, _ func(int) Peer) error {
+			list, err := h.nl.AddrList(link(d), netlink.FAMILY_ALL)
+			h.must(err)
+			return h.nl.AddrDel(link(d), &list[0])
+		}, "address "},
+		{"MTU, lower", func(h host, d *Device, _ func(int) Peer) error { return h.nl.LinkSetMTU(link(d), 1300) }, "MTU "},
+		{tooLow, func(h host, d *Device, _ func(int) Peer) error { return h.nl.LinkSetMTU(link(d), 1000) }, "MTU "},
+		{"MAC", func(h host, d *Device, _ func(int) Peer) error {
+			return h.nl.LinkSetHardwareAddr(link(d), net.HardwareAddr{2, 9, 9, 9, 9, 9})
+		}, "MAC "},
+		{"up state", func(h host, d *Device, _ func(int) Peer) error { return h.nl.LinkSetDown(link(d)) }, "up"},
+		{"neighbour", func(h host, d *Device, peer func(int) Peer) error {
+			return h.nl.NeighDel(neigh(d.Index(), peer(2).Subnet.Addr(), nil, 0))
+		}, "1 neighbours, 0 FDB entries"},
+		{"neighbour, changed", func(h host, d *Device, peer func(int) Peer) error {
+			return h.nl.NeighSet(neigh(d.Index(), peer(2).Subnet.Addr(), peer(3).MAC, netlink.NUD_PERMANENT))
+		}, "1 neighbours, 0 FDB entries"},
+		{"neighbour, not permanent", func(h host, d *Device, peer func(int) Peer) error {
+			return h.nl.NeighSet(neigh(d.Index(), peer(2).Subnet.Addr(), peer(2).MAC, netlink.NUD_STALE))
+		}, "1 neighbours, 0 FDB entries"},
+		{"FDB entry", func(h host, d *Device, peer func(int) Peer) error {
+			return h.nl.NeighDel(fdb(d.Index(), peer(2).MAC, peer(2).Endpoint))
+		}, "0 neighbours, 1 FDB entries"},
+		{"FDB entry, changed", func(h host, d *Device, peer func(int) Peer) error {
+			return h.nl.NeighSet(fdb(d.Index(), peer(2).MAC, peer(9).Endpoint))
+		}, "0 neighbours, 1 FDB entries"},
+		{"FDB entry, not permanent", func(h host, d *Device, peer func(int) Peer) error {
+			e := fdb(d.Index(), peer(2).MAC, peer(2).Endpoint)
+			e.State = netlink.NUD_REACHABLE
+			return h.nl.NeighSet(e)
+		}, "0 neighbours, 1 FDB entries"},
+		{"learning", func(h host, d *Device, _ func(int) Peer) error {
+			return h.change(d, nl.NewRtAttr(nl.IFLA_VXLAN_LEARNING, nl.Uint8Attr(1)))
+		}, "learning false"},
+	}
+}
+
+// TestWhatIsTakenFromTheDeviceIsPutBack: each case takes one thing away, and the
+// device is soon what it was, which the log says once.
+func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
+	for _, tt := range takings() {
+		t.Run(tt.name, func(t *testing.T) {
+			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+				out := new(netlabtest.Log)
+				cfg.Logger = out.Logger()
+				d := h.open(cfg)
+				h.must(d.Add([]Peer{peer(2), peer(3)}))
+				want := h.state(d.Name())
+				stop := h.run(d)
+				h.must(tt.take(h, d, peer))
+				eventually(h, "the log says what was put back", func() bool { return strings.Contains(out.String(), tt.log) })
+				eventually(h, "the device is what it was", func() bool { return slices.Equal(h.state(d.Name()), want) })
+				stop()
+				// The look with which Run begins may come while the kernel takes
+				// IPv6 off the device, and find that it cannot be given back yet.
+				if text := out.String(); strings.Contains(text, "level=WARN") && tt.name != tooLow {
+					h.Errorf("log:\n%s", text)
+				}
+			})
+		})
+	}
+}
+
+// TestWhatIsTakenIsHeardOf: Run would see it by chance, if it looked for another
+// reason, such as that it has just begun.
+func TestWhatIsTakenIsHeardOf(t *testing.T) {
+	for _, tt := range takings() {
+		t.Run(tt.name, func(t *testing.T) {
+			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+				d := h.open(cfg)
+				h.must(d.Add([]Peer{peer(2), peer(3)}))
+				listener, err := nlwatch.Open(unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_NEIGH)
+				h.must(err)
+				defer listener.Close()
+				h.must(tt.take(h, d, peer))
+				eventually(h, "Run would look", func() bool {
+					messages, missed := listener.Next(time.Now().Add(patience))
+					wait, err := d.concerns(messages, missed)
+					h.must(err)
+					return wait != never
+				})
+			})
+		})
+	}
+}
+
+// TestPeersAddedWhileItRunsAreLookedAfter: and those that were removed are not.
+func TestPeersAddedWhileItRunsAreLookedAfter(t *testing.T) {
+	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+		d := h.open(cfg)
+		h.run(d)
+		h.must(d.Add([]Peer{peer(2), peer(3)}), d.Retain([]Peer{peer(3)}))
+		h.must(h.nl.NeighDel(fdb(d.Index(), peer(3).MAC, peer(3).Endpoint)))
+		eventually(h, "the entry is back", func() bool {
+			return slices.Equal(h.table(d.Name()), slices.Sorted(slices.Values(lines(peer(3)))))
+		})
+	})
+}
+
+// TestForeignEntriesAreNoConcernOfRun: nothing is written, whatever comes and
+// goes beside ours.
+func TestForeignEntriesAreNoConcernOfRun(t *testing.T) {
+	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+		out := new(netlabtest.Log)
+		cfg.Logger = out.Logger()
+		d := h.open(cfg)
+		h.must(d.Add([]Peer{peer(2)}))
+		stop := h.run(d)
+		foreign := fdb(d.Index(), net.HardwareAddr{0, 0, 0, 0, 0, 0}, peer(9).Endpoint)
+		h.must(h.nl.NeighAppend(foreign), h.nl.NeighDel(foreign), h.nl.NeighAppend(foreign))
+		// Of ours, which Run has come to see after the others.
+		h.must(h.nl.NeighDel(fdb(d.Index(), peer(2).MAC, peer(2).Endpoint)))
+		want := append(lines(peer(2)), fmt.Sprintf("%s dst %s", foreign.HardwareAddr, foreign.IP))
+		slices.Sort(want)
+		eventually(h, "our entry is back", func() bool { return slices.Equal(h.table(d.Name()), want) })
+		stop()
+		if n := strings.Count(out.String(), "put back"); n != 1 {
+			h.Errorf("put back %d times:\n%s", n, out)
+		}
+	})
+}
+
+func TestDeviceThatIsGoneEndsRun(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(h host, d *Device)
+	}{
+		{"deleted", func(h host, d *Device) { h.must(d.Delete()) }},
+		{"deleted with its interface", func(h host, d *Device) { h.must(h.nl.LinkDel(h.link("eth0"))) }},
+		{"deleted and made anew by another", func(h host, d *Device) {
+			v := h.vxlan(d.Name())
+			again := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: d.Name()}, VxlanId: v.VxlanId, VtepDevIndex: v.VtepDevIndex, SrcAddr: v.SrcAddr}
+			h.must(h.nl.LinkDel(v), h.nl.LinkAdd(again))
+		}},
+		{"another local address", func(h host, d *Device) {
+			local := nl.NewRtAttr(nl.IFLA_VXLAN_LOCAL, []byte{192, 0, 2, 77})
+			if d.Local().Is6() {
+				local = nl.NewRtAttr(nl.IFLA_VXLAN_LOCAL6, net.ParseIP("2001:db8::77"))
+			}
+			h.must(h.change(d, local))
+		}},
+		{"moved to another namespace", func(h host, d *Device) {
+			h.must(h.nl.LinkSetNsFd(h.vxlan(d.Name()), other(h)))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+				d := h.open(cfg)
+				h.must(d.Add([]Peer{peer(2)}))
+				done := make(chan error, 1)
+				go func() { done <- d.Run(context.Background()) }()
+				tt.do(h, d)
+				select {
+				case err := <-done:
+					if !errors.Is(err, ErrDeviceGone) || !strings.Contains(err.Error(), d.Name()) {
+						h.Errorf("%v, want ErrDeviceGone with the name", err)
+					}
+				case <-time.After(patience):
+					h.Fatal("Run has not ended")
+				}
+				h.must(d.Close())
+			})
+		})
+	}
+}
+
+// change changes one VXLAN option of a device that is there.
+func (h host) change(d *Device, option *nl.RtAttr) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(d.Index())
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddChild(option)
+	req.AddData(msg)
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// other is a namespace for things that leave the host's.
+func other(h host) int {
+	h.Helper()
+	return netlabtest.Namespace(h, "elsewhere").FD()
+}
+
+// TestDeviceComesBackWithItsPeers is what a caller does after ErrDeviceGone.
+func TestDeviceComesBackWithItsPeers(t *testing.T) {
+	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+		peers := []Peer{peer(2), peer(3)}
+		d := h.open(cfg)
+		h.must(d.Add(peers))
+		want := h.state(d.Name())
+		h.must(d.Delete())
+		if err := d.Run(context.Background()); !errors.Is(err, ErrDeviceGone) {
+			h.Fatal(err)
+		}
+		h.must(d.Close())
+		d = h.open(cfg)
+		h.must(d.Add(peers), d.Retain(peers))
+		if got := h.state(d.Name()); !slices.Equal(got, want) {
+			h.Errorf("it is\n%q\nand was\n%q", got, want)
+		}
+	})
+}
+
+// TestWhoFightsIsNotAnsweredFaster: a program deletes an entry as soon as it is
+// there. What is put back is bounded, and said once.
+func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
+	var p pace
+	now := time.Now()
+	var gaps []time.Duration
+	for range 9 {
+		p.put(now)
+		next := p.earliest(now)
+		gaps = append(gaps, next.Sub(now))
+		now = next
+	}
+	want := []time.Duration{100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000}
+	for i := range want {
+		if gaps[i] != want[i]*time.Millisecond {
+			t.Fatalf("gaps %v, want %v ms", gaps, want)
+		}
+	}
+	if later := now.Add(2 * calm); p.earliest(later) != later {
+		t.Error("after a pause it is not put back at once")
+	}
+	p.put(now.Add(2 * calm))
+	if p.gap != firstGap {
+		t.Errorf("after a pause the gap is %v", p.gap)
+	}
+
+	inside(t, func(h host) {
+		out := new(netlabtest.Log)
+		cfg := h.config4()
+		cfg.Logger = out.Logger()
+		d := h.open(cfg)
+		h.must(d.Add([]Peer{peer4(2)}))
+		stop := h.run(d)
+		begin, back := time.Now(), 0
+		entry := fdb(d.Index(), peer4(2).MAC, peer4(2).Endpoint)
+		h.must(h.nl.NeighDel(entry))
+		for ; back < 4; back++ {
+			eventually(t, "the entry is back", func() bool { return h.nl.NeighDel(entry) == nil })
+		}
+		// At the earliest at 0, 100, 300 and 700 ms.
+		if took := time.Since(begin); took < 600*time.Millisecond {
+			t.Errorf("put back %d times in %v", back, took)
+		}
+		stop()
+		if n := strings.Count(out.String(), "put back"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, out)
+		}
+	})
+}
+
+// TestWhatCannotBePutBackIsToldOnce: and tried again when something changes.
+func TestWhatCannotBePutBackIsToldOnce(t *testing.T) {
+	inside(t, func(h host) {
+		out := new(netlabtest.Log)
+		cfg := h.config4()
+		cfg.Logger = out.Logger()
+		d := h.open(cfg)
+		h.must(d.Add([]Peer{peer4(2)}), h.nl.LinkSetDown(h.link("flannel.1")))
+		taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
+		h.must(err)
+		stop := h.run(d)
+		eventually(t, "the log says why", func() bool { return strings.Contains(out.String(), "UDP port 8472 is taken") })
+		h.must(h.nl.LinkSetAlias(h.link("flannel.1"), "one change"), h.nl.LinkSetAlias(h.link("flannel.1"), "another"))
+		h.must(taken.Close(), h.nl.LinkSetAlias(h.link("flannel.1"), "the last"))
+		eventually(t, "it is up", func() bool { return h.link("flannel.1").Attrs().Flags&net.FlagUp != 0 })
+		eventually(t, "the peer is back", func() bool {
+			return slices.Equal(h.table("flannel.1"), slices.Sorted(slices.Values(lines(peer4(2)))))
+		})
+		stop()
+		if n := strings.Count(out.String(), "level=WARN"); n != 1 {
+			t.Errorf("%d warnings:\n%s", n, out)
+		}
+	})
+}
+
+// TestOwnAndForeignChangesAreNoConcernOfRun: after each of them it would read
+// all tables for nothing.
+func TestOwnAndForeignChangesAreNoConcernOfRun(t *testing.T) {
+	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+		d := h.open(cfg)
+		h.must(d.Add([]Peer{peer(2)}))
+		listener, err := nlwatch.Open(unix.RTNLGRP_NEIGH)
+		h.must(err)
+		defer listener.Close()
+		foreign := neigh(d.Index(), peer(9).Subnet.Addr(), peer(9).MAC, netlink.NUD_STALE)
+		changed := peer(3)
+		changed.Endpoint = peer(9).Endpoint
+		for _, tt := range []struct {
+			what   string
+			change func() error
+		}{
+			{"a new peer", func() error { return d.Add([]Peer{peer(3)}) }},
+			{"a changed peer", func() error { return d.Add([]Peer{changed}) }},
+			{"a peer that goes", func() error { return d.Retain([]Peer{peer(2)}) }},
+			{"a neighbour of another", func() error {
+				return errors.Join(h.nl.NeighSet(foreign), h.nl.NeighDel(foreign))
+			}},
+			{"an FDB entry of another", func() error {
+				return errors.Join(h.nl.NeighSet(fdb(d.Index(), peer(8).MAC, peer(9).Endpoint)), h.nl.NeighDel(fdb(d.Index(), peer(8).MAC, peer(9).Endpoint)))
+			}},
+			{"an entry of another device", func() error {
+				return h.nl.NeighSet(neigh(cfg.Underlay.Index, peer(2).Subnet.Addr(), peer(9).MAC, netlink.NUD_PERMANENT))
+			}},
+		} {
+			h.must(tt.change())
+			told := 0
+			for {
+				messages, missed := listener.Next(time.Now())
+				if len(messages) == 0 {
+					break
+				}
+				told += len(messages)
+				if wait, err := d.concerns(messages, missed); wait != never || err != nil {
+					h.Errorf("%s: %v, %v", tt.what, wait, err)
+				}
+			}
+			if told == 0 {
+				h.Errorf("%s: nothing is told", tt.what)
+			}
+		}
+	})
+}
+
+func TestMessagesThatAreCutShortAreNoConcern(t *testing.T) {
+	inside(t, func(h host) {
+		d := h.open(h.config4())
+		for _, kind := range []uint16{unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH, 0} {
+			for size := range 8 {
+				if wait, err := d.concern(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: make([]byte, size)}); wait != never || err != nil {
+					t.Errorf("type %d, %d bytes: %v, %v", kind, size, wait, err)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,273 @@
+//go:build amd64
+
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// Kinds of node that run twilld, whatever backend the network's configuration
+// names.
+var (
+	ownVXLAN  = twill("vxlan", "--backend=vxlan")
+	ownUDP    = twill("udp", "--backend=udp")
+	ownHostGW = twill("host-gw", "--backend=host-gw")
+	ownAuto   = twill("auto", "--backend=auto")
+)
+
+// What fits whole into the way between two pods, by family: IPv4 over IPv4,
+// IPv6 over IPv6, but for udp, which sends both over IPv4.
+var (
+	overVXLAN = [2]int{1450, 1430}
+	overUDP   = [2]int{1472, 1472}
+	overRoute = [2]int{1500, 1500}
+)
+
+// pair is two nodes that can talk.
+type pair struct {
+	a, b    kind
+	stack   stack
+	pathMTU [2]int
+	device  devices // that host a sends through
+}
+
+var pairs = []pair{
+	{ownVXLAN, ownVXLAN, dualStack, overVXLAN, viaVXLAN},
+	{ownVXLAN, ownAuto, dualStack, overVXLAN, viaVXLAN},
+	{ownVXLAN, ownUDP, dualStack, overUDP, viaUDP},
+	{ownVXLAN, stockVXLAN, dualStack, overVXLAN, viaVXLAN},
+	{ownVXLAN, stockUDP, ipv4Stack, overUDP, viaUDP},
+	{ownAuto, ownAuto, dualStack, overVXLAN, viaVXLAN},
+	{ownAuto, ownUDP, dualStack, overUDP, viaUDP},
+	{ownAuto, stockVXLAN, dualStack, overVXLAN, viaVXLAN},
+	{ownAuto, stockUDP, ipv4Stack, overUDP, viaUDP},
+	{ownUDP, ownUDP, dualStack, overUDP, viaUDP},
+	{ownUDP, stockUDP, ipv4Stack, overUDP, viaUDP},
+	{ownHostGW, ownHostGW, dualStack, overRoute, viaLink},
+	{ownHostGW, ownVXLAN, dualStack, overRoute, viaLink},
+	{ownHostGW, ownAuto, dualStack, overRoute, viaLink},
+	{ownHostGW, ownUDP, dualStack, overRoute, viaLink},
+	{ownHostGW, stockHostGW, dualStack, overRoute, viaLink},
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	└── etcd
+func TestPodsOfAnyTwoNodesThatCanTalkDoSoAtFullMTU(t *testing.T) {
+	must(t, buildStock())
+	for _, p := range pairs {
+		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack})
+			c.run(p.a, p.b)
+			c.expectPair(t, 0, 1, p.pathMTU)
+			c.expectRoutes(t, 0, 1, p.device)
+		})
+	}
+}
+
+// A node that speaks both is between two that cannot talk with each other.
+//
+//	pod-a ── host a ─┬─ host b ─┬─ host c ── pod-c
+//	   stock vxlan   │   auto   │  stock udp
+//	                 └── etcd ──┘
+func TestOneNodeTalksVXLANAndUDPAtTheSameTime(t *testing.T) {
+	must(t, buildStock())
+	for _, own := range []kind{ownAuto, ownVXLAN} {
+		t.Run(own.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})
+			c.run(stockVXLAN, own, stockUDP)
+			c.expectPair(t, 0, 1, overVXLAN)
+			c.expectPair(t, 1, 2, overUDP)
+			c.expectPair(t, 0, 1, overVXLAN)
+			c.expectRoutes(t, 1, 0, viaVXLAN)
+			c.expectRoutes(t, 1, 2, viaUDP)
+		})
+	}
+}
+
+func TestPodsTalkInAnIPv6OnlyCluster(t *testing.T) {
+	for _, p := range []pair{
+		{ownVXLAN, ownVXLAN, ipv6Stack, [2]int{0, 1430}, viaVXLAN},
+		{ownUDP, ownUDP, ipv6Stack, [2]int{0, 1452}, viaUDP},
+		{ownVXLAN, ownUDP, ipv6Stack, [2]int{0, 1452}, viaUDP},
+		{ownAuto, ownAuto, ipv6Stack, [2]int{0, 1430}, viaVXLAN},
+		{ownHostGW, ownHostGW, ipv6Stack, overRoute, viaLink},
+	} {
+		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack, ipv6Underlay: true})
+			c.run(p.a, p.b)
+			c.expectPair(t, 0, 1, p.pathMTU)
+			c.expectRoutes(t, 0, 1, p.device)
+		})
+	}
+}
+
+// An underlay of one family carries the pods of both.
+func TestPodsOfBothFamiliesTalkOverAnUnderlayOfOne(t *testing.T) {
+	for _, u := range []struct {
+		name     string
+		ipv6     bool
+		vxlan    devices // one device: the kernel has no two of a VNI
+		overhead int     // of IP and UDP
+	}{
+		{"ipv4", false, devices{"flannel.1", "flannel.1"}, 28},
+		{"ipv6", true, devices{"flannel-v6.1", "flannel-v6.1"}, 48},
+	} {
+		udp, vxlan := 1500-u.overhead, 1500-u.overhead-22
+		for _, p := range []pair{
+			{ownVXLAN, ownVXLAN, dualStack, [2]int{vxlan, vxlan}, u.vxlan},
+			{ownVXLAN, ownUDP, dualStack, [2]int{udp, udp}, viaUDP},
+			{ownUDP, ownUDP, dualStack, [2]int{udp, udp}, viaUDP},
+		} {
+			t.Run(u.name+", "+p.a.name+" and "+p.b.name, func(t *testing.T) {
+				t.Parallel()
+				c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack, ipv6Underlay: u.ipv6, ipv4Underlay: !u.ipv6})
+				c.run(p.a, p.b)
+				c.expectPair(t, 0, 1, p.pathMTU)
+				c.expectRoutes(t, 0, 1, p.device)
+			})
+		}
+	}
+}
+
+// pod-a ── host a ─┬─ host b ── pod-b
+//
+//	└─ etcd, router ── host c ── pod-c
+func TestDirectRoutingTakesPlainRoutesOnTheLinkAndTheTunnelBeyondTheRouter(t *testing.T) {
+	for _, tt := range []struct {
+		backend string
+		device  devices
+		tunnel  [2]int
+	}{
+		{"vxlan", viaVXLAN, overVXLAN},
+		{"udp", viaUDP, overUDP},
+		{"auto", viaVXLAN, overVXLAN},
+	} {
+		t.Run(tt.backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{
+				backend: fmt.Sprintf(`{"Type": %q, "DirectRouting": true}`, tt.backend),
+				stack:   dualStack, routed: true, Options: threeHosts,
+			})
+			c.run(twill("a"), twill("b"), twill("c"))
+			c.expectPair(t, 0, 1, overRoute)
+			c.expectRoutes(t, 0, 1, viaLink)
+			c.expectRoutes(t, 1, 0, viaLink)
+			for i := range 2 {
+				c.expectPair(t, i, 2, tt.tunnel)
+				c.expectRoutes(t, i, 2, tt.device)
+				c.expectRoutes(t, 2, i, tt.device)
+			}
+		})
+	}
+}
+
+// Stock flannel's udp backend does not know DirectRouting: it sends through the
+// tunnel, and drops what comes by another way.
+//
+//	pod-a ── host a ─┬──────── host b ── pod-b
+//	                 └── etcd      stock udp
+func TestDirectRoutingLeavesTheTunnelToAStockUDPNode(t *testing.T) {
+	must(t, buildStock())
+	const backend = `{"Type": "udp", "DirectRouting": true}`
+	for _, own := range []kind{ownUDP, ownVXLAN, ownAuto} {
+		t.Run(own.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: backend})
+			c.run(own, stock("stock udp", backend))
+			c.expectPair(t, 0, 1, overUDP)
+			c.expectRoutes(t, 0, 1, viaUDP)
+		})
+	}
+}
+
+// pod-a ── host a ─┬── 9000 ── host b ── pod-b
+//
+//	└── etcd
+func TestJumboFramesAreUsedByEveryBackend(t *testing.T) {
+	for _, p := range []pair{
+		{ownVXLAN, ownVXLAN, dualStack, [2]int{8950, 8930}, viaVXLAN},
+		{ownUDP, ownUDP, dualStack, [2]int{8972, 8972}, viaUDP},
+		{ownVXLAN, ownUDP, dualStack, [2]int{8972, 8972}, viaUDP},
+		{ownHostGW, ownHostGW, dualStack, [2]int{9000, 9000}, viaLink},
+	} {
+		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack, Options: netlab.Options{MTU: 9000}})
+			c.run(p.a, p.b)
+			c.expectPair(t, 0, 1, p.pathMTU)
+			c.expectRoutes(t, 0, 1, p.device)
+		})
+	}
+}
+
+// IPv6 is turned off on all interfaces, as many an operator does.
+func TestPodsTalkWhereHostsHaveNoIPv6(t *testing.T) {
+	for _, p := range []pair{
+		{ownVXLAN, ownVXLAN, ipv4Stack, overVXLAN, viaVXLAN},
+		{ownUDP, ownUDP, ipv4Stack, overUDP, viaUDP},
+		{ownVXLAN, ownUDP, ipv4Stack, overUDP, viaUDP},
+		{ownHostGW, ownHostGW, ipv4Stack, overRoute, viaLink},
+	} {
+		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack})
+			for _, h := range c.nodes {
+				must(t, h.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"), h.NS.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
+			}
+			c.run(p.a, p.b)
+			c.expectPair(t, 0, 1, p.pathMTU)
+			c.expectRoutes(t, 0, 1, p.device)
+		})
+	}
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	└── etcd, now and then a router between the two
+func TestDirectRoutingFollowsTheRoutesOfTheUnderlay(t *testing.T) {
+	for _, tt := range []struct {
+		backend string
+		tunnel  devices
+	}{{"vxlan", viaVXLAN}, {"udp", viaUDP}} {
+		t.Run(tt.backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q, "DirectRouting": true}`, tt.backend)})
+			c.run(twill("a", "--iptables-resync=1"), twill("b", "--iptables-resync=1"))
+			c.waitTalk()
+			talk := c.talk()
+			become := func(what string, want devices) {
+				t.Helper()
+				for i := range 2 {
+					if !within(2*time.Minute, func() bool { return c.sendsThrough(i, 1-i, want) }) {
+						t.Errorf("with %s:", what)
+						c.expectRoutes(t, i, 1-i, want)
+					}
+				}
+				c.waitTalk()
+				talk.goesOn(t)
+			}
+			become("both on one link", viaLink)
+			for i := range 2 {
+				addRoute(t, c.nodes[i].NS, netip.PrefixFrom(c.nodes[1-i].Addr, 32), c.host.Addr)
+			}
+			become("a router between them", tt.tunnel)
+			for i := range 2 {
+				must(t, c.nodes[i].NS.Netlink().RouteDel(&netlink.Route{
+					Dst: prefixNet(netip.PrefixFrom(c.nodes[1-i].Addr, 32)), Gw: c.host.Addr.AsSlice(),
+				}))
+			}
+			become("both on one link again", viaLink)
+		})
+	}
+}

@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+)
+
+// becomes waits until the tables are again as they were.
+func (c *cluster) becomes(before, after string) {
+	c.t.Helper()
+	var now string
+	if !within(time.Minute, func() bool {
+		now = c.tables()
+		return now == before
+	}) {
+		c.t.Fatalf("not within a minute after %s:\n%s", after, differences(before, now))
+	}
+}
+
+// pod-a ── host a, entries deleted ─┬──────── host b ── pod-b
+//
+//	└── etcd
+func TestEntriesThatAreTakenAwayComeBack(t *testing.T) {
+	for _, b := range kernelBackends {
+		t.Run(b.backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack, Options: threeHosts})
+			c.run(twill("a"), twill("b"), twill("c"))
+			c.waitTalk()
+			before, nl := c.tables(), c.nodes[0].NS.Netlink()
+			routes, err := nl.RouteList(nil, netlink.FAMILY_ALL)
+			must(t, err)
+			taken := 0
+			for _, r := range routes {
+				if r.Protocol == unix.RTPROT_BOOT && r.Gw != nil {
+					must(t, nl.RouteDel(&r))
+					c.becomes(before, "route "+r.String()+" was deleted")
+					taken++
+				}
+			}
+			if taken != 4 {
+				t.Errorf("there were %d routes to peers, want one a peer and family", taken)
+			}
+			for _, family := range []int{unix.AF_INET, unix.AF_INET6, unix.AF_BRIDGE} {
+				for _, link := range flannelLinks(t, c.nodes[0].NS) {
+					entries, err := nl.NeighList(link.Attrs().Index, family)
+					must(t, err)
+					for _, e := range entries {
+						if e.State&netlink.NUD_PERMANENT == 0 {
+							continue
+						}
+						must(t, nl.NeighDel(&e))
+						c.becomes(before, fmt.Sprintf("%s %s on %s was deleted", e.IP, e.HardwareAddr, link.Attrs().Name))
+					}
+				}
+			}
+			c.waitTalk()
+		})
+	}
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	a link down, then up   └── etcd
+func TestPodsOfKernelBackendsTalkAgainWhenALinkIsUpAgain(t *testing.T) {
+	for _, tt := range []struct {
+		backend, link string
+	}{{"vxlan", "flannel.1"}, {"vxlan", netlab.UnderlayLink}, {"host-gw", netlab.UnderlayLink}} {
+		t.Run(tt.backend+" "+tt.link, func(t *testing.T) {
+			t.Parallel()
+			// With IPv4 only: of a link that is down the kernel forgets the
+			// IPv6 addresses.
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, tt.backend)})
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
+			before, talk := c.tables(), c.talk()
+			// What does not belong to the network is for others to put back.
+			ipv6 := func(s string) string { return strings.Join(except(strings.Split(s, "\n"), "fd00:172:31:9:"), "\n") }
+			for range 3 {
+				must(t, c.nodes[0].NS.Netlink().LinkSetDown(c.link(0, tt.link)))
+				must(t, c.nodes[0].NS.Netlink().LinkSetUp(c.link(0, tt.link)))
+				var now string
+				if !within(time.Minute, func() bool {
+					now = c.tables()
+					return ipv6(now) == ipv6(before)
+				}) {
+					t.Fatalf("not within a minute after %s went down and up:\n%s", tt.link, differences(before, now))
+				}
+				talk.goesOn(t)
+			}
+		})
+	}
+}
+
+// A network card is taken out, with its addresses and the VXLAN devices on it, and
+// put in again.
+//
+//	pod-a ── host a ─ ✂ ─┬──────── host b ── pod-b
+//	                     └── etcd
+func TestPodsTalkAgainWhenTheUnderlayHasBeenTakenOutAndPutIn(t *testing.T) {
+	for _, backend := range []string{"vxlan", "host-gw", "udp"} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, backend), stack: dualStack})
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
+			before, talk := c.tables(), c.talk()
+			a, drawer := c.nodes[0].NS, netlabtest.Namespace(t, "drawer")
+			move := func(from, to *netlab.Namespace) {
+				t.Helper()
+				link, err := from.Netlink().LinkByName(netlab.UnderlayLink)
+				must(t, err, from.Netlink().LinkSetNsFd(link, to.FD()))
+			}
+			move(a, drawer)
+			d := c.running[0].(*daemon)
+			if !within(time.Minute, func() bool { return d.status().Waiting != "" }) {
+				t.Error("not within a minute: the daemon misses its interface")
+			}
+			move(drawer, a)
+			must(t, a.Netlink().LinkSetUp(c.underlayLink(0)))
+			addAddr(t, a, netlab.UnderlayLink, netip.PrefixFrom(c.nodes[0].Addr, 24))
+			addAddr(t, a, netlab.UnderlayLink, netip.PrefixFrom(c.nodes[0].Addr6, 64))
+			d.waitReady()
+			c.becomes(before, "the card is back")
+			c.waitTalk()
+			talk.goesOn(t)
+		})
+	}
+}

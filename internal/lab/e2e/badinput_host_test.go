@@ -1,0 +1,219 @@
+package e2e
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/tun"
+)
+
+// link returns a link of the host.
+func (s *site) link(t testing.TB, name string) netlink.Link {
+	t.Helper()
+	l, err := s.NS.Netlink().LinkByName(name)
+	if err != nil {
+		t.Fatalf("%s on %s: %v", name, s.NS, err)
+	}
+	return l
+}
+
+// must fails the test if any of the steps that prepare it went wrong.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestInterfaceThatReachesNobodyIsRefused(t *testing.T) {
+	t.Run("there is none of that name", func(t *testing.T) {
+		s := newSite(t)
+		s.refuses(t, because("--iface=eth7: there is no such interface", "this host has", "eth0 (172.31.9.11"), s.flagsAnyInterface("--iface=eth7")...)
+	})
+	t.Run("no default route and no flag", func(t *testing.T) {
+		s := newSite(t)
+		s.refuses(t, because("there is no default route", "--iface", "eth0 (172.31.9.11"), s.flagsAnyInterface()...)
+	})
+	t.Run("it is down", func(t *testing.T) {
+		s := newSite(t)
+		must(t, s.NS.Netlink().LinkSetDown(s.link(t, netlab.UnderlayLink)))
+		s.refuses(t, because("eth0 is down", "ip link set eth0 up"), s.flags()...)
+	})
+	t.Run("it has no address", func(t *testing.T) {
+		s := newSite(t)
+		eth0 := s.link(t, netlab.UnderlayLink)
+		addrs, err := s.NS.Netlink().AddrList(eth0, netlink.FAMILY_V4)
+		must(t, err)
+		for _, a := range addrs {
+			must(t, s.NS.Netlink().AddrDel(eth0, &a))
+		}
+		s.refuses(t, because("eth0 has no usable IPv4 address", "this host has eth0", "put that right, or name another interface with --iface"), s.flags()...)
+	})
+	t.Run("it has no IPv6 address either", func(t *testing.T) {
+		s := newSite(t)
+		s.write(dualStackLeases)
+		must(t, s.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"))
+		// An IPv4 underlay carries the packets of both families.
+		s.refuses(t, because("add address fd00:10:5:1::/128 to flannel0", "IPv6 is turned off here", "disable_ipv6=0"), s.flags()...)
+	})
+	t.Run("its MTU is too small", func(t *testing.T) {
+		s := newSite(t)
+		must(t, s.NS.Netlink().LinkSetMTU(s.link(t, netlab.UnderlayLink), 90))
+		s.refuses(t, because("eth0: MTU 90", "raise it"), s.flags()...)
+	})
+	t.Run("the public address is not its own", func(t *testing.T) {
+		s := newSite(t)
+		s.refuses(t, because("no lease for this node: looked for 192.0.2.1"), s.flags("--public-ip=192.0.2.1")...)
+	})
+}
+
+func TestPortInUseIsRefused(t *testing.T) {
+	s := newSite(t)
+	hold := func(t *testing.T, network, addr string) {
+		t.Helper()
+		switch network {
+		case "udp":
+			c, err := s.NS.ListenPacket(network, addr)
+			must(t, err)
+			t.Cleanup(func() { c.Close() })
+		case "tcp":
+			l, err := s.NS.Listen(network, addr)
+			must(t, err)
+			t.Cleanup(func() { l.Close() })
+		}
+	}
+	for _, pairs := range []string{"1", "2"} {
+		t.Run("data port with thread pairs="+pairs, func(t *testing.T) {
+			hold(t, "udp", "172.31.9.11:8285")
+			s.refuses(t, because("172.31.9.11:8285: address already in use", "another flanneld or twilld", "stop it"), s.flags("--thread-pairs="+pairs)...)
+		})
+	}
+	t.Run("data port on all addresses", func(t *testing.T) {
+		hold(t, "udp", "0.0.0.0:8285")
+		s.refuses(t, because("172.31.9.11:8285: address already in use"), s.flags()...)
+	})
+	t.Run("health port", func(t *testing.T) {
+		hold(t, "tcp", "172.31.9.11:8081")
+		s.refuses(t, because("172.31.9.11:8081", "the port is in use", "--healthz-port"), s.flags("--healthz-ip=172.31.9.11", "--healthz-port=8081")...)
+	})
+	t.Run("health address of another host", func(t *testing.T) {
+		s.refuses(t, because("192.0.2.1:8081", "no interface has this address", "--healthz-ip"), s.flags("--healthz-ip=192.0.2.1", "--healthz-port=8081")...)
+	})
+}
+
+func TestInterfaceInFlannel0sPlaceIsRefused(t *testing.T) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "flannel0"
+	const remedy = "ip link delete flannel0"
+	for _, c := range []struct {
+		name string
+		link netlink.Link
+		says string
+	}{
+		{"bridge", &netlink.Bridge{LinkAttrs: attrs}, "(bridge)"},
+		{"veth", &netlink.Veth{LinkAttrs: attrs, PeerName: "peer0"}, "(veth)"},
+		{"TAP", &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP}, "(TAP)"},
+		{"persistent TUN", &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN}, "(persistent TUN)"},
+		{"persistent TUN of many queues", &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN,
+			Flags: netlink.TUNTAP_MULTI_QUEUE_DEFAULTS | netlink.TUNTAP_VNET_HDR, Queues: 2}, "(persistent TUN)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			// Do, since TUN devices are not made through netlink.
+			must(t, s.NS.Do(func() error { return netlink.LinkAdd(c.link) }))
+			if tt, ok := c.link.(*netlink.Tuntap); ok {
+				for _, f := range tt.Fds {
+					f.Close()
+				}
+			}
+			for _, mode := range []string{"auto", "off"} {
+				s.refuses(t, because("interface flannel0 exists and is not twilld's", c.says, remedy, "--tun-name"), s.flags("--tun-offload="+mode)...)
+			}
+		})
+	}
+}
+
+func TestFlannel0OfAnotherProcessIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		held tun.Config
+	}{
+		{"offload device of one queue", tun.Config{Queues: 1, Offload: offload.On}},
+		{"offload device of two queues", tun.Config{Queues: 2, Offload: offload.On}},
+		{"plain device", tun.Config{Queues: 1, Offload: offload.Off}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			c.held.Name, c.held.Logger = "flannel0", slog.New(slog.DiscardHandler)
+			var device *tun.Device
+			must(t, s.NS.Do(func() (err error) {
+				device, err = tun.Open(c.held)
+				return err
+			}))
+			defer device.Close()
+			for _, flags := range [][]string{{"--thread-pairs=1"}, {"--thread-pairs=2"}, {"--tun-offload=off"}} {
+				s.refuses(t, because("flannel0 is open in another process", "stop the flanneld or twilld", "--tun-name"), s.flags(flags...)...)
+			}
+		})
+	}
+}
+
+func TestRouteToTheNetworkThatIsThereAlreadyIsRefused(t *testing.T) {
+	s := newSite(t)
+	must(t, s.NS.Netlink().RouteAdd(&netlink.Route{
+		LinkIndex: s.link(t, netlab.UnderlayLink).Attrs().Index,
+		Dst:       prefixNet(netlab.Network), Gw: netip.MustParseAddr("172.31.9.12").AsSlice(),
+	}))
+	s.refuses(t, because("add route 10.5.0.0/16 dev flannel0", "another route to it exists", "ip route show 10.5.0.0/16"), s.flags()...)
+}
+
+func TestHostWithoutTUNIsRefused(t *testing.T) {
+	s := newSite(t)
+	for _, mode := range []string{"auto", "on", "off"} {
+		t.Run("tun-offload="+mode, func(t *testing.T) {
+			flag := "--tun-offload=" + mode
+			s.refusesWithout(t, []string{"-dir=/dev"},
+				because("/dev/net/tun is missing", "modprobe tun"), s.flags(flag)...)
+			s.refusesWithout(t, []string{"-device=/dev/net/tun"},
+				because("permission denied", "allow the container /dev/net/tun"), s.flags(flag)...)
+			s.refusesWithout(t, []string{"-net-admin"},
+				because("operation not permitted", "CAP_NET_ADMIN"), s.flags(flag)...)
+		})
+	}
+}
+
+func TestOffloadThatMustBeOnIsRefusedWhereTheKernelHasItNot(t *testing.T) {
+	for name, says := range map[string]string{
+		"tun-offload": "TUNSETOFFLOAD: invalid argument",
+		"udp-gso":     "UDP_SEGMENT: protocol not available",
+		"udp-gro":     "UDP_GRO: protocol not available",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.refusesWithout(t, []string{"-offload=" + name},
+				because("--"+name+"=on: ", says, "use --"+name+"=auto to run without it"), s.flags("--"+name+"=on")...)
+		})
+	}
+	t.Run("tun-gro", func(t *testing.T) {
+		s := newSite(t)
+		s.refuses(t, because("--tun-gro=on: ", "use --tun-gro=auto to run without it"), s.flags("--tun-offload=off", "--tun-gro=on")...)
+	})
+	// As some kernels do that damage what they segment.
+	t.Run("udp-gso that loses segments", func(t *testing.T) {
+		s := newSite(t)
+		stifleLoopback(t, s.NS)
+		s.refuses(t, because("--udp-gso=on: self-test on loopback", "did not arrive"), s.flags("--udp-gso=on")...)
+	})
+}
+
+// prefixNet is p as the netlink package has it.
+func prefixNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

@@ -1,0 +1,222 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// dockerDir is where scripts/fetch-docker.sh puts what it fetches.
+func dockerDir(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.Abs(filepath.Join("..", "..", "..", "bin", "peers", "docker"))
+	must(t, err)
+	if _, err := os.Stat(filepath.Join(dir, "complete")); err != nil {
+		t.Fatalf("%s is not there: run make docker in the root of the repository", dir)
+	}
+	return dir
+}
+
+// docker is a dockerd that a test has started on a host.
+type docker struct {
+	t       testing.TB
+	ns      *netlab.Namespace
+	dir     string // of the programs
+	socket  string
+	logged  *syncBuffer
+	cgroups string // parent of its containers' control groups
+}
+
+// startDocker starts a dockerd with the options that lines of shell put into the
+// variable DOCKER_OPTS. All that it makes is in mounts and a process namespace of
+// its own, and goes when the test ends.
+func startDocker(t testing.TB, ns *netlab.Namespace, options string) *docker {
+	t.Helper()
+	state := scratchDir(t)
+	d := &docker{
+		t: t, ns: ns, dir: dockerDir(t), socket: filepath.Join(state, "docker.sock"), logged: new(syncBuffer),
+		cgroups: "/" + filepath.Base(state),
+	}
+	// dockerd is the first process of its namespace, so that containerd and the
+	// containers end with it. A hybrid host's second tree of control groups
+	// would mislead containerd.
+	script := fmt.Sprintf(`
+		mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified
+		mount -t tmpfs none /run
+		%s
+		exec dockerd $DOCKER_OPTS --host=unix://%s --data-root=%[3]s/data --exec-root=%[3]s/exec --pidfile=%[3]s/pid \
+			--cgroup-parent=%s --storage-driver=vfs`, options, d.socket, state, d.cgroups)
+	cmd := ns.Command(context.Background(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+		"sh", "-c", script)
+	cmd.Env = d.environ()
+	cmd.Stdout, cmd.Stderr = d.logged, d.logged
+	must(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of dockerd in %s:\n%s", ns, d.logged)
+		}
+		_ = cmd.Process.Kill()
+		<-ended
+		d.removeCgroups()
+	})
+	if !within(time.Minute, func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("dockerd in %s has ended: %s", ns, cmd.ProcessState)
+		default:
+		}
+		return d.command("version").Run() == nil
+	}) {
+		t.Fatalf("not within a minute: dockerd in %s answers", ns)
+	}
+	return d
+}
+
+func (d *docker) environ() []string {
+	return append(os.Environ(), "PATH="+filepath.Join(d.dir, "bin")+":"+os.Getenv("PATH"), "LD_LIBRARY_PATH="+filepath.Join(d.dir, "lib"))
+}
+
+// command prepares a command of docker's client.
+func (d *docker) command(args ...string) *netlab.Cmd {
+	cmd := d.ns.Command(context.Background(), filepath.Join(d.dir, "bin", "docker"), append([]string{"--host=unix://" + d.socket}, args...)...)
+	cmd.Env = d.environ()
+	return cmd
+}
+
+// run runs a command of docker's client and returns what it has printed.
+func (d *docker) run(args ...string) string {
+	d.t.Helper()
+	out, err := d.command(args...).CombinedOutput()
+	if err != nil {
+		d.t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// importBusybox makes the image "busybox".
+func (d *docker) importBusybox() {
+	d.t.Helper()
+	root := scratchDir(d.t)
+	script := fmt.Sprintf(`mkdir %[1]s/bin %[1]s/tmp && cp %[2]s/bin/busybox %[1]s/bin/sh && ln -s sh %[1]s/bin/busybox && tar -C %[1]s -cf %[1]s.tar .`, root, d.dir)
+	out, err := d.ns.Command(context.Background(), "sh", "-c", script).CombinedOutput()
+	d.t.Cleanup(func() { os.Remove(root + ".tar") })
+	if err != nil {
+		d.t.Fatalf("make an image: %v\n%s", err, out)
+	}
+	d.run("import", root+".tar", "busybox")
+}
+
+// removeCgroups removes what a dockerd that was killed has left. The last
+// process of a group may take a moment to end.
+func (d *docker) removeCgroups() {
+	d.t.Helper()
+	var left []string
+	if !within(patience, func() bool {
+		left = nil
+		for _, tree := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+			groups, _ := filepath.Glob(tree + d.cgroups + "/*")
+			tops, _ := filepath.Glob(tree + d.cgroups)
+			for _, g := range append(groups, tops...) {
+				if os.Remove(g) != nil {
+					left = append(left, g)
+				}
+			}
+		}
+		return left == nil
+	}) {
+		d.t.Errorf("control groups left: %s", left)
+	}
+}
+
+// container ── docker0 ── host a ──────────── host b ── pod-b
+//
+//	dockerd --bip=10.5.1.1/24 --mtu=1472
+func TestContainersOfDockerAreInTheNetwork(t *testing.T) {
+	must(t, build("twill", "./cmd/twill"))
+	opts := filepath.Join(scratchDir(t), "docker_opts.env")
+	for _, tc := range []struct {
+		name    string
+		flags   []string // of twilld
+		options string   // of dockerd, with the subnet file in $1
+		caller  string   // whom a pod elsewhere sees, empty: the container
+	}{
+		{"twill docker-opts", []string{"--ip-masq"}, bin("twill") + " docker-opts -c -f $1 -d " + opts + " && . " + opts, ""},
+		// Docker masquerades all that leaves its bridge.
+		{"flannel's recipe", nil, `. $1 && DOCKER_OPTS="--bip=$FLANNEL_SUBNET --mtu=$FLANNEL_MTU"`, "10.5.1.0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := newLab(t, labOptions{flags: append(tc.flags, "--iptables-forward-rules=true")})
+			a, pod := l.daemons[0], l.pod(1)
+			a.sh("ip link delete cni0") // Docker's bridge takes its place
+			// As on a bare host. Docker turns it on, and has FORWARD drop what
+			// nobody accepts.
+			a.sh("sysctl -w net.ipv4.ip_forward=0")
+			d := startDocker(t, a.ns, "set -- "+a.subnetFile+"\n"+tc.options)
+			if rules := firewall(t, a.ns); !strings.Contains(rules, ":FORWARD DROP") {
+				t.Errorf("FORWARD drops nothing:\n%s", rules)
+			}
+			id, addr := d.startContainer()
+			if !l.Hosts[0].Subnet.Contains(addr) {
+				t.Errorf("the container has %s, want an address in %s", addr, l.Hosts[0].Subnet)
+			}
+			if mtu := d.run("exec", id, "busybox", "cat", "/sys/class/net/eth0/mtu"); mtu != "1472" {
+				t.Errorf("the container's MTU is %s, want 1472", mtu)
+			}
+			must(t, ping(pod, addr, 1472))
+			d.run("exec", id, "busybox", "ping", "-c", "1", "-w", "30", "-s", "1444", pod.Addr.String())
+			if tc.caller == "" {
+				tc.caller = addr.String()
+			}
+			if from := d.calls(id, pod); from != tc.caller {
+				t.Errorf("the pod is called by %s, want %s", from, tc.caller)
+			}
+			d.run("rm", "--force", id)
+		})
+	}
+}
+
+// startContainer starts a container that does nothing, and returns its name and
+// address.
+func (d *docker) startContainer() (id string, addr netip.Addr) {
+	d.t.Helper()
+	d.importBusybox()
+	id = d.run("run", "--detach", "busybox", "sh", "-c", "exec busybox sleep 1000")
+	addr, err := netip.ParseAddr(d.run("inspect", "--format={{.NetworkSettings.IPAddress}}", id))
+	must(d.t, err)
+	return id, addr
+}
+
+// calls has a container connect to a pod, and returns whom the pod sees.
+func (d *docker) calls(id string, pod *netlab.Pod) (from string) {
+	d.t.Helper()
+	listener, err := pod.NS.Listen("tcp4", netip.AddrPortFrom(pod.Addr, 0).String())
+	must(d.t, err)
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	callers := make(chan string, 1)
+	go func() {
+		c, err := listener.Accept()
+		if err != nil {
+			callers <- err.Error()
+			return
+		}
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		c.Close()
+		callers <- host
+	}()
+	d.run("exec", id, "busybox", "nc", "-w", "30", pod.Addr.String(), port)
+	return <-callers
+}

@@ -1,0 +1,136 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/twillnet/twill/internal/doctor"
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// doctor runs twill doctor beside d.
+func (d *daemon) doctor() (found []doctor.Finding, code int) {
+	d.t.Helper()
+	args := []string{"doctor", "--json", "--socket=" + d.socket, "--subnet-file=" + d.subnetFile}
+	for _, a := range d.args {
+		if strings.HasPrefix(a, "--etcd-endpoints=") {
+			args = append(args, a)
+		}
+	}
+	cmd := d.ns.Command(d.t.Context(), bin("twill"), args...)
+	out, err := cmd.Output()
+	var report struct{ Findings []doctor.Finding }
+	if jsonErr := json.Unmarshal(out, &report); jsonErr != nil {
+		d.t.Fatalf("twill doctor: %v, %v\n%s", err, jsonErr, out)
+	}
+	return report.Findings, cmd.ProcessState.ExitCode()
+}
+
+// isWell waits until the doctor finds nothing bad; the daemon may still have to
+// follow a change.
+func (d *daemon) isWell() {
+	d.t.Helper()
+	var found []doctor.Finding
+	eventually(d.t, "the doctor finds nothing bad", func() bool {
+		var code int
+		found, code = d.doctor()
+		return doctor.Worst(found) != doctor.Bad && code == 0
+	})
+}
+
+// isSick returns a bad finding of the doctor's that has want in it.
+func (d *daemon) isSick(want string) doctor.Finding {
+	d.t.Helper()
+	found, code := d.doctor()
+	i := slices.IndexFunc(found, func(f doctor.Finding) bool { return f.Level == doctor.Bad && strings.Contains(f.Text, want) })
+	if i < 0 || code != 1 {
+		d.t.Fatalf("exit code %d, %+v; want 1 and one that is bad with %q", code, found, want)
+	}
+	return found[i]
+}
+
+// sh runs a command of the shell on d's host.
+func (d *daemon) sh(command string) {
+	d.t.Helper()
+	if out, err := d.ns.Command(d.t.Context(), "sh", "-c", command).CombinedOutput(); err != nil {
+		d.t.Fatalf("%s: %v\n%s", command, err, out)
+	}
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	doctor ──── pings ───► UDP 8285 closed, MTU 1400, no daemon
+func TestDoctorFindsWhatKeepsNodesApartAndItsRemediesMendIt(t *testing.T) {
+	if err := build("twill", "./cmd/twill"); err != nil {
+		t.Fatal(err)
+	}
+	l := newLab(t, labOptions{flags: []string{"--iptables-forward-rules=true"}})
+	a, b := l.daemons[0], l.daemons[1]
+	a.isWell()
+
+	b.sh("iptables -A INPUT -p udp --dport 8285 -j DROP")
+	a.isSick(fmt.Sprintf("%s answers, but not through the tunnel", l.Hosts[1].Addr))
+	b.sh(b.isSick("drops datagrams of " + l.Hosts[0].Addr.String() + " to UDP port 8285").Remedy)
+	a.isWell()
+	b.isWell()
+
+	b.sh("ip link set dev " + netlab.UnderlayLink + " mtu 1400")
+	f := a.isSick(fmt.Sprintf("the path to %s takes packets of 14", l.Hosts[1].Addr))
+	a.sh(f.Remedy)
+	a.isWell()
+
+	a.sh("sysctl -w net.ipv4.ip_forward=0")
+	a.sh(a.isSick("ip_forward is 0").Remedy)
+	a.sh("iptables -I FORWARD -j REJECT")
+	a.sh(a.isSick("dropped in FORWARD by -A FORWARD -j REJECT").Remedy)
+	a.isWell()
+}
+
+// pod-a ── host a ─┬─ host b ─┬─ host c ── pod-c
+//
+//	auto   │   vxlan  │  udp
+//	       └── etcd ──┘
+func TestDoctorKnowsByWhichWayEachPeerIsReached(t *testing.T) {
+	must(t, build("twill", "./cmd/twill"))
+	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})
+	c.run(twill("auto", "--backend=auto"), twill("vxlan", "--backend=vxlan"), twill("udp", "--backend=udp"))
+	c.waitTalk()
+	a := c.running[0].(*daemon)
+	for i, port := range map[int]int{1: 8472, 2: 8285} {
+		d := c.running[i].(*daemon)
+		a.isWell()
+		d.isWell()
+		d.sh(fmt.Sprintf("iptables -A INPUT -p udp --dport %d -j DROP", port))
+		a.isSick(fmt.Sprintf("%s answers, but not through the tunnel (%s): UDP port %d", c.nodes[i].Addr, c.nodes[i].Subnet.Addr(), port))
+		d.sh(d.isSick(fmt.Sprintf("to UDP port %d", port)).Remedy)
+	}
+	a.isWell()
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	plain routes
+func TestDoctorMissesNoTunnelWhereThereAreRoutes(t *testing.T) {
+	must(t, build("twill", "./cmd/twill"))
+	c := newCluster(t, clusterOptions{backend: `{"Type": "host-gw"}`})
+	c.run(twill("host-gw"), twill("host-gw"))
+	c.waitTalk()
+	a := c.running[0].(*daemon)
+	a.isWell()
+	found, _ := a.doctor()
+	for check, want := range map[string]string{
+		"tun": "not needed: packets go by host-gw", "udp-port": "plain routes need none",
+		"peers": "1 of 1 answer packets of 1500 bytes that must not be fragmented",
+	} {
+		if !slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Check == check && f.Text == want }) {
+			t.Errorf("%s does not say %q: %+v", check, want, found)
+		}
+	}
+
+	b := c.running[1].(*daemon)
+	b.sh("ip link set dev " + netlab.UnderlayLink + " mtu 1400")
+	a.isSick(fmt.Sprintf("the path to %s takes packets of 14", c.nodes[1].Addr))
+}

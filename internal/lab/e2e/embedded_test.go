@@ -1,0 +1,113 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// embeddedLab is an etcdLab whose etcd runs in the daemon of host a, with flags.
+// Nothing is started.
+func embeddedLab(t *testing.T, flags ...string) *etcdLab {
+	t.Helper()
+	l := &etcdLab{lab: newLab(t, labOptions{Options: netlab.Options{Hosts: 2}, idle: true}), port: "2379"}
+	l.host = l.Hosts[0]
+	for i, d := range l.daemons {
+		d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--lease-file=") })
+		if i == 0 {
+			d.args = append(append(d.args, "--embedded-etcd="+filepath.Join(scratchDir(t), "etcd")), flags...)
+		} else {
+			d.args = append(d.args, fmt.Sprintf("--etcd-endpoints=http://%s:%s", l.host.Addr, l.port))
+		}
+	}
+	return l
+}
+
+// configure starts the daemon with the etcd, and gives that the leases that the
+// pods' addresses are of, and the network configuration that it waits for.
+func (l *etcdLab) configure() {
+	l.t.Helper()
+	d := l.daemons[0]
+	d.start()
+	eventually(l.t, "the log says how to write the configuration", func() bool {
+		return strings.Contains(d.stderr.String(), "twill config set")
+	})
+	for i := range l.daemons {
+		granted := strings.Fields(l.etcdctl("lease", "grant", "3600"))
+		l.etcdctl("put", "--lease="+granted[1], l.key(i), fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, l.Hosts[i].Addr))
+	}
+	l.etcdctl("put", "/coreos.com/network/config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
+	d.waitReady()
+}
+
+// reaches dials the etcd of host a from host number i.
+func (l *etcdLab) reaches(i int) error {
+	return l.Hosts[i].NS.Do(func() error {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(l.host.Addr.String(), l.port), time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	etcd in twilld
+func TestEtcdInTwilldServesAnotherNodeAndKeepsLeases(t *testing.T) {
+	l := embeddedLab(t)
+	a, b := l.daemons[0], l.daemons[1]
+	a.args = append(a.args, "--embedded-etcd-listen="+l.Hosts[0].Addr.String())
+	l.configure()
+	b.start()
+	b.waitReady()
+	must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
+
+	env, leases := a.env(), l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/")
+	took, code := a.stop(syscall.SIGTERM)
+	if code != 0 || took > 5*time.Second {
+		t.Errorf("stopping took %s, exit code %d", took, code)
+	}
+	a.start()
+	a.waitReady()
+	if got := a.env(); got != env {
+		t.Errorf("subnet.env was\n%s\nand is\n%s", env, got)
+	}
+	if got := l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/"); got != leases {
+		t.Errorf("the leases were\n%s\nand are\n%s", leases, got)
+	}
+	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+
+	// The other node follows the etcd that is back.
+	l.etcdctl("put", "/coreos.com/network/subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","PublicIPv6":null}`)
+	if !within(time.Minute, func() bool { return b.status().Source.Leases == 3 }) {
+		t.Error("not within a minute: the other node has the new lease")
+	}
+}
+
+func TestEtcdInTwilldAnswersOnTheLoopbackAlone(t *testing.T) {
+	l := embeddedLab(t)
+	l.configure()
+	for i := range l.Hosts {
+		if err := l.reaches(i); err == nil {
+			t.Errorf("host %d reaches it at %s", i, l.host.Addr)
+		}
+	}
+}
+
+func TestBuildWithoutEtcdSaysSo(t *testing.T) {
+	s := newSite(t)
+	must(t, build("twilld-lite", "./cmd/twilld", "-tags=noembed"))
+	out, err := s.NS.Command(context.Background(), bin("twilld-lite"), "--embedded-etcd").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "built without it") || !strings.Contains(string(out), "--etcd-endpoints") {
+		t.Errorf("%v, %s", err, out)
+	}
+}

@@ -1,0 +1,76 @@
+package e2e
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/etcdtest"
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// The etcd that the distribution has, as old as one in use may be: 3.4.23 in
+// Debian 12.
+//
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	└── etcd of Debian
+func TestNodesShareANetworkOnAnOldEtcd(t *testing.T) {
+	t.Parallel()
+	old := filepath.Join("..", "..", "..", "bin", "peers", "etcd-old", "etcd")
+	if _, err := os.Stat(old); err != nil {
+		t.Fatalf("%v: run make etcd-old in the root of the repository", err)
+	}
+	l := serveEtcdCluster(t, newLab(t, labOptions{Options: netlab.Options{Hosts: 3}, nodes: 2, idle: true}), 1, etcdtest.Options{Program: old})
+	server, err := l.client.Status(t.Context(), l.endpoint())
+	must(t, err)
+	t.Logf("etcd %s", server.Version)
+	if strings.HasPrefix(server.Version, "3.7.") {
+		t.Error("this is no older etcd than that of the other tests")
+	}
+	l.put("config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
+	for _, d := range l.daemons {
+		d.readEtcd(l.endpoint())
+	}
+	l.grantAll()
+	l.start()
+	flows := l.steady(0, 1)
+	before := l.entry(0)
+	must(t, ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
+
+	// What changes is told, before etcd has crashed and after.
+	l.putLease("10.5.77.0/24", "172.31.9.77")
+	l.seesInTheEnd(0, 3)
+	l.server.Kill()
+	l.server.Restart(t)
+	l.persist(t, func(ctx context.Context) error {
+		_, err := l.client.Delete(ctx, etcdPrefix+"/subnets/10.5.77.0-24")
+		return err
+	})
+	l.seesInTheEnd(0, 2)
+
+	flows.stop(t)
+	l.checkHistory() // in which a node that moves is another one
+
+	// The lease is renewed when the address in it changes.
+	l.moveHost(0, netip.MustParseAddr("172.31.9.21"))
+	want := strings.Replace(before.value, "172.31.9.11", "172.31.9.21", 1)
+	if !within(time.Minute, func() bool { return l.entry(0).value == want }) {
+		t.Errorf("not within a minute: the lease is %s, want %s", l.entry(0).value, want)
+	}
+	if now := l.entry(0); now.lease == before.lease {
+		t.Error("the lease was not extended")
+	}
+	if !within(time.Minute, func() bool { return pingOnce(l.pod(1), l.pod(0).Addr) == nil }) {
+		t.Error("not within a minute: host b reaches host a at its new address")
+	}
+	for i, d := range l.daemons {
+		if log := d.stderr.String(); strings.Contains(log, "lease lost") {
+			t.Errorf("host %s takes its lease for lost:\n%s", l.Hosts[i].Letter, log)
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/internal/lab/etcdtest"
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	├──────── host c ── pod-c, which comes when etcd is full
+//	└── etcd, with room for 8 MB
+func TestNodeThatJoinsWaitsWhileEtcdIsFullAndTheOthersTalk(t *testing.T) {
+	t.Parallel()
+	l := serveEtcdCluster(t, newLab(t, labOptions{Options: netlab.Options{Hosts: 4}, nodes: 3, idle: true}), 1,
+		etcdtest.Options{Flags: []string{"--quota-backend-bytes=8388608"}})
+	l.put("config", `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.3.0", "Backend": {"Type": "udp"}}`)
+	for i, d := range l.daemons {
+		d.readEtcd(l.endpoint())
+		if i < 2 {
+			l.grant(i)
+			d.start()
+		}
+	}
+	for _, d := range l.daemons[:2] {
+		d.waitReady()
+	}
+	must(t, l.SetPodMTU(1472))
+	flows := l.steady(0, 1)
+	l.fill(t)
+
+	c := l.daemons[2]
+	c.start()
+	if !within(time.Minute, func() bool {
+		doc := c.tryStatus()
+		return doc != nil && doc.Waiting == "a lease" && strings.Contains(c.stderr.String(), "etcd's database is full: compact and defragment it")
+	}) {
+		t.Fatalf("not within a minute: host c says what it waits for, and what to do: %+v", c.tryStatus())
+	}
+	flows.pass(t, 2000)
+	l.makeRoom(t)
+	if !within(time.Minute, func() bool { return c.status().Waiting == "" }) {
+		t.Fatal("not within a minute: host c joins an etcd that has room again")
+	}
+	for i := range l.daemons {
+		l.seesInTheEnd(i, 3)
+	}
+	must(t, ping(l.pod(0), l.pod(2).Addr, 1472))
+	flows.stop(t)
+	for i, d := range l.daemons[:2] {
+		if log := d.stderr.String(); strings.Contains(log, "not ready") || strings.Contains(log, "lease lost") {
+			t.Errorf("host %s has minded:\n%s", l.Hosts[i].Letter, log)
+		}
+	}
+	if got := len(l.entries()); got != 3 {
+		t.Errorf("%d leases, want 3", got)
+	}
+}
+
+// fill writes to etcd until it takes no more.
+func (l *etcdLab) fill(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var err error
+	for i := 0; err == nil; i++ {
+		_, err = l.client.Put(ctx, fmt.Sprintf("/filler/%d", i), strings.Repeat("x", 1<<20))
+	}
+	if !errors.Is(err, rpctypes.ErrNoSpace) {
+		t.Fatal(err)
+	}
+}
+
+// makeRoom does what the log says, and undoes fill.
+func (l *etcdLab) makeRoom(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	resp, err := l.client.Delete(ctx, "/filler/", clientv3.WithPrefix())
+	must(t, err)
+	_, err = l.client.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical())
+	must(t, err)
+	_, err = l.client.Defragment(ctx, l.endpoint())
+	must(t, err)
+	_, err = l.client.AlarmDisarm(ctx, &clientv3.AlarmMember{})
+	must(t, err)
+}

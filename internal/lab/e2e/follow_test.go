@@ -1,0 +1,261 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// conversation is a TCP connection between pod-a and pod-b that is to outlive
+// what happens to the hosts.
+type conversation struct{ a, b *net.TCPConn }
+
+func (l *lab) talk() conversation {
+	l.t.Helper()
+	server, err := l.pod(1).NS.Listen("tcp", netip.AddrPortFrom(l.pod(1).Addr, 0).String())
+	must(l.t, err)
+	defer server.Close()
+	a, b, err := connect(server, l.pod(0), time.Now().Add(time.Minute))
+	must(l.t, err)
+	l.t.Cleanup(func() { a.Close(); b.Close() })
+	return conversation{a, b}
+}
+
+// goesOn moves bytes both ways, however long TCP waits before it sends again
+// what was lost.
+func (c conversation) goesOn(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	must(t, c.a.SetDeadline(deadline), c.b.SetDeadline(deadline))
+	for _, way := range [][2]*net.TCPConn{{c.a, c.b}, {c.b, c.a}} {
+		if err := exchange(way[0], way[1], 1<<20); err != nil {
+			t.Errorf("the connection did not outlive the change: %v", err)
+		}
+	}
+}
+
+// exchange sends n bytes from one end to the other; neither is closed.
+func exchange(from, to net.Conn, n int) error {
+	sent := make(chan error, 1)
+	go func() {
+		_, err := from.Write(make([]byte, n))
+		sent <- err
+	}()
+	buf := make([]byte, 1<<16)
+	for got := 0; got < n; {
+		m, err := to.Read(buf)
+		if err != nil {
+			return fmt.Errorf("%d of %d bytes: %w", got, n, err)
+		}
+		got += m
+	}
+	return <-sent
+}
+
+// env returns what the daemon has told the CNI plugin.
+func (d *daemon) env() string {
+	d.t.Helper()
+	text, err := os.ReadFile(d.subnetFile)
+	must(d.t, err)
+	return string(text)
+}
+
+// waits waits until the daemon says that it is not ready, and why.
+func (d *daemon) waits(why string) {
+	d.t.Helper()
+	eventually(d.t, "not ready: "+why, func() bool { return strings.Contains(d.status().Waiting, why) })
+}
+
+// underlayLink returns the interface of host number i to the others, as it is
+// now.
+func (l *lab) underlayLink(i int) netlink.Link {
+	l.t.Helper()
+	link, err := l.Hosts[i].NS.Netlink().LinkByName(netlab.UnderlayLink)
+	must(l.t, err)
+	return link
+}
+
+// moveHost gives host number i another IPv4 address on the underlay, as a DHCP
+// client does: the old one goes, then the new one comes.
+func (l *lab) moveHost(i int, to netip.Addr) {
+	l.t.Helper()
+	h := l.Hosts[i]
+	v6 := h.Addr6
+	l.dropIPv4(h)
+	h.Addr, h.Addr6 = to, v6
+	addAddr(l.t, h.NS, netlab.UnderlayLink, netip.PrefixFrom(to, 24))
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	MTU 1500 → 1400 → 1500
+func TestNewMTUOfTheUnderlayIsFollowed(t *testing.T) {
+	forEngines(t, func(t *testing.T, e engine) {
+		l := newLab(t, labOptions{engine: e})
+		c := l.talk()
+		for _, mtu := range []int{1400, 1500} {
+			for i, d := range l.daemons {
+				must(t, l.Hosts[i].NS.Netlink().LinkSetMTU(l.underlayLink(i), mtu))
+				eventually(t, "subnet.env has the MTU of the device", func() bool {
+					return strings.Contains(d.env(), fmt.Sprintf("FLANNEL_MTU=%d\n", mtu-28))
+				})
+			}
+			for i, d := range l.daemons {
+				d.waitReady()
+				dev, err := l.Hosts[i].NS.Netlink().LinkByName("flannel0")
+				must(t, err)
+				if got := dev.Attrs().MTU; got != mtu-28 || d.status().Underlay.MTU != mtu {
+					t.Errorf("MTU %d: the device has %d, status says %+v", mtu, got, d.status().Underlay)
+				}
+			}
+			must(t, l.SetPodMTU(mtu-28))
+			if err := ping(l.pod(0), l.pod(1).Addr, mtu-28); err != nil {
+				t.Errorf("MTU %d: the largest packet: %v", mtu, err)
+			}
+			c.goesOn(t)
+		}
+		if n := strings.Count(l.daemons[0].stderr.String(), `msg="interface has changed"`); n != 2 {
+			t.Errorf("%d lines about 2 changes", n)
+		}
+	})
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	172.31.9.11 → 172.31.9.21
+func TestNewAddressOfTheUnderlayIsFollowed(t *testing.T) {
+	for _, order := range []string{"interface first", "lease first"} {
+		t.Run(order, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, labOptions{})
+			c := l.talk()
+			env := l.daemons[0].env()
+			to := netip.MustParseAddr("172.31.9.21")
+			was := l.Hosts[0].Addr
+			tell := func() {
+				l.Hosts[0].Addr = to
+				l.setLeases(l.leases())
+			}
+			if order == "lease first" {
+				tell()
+				eventually(t, "the daemon sees that its lease is another's", func() bool { return l.daemons[0].status().Restart != "" })
+				l.Hosts[0].Addr = was
+				l.moveHost(0, to)
+			} else {
+				l.moveHost(0, to)
+				l.daemons[0].waits("172.31.9.21")
+				tell()
+			}
+			eventually(t, "the lease says where the node is", func() bool {
+				d := l.daemons[0].status()
+				return d.Waiting == "" && d.Restart == "" && d.Lease.PublicIP == to && d.Underlay.IPv4 == to
+			})
+			eventually(t, "the peer knows", func() bool { return l.daemons[1].status().Dataplane.Peers[0].PublicIP == to })
+			if err := ping(l.pod(1), l.pod(0).Addr, 1472); err != nil {
+				t.Error(err)
+			}
+			c.goesOn(t)
+			if got := l.daemons[0].env(); got != env {
+				t.Errorf("subnet.env was\n%s\nand is\n%s", env, got)
+			}
+			const line = `was="eth0 (172.31.9.11, fd00:172:31:9::11, MTU 1500)" now="eth0 (172.31.9.21, fd00:172:31:9::11, MTU 1500)"`
+			if log := l.daemons[0].stderr.String(); strings.Count(log, line) != 1 {
+				t.Errorf("want one line with %s", line)
+			}
+		})
+	}
+}
+
+// pod-a ── host a ─── ✂ ────── host b ── pod-b
+func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
+	l := newLab(t, labOptions{})
+	c := l.talk()
+	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
+	must(t, nl.LinkSetDown(l.underlayLink(0)))
+	d.waits("interface eth0: is down; ip link set eth0 up")
+	must(t, nl.LinkSetUp(l.underlayLink(0)))
+	// The kernel has kept the IPv4 address only; it is enough.
+	d.waitReady()
+	if err := ping(l.pod(0), l.pod(1).Addr, 1472); err != nil {
+		t.Error(err)
+	}
+	c.goesOn(t)
+	addAddr(t, l.Hosts[0].NS, netlab.UnderlayLink, netip.PrefixFrom(l.Hosts[0].Addr6, 64))
+	eventually(t, "the IPv6 address is known again", func() bool {
+		doc := d.status()
+		return doc.Waiting == "" && doc.Underlay.IPv6 == l.Hosts[0].Addr6
+	})
+	c.goesOn(t)
+}
+
+// pod-a ── host a ─── ✂ ────── host b ── pod-b
+//
+//	both ends deleted, made anew
+func TestInterfaceDeletedAndMadeAnewIsFollowed(t *testing.T) {
+	l := newLab(t, labOptions{})
+	c := l.talk()
+	must(t, l.Hosts[0].NS.Netlink().LinkDel(l.underlayLink(0)))
+	for _, d := range l.daemons {
+		d.waits("interface eth0: is gone")
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = netlab.UnderlayLink, 1400
+	must(t, l.Hosts[0].NS.Netlink().LinkAdd(&netlink.Veth{
+		LinkAttrs: attrs, PeerName: netlab.UnderlayLink, PeerNamespace: netlink.NsFd(l.Hosts[1].NS.FD()), PeerMTU: 1400,
+	}))
+	for i, h := range l.Hosts {
+		must(t, h.NS.Netlink().LinkSetUp(l.underlayLink(i)))
+		addAddr(t, h.NS, netlab.UnderlayLink, netip.PrefixFrom(h.Addr, 24))
+	}
+	for _, d := range l.daemons {
+		d.waitReady()
+		if env := d.env(); !strings.Contains(env, "FLANNEL_MTU=1372\n") {
+			t.Errorf("subnet.env:\n%s", env)
+		}
+	}
+	must(t, l.SetPodMTU(1372))
+	if err := ping(l.pod(0), l.pod(1).Addr, 1372); err != nil {
+		t.Error(err)
+	}
+	c.goesOn(t)
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	.11 goes, and the default route with it; .21 comes; the route comes
+func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
+	l := newLab(t, labOptions{idle: true})
+	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
+	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--iface=") })
+	through := func() {
+		must(t, nl.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Gw: l.Hosts[1].Addr.AsSlice()}))
+	}
+	through()
+	l.start()
+	c := l.talk()
+	to := netip.MustParseAddr("172.31.9.21")
+	l.moveHost(0, to)
+	l.setLeases(l.leases())
+	d.waits("interface eth0: address 172.31.9.11 is gone")
+	eventually(t, "the log says why no interface will do", func() bool {
+		return strings.Contains(d.stderr.String(), `msg="no other interface will do" error="choose interface: there is no default route;`)
+	})
+	through()
+	d.waitReady()
+	if got := d.status().Underlay; got.IPv4 != to || got.Why != "default route" {
+		t.Errorf("underlay: %+v", got)
+	}
+	c.goesOn(t)
+	if n := strings.Count(d.stderr.String(), "no other interface will do"); n != 1 {
+		t.Errorf("%d lines about it", n)
+	}
+}

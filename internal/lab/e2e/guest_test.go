@@ -1,0 +1,267 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/guest"
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/status"
+)
+
+// guestPatience is patience with a guest, whose CPU is emulated.
+const guestPatience = 3 * time.Minute
+
+// kernel is one that a node in a guest can have.
+type kernel struct {
+	version, arch string
+	// What status says of the offloads.
+	tunOffload, tunGRO, udpGRO string
+	// How UDP goes from the network into the TUN device.
+	udpWrite mean
+}
+
+var (
+	linux61 = kernel{
+		version: "6.1", arch: runtime.GOARCH,
+		tunOffload: "granted: CSUM TSO4 TSO6 TSO_ECN; USO needs Linux 6.2",
+		tunGRO:     "granted: TCP; UDP needs USO on the device and Linux 6.9",
+		udpGRO:     "granted: UDP_GRO",
+		udpWrite:   one,
+	}
+	otherKernels = []kernel{
+		linux61,
+		linux61.of("arm64"),
+		linux61.of("arm"),
+		{
+			version: "5.10", arch: runtime.GOARCH,
+			tunOffload: linux61.tunOffload,
+			tunGRO:     linux61.tunGRO,
+			udpGRO:     "refused: UDP_GRO needs Linux 5.12",
+			udpWrite:   one,
+		},
+		{
+			version: "6.12", arch: runtime.GOARCH,
+			tunOffload: "granted: CSUM TSO4 TSO6 TSO_ECN USO4 USO6",
+			tunGRO:     "granted: TCP and UDP",
+			udpGRO:     linux61.udpGRO,
+			udpWrite:   many,
+		},
+	}
+)
+
+// of is the kernel for another architecture.
+func (k kernel) of(arch string) kernel {
+	k.arch = arch
+	return k
+}
+
+// guestNode is a node with a kernel of its own. Its pod is a namespace of this
+// machine.
+type guestNode struct {
+	*guest.Guest
+	t testing.TB
+}
+
+// bootNode boots a guest in the place of h, with twilld and twill in it and what
+// files names besides. Of the kernel's modules it has those that are named.
+func bootNode(t testing.TB, k kernel, h *netlab.Host, files map[string]string, modules ...string) *guestNode {
+	t.Helper()
+	image, err := guest.Linux(k.version, k.arch)
+	must(t, err)
+	c := guest.Config{
+		Image: image, Modules: modules, Host: h,
+		Files: map[string]string{
+			"/usr/sbin/twilld": builtFor(t, k.arch, "twilld", "./cmd/twilld"),
+			"/usr/sbin/twill":  builtFor(t, k.arch, "twill", "./cmd/twill"),
+		},
+	}
+	for name, from := range files {
+		c.Files[name] = from
+	}
+	n := &guestNode{guest.Boot(t, c), t}
+	if got := n.run("uname -r"); !strings.HasPrefix(got, k.version+".") {
+		t.Fatalf("the guest has Linux %s, want %s", got, k.version)
+	}
+	// Before Boot's own cleanup, the guest still runs.
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, err := n.Run("cat /tmp/twilld.log; twill status")
+			t.Logf("log and status of twilld in the guest (error: %v):\n%s", err, log)
+		}
+	})
+	return n
+}
+
+// builtFor returns the path of a command of this module, built for an
+// architecture.
+func builtFor(t testing.TB, arch, name, pkg string) string {
+	t.Helper()
+	switch {
+	case arch != runtime.GOARCH:
+	case name == "twilld":
+		return bin(name)
+	default:
+		return built(t, name, pkg)
+	}
+	name += "-" + arch
+	once, _ := buildOnce.LoadOrStore(name, sync.OnceValue(func() error {
+		// As "make test-cross" builds, which has left most of it in the cache.
+		cmd := exec.Command("go", "build", "-o", bin(name), pkg)
+		cmd.Dir = filepath.Join("..", "..", "..")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch, "GOARM=6")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("build %s for %s: %w\n%s", pkg, arch, err, out)
+		}
+		return err
+	}))
+	must(t, once.(func() error)())
+	return bin(name)
+}
+
+// launch starts twilld.
+func (n *guestNode) launch(flags ...string) {
+	n.t.Helper()
+	n.run("twilld --iface=" + netlab.UnderlayLink + " " + noRules + " " + strings.Join(flags, " ") + " >/tmp/twilld.log 2>&1 &")
+}
+
+// start is launch, and waits until twilld is ready. Of its last life there is no
+// MTU in subnet.env.
+func (n *guestNode) start(flags ...string) {
+	n.t.Helper()
+	n.launch(flags...)
+	n.eventually("twilld is ready", func() bool {
+		raw, err := n.Run("grep FLANNEL_MTU /run/flannel/subnet.env && twill status --json")
+		return err == nil && !strings.Contains(raw, `"waiting"`)
+	})
+}
+
+// eventually waits for a condition while twilld runs.
+func (n *guestNode) eventually(what string, cond func() bool) {
+	n.t.Helper()
+	if !within(guestPatience, func() bool {
+		n.run("pidof twilld") // not one that has ended
+		return cond()
+	}) {
+		n.t.Fatalf("not within %s, in the guest: %s", guestPatience, what)
+	}
+}
+
+// run runs a command that must not fail.
+func (n *guestNode) run(line string) string {
+	n.t.Helper()
+	out, err := n.Run(line)
+	if err != nil {
+		n.t.Fatalf("%v\n%s", err, out)
+	}
+	return out
+}
+
+// status asks the daemon; it must be running.
+func (n *guestNode) status() *status.Document {
+	n.t.Helper()
+	doc := new(status.Document)
+	raw := n.run("twill status --json")
+	if err := json.Unmarshal([]byte(raw), doc); err != nil {
+		n.t.Fatalf("status of twilld in the guest: %v\n%s", err, raw)
+	}
+	return doc
+}
+
+// pod-a ── host a, this kernel ────────── guest, another ── pod-b
+func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
+	for _, k := range otherKernels {
+		t.Run("Linux "+k.version+" on "+k.arch, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, labOptions{idle: true})
+			n := bootNode(t, k, l.Hosts[1], map[string]string{"/etc/twill/leases.json": l.leaseFile}, "tun")
+			l.daemons[0].start()
+			l.daemons[0].waitReady()
+			n.start("--lease-file=/etc/twill/leases.json")
+			must(t, l.SetPodMTU(l.daemons[0].status().Dataplane.Device.MTU))
+			expectOffloads(t, n, k)
+			forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) { expectTraffic(t, l, n, k, addr) })
+		})
+	}
+}
+
+// expectOffloads checks what a node says of its kernel, in status and on the page
+// for people.
+func expectOffloads(t *testing.T, n *guestNode, k kernel) {
+	t.Helper()
+	dp := n.status().Dataplane
+	if dp.Device.Kind != status.KindOffload || dp.Device.MTU != 1472 {
+		t.Errorf("device %+v, want one with super-packets and MTU 1472", dp.Device)
+	}
+	got := make(map[string]string)
+	for _, o := range dp.Offloads {
+		if o.InForce != strings.HasPrefix(o.Why, "granted: ") {
+			t.Errorf("%+v: it is in force if it was granted", o)
+		}
+		got[o.Name] = o.Why
+	}
+	page := n.run("twill status")
+	for name, want := range map[string]string{
+		"tun-offload": k.tunOffload,
+		"tun-gro":     k.tunGRO,
+		"udp-gso":     "granted: UDP_SEGMENT",
+		"udp-gro":     k.udpGRO,
+	} {
+		if !strings.HasPrefix(got[name], want) || !strings.Contains(page, want) {
+			t.Errorf("%s: %q, want %q, and on the page:\n%s", name, got[name], want, page)
+		}
+	}
+}
+
+// expectTraffic moves packets between the pods of host a and of the guest, whose
+// address is addr, in both directions. UDP leaves the guest's pod one by one in
+// any case: a train is cut before its network card, which has no USO.
+func expectTraffic(t *testing.T, l *lab, n *guestNode, k kernel, addr netip.Addr) {
+	t.Helper()
+	tcp := func(from, to *netlab.Pod, addr netip.Addr) error {
+		return streams{flows: 2, up: 8 << 20, limit: guestPatience}.run(from, to, addr)
+	}
+	for _, into := range []bool{true, false} {
+		from, to, addr, name, udp := l.pod(0), l.pod(1), addr, "into the guest", k.udpWrite
+		if !into {
+			from, to, addr, name, udp = to, from, ofFamily(from, addr), "out of the guest", one
+		}
+		if err := ping(from, addr, 1472); err != nil {
+			t.Errorf("ping %s, as large as the MTU: %v", name, err)
+		}
+		for _, c := range []struct {
+			what string
+			load func(from, to *netlab.Pod, addr netip.Addr) error
+			want mean
+		}{{"TCP", tcp, many}, {"UDP", segmented, udp}} {
+			before := n.status()
+			if err := c.load(from, to, addr); err != nil {
+				t.Errorf("%s %s: %v", c.what, name, err)
+			}
+			if got := tunBatch(before, n.status(), into); !c.want.holds(got) {
+				t.Errorf("%s %s: %.1f packets in a call on the TUN device, want %s", c.what, name, got, c.want)
+			}
+		}
+	}
+}
+
+// tunBatch is the mean number of packets in a call on the TUN device between two
+// looks, of what has come from the network into the node or of what has left it.
+func tunBatch(before, after *status.Document, into bool) float64 {
+	tx, rx := directions(before)
+	tx1, rx1 := directions(after)
+	if into {
+		tx, tx1 = rx, rx1
+	}
+	return float64(tx1.Packets-tx.Packets) / float64(max(1, tx1.TunCalls-tx.TunCalls))
+}

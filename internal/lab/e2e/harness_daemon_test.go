@@ -1,0 +1,175 @@
+package e2e
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/status"
+)
+
+// daemon is a twilld that a test has started. Its files stay when it ends, so
+// that another can be started in its place.
+type daemon struct {
+	t          testing.TB
+	ns         *netlab.Namespace
+	subnetFile string
+	previous   string   // what is in subnetFile when it starts; if empty, there is none
+	socket     string   // control socket
+	wrap       []string // a command to run it with, if not empty
+	args       []string
+
+	cmd    *netlab.Cmd
+	stderr *syncBuffer
+	done   chan struct{} // closed when the process has ended
+}
+
+// noRules keeps firewall rules out of tests of other things.
+const noRules = "--iptables-forward-rules=false"
+
+// newDaemon prepares a twilld in ns, on the interface eth0, and starts nothing.
+// flags come after the usual ones, so they win.
+func newDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...string) *daemon {
+	t.Helper()
+	dir := scratchDir(t)
+	d := &daemon{
+		t: t, ns: ns,
+		subnetFile: filepath.Join(dir, "subnet.env"),
+		socket:     filepath.Join(dir, "twilld.sock"),
+		stderr:     new(syncBuffer),
+	}
+	d.args = append([]string{
+		"--lease-file=" + leaseFile, "--iface=" + netlab.UnderlayLink,
+		"--subnet-file=" + d.subnetFile, "--control-socket=" + d.socket, noRules,
+	}, flags...)
+	return d
+}
+
+// scratchDir is t.TempDir with a short path: that of a unix socket may have 107
+// bytes, and the names of tests are sentences.
+func scratchDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "twill-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// startDaemon is newDaemon, start and waitReady.
+func startDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...string) *daemon {
+	t.Helper()
+	d := newDaemon(t, ns, leaseFile, flags...)
+	d.start()
+	d.waitReady()
+	return d
+}
+
+// start starts the process. When the test ends it is stopped, and if the test
+// has failed its log is shown.
+func (d *daemon) start() {
+	d.t.Helper()
+	_ = os.Remove(d.subnetFile) // so that waitReady sees the one that comes
+	if d.previous != "" {
+		must(d.t, os.WriteFile(d.subnetFile, []byte(d.previous), 0o644))
+	}
+	argv := slices.Concat(d.wrap, []string{bin("twilld")}, d.args)
+	d.cmd = d.ns.Command(context.Background(), argv[0], argv[1:]...)
+	d.cmd.Stderr = d.stderr
+	if err := d.cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	cmd, done := d.cmd, make(chan struct{})
+	d.done = done
+	go func() {
+		_ = cmd.Wait() // what came of it is in ProcessState
+		close(done)
+	}()
+	d.t.Cleanup(func() {
+		if d.t.Failed() {
+			d.dump()
+		}
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-done:
+		case <-time.After(patience):
+			d.t.Errorf("twilld in %s: still there %s after SIGTERM", d.ns, patience)
+			_ = cmd.Process.Kill()
+			<-done
+		}
+	})
+}
+
+// dump writes the log, and what status says, to the test's output.
+func (d *daemon) dump() {
+	d.t.Logf("log of twilld in %s:\n%s", d.ns, d.stderr)
+	if raw, err := status.FetchJSON(context.Background(), d.socket); err == nil {
+		d.t.Logf("status of twilld in %s:\n%s", d.ns, raw)
+	}
+}
+
+// waitReady waits until the daemon has written subnet.env and status says that
+// nothing is being waited for.
+func (d *daemon) waitReady() {
+	d.t.Helper()
+	eventually(d.t, "twilld in "+d.ns.String()+" is ready", func() bool {
+		if d.ended() {
+			d.t.Fatalf("twilld in %s has ended: %s", d.ns, d.cmd.ProcessState)
+		}
+		if text, err := os.ReadFile(d.subnetFile); err != nil || string(text) == d.previous {
+			return false
+		}
+		doc, err := status.Fetch(context.Background(), d.socket)
+		return err == nil && doc.Waiting == ""
+	})
+}
+
+// status asks the daemon; it must be running.
+func (d *daemon) status() *status.Document {
+	d.t.Helper()
+	doc, err := status.Fetch(context.Background(), d.socket)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return doc
+}
+
+// ended reports whether the process has ended.
+func (d *daemon) ended() bool {
+	select {
+	case <-d.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop sends a signal, waits for the end of the process and returns how long
+// that took and the exit code, -1 if a signal ended it.
+func (d *daemon) stop(sig syscall.Signal) (took time.Duration, code int) {
+	d.t.Helper()
+	began := time.Now()
+	if err := d.cmd.Process.Signal(sig); err != nil {
+		d.t.Fatalf("twilld in %s: %v", d.ns, err)
+	}
+	code = d.wait()
+	return time.Since(began), code
+}
+
+// wait waits for the end of the process and returns its exit code, -1 if a
+// signal ended it.
+func (d *daemon) wait() int {
+	d.t.Helper()
+	select {
+	case <-d.done:
+	case <-time.After(patience):
+		d.t.Fatalf("twilld in %s has not ended within %s", d.ns, patience)
+	}
+	return d.cmd.ProcessState.ExitCode()
+}

@@ -1,0 +1,75 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// acquaint lets the kernels on the way between from and to learn all the
+// addresses that they need. While one asks for an address, packets that wait for
+// the answer are overtaken by those that come after it.
+func acquaint(from *netlab.Pod, to netip.Addr) error { return ping(from, to, 100) }
+
+// ping sends an ICMP echo request, which may not be fragmented, in an IP packet
+// of size bytes and waits for the answer.
+func ping(from *netlab.Pod, to netip.Addr, size int) error {
+	return pingWithin(patience, from, to, size)
+}
+
+// pingWithin is ping for whoever does not expect an answer.
+func pingWithin(wait time.Duration, from *netlab.Pod, to netip.Addr, size int) error {
+	network, src, headers, request := "ip4:icmp", from.Addr, 28, byte(8)
+	level, discover, do := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
+	if to.Is6() {
+		network, src, headers, request = "ip6:ipv6-icmp", from.Addr6, 48, 128
+		level, discover, do = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
+	}
+	pc, err := from.NS.ListenPacket(network, src.String())
+	if err != nil {
+		return err
+	}
+	defer pc.Close()
+	conn := pc.(*net.IPConn)
+	if err := setInt(conn, level, discover, do); err != nil {
+		return err
+	}
+	if to.Is6() {
+		// Without it a raw IPv6 socket fragments by itself.
+		if err := setInt(conn, level, unix.IPV6_DONTFRAG, 1); err != nil {
+			return err
+		}
+	}
+	msg := []byte{request, 0, 0, 0, 0, 1, 0, 1} // checksum, identifier 1, sequence number 1
+	data := make([]byte, size-headers)
+	_, _ = io.ReadFull(content(uint64(size), int64(len(data))), data)
+	msg = append(msg, data...)
+	if to.Is4() { // for ICMPv6 the kernel does it, RFC 3542 §3.1
+		binary.BigEndian.PutUint16(msg[2:], ^onesSum(msg))
+	}
+	if _, err := conn.WriteTo(msg, &net.IPAddr{IP: to.AsSlice()}); err != nil {
+		return err
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		return err
+	}
+	buf := make([]byte, 1<<16)
+	for {
+		n, _, err := conn.ReadFrom(buf)
+		if err != nil {
+			return fmt.Errorf("no answer from %s: %w", to, err)
+		}
+		reply := buf[:n]
+		if n >= 8 && (reply[0] == 0 || reply[0] == 129) && bytes.Equal(reply[4:], msg[4:]) {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/vishvananda/netlink"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// get asks the health and metrics server of host a from host b.
+func (l *lab) get(path string) (code int, body string, err error) {
+	transport := &http.Transport{DialContext: l.Hosts[1].NS.Dial}
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, Timeout: patience}
+	res, err := client.Get(fmt.Sprintf("http://%s:8081%s", l.Hosts[0].Addr, path))
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(raw), err
+}
+
+// host a ──────────── host b
+//
+//	/readyz             asks
+func TestReadyzSaysWhenPodsCanTalk(t *testing.T) {
+	l := newLab(t, labOptions{idle: true})
+	d := l.daemons[0]
+	d.args = append(d.args, "--healthz-port=8081", "--udp-gso=auto")
+	// The self-test of UDP GSO waits for what does not come.
+	stifleLoopback(t, d.ns)
+	d.start()
+	eventually(t, "/readyz answers 503 and says what is being waited for", func() bool {
+		_, missing := os.Stat(d.subnetFile)
+		code, body, err := l.get("/readyz")
+		unready := err == nil && code == http.StatusServiceUnavailable
+		if unready && missing == nil {
+			t.Error("subnet.env is written before pods can talk")
+		}
+		return unready && body == "waiting for the data plane\n"
+	})
+	if code, body, err := l.get("/healthz"); err != nil || code != http.StatusOK {
+		t.Errorf("/healthz: %d %q %v, want 200 from the first moment", code, body, err)
+	}
+	d.waitReady()
+	if code, body, err := l.get("/readyz"); err != nil || code != http.StatusOK {
+		t.Errorf("/readyz: %d %q %v, want 200", code, body, err)
+	}
+	d.stop(syscall.SIGTERM)
+	if code, _, err := l.get("/healthz"); err == nil {
+		t.Errorf("/healthz answers %d after the end", code)
+	}
+}
+
+func TestServiceManagerIsToldWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
+	path := filepath.Join(scratchDir(t), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	must(t, err)
+	defer manager.Close()
+	next := func() string {
+		t.Helper()
+		buf := make([]byte, 100)
+		must(t, manager.SetReadDeadline(time.Now().Add(patience)))
+		n, err := manager.Read(buf)
+		must(t, err)
+		return string(buf[:n])
+	}
+	l := newLab(t, labOptions{idle: true})
+	d := l.daemons[0]
+	t.Setenv("NOTIFY_SOCKET", path)
+	d.start()
+	if got := next(); got != "READY=1\nSTATUS=ready" {
+		t.Errorf("first it says %q", got)
+	}
+	if _, err := os.Stat(d.subnetFile); err != nil {
+		t.Errorf("it says that it is ready, but: %v", err)
+	}
+	must(t, d.cmd.Process.Signal(syscall.SIGTERM))
+	if got := next(); got != "STOPPING=1" {
+		t.Errorf("at the end it says %q", got)
+	}
+	d.wait()
+}
+
+func TestServiceManagerThatDoesNotListenIsNoReasonToEnd(t *testing.T) {
+	l := newLab(t, labOptions{idle: true})
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(scratchDir(t), "nobody"))
+	d := l.daemons[0]
+	d.start()
+	d.waitReady()
+	eventually(t, "the log says so", func() bool { return strings.Contains(d.stderr.String(), "service manager not told") })
+}
+
+// host a ──────────── host b
+//
+//	/metrics            scrapes
+func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
+	l := newLab(t, labOptions{flags: []string{"--healthz-port=8081"}})
+	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+	code, text, err := l.get("/metrics")
+	if err != nil || code != http.StatusOK {
+		t.Fatalf("/metrics: %d %v", code, err)
+	}
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	must(t, err)
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	for _, want := range []string{
+		"twill_peers 1\n", "twill_leases 2\n", "twill_lease_source_ok 1\n",
+		`twill_device_info{device="flannel0",kind="offload",reason=`,
+		`twill_offload_enabled{offload="tun-offload"} 1`, `twill_offload_enabled{offload="udp-gso"} 1`,
+		`twill_packets_total{direction="tx",shard="0"} `, `twill_dropped_packets_total{direction="rx",reason="spoofed_source",shard="0"} 0`,
+		"go_goroutines ", "process_open_fds ",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	replace(t, l.leaseFile, "{")
+	eventually(t, "the gauge says that the lease file is refused", func() bool {
+		_, text, err := l.get("/metrics")
+		return err == nil && strings.Contains(text, "twill_lease_source_ok 0\n") && strings.Contains(text, "twill_leases 2\n")
+	})
+}
+
+// The operator's command speaks of what is wrong when nobody answers.
+func TestTwillStatusSaysWhyItCannotAsk(t *testing.T) {
+	ns := newLab(t, labOptions{idle: true}).Hosts[0].NS
+	dir := scratchDir(t)
+	stale := filepath.Join(dir, "stale.sock")
+	s, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
+	must(t, err)
+	s.SetUnlinkOnClose(false)
+	s.Close()
+	for path, says := range map[string]string{
+		filepath.Join(dir, "absent.sock"): "no such socket; is twilld running, and with this --control-socket?",
+		stale:                             "nobody listens; twilld has died or is being restarted",
+	} {
+		out, err := ns.Command(context.Background(), built(t, "twill", "./cmd/twill"), "status", "--socket="+path).CombinedOutput()
+		if err == nil || !strings.HasPrefix(string(out), "twill: ") || !strings.Contains(string(out), says) || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("%s: %v %q; want one line that says %q", path, err, out, says)
+		}
+	}
+}
+
+// stifleLoopback lets hardly anything through on lo.
+func stifleLoopback(t testing.TB, ns *netlab.Namespace) {
+	t.Helper()
+	const rate, size = 1000, 64 // bytes a second, bytes a packet
+	lo, err := ns.Netlink().LinkByName("lo")
+	must(t, err)
+	must(t, ns.Netlink().QdiscAdd(&netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: lo.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       rate, Limit: size, Buffer: netlink.Xmittime(rate, size),
+	}))
+}

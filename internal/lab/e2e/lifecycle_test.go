@@ -1,0 +1,307 @@
+package e2e
+
+import (
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+const (
+	// endsWithin is how long a daemon may take to end after a signal, on a
+	// machine that lets it run.
+	endsWithin = 300 * time.Millisecond
+	// endsSurely is the same where something else is tested and the machine
+	// may be busy.
+	endsSurely = 5 * time.Second
+)
+
+// load is TCP both ways between pod-a and pod-b that goes on until the lab is
+// closed; whoever cuts it off does not hear of it.
+func (l *lab) load() {
+	l.t.Helper()
+	before := l.txPackets(0)
+	go func() {
+		_ = streams{flows: 4, up: 1 << 40, down: 1 << 40, limit: patience}.run(l.pod(0), l.pod(1), l.pod(1).Addr)
+	}()
+	eventually(l.t, "traffic flows", func() bool { return l.txPackets(0) > before+1000 })
+}
+
+// files lists what is in the directory of the daemon's files.
+func (d *daemon) files() string {
+	d.t.Helper()
+	entries, err := os.ReadDir(filepath.Dir(d.subnetFile))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return strings.Join(names, " ")
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	SIGTERM
+func TestSIGTERMEndsSoonUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
+	for _, e := range []engine{offloadEngine, plainEngine} {
+		t.Run(e.name, func(t *testing.T) {
+			l := newLab(t, labOptions{engine: e, idle: true})
+			d := l.daemons[0]
+			before := netState(t, d.ns)
+			l.start()
+			must(t, l.SetPodMTU(1500)) // as it was
+			if netState(t, d.ns) == before {
+				t.Fatal("a running daemon changes nothing")
+			}
+			env, err := os.ReadFile(d.subnetFile)
+			must(t, err)
+			leases, err := os.ReadFile(l.leaseFile)
+			must(t, err)
+			l.load()
+
+			took, code := d.stop(syscall.SIGTERM)
+			if took > endsSurely || code != 0 {
+				t.Errorf("ended after %s with exit code %d, want 0 within %s", took, code, endsSurely)
+			}
+			if after := netState(t, d.ns); after != before {
+				t.Errorf("left behind: the host was\n%s\nand is\n%s", before, after)
+			}
+			if got := d.files(); got != "subnet.env" {
+				t.Errorf("left behind: files %s, want subnet.env only", got)
+			}
+			for path, want := range map[string][]byte{d.subnetFile: env, l.leaseFile: leases} {
+				if got, err := os.ReadFile(path); err != nil || string(got) != string(want) {
+					t.Errorf("%s: %q, %v; want it unchanged", path, got, err)
+				}
+			}
+			if log := d.stderr.String(); strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {
+				t.Errorf("complaints of a daemon that was told to stop:\n%s", log)
+			}
+		})
+	}
+}
+
+// A busy machine only adds to the time, so the best of a few counts.
+func TestSIGTERMUnderTrafficTakesLessThan300Milliseconds(t *testing.T) {
+	l := newLab(t, labOptions{})
+	d, best := l.daemons[0], endsSurely
+	for range 5 {
+		l.load()
+		took, _ := d.stop(syscall.SIGTERM)
+		if best = min(best, took); best <= endsWithin {
+			return
+		}
+		d.start()
+		d.waitReady()
+	}
+	t.Errorf("ended after %s at best, want %s", best, endsWithin)
+}
+
+func TestSIGINTEndsAsSIGTERMDoes(t *testing.T) {
+	l := newLab(t, labOptions{})
+	if took, code := l.daemons[0].stop(syscall.SIGINT); took > endsSurely || code != 0 {
+		t.Errorf("ended after %s with exit code %d, want 0 within %s", took, code, endsSurely)
+	}
+}
+
+func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
+	l := newLab(t, labOptions{idle: true})
+	d := l.daemons[0]
+	before := netState(t, d.ns)
+	l.start()
+	must(t, l.SetPodMTU(1500))
+	l.load()
+	must(t, d.cmd.Process.Signal(syscall.SIGTERM))
+	if took, _ := d.stop(syscall.SIGTERM); took > endsSurely { // the code tells whether the second one came in time
+		t.Errorf("ended after %s, want %s", took, endsSurely)
+	}
+	if after := netState(t, d.ns); after != before {
+		t.Errorf("left behind: the host was\n%s\nand is\n%s", before, after)
+	}
+	d.start()
+	d.waitReady()
+	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+}
+
+func TestSIGTERMWhileStartingEndsSoonToo(t *testing.T) {
+	l := newLab(t, labOptions{idle: true, flags: []string{"--udp-gso=auto"}})
+	d := l.daemons[0]
+	before := netState(t, d.ns)
+	stifleLoopback(t, d.ns) // it waits for packets to itself
+	d.start()
+	eventually(t, "it makes its device", func() bool { return netState(t, d.ns) != before })
+	if took, code := d.stop(syscall.SIGTERM); took > endsSurely || code != 0 {
+		t.Errorf("ended after %s with exit code %d, want 0 within %s", took, code, endsSurely)
+	}
+	if after := netState(t, d.ns); after != before {
+		t.Errorf("left behind: the host was\n%s\nand is\n%s", before, after)
+	}
+	if got := d.files(); got != "" {
+		t.Errorf("left behind: files %s", got)
+	}
+}
+
+func TestRestartAfterSIGKILLWorksAtOnce(t *testing.T) {
+	for _, e := range []engine{offloadEngine, plainEngine} {
+		t.Run(e.name, func(t *testing.T) {
+			l := newLab(t, labOptions{engine: e})
+			d := l.daemons[0]
+			l.load()
+			if _, code := d.stop(syscall.SIGKILL); code != -1 {
+				t.Fatalf("exit code %d of a killed process", code)
+			}
+			if _, err := os.Stat(d.socket); err != nil {
+				t.Fatalf("a killed daemon cannot have removed its socket: %v", err)
+			}
+			began := time.Now()
+			d.start()
+			d.waitReady()
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("ready %s after the start, want a second at most", took)
+			}
+			must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+			must(t, ping(l.pod(1), l.pod(0).Addr6, 1472))
+		})
+	}
+}
+
+// A reader of subnet.env finds it before, during and after a restart.
+func TestSubnetEnvStaysWhatItWasOverARestart(t *testing.T) {
+	l := newLab(t, labOptions{})
+	d := l.daemons[0]
+	before, err := os.ReadFile(d.subnetFile)
+	must(t, err)
+	want := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\n" +
+		"FLANNEL_IPV6_NETWORK=fd00:10:5::/48\nFLANNEL_IPV6_SUBNET=fd00:10:5:1::1/64\n" +
+		"FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
+	if string(before) != want {
+		t.Errorf("got\n%s\nwant\n%s", before, want)
+	}
+	if fi, err := os.Stat(d.subnetFile); err != nil || fi.Mode() != fs.FileMode(0o644) {
+		t.Errorf("mode %v, %v; want 0644", fi.Mode(), err)
+	}
+	d.stop(syscall.SIGTERM)
+	d.start()
+	d.waitReady()
+	if after, err := os.ReadFile(d.subnetFile); err != nil || string(after) != want {
+		t.Errorf("after a restart: %q, %v", after, err)
+	}
+}
+
+// link returns a link of host number i.
+func (l *lab) link(i int, name string) netlink.Link {
+	l.t.Helper()
+	link, err := l.Hosts[i].NS.Netlink().LinkByName(name)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return link
+}
+
+// pod-a ── host a, flannel0 deleted ──────────── host b ── pod-b
+func TestDeletedDeviceIsMadeAnew(t *testing.T) {
+	for _, e := range []engine{offloadEngine, plainEngine} {
+		t.Run(e.name, func(t *testing.T) {
+			l := newLab(t, labOptions{engine: e})
+			d := l.daemons[0]
+			state := func() string { // the new device comes after others that the old one came before
+				return strings.Join(slices.Sorted(strings.Lines(netState(t, d.ns))), "")
+			}
+			before := state()
+			c := l.talk()
+			for i := range 3 {
+				logged := len(d.stderr.String())
+				was := l.link(0, "flannel0").Attrs().Index
+				must(t, d.ns.Netlink().LinkDel(l.link(0, "flannel0")))
+				eventually(t, "there is another flannel0, and pods talk", func() bool {
+					link, err := d.ns.Netlink().LinkByName("flannel0")
+					return err == nil && link.Attrs().Index != was && pingOnce(l.pod(0), l.pod(1).Addr) == nil
+				})
+				d.waitReady()
+				c.goesOn(t)
+				if n := strings.Count(d.stderr.String()[logged:], "device was deleted"); n != 1 {
+					t.Errorf("time %d: it said so %d times", i+1, n)
+				}
+			}
+			if after := state(); after != before {
+				t.Errorf("the host was\n%s\nand is\n%s", before, after)
+			}
+		})
+	}
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	flannel0 or eth0 down, then up
+func TestPodsTalkAgainWhenAnInterfaceIsUpAgain(t *testing.T) {
+	for _, name := range []string{"flannel0", netlab.UnderlayLink} {
+		for _, e := range []engine{offloadEngine, plainEngine} {
+			t.Run(name+" "+e.name, func(t *testing.T) {
+				t.Parallel()
+				l := newLab(t, labOptions{engine: e})
+				nl, link := l.Hosts[0].NS.Netlink(), l.link(0, name)
+				before := netState(t, l.Hosts[0].NS)
+				for range 3 {
+					must(t, nl.LinkSetDown(link))
+					must(t, nl.LinkSetUp(link))
+				}
+				l.talksAgain()
+				if name != "flannel0" {
+					return // who set up eth0 keeps its IPv6 addresses
+				}
+				if after := netState(t, l.Hosts[0].NS); after != before {
+					t.Errorf("the host was\n%s\nand is\n%s", before, after)
+				}
+				if log := l.daemons[0].stderr.String(); strings.Contains(log, "level=WARN") {
+					t.Errorf("complaints:\n%s", log)
+				}
+			})
+		}
+	}
+}
+
+// talksAgain waits until pings of both families pass in both directions.
+func (l *lab) talksAgain() {
+	l.t.Helper()
+	for i := range 2 {
+		from, to := l.pod(i), l.pod(1-i)
+		eventually(l.t, "pings pass from "+from.NS.String(), func() bool {
+			return pingOnce(from, to.Addr) == nil && pingOnce(from, to.Addr6) == nil
+		})
+	}
+}
+
+// The address of an interface may go and come back, with a DHCP client say.
+func TestPodsTalkAgainWhenTheUnderlayHasItsAddressAgain(t *testing.T) {
+	l := newLab(t, labOptions{})
+	nl, eth0 := l.Hosts[0].NS.Netlink(), l.link(0, netlab.UnderlayLink)
+	addrs, err := nl.AddrList(eth0, netlink.FAMILY_V4)
+	must(t, err)
+	for _, a := range addrs {
+		must(t, nl.AddrDel(eth0, &a))
+		if err := pingOnce(l.pod(0), l.pod(1).Addr); err == nil {
+			t.Error("a ping passes without an address on the underlay")
+		}
+		must(t, nl.AddrAdd(eth0, &a))
+	}
+	l.talksAgain()
+	if l.daemons[0].ended() {
+		t.Error("the daemon has ended")
+	}
+}
+
+// pingOnce is a small ping that gives up soon.
+func pingOnce(from *netlab.Pod, to netip.Addr) error {
+	return pingWithin(100*time.Millisecond, from, to, 100)
+}

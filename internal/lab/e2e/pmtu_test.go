@@ -1,0 +1,271 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// overheadOver is what a datagram adds to an inner packet: IPv4 20 or IPv6 40,
+// and UDP 8.
+func overheadOver(ipv6 bool) int {
+	if ipv6 {
+		return 48
+	}
+	return 28
+}
+
+// pod-a ── 1472 ── host a ── 1500 ── host b ── 1472 ── pod-b
+func TestPingFillsTheMTUOfTheTunnelAndNotAByteMore(t *testing.T) {
+	for _, u := range underlays {
+		t.Run(u.name, func(t *testing.T) {
+			forEngines(t, func(t *testing.T, e engine) {
+				l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6})
+				mtu := 1500 - overheadOver(u.ipv6)
+				for i, from := range []*netlab.Pod{l.pod(0), l.pod(1)} {
+					to := l.pod(1 - i)
+					forFamilies(t, to, func(t *testing.T, addr netip.Addr) {
+						if err := ping(from, addr, mtu); err != nil {
+							t.Errorf("%d bytes from %s: %v", mtu, from.NS, err)
+						}
+						if err := ping(from, addr, mtu+1); !errors.Is(err, unix.EMSGSIZE) {
+							t.Errorf("%d bytes from %s: %v, want EMSGSIZE", mtu+1, from.NS, err)
+						}
+					})
+				}
+			})
+		})
+	}
+}
+
+// pod-a ── 1500 ── host a ── 1500 ── host b ── 1500 ── pod-b
+//
+//	flannel0: 1472
+func TestPodThatWasNotToldTheMTUIsToldByItsHost(t *testing.T) {
+	for _, u := range underlays {
+		t.Run(u.name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, labOptions{ipv6Underlay: u.ipv6})
+			if err := l.SetPodMTU(1500); err != nil {
+				t.Fatal(err)
+			}
+			forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+				l.expectPathMTU(t, addr, 1500-overheadOver(u.ipv6))
+				if err := (streams{flows: 2, up: 8 << 20, down: 8 << 20}).run(l.pod(0), l.pod(1), addr); err != nil {
+					t.Errorf("TCP after that: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// narrowings make the path of an underlay packet from host a to host b
+// narrower than the interface.
+var narrowings = []struct {
+	name string
+	do   func(l *lab, mtu int)
+}{
+	// A route of host a says so.
+	{"route", func(l *lab, mtu int) { l.routeToB(0, netip.Addr{}, mtu) }},
+	// Host c is a router on the way and says so when it cannot pass a packet on.
+	{"router", func(l *lab, mtu int) {
+		l.routeToB(2, netip.Addr{}, mtu)
+		l.routeToB(0, l.underlay(2), 0)
+	}},
+}
+
+// routeToB adds a route for the underlay address of host b on host number from:
+// through a gateway if there is one, of an MTU if that is not 0.
+func (l *lab) routeToB(from int, via netip.Addr, mtu int) {
+	l.t.Helper()
+	nl, b := l.Hosts[from].NS.Netlink(), l.underlay(1)
+	link, err := nl.LinkByName(netlab.UnderlayLink)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	r := &netlink.Route{
+		LinkIndex: link.Attrs().Index,
+		Dst:       &net.IPNet{IP: b.AsSlice(), Mask: net.CIDRMask(b.BitLen(), b.BitLen())},
+		MTU:       mtu, MTULock: mtu > 0,
+	}
+	if via.IsValid() {
+		r.Gw = via.AsSlice()
+	}
+	if err := nl.RouteReplace(r); err != nil {
+		l.t.Fatalf("route to %s on host %s: %v", b, l.Hosts[from].Letter, err)
+	}
+}
+
+// pod-a ── host a ── 1400 ── host b ── pod-b
+//
+//	(host c)
+func TestPodLearnsThatThePathIsNarrowerThanTheTunnel(t *testing.T) {
+	const narrow = 1400
+	for _, u := range underlays {
+		for _, n := range narrowings {
+			t.Run(u.name+" "+n.name, func(t *testing.T) {
+				forEngines(t, func(t *testing.T, e engine) {
+					l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6, Options: netlab.Options{Hosts: 3}})
+					n.do(l, narrow)
+					forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+						l.expectPathMTU(t, addr, narrow-overheadOver(u.ipv6))
+					})
+				})
+			})
+		}
+	}
+}
+
+// pod-a ── host a ── 1500, then 1400 ── host b ── pod-b
+func TestTCPGoesOnWhenThePathBecomesNarrower(t *testing.T) {
+	for _, u := range underlays {
+		for _, n := range narrowings {
+			t.Run(u.name+" "+n.name, func(t *testing.T) {
+				forEngines(t, func(t *testing.T, e engine) {
+					l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6, Options: netlab.Options{Hosts: 3}})
+					results := make(chan error)
+					for _, addr := range []netip.Addr{l.pod(1).Addr, l.pod(1).Addr6} {
+						s := streams{flows: 4, up: 64 << 20, down: 1 << 20}
+						go func() { results <- s.run(l.pod(0), l.pod(1), addr) }()
+					}
+					eventually(t, "traffic flows", func() bool { return l.txPackets(0) > 1000 })
+					n.do(l, 1400)
+					for range 2 {
+						if err := <-results; err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// txPackets returns how many packets host number i has sent to its peers.
+func (l *lab) txPackets(i int) (n uint64) {
+	for _, s := range l.daemons[i].status().Shards {
+		n += s.TX.Packets
+	}
+	return n
+}
+
+// pod-a ── host a ── 1400 ── host b ── pod-b
+func TestPacketThatMayBeFragmentedCrossesANarrowPath(t *testing.T) {
+	for _, u := range underlays {
+		for _, n := range narrowings {
+			t.Run(u.name+" "+n.name, func(t *testing.T) {
+				forEngines(t, func(t *testing.T, e engine) {
+					l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6, Options: netlab.Options{Hosts: 3}})
+					n.do(l, 1400)
+					if err := l.echoWithout(l.pod(1).Addr, 1400); err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// echoWithout sends a datagram of size bytes of payload without DF from pod-a
+// until one comes back.
+func (l *lab) echoWithout(addr netip.Addr, size int) error {
+	server, err := listenUDP(l.pod(1).NS, netip.AddrPortFrom(addr, 0))
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	go echo(server)
+	client, err := dialUDP(l.pod(0).NS, addrPort(server))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := setInt(client, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT); err != nil {
+		return err
+	}
+	buf, got := make([]byte, size), make([]byte, size+1)
+	_, _ = io.ReadFull(content(1, int64(size)), buf)
+	// The first ones may go where a router has yet to say that they are too
+	// big.
+	for range 50 {
+		if _, err := client.Write(buf); err != nil {
+			return fmt.Errorf("%d bytes without DF: %w", size, err)
+		}
+		client.SetReadDeadline(time.Now().Add(patience / 50))
+		if n, err := client.Read(got); err == nil && bytes.Equal(got[:n], buf) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%d bytes without DF: no echo", size)
+}
+
+// IPv6 has no links below 1280 bytes (RFC 8200 §5), so a tunnel must fragment
+// what it carries rather than ask for less (RFC 2473 §7.1).
+//
+//	pod-a ── host a ── 1300 ── host b ── pod-b
+//	             inside: 1272, 1252 over IPv6
+func TestIPv6PodsKeepTheirMinimumMTUOnANarrowPath(t *testing.T) {
+	for _, u := range underlays {
+		t.Run(u.name, func(t *testing.T) {
+			forEngines(t, func(t *testing.T, e engine) {
+				l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6})
+				l.routeToB(0, netip.Addr{}, 1300)
+				l.expectPathMTU(t, l.pod(1).Addr6, 1280)
+				if err := (streams{flows: 2, up: 8 << 20, down: 8 << 20}).run(l.pod(0), l.pod(1), l.pod(1).Addr6); err != nil {
+					t.Errorf("TCP after that: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// expectPathMTU sends packets that are too big, with DF, from pod-a to addr
+// until the kernel of pod-a knows better, and checks that it then knows mtu,
+// and that mtu fits.
+func (l *lab) expectPathMTU(t *testing.T, addr netip.Addr, mtu int) {
+	t.Helper()
+	expectPathMTU(t, l.pod(0), addr, mtu)
+}
+
+// expectPathMTU is the same for any pod.
+func expectPathMTU(t *testing.T, from *netlab.Pod, addr netip.Addr, mtu int) {
+	t.Helper()
+	conn, err := dialUDP(from.NS, netip.AddrPortFrom(addr, 9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	level, discover, do, known, headers := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO, unix.IP_MTU, 28
+	if addr.Is6() {
+		level, discover, do, known, headers = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO, unix.IPV6_MTU, 48
+	}
+	if err := setInt(conn, level, discover, do); err != nil {
+		t.Fatal(err)
+	}
+	tooBig := make([]byte, mtu+1-headers)
+	told := within(patience, func() bool {
+		_, err := conn.Write(tooBig)
+		return errors.Is(err, unix.EMSGSIZE)
+	})
+	got, err := getInt(conn, level, known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !told || got != mtu {
+		t.Errorf("%d bytes from %s to %s: the pod was told: %t, and takes the path for one of %d bytes, want %d", mtu+1, from.NS, addr, told, got, mtu)
+		return
+	}
+	if err := ping(from, addr, mtu); err != nil {
+		t.Errorf("a ping of %d bytes, what the pod was told: %v", mtu, err)
+	}
+}

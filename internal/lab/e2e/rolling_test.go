@@ -1,0 +1,243 @@
+//go:build amd64
+
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// Nodes are changed one by one, from stock flannel to twilld and back, under a
+// TCP connection that goes on all the time.
+//
+//	pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	                 └── etcd
+func TestConnectionOutlivesARollingSwapFromStockFlannelAndBack(t *testing.T) {
+	t.Parallel()
+	must(t, buildStock())
+	l := idleEtcdLab(t, 2, "--partial-checksums=off")
+	// The subnets that the pods have are those of last time.
+	files := []string{filepath.Join(scratchDir(t), "subnet.env"), filepath.Join(scratchDir(t), "subnet.env")}
+	stock := make([]*stockNode, 2)
+	for i, h := range l.Hosts[:2] {
+		env := fmt.Sprintf("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=%s/24\n", h.Gateway())
+		must(t, os.WriteFile(files[i], []byte(env), 0o644))
+		stock[i] = l.startStockNode(t, i, files[i])
+	}
+	must(t, l.SetPodMTU(1472))
+	golden := l.entries()
+	for i := range stock {
+		if golden[l.key(i)] == "" {
+			t.Fatalf("stock flannel has not taken the subnet of subnet.env: %v", golden)
+		}
+	}
+	stockEnv := []string{textOf(t, files[0]), textOf(t, files[1])}
+	same := func(after string) {
+		t.Helper()
+		if got := l.entries(); !maps.Equal(got, golden) {
+			t.Errorf("%s etcd has\n%v\nwith stock flannel it had\n%v", after, got, golden)
+		}
+	}
+	stream := l.startStream(t)
+	stream.passes(t, "between nodes of stock flannel")
+	for i, d := range l.daemons {
+		stock[i].stop(t)
+		d.start()
+		d.waitReady()
+		stream.passes(t, "with twilld on host "+l.Hosts[i].Letter)
+		same("with twilld on host " + l.Hosts[i].Letter)
+		if got := d.env(); got != stockEnv[i] {
+			t.Errorf("subnet.env of twilld\n%s\nof stock flannel\n%s", got, stockEnv[i])
+		}
+	}
+	for i, d := range l.daemons {
+		d.stop(syscall.SIGTERM)
+		stock[i] = l.startStockNode(t, i, files[i])
+		stream.passes(t, "with stock flannel again on host "+l.Hosts[i].Letter)
+		same("with stock flannel again on host " + l.Hosts[i].Letter)
+	}
+	stream.stop(t)
+	l.checkHistory()
+}
+
+func textOf(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	must(t, err)
+	return string(text)
+}
+
+// startStockNode runs stock flannel on host number i until it is stopped or the
+// test ends, and waits until it is ready.
+func (l *etcdLab) startStockNode(t *testing.T, i int, subnetFile string) *stockNode {
+	t.Helper()
+	n := startStockNode(t, l.Hosts[i].NS, l.endpoint(), subnetFile)
+	if n.mtu != 1472 {
+		t.Fatalf("stock flannel in %s has an MTU of %d, want 1472", l.Hosts[i].NS, n.mtu)
+	}
+	return n
+}
+
+// stockNode is a stock flannel whose lease is in etcd.
+type stockNode struct {
+	mtu  int // of its pods
+	cmd  *netlab.Cmd
+	done chan struct{} // closed when the process has ended
+}
+
+// startStockNode runs stock flannel in ns until it is stopped or the test ends,
+// and waits until it is ready.
+func startStockNode(t testing.TB, ns *netlab.Namespace, endpoint, subnetFile string) *stockNode {
+	t.Helper()
+	n := &stockNode{
+		cmd: ns.Command(context.Background(), bin("flannel-udp"),
+			"--etcd-endpoints="+endpoint, "--iface="+netlab.UnderlayLink, "--subnet-file="+subnetFile),
+		done: make(chan struct{}),
+	}
+	log := new(syncBuffer)
+	n.cmd.Stderr = log
+	out, err := n.cmd.StdoutPipe()
+	must(t, err, n.cmd.Start())
+	ready := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		ready <- strings.TrimSpace(line)
+		_ = n.cmd.Wait()
+		close(n.done)
+	}()
+	t.Cleanup(func() {
+		_ = n.cmd.Process.Kill() // an error says that it has ended
+		<-n.done
+		if t.Failed() {
+			t.Logf("log of stock flannel in %s:\n%s", ns, log)
+		}
+	})
+	select {
+	case line := <-ready:
+		if _, err := fmt.Sscanf(line, "ready mtu=%d", &n.mtu); err != nil {
+			t.Fatalf("stock flannel in %s says %q\n%s", ns, line, log)
+		}
+	case <-time.After(time.Minute):
+		t.Fatalf("stock flannel in %s is not ready within a minute\n%s", ns, log)
+	}
+	return n
+}
+
+// stop ends the process as systemd would.
+func (n *stockNode) stop(t testing.TB) {
+	t.Helper()
+	must(t, n.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-n.done:
+	case <-time.After(patience):
+		t.Fatalf("stock flannel has not ended within %s", patience)
+	}
+}
+
+// stream is a TCP connection between pod-a and pod-b with traffic both ways,
+// of which each byte is compared.
+type stream struct {
+	a, b    *net.TCPConn
+	end     chan struct{}
+	results chan error
+	arrived [2]atomic.Int64 // bytes
+}
+
+// startStream starts a stream that lasts until it is stopped. Before, stock
+// flannel has to have read the leases, which is after it is ready.
+func (l *etcdLab) startStream(t *testing.T) *stream {
+	t.Helper()
+	eventually(t, "the pods reach each other", func() bool {
+		return pingOnce(l.pod(0), l.pod(1).Addr) == nil && pingOnce(l.pod(1), l.pod(0).Addr) == nil
+	})
+	c := l.talk()
+	must(t, c.a.SetDeadline(time.Time{}), c.b.SetDeadline(time.Time{}))
+	s := &stream{a: c.a, b: c.b, end: make(chan struct{}), results: make(chan error, 4)}
+	for i, way := range [][2]*net.TCPConn{{s.a, s.b}, {s.b, s.a}} {
+		go func() { s.results <- s.send(way[0], uint64(i)) }()
+		go func() { s.results <- s.receive(way[1], uint64(i)) }()
+	}
+	return s
+}
+
+// streamStep is written each millisecond: 4 MB/s are no burden.
+const streamStep = 4 << 10
+
+func (s *stream) send(to *net.TCPConn, seed uint64) error {
+	pace := time.NewTicker(time.Millisecond)
+	defer pace.Stop()
+	from, step := content(seed, 1<<62), make([]byte, streamStep)
+	for {
+		select {
+		case <-s.end:
+			return to.CloseWrite()
+		case <-pace.C:
+		}
+		_, _ = io.ReadFull(from, step)
+		if _, err := to.Write(step); err != nil {
+			return err
+		}
+	}
+}
+
+// receive returns nil at the end of the stream, unless a byte was wrong or a
+// step is not whole.
+func (s *stream) receive(from *net.TCPConn, seed uint64) error {
+	want, right, got := content(seed, 1<<62), make([]byte, streamStep), make([]byte, streamStep)
+	for {
+		if _, err := io.ReadFull(from, got); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		_, _ = io.ReadFull(want, right)
+		if !bytes.Equal(got, right) {
+			return fmt.Errorf("after %d bytes others arrive than were sent", s.arrived[seed].Load())
+		}
+		s.arrived[seed].Add(streamStep)
+	}
+}
+
+// passes waits until half a megabyte more has arrived at either end, however
+// long TCP waits before it sends again what was lost.
+func (s *stream) passes(t *testing.T, when string) {
+	t.Helper()
+	before := [2]int64{s.arrived[0].Load(), s.arrived[1].Load()}
+	if !within(time.Minute, func() bool {
+		return s.arrived[0].Load() > before[0]+512<<10 && s.arrived[1].Load() > before[1]+512<<10
+	}) {
+		t.Fatalf("%s the connection does not go on within a minute", when)
+	}
+}
+
+// stop ends the stream and waits for all that is under way.
+func (s *stream) stop(t *testing.T) {
+	t.Helper()
+	close(s.end)
+	for range cap(s.results) {
+		select {
+		case err := <-s.results:
+			if err != nil {
+				t.Errorf("stream: %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("stream: not at its end within a minute")
+		}
+	}
+}

@@ -1,0 +1,281 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+)
+
+// machine is a systemd that a test has booted on a host, with twilld.service
+// installed and not started.
+type machine struct {
+	t      testing.TB
+	ns     *netlab.Namespace
+	init   string // its process, as this process sees it
+	logged *syncBuffer
+	groups string // directory of its control group
+}
+
+// boot boots a machine. settings are the lines of /etc/twill/twilld.env.
+func boot(t testing.TB, ns *netlab.Namespace, settings ...string) *machine {
+	t.Helper()
+	dir := scratchDir(t)
+	m := &machine{t: t, ns: ns, logged: new(syncBuffer), groups: filepath.Join(unifiedGroups(t), filepath.Base(dir))}
+	environment := filepath.Join(dir, "twilld.env")
+	root := filepath.Join(dir, "root")
+	must(t, os.WriteFile(environment, []byte(strings.Join(settings, "\n")+"\n"), 0o644), os.Mkdir(root, 0o755), os.Mkdir(m.groups, 0o755))
+	t.Cleanup(m.removeGroups)
+	cmd := ns.Command(context.Background(), "sh", "-c",
+		`echo $$ >$0/cgroup.procs && exec unshare --mount --pid --cgroup --ipc --uts --fork --kill-child sh testdata/systemd.sh "$@"`,
+		m.groups, root, bin("twilld"), filepath.Join("..", "..", "..", "deploy", "systemd", "twilld.service"), environment)
+	cmd.Stdout, cmd.Stderr = m.logged, m.logged
+	must(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := m.command("journalctl", "--no-pager").CombinedOutput()
+			t.Logf("systemd in %s:\n%s\njournal:\n%s", ns, m.logged, out)
+		}
+		_ = cmd.Process.Kill()
+		<-ended
+	})
+	if !within(time.Minute, func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("systemd in %s has ended: %s\n%s", ns, cmd.ProcessState, m.logged)
+		default:
+		}
+		pid := cmd.Process.Pid
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		m.init = strings.TrimSpace(string(children))
+		return m.init != "" && m.command("systemctl", "is-system-running").Run() == nil
+	}) {
+		t.Fatalf("not within a minute: systemd in %s is up", ns)
+	}
+	return m
+}
+
+// unifiedGroups is where the second version of control groups is mounted.
+func unifiedGroups(t testing.TB) string {
+	t.Helper()
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.controllers")); err == nil {
+			return dir
+		}
+	}
+	t.Fatal("no cgroup2 is mounted at /sys/fs/cgroup or below")
+	return ""
+}
+
+// removeGroups removes the control groups. The last process of one may take a
+// moment to end.
+func (m *machine) removeGroups() {
+	if !within(patience, func() bool {
+		var all []string
+		_ = filepath.WalkDir(m.groups, func(path string, e os.DirEntry, err error) error {
+			if err == nil && e.IsDir() {
+				all = append(all, path)
+			}
+			return nil
+		})
+		slices.Reverse(all) // children first
+		for _, dir := range all {
+			_ = os.Remove(dir)
+		}
+		_, err := os.Stat(m.groups)
+		return os.IsNotExist(err)
+	}) {
+		m.t.Errorf("the control group %s is left", m.groups)
+	}
+}
+
+// command prepares a command on the machine.
+func (m *machine) command(name string, args ...string) *netlab.Cmd {
+	return m.ns.Command(context.Background(), "nsenter",
+		append([]string{"--target=" + m.init, "--mount", "--pid", "--cgroup", "--", name}, args...)...)
+}
+
+// run runs a command on the machine and returns what it has printed.
+func (m *machine) run(name string, args ...string) string {
+	m.t.Helper()
+	out, err := m.command(name, args...).CombinedOutput()
+	if err != nil {
+		m.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// write makes a file on the machine, which may be executed.
+func (m *machine) write(path, text string) {
+	m.t.Helper()
+	path = filepath.Join("/proc", m.init, "root", path)
+	must(m.t, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755))
+}
+
+// property returns what systemd knows of the service.
+func (m *machine) property(name string) string {
+	m.t.Helper()
+	return m.run("systemctl", "show", "--value", "--property="+name, "twilld")
+}
+
+// comes waits until a property of the service is what it should be, or begins
+// with it if that ends in dots.
+func (m *machine) comes(property, want string) {
+	m.t.Helper()
+	got := ""
+	if !within(time.Minute, func() bool {
+		got = m.property(property)
+		beginning, part := strings.CutSuffix(want, "…")
+		return got == want || part && strings.HasPrefix(got, beginning)
+	}) {
+		m.t.Fatalf("not within a minute: %s is %s; it is %s", property, want, got)
+	}
+}
+
+// inService runs a command of the shell with what the service can see and may
+// write, and returns whether it succeeded.
+func (m *machine) inService(command string) bool {
+	m.t.Helper()
+	pid := m.property("MainPID")
+	return m.command("nsenter", "--target="+pid, "--mount", "--", "sh", "-c", command).Run() == nil
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	systemd, twilld.service, etcd in twilld
+func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
+	for backend, mtu := range map[string]int{"udp": 1472, "vxlan": 1450} {
+		t.Run(backend, func(t *testing.T) {
+			l := embeddedLab(t)
+			a := boot(t, l.host.NS,
+				"FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_IP_MASQ=true",
+				"FLANNELD_EMBEDDED_ETCD=true", "FLANNELD_EMBEDDED_ETCD_LISTEN="+l.host.Addr.String())
+
+			a.run("systemctl", "start", "--no-block", "twilld")
+			a.comes("StatusText", "waiting for a sound network configuration: …")
+			if state := a.property("ActiveState"); state != "activating" {
+				t.Errorf("without a network config the service is %s", state)
+			}
+			l.grantAll()
+			l.etcdctl("put", etcdPrefix+"/config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "`+backend+`"}}`)
+			a.comes("ActiveState", "active")
+			a.comes("StatusText", "ready")
+			b := l.daemons[1]
+			b.start()
+			b.waitReady()
+			must(t, l.SetPodMTU(mtu), ping(l.pod(0), l.pod(1).Addr, mtu), ping(l.pod(1), l.pod(0).Addr, mtu))
+
+			proc := a.run("cat", "/proc/"+a.property("MainPID")+"/status")
+			for _, want := range []string{"CapBnd:\t0000000000003000\n", "CapEff:\t0000000000003000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
+				if !strings.Contains(proc, want) {
+					t.Errorf("no %q in\n%s", want, proc)
+				}
+			}
+			for path, may := range map[string]bool{
+				"/run/flannel/x": true, "/var/lib/twill/x": true, "/tmp/x": true,
+				"/x": false, "/etc/x": false, "/run/x": false, "/var/lib/x": false, "/usr/x": false, "/home/x": false, "/root/x": false,
+				"/proc/sys/net/ipv4/ip_forward": false, "/sys/fs/cgroup/x": false, "/dev/kmsg": false,
+			} {
+				if a.inService("echo 1 >"+path) != may {
+					t.Errorf("that the service may write %s is %v, want %v", path, !may, may)
+				}
+			}
+			// That there was no network config is the one error.
+			log := a.run("journalctl", "--unit=twilld", "--no-pager", "--output=cat")
+			if n := strings.Count(log, "level=ERROR"); n != 1 || !strings.Contains(log, "msg=ready") {
+				t.Errorf("%d errors in\n%s", n, log)
+			}
+
+			a.run("systemctl", "stop", "twilld")
+			if result := a.property("Result"); result != "success" {
+				t.Errorf("stopping: %s", result)
+			}
+			a.run("test", "-e", "/run/flannel/subnet.env", "-a", "-d", "/var/lib/twill/etcd")
+			a.run("systemctl", "start", "twilld")
+			must(t, ping(l.pod(0), l.pod(1).Addr, mtu))
+		})
+	}
+}
+
+func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T) {
+	s := newSite(t)
+	m := boot(t, s.NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_LEASE_FILE=/etc/twill/leases.json")
+	m.write("/etc/twill/leases.json", soundLeases)
+	m.run("systemctl", "start", "twilld")
+
+	for i, ends := range []string{
+		"kill -KILL $0",
+		"kill -STOP $0", // the watchdog finds it
+		"kill -ABRT $0", // what the watchdog does, and a panic
+	} {
+		m.run("sh", "-c", ends, m.property("MainPID"))
+		m.comes("NRestarts", strconv.Itoa(i+1))
+		m.comes("ActiveState", "active")
+	}
+
+	m.run("systemctl", "stop", "twilld")
+	m.run("sh", "-c", "echo FLANNELD_IPTABLES_RESYNC=0 >>/etc/twill/twilld.env")
+	if err := m.command("systemctl", "start", "twilld").Run(); err == nil {
+		t.Error("a service with a wrong command line was started")
+	}
+	m.comes("ActiveState", "failed")
+	if got := m.property("ExecMainStatus"); got != "2" {
+		t.Errorf("exit code %s, want 2", got)
+	}
+}
+
+// dropIn is the drop-in of docker.service in docs/docker.md.
+func dropIn(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "docker.md"))
+	must(t, err)
+	_, text, _ := strings.Cut(string(page), "\n```\n[Unit]\n")
+	text, _, ok := strings.Cut(text, "\n```\n")
+	if !ok {
+		t.Fatal("the page has no drop-in")
+	}
+	return "[Unit]\n" + text + "\n"
+}
+
+// The dockerd here writes down how it was called, and goes on.
+func TestDropInOfDockerStartsItWithTwilldsOptionsAndKeepsIt(t *testing.T) {
+	must(t, build("twill", "./cmd/twill"))
+	s := newSite(t)
+	m := boot(t, s.NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_IP_MASQ=true", "FLANNELD_LEASE_FILE=/etc/twill/leases.json")
+	twill, err := os.ReadFile(bin("twill"))
+	must(t, err)
+	m.write("/usr/local/bin/twill", string(twill))
+	m.write("/etc/twill/leases.json", soundLeases)
+	m.write("/usr/local/bin/dockerd", "#!/bin/sh\necho \"$@\" >/run/dockerd.called\nexec sleep 1000\n")
+	m.write("/etc/systemd/system/docker.service", "[Service]\nExecStart=/usr/sbin/dockerd -H fd://\n")
+	m.write("/etc/systemd/system/docker.service.d/twill.conf", strings.ReplaceAll(dropIn(t), "/usr/sbin/dockerd", "/usr/local/bin/dockerd"))
+	m.run("systemctl", "daemon-reload")
+
+	m.run("systemctl", "start", "docker")
+	want := "-H fd:// --bip=10.5.1.1/24 --ip-masq=false --mtu=1472"
+	called := func() string {
+		out, _ := m.command("cat", "/run/dockerd.called").Output()
+		return strings.TrimSpace(string(out))
+	}
+	if !within(patience, func() bool { return called() == want }) {
+		t.Errorf("dockerd was called with %q, want %q", called(), want)
+	}
+	docker := func() string { return m.run("systemctl", "show", "--value", "--property=MainPID", "docker") }
+	before := docker()
+	m.run("systemctl", "restart", "twilld")
+	if after := docker(); after != before || before == "0" {
+		t.Errorf("dockerd was process %s, and is %s after a restart of twilld", before, after)
+	}
+}
