@@ -6,17 +6,19 @@ import (
 )
 
 func BenchmarkChecksum(b *testing.B) {
-	for _, n := range []int{64, 1448, 65535} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			buf := pattern(n)
-			b.SetBytes(int64(n))
-			b.ReportAllocs()
-			var s uint16
-			for b.Loop() {
-				s += fold(sum(buf, 0))
-			}
-			_ = s
-		})
+	for name, sum := range map[string]func([]byte, uint64) uint64{"sum": sum, "words": sumWords} {
+		for _, n := range []int{64, 1448, 65535} {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				buf := pattern(n)
+				b.SetBytes(int64(n))
+				b.ReportAllocs()
+				var s uint16
+				for b.Loop() {
+					s += fold(sum(buf, 0))
+				}
+				_ = s
+			})
+		}
 	}
 }
 

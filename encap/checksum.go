@@ -14,11 +14,26 @@ import (
 // sum adds the bytes of b to the accumulator acc. A slice of odd length is
 // padded with a zero byte, so only the last of several slices may be odd.
 //
-// The loop adds words in the byte order of the machine and swaps the folded
-// result once: the ones' complement sum commutes with swapping (RFC 1071
+// The words are added in the byte order of the machine and the folded result is
+// swapped once: the ones' complement sum commutes with swapping (RFC 1071
 // §2(B)).
 func sum(b []byte, acc uint64) uint64 {
-	var s, carry uint64
+	var s uint64
+	if n := len(b) &^ (vectorBlock - 1); vectorSum && n > 0 {
+		s = sumVector(&b[0], n)
+		b = b[n:]
+	}
+	var word [2]byte
+	binary.NativeEndian.PutUint16(word[:], fold(sumWords(b, s)))
+	acc, carry := bits.Add64(acc, uint64(binary.BigEndian.Uint16(word[:])), 0)
+	return acc + carry
+}
+
+// sumWords adds the bytes of b to s as words in the byte order of the machine.
+// It is the whole loop where there is no sumVector, and the end of b where there
+// is.
+func sumWords(b []byte, s uint64) uint64 {
+	var carry uint64
 	for len(b) >= 64 {
 		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[0:8]), 0)
 		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(b[8:16]), carry)
@@ -42,10 +57,7 @@ func sum(b []byte, acc uint64) uint64 {
 		s, carry = bits.Add64(s, binary.NativeEndian.Uint64(tail[:]), 0)
 		s += carry
 	}
-	var word [2]byte
-	binary.NativeEndian.PutUint16(word[:], fold(s))
-	acc, carry = bits.Add64(acc, uint64(binary.BigEndian.Uint16(word[:])), 0)
-	return acc + carry
+	return s
 }
 
 // fold reduces an accumulator to the 16-bit ones' complement sum.

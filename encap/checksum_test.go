@@ -2,8 +2,12 @@ package encap
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
+	"os"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -26,6 +30,37 @@ func TestSumEqualsReferenceAtEveryLengthAndAlignment(t *testing.T) {
 				if got, want := fold(sum(b, 0)), refSum(b); got != want {
 					t.Fatalf("%s: %d bytes at alignment %d: %#04x, want %#04x", name, n, align, got, want)
 				}
+			}
+		}
+	}
+}
+
+// A CPU with vector instructions must use them: a build tag or a probe that is
+// lost would cost nothing but time.
+func TestVectorLoopIsUsedWhereTheCPUHasIt(t *testing.T) {
+	want := runtime.GOARCH == "arm64"
+	if runtime.GOARCH == "amd64" {
+		info, err := os.ReadFile("/proc/cpuinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = slices.Contains(strings.Fields(string(info)), "avx2")
+	}
+	if vectorSum != want {
+		t.Errorf("vector loop in use: %v, want %v on this CPU", vectorSum, want)
+	}
+}
+
+// The vector loop and the loop in Go are each other's oracle at every length
+// around the blocks of both.
+func TestVectorLoopAgreesWithTheLoopInGo(t *testing.T) {
+	for _, buf := range [][]byte{pattern(4096), filled(4096, 0xff), make([]byte, 4096)} {
+		for n := range len(buf) - 8 {
+			b := buf[n%8:][:n]
+			var word [2]byte
+			binary.NativeEndian.PutUint16(word[:], fold(sumWords(b, 0)))
+			if got, want := fold(sum(b, 0)), binary.BigEndian.Uint16(word[:]); got != want {
+				t.Fatalf("%d bytes: %#04x, the loop in Go says %#04x", n, got, want)
 			}
 		}
 	}
