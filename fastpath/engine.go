@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
-	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/metrics"
 	"github.com/twillnet/twill/tun"
 )
@@ -26,22 +25,19 @@ type Config struct {
 	MTU    encap.TunnelMTU // of the device
 	Local  netip.AddrPort  // where the sockets are bound; its family is that of the underlay
 
-	UDPGSO, UDPGRO, TunGRO offload.Switch
-	BusyPoll               offload.Switch // look for packets for a short while before sleeping
-	SourcePorts            offload.Switch // each shard sends from a port of its own
-	PartialChecksums       offload.Switch // leave checksums to the datagram's, with peers that can
-	PartialAnnounced       bool           // peers know that this node can
-	SourceCheck            SourceCheck
-	Logger                 *slog.Logger
+	Switches                     // which offloads to use
+	PartialAnnounced bool        // peers know that this node takes packets with partial checksums
+	SourceCheck      SourceCheck // who may send
+	Logger           *slog.Logger
 }
 
 // Engine forwards between a TUN device and UDP sockets.
 type Engine struct {
 	shards    []*shard
-	pairs     int             // of threads
-	states    []offload.State // as probed; Offloads adds what happened since
-	stop      int             // eventfd: readable when the engine stops, for threads that sleep
-	stopping  atomic.Bool     // the same for threads that always find work
+	pairs     int           // of threads
+	states    []tun.Offload // as probed; Offloads adds what happened since
+	stop      int           // eventfd: readable when the engine stops, for threads that sleep
+	stopping  atomic.Bool   // the same for threads that always find work
 	peers     atomic.Pointer[Peers]
 	bulk      atomic.Int64 // when a thread last had a large batch, see spinner
 	spinSlots atomic.Int32 // how many more threads may spin; 0 also if none ever
@@ -135,63 +131,56 @@ func (e *Engine) separate(local netip.AddrPort) (granted string, err error) {
 func (e *Engine) probe(cfg *Config) error {
 	ipv6 := e.shards[0].local.Is6()
 	segments := 1
-	gso, err := offload.Resolve("udp-gso", cfg.UDPGSO, func() (string, error) {
-		n, err := probeGSO(ipv6)
-		if err != nil {
-			return "", err
-		}
-		segments = n
-		return fmt.Sprintf("granted: UDP_SEGMENT, %d segments a send", n), nil
-	})
-	if err != nil {
-		return err
-	}
-	gro, err := offload.Resolve("udp-gro", cfg.UDPGRO, func() (string, error) {
-		for _, s := range e.shards {
-			if err := enableGRO(s.fd); err != nil {
+	probes := map[string]func() (granted string, err error){
+		"tun-gro": func() (string, error) { return probeMerge(cfg.Device) },
+		"udp-gso": func() (granted string, err error) {
+			n, err := probeGSO(ipv6)
+			if err != nil {
 				return "", err
 			}
+			segments = n
+			return fmt.Sprintf("granted: UDP_SEGMENT, %d segments a send", n), nil
+		},
+		"udp-gro": func() (string, error) {
+			for _, s := range e.shards {
+				if err := enableGRO(s.fd); err != nil {
+					return "", err
+				}
+			}
+			return "granted: UDP_GRO", nil
+		},
+		"partial-checksums": func() (string, error) {
+			if !cfg.PartialAnnounced {
+				return "", errors.New("the lease of this node does not announce it in BackendData")
+			}
+			return "granted: with peers whose leases announce it", nil
+		},
+		"source-ports": func() (string, error) {
+			return e.separate(netip.AddrPortFrom(e.shards[0].local, cfg.Local.Port()))
+		},
+		"busy-poll": probeSpin,
+	}
+	inForce := make(map[string]bool, len(SwitchFlags))
+	for _, f := range SwitchFlags {
+		state := cfg.Device.State
+		if f.Name != tunOffload {
+			var err error
+			if state, err = f.Field(&cfg.Switches).Resolve(f.Name, probes[f.Name]); err != nil {
+				return err
+			}
 		}
-		return "granted: UDP_GRO", nil
-	})
-	if err != nil {
-		return err
+		e.states = append(e.states, state)
+		inForce[f.Name] = state.InForce
 	}
-	merge, err := offload.Resolve("tun-gro", cfg.TunGRO, func() (string, error) {
-		return probeMerge(cfg.Device)
-	})
-	if err != nil {
-		return err
-	}
-	ports, err := offload.Resolve("source-ports", cfg.SourcePorts, func() (string, error) {
-		return e.separate(netip.AddrPortFrom(e.shards[0].local, cfg.Local.Port()))
-	})
-	if err != nil {
-		return err
-	}
-	partial, err := offload.Resolve("partial-checksums", cfg.PartialChecksums, func() (string, error) {
-		if !cfg.PartialAnnounced {
-			return "", errors.New("the lease of this node does not announce it in BackendData")
-		}
-		return "granted: with peers whose leases announce it", nil
-	})
-	if err != nil {
-		return err
-	}
-	spin, err := offload.Resolve("busy-poll", cfg.BusyPoll, probeSpin)
-	if err != nil {
-		return err
-	}
-	if spin.InForce {
+	if inForce["busy-poll"] {
 		e.spinSlots.Store(int32(spinThreads()))
 	}
-	e.states = []offload.State{cfg.Device.State, merge, gso, gro, partial, ports, spin}
 	for _, s := range e.shards {
 		s.segments = segments
-		s.partial = partial.InForce
-		s.mergeTCP = merge.InForce && cfg.Device.Granted.TCP()
-		s.mergeUDP = merge.InForce && mergesUDP(cfg.Device)
-		if gso.InForce {
+		s.partial = inForce["partial-checksums"]
+		s.mergeTCP = inForce["tun-gro"] && cfg.Device.Granted.TCP()
+		s.mergeUDP = inForce["tun-gro"] && mergesUDP(cfg.Device)
+		if inForce["udp-gso"] {
 			s.sender = newMmsgSender(s.sendFD, ipv6)
 			continue
 		}
@@ -216,8 +205,8 @@ func (e *Engine) Counters() []*metrics.Shard {
 }
 
 // Offloads returns the state of each offload as it is now.
-func (e *Engine) Offloads() []offload.State {
-	states := append([]offload.State(nil), e.states...)
+func (e *Engine) Offloads() []tun.Offload {
+	states := append([]tun.Offload(nil), e.states...)
 	for _, s := range e.shards {
 		for i := range states {
 			st := &states[i]

@@ -21,7 +21,6 @@ import (
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
-	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/metrics"
 	"github.com/twillnet/twill/tun"
 )
@@ -79,7 +78,7 @@ func addAddr(t *testing.T, name, prefix string) {
 }
 
 // device makes flannel0.
-func device(t *testing.T, queues int, mode offload.Switch) *tun.Device {
+func device(t *testing.T, queues int, mode tun.Switch) *tun.Device {
 	t.Helper()
 	d, err := tun.Open(tun.Config{Name: "flannel0", Queues: queues, Offload: mode, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -182,18 +181,18 @@ func TestEngineForwardsBothWays(t *testing.T) {
 	const count, size = 20, 1200
 	for _, tt := range []struct {
 		name             string
-		tun, gso, gro, v offload.Switch
+		tun, gso, gro, v tun.Switch
 		local, peer      string
 		pod, remote      string
 	}{
-		{"all offloads", offload.On, offload.On, offload.On, offload.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
-		{"IPv6 inside", offload.On, offload.On, offload.On, offload.On, "127.0.0.1", "127.0.0.2", "fd00:5:1::9", "fd00:5:2::9"},
-		{"IPv6 underlay", offload.On, offload.On, offload.On, offload.On, "::1", "fd00::2", "10.5.1.9", "10.5.2.9"},
-		{"no GSO", offload.On, offload.Off, offload.On, offload.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
-		{"no GRO", offload.On, offload.On, offload.Off, offload.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
-		{"no merging", offload.On, offload.On, offload.On, offload.Off, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
-		{"plain", offload.Off, offload.Off, offload.Off, offload.Off, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
-		{"plain, IPv6 underlay", offload.Off, offload.Off, offload.Off, offload.Off, "::1", "fd00::2", "fd00:5:1::9", "fd00:5:2::9"},
+		{"all offloads", tun.On, tun.On, tun.On, tun.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"IPv6 inside", tun.On, tun.On, tun.On, tun.On, "127.0.0.1", "127.0.0.2", "fd00:5:1::9", "fd00:5:2::9"},
+		{"IPv6 underlay", tun.On, tun.On, tun.On, tun.On, "::1", "fd00::2", "10.5.1.9", "10.5.2.9"},
+		{"no GSO", tun.On, tun.Off, tun.On, tun.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"no GRO", tun.On, tun.On, tun.Off, tun.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"no merging", tun.On, tun.On, tun.On, tun.Off, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"plain", tun.Off, tun.Off, tun.Off, tun.Off, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"plain, IPv6 underlay", tun.Off, tun.Off, tun.Off, tun.Off, "::1", "fd00::2", "fd00:5:1::9", "fd00:5:2::9"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inside(t, func(*netlab.Namespace) {
@@ -252,9 +251,9 @@ func TestEngineForwardsBothWays(t *testing.T) {
 					trains bool
 				}{
 					{"packets a read of the device", &c.TX.Merged, d.Granted.UDP()},
-					{"packets a GSO send", &c.TX.Segments, tt.gso == offload.On},
-					{"packets a GRO receive", &c.RX.Segments, tt.gro == offload.On},
-					{"packets a write of the device", &c.RX.Merged, tt.v == offload.On && d.Granted.UDP() && kernelAtLeast(6, 9)},
+					{"packets a GSO send", &c.TX.Segments, tt.gso == tun.On},
+					{"packets a GRO receive", &c.RX.Segments, tt.gro == tun.On},
+					{"packets a write of the device", &c.RX.Merged, tt.v == tun.On && d.Granted.UDP() && kernelAtLeast(6, 9)},
 				} {
 					if most := biggest(hist.h); (most > 1) != hist.trains {
 						t.Errorf("%s: more than %v; trains wanted: %t", hist.name, most, hist.trains)
@@ -270,8 +269,8 @@ func TestEngineForwardsBothWays(t *testing.T) {
 					if s.Name == "busy-poll" { // as the machine has CPUs
 						continue
 					}
-					want := map[string]offload.Switch{"tun-offload": tt.tun, "tun-gro": tt.v, "udp-gso": tt.gso, "udp-gro": tt.gro}[s.Name]
-					if s.InForce != (want == offload.On) || s.Mode != want || s.Why == "" {
+					want := map[string]tun.Switch{"tun-offload": tt.tun, "tun-gro": tt.v, "udp-gso": tt.gso, "udp-gro": tt.gro}[s.Name]
+					if s.InForce != (want == tun.On) || s.Mode != want || s.Why == "" {
 						t.Errorf("%+v, asked for %s", s, want)
 					}
 				}
@@ -291,8 +290,8 @@ func descriptors(t *testing.T) int {
 
 func TestEngineLeavesNoDescriptorAndNoGoroutine(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
-		d := device(t, 2, offload.Auto)
-		cycle := func(mode offload.Switch) {
+		d := device(t, 2, tun.Auto)
+		cycle := func(mode tun.Switch) {
 			cfg := config(d, "127.0.0.1:8285")
 			cfg.UDPGSO, cfg.UDPGRO = mode, mode
 			e, err := New(cfg)
@@ -305,11 +304,11 @@ func TestEngineLeavesNoDescriptorAndNoGoroutine(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		cycle(offload.Off) // Go's poller opens its own once
+		cycle(tun.Off) // Go's poller opens its own once
 		fds, goroutines := descriptors(t), runtime.NumGoroutine()
 		for range 25 {
-			cycle(offload.Auto)
-			cycle(offload.Off)
+			cycle(tun.Auto)
+			cycle(tun.Off)
 		}
 		if n := descriptors(t); n > fds {
 			t.Errorf("%d descriptors before, %d after", fds, n)
@@ -324,7 +323,7 @@ func TestEngineLeavesNoDescriptorAndNoGoroutine(t *testing.T) {
 
 func TestRefusedConfigLeavesNothing(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
-		d := device(t, 2, offload.Off)
+		d := device(t, 2, tun.Off)
 		taken, err := openSocket(netip.MustParseAddrPort("127.0.0.1:8285"), false)
 		if err != nil {
 			t.Fatal(err)
@@ -340,7 +339,7 @@ func TestRefusedConfigLeavesNothing(t *testing.T) {
 				"bind UDP 127.0.0.1:8285: address already in use; another flanneld or twilld uses the port: stop it, or set another Port", unix.EADDRINUSE},
 			{"address of another host", func(c *Config) { c.Local = netip.MustParseAddrPort("192.0.2.77:8285") },
 				"bind UDP 192.0.2.77:8285: cannot assign requested address; the address is not on this host: choose the interface with --iface or --public-ip", unix.EADDRNOTAVAIL},
-			{"merging for a plain device", func(c *Config) { c.TunGRO = offload.On },
+			{"merging for a plain device", func(c *Config) { c.TunGRO = tun.On },
 				"--tun-gro=on: the TUN device carries no super-packets; use --tun-gro=auto", nil},
 		} {
 			cfg := config(d, "127.0.0.1:8286")
@@ -383,7 +382,7 @@ func TestNoTwoEnginesShareAPort(t *testing.T) {
 }
 
 func TestRunEndsWhenItsDeviceIsDeleted(t *testing.T) {
-	for _, mode := range []offload.Switch{offload.On, offload.Off} {
+	for _, mode := range []tun.Switch{tun.On, tun.Off} {
 		inside(t, func(*netlab.Namespace) {
 			e := newEngine(t, config(device(t, 2, mode), "127.0.0.1:8285"))
 			done := make(chan error, 1)
@@ -410,7 +409,7 @@ func TestRunEndsWhenItsDeviceIsDeleted(t *testing.T) {
 
 func TestRunEndsAtOnceWhenCancelled(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
-		e := newEngine(t, config(device(t, 4, offload.Auto), "127.0.0.1:8285"))
+		e := newEngine(t, config(device(t, 4, tun.Auto), "127.0.0.1:8285"))
 		stop := start(t, e)
 		time.Sleep(20 * time.Millisecond)
 		begin := time.Now()
@@ -425,7 +424,7 @@ func TestRunEndsAtOnceWhenCancelled(t *testing.T) {
 
 func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
-		cfg := config(device(t, 2, offload.Auto), "127.0.0.1:8285")
+		cfg := config(device(t, 2, tun.Auto), "127.0.0.1:8285")
 		cfg.PartialAnnounced = true
 		e := newEngine(t, cfg)
 		e.shards[1].gsoRefused.Store(uint32(unix.EIO))
@@ -534,11 +533,11 @@ func TestPathMTU(t *testing.T) {
 // packet that may not be fragmented comes back as an ICMP error that the kernel
 // accepts; one that may is fragmented outside.
 func TestPacketTooBigForThePath(t *testing.T) {
-	for _, gso := range []offload.Switch{offload.On, offload.Off} {
+	for _, gso := range []tun.Switch{tun.On, tun.Off} {
 		t.Run("gso "+gso.String(), func(t *testing.T) {
 			inside(t, func(*netlab.Namespace) {
 				narrow(t, "203.0.113.1")
-				cfg := config(device(t, 1, offload.Auto), "127.0.0.1:8285")
+				cfg := config(device(t, 1, tun.Auto), "127.0.0.1:8285")
 				cfg.UDPGSO = gso
 				e := newEngine(t, cfg)
 				node := openUDP(t, "203.0.113.1")

@@ -6,8 +6,6 @@ import (
 	"log/slog"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/twillnet/twill/internal/offload"
 )
 
 // ReadSize is the room that Queue.Read needs: the virtio-net header and the
@@ -37,9 +35,9 @@ type Queue interface {
 
 // Config says how to open a device.
 type Config struct {
-	Name    string         // of the network interface, at most 15 bytes
-	Queues  int            // wanted; the plain device has one
-	Offload offload.Switch // the offload device, or the plain one
+	Name    string // of the network interface, at most 15 bytes
+	Queues  int    // wanted; the plain device has one
+	Offload Switch // the offload device, or the plain one
 	Logger  *slog.Logger
 }
 
@@ -47,8 +45,8 @@ type Config struct {
 type Device struct {
 	Name    string
 	Queues  []Queue
-	State   offload.State // "tun-offload": which kind it is, and why
-	Granted Offloads      // zero for the plain device
+	State   Offload  // "tun-offload": which kind it is, and why
+	Granted Offloads // zero for the plain device
 }
 
 // Offload reports whether the device carries super-packets.
@@ -63,7 +61,7 @@ func Open(cfg Config) (*Device, error) {
 	}
 	d := &Device{Name: cfg.Name}
 	var fatal error
-	state, err := offload.Resolve("tun-offload", cfg.Offload, func() (string, error) {
+	state, err := cfg.Offload.Resolve("tun-offload", func() (string, error) {
 		queues, granted, err := openOffload(cfg.Name, cfg.Queues)
 		if err != nil {
 			// What also stops the plain device is no reason to fall back.

@@ -17,7 +17,6 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
-	"github.com/twillnet/twill/internal/offload"
 )
 
 // The tests here need root. Each has a namespace of its own:
@@ -38,7 +37,7 @@ func inside(t *testing.T, f func(ns *netlab.Namespace)) {
 }
 
 // open opens a device for the duration of the test.
-func open(t *testing.T, name string, queues int, mode offload.Switch) *Device {
+func open(t *testing.T, name string, queues int, mode Switch) *Device {
 	t.Helper()
 	d, err := Open(Config{Name: name, Queues: queues, Offload: mode, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -49,7 +48,7 @@ func open(t *testing.T, name string, queues int, mode offload.Switch) *Device {
 }
 
 // pair makes t0 and t1.
-func pair(t *testing.T, ns *netlab.Namespace, mode0, mode1 offload.Switch) (t0, t1 *Device) {
+func pair(t *testing.T, ns *netlab.Namespace, mode0, mode1 Switch) (t0, t1 *Device) {
 	t.Helper()
 	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
 		if err := ns.Sysctl(key, "1"); err != nil {
@@ -195,7 +194,7 @@ func kernelAtLeast(t *testing.T, major, minor int) bool {
 
 func TestOffloadDeviceIsGrantedWhatTheKernelHas(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
-		d := open(t, "t0", 1, offload.Auto)
+		d := open(t, "t0", 1, Auto)
 		if !d.Offload() || !d.Granted.TCP() || !strings.HasPrefix(d.State.Why, "granted: "+d.Granted.String()) {
 			t.Errorf("%+v, granted %s", d.State, d.Granted)
 		}
@@ -207,9 +206,9 @@ func TestOffloadDeviceIsGrantedWhatTheKernelHas(t *testing.T) {
 
 func TestDeviceHasTheQueuesAskedFor(t *testing.T) {
 	for _, tt := range []struct {
-		mode       offload.Switch
+		mode       Switch
 		ask, queue int
-	}{{offload.On, 1, 1}, {offload.On, 4, 4}, {offload.Off, 1, 1}, {offload.Off, 4, 1}} {
+	}{{On, 1, 1}, {On, 4, 4}, {Off, 1, 1}, {Off, 4, 1}} {
 		inside(t, func(*netlab.Namespace) {
 			d := open(t, "t0", tt.ask, tt.mode)
 			if len(d.Queues) != tt.queue {
@@ -228,7 +227,7 @@ func TestDeviceHasTheQueuesAskedFor(t *testing.T) {
 
 func TestPlainDeviceIsMadeWhereOffloadsAreTurnedOff(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
-		d := open(t, "t0", 2, offload.Off)
+		d := open(t, "t0", 2, Off)
 		if d.Offload() || d.Granted != 0 || d.State.Why != "turned off by --tun-offload" {
 			t.Errorf("%+v, granted %s", d.State, d.Granted)
 		}
@@ -236,7 +235,7 @@ func TestPlainDeviceIsMadeWhereOffloadsAreTurnedOff(t *testing.T) {
 }
 
 func TestEmptyQueueSaysEAGAIN(t *testing.T) {
-	for _, mode := range []offload.Switch{offload.On, offload.Off} {
+	for _, mode := range []Switch{On, Off} {
 		inside(t, func(*netlab.Namespace) {
 			for _, q := range open(t, "t0", 2, mode).Queues {
 				if _, err := q.Read(make([]byte, ReadSize)); err != unix.EAGAIN {
@@ -248,7 +247,7 @@ func TestEmptyQueueSaysEAGAIN(t *testing.T) {
 }
 
 func TestNameInUseIsRefusedWithTheRemedy(t *testing.T) {
-	modes := []offload.Switch{offload.On, offload.Off}
+	modes := []Switch{On, Off}
 	for _, first := range modes {
 		for _, second := range modes {
 			for _, queues := range []int{1, 2} {
@@ -278,7 +277,7 @@ func TestInterfaceOfAnotherKindIsRefusedAndKept(t *testing.T) {
 		&netlink.Bridge{LinkAttrs: attrs},
 		&netlink.Veth{LinkAttrs: attrs, PeerName: "t1"},
 	} {
-		for _, mode := range []offload.Switch{offload.Auto, offload.On, offload.Off} {
+		for _, mode := range []Switch{Auto, On, Off} {
 			inside(t, func(*netlab.Namespace) {
 				if err := netlink.LinkAdd(link); err != nil {
 					t.Fatal(err)
@@ -307,7 +306,7 @@ func TestCloseRemovesTheDeviceAndItsDescriptors(t *testing.T) {
 			}
 			return len(entries)
 		}
-		for _, mode := range []offload.Switch{offload.On, offload.Off} {
+		for _, mode := range []Switch{On, Off} {
 			open(t, "warm", 1, mode).Close() // Go's poller opens its own once
 			before := count()
 			for range 20 {
@@ -327,7 +326,7 @@ func TestCloseRemovesTheDeviceAndItsDescriptors(t *testing.T) {
 }
 
 func TestReadAfterTheDeviceWasDeletedFails(t *testing.T) {
-	for _, mode := range []offload.Switch{offload.On, offload.Off} {
+	for _, mode := range []Switch{On, Off} {
 		inside(t, func(*netlab.Namespace) {
 			d := open(t, "t0", 1, mode)
 			link, err := netlink.LinkByName("t0")
@@ -361,7 +360,7 @@ func TestSuperPacketCrossesWhole(t *testing.T) {
 				return // without USO
 			}
 			inside(t, func(ns *netlab.Namespace) {
-				t0, t1 := pair(t, ns, offload.On, offload.On)
+				t0, t1 := pair(t, ns, On, On)
 				const size = 1000
 				n := 60000
 				if !tt.tcp {
@@ -391,7 +390,7 @@ func TestPlainDeviceGetsCutPacketsWithChecksums(t *testing.T) {
 	}{{"tcp4", false}, {"tcp6", true}} {
 		t.Run(tt.name, func(t *testing.T) {
 			inside(t, func(ns *netlab.Namespace) {
-				t0, t1 := pair(t, ns, offload.On, offload.Off)
+				t0, t1 := pair(t, ns, On, Off)
 				const size, count = 1000, 5
 				h, pkt := packet(tt.ipv6, true, count*size, size)
 				if err := write(t0.Queues[0], h, pkt); err != nil {
@@ -422,7 +421,7 @@ func TestPlainDeviceGetsCutPacketsWithChecksums(t *testing.T) {
 
 func TestPlainDeviceWritesPacketsWithoutTheHeader(t *testing.T) {
 	inside(t, func(ns *netlab.Namespace) {
-		t0, t1 := pair(t, ns, offload.Off, offload.Off)
+		t0, t1 := pair(t, ns, Off, Off)
 		_, pkt := packet(false, false, 500, 500)
 		binary.BigEndian.PutUint16(pkt[26:], 0) // no UDP checksum
 		if err := write(t0.Queues[0], Header{}, pkt); err != nil {
@@ -436,7 +435,7 @@ func TestPlainDeviceWritesPacketsWithoutTheHeader(t *testing.T) {
 }
 
 func TestReadAndWriteDoNotAllocate(t *testing.T) {
-	for _, mode := range []offload.Switch{offload.On, offload.Off} {
+	for _, mode := range []Switch{On, Off} {
 		inside(t, func(ns *netlab.Namespace) {
 			t0, t1 := pair(t, ns, mode, mode)
 			_, pkt := packet(false, false, 500, 500)

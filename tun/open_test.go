@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/twillnet/twill/internal/offload"
 )
 
 func TestOffloadsString(t *testing.T) {
@@ -36,7 +34,7 @@ func TestOffloadsString(t *testing.T) {
 
 func TestOpenRefusesNamesThatNoInterfaceCanHave(t *testing.T) {
 	for _, name := range []string{"", "sixteen-bytes-xx", strings.Repeat("x", 300)} {
-		for _, mode := range []offload.Switch{offload.Auto, offload.On, offload.Off} {
+		for _, mode := range []Switch{Auto, On, Off} {
 			d, err := Open(Config{Name: name, Queues: 1, Offload: mode, Logger: slog.New(slog.DiscardHandler)})
 			if err == nil {
 				d.Close()

@@ -9,8 +9,8 @@ import (
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/underlay"
-	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/tun"
 )
 
 // plannedVTEP is a VXLAN device as it is to be.
@@ -83,7 +83,7 @@ func (v *plannedVTEP) ownMAC(u underlay.Interface, vni int) net.HardwareAddr {
 
 // Announce returns what a node with the choice c tells the others before it has
 // a lease. It looks at devices in the network namespace of the calling thread.
-func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, partialChecksums offload.Switch) (lease.Attrs, error) {
+func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, partialChecksums tun.Switch) (lease.Attrs, error) {
 	var v vteps
 	if c.Knows(VXLAN) {
 		planned, err := planVTEPs(u, config.IPv4.Enabled(), config.IPv6.Enabled())

@@ -16,7 +16,7 @@ import (
 	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/etcdtest"
-	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/tun"
 )
 
 const (
@@ -69,7 +69,7 @@ func (h *etcdHost) becomesReady(t *testing.T) {
 
 func TestNodeWithoutPartialChecksumsHasALeaseLikeStockFlannels(t *testing.T) {
 	h := newEtcdHost(t)
-	h.options.partialChecksums = offload.Off
+	h.options.switches.PartialChecksums = tun.Off
 	h.put(t, configKey, goodConf)
 	h.start(t)
 	key, value := h.lease(t)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/etcdflags"
 )
 
@@ -112,7 +113,7 @@ func anyString(*options) any { return new(string) }
 func anyBool(*options) any   { return new(bool) }
 
 // flags is the table of all flags: flannel's, and our own.
-var flags = slices.Concat(hostFlags, etcdFlags(), embeddedFlags, kubernetesFlags)
+var flags = slices.Concat(hostFlags, switchFlags(), serviceFlags, etcdFlags(), embeddedFlags, kubernetesFlags)
 
 var hostFlags = []flagDef{
 	{groupLease, "lease-file", "FILE",
@@ -156,28 +157,9 @@ var hostFlags = []flagDef{
 	{groupDataplane, "source-check", "MODE",
 		"strict: datagrams come from a peer's public IP, with an inner source in that peer's subnets; inner: with an inner source in some peer's; off: from anybody",
 		func(o *options) any { return &o.sourceCheck }, nil},
-	{groupDataplane, "tun-offload", "auto|on|off",
-		"super-packets and checksums between kernel and TUN device; on: do not start without",
-		func(o *options) any { return &o.tunOffload }, nil},
-	{groupDataplane, "tun-gro", "auto|on|off",
-		"join received packets of a flow before they are written to the TUN device",
-		func(o *options) any { return &o.tunGRO }, nil},
-	{groupDataplane, "udp-gso", "auto|on|off",
-		"many datagrams in one send (UDP_SEGMENT)",
-		func(o *options) any { return &o.udpGSO }, nil},
-	{groupDataplane, "udp-gro", "auto|on|off",
-		"many datagrams in one receive (UDP_GRO)",
-		func(o *options) any { return &o.udpGRO }, nil},
-	{groupDataplane, "partial-checksums", "auto|on|off",
-		"announce in the lease that TCP and UDP checksums may be left to the checksum of the datagram, and leave them so to peers that announce it too",
-		func(o *options) any { return &o.partialChecksums }, nil},
-	{groupDataplane, "source-ports", "auto|on|off",
-		"four queues and sockets for each pair of threads, each with a UDP source port of its own, so that one flow does not hold up the others; off: send from the Port of the network's Backend, as flannel does",
-		func(o *options) any { return &o.sourcePorts }, nil},
-	{groupDataplane, "busy-poll", "auto|on|off",
-		"look for the next packet for up to 150 µs before going to sleep, except beside a bulk transfer: latency for CPU time; auto does where there are two CPUs or more",
-		func(o *options) any { return &o.busyPoll }, nil},
+}
 
+var serviceFlags = []flagDef{
 	{groupObserve, "healthz-ip", "IP",
 		"address of /healthz, /readyz and /metrics",
 		func(o *options) any { return &o.healthzIP }, nil},
@@ -221,6 +203,15 @@ var hostFlags = []flagDef{
 	{groupRules, "cleanup", "",
 		"remove what twilld or flannel has left on this host, and end: TUN and VXLAN devices with their routes, plain routes to peers, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Not while one of them runs (not flannel's)",
 		func(o *options) any { return &o.cleanup }, nil},
+}
+
+// switchFlags are those of the offloads.
+func switchFlags() []flagDef {
+	defs := make([]flagDef, len(fastpath.SwitchFlags))
+	for i, f := range fastpath.SwitchFlags {
+		defs[i] = flagDef{groupDataplane, f.Name, "auto|on|off", f.Help, func(o *options) any { return f.Field(&o.switches) }, nil}
+	}
+	return defs
 }
 
 // etcdFlags are those that the commands of twill have, too.

@@ -26,7 +26,7 @@ func (n *node) attrs() (lease.Attrs, error) {
 	if !n.settings.Carries() {
 		return lease.Attrs{PublicIP: n.link.PublicIP, PublicIPv6: n.link.PublicIPv6}, nil
 	}
-	return n.settings.Announce(n.choice, n.config, n.link, n.options.partialChecksums)
+	return n.settings.Announce(n.choice, n.config, n.link, n.options.switches.PartialChecksums)
 }
 
 // opensLike says whether a data plane that was opened with o is that of n.

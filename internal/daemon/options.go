@@ -13,7 +13,6 @@ import (
 	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
-	"github.com/twillnet/twill/internal/offload"
 )
 
 // options is what the command line and the environment ask for, checked. The
@@ -33,17 +32,11 @@ type options struct {
 	publicIP      netip.Addr
 	publicIPv6    netip.Addr
 
-	backend          backendType
-	tunName          string
-	threadPairs      int
-	sourceCheck      fastpath.SourceCheck
-	tunOffload       offload.Switch
-	tunGRO           offload.Switch
-	udpGSO           offload.Switch
-	udpGRO           offload.Switch
-	partialChecksums offload.Switch
-	sourcePorts      offload.Switch
-	busyPoll         offload.Switch
+	backend     backendType
+	tunName     string
+	threadPairs int
+	sourceCheck fastpath.SourceCheck
+	switches    fastpath.Switches
 
 	healthzIP     netip.Addr
 	healthzPort   int

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/internal/etcdflags"
-	"github.com/twillnet/twill/internal/offload"
+	"github.com/twillnet/twill/tun"
 )
 
 // env is an environment for tests.
@@ -39,7 +39,7 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{"an empty variable is none", []string{"-lease-file=f"}, env{"FLANNELD_THREAD_PAIRS": "", "FLANNELD_ETCD_ENDPOINTS": ""}, func(o *options) {}},
 		{"Kubernetes' service variables are none of ours", []string{"-lease-file=f"}, env{"FLANNELD_SERVICE_HOST": "10.0.0.1"}, func(o *options) {}},
 		{"switches", []string{"-lease-file=f", "-udp-gso=off", "-tun-offload=on"}, nil, func(o *options) {
-			o.udpGSO, o.tunOffload = offload.Off, offload.On
+			o.switches.UDPGSO, o.switches.TunOffload = tun.Off, tun.On
 		}},
 		{"log level", []string{"-lease-file=f", "-log-level=warn", "-log-format=json"}, nil, func(o *options) {
 			o.logLevel, o.logFormat = slog.LevelWarn, "json"

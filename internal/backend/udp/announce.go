@@ -3,8 +3,8 @@ package udp
 import (
 	"encoding/json"
 
-	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/tun"
 )
 
 // Announcement is what a node tells in the BackendData of its lease, by which
@@ -16,8 +16,8 @@ type Announcement struct {
 
 // Announce returns what this node announces; the zero value if it is not
 // different from a stock node.
-func Announce(partialChecksums offload.Switch) Announcement {
-	return Announcement{PartialChecksums: partialChecksums != offload.Off}
+func Announce(partialChecksums tun.Switch) Announcement {
+	return Announcement{PartialChecksums: partialChecksums != tun.Off}
 }
 
 // announcements are what leases announce, by their BackendData: most have the

@@ -19,7 +19,6 @@ import (
 	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
-	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
@@ -43,11 +42,9 @@ type Config struct {
 	TunName  string         // of the device, "flannel0"
 	Pairs    int            // of threads; 0: chosen by the number of CPUs
 
-	TunOffload, TunGRO, UDPGSO, UDPGRO offload.Switch
-	PartialChecksums                   offload.Switch
-	SourcePorts, BusyPoll              offload.Switch
-	SourceCheck                        fastpath.SourceCheck
-	Logger                             *slog.Logger
+	fastpath.Switches
+	SourceCheck fastpath.SourceCheck
+	Logger      *slog.Logger
 }
 
 // Backend is a running udp backend.
@@ -79,7 +76,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 		return nil, fmt.Errorf("interface %s: MTU %d leaves %d bytes for packets of pods, too few: raise it to %d or more",
 			cfg.Underlay.Name, int(b.mtu)+encap.Overhead(b.local), b.mtu, int(encap.Least(cfg.Own.IPv6Subnet.IsValid()))+encap.Overhead(b.local))
 	}
-	if cfg.PartialChecksums == offload.Off && announced(cfg.Own).PartialChecksums {
+	if cfg.PartialChecksums == tun.Off && announced(cfg.Own).PartialChecksums {
 		return nil, errors.New("--partial-checksums=off, but the lease of this node announces PartialChecksums: take it out of the lease's BackendData")
 	}
 	if err := checkFree(cfg.TunName); err != nil {
@@ -90,7 +87,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 		pairs = min(max(1, runtime.NumCPU()/2), maxPairs)
 	}
 	queues := pairs
-	if cfg.SourcePorts != offload.Off {
+	if cfg.SourcePorts != tun.Off {
 		queues *= queuesPerPair
 	}
 	b.device, err = tun.Open(tun.Config{Name: cfg.TunName, Queues: queues, Offload: cfg.TunOffload, Logger: cfg.Logger})
@@ -112,7 +109,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 	}()
 	b.engine, err = fastpath.New(fastpath.Config{
 		Device: b.device, Pairs: pairs, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
-		UDPGSO: cfg.UDPGSO, UDPGRO: cfg.UDPGRO, TunGRO: cfg.TunGRO, PartialChecksums: cfg.PartialChecksums, PartialAnnounced: announced(cfg.Own).PartialChecksums, SourcePorts: cfg.SourcePorts, BusyPoll: cfg.BusyPoll,
+		Switches: cfg.Switches, PartialAnnounced: announced(cfg.Own).PartialChecksums,
 		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
 	})
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
-	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/tun"
 )
 
 // The tests here need root. Each has a namespace of its own, whose underlay is
@@ -123,7 +123,7 @@ func TestDeviceLooksAsFlannelsDoes(t *testing.T) {
 		}, 1452,
 			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
 			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
-		{"plain", func(c *Config) { c.TunOffload = offload.Off }, 1472,
+		{"plain", func(c *Config) { c.TunOffload = tun.Off }, 1472,
 			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
 			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
 		{"jumbo frames", func(c *Config) { c.Underlay.MTU = 9000 }, 8972,

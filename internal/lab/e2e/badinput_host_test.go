@@ -10,7 +10,6 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
-	"github.com/twillnet/twill/internal/offload"
 	"github.com/twillnet/twill/tun"
 )
 
@@ -145,9 +144,9 @@ func TestFlannel0OfAnotherProcessIsRefused(t *testing.T) {
 		name string
 		held tun.Config
 	}{
-		{"offload device of one queue", tun.Config{Queues: 1, Offload: offload.On}},
-		{"offload device of two queues", tun.Config{Queues: 2, Offload: offload.On}},
-		{"plain device", tun.Config{Queues: 1, Offload: offload.Off}},
+		{"offload device of one queue", tun.Config{Queues: 1, Offload: tun.On}},
+		{"offload device of two queues", tun.Config{Queues: 2, Offload: tun.On}},
+		{"plain device", tun.Config{Queues: 1, Offload: tun.Off}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)

@@ -1,4 +1,4 @@
-package offload
+package tun
 
 import (
 	"errors"
@@ -53,11 +53,11 @@ func TestResolve(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			probes := 0
-			st, err := Resolve("udp-gso", tt.mode, func() (string, error) {
+			st, err := tt.mode.Resolve("udp-gso", func() (string, error) {
 				probes++
 				return "granted: all", tt.probe
 			})
-			if want := (State{Name: "udp-gso", Mode: tt.mode, InForce: tt.inForce, Why: tt.why}); st != want {
+			if want := (Offload{Name: "udp-gso", Mode: tt.mode, InForce: tt.inForce, Why: tt.why}); st != want {
 				t.Errorf("got %+v, want %+v", st, want)
 			}
 			if probes != tt.probes {

@@ -1,0 +1,52 @@
+package fastpath
+
+import "github.com/twillnet/twill/tun"
+
+// Switches say which offloads to use. The zero value is automatic in
+// everything. SwitchFlags lists their names and what each does.
+type Switches struct {
+	TunOffload       tun.Switch // for tun.Config: an engine takes the device as it is
+	TunGRO           tun.Switch
+	UDPGSO           tun.Switch
+	UDPGRO           tun.Switch
+	PartialChecksums tun.Switch
+	SourcePorts      tun.Switch
+	BusyPoll         tun.Switch
+}
+
+// SwitchFlag describes one of the Switches as a command-line flag. The name is
+// also that of the tun.Offload which Engine.Offloads reports for it.
+type SwitchFlag struct {
+	Name  string // without dashes
+	Help  string
+	Field func(*Switches) *tun.Switch
+}
+
+// tunOffload is the name of the switch that is resolved when the device is
+// opened.
+const tunOffload = "tun-offload"
+
+// SwitchFlags are the flags of all Switches, in the order of Engine.Offloads.
+var SwitchFlags = []SwitchFlag{
+	{tunOffload,
+		"super-packets and checksums between kernel and TUN device; on: do not start without",
+		func(s *Switches) *tun.Switch { return &s.TunOffload }},
+	{"tun-gro",
+		"join received packets of a flow before they are written to the TUN device",
+		func(s *Switches) *tun.Switch { return &s.TunGRO }},
+	{"udp-gso",
+		"many datagrams in one send (UDP_SEGMENT)",
+		func(s *Switches) *tun.Switch { return &s.UDPGSO }},
+	{"udp-gro",
+		"many datagrams in one receive (UDP_GRO)",
+		func(s *Switches) *tun.Switch { return &s.UDPGRO }},
+	{"partial-checksums",
+		"announce in the lease that TCP and UDP checksums may be left to the checksum of the datagram, and leave them so to peers that announce it too",
+		func(s *Switches) *tun.Switch { return &s.PartialChecksums }},
+	{"source-ports",
+		"four queues and sockets for each pair of threads, each with a UDP source port of its own, so that one flow does not hold up the others; off: send from the Port of the network's Backend, as flannel does",
+		func(s *Switches) *tun.Switch { return &s.SourcePorts }},
+	{"busy-poll",
+		"look for the next packet for up to 150 µs before going to sleep, except beside a bulk transfer: latency for CPU time; auto does where there are two CPUs or more",
+		func(s *Switches) *tun.Switch { return &s.BusyPoll }},
+}
