@@ -45,7 +45,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## build bin/twilld and bin/twill, static
+build: ## build bin/twilld, bin/twill and bin/twill-lab, static
 	$(GOBUILD) -o bin/ ./cmd/...
 
 .PHONY: build-lite
@@ -123,7 +123,7 @@ fuzz: ## run each fuzz target for FUZZTIME (20s)
 
 .PHONY: demo
 demo: build ## two hosts and their pods in namespaces: twill beside kernel VXLAN, one table; root
-	@bin/twill demo
+	@bin/twill-lab demo
 
 # Packages with benchmarks of single functions.
 BENCHED := ./encap ./fastpath
@@ -133,11 +133,11 @@ RESULTS := bench/results
 bench: needs-root build peers peers-bench ## the laboratory, 25 min: figures to bench/results and docs/performance.md; root, a quiet machine
 	@mkdir -p $(RESULTS)
 	go test -run '^$$' -bench . -benchmem -benchtime 100ms -count 5 $(BENCHED) | tee $(RESULTS)/micro.txt
-	bin/twill bench --micro $(RESULTS)/micro.txt --out $(RESULTS) --page docs/performance.md
+	bin/twill-lab bench --micro $(RESULTS)/micro.txt --out $(RESULTS) --page docs/performance.md
 
 .PHONY: bench-quick
 bench-quick: needs-root build peers ## the same in three minutes, with fewer paths and loads, on the terminal only; root
-	@bin/twill bench --quick
+	@bin/twill-lab bench --quick
 
 .PHONY: bench-compare
 bench-compare: ## compare Go benchmarks with another revision: make bench-compare BASE=main

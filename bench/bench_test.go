@@ -242,14 +242,14 @@ func TestLabStaysUntilItIsTakenDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := LoadLab(); err == nil {
-		t.Fatal("a lab is up on this machine; take it down first: twill lab down")
+		t.Fatal("a lab is up on this machine; take it down first: twill-lab down")
 	}
 	lab, err := LabUp(t.Context(), netlab.MTU, bin)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer LabDown()
-	if _, err := LabUp(t.Context(), netlab.MTU, bin); err == nil || !strings.Contains(err.Error(), "twill lab down") {
+	if _, err := LabUp(t.Context(), netlab.MTU, bin); err == nil || !strings.Contains(err.Error(), "twill-lab down") {
 		t.Errorf("a second lab: %v", err)
 	}
 	found, err := LoadLab()

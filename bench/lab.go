@@ -47,7 +47,7 @@ type LabHost struct {
 }
 
 // ErrNoLab says that there is no lab.
-var ErrNoLab = errors.New("no lab is up (twill lab up makes one)")
+var ErrNoLab = errors.New("no lab is up (twill-lab up makes one)")
 
 // LabUp makes the lab and returns it. When it fails nothing is left.
 func LabUp(ctx context.Context, wire netlab.WireKind, bin Binaries) (_ *Lab, err error) {
@@ -55,7 +55,7 @@ func LabUp(ctx context.Context, wire netlab.WireKind, bin Binaries) (_ *Lab, err
 		return nil, err
 	}
 	if exists(labDir) {
-		return nil, errors.New("a lab is up already, or half of one; twill lab down removes it")
+		return nil, errors.New("a lab is up already, or half of one; twill-lab down removes it")
 	}
 	if err := os.Mkdir(labDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the lab: %w", err)
@@ -174,13 +174,13 @@ func (l *Lab) WriteGuide(w io.Writer) error {
 	_, err := fmt.Fprintf(w, `
   pod-a %s ── a %s ══ wire: %s ══ %s b ── %s pod-b
 
-twill lab exec pod-a ping -c 3 %[5]s
-twill lab exec pod-a ping -c 3 -M do -s %[6]d %[5]s    # the pods' MTU, %[7]d, exactly
-twill lab exec b tcpdump -ni eth0 udp port 8285
-twill lab exec a curl -s http://%[8]s/metrics
-twill lab status
+twill-lab exec pod-a ping -c 3 %[5]s
+twill-lab exec pod-a ping -c 3 -M do -s %[6]d %[5]s    # the pods' MTU, %[7]d, exactly
+twill-lab exec b tcpdump -ni eth0 udp port 8285
+twill-lab exec a curl -s http://%[8]s/metrics
+twill-lab status
 ip netns exec %[9]spod-a bash
-twill lab down
+twill-lab down
 
 Leases (edit them, twilld follows) and logs: %[10]s
 `, a.PodAddr, a.Addr, l.Wire, b.Addr, b.PodAddr, payload, l.PodMTU, labHealthz, labPrefix, labDir)

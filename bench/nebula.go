@@ -86,7 +86,7 @@ func certify(ctx context.Context, program, dir string, hosts []*netlab.Host) err
 		return nil
 	}
 	// Version 1 knows IPv4 only.
-	if err := run("ca", "-version", "2", "-name", "twill bench"); err != nil {
+	if err := run("ca", "-version", "2", "-name", "twill-lab bench"); err != nil {
 		return err
 	}
 	for i, h := range hosts {

@@ -51,7 +51,7 @@ type Binaries struct {
 }
 
 // DefaultBinaries are those beside the running program: bin/twilld and
-// bin/peers/flannel-udp, if it is bin/twill.
+// bin/peers/flannel-udp for bin/twill-lab.
 func DefaultBinaries() (Binaries, error) {
 	self, err := os.Executable()
 	if err != nil {

@@ -121,7 +121,7 @@ shipped() {
 	printf '%-40s %6d KiB\n' "$1" $(($(stat -c %s "$tmp/shipped") / 1024))
 }
 
-# twill without plots: files of bench/report that draw are replaced.
+# twill-lab without plots: files of bench/report that draw are replaced.
 printf 'package report\n\nfunc (c chart) write(string) error { return nil }\n' >"$tmp/draw.go"
 printf 'package report\n' >"$tmp/plotter.go"
 printf '{"Replace": {"%s": "%s", "%s": "%s"}}' \
@@ -131,7 +131,8 @@ echo
 shipped "twilld" "" ./cmd/twilld
 shipped "twilld without etcd's server" ,noembed ./cmd/twilld
 shipped "twill" "" ./cmd/twill
-shipped "twill without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./cmd/twill
+shipped "twill-lab" "" ./cmd/twill-lab
+shipped "twill-lab without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./cmd/twill-lab
 
 # contents TITLE FLAGS...: bytes of code and constants in twilld, by module.
 #

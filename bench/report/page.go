@@ -10,7 +10,7 @@ import (
 
 // Markers between which a page holds figures. What stands outside is prose.
 const (
-	pageBegin = "<!-- figures: begin (written by twill bench, do not edit) -->"
+	pageBegin = "<!-- figures: begin (written by twill-lab bench, do not edit) -->"
 	pageEnd   = "<!-- figures: end -->"
 )
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
 )
@@ -24,17 +25,17 @@ once, or say in twill status what of it needs a restart.`
 // maxConfig bounds what is read: etcd takes no request of more than 1.5 MiB.
 const maxConfig = 1 << 20
 
-func runConfig(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c := newEtcdCommand("config")
-	rest, done, err := c.parse(aboutConfig, "get | set [FILE|-]", args, stdout)
-	if done || err != nil {
+func runConfig(ctx context.Context, call *command.Call) error {
+	c := newEtcdCommand(call)
+	rest, help, err := c.parse(aboutConfig, "get | set [FILE|-]")
+	if help || err != nil {
 		return err
 	}
 	switch {
 	case len(rest) == 0:
-		return c.usagef("get or set?")
+		return c.Usagef("get or set?")
 	case rest[0] == "get" && len(rest) == 1:
-		return c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) error { return getConfig(ctx, s, stdout, stderr) })
+		return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error { return getConfig(ctx, s, c.Stdout, c.Stderr) })
 	case rest[0] == "set" && len(rest) <= 2:
 		text, err := readConfig(append(rest, "-")[1])
 		if err != nil {
@@ -43,11 +44,11 @@ func runConfig(ctx context.Context, args []string, stdout, stderr io.Writer) err
 		if err := checkConfig(text); err != nil {
 			return fmt.Errorf("config set: %w; nothing was written", err)
 		}
-		return c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) error { return setConfig(ctx, s, text, stdout, stderr) })
+		return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error { return setConfig(ctx, s, text, c.Stdout, c.Stderr) })
 	case rest[0] == "get" || rest[0] == "set":
-		return c.usagef("unexpected argument %q", rest[len(rest)-1])
+		return c.Usagef("unexpected argument %q", rest[len(rest)-1])
 	}
-	return c.usagef("unknown %q; there are get and set", rest[0])
+	return c.Usagef("unknown %q; there are get and set", rest[0])
 }
 
 // getConfig prints a config that cannot be used, too, so that it can be mended,

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"net"
@@ -17,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/twillnet/twill/internal/command"
 )
 
 const aboutDockerOpts = `Writes the options by which Docker uses this node's pod subnet, from the file that
@@ -35,20 +35,20 @@ type dockerOpts struct {
 	noIPMasq   bool
 }
 
-func runDockerOpts(_ context.Context, args []string, stdout, _ io.Writer) error {
+func runDockerOpts(_ context.Context, c *command.Call) error {
 	var o dockerOpts
-	flags := flag.NewFlagSet("docker-opts", flag.ContinueOnError)
-	flags.StringVar(&o.subnetFile, "f", "/run/flannel/subnet.env", "`FILE` that the daemon writes")
-	flags.StringVar(&o.dockerFile, "d", "/run/docker_opts.env", "`FILE` to write, for Docker")
-	flags.BoolVar(&o.single, "i", false, "write each option as a variable, such as DOCKER_OPT_MTU")
-	flags.BoolVar(&o.combined, "c", false, "write all options as one variable")
-	flags.StringVar(&o.key, "k", "DOCKER_OPTS", "`NAME` of that variable")
-	flags.BoolVar(&o.noIPMasq, "m", false, "leave --ip-masq out, which old versions of Docker do not know")
-	if done, err := parseFlags(flags, aboutDockerOpts, splitLetters(args), stdout); done || err != nil {
+	c.StringVar(&o.subnetFile, "f", "/run/flannel/subnet.env", "`FILE` that the daemon writes")
+	c.StringVar(&o.dockerFile, "d", "/run/docker_opts.env", "`FILE` to write, for Docker")
+	c.BoolVar(&o.single, "i", false, "write each option as a variable, such as DOCKER_OPT_MTU")
+	c.BoolVar(&o.combined, "c", false, "write all options as one variable")
+	c.StringVar(&o.key, "k", "DOCKER_OPTS", "`NAME` of that variable")
+	c.BoolVar(&o.noIPMasq, "m", false, "leave --ip-masq out, which old versions of Docker do not know")
+	c.Arguments = splitLetters(c.Arguments)
+	if help, err := c.ParseFlags(aboutDockerOpts); help || err != nil {
 		return err
 	}
 	if !variableName.MatchString(o.key) {
-		return &usageError{fmt.Sprintf("docker-opts: -k %q is no name of a variable", o.key)}
+		return c.Usagef("-k %q is not a name of a variable", o.key)
 	}
 	if !o.single && !o.combined {
 		o.single, o.combined = true, true

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
@@ -28,7 +29,7 @@ func dockerOptions(t *testing.T, env string, args ...string) (text, path string,
 	if err := os.WriteFile(in, []byte(env), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	err = run(t.Context(), append([]string{"docker-opts", "-f", in, "-d", path}, args...), &bytes.Buffer{}, &bytes.Buffer{})
+	err = program.Run(t.Context(), append([]string{"docker-opts", "-f", in, "-d", path}, args...), &bytes.Buffer{}, &bytes.Buffer{})
 	out, readErr := os.ReadFile(path)
 	if (readErr == nil) != (err == nil) {
 		t.Errorf("error %v, but the file: %v", err, readErr)
@@ -112,7 +113,7 @@ func TestWrongSubnetFileWritesNoDockerOptions(t *testing.T) {
 func TestDockerOptionsNameWhatIsMissing(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "subnet.env")
-	err := run(t.Context(), []string{"docker-opts", "-f", file}, &bytes.Buffer{}, &bytes.Buffer{})
+	err := program.Run(t.Context(), []string{"docker-opts", "-f", file}, &bytes.Buffer{}, &bytes.Buffer{})
 	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "is twilld ready?") {
 		t.Errorf("got %v", err)
 	}
@@ -120,12 +121,12 @@ func TestDockerOptionsNameWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "nowhere", "docker_opts.env")
-	err = run(t.Context(), []string{"docker-opts", "-f", file, "-d", out}, &bytes.Buffer{}, &bytes.Buffer{})
+	err = program.Run(t.Context(), []string{"docker-opts", "-f", file, "-d", out}, &bytes.Buffer{}, &bytes.Buffer{})
 	if err == nil || !strings.Contains(err.Error(), out) || !strings.Contains(err.Error(), "-d") {
 		t.Errorf("got %v", err)
 	}
-	err = run(t.Context(), []string{"docker-opts", "-k", "A B"}, &bytes.Buffer{}, &bytes.Buffer{})
-	var usage *usageError
+	err = program.Run(t.Context(), []string{"docker-opts", "-k", "A B"}, &bytes.Buffer{}, &bytes.Buffer{})
+	var usage *command.UsageError
 	if !errors.As(err, &usage) {
 		t.Errorf("got %v, want a usage error", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
@@ -26,20 +27,17 @@ Exit code: 0 if nothing is bad, 1 if something is.`
 // errSick makes the exit code 1. What is wrong has been printed.
 var errSick = errors.New("doctor: something is bad, see above")
 
-func runDoctor(ctx context.Context, args []string, stdout, _ io.Writer) error {
-	c := newEtcdCommand("doctor")
+func runDoctor(ctx context.Context, call *command.Call) error {
+	c := newEtcdCommand(call)
+	c.Stderr = io.Discard // what the store warns of, a finding says
 	asJSON := c.Bool("json", false, "print JSON instead of lines")
 	socket := c.String("socket", status.DefaultSocket, "`PATH` of twilld's --control-socket")
 	leaseFile := c.String("lease-file", "", "`FILE` with the leases, instead of etcd (default: that of the running twilld)")
 	subnetFile := c.String("subnet-file", "/run/flannel/subnet.env", "`FILE` that twilld writes for CNI plugins")
 	forward := c.Bool("iptables-forward-rules", true, "twilld runs with this flag; a running one tells itself")
 	orderly := c.Bool("ip-masq-fully-random-disable", false, "twilld runs with this flag; a running one tells itself")
-	rest, done, err := c.parse(aboutDoctor, "", args, stdout)
-	switch {
-	case done || err != nil:
+	if _, help, err := c.parse(aboutDoctor, ""); help || err != nil {
 		return err
-	case len(rest) > 0:
-		return c.usagef("unexpected argument %q", rest[0])
 	}
 	n := doctor.Node{Forward: *forward, RandomFully: !*orderly}
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
@@ -54,7 +52,7 @@ func runDoctor(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	if *leaseFile != "" {
 		n.Config, n.Leases, n.StoreErr = fileLeases(ctx, *leaseFile)
 	} else {
-		n.StoreErr = c.ask(ctx, io.Discard, func(ctx context.Context, s *etcd.Store) (err error) {
+		n.StoreErr = c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
 			if n.Config, err = s.Config(ctx); err == nil {
 				n.Leases, err = s.Leases(ctx)
 			}
@@ -63,8 +61,9 @@ func runDoctor(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	}
 	findings := doctor.Examine(ctx, n)
 	worst := doctor.Worst(findings)
+	var err error
 	if *asJSON {
-		e := json.NewEncoder(stdout)
+		e := json.NewEncoder(c.Stdout)
 		e.SetIndent("", "  ")
 		e.SetEscapeHTML(false) // remedies are to be copied
 		err = e.Encode(struct {
@@ -72,7 +71,7 @@ func runDoctor(ctx context.Context, args []string, stdout, _ io.Writer) error {
 			Findings []doctor.Finding `json:"findings"`
 		}{worst, findings})
 	} else {
-		err = doctor.Write(stdout, findings)
+		err = doctor.Write(c.Stdout, findings)
 	}
 	if err == nil && worst == doctor.Bad {
 		err = errSick

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
@@ -18,7 +19,7 @@ func examine(t *testing.T, args ...string) (out string, err error) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	args = append([]string{"doctor", "--socket=/nonexistent/twilld.sock", "--subnet-file=/nonexistent/subnet.env"}, args...)
-	err = netlabtest.Namespace(t, "host").Do(func() error { return run(t.Context(), args, &stdout, &stderr) })
+	err = netlabtest.Namespace(t, "host").Do(func() error { return program.Run(t.Context(), args, &stdout, &stderr) })
 	if stderr.Len() > 0 {
 		t.Errorf("stderr: %s", stderr.String())
 	}
@@ -46,7 +47,7 @@ func finding(t *testing.T, out, check string) doctor.Finding {
 
 func TestDoctorOnABareHostSaysWhatIsMissing(t *testing.T) {
 	out, err := examine(t, "--timeout=200ms", "--etcd-endpoints=http://127.0.0.1:1")
-	var usage *usageError
+	var usage *command.UsageError
 	if err == nil || errors.As(err, &usage) || !strings.Contains(err.Error(), "doctor: something is bad") {
 		t.Errorf("got %v", err)
 	}

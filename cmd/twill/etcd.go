@@ -2,16 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
@@ -25,59 +23,41 @@ The flags --etcd-* and their variables FLANNELD_ETCD_* are twilld's.`
 
 // etcdCommand is a subcommand that asks the daemon's etcd.
 type etcdCommand struct {
-	*flag.FlagSet
+	*command.Call
 	etcd    *etcdflags.Flags
 	timeout time.Duration
 }
 
 // newEtcdCommand defines the flags that all of them have.
-func newEtcdCommand(name string) *etcdCommand {
-	c := &etcdCommand{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError)}
+func newEtcdCommand(call *command.Call) *etcdCommand {
+	c := &etcdCommand{Call: call}
 	c.etcd = etcdflags.Define(c.FlagSet)
 	c.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for etcd, `TIME`")
 	return c
 }
 
-// parse parses flags and operands, which may stand in any order. operands says
-// in the help text what they are. It returns done if only that was asked for.
-func (c *etcdCommand) parse(about, operands string, args []string, stdout io.Writer) (rest []string, done bool, err error) {
-	c.SetOutput(io.Discard)
-	for {
-		err := c.Parse(args)
-		switch {
-		case errors.Is(err, flag.ErrHelp):
-			usage := strings.TrimRight("twill "+c.Name()+" [flags] "+operands, " ")
-			fmt.Fprintf(stdout, "Usage: %s\n\n%s%s\n\n", usage, about, aboutEtcd)
-			c.SetOutput(stdout)
-			c.PrintDefaults()
-			return nil, true, nil
-		case err != nil:
-			return nil, false, c.usagef("%v", err)
-		}
-		if c.NArg() == 0 {
-			break
-		}
-		rest, args = append(rest, c.Arg(0)), c.Args()[1:]
+// parse parses flags and operands; usage stands for the operands in the help
+// text. It returns true where help was asked for.
+func (c *etcdCommand) parse(about, usage string) (operands []string, help bool, err error) {
+	operands, help, err = c.ParseOperands(about+aboutEtcd, usage)
+	if help || err != nil {
+		return nil, help, err
 	}
 	if c.timeout <= 0 {
-		return nil, false, c.usagef("--timeout %s: want more than 0", c.timeout)
+		return nil, false, c.Usagef("--timeout %s: want more than 0", c.timeout)
 	}
 	if err := c.etcd.Settle(os.LookupEnv); err != nil {
-		return nil, false, c.usagef("%v", err)
+		return nil, false, c.Usagef("%v", err)
 	}
-	return rest, false, nil
-}
-
-func (c *etcdCommand) usagef(format string, args ...any) error {
-	return &usageError{c.Name() + ": " + fmt.Sprintf(format, args...)}
+	return operands, false, nil
 }
 
 // ask calls f with an open store and a context that ends with the timeout.
 // Warnings of the store go to stderr.
-func (c *etcdCommand) ask(ctx context.Context, stderr io.Writer, f func(context.Context, *etcd.Store) error) error {
+func (c *etcdCommand) ask(ctx context.Context, f func(context.Context, *etcd.Store) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	store, err := etcd.Open(ctx, c.etcd.Options(logging.New(stderr, logging.Text, slog.LevelWarn)))
+	store, err := etcd.Open(ctx, c.etcd.Options(logging.New(c.Stderr, logging.Text, slog.LevelWarn)))
 	if err != nil {
 		return err
 	}

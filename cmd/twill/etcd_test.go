@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
@@ -43,7 +44,7 @@ func newOperator(t *testing.T) *operator {
 func (o *operator) twill(args ...string) (stdout, stderr string, err error) {
 	o.Helper()
 	var out, log bytes.Buffer
-	err = run(o.Context(), args, &out, &log)
+	err = program.Run(o.Context(), args, &out, &log)
 	return out.String(), log.String(), err
 }
 
@@ -231,7 +232,7 @@ func TestLastTrafficIsToldAsRoughlyAsItMatters(t *testing.T) {
 func TestAnEtcdThatIsAwayIsNamedAfterTheTimeout(t *testing.T) {
 	for _, args := range [][]string{{"leases"}, {"config", "get"}, {"reserve", "10.5.1.0/24"}, {"release", "10.5.1.0/24"}} {
 		var out, log bytes.Buffer
-		err := run(t.Context(), append(args, "--timeout=200ms", "--etcd-endpoints=http://127.0.0.1:1"), &out, &log)
+		err := program.Run(t.Context(), append(args, "--timeout=200ms", "--etcd-endpoints=http://127.0.0.1:1"), &out, &log)
 		if err == nil || !strings.Contains(err.Error(), "http://127.0.0.1:1") || !strings.Contains(err.Error(), "mend --etcd-endpoints") {
 			t.Errorf("%s: got %v", args, err)
 		}
@@ -257,8 +258,8 @@ func TestWrongCommandLineOfAnEtcdCommandIsAUsageError(t *testing.T) {
 		{[]string{"release", "10.5.7.0/24", "10.5.8.0/24"}, `release: unexpected argument "10.5.8.0/24"`},
 		{[]string{"release", "10.5.7.0/24", "--etcd-username=me"}, "come together"},
 	} {
-		err := run(t.Context(), tc.args, &bytes.Buffer{}, &bytes.Buffer{})
-		var usage *usageError
+		err := program.Run(t.Context(), tc.args, &bytes.Buffer{}, &bytes.Buffer{})
+		var usage *command.UsageError
 		if !errors.As(err, &usage) || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%q: got %v, want a usage error with %q", tc.args, err, tc.want)
 		}

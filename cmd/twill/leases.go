@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
@@ -47,19 +48,15 @@ type traffic struct {
 	RXBytes   uint64 `json:"rx_bytes"`
 }
 
-func runLeases(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c := newEtcdCommand("leases")
+func runLeases(ctx context.Context, call *command.Call) error {
+	c := newEtcdCommand(call)
 	asJSON := c.Bool("json", false, "print JSON instead of a table")
 	socket := c.String("socket", status.DefaultSocket, "`PATH` of twilld's --control-socket")
-	rest, done, err := c.parse(aboutLeases, "", args, stdout)
-	switch {
-	case done || err != nil:
+	if _, help, err := c.parse(aboutLeases, ""); help || err != nil {
 		return err
-	case len(rest) > 0:
-		return c.usagef("unexpected argument %q", rest[0])
 	}
 	var leases []lease.Lease
-	err = c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) (err error) {
+	err := c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
 		leases, err = s.Leases(ctx)
 		return err
 	})
@@ -72,11 +69,11 @@ func runLeases(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	local, _ := status.Fetch(asking, *socket)
 	rows := leaseRows(leases, local)
 	if *asJSON {
-		e := json.NewEncoder(stdout)
+		e := json.NewEncoder(c.Stdout)
 		e.SetIndent("", "  ")
 		return e.Encode(rows)
 	}
-	return writeLeases(stdout, rows, time.Now())
+	return writeLeases(c.Stdout, rows, time.Now())
 }
 
 // leaseRows puts leases and the local daemon's knowledge together. local is nil

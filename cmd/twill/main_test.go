@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -17,14 +19,14 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		args []string
 		want string
 	}{
-		{nil, "which command? status"},
-		{[]string{"stauts"}, `unknown command "stauts"; there are status`},
+		{nil, "no command given; commands are status"},
+		{[]string{"stauts"}, `unknown command "stauts"; commands are status`},
 		{[]string{"status", "now"}, `status: unexpected argument "now"`},
 		{[]string{"status", "-watch"}, "status: flag provided but not defined: -watch"},
 		{[]string{"version", "please"}, "version: unexpected argument"},
 	} {
-		err := run(t.Context(), tc.args, &bytes.Buffer{}, &bytes.Buffer{})
-		var usage *usageError
+		err := program.Run(t.Context(), tc.args, &bytes.Buffer{}, &bytes.Buffer{})
+		var usage *command.UsageError
 		if !errors.As(err, &usage) || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%q: got %v, want a usage error with %q", tc.args, err, tc.want)
 		}
@@ -33,12 +35,12 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 
 func TestHelpListsEveryCommand(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"--help"}, &out, &bytes.Buffer{}); err != nil {
+	if err := program.Run(t.Context(), []string{"--help"}, &out, &bytes.Buffer{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range commands {
-		if !strings.Contains(out.String(), "\n  "+c.name+" ") || !strings.Contains(out.String(), c.summary) {
-			t.Errorf("%s is missing in\n%s", c.name, out.String())
+	for _, c := range program.Commands {
+		if !strings.Contains(out.String(), "\n  "+c.Name+" ") || !strings.Contains(out.String(), c.Summary) {
+			t.Errorf("%s is missing in\n%s", c.Name, out.String())
 		}
 	}
 }
@@ -59,14 +61,14 @@ func TestStatusPrintsPageOrJSON(t *testing.T) {
 	defer s.Close()
 
 	var page bytes.Buffer
-	if err := run(t.Context(), []string{"status", "--socket", socket}, &page, &bytes.Buffer{}); err != nil {
+	if err := program.Run(t.Context(), []string{"status", "--socket", socket}, &page, &bytes.Buffer{}); err != nil {
 		t.Fatal(err)
 	}
 	if want := "twilld v0.1.0, pid 42, up 0s, not ready: waiting for a lease\n"; !strings.HasPrefix(page.String(), want) {
 		t.Errorf("got %q, want it to begin with %q", page.String(), want)
 	}
 	var raw bytes.Buffer
-	if err := run(t.Context(), []string{"status", "-json", "-socket=" + socket}, &raw, &bytes.Buffer{}); err != nil {
+	if err := program.Run(t.Context(), []string{"status", "-json", "-socket=" + socket}, &raw, &bytes.Buffer{}); err != nil {
 		t.Fatal(err)
 	}
 	var d status.Document
@@ -76,8 +78,22 @@ func TestStatusPrintsPageOrJSON(t *testing.T) {
 }
 
 func TestStatusWithoutDaemonSaysSo(t *testing.T) {
-	err := run(t.Context(), []string{"status", "-socket=/nonexistent/twilld.sock"}, &bytes.Buffer{}, &bytes.Buffer{})
+	err := program.Run(t.Context(), []string{"status", "-socket=/nonexistent/twilld.sock"}, &bytes.Buffer{}, &bytes.Buffer{})
 	if err == nil || !strings.Contains(err.Error(), "is twilld running") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestOperatorsProgramCarriesNoLaboratory: plots alone would make it half as large
+// again.
+func TestOperatorsProgramCarriesNoLaboratory(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range strings.Fields(string(out)) {
+		if strings.HasPrefix(path, "gonum.org/") || strings.Contains(path, "/internal/lab/") || strings.HasSuffix(path, "twill/bench") {
+			t.Errorf("twill imports %s, which is for twill-lab", path)
+		}
 	}
 }

@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/netip"
 	"time"
 
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
 )
@@ -18,45 +18,45 @@ A network of both families has both subnets in one word: 10.5.7.0/24,fd00:5:7::/
 const aboutRelease = `Ends what twill reserve began. The subnet of a node turns into a lease of a day,
 which the node renews while it lives; that of nobody is free at once.`
 
-func runReserve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c := newEtcdCommand("reserve")
+func runReserve(ctx context.Context, call *command.Call) error {
+	c := newEtcdCommand(call)
 	var l lease.Lease
 	c.Func("public-ip", "`IP` of the node that shall have the subnet", address(&l.PublicIP, netip.Addr.Is4, "an IPv4 address"))
 	c.Func("public-ipv6", "`IP` of that node in IPv6", address(&l.PublicIPv6, is6, "an IPv6 address"))
-	subnets, done, err := c.subnets(aboutReserve, args, stdout)
-	if done || err != nil {
+	subnets, help, err := c.subnets(aboutReserve)
+	if help || err != nil {
 		return err
 	}
 	l.Subnet, l.IPv6Subnet = subnets.Subnet, subnets.IPv6Subnet
-	return c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) error {
+	return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error {
 		got, err := s.Reserve(ctx, l)
 		if err != nil {
 			return err
 		}
 		if nodeText(*got) == "nobody" {
-			_, err = fmt.Fprintf(stdout, "%s is reserved: no node gets it\n", subnetText(*got))
+			_, err = fmt.Fprintf(c.Stdout, "%s is reserved: no node gets it\n", subnetText(*got))
 		} else {
-			_, err = fmt.Fprintf(stdout, "%s is reserved for %s\n", subnetText(*got), nodeText(*got))
+			_, err = fmt.Fprintf(c.Stdout, "%s is reserved for %s\n", subnetText(*got), nodeText(*got))
 		}
 		return err
 	})
 }
 
-func runRelease(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c := newEtcdCommand("release")
-	l, done, err := c.subnets(aboutRelease, args, stdout)
-	if done || err != nil {
+func runRelease(ctx context.Context, call *command.Call) error {
+	c := newEtcdCommand(call)
+	l, help, err := c.subnets(aboutRelease)
+	if help || err != nil {
 		return err
 	}
-	return c.ask(ctx, stderr, func(ctx context.Context, s *etcd.Store) error {
+	return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error {
 		got, err := s.Release(ctx, l)
 		switch {
 		case err != nil:
 			return err
 		case got == nil:
-			_, err = fmt.Fprintf(stdout, "%s is free\n", subnetText(l))
+			_, err = fmt.Fprintf(c.Stdout, "%s is free\n", subnetText(l))
 		default:
-			_, err = fmt.Fprintf(stdout, "%s is a lease of %s now, until %s unless renewed\n",
+			_, err = fmt.Fprintf(c.Stdout, "%s is a lease of %s now, until %s unless renewed\n",
 				subnetText(*got), nodeText(*got), got.Expiration.Format(time.RFC3339))
 		}
 		return err
@@ -64,18 +64,18 @@ func runRelease(ctx context.Context, args []string, stdout, stderr io.Writer) er
 }
 
 // subnets parses a command line with one operand, a subnet.
-func (c *etcdCommand) subnets(about string, args []string, stdout io.Writer) (l lease.Lease, done bool, err error) {
-	rest, done, err := c.parse(about, "SUBNET", args, stdout)
+func (c *etcdCommand) subnets(about string) (l lease.Lease, help bool, err error) {
+	rest, help, err := c.parse(about, "SUBNET")
 	switch {
-	case done || err != nil:
-		return l, done, err
+	case help || err != nil:
+		return l, help, err
 	case len(rest) == 0:
-		return l, false, c.usagef("which subnet? Name one such as 10.5.7.0/24")
+		return l, false, c.Usagef("which subnet? Name one such as 10.5.7.0/24")
 	case len(rest) > 1:
-		return l, false, c.usagef("unexpected argument %q", rest[1])
+		return l, false, c.Usagef("unexpected argument %q", rest[1])
 	}
 	if l, err = parseSubnets(rest[0]); err != nil {
-		return l, false, c.usagef("%v", err)
+		return l, false, c.Usagef("%v", err)
 	}
 	return l, false, nil
 }

@@ -2,10 +2,9 @@ package main
 
 import (
 	"context"
-	"flag"
-	"io"
 	"time"
 
+	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -16,11 +15,10 @@ reaches and how much went each way, and what was dropped for which reason.`
 // statusTimeout bounds the wait for a daemon that hangs.
 const statusTimeout = 5 * time.Second
 
-func runStatus(ctx context.Context, args []string, stdout, _ io.Writer) error {
-	fs := flag.NewFlagSet("status", flag.ContinueOnError)
-	asJSON := fs.Bool("json", false, "print the JSON document instead of a page")
-	socket := fs.String("socket", status.DefaultSocket, "`PATH` of twilld's --control-socket")
-	if done, err := parseFlags(fs, aboutStatus, args, stdout); done || err != nil {
+func runStatus(ctx context.Context, c *command.Call) error {
+	asJSON := c.Bool("json", false, "print the JSON document instead of a page")
+	socket := c.String("socket", status.DefaultSocket, "`PATH` of twilld's --control-socket")
+	if help, err := c.ParseFlags(aboutStatus); help || err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
@@ -30,12 +28,12 @@ func runStatus(ctx context.Context, args []string, stdout, _ io.Writer) error {
 		if err != nil {
 			return err
 		}
-		_, err = stdout.Write(raw)
+		_, err = c.Stdout.Write(raw)
 		return err
 	}
 	d, err := status.Fetch(ctx, *socket)
 	if err != nil {
 		return err
 	}
-	return d.WritePage(stdout)
+	return d.WritePage(c.Stdout)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/twillnet/twill/internal/command"
 )
 
 func TestLaboratoryCommandsNameWhatIsWrong(t *testing.T) {
@@ -12,11 +14,11 @@ func TestLaboratoryCommandsNameWhatIsWrong(t *testing.T) {
 		args string
 		want string
 	}{
-		{"lab", "lab: up, status, exec or down?"},
-		{"lab dwon", `lab: unknown command "dwon"`},
-		{"lab down now", `lab down: unexpected argument "now"`},
-		{"lab exec pod-a", "want a place (a, b, pod-a, pod-b) and a command"},
-		{"lab up --wire=long", `lab up: unknown wire "long"; there are super and mtu`},
+		{"", "no command given; commands are demo, up, status, exec, down, bench, version"},
+		{"dwon", `unknown command "dwon"; commands are demo, up,`},
+		{"down now", `down: unexpected argument "now"`},
+		{"exec pod-a", "exec: want a place (a, b, pod-a, pod-b) and a command"},
+		{"up --wire=long", `up: unknown wire "long"; there are super and mtu`},
 		{"bench --wire=long", `bench: unknown wire "long"; there are super,mtu,super+loss,mtu+loss`},
 		{"bench --paths=twill,vxlna", `bench: unknown path "vxlna"; there are twill,`},
 		{"bench --loads=tcp2", `bench: unknown load "tcp2"; there are ping,`},
@@ -25,10 +27,10 @@ func TestLaboratoryCommandsNameWhatIsWrong(t *testing.T) {
 		{"bench --page=docs/performance.md", "--page needs --out"},
 		{"demo now", `demo: unexpected argument "now"`},
 	} {
-		err := run(t.Context(), strings.Fields(tc.args), &bytes.Buffer{}, &bytes.Buffer{})
-		var usage *usageError
+		err := program.Run(t.Context(), strings.Fields(tc.args), &bytes.Buffer{}, &bytes.Buffer{})
+		var usage *command.UsageError
 		if !errors.As(err, &usage) || !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("twill %s: got %v, want a usage error with %q", tc.args, err, tc.want)
+			t.Errorf("twill-lab %s: got %v, want a usage error with %q", tc.args, err, tc.want)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/twillnet/twill/bench"
 	"github.com/twillnet/twill/bench/report"
+	"github.com/twillnet/twill/internal/command"
 )
 
 // plan is what a command line makes bench do.
@@ -23,7 +24,7 @@ func plan(t *testing.T, args string) bench.Options {
 		t.Fatal(err)
 	}
 	f.preset(fs)
-	opts, err := f.options()
+	opts, err := f.options(&command.Call{FlagSet: fs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +37,7 @@ func TestBenchFitsTheTimeThatItMayTake(t *testing.T) {
 	} {
 		opts := plan(t, args)
 		if took := opts.Estimate(); took > most || took < most/2 {
-			t.Errorf("twill bench %s would take %v with runs of %v, may take %v", args, took, opts.Duration, most)
+			t.Errorf("twill-lab bench %s would take %v with runs of %v, may take %v", args, took, opts.Duration, most)
 		}
 	}
 }
@@ -63,7 +64,7 @@ func TestAReportIsShownAgainWithBenchmarks(t *testing.T) {
 		t.Fatal(err)
 	}
 	var page bytes.Buffer
-	err := run(t.Context(), []string{"bench", "--from", from, "--micro", micro, "--out", out}, &page, &bytes.Buffer{})
+	err := program.Run(t.Context(), []string{"bench", "--from", from, "--micro", micro, "--out", out}, &page, &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func TestAReportIsShownAgainWithBenchmarks(t *testing.T) {
 	if err != nil || len(again.Micro) != 1 {
 		t.Errorf("written: %+v, %v", again, err)
 	}
-	err = run(t.Context(), []string{"bench", "--from", from, "--micro", from}, &page, &bytes.Buffer{})
+	err = program.Run(t.Context(), []string{"bench", "--from", from, "--micro", from}, &page, &bytes.Buffer{})
 	if err == nil || !strings.Contains(err.Error(), "no results of Go benchmarks") {
 		t.Errorf("a file without benchmarks: %v", err)
 	}

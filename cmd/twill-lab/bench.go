@@ -12,6 +12,7 @@ import (
 
 	"github.com/twillnet/twill/bench"
 	"github.com/twillnet/twill/bench/report"
+	"github.com/twillnet/twill/internal/command"
 )
 
 const aboutBench = `Puts loads on several ways between two pods, round after round, and prints
@@ -25,7 +26,7 @@ var quick = benchFlags{
 	rounds: 3, minutes: 2.5,
 }
 
-// benchFlags are the command line of twill bench.
+// benchFlags are the command line of twill-lab bench.
 type benchFlags struct {
 	quick            bool
 	paths, wires     string
@@ -88,7 +89,7 @@ func (f *benchFlags) preset(fs *flag.FlagSet) {
 }
 
 // options turns flags into what bench understands.
-func (f *benchFlags) options() (bench.Options, error) {
+func (f *benchFlags) options(c *command.Call) (bench.Options, error) {
 	opts := bench.Options{MTU: f.mtu, Rounds: f.rounds, Binaries: f.binaries}
 	var errs [3]error
 	opts.Paths, errs[0] = bench.ParsePaths(f.paths)
@@ -98,16 +99,16 @@ func (f *benchFlags) options() (bench.Options, error) {
 	opts.Wires, errs[2] = bench.ParseWires(f.wires)
 	for _, err := range errs {
 		if err != nil {
-			return opts, &usageError{"bench: " + err.Error()}
+			return opts, c.Usagef("%v", err)
 		}
 	}
 	switch {
 	case f.rounds < 1:
-		return opts, &usageError{"bench: want at least 1 round"}
+		return opts, c.Usagef("want at least 1 round")
 	case f.minutes <= 0 || f.seconds != 0 && f.seconds < 0.1:
-		return opts, &usageError{"bench: want at least 0.1 --seconds and more than 0 --minutes"}
+		return opts, c.Usagef("want at least 0.1 --seconds and more than 0 --minutes")
 	case f.page != "" && f.out == "":
-		return opts, &usageError{"bench: --page needs --out, where the plots are"}
+		return opts, c.Usagef("--page needs --out, where the plots are")
 	}
 	if f.seconds != 0 {
 		opts.Duration = time.Duration(f.seconds * float64(time.Second))
@@ -117,19 +118,18 @@ func (f *benchFlags) options() (bench.Options, error) {
 	return opts, nil
 }
 
-func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func runBench(ctx context.Context, c *command.Call) error {
 	var f benchFlags
 	var err error
 	if f.binaries, err = bench.DefaultBinaries(); err != nil {
 		return err
 	}
-	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	f.register(fs)
-	if done, err := parseFlags(fs, aboutBench, args, stdout); done || err != nil {
+	f.register(c.FlagSet)
+	if help, err := c.ParseFlags(aboutBench); help || err != nil {
 		return err
 	}
-	f.preset(fs)
-	opts, err := f.options()
+	f.preset(c.FlagSet)
+	opts, err := f.options(c)
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if f.from != "" {
 		r, err = report.ReadJSON(f.from)
 	} else {
-		r, err = bench.Measure(ctx, opts, stderr)
+		r, err = bench.Measure(ctx, opts, c.Stderr)
 	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("interrupted; nothing is left behind, and finished rounds are reported (%w)", err)
@@ -154,7 +154,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if f.micro != "" {
 		r.Micro = micro
 	}
-	return errors.Join(err, f.show(r, stdout))
+	return errors.Join(err, f.show(r, c.Stdout))
 }
 
 // show writes the report wherever the flags want it.

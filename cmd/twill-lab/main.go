@@ -1,0 +1,26 @@
+// Command twill-lab shows and measures twill's data plane in network namespaces
+// of this machine. It runs the twilld that lies beside it.
+package main
+
+import (
+	"github.com/twillnet/twill/internal/command"
+	"github.com/twillnet/twill/internal/status"
+)
+
+var program = command.Program{
+	Name: "twill-lab",
+	About: "twill-lab shows and measures the data plane of twilld in network namespaces of\n" +
+		"this machine. Needs root.",
+	More:    "The operator's commands are in twill --help.",
+	Version: status.Version,
+	Commands: []command.Command{
+		{Name: "demo", Summary: "two hosts with pods, twill beside kernel VXLAN, one table, in a minute", Run: runDemo},
+		{Name: "up", Summary: "make two hosts with a pod and a twilld each, which stay until twill-lab down", Run: runUp},
+		{Name: "status", Summary: "what both twillds of that lab do", Run: runStatus},
+		{Name: "exec", Summary: "run a command on one of its hosts (a, b) or in a pod (pod-a, pod-b)", Run: runExec},
+		{Name: "down", Summary: "remove the lab", Run: runDown},
+		{Name: "bench", Summary: "measure twill against other ways between pods", Run: runBench},
+	},
+}
+
+func main() { program.Main() }
