@@ -53,7 +53,8 @@ build-lite: ## build bin/twilld-lite, the smallest daemon: without --embedded-et
 	$(GOBUILD),noembed -o bin/twilld-lite ./cmd/twilld
 
 .PHONY: peers
-peers: ## build bin/peers/flannel-udp, stock flannel's udp backend (amd64, cgo)
+peers: ## build bin/peers/floor, and flannel-udp, stock flannel's udp backend (amd64, cgo)
+	$(GOBUILD) -o bin/peers/ ./bench/floor
 ifneq ($(filter bench/peers/flannel,$(MODULES)),)
 	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flannel-udp .
 else
@@ -122,7 +123,8 @@ fuzz: ## run each fuzz target for FUZZTIME (20s)
 	@scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: demo
-demo: build ## two hosts and their pods in namespaces: twill beside kernel VXLAN, one table; root
+demo: build ## two hosts and their pods in namespaces: twill, its floor and kernel VXLAN in one table; root
+	@$(GOBUILD) -o bin/peers/ ./bench/floor
 	@bin/twill-lab demo
 
 # Packages with benchmarks of single functions.

@@ -33,10 +33,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// binaries builds twilld, once.
+// binaries builds twilld and the floor, once.
 var binaries = sync.OnceValues(func() (Binaries, error) {
-	bin := Binaries{Twilld: filepath.Join(binDir, "twilld"), FlannelUDP: filepath.Join(binDir, "not-built")}
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", bin.Twilld, "../cmd/twilld").CombinedOutput()
+	bin := Binaries{
+		Twilld:     filepath.Join(binDir, "twilld"),
+		FlannelUDP: filepath.Join(binDir, "not-built"),
+		Floor:      filepath.Join(binDir, "floor"),
+	}
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binDir, "../cmd/twilld", "./floor").CombinedOutput()
 	if err != nil {
 		return bin, errors.New(string(out))
 	}
@@ -88,7 +92,7 @@ var measured = map[string][]report.Metric{
 }
 
 func TestEveryLoadMeasuresWhatItSays(t *testing.T) {
-	for _, path := range []string{"vxlan", "twill"} {
+	for _, path := range []string{"vxlan", "twill", "floor"} {
 		t.Run(path, func(t *testing.T) {
 			c := stand(t, path, netlab.Options{Wire: netlab.MTU})
 			for _, load := range Loads {
@@ -124,7 +128,7 @@ func TestEveryLoadMeasuresWhatItSays(t *testing.T) {
 }
 
 func TestPodsHaveTheMTUThatThePathLeaves(t *testing.T) {
-	for path, overhead := range map[string]int{"vxlan": 50, "host-gw": 0, "wire": 0, "twill": 28} {
+	for path, overhead := range map[string]int{"vxlan": 50, "host-gw": 0, "wire": 0, "twill": 28, "floor": 38, "floor-plain": 28} {
 		if c := stand(t, path, netlab.Options{MTU: 1400}); c.MTU != 1400-overhead {
 			t.Errorf("%s: MTU %d, want %d", path, c.MTU, 1400-overhead)
 		}

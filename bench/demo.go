@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	demoPaths  = "twill,twill-vxlan,vxlan"
+	demoPaths  = "twill,floor,twill-vxlan,vxlan"
 	demoLoads  = "ping,tcp1,tcp4,udpmtu,rr"
 	demoRounds = 3
 	// demoDuration makes the demonstration last 60 s.
@@ -22,8 +22,9 @@ const (
 )
 
 const demoIntro = `Two hosts with a pod each, in network namespaces of this machine; a real twilld on
-both. The same load in turn over twill's udp backend, over its vxlan backend, and
-over kernel VXLAN made by hand:
+both. The same load in turn over twill's udp backend, over the floor (a program that
+moves packets between TUN and UDP blindly, which is what those two cost anybody),
+over twill's vxlan backend, and over kernel VXLAN made by hand:
 
 `
 

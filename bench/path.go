@@ -32,6 +32,8 @@ var Paths = []Path{
 	{"host-gw", "host-gw", hostGW, nil},
 	{"wire", "bare wire", bareWire, nil},
 	{"flannel-udp", "stock flannel udp", flannelUDP, nil},
+	{"floor", "floor: TUN and UDP alone", floor(false), nil},
+	{"floor-plain", "floor, one packet a call", floor(true), []string{"tcp1", "tcp4", "udp64", "rr"}},
 	wireguardPath,
 	nebulaPath,
 }
@@ -48,6 +50,7 @@ var encryptingLoads = []string{"tcp1", "tcp4", "udp64", "udpmtu", "rr", "rr-load
 type Binaries struct {
 	Twilld     string
 	FlannelUDP string // bench/peers/flannel
+	Floor      string // bench/floor
 }
 
 // DefaultBinaries are those beside the running program: bin/twilld and
@@ -61,6 +64,7 @@ func DefaultBinaries() (Binaries, error) {
 	return Binaries{
 		Twilld:     filepath.Join(dir, "twilld"),
 		FlannelUDP: filepath.Join(dir, "peers", "flannel-udp"),
+		Floor:      filepath.Join(dir, "peers", "floor"),
 	}, nil
 }
 

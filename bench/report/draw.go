@@ -41,8 +41,11 @@ var colours = map[string]color.RGBA{
 	"twill-vxlan":   {102, 170, 209, 255},
 	"twill-host-gw": {187, 225, 246, 255},
 	"flannel-udp":   {70, 70, 70, 255},
-	"wireguard-go":  {0, 158, 115, 255},
-	"nebula":        {148, 103, 189, 255},
+	// What bounds twill has its hue, paler.
+	"floor":        {240, 200, 170, 255},
+	"floor-plain":  {248, 222, 160, 255},
+	"wireguard-go": {0, 158, 115, 255},
+	"nebula":       {148, 103, 189, 255},
 }
 
 var (

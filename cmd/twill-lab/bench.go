@@ -22,7 +22,7 @@ Needs root. Ctrl-C ends it early; rounds that were finished by then are kept.`
 
 // quick is what --quick means for flags that are not given.
 var quick = benchFlags{
-	paths: "twill,vxlan,host-gw,wire,flannel-udp", loads: "tcp1,tcp4,udp64,rr,rr-load", wires: "super,mtu",
+	paths: "twill,floor,vxlan,host-gw,flannel-udp", loads: "tcp1,tcp4,udp64,rr,rr-load", wires: "super,mtu",
 	rounds: 3, minutes: 2.5,
 }
 

@@ -1,0 +1,135 @@
+// Command floor moves packets between a TUN device and a UDP socket without
+// looking at them: one read and one write a packet or super-packet, and nothing
+// else. The laboratory measures it beside twill, since it shows what TUN and UDP
+// cost any program that uses them.
+//
+// It is no tunnel for other uses. It has one peer, checks nothing, and with
+// offloads its datagrams carry virtio-net headers, cut wherever UDP_SEGMENT
+// happens to cut, which only the kernel's UDP_GRO on the other side puts
+// together.
+//
+// Usage: floor DEVICE LOCAL PEER MTU [plain]
+//
+// LOCAL and PEER are IPv4 addresses, MTU is that of the network between them.
+// "plain" moves one packet a call, without offloads on either side.
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	port       = 8285
+	udpHeaders = 28       // IPv4 and UDP
+	maxRead    = 70 << 10 // a super-packet behind its virtio-net header
+	sockBuffer = 8 << 20
+	offloads   = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_USO4 | unix.TUN_F_USO6
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "floor:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	plain := len(args) == 5 && args[4] == "plain"
+	if len(args) != 4 && !plain {
+		return fmt.Errorf("usage: floor DEVICE LOCAL PEER MTU [plain]")
+	}
+	local, err := netip.ParseAddr(args[1])
+	if err != nil {
+		return err
+	}
+	peer, err := netip.ParseAddr(args[2])
+	if err != nil {
+		return err
+	}
+	mtu, err := strconv.Atoi(args[3])
+	if err != nil {
+		return err
+	}
+	tun, err := openTUN(args[0], !plain)
+	if err != nil {
+		return fmt.Errorf("open TUN device %s: %w", args[0], err)
+	}
+	segment := mtu - udpHeaders
+	if plain {
+		segment = 0
+	}
+	sock, err := openSocket(local, peer, segment)
+	if err != nil {
+		return fmt.Errorf("open UDP socket %s to %s: %w", local, peer, err)
+	}
+	go move(tun, sock)
+	move(sock, tun)
+	return nil
+}
+
+// move copies what from gives to to, for ever. What cannot be written, as when
+// nobody listens yet, is lost.
+func move(from, to int) {
+	runtime.LockOSThread()
+	b := make([]byte, maxRead)
+	for {
+		if n, err := unix.Read(from, b); err == nil {
+			unix.Write(to, b[:n])
+		}
+	}
+}
+
+func openTUN(name string, offload bool) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return -1, err
+	}
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	if offload {
+		flags |= unix.IFF_VNET_HDR
+	}
+	ifr.SetUint16(flags)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		return -1, err
+	}
+	if !offload {
+		return fd, nil
+	}
+	return fd, unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloads)
+}
+
+// openSocket returns a socket that sends datagrams of segment bytes, however
+// much is written, and gives them back whole; with segment 0, one datagram a
+// call.
+func openSocket(local, peer netip.Addr, segment int) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	options := [][3]int{
+		{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, sockBuffer},
+		{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sockBuffer},
+	}
+	if segment > 0 {
+		options = append(options, [3]int{unix.SOL_UDP, unix.UDP_SEGMENT, segment}, [3]int{unix.SOL_UDP, unix.UDP_GRO, 1})
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o[0], o[1], o[2]); err != nil {
+			return -1, fmt.Errorf("set socket option %d: %w", o[1], err)
+		}
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: local.As4()}); err != nil {
+		return -1, err
+	}
+	return fd, unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: peer.As4()})
+}
