@@ -141,6 +141,10 @@ bench: needs-root build peers peers-bench ## the laboratory, 25 min: figures to 
 bench-quick: needs-root build peers ## the same in three minutes, with fewer paths and loads, on the terminal only; root
 	@bin/twill-lab bench --quick
 
+.PHONY: bench-gate
+bench-gate: needs-root build ## compare the daemon with another revision's under load, in the same rounds: make bench-gate BASE=main; root
+	@scripts/bench-gate.sh "$(BASE)"
+
 .PHONY: bench-compare
 bench-compare: ## compare Go benchmarks with another revision: make bench-compare BASE=main
 	@scripts/bench-compare.sh "$(BASE)" $(BENCHED)

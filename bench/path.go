@@ -51,7 +51,16 @@ type Binaries struct {
 	Twilld     string
 	FlannelUDP string // bench/peers/flannel
 	Floor      string // bench/floor
+	// Base is another twilld, which BasePath runs.
+	Base string
 }
+
+// BasePath is twill as another build of twilld has it, to be compared with
+// path twill in the same rounds.
+var BasePath = Path{report.Base, "twill, base", func(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Connection, error) {
+	bin.Twilld = bin.Base
+	return twill()(ctx, topo, bin)
+}, nil}
 
 // DefaultBinaries are those beside the running program: bin/twilld and
 // bin/peers/flannel-udp for bin/twill-lab.

@@ -32,6 +32,7 @@ const (
 // tell apart too. A path has the same one in every plot.
 var colours = map[string]color.RGBA{
 	"twill":       {213, 94, 0, 255},
+	"base":        {150, 60, 0, 255},
 	"twill-1":     {204, 121, 167, 255},
 	"twill-plain": {230, 159, 0, 255},
 	"vxlan":       {0, 114, 178, 255},

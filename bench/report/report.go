@@ -16,6 +16,10 @@ const Schema = 1
 // Baseline is the path that ratios refer to.
 const Baseline = "vxlan"
 
+// Base is the path of another revision of twill, to which the present one is
+// compared.
+const Base = "base"
+
 // Report is what a session of the laboratory found out.
 type Report struct {
 	Schema   int       `json:"schema"`

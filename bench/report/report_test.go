@@ -43,6 +43,19 @@ func sample() *Report {
 	}
 }
 
+func TestComparisonShowsTheRatioToTheBaseAndItsSpread(t *testing.T) {
+	r := sample()
+	w := r.Wires[0]
+	for i, speed := range []float64{7.2, 4.4, 8} {
+		w.Runs = append(w.Runs, Run{Round: i + 1, Path: Base, Load: "tcp1", Figures: Figures{Throughput.Key: speed}})
+	}
+	var b strings.Builder
+	if err := r.WriteComparison(&b); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "comparison.golden.md", b.String())
+}
+
 func TestRatioIsTakenRoundByRound(t *testing.T) {
 	w := sample().Wires[0]
 	if s, ok := w.Figure("twill", "tcp1", Throughput); !ok || s != (Stat{8, 4, 8.8, 3}) {

@@ -57,6 +57,7 @@ func (f *benchFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.micro, "micro", "", "`FILE` with the output of go test -bench, to take into the report")
 	fs.StringVar(&f.from, "from", "", "`FILE`: show this report.json again and measure nothing")
 	fs.StringVar(&f.binaries.Twilld, "twilld", f.binaries.Twilld, "`PATH` of twilld")
+	fs.StringVar(&f.binaries.Base, "base-twilld", "", "`PATH` of another build of twilld: print how twill compares with it, both measured in the same rounds")
 	fs.StringVar(&f.binaries.FlannelUDP, "flannel-udp", f.binaries.FlannelUDP,
 		"`PATH` of stock flannel's udp backend; other peers lie beside it")
 }
@@ -93,6 +94,9 @@ func (f *benchFlags) options(c *command.Call) (bench.Options, error) {
 	opts := bench.Options{MTU: f.mtu, Rounds: f.rounds, Binaries: f.binaries}
 	var errs [3]error
 	opts.Paths, errs[0] = bench.ParsePaths(f.paths)
+	if f.binaries.Base != "" {
+		opts.Paths = append(opts.Paths, bench.BasePath)
+	}
 	if f.loads != "" {
 		opts.Loads, errs[1] = bench.ParseLoads(f.loads)
 	}
@@ -159,7 +163,12 @@ func runBench(ctx context.Context, c *command.Call) error {
 
 // show writes the report wherever the flags want it.
 func (f *benchFlags) show(r *report.Report, stdout io.Writer) error {
-	_, err := io.WriteString(stdout, r.Markdown(""))
+	var err error
+	if f.binaries.Base != "" {
+		err = r.WriteComparison(stdout)
+	} else {
+		_, err = io.WriteString(stdout, r.Markdown(""))
+	}
 	if f.out != "" {
 		err = errors.Join(err, r.WriteFiles(f.out))
 	}
