@@ -77,9 +77,6 @@ func Check(c *Config, leases []Lease) []error {
 	return errs
 }
 
-// Check is the function Check for the leases of the set.
-func (s *Set) Check(c *Config) []error { return Check(c, s.Leases()) }
-
 func checkOutside(leases []Lease, field string, of func(Lease) netip.Prefix, network netip.Prefix) []error {
 	var errs []error
 	for i, l := range leases {

@@ -1,6 +1,6 @@
 // Package lease knows what the nodes of a network agree on: the network
-// configuration, which node holds which pod subnet, and how a store of this
-// knowledge (a file, etcd, Kubernetes) is asked, kept up and watched.
+// configuration, which node holds which pod subnet, and how a store of both (a
+// file, etcd) is read, written and watched.
 //
 // It knows nothing of devices, sockets or routes.
 package lease
@@ -62,8 +62,7 @@ var ErrNoLease = errors.New("no lease for this node")
 var ErrLost = errors.New("lease lost")
 
 // Store is where the nodes of a network find their configuration and leases.
-// It is implemented by lease/static and lease/etcd; a store over Kubernetes
-// follows the same contract.
+// lease/static and lease/etcd implement it.
 //
 // All methods may be called from several goroutines.
 type Store interface {

@@ -192,7 +192,7 @@ func TestCheckNamesBothLeases(t *testing.T) {
 	}
 	c.IPv6 = Range{}
 	want := "lease 10.5.3.0-24&fd00:5:0:3::-64 of 192.0.2.3: IPv6Subnet is set, but the network config does not enable its address family"
-	if errs := NewSet([]Lease{dual}).Check(c); len(errs) != 1 || errs[0].Error() != want {
+	if errs := Check(c, []Lease{dual}); len(errs) != 1 || errs[0].Error() != want {
 		t.Errorf("got %v\nwant %s", errs, want)
 	}
 }

@@ -52,7 +52,7 @@ func TestDoctorOnABareHostSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	for _, want := range []string{
-		"bad   daemon ", "→ systemctl start twilld", "bad   store ", "http://127.0.0.1:1: ", "mend --etcd-endpoints",
+		"bad   daemon ", "→ systemctl start twilld", "bad   store ", "http://127.0.0.1:1: ", "correct --etcd-endpoints",
 		"bad   subnet-file ", "/nonexistent/subnet.env",
 	} {
 		if !strings.Contains(out, want) {

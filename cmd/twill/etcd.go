@@ -57,7 +57,9 @@ func (c *etcdCommand) parse(about, usage string) (operands []string, help bool, 
 func (c *etcdCommand) ask(ctx context.Context, f func(context.Context, *etcd.Store) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	store, err := etcd.Open(ctx, c.etcd.Options(logging.New(c.Stderr, logging.Text, slog.LevelWarn)))
+	o := c.etcd.Options
+	o.Logger = logging.New(c.Stderr, logging.Text, slog.LevelWarn)
+	store, err := etcd.Open(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -233,7 +233,7 @@ func TestAnEtcdThatIsAwayIsNamedAfterTheTimeout(t *testing.T) {
 	for _, args := range [][]string{{"leases"}, {"config", "get"}, {"reserve", "10.5.1.0/24"}, {"release", "10.5.1.0/24"}} {
 		var out, log bytes.Buffer
 		err := program.Run(t.Context(), append(args, "--timeout=200ms", "--etcd-endpoints=http://127.0.0.1:1"), &out, &log)
-		if err == nil || !strings.Contains(err.Error(), "http://127.0.0.1:1") || !strings.Contains(err.Error(), "mend --etcd-endpoints") {
+		if err == nil || !strings.Contains(err.Error(), "http://127.0.0.1:1") || !strings.Contains(err.Error(), "correct --etcd-endpoints") {
 			t.Errorf("%s: got %v", args, err)
 		}
 	}

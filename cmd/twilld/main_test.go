@@ -31,7 +31,7 @@ func TestExitCodeAndOneLineOnStandardError(t *testing.T) {
 		{[]string{"--helo"}, "", 2, "twilld: unknown flag --helo; --help lists them\n"},
 		{[]string{"--thread-pair=1"}, "", 2, "twilld: unknown flag --thread-pair; did you mean --thread-pairs?\n"},
 		{[]string{"--etcd-endpoints=ftp://192.0.2.1"}, "", 2,
-			"twilld: etcd endpoints: number 1, \"ftp://192.0.2.1\": want a URL such as \"http://192.0.2.1:2379\"; mend --etcd-endpoints\n"},
+			"twilld: etcd endpoints: number 1, \"ftp://192.0.2.1\": want a URL such as \"http://192.0.2.1:2379\"; correct --etcd-endpoints\n"},
 		{[]string{"--lease-file=x"}, "FLANNELD_KUBE_SUBNET_MGR=true", 2,
 			"twilld: FLANNELD_KUBE_SUBNET_MGR: twilld does not read leases from Kubernetes; leave it out to read them from etcd (--etcd-endpoints), or name a lease file with --lease-file\n"},
 		{[]string{"--lease-file=x", "--control-socket=/dev/null", "--log-level=error"}, "", 1,

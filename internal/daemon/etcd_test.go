@@ -13,7 +13,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/backend"
-	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/tun"
@@ -36,7 +35,7 @@ func newEtcdHost(t *testing.T) *etcdHost {
 	server := etcdtest.Start(t, etcdtest.Options{})
 	h := &etcdHost{newHost(t), server, server.Client(t)}
 	h.options.leaseFile = ""
-	h.options.etcd.Endpoints = etcdflags.Endpoints{server.Endpoint}
+	h.options.etcd.Endpoints = []string{server.Endpoint}
 	h.daemon.state = newState(h.options.source(), "the source of leases")
 	return h
 }

@@ -10,9 +10,9 @@ import (
 
 	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/backend"
-	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease/etcd"
 )
 
 // options is what the command line and the environment ask for, checked. The
@@ -20,7 +20,7 @@ import (
 type options struct {
 	leaseFile  string // empty: leases come from etcd
 	subnetFile string
-	etcd       etcdflags.Settings
+	etcd       etcd.Options // without a Logger
 	embedded   embeddedEtcd
 	onLost     onLost
 	// renewMargin is how long before its end a lease is renewed, in minutes.

@@ -41,7 +41,7 @@ func parse(args []string, lookup func(string) (string, bool)) (*options, error) 
 	if o.embedded.on {
 		o.embedded.settle(lookup)
 		if settings["etcd-endpoints"] == "" {
-			o.etcd.Endpoints = etcdflags.Endpoints{o.embedded.endpoint()}
+			o.etcd.Endpoints = []string{o.embedded.endpoint()}
 		}
 	}
 	return o, o.check()

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/twillnet/twill/internal/etcdflags"
+	"github.com/twillnet/twill/lease/etcd"
 	"github.com/twillnet/twill/tun"
 )
 
@@ -51,17 +51,17 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{"etcd", []string{"-lease-file=", "-etcd-endpoints=https://192.0.2.1:2379, https://192.0.2.2:2379", "-etcd-prefix", "/n", "-etcd-cafile=ca", "-etcd-certfile=c", "-etcd-keyfile=k",
 			"-etcd-username=u", "-on-lease-lost=exit", "-subnet-lease-renew-margin=1439"}, env{"FLANNELD_ETCD_PASSWORD": "hunter2"}, func(o *options) {
 			o.leaseFile, o.onLost, o.renewMargin = "", exitOnLost, 1439
-			o.etcd = etcdflags.Settings{
-				Endpoints: etcdflags.Endpoints{"https://192.0.2.1:2379", "https://192.0.2.2:2379"}, Prefix: "/n",
-				KeyFile: "k", CertFile: "c", CAFile: "ca", Username: "u", Password: etcdflags.NewSecret("hunter2"),
+			o.etcd = etcd.Options{
+				Endpoints: []string{"https://192.0.2.1:2379", "https://192.0.2.2:2379"}, Prefix: "/n",
+				KeyFile: "k", CertFile: "c", CAFile: "ca", Username: "u", Password: etcd.NewSecret("hunter2"),
 			}
 		}},
 		{"flannel's etcd at its defaults", nil, nil, func(o *options) {
 			o.leaseFile = ""
-			o.etcd = etcdflags.Settings{Endpoints: etcdflags.Endpoints{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}, Prefix: "/coreos.com/network"}
+			o.etcd = etcd.Options{Endpoints: []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}, Prefix: "/coreos.com/network"}
 		}},
 		{"a lease file beside etcd", []string{"-lease-file=f", "-on-lease-lost=exit"}, env{"FLANNELD_ETCD_PREFIX": "/n", "FLANNELD_ETCD_PASSWORD": "hunter2", "FLANNELD_ETCD_USERNAME": "u"}, func(o *options) {
-			o.onLost, o.etcd.Prefix, o.etcd.Username, o.etcd.Password = exitOnLost, "/n", "u", etcdflags.NewSecret("hunter2")
+			o.onLost, o.etcd.Prefix, o.etcd.Username, o.etcd.Password = exitOnLost, "/n", "u", etcd.NewSecret("hunter2")
 			o.ignored = []ignoredFlag{
 				{"--on-lease-lost", "leases in a file do not expire"},
 				{"FLANNELD_ETCD_PREFIX", "leases come from the file of --lease-file"},

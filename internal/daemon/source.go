@@ -35,7 +35,9 @@ func (d *daemon) openStore(ctx context.Context) (store lease.Store, close func()
 	}
 	d.state.waitFor("etcd")
 	d.reacquires = true
-	s, err := etcd.Open(ctx, d.options.etcd.Options(d.log))
+	o := d.options.etcd
+	o.Logger = d.log
+	s, err := etcd.Open(ctx, o)
 	if err != nil {
 		return nil, nil, err // not s, which would be a non-nil interface
 	}

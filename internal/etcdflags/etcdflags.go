@@ -1,13 +1,15 @@
-// Package etcdflags has flannel's --etcd-* flags: their names, texts, defaults and
-// variables of the environment. twilld puts them into its own table, the commands
-// of twill define them here, so that who runs twill with the daemon's settings
-// talks to the daemon's etcd.
+// Package etcdflags has flannel's --etcd-* flags: names, help texts, defaults and
+// environment variables. twilld takes them into its own table and the commands of
+// twill define them here, so both find the same etcd with the same settings.
 package etcdflags
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"strings"
+
+	"github.com/twillnet/twill/lease/etcd"
 )
 
 // Flag is one of the flags.
@@ -16,32 +18,32 @@ type Flag struct {
 	Value string // what stands for its value in a help text
 	Help  string
 	// Field points to where the value goes: a *string or a flag.Value.
-	Field func(*Settings) any
+	Field func(*etcd.Options) any
 }
 
 // All are the flags, in the order of the help text.
 var All = []Flag{
 	{"etcd-endpoints", "URL,...",
 		"members of the etcd cluster with the leases; one that answers is enough",
-		func(s *Settings) any { return &s.Endpoints }},
+		func(o *etcd.Options) any { return (*endpoints)(&o.Endpoints) }},
 	{"etcd-prefix", "PREFIX",
-		"where the keys of the network stand",
-		func(s *Settings) any { return &s.Prefix }},
+		"where the keys of the network are",
+		func(o *etcd.Options) any { return &o.Prefix }},
 	{"etcd-keyfile", "FILE",
 		"key of the certificate that this node shows to etcd (PEM)",
-		func(s *Settings) any { return &s.KeyFile }},
+		func(o *etcd.Options) any { return &o.KeyFile }},
 	{"etcd-certfile", "FILE",
 		"certificate that this node shows to etcd (PEM)",
-		func(s *Settings) any { return &s.CertFile }},
+		func(o *etcd.Options) any { return &o.CertFile }},
 	{"etcd-cafile", "FILE",
-		"certificates of the authorities that etcd's is checked with (PEM); the system's if there is none",
-		func(s *Settings) any { return &s.CAFile }},
+		"certificates of the authorities that may sign etcd's (PEM); default: those of the system",
+		func(o *etcd.Options) any { return &o.CAFile }},
 	{"etcd-username", "NAME",
 		"user of etcd",
-		func(s *Settings) any { return &s.Username }},
+		func(o *etcd.Options) any { return &o.Username }},
 	{"etcd-password", "PASSWORD",
 		"the user's password; all users of this host can read command lines, so set FLANNELD_ETCD_PASSWORD instead",
-		func(s *Settings) any { return &s.Password }},
+		func(o *etcd.Options) any { return &o.Password }},
 }
 
 // Variable is the environment's name for a flag, as in flannel: FLANNELD_IFACE
@@ -50,18 +52,26 @@ func Variable(flag string) string {
 	return "FLANNELD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
+// Defaults returns flannel's, without a Logger.
+func Defaults() etcd.Options {
+	return etcd.Options{
+		Endpoints: []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"},
+		Prefix:    etcd.DefaultPrefix,
+	}
+}
+
 // Flags are the flags of one command line.
 type Flags struct {
-	Settings
-	fs *flag.FlagSet
+	etcd.Options // without a Logger
+	fs           *flag.FlagSet
 }
 
 // Define adds the flags to fs.
 func Define(fs *flag.FlagSet) *Flags {
-	f := &Flags{Settings: Defaults(), fs: fs}
+	f := &Flags{Options: Defaults(), fs: fs}
 	for _, d := range All {
 		usage := "`" + d.Value + "`: " + d.Help // as PrintDefaults wants it
-		switch p := d.Field(&f.Settings).(type) {
+		switch p := d.Field(&f.Options).(type) {
 		case *string:
 			fs.StringVar(p, d.Name, *p, usage)
 		case flag.Value:
@@ -71,15 +81,21 @@ func Define(fs *flag.FlagSet) *Flags {
 	return f
 }
 
-// Settle sets the flags that the command line left alone from the environment,
-// where an empty variable counts as none, and checks them all. It is called
+// Given says whether the command line or, after Settle, the environment has set
+// the flag.
+func (f *Flags) Given(name string) bool {
+	given := false
+	f.fs.Visit(func(fl *flag.Flag) { given = given || fl.Name == name })
+	return given
+}
+
+// Settle sets the flags that the command line does not from the environment,
+// where an empty variable counts as unset, and checks them all. It is called
 // after fs is parsed.
 func (f *Flags) Settle(lookup func(string) (string, bool)) error {
-	given := map[string]bool{}
-	f.fs.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
 	for _, d := range All {
 		v, _ := lookup(Variable(d.Name))
-		if v == "" || given[d.Name] {
+		if v == "" || f.Given(d.Name) {
 			continue
 		}
 		if err := f.fs.Set(d.Name, v); err != nil {
@@ -87,4 +103,24 @@ func (f *Flags) Settle(lookup func(string) (string, bool)) error {
 		}
 	}
 	return f.Check()
+}
+
+// endpoints is a flag whose value is a comma-separated list. Set replaces all of
+// it; a comma at the end is ignored, as flannel does.
+type endpoints []string
+
+// String implements flag.Value.
+func (e *endpoints) String() string { return strings.Join(*e, ",") }
+
+// Set implements flag.Value.
+func (e *endpoints) Set(v string) error {
+	var list endpoints
+	for part := range strings.SplitSeq(strings.TrimSuffix(strings.TrimSpace(v), ","), ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			return errors.New("want one or more with commas in between, and none of them empty")
+		}
+		list = append(list, part)
+	}
+	*e = list
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -34,17 +33,13 @@ var dialBackoff = grpcbackoff.Config{BaseDelay: 200 * time.Millisecond, Multipli
 
 // clientConfig checks o.
 func (o *Options) clientConfig() (clientv3.Config, error) {
-	secure, err := o.checkEndpoints()
-	if err != nil {
+	if err := o.Check(); err != nil {
 		return clientv3.Config{}, err
-	}
-	if (o.Username == "") != (o.Password == "") {
-		return clientv3.Config{}, fmt.Errorf("etcd user: --etcd-username and --etcd-password come together; set both or neither")
 	}
 	c := clientv3.Config{
 		Endpoints:            o.Endpoints,
 		Username:             o.Username,
-		Password:             string(o.Password),
+		Password:             o.Password.reveal(),
 		DialTimeout:          requestTimeout, // of the log-in
 		DialKeepAliveTime:    pingEvery,
 		DialKeepAliveTimeout: pingTimeout,
@@ -56,12 +51,16 @@ func (o *Options) clientConfig() (clientv3.Config, error) {
 			grpc.WithChainUnaryInterceptor(failFast),
 		},
 	}
-	if secure {
-		if c.TLS, err = o.tlsConfig(); err != nil {
+	// Files that cannot be used are refused even where no endpoint needs them: an
+	// operator who names them expects TLS.
+	if o.secure() || o.CAFile != "" || o.CertFile != "" {
+		t, err := o.tlsConfig()
+		if err != nil {
 			return clientv3.Config{}, err
 		}
-	} else if err := o.checkFiles(); err != nil {
-		return clientv3.Config{}, err
+		if o.secure() {
+			c.TLS = t
+		}
 	}
 	return c, nil
 }
@@ -71,51 +70,6 @@ func (o *Options) clientConfig() (clientv3.Config, error) {
 // nothing.
 func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
-}
-
-// CheckEndpoints says what is wrong with the form of o.Endpoints. Open does so as
-// well; it is for a command line that is to be refused before anything is done.
-func (o *Options) CheckEndpoints() error {
-	_, err := o.checkEndpoints()
-	return err
-}
-
-// checkEndpoints says whether the endpoints are to be spoken to in TLS.
-func (o *Options) checkEndpoints() (secure bool, err error) {
-	const want = `want a URL such as "http://192.0.2.1:2379"; mend --etcd-endpoints`
-	if len(o.Endpoints) == 0 {
-		return false, fmt.Errorf("etcd endpoints: none is given; name one or more with --etcd-endpoints")
-	}
-	for i, e := range o.Endpoints {
-		text := e
-		if !strings.Contains(text, "://") {
-			text = "http://" + text
-		}
-		u, err := url.Parse(text)
-		switch {
-		case err != nil:
-			// The error of url.Parse quotes the text, which may hold a password.
-			return false, fmt.Errorf("etcd endpoints: number %d is no URL; %s", i+1, want)
-		case u.User != nil:
-			return false, fmt.Errorf("etcd endpoints: number %d, %s, has a user in it; use --etcd-username and --etcd-password", i+1, u.Host)
-		case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "":
-			return false, fmt.Errorf("etcd endpoints: number %d, %q: %s", i+1, e, want)
-		case i > 0 && secure != (u.Scheme == "https"):
-			return false, fmt.Errorf("etcd endpoints: %s and %s: http and https cannot be mixed; mend --etcd-endpoints", o.Endpoints[0], e)
-		}
-		secure = u.Scheme == "https"
-	}
-	return secure, nil
-}
-
-// checkFiles refuses files that cannot be used, also where none is needed: who
-// gives them expects TLS.
-func (o *Options) checkFiles() error {
-	if o.CAFile == "" && o.CertFile == "" && o.KeyFile == "" {
-		return nil
-	}
-	_, err := o.tlsConfig()
-	return err
 }
 
 func (o *Options) tlsConfig() (*tls.Config, error) {
@@ -130,16 +84,13 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 			return nil, fmt.Errorf("etcd CA: %s holds no certificate in PEM; name another file with --etcd-cafile", o.CAFile)
 		}
 	}
-	if (o.CertFile == "") != (o.KeyFile == "") {
-		return nil, fmt.Errorf("etcd client certificate: --etcd-certfile and --etcd-keyfile come together; set both or neither")
-	}
 	if o.CertFile == "" {
 		return c, nil
 	}
 	load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		pair, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("etcd client certificate %s with key %s: %w; mend --etcd-certfile and --etcd-keyfile", o.CertFile, o.KeyFile, err)
+			return nil, fmt.Errorf("etcd client certificate %s with key %s: %w; correct --etcd-certfile and --etcd-keyfile", o.CertFile, o.KeyFile, err)
 		}
 		return &pair, nil
 	}

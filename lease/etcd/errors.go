@@ -100,14 +100,14 @@ func (s *Store) remedy(err error) string {
 	case strings.Contains(text, "remote error: tls"):
 		return "etcd refuses this client's certificate: check --etcd-certfile and --etcd-keyfile"
 	case strings.Contains(text, "first record does not look like a TLS handshake"):
-		return "etcd speaks plain HTTP there: mend --etcd-endpoints"
+		return "etcd speaks plain HTTP there: correct --etcd-endpoints"
 	case code(err) == codes.Unavailable && strings.HasPrefix(s.endpoints[0], "https://") &&
 		!strings.Contains(text, "Error while dialing") && !strings.Contains(text, "etcdserver"):
 		// In TLS 1.3 the server refuses the client when that thinks that all is
 		// well, and may have hung up before its reason is read.
 		return "see that etcd is well; it hangs up, too, on a client whose certificate it refuses: check --etcd-certfile and --etcd-keyfile"
 	case code(err) == codes.Unavailable, code(err) == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded):
-		return "see that etcd runs, has a leader and can be reached from this node, or mend --etcd-endpoints"
+		return "see that etcd runs, has a leader and can be reached from this node, or correct --etcd-endpoints"
 	}
 	return ""
 }

@@ -31,42 +31,6 @@ const DefaultPrefix = "/coreos.com/network"
 // defaultTTL is how long a lease outlives its last renewal, as in flannel.
 const defaultTTL = 24 * time.Hour
 
-// Options say where etcd is and who asks.
-type Options struct {
-	// Endpoints are URLs, or host:port for plain HTTP. All must be members of
-	// one cluster. One that answers is enough to start.
-	Endpoints []string
-	// Prefix is where the network's keys stand; empty means DefaultPrefix.
-	Prefix string
-
-	// CAFile holds the certificates that may sign etcd's; empty means those of
-	// the system. CertFile and KeyFile are this client's own and come together;
-	// they are read again for each connection, so they can be replaced.
-	// All are PEM and want https endpoints.
-	CAFile, CertFile, KeyFile string
-
-	// Username and Password go together; both empty means no user.
-	Username string
-	Password Secret
-
-	Logger *slog.Logger
-}
-
-// Secret is a text that formats as stars, so that no log line, error or JSON
-// shows it.
-type Secret string
-
-const stars = "***"
-
-// String implements fmt.Stringer.
-func (s Secret) String() string { return stars }
-
-// GoString implements fmt.GoStringer.
-func (s Secret) GoString() string { return stars }
-
-// MarshalText implements encoding.TextMarshaler.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(stars), nil }
-
 // Store is the leases of one network in etcd. It is safe for concurrent use.
 type Store struct {
 	client    *clientv3.Client
@@ -87,12 +51,12 @@ var _ lease.Store = (*Store)(nil)
 // be logged in: that waits for etcd until ctx is done. ctx means nothing to the
 // store after that.
 func Open(ctx context.Context, o Options) (*Store, error) {
+	if o.Prefix == "" {
+		o.Prefix = DefaultPrefix
+	}
 	c, err := o.clientConfig()
 	if err != nil {
 		return nil, err
-	}
-	if o.Prefix == "" {
-		o.Prefix = DefaultPrefix
 	}
 	s := &Store{
 		endpoints: o.Endpoints,

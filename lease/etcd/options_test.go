@@ -30,21 +30,21 @@ func TestOptionsThatCannotBeUsedAreRefusedWithTheFlag(t *testing.T) {
 		want    string
 	}{
 		{Options{}, "etcd endpoints: none is given; name one or more with --etcd-endpoints"},
-		{Options{Endpoints: []string{"http://192.0.2.1:2379", "ftp://192.0.2.2"}}, `etcd endpoints: number 2, "ftp://192.0.2.2": want a URL such as "http://192.0.2.1:2379"; mend --etcd-endpoints`},
+		{Options{Endpoints: []string{"http://192.0.2.1:2379", "ftp://192.0.2.2"}}, `etcd endpoints: number 2, "ftp://192.0.2.2": want a URL such as "http://192.0.2.1:2379"; correct --etcd-endpoints`},
 		{Options{Endpoints: []string{""}}, `etcd endpoints: number 1, "": want a URL`},
-		{Options{Endpoints: []string{"http://192.0.2.1:port"}}, "etcd endpoints: number 1 is no URL"},
+		{Options{Endpoints: []string{"http://192.0.2.1:port"}}, "etcd endpoints: number 1 is not a URL"},
 		{Options{Endpoints: []string{"http://192.0.2.1:2379/v2"}}, "want a URL such as"},
 		{Options{Endpoints: []string{"http://root:hunter2@192.0.2.1:2379"}}, "etcd endpoints: number 1, 192.0.2.1:2379, has a user in it; use --etcd-username and --etcd-password"},
-		{Options{Endpoints: []string{"http://root:hunter2@192.0.2.1:port"}}, "etcd endpoints: number 1 is no URL"},
+		{Options{Endpoints: []string{"http://root:hunter2@192.0.2.1:port"}}, "etcd endpoints: number 1 is not a URL"},
 		{Options{Endpoints: []string{"http://192.0.2.1", "https://192.0.2.2"}}, "http://192.0.2.1 and https://192.0.2.2: http and https cannot be mixed"},
 		{Options{Endpoints: https, Username: "root"}, "--etcd-username and --etcd-password come together"},
-		{Options{Endpoints: https, Password: "hunter2"}, "--etcd-username and --etcd-password come together"},
+		{Options{Endpoints: https, Password: NewSecret("hunter2")}, "--etcd-username and --etcd-password come together"},
 		{Options{Endpoints: https, CAFile: filepath.Join(dir, "none.pem")}, "none.pem: no such file or directory; name a PEM file with --etcd-cafile"},
 		{Options{Endpoints: https, CAFile: rubbish}, "rubbish.pem holds no certificate in PEM; name another file with --etcd-cafile"},
 		{Options{Endpoints: https, CertFile: cert}, "--etcd-certfile and --etcd-keyfile come together"},
-		{Options{Endpoints: https, CertFile: cert, KeyFile: rubbish}, "mend --etcd-certfile and --etcd-keyfile"},
-		{Options{Endpoints: https, CertFile: key, KeyFile: cert}, "mend --etcd-certfile and --etcd-keyfile"},
-		{Options{Endpoints: []string{"http://192.0.2.1:2379"}, CertFile: cert, KeyFile: rubbish}, "mend --etcd-certfile and --etcd-keyfile"},
+		{Options{Endpoints: https, CertFile: cert, KeyFile: rubbish}, "correct --etcd-certfile and --etcd-keyfile"},
+		{Options{Endpoints: https, CertFile: key, KeyFile: cert}, "correct --etcd-certfile and --etcd-keyfile"},
+		{Options{Endpoints: []string{"http://192.0.2.1:2379"}, CertFile: cert, KeyFile: rubbish}, "correct --etcd-certfile and --etcd-keyfile"},
 	} {
 		tt.options.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 		s, err := Open(context.Background(), tt.options)
@@ -76,7 +76,7 @@ func TestWhatOthersOnTheWireCouldReadIsLogged(t *testing.T) {
 }
 
 func TestASecretIsNeverFormatted(t *testing.T) {
-	o := Options{Username: "node", Password: "hunter2"}
+	o := Options{Username: "node", Password: NewSecret("hunter2")}
 	var log strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("options", "password", o.Password, "all", o)
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("options", "password", o.Password)
@@ -84,7 +84,8 @@ func TestASecretIsNeverFormatted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := fmt.Sprintf("%s %v %+v %#v %q %s %s", o.Password, o, o, o, o.Password, text, &log)
+	hidden := struct{ options Options }{o} // fmt calls no methods of such a field
+	all := fmt.Sprintf("%s %v %+v %#v %q %s %s %+v", o.Password, o, o, o, o.Password, text, &log, hidden)
 	if strings.Contains(all, "hunter") || !strings.Contains(all, "***") {
 		t.Error(all)
 	}

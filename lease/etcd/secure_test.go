@@ -50,8 +50,8 @@ func withUsers(t *testing.T, flags ...string) (*etcdtest.Server, *network) {
 	return server, n
 }
 
-func as(user string, secret Secret) func(*Options) {
-	return func(o *Options) { o.Username, o.Password = user, secret }
+func as(user, password string) func(*Options) {
+	return func(o *Options) { o.Username, o.Password = user, NewSecret(password) }
 }
 
 func TestAWrongPasswordIsToldAtOnceAndNeverShown(t *testing.T) {

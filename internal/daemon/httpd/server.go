@@ -39,11 +39,14 @@ type Server struct {
 // Listen binds addr (port 0: any) and serves until Close.
 func Listen(addr netip.AddrPort, c Config) (*Server, error) {
 	l, err := net.Listen("tcp", addr.String())
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err // without the address, which the text has already
+	}
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, fmt.Errorf("listen on %s for health and metrics: the port is in use, by a flanneld perhaps; choose another --healthz-port, or 0 for none", addr)
+		return nil, fmt.Errorf("listen on %s for health and metrics: %w; stop what has the port (a flanneld?), or choose another --healthz-port, or 0 for none", addr, err)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("listen on %s for health and metrics: no interface has this address; correct --healthz-ip", addr)
+		return nil, fmt.Errorf("listen on %s for health and metrics: %w; no interface has this address, so correct --healthz-ip", addr, err)
 	case err != nil:
 		return nil, fmt.Errorf("listen on %s for health and metrics: %w", addr, err)
 	}

@@ -1,6 +1,7 @@
 package httpd
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 )
 
 var anyPort = netip.MustParseAddrPort("127.0.0.1:0")
@@ -71,17 +73,19 @@ func TestMetricsAreServed(t *testing.T) {
 	}
 }
 
+// The cause stays in the error, and is said.
 func TestPortInUseIsNamed(t *testing.T) {
 	s := serve(t, Config{})
 	_, err := Listen(s.Addr(), Config{Logger: slog.New(slog.DiscardHandler)})
-	if err == nil || !strings.Contains(err.Error(), s.Addr().String()) || !strings.Contains(err.Error(), "--healthz-port") {
+	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "address already in use") ||
+		!strings.Contains(err.Error(), s.Addr().String()) || !strings.Contains(err.Error(), "--healthz-port") {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestAddressOfNoInterfaceIsNamed(t *testing.T) {
 	_, err := Listen(netip.MustParseAddrPort("192.0.2.1:0"), Config{Logger: slog.New(slog.DiscardHandler)})
-	if err == nil || !strings.Contains(err.Error(), "--healthz-ip") {
+	if !errors.Is(err, unix.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "cannot assign requested address") || !strings.Contains(err.Error(), "--healthz-ip") {
 		t.Errorf("got %v", err)
 	}
 }
