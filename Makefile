@@ -115,8 +115,12 @@ test-cross: $(REPORT) ## build for other architectures; packet code under qemu f
 		| $(REPORT) -skips; done
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, tidy modules, raw system calls where they belong
+lint: ## gofmt, go vet, staticcheck, tidy modules, import directions, log keys, vulnerabilities
 	@scripts/lint.sh $(MODULES)
+
+.PHONY: imports
+imports: ## draw the imports of the packages in ARCHITECTURE.md, from the code
+	@go run -C tools ./imports draw $(CURDIR)/ARCHITECTURE.md
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (20s)

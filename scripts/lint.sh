@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# lint.sh MODULE...: what must hold of every Go file, for the module in each of
-# the directories. All checks run; the exit code says whether one found
+# lint.sh MODULE...: the rules that every Go file of the modules in these
+# directories must keep. All checks run; the exit code is 1 if one of them found
 # something.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,14 +21,41 @@ quiet() {
 	[ -z "$out" ] || { echo "$out"; return 1; }
 }
 
+# tool NAME ARGUMENT...: run a tool that tools/go.mod pins.
+tool() { go tool -modfile="$root/tools/go.mod" "$@"; }
+
 # Raw system calls are for the packages that own a kind of descriptor.
 raw_syscalls() {
 	grep -rnE '\b(unix|syscall)\.(Raw)?Syscall6?\(' --include='*.go' \
 		--exclude-dir=tun --exclude-dir=fastpath --exclude-dir=netlab .
 }
 
+imports() { go run -C tools ./imports check "$root/ARCHITECTURE.md"; }
+
+# Log messages are constant, and keys are constants whose values internal/logging
+# lists.
+log_keys() {
+	local keys
+	keys=$(sed -n 's/^\tKey[A-Za-z0-9]* *= "\([^"]*\)".*/\1/p' internal/logging/logging.go | paste -sd,)
+	tool sloglint -test=false -static-msg -kv-only -const-keys -allowed-keys="$keys" ./...
+}
+
+# Known vulnerabilities in code that the programs reach. The database is on the
+# network (GOVULNDB names a mirror); where it cannot be reached, nothing is checked.
+vulnerabilities() {
+	local out
+	if ! out=$(tool govulncheck -scan package ./encap 2>&1) && [[ $out == *"fetching vulnerabilities"* ]]; then
+		echo "skipped: the vulnerability database cannot be reached"
+		return
+	fi
+	tool govulncheck ./cmd/...
+}
+
 check "gofmt -l" quiet gofmt -l .
 check "raw system calls only in tun, fastpath and netlab" quiet raw_syscalls
+check "imports as ARCHITECTURE.md has them" imports
+check "sloglint: keys of internal/logging, constant messages" log_keys
+check "govulncheck" vulnerabilities
 for m in "$@"; do
 	check "$m: go vet" go vet -C "$m" ./...
 	check "$m: staticcheck" go -C "$m" tool -modfile="$root/tools/go.mod" staticcheck ./...
