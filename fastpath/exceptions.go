@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/tun"
 )
 
@@ -21,7 +22,8 @@ func (e *exceptions) wait() bool { return e.wake.wait() }
 func (e *exceptions) gsoRefused(errno unix.Errno) {
 	e.shard.counters.GSOFallbacks.Add(1)
 	e.shard.gsoRefused.Store(uint32(errno))
-	e.shard.logger.Warn("kernel refuses UDP GSO, sending without it", "shard", e.shard.index, "error", errno)
+	e.shard.logger.Warn("kernel refuses UDP GSO, sending without it",
+		logging.KeyShard, e.shard.index, logging.KeyError, errno)
 }
 
 // tooBig sends the packet of m with fragmentation allowed if its sender allows

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/logging"
 )
 
 // ReadSize is the room that Queue.Read needs: the virtio-net header and the
@@ -91,7 +93,8 @@ func Open(cfg Config) (*Device, error) {
 		}
 		d.Queues = []Queue{q}
 	}
-	cfg.Logger.Info("TUN device open", "device", d.Name, "offload", state.InForce, "why", state.Why, "queues", len(d.Queues))
+	cfg.Logger.Info("TUN device open",
+		logging.KeyDevice, d.Name, logging.KeyOffload, state.InForce, logging.KeyWhy, state.Why, logging.KeyQueues, len(d.Queues))
 	return d, nil
 }
 
