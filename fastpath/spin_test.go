@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // spinners returns n spinners of one shard, of which slots may spin at a time.
@@ -25,7 +27,7 @@ func spinners(n int, slots int32) []spinner {
 func spins(s *spinner, n int) time.Duration {
 	from := now()
 	for again := s.again(n); again; again = s.again(0) {
-		time.Sleep(time.Microsecond)
+		testkit.Advance(time.Microsecond)
 	}
 	return now() - from
 }
@@ -47,7 +49,7 @@ func TestSpinningGoesOnWhileItPaysOff(t *testing.T) {
 		s := &spinners(1, 1)[0]
 		s.skips = 100
 		for range 1000 {
-			time.Sleep(spinTime - time.Microsecond)
+			testkit.Advance(spinTime - time.Microsecond)
 			if !s.again(100) {
 				t.Fatal("sleeps although a packet came in time")
 			}
@@ -64,7 +66,7 @@ func TestVainSpinningBecomesRare(t *testing.T) {
 		const batches = 10000
 		var spent time.Duration
 		for range batches {
-			time.Sleep(time.Second)
+			testkit.Advance(time.Second)
 			spent += spins(s, 100)
 		}
 		if least, most := batches/(maxSpinSkips+1)*spinTime, (batches/(maxSpinSkips+1)+10)*(spinTime+2*time.Microsecond); spent < least || spent > most {
@@ -82,7 +84,7 @@ func TestNoDirectionSpinsBesideABulkTransfer(t *testing.T) {
 		if both[1].again(100) {
 			t.Error("the other direction spins")
 		}
-		time.Sleep(bulkTime)
+		testkit.Advance(bulkTime)
 		if !both[1].again(100) {
 			t.Error("does not spin after the transfer")
 		}
@@ -98,7 +100,7 @@ func TestOnlySoManyThreadsSpin(t *testing.T) {
 			}
 		}
 		for three[0].again(0) {
-			time.Sleep(time.Microsecond)
+			testkit.Advance(time.Microsecond)
 		}
 		if !three[2].again(100) {
 			t.Error("does not spin when another has stopped")
@@ -117,9 +119,9 @@ func TestSlotsComeBackWhateverHappens(t *testing.T) {
 			if left := s.slots.Load(); left < 0 || left > slots {
 				t.Fatalf("%d slots left of %d", left, slots)
 			}
-			time.Sleep(time.Duration(random.IntN(int(spinTime))))
+			testkit.Advance(time.Duration(random.IntN(int(spinTime))))
 		}
-		time.Sleep(time.Second)
+		testkit.Advance(time.Second)
 		for i := range all {
 			all[i].again(0)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -103,7 +104,7 @@ func TestPlainRoutesOverAnotherInterfaceGo(t *testing.T) {
 		attrs.Name = "eth1"
 		n.must(n.nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "wire1"}))
 		n.must(n.nl.LinkSetUp(n.link("wire1")), n.nl.LinkSetUp(n.link("eth1")))
-		n.must(n.nl.AddrAdd(n.link("eth1"), &netlink.Addr{IPNet: ipNet("203.0.113.1/24")}))
+		n.must(n.nl.AddrAdd(n.link("eth1"), &netlink.Addr{IPNet: netlab.IPNet(netip.MustParsePrefix("203.0.113.1/24"))}))
 		cfg := n.config(`{"Type": "udp"}`)
 		u := &cfg.Underlay
 		u.Name, u.Index, u.IPv4, u.IPv6 = "eth1", n.link("eth1").Attrs().Index, netip.MustParseAddr("203.0.113.1"), netip.Addr{}
@@ -123,7 +124,7 @@ func TestOwnPodsAreNotRoutedToAPeer(t *testing.T) {
 		attrs.Name = "cni0"
 		n.must(n.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
 		n.must(n.nl.LinkSetUp(n.link("cni0")))
-		n.must(n.nl.AddrAdd(n.link("cni0"), &netlink.Addr{IPNet: ipNet("10.5.1.1/24")}))
+		n.must(n.nl.AddrAdd(n.link("cni0"), &netlink.Addr{IPNet: netlab.IPNet(netip.MustParsePrefix("10.5.1.1/24"))}))
 		var log bytes.Buffer
 		cfg := n.config(`{"Type": "auto"}`)
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
@@ -171,7 +172,7 @@ func TestSubnetThatABridgeOfTheHostHasStaysItsOwn(t *testing.T) {
 		attrs.Name = "cni0"
 		n.must(n.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
 		n.must(n.nl.LinkSetUp(n.link("cni0")))
-		addr := &netlink.Addr{IPNet: ipNet("10.5.2.1/24")}
+		addr := &netlink.Addr{IPNet: netlab.IPNet(netip.MustParsePrefix("10.5.2.1/24"))}
 		n.must(n.nl.AddrAdd(n.link("cni0"), addr))
 		p, _ := n.open(n.config(`{"Type": "auto"}`))
 		leases := []lease.Lease{peer(3, "vxlan", vtepOf("3"))}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -87,13 +88,7 @@ func keepBy(t *testing.T, clock func() time.Time, l *lender, term, margin time.D
 
 func (h *holder) next(t *testing.T) held {
 	t.Helper()
-	select {
-	case r := <-h.results:
-		return r
-	case <-time.After(patience):
-		t.Fatalf("nothing came of it within %v", patience)
-		return held{}
-	}
+	return testkit.Receive(t, "the holder reports a lease or an error", h.results)
 }
 
 func TestLeaseIsRenewedBeforeItEndsByTheMargin(t *testing.T) {
@@ -121,11 +116,7 @@ func (c *settable) set(t *testing.T, step time.Duration) {
 	t.Helper()
 	c.step.Store(int64(step))
 	enough := c.looks.Load() + 5
-	for deadline := time.Now().Add(patience); c.looks.Load() < enough; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("nobody has looked at the clock within %v", patience)
-		}
-	}
+	testkit.Eventually(t, "the holder looks at the clock", func() bool { return c.looks.Load() >= enough })
 }
 
 func (l *lender) renewed() int {

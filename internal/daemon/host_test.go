@@ -20,6 +20,7 @@ import (
 
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
@@ -41,8 +42,6 @@ var eth0 = underlay.Interface{
 	IPv4: netip.MustParseAddr("192.0.2.1"), PublicIP: netip.MustParseAddr("192.0.2.1"),
 	Why: "chosen by the test",
 }
-
-const patience = 10 * time.Second
 
 // host is a daemon over a real lease file, with an interface and a data plane
 // that are made up.
@@ -131,22 +130,12 @@ func (h *host) stop(t *testing.T) error {
 // wait returns what the daemon ended with.
 func (h *host) wait(t *testing.T) error {
 	t.Helper()
-	select {
-	case err := <-h.ended:
-		return err
-	case <-time.After(patience):
-		t.Fatalf("still runs; log:\n%s", h.logged())
-		return nil
-	}
+	return testkit.Receive(t, "the daemon ends", h.ended, func() string { return "log:\n" + h.logged() })
 }
 
 func (h *host) eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s; log:\n%s", patience, what, h.logged())
-		}
-	}
+	testkit.Eventually(t, what, holds, func() string { return "log:\n" + h.logged() })
 }
 
 func (h *host) logged() string { return h.log.String() }
@@ -332,7 +321,7 @@ func listenForNotify(t *testing.T) manager {
 // next returns the next state that it was told.
 func (m manager) next(t *testing.T) string {
 	t.Helper()
-	m.conn.SetReadDeadline(time.Now().Add(patience))
+	m.conn.SetReadDeadline(time.Now().Add(testkit.Patience))
 	b := make([]byte, 100)
 	n, err := m.conn.Read(b)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/metrics"
 )
@@ -39,9 +40,9 @@ func TestStatusTellsHowLongAPeerHasBeenIdle(t *testing.T) {
 		if idle := s.document().Dataplane.Peers[0].Idle; idle != nil {
 			t.Errorf("before the first packet: idle for %v s", *idle)
 		}
-		time.Sleep(10 * time.Second)
+		testkit.Advance(10 * time.Second)
 		dp.shard.TX.Packets.Add(1)
-		time.Sleep(30 * time.Second)
+		testkit.Advance(30 * time.Second)
 		idle := s.document().Dataplane.Peers[0].Idle
 		switch {
 		case idle == nil:
@@ -58,9 +59,9 @@ func TestDataPlaneThatCarriesNothingIsNotAskedForItsPeers(t *testing.T) {
 		s := newState("", "")
 		s.attach(&dp)
 		defer s.attach(nil)
-		time.Sleep(100 * samplePeriod)
+		testkit.Advance(100 * samplePeriod)
 		dp.shard.RX.Packets.Add(1)
-		time.Sleep(100 * samplePeriod)
+		testkit.Advance(100 * samplePeriod)
 		if n := dp.asked.Load(); n != 2 {
 			t.Errorf("asked %d times, want 2", n)
 		}
@@ -75,10 +76,10 @@ func TestDataPlaneThatIsReplacedIsNotAskedAnyMore(t *testing.T) {
 		s.attach(&is)
 		was.shard.TX.Packets.Add(1)
 		is.shard.TX.Packets.Add(1)
-		time.Sleep(3 * samplePeriod)
+		testkit.Advance(3 * samplePeriod)
 		s.attach(nil)
 		asked := is.asked.Load()
-		time.Sleep(3 * samplePeriod)
+		testkit.Advance(3 * samplePeriod)
 		if n := was.asked.Load(); n != 0 {
 			t.Errorf("the one before was asked %d times", n)
 		}

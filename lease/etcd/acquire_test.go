@@ -156,7 +156,7 @@ func TestAReservationThatDoesNotFitIsLeftAlone(t *testing.T) {
 	n.put("subnets/10.9.7.0-24", value(1))
 	l := n.acquire(n.store(), node(1))
 	all := n.all()
-	if len(all) != 2 || all[1].key != "/subnets/10.9.7.0-24" || len(n.log.lines("reservation for this node does not fit")) == 0 {
+	if len(all) != 2 || all[1].key != "/subnets/10.9.7.0-24" || len(n.log.Lines("reservation for this node does not fit")) == 0 {
 		t.Errorf("got %v, etcd has %v", l, all)
 	}
 }

@@ -1,27 +1,21 @@
 package etcd
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 )
-
-// patience is how long anything may take on a busy machine.
-const patience = time.Minute
 
 // shared is an etcd for all tests that do it no harm. Each has a prefix of its
 // own there.
@@ -56,7 +50,7 @@ type network struct {
 	endpoints []string
 	prefix    string
 	client    *clientv3.Client
-	log       *logBuffer
+	log       *testkit.Log
 }
 
 // networks counts prefixes.
@@ -70,7 +64,7 @@ func newNetwork(t *testing.T, config string) *network {
 
 func networkOn(t *testing.T, s *etcdtest.Server, config string) *network {
 	t.Helper()
-	n := &network{t, []string{s.Endpoint}, fmt.Sprintf("/test/%d/network", networks.Add(1)), s.Client(t), new(logBuffer)}
+	n := &network{t, []string{s.Endpoint}, fmt.Sprintf("/test/%d/network", networks.Add(1)), s.Client(t), new(testkit.Log)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log:\n%s", n.log)
@@ -88,7 +82,7 @@ const (
 )
 
 func (n *network) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	n.Cleanup(cancel)
 	return ctx
 }
@@ -207,37 +201,4 @@ func previous(subnets ...string) (p lease.Previous) {
 		}
 	}
 	return p
-}
-
-// logBuffer is a log that several goroutines write.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// lines returns the lines that have a text in them.
-func (l *logBuffer) lines(with string) []string {
-	return slices.DeleteFunc(strings.Split(l.String(), "\n"), func(line string) bool { return !strings.Contains(line, with) })
-}
-
-// eventually waits until what holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not after %s: %s", patience, what)
-		}
-	}
 }

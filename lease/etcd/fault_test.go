@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -42,15 +43,15 @@ func TestAStartWaitsForEtcdAndSaysSo(t *testing.T) {
 		}
 		got <- l
 	}()
-	eventually(t, "the log says that etcd is not there", func() bool { return len(n.log.lines("connection refused")) > 0 })
+	testkit.Eventually(t, "the log says that etcd is not there", func() bool { return len(n.log.Lines("connection refused")) > 0 })
 	server.Restart(t)
 	if l := <-got; l == nil || n.only().key != "/subnets/"+string(l.Key()) {
 		t.Errorf("got %v", l)
 	}
-	if lines := n.log.lines("trying again"); len(lines) > 3 {
+	if lines := n.log.Lines("trying again"); len(lines) > 3 {
 		t.Errorf("the log has %d lines within seconds: %q", len(lines), lines)
 	}
-	if len(n.log.lines("etcd answers again")) == 0 {
+	if len(n.log.Lines("etcd answers again")) == 0 {
 		t.Error("the log does not say that etcd is back")
 	}
 }
@@ -152,7 +153,7 @@ func TestAPartitionShorterThanTheLeaseChangesNothing(t *testing.T) {
 	}()
 	n.put("subnets/10.5.1.0-24", value(2))
 	// The request is given up and sent again, several times.
-	eventually(t, "the log says that etcd does not answer", func() bool { return len(n.log.lines("no answer in time")) > 0 })
+	testkit.Eventually(t, "the log says that etcd does not answer", func() bool { return len(n.log.Lines("no answer in time")) > 0 })
 	relay.Heal()
 	if err := <-renewed; err != nil {
 		t.Errorf("a renewal begun in the partition: %v", err)
@@ -174,7 +175,7 @@ func TestALeaseLostInALongPartitionIsToldAtItsEnd(t *testing.T) {
 	w.snapshot()
 	relay.Cut()
 	relay.Break()
-	eventually(t, "the lease has expired", func() bool { return len(n.all()) == 0 })
+	testkit.Eventually(t, "the lease has expired", func() bool { return len(n.all()) == 0 })
 	n.acquire(n.store(), node(2), "10.5.52.0/24")
 	select {
 	case u := <-w.updates:
@@ -250,7 +251,7 @@ func TestAFullEtcdIsWaitedFor(t *testing.T) {
 		_, err := s.Renew(ctx, own)
 		renewed <- err
 	}()
-	eventually(t, "the log says what to do", func() bool { return len(n.log.lines("etcd's database is full: compact and defragment it")) > 0 })
+	testkit.Eventually(t, "the log says what to do", func() bool { return len(n.log.Lines("etcd's database is full: compact and defragment it")) > 0 })
 	// Which is this.
 	resp, err := n.client.Delete(ctx, "filler/", clientv3.WithPrefix())
 	if err != nil {
@@ -311,8 +312,8 @@ func TestTwoOfThreeMembersAreEnough(t *testing.T) {
 		_, err := s.Renew(ctx, own)
 		renewed <- err
 	}()
-	eventually(t, "the log says that etcd has no leader", func() bool {
-		return len(n.log.lines("trying again"))+len(n.log.lines("watch of etcd interrupted")) > 0
+	testkit.Eventually(t, "the log says that etcd has no leader", func() bool {
+		return len(n.log.Lines("trying again"))+len(n.log.Lines("watch of etcd interrupted")) > 0
 	})
 	servers[1].Restart(t)
 	if err := <-renewed; err != nil {
@@ -385,7 +386,7 @@ func TestNoSubnetHasTwoOwnersWhateverHappens(t *testing.T) {
 		server.Restart(t)
 		cut.Heal()
 		if ctx.Err() != nil {
-			t.Fatalf("terms of the nodes after %s: %v", patience, terms)
+			t.Fatalf("terms of the nodes after %s: %v", testkit.Patience, terms)
 		}
 	}
 	cancel()

@@ -9,6 +9,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -42,7 +43,7 @@ func TestALeaseThatIsNotRenewedExpiresWhateverTheClockSays(t *testing.T) {
 	if !strings.Contains(own.Expiration.String(), " m=+") {
 		t.Errorf("expiration %s has no monotonic reading", own.Expiration)
 	}
-	eventually(t, "the lease has expired", func() bool { return len(n.all()) == 0 })
+	testkit.Eventually(t, "the lease has expired", func() bool { return len(n.all()) == 0 })
 	if now := time.Now(); now.Before(own.Expiration) {
 		t.Errorf("etcd let the lease expire %s before the store expects it", own.Expiration.Sub(now))
 	}

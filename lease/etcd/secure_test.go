@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -174,7 +175,7 @@ func TestAClientCertificateIsReadAgainForEachConnection(t *testing.T) {
 		_, err := s.Acquire(ctx, node(1), lease.Previous{})
 		got <- err
 	}()
-	eventually(t, "the log says that the certificate is refused", func() bool { return len(n.log.lines("check --etcd-certfile")) > 0 })
+	testkit.Eventually(t, "the log says that the certificate is refused", func() bool { return len(n.log.Lines("check --etcd-certfile")) > 0 })
 	newCert, newKey, err := ca.Issue("node", "")
 	if err != nil {
 		t.Fatal(err)

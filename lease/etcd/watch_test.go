@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -53,8 +54,8 @@ func (w *watching) next() lease.Update {
 	case u := <-w.updates:
 		w.fold(u)
 		return u
-	case <-time.After(patience):
-		w.Fatalf("no update in %s; the leases are %v", patience, w.leases())
+	case <-time.After(testkit.Patience):
+		w.Fatalf("no update in %s; the leases are %v", testkit.Patience, w.leases())
 	}
 	panic("unreachable")
 }
@@ -179,7 +180,7 @@ func TestAnUnreadableLeaseIsLoggedOnceAndPassedOver(t *testing.T) {
 	n.put("subnets/10.5.1.0-24", value(1))
 	n.delete("subnets/somewhere")
 	w.until("10.5.1.0-24 of 192.0.2.1", "10.5.2.0-24 of 192.0.2.22", "10.5.5.0-24 of 192.0.2.5")
-	lines := n.log.lines("lease in etcd not readable")
+	lines := n.log.Lines("lease in etcd not readable")
 	if len(lines) != 3 || !strings.Contains(lines[0], n.prefix+"/subnets/10.5.1.0-24") || !strings.Contains(lines[2], "10.5.2.0-24") {
 		t.Errorf("the log has %d lines, want one for each of three: %q", len(lines), lines)
 	}

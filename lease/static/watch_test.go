@@ -15,6 +15,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -104,18 +105,11 @@ func (w *watching) expectErr(part string) {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // replace does what mv and most editors do.
 func replace(t *testing.T, path, text string) {
 	t.Helper()
 	write(t, path+".new", text)
-	must(t, os.Rename(path+".new", path))
+	testkit.Must(t, os.Rename(path+".new", path))
 }
 
 func TestAChangeIsSentAsADifference(t *testing.T) {
@@ -150,25 +144,25 @@ func TestAFileIsFollowedHoweverItIsReplaced(t *testing.T) {
 		{"deleted and made anew", func(t *testing.T, _, path, first string) func(string) {
 			write(t, path, first)
 			return func(text string) {
-				must(t, os.Remove(path))
+				testkit.Must(t, os.Remove(path))
 				write(t, path, text)
 			}
 		}},
 		{"old one renamed away", func(t *testing.T, _, path, first string) func(string) {
 			write(t, path, first)
 			return func(text string) {
-				must(t, os.Rename(path, path+"~"))
+				testkit.Must(t, os.Rename(path, path+"~"))
 				write(t, path, text)
 			}
 		}},
 		{"directory made anew", func(t *testing.T, _, path, first string) func(string) {
 			fill := func(text string) {
-				must(t, os.Mkdir(filepath.Dir(path), 0o755))
+				testkit.Must(t, os.Mkdir(filepath.Dir(path), 0o755))
 				write(t, path, text)
 			}
 			fill(first)
 			return func(text string) {
-				must(t, os.RemoveAll(filepath.Dir(path)))
+				testkit.Must(t, os.RemoveAll(filepath.Dir(path)))
 				fill(text)
 			}
 		}},
@@ -180,17 +174,17 @@ func TestAFileIsFollowedHoweverItIsReplaced(t *testing.T) {
 			swap := func(text string) {
 				version++
 				name := fmt.Sprintf("..2026_%d", version)
-				must(t, os.MkdirAll(filepath.Join(filepath.Dir(path), name), 0o755))
+				testkit.Must(t, os.MkdirAll(filepath.Join(filepath.Dir(path), name), 0o755))
 				write(t, filepath.Join(filepath.Dir(path), name, "leases.json"), text)
-				must(t, os.Symlink(name, data+"_tmp"))
+				testkit.Must(t, os.Symlink(name, data+"_tmp"))
 				old, _ := os.Readlink(data)
-				must(t, os.Rename(data+"_tmp", data))
+				testkit.Must(t, os.Rename(data+"_tmp", data))
 				if old != "" {
-					must(t, os.RemoveAll(filepath.Join(filepath.Dir(path), old)))
+					testkit.Must(t, os.RemoveAll(filepath.Join(filepath.Dir(path), old)))
 				}
 			}
 			swap(first)
-			must(t, os.Symlink("..data/leases.json", path))
+			testkit.Must(t, os.Symlink("..data/leases.json", path))
 			return swap
 		}},
 		{"link to another directory", func(t *testing.T, dir, path, first string) func(string) {
@@ -198,19 +192,19 @@ func TestAFileIsFollowedHoweverItIsReplaced(t *testing.T) {
 			swap := func(text string) {
 				version++
 				release := filepath.Join(dir, "releases", fmt.Sprint(version))
-				must(t, os.MkdirAll(release, 0o755))
+				testkit.Must(t, os.MkdirAll(release, 0o755))
 				write(t, filepath.Join(release, "leases.json"), text)
-				must(t, os.Symlink(release, filepath.Join(dir, "next")))
-				must(t, os.Rename(filepath.Join(dir, "next"), filepath.Dir(path)))
+				testkit.Must(t, os.Symlink(release, filepath.Join(dir, "next")))
+				testkit.Must(t, os.Rename(filepath.Join(dir, "next"), filepath.Dir(path)))
 			}
 			swap(first)
 			return swap
 		}},
 		{"written behind a link", func(t *testing.T, dir, path, first string) func(string) {
-			must(t, os.Mkdir(filepath.Dir(path), 0o755))
+			testkit.Must(t, os.Mkdir(filepath.Dir(path), 0o755))
 			far := filepath.Join(dir, "far.json")
 			write(t, far, first)
-			must(t, os.Symlink("../far.json", path))
+			testkit.Must(t, os.Symlink("../far.json", path))
 			return func(text string) { write(t, far, text) }
 		}},
 	} {
@@ -220,10 +214,10 @@ func TestAFileIsFollowedHoweverItIsReplaced(t *testing.T) {
 			path := filepath.Join(dir, "etc", "leases.json")
 			switch tt.name {
 			case "written in place", "renamed over", "deleted and made anew", "old one renamed away":
-				must(t, os.Mkdir(filepath.Dir(path), 0o755))
+				testkit.Must(t, os.Mkdir(filepath.Dir(path), 0o755))
 			}
 			if tt.name == "ConfigMap" {
-				must(t, os.Mkdir(filepath.Dir(path), 0o755))
+				testkit.Must(t, os.Mkdir(filepath.Dir(path), 0o755))
 			}
 			put := tt.make(t, dir, path, text(1, 2))
 			w := watch(t, path, nil)
@@ -265,7 +259,7 @@ func TestAMissingFileIsToldAndItsReturnIsSeen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "leases.json")
 	write(t, path, text(1, 2))
 	w := watch(t, path, nil)
-	must(t, os.Remove(path))
+	testkit.Must(t, os.Remove(path))
 	w.expectErr("no such file or directory")
 	write(t, path, text(1, 2, 3))
 	w.expect([]int{3}, nil)
@@ -315,15 +309,9 @@ func TestWithoutInotifyTheFileIsPolled(t *testing.T) {
 }
 
 func TestWatchEndsAndLeavesNothingOpen(t *testing.T) {
-	fds := func() int {
-		t.Helper()
-		names, err := os.ReadDir("/proc/self/fd")
-		must(t, err)
-		return len(names)
-	}
 	path := filepath.Join(t.TempDir(), "leases.json")
 	write(t, path, text(1))
-	before := fds()
+	before := testkit.Descriptors(t)
 	for n := range 3 {
 		w := watch(t, path, nil)
 		write(t, path, text(1, n+2))
@@ -334,11 +322,6 @@ func TestWatchEndsAndLeavesNothingOpen(t *testing.T) {
 		}
 		w.done <- nil
 	}
-	deadline := time.Now().Add(5 * time.Second)
-	for fds() > before && time.Now().Before(deadline) {
-		time.Sleep(10 * time.Millisecond) // fsnotify closes from its own goroutine
-	}
-	if after := fds(); after > before {
-		t.Errorf("%d file descriptors before, %d after", before, after)
-	}
+	// fsnotify closes its descriptors from a goroutine of its own.
+	testkit.Eventually(t, "no more descriptors than before", func() bool { return testkit.Descriptors(t) <= before })
 }

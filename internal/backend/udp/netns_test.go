@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,6 +17,7 @@ import (
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/tun"
 )
@@ -236,7 +236,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 				mend := tt.cause(t, &cfg)
-				before := descriptors(t)
+				before := testkit.Descriptors(t)
 				b, err := Open(cfg)
 				if err == nil {
 					b.Close()
@@ -248,29 +248,11 @@ func TestFailureLeavesNothing(t *testing.T) {
 				if _, err := netlink.LinkByName("flannel0"); (err == nil) != tt.keeps {
 					t.Errorf("flannel0 afterwards: %v", err)
 				}
-				eventually(t, "descriptors are closed", func() bool { return descriptors(t) <= before })
+				testkit.Eventually(t, "descriptors are closed", func() bool { return testkit.Descriptors(t) <= before })
 				mend()
 				open(t, cfg)
 			})
 		})
-	}
-}
-
-func descriptors(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
-}
-
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 5 s: %s", what)
-		}
 	}
 }
 
@@ -290,7 +272,7 @@ func TestRoutesComeBackWithTheDevice(t *testing.T) {
 			if err := errors.Join(netlink.LinkSetDown(link), netlink.LinkSetUp(link)); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "addresses and routes are back", func() bool {
+			testkit.Eventually(t, "addresses and routes are back", func() bool {
 				a, r := settings(t)
 				return slices.Equal(a, addrs) && slices.Equal(r, routes)
 			})

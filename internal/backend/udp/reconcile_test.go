@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
-	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // running opens and runs a backend in the namespace until the test ends.
-func running(t *testing.T, cfg Config) (*netlabtest.Log, netlink.Link) {
+func running(t *testing.T, cfg Config) (*testkit.Log, netlink.Link) {
 	t.Helper()
-	out := new(netlabtest.Log)
+	out := new(testkit.Log)
 	cfg.Logger = out.Logger()
 	b, err := Open(cfg)
 	if err != nil {
@@ -45,13 +45,6 @@ func flannel0(t *testing.T) netlink.Link {
 		t.Fatal(err)
 	}
 	return link
-}
-
-func mustAll(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func prefix(s string) *net.IPNet { return ipNet(netip.MustParsePrefix(s)) }
@@ -87,9 +80,9 @@ func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 			inside(t, func(*netlab.Namespace) {
 				out, dev := running(t, config())
 				addrs, routes := settings(t)
-				mustAll(t, tt.take(dev))
-				eventually(t, "the log says what was put back", func() bool { return strings.Contains(out.String(), tt.log) })
-				eventually(t, "the device is what it was", func() bool {
+				testkit.Must(t, tt.take(dev))
+				testkit.Eventually(t, "the log says what was put back", func() bool { return strings.Contains(out.String(), tt.log) })
+				testkit.Eventually(t, "the device is what it was", func() bool {
 					a, r := settings(t)
 					attrs := flannel0(t).Attrs()
 					return slices.Equal(a, addrs) && slices.Equal(r, routes) && attrs.MTU == 1472 && attrs.Flags&net.FlagUp != 0
@@ -105,15 +98,15 @@ func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 func TestForeignAddressesAndRoutesOfTheDeviceStay(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
 		_, dev := running(t, config())
-		mustAll(t,
+		testkit.Must(t,
 			netlink.AddrAdd(dev, &netlink.Addr{IPNet: prefix("198.51.100.1/32")}),
 			netlink.RouteAdd(&netlink.Route{LinkIndex: dev.Attrs().Index, Dst: prefix("203.0.113.0/24")}))
 		addrs, routes := settings(t)
 		if !slices.Contains(addrs, "198.51.100.1/32") || !slices.Contains(routes, "203.0.113.0/24") {
 			t.Fatalf("addresses %v, routes %v", addrs, routes)
 		}
-		mustAll(t, netlink.AddrDel(dev, &netlink.Addr{IPNet: prefix("10.5.1.0/32")}))
-		eventually(t, "the address is back beside the foreign ones", func() bool {
+		testkit.Must(t, netlink.AddrDel(dev, &netlink.Addr{IPNet: prefix("10.5.1.0/32")}))
+		testkit.Eventually(t, "the address is back beside the foreign ones", func() bool {
 			a, r := settings(t)
 			return slices.Equal(a, addrs) && slices.Equal(r, routes)
 		})
@@ -126,28 +119,28 @@ func TestForeignRouteInTheWayIsToldOnceAndLeftAlone(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
 		out, dev := running(t, config())
 		eth0, err := netlink.LinkByName("eth0")
-		mustAll(t, err)
+		testkit.Must(t, err)
 		foreign := &netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: prefix("10.5.0.0/16"), Scope: netlink.SCOPE_LINK}
-		mustAll(t, netlink.RouteReplace(foreign))
-		eventually(t, "the log says what to do", func() bool {
+		testkit.Must(t, netlink.RouteReplace(foreign))
+		testkit.Eventually(t, "the log says what to do", func() bool {
 			return strings.Contains(out.String(), "another route to it exists")
 		})
 		// Something else of the device changes, and is looked after.
-		mustAll(t, netlink.RouteDel(&netlink.Route{LinkIndex: dev.Attrs().Index, Dst: prefix("fd00:5::/32")}))
-		eventually(t, "the other route is back", func() bool {
+		testkit.Must(t, netlink.RouteDel(&netlink.Route{LinkIndex: dev.Attrs().Index, Dst: prefix("fd00:5::/32")}))
+		testkit.Eventually(t, "the other route is back", func() bool {
 			_, routes := settings(t)
 			return slices.Contains(routes, "fd00:5::/32")
 		})
 		there, err := netlink.RouteListFiltered(netlink.FAMILY_V4, foreign, netlink.RT_FILTER_DST)
-		mustAll(t, err)
+		testkit.Must(t, err)
 		if len(there) != 1 || there[0].LinkIndex != foreign.LinkIndex {
 			t.Errorf("routes to 10.5.0.0/16: %v", there)
 		}
 		if n := strings.Count(out.String(), "level=WARN"); n != 1 {
 			t.Errorf("%d warnings in\n%s", n, out)
 		}
-		mustAll(t, netlink.RouteDel(foreign))
-		eventually(t, "our route is back", func() bool {
+		testkit.Must(t, netlink.RouteDel(foreign))
+		testkit.Eventually(t, "our route is back", func() bool {
 			_, routes := settings(t)
 			return slices.Contains(routes, "10.5.0.0/16")
 		})
@@ -160,10 +153,10 @@ func TestAddressesComeBackWithIPv6(t *testing.T) {
 		out, _ := running(t, config())
 		addrs, routes := settings(t)
 		const file = "/proc/sys/net/ipv6/conf/flannel0/disable_ipv6"
-		mustAll(t, os.WriteFile(file, []byte("1"), 0))
-		eventually(t, "the log says what to do", func() bool { return strings.Contains(out.String(), "IPv6 is turned off here") })
-		mustAll(t, os.WriteFile(file, []byte("0"), 0))
-		eventually(t, "the device is what it was", func() bool {
+		testkit.Must(t, os.WriteFile(file, []byte("1"), 0))
+		testkit.Eventually(t, "the log says what to do", func() bool { return strings.Contains(out.String(), "IPv6 is turned off here") })
+		testkit.Must(t, os.WriteFile(file, []byte("0"), 0))
+		testkit.Eventually(t, "the device is what it was", func() bool {
 			a, r := settings(t)
 			return slices.Equal(a, addrs) && slices.Equal(r, routes)
 		})
@@ -176,8 +169,8 @@ func TestDeletedDeviceEndsTheBackend(t *testing.T) {
 		b := open(t, config())
 		done := make(chan error, 1)
 		go func() { done <- b.Run(context.Background()) }()
-		mustAll(t, netlink.LinkDel(flannel0(t)))
-		eventually(t, "Run has ended", func() bool { return len(done) == 1 })
+		testkit.Must(t, netlink.LinkDel(flannel0(t)))
+		testkit.Eventually(t, "Run has ended", func() bool { return len(done) == 1 })
 		if err := <-done; err == nil {
 			t.Error("Run ended without an error")
 		}
@@ -194,7 +187,7 @@ func TestOpenRefusesALeftTUN(t *testing.T) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "flannel0"
 		left := &netlink.Tuntap{LinkAttrs: attrs, Mode: unix.IFF_TUN, Flags: unix.IFF_NO_PI}
-		mustAll(t, netlink.LinkAdd(left))
+		testkit.Must(t, netlink.LinkAdd(left))
 		b, err := Open(config())
 		if err == nil {
 			b.Close()
@@ -203,7 +196,7 @@ func TestOpenRefusesALeftTUN(t *testing.T) {
 		if !strings.Contains(err.Error(), "(persistent TUN)") || !strings.Contains(err.Error(), "twilld --cleanup") {
 			t.Errorf("%v", err)
 		}
-		mustAll(t, netlink.LinkDel(flannel0(t)))
+		testkit.Must(t, netlink.LinkDel(flannel0(t)))
 		open(t, config())
 	})
 }

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func TestKernelsWithTheChecksumBugAreKnown(t *testing.T) {
@@ -40,7 +40,7 @@ func TestChecksumOffloadIsOffOnKernelsWithTheBug(t *testing.T) {
 	} {
 		t.Run(tt.release, func(t *testing.T) {
 			inside(t, func(h host) {
-				out := new(netlabtest.Log)
+				out := new(testkit.Log)
 				cfg := h.config4()
 				cfg.Logger, cfg.release = out.Logger(), tt.release
 				for range 2 { // the second finds it as the first has left it

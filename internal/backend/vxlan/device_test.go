@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/host/underlay"
-	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func TestDeviceIsReadyForPods(t *testing.T) {
@@ -94,7 +94,7 @@ func TestRestartFindsTheDeviceAndWritesNothing(t *testing.T) {
 		told := h.listen()
 		first := h.open(cfg)
 		// The kernel tells of an IPv6 address when it has got round to it.
-		eventually(h, "the kernel has told of the address", func() bool {
+		testkit.Eventually(h, "the kernel has told of the address", func() bool {
 			return slices.ContainsFunc(told(first.Name()), func(m string) bool {
 				return strings.HasPrefix(m, fmt.Sprintf("message of type %d:", unix.RTM_NEWADDR))
 			})
@@ -201,7 +201,7 @@ func TestChangedOptionIsApplied(t *testing.T) {
 				cfg := h.config4()
 				cfg.MAC = net.HardwareAddr{2, 9, 9, 9, 9, 9}
 				tt.change(h, &cfg)
-				out := new(netlabtest.Log)
+				out := new(testkit.Log)
 				cfg.Logger = out.Logger()
 				d := h.open(cfg)
 				v := h.vxlan("flannel.1")
@@ -341,6 +341,6 @@ func TestDescriptorsAreClosed(t *testing.T) {
 				t.Fatal("opened")
 			}
 		}
-		eventually(t, fmt.Sprintf("there are %d descriptors again", before), func() bool { return count() <= before })
+		testkit.Eventually(t, fmt.Sprintf("there are %d descriptors again", before), func() bool { return count() <= before })
 	})
 }

@@ -28,9 +28,6 @@ import (
 
 func TestMain(m *testing.M) { netlabtest.Main(m) }
 
-// patience is how long anything may take on a busy machine.
-const patience = time.Minute
-
 var (
 	local4 = netip.MustParseAddr("192.0.2.1")
 	local6 = netip.MustParseAddr("2001:db8::1")
@@ -144,15 +141,6 @@ func (h host) run(d *Device) (stop func()) {
 	})
 	h.Cleanup(stop)
 	return stop
-}
-
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
 }
 
 // addrs are the addresses of a link, sorted.

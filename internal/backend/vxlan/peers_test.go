@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func fdb(dev int, mac net.HardwareAddr, dst netip.Addr) *netlink.Neigh {
@@ -241,7 +241,7 @@ func TestPeerThatMakesNoSenseIsRefusedAlone(t *testing.T) {
 // another subnet, and its former lease has not expired.
 func TestLastOfTwoLeasesHasTheMAC(t *testing.T) {
 	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
-		out := new(netlabtest.Log)
+		out := new(testkit.Log)
 		cfg.Logger = out.Logger()
 		d := h.open(cfg)
 		former, now := peer(2), peer(3)

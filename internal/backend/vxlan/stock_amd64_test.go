@@ -17,6 +17,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // stockFlannel is a node that runs stock flannel, with an etcd, in a host's
@@ -65,7 +66,7 @@ func (s *stockFlannel) run(ready func() bool) {
 	s.Helper()
 	cmd := s.ns.Command(context.Background(), s.binary, "--etcd-endpoints="+s.endpoint, "--iface=eth0",
 		"--subnet-file="+filepath.Join(s.TempDir(), "subnet.env"))
-	out := new(netlabtest.Log)
+	out := new(testkit.Log)
 	cmd.Stdout, cmd.Stderr = out, out
 	s.must(cmd.Start())
 	s.Cleanup(func() {
@@ -75,7 +76,7 @@ func (s *stockFlannel) run(ready func() bool) {
 			s.Logf("stock flannel says:\n%s", out)
 		}
 	})
-	eventually(s, "stock flannel is ready", func() bool { return strings.Contains(out.String(), "ready mtu=") && ready() })
+	testkit.Eventually(s, "stock flannel is ready", func() bool { return strings.Contains(out.String(), "ready mtu=") && ready() })
 	// Not asked to, for then it does not always end.
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()

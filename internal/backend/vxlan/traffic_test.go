@@ -14,6 +14,7 @@ import (
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // pair is two hosts whose devices know each other.
@@ -175,7 +176,7 @@ func TestPacketOfTheMTUCrossesAndOneByteMoreIsRefused(t *testing.T) {
 					client, server := dial(t, topo.Hosts[i].Pods[0], topo.Hosts[1-i].Pods[0], ipv6)
 					buf := make([]byte, 4096)
 					// The first may be lost, while neighbours are looked up.
-					eventually(t, "a packet of the MTU has crossed", func() bool {
+					testkit.Eventually(t, "a packet of the MTU has crossed", func() bool {
 						if _, err := client.conn.Write(client.payload(tt.mtu)); err != nil {
 							t.Fatal(err)
 						}
@@ -184,7 +185,7 @@ func TestPacketOfTheMTUCrossesAndOneByteMoreIsRefused(t *testing.T) {
 						return err == nil && n == len(client.payload(tt.mtu))
 					})
 					// The pods' interfaces have 1500 bytes: the host says no.
-					eventually(t, "one byte more is refused", func() bool {
+					testkit.Eventually(t, "one byte more is refused", func() bool {
 						_, err := client.conn.Write(client.payload(tt.mtu + 1))
 						return errors.Is(err, unix.EMSGSIZE)
 					})
@@ -215,12 +216,12 @@ func TestPodsTalkWhileTheDeviceIsClosedAndTakenOver(t *testing.T) {
 		_, err := server.conn.Read(buf)
 		return err == nil
 	}
-	eventually(t, "packets cross", crosses)
+	testkit.Eventually(t, "packets cross", crosses)
 	d := p.devices[0]
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "packets cross while nobody looks after the device", crosses)
+	testkit.Eventually(t, "packets cross while nobody looks after the device", crosses)
 	other := topo.Hosts[1]
 	if err := topo.Hosts[0].NS.Do(func() error {
 		again, err := Open(d.cfg)
@@ -238,7 +239,7 @@ func TestPodsTalkWhileTheDeviceIsClosedAndTakenOver(t *testing.T) {
 		if _, err := client.conn.Write([]byte{byte(n)}); err != nil {
 			t.Fatal(err)
 		}
-		_ = server.conn.SetReadDeadline(time.Now().Add(patience))
+		_ = server.conn.SetReadDeadline(time.Now().Add(testkit.Patience))
 		got, err := server.conn.Read(buf)
 		for err == nil && got > 1 {
 			got, err = server.conn.Read(buf)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/twillnet/twill/internal/host/nlwatch"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // state is all that Run looks after, as lines, and other addresses but for those
@@ -87,15 +88,15 @@ func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 	for _, tt := range takings() {
 		t.Run(tt.name, func(t *testing.T) {
 			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
-				out := new(netlabtest.Log)
+				out := new(testkit.Log)
 				cfg.Logger = out.Logger()
 				d := h.open(cfg)
 				h.must(d.Add([]Peer{peer(2), peer(3)}))
 				want := h.state(d.Name())
 				stop := h.run(d)
 				h.must(tt.take(h, d, peer))
-				eventually(h, "the log says what was put back", func() bool { return strings.Contains(out.String(), tt.log) })
-				eventually(h, "the device is what it was", func() bool { return slices.Equal(h.state(d.Name()), want) })
+				testkit.Eventually(h, "the log says what was put back", func() bool { return strings.Contains(out.String(), tt.log) })
+				testkit.Eventually(h, "the device is what it was", func() bool { return slices.Equal(h.state(d.Name()), want) })
 				stop()
 				// The look with which Run begins may come while the kernel takes
 				// IPv6 off the device, and find that it cannot be given back yet.
@@ -119,8 +120,8 @@ func TestWhatIsTakenIsHeardOf(t *testing.T) {
 				h.must(err)
 				defer listener.Close()
 				h.must(tt.take(h, d, peer))
-				eventually(h, "Run would look", func() bool {
-					messages, missed := listener.Next(time.Now().Add(patience))
+				testkit.Eventually(h, "Run would look", func() bool {
+					messages, missed := listener.Next(time.Now().Add(testkit.Patience))
 					wait, err := d.concerns(messages, missed)
 					h.must(err)
 					return wait != never
@@ -137,7 +138,7 @@ func TestPeersAddedWhileItRunsAreLookedAfter(t *testing.T) {
 		h.run(d)
 		h.must(d.Add([]Peer{peer(2), peer(3)}), d.Retain([]Peer{peer(3)}))
 		h.must(h.nl.NeighDel(fdb(d.Index(), peer(3).MAC, peer(3).Endpoint)))
-		eventually(h, "the entry is back", func() bool {
+		testkit.Eventually(h, "the entry is back", func() bool {
 			return slices.Equal(h.table(d.Name()), slices.Sorted(slices.Values(lines(peer(3)))))
 		})
 	})
@@ -147,7 +148,7 @@ func TestPeersAddedWhileItRunsAreLookedAfter(t *testing.T) {
 // goes beside ours.
 func TestForeignEntriesAreNoConcernOfRun(t *testing.T) {
 	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
-		out := new(netlabtest.Log)
+		out := new(testkit.Log)
 		cfg.Logger = out.Logger()
 		d := h.open(cfg)
 		h.must(d.Add([]Peer{peer(2)}))
@@ -158,7 +159,7 @@ func TestForeignEntriesAreNoConcernOfRun(t *testing.T) {
 		h.must(h.nl.NeighDel(fdb(d.Index(), peer(2).MAC, peer(2).Endpoint)))
 		want := append(lines(peer(2)), fmt.Sprintf("%s dst %s", foreign.HardwareAddr, foreign.IP))
 		slices.Sort(want)
-		eventually(h, "our entry is back", func() bool { return slices.Equal(h.table(d.Name()), want) })
+		testkit.Eventually(h, "our entry is back", func() bool { return slices.Equal(h.table(d.Name()), want) })
 		stop()
 		if n := strings.Count(out.String(), "put back"); n != 1 {
 			h.Errorf("put back %d times:\n%s", n, out)
@@ -201,7 +202,7 @@ func TestDeviceThatIsGoneEndsRun(t *testing.T) {
 					if !errors.Is(err, ErrDeviceGone) || !strings.Contains(err.Error(), d.Name()) {
 						h.Errorf("%v, want ErrDeviceGone with the name", err)
 					}
-				case <-time.After(patience):
+				case <-time.After(testkit.Patience):
 					h.Fatal("Run has not ended")
 				}
 				h.must(d.Close())
@@ -277,7 +278,7 @@ func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
 	}
 
 	inside(t, func(h host) {
-		out := new(netlabtest.Log)
+		out := new(testkit.Log)
 		cfg := h.config4()
 		cfg.Logger = out.Logger()
 		d := h.open(cfg)
@@ -287,7 +288,7 @@ func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
 		entry := fdb(d.Index(), peer4(2).MAC, peer4(2).Endpoint)
 		h.must(h.nl.NeighDel(entry))
 		for ; back < 4; back++ {
-			eventually(t, "the entry is back", func() bool { return h.nl.NeighDel(entry) == nil })
+			testkit.Eventually(t, "the entry is back", func() bool { return h.nl.NeighDel(entry) == nil })
 		}
 		// At the earliest at 0, 100, 300 and 700 ms.
 		if took := time.Since(begin); took < 600*time.Millisecond {
@@ -303,7 +304,7 @@ func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
 // TestWhatCannotBePutBackIsToldOnce: and tried again when something changes.
 func TestWhatCannotBePutBackIsToldOnce(t *testing.T) {
 	inside(t, func(h host) {
-		out := new(netlabtest.Log)
+		out := new(testkit.Log)
 		cfg := h.config4()
 		cfg.Logger = out.Logger()
 		d := h.open(cfg)
@@ -311,11 +312,11 @@ func TestWhatCannotBePutBackIsToldOnce(t *testing.T) {
 		taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
 		h.must(err)
 		stop := h.run(d)
-		eventually(t, "the log says why", func() bool { return strings.Contains(out.String(), "UDP port 8472 is taken") })
+		testkit.Eventually(t, "the log says why", func() bool { return strings.Contains(out.String(), "UDP port 8472 is taken") })
 		h.must(h.nl.LinkSetAlias(h.link("flannel.1"), "one change"), h.nl.LinkSetAlias(h.link("flannel.1"), "another"))
 		h.must(taken.Close(), h.nl.LinkSetAlias(h.link("flannel.1"), "the last"))
-		eventually(t, "it is up", func() bool { return h.link("flannel.1").Attrs().Flags&net.FlagUp != 0 })
-		eventually(t, "the peer is back", func() bool {
+		testkit.Eventually(t, "it is up", func() bool { return h.link("flannel.1").Attrs().Flags&net.FlagUp != 0 })
+		testkit.Eventually(t, "the peer is back", func() bool {
 			return slices.Equal(h.table("flannel.1"), slices.Sorted(slices.Values(lines(peer4(2)))))
 		})
 		stop()

@@ -17,9 +17,9 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-)
 
-const patience = 20 * time.Second
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
 
 // freePort returns an address of the loopback with a port that nobody has.
 func freePort(t *testing.T) netip.AddrPort {
@@ -44,7 +44,7 @@ func at(t *testing.T) Config {
 
 func start(t *testing.T, cfg Config) *Server {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	s, err := Start(ctx, cfg)
 	if err != nil {
@@ -55,7 +55,7 @@ func start(t *testing.T, cfg Config) *Server {
 
 func client(t *testing.T, cfg Config) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{Endpoint(cfg.Listen)}, DialTimeout: patience, Logger: zap.NewNop()})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{Endpoint(cfg.Listen)}, DialTimeout: testkit.Patience, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestAnEtcdThatEndsByItselfSaysWhyAndCanBeClosed(t *testing.T) {
 				if want := strings.Replace(tt.want, "%s", cfg.Dir, 1); !strings.Contains(err.Error(), want) {
 					t.Errorf("got %v, want %s", err, want)
 				}
-			case <-time.After(patience):
+			case <-time.After(testkit.Patience):
 				t.Error("nobody is told")
 			}
 			s.Close()
@@ -190,7 +190,7 @@ func TestStartRefusesWhatItCannotUse(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := at(t)
 			tt.cause(t, &cfg)
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 			defer cancel()
 			s, err := Start(ctx, cfg)
 			if err == nil {

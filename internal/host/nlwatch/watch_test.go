@@ -10,11 +10,10 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func TestMain(m *testing.M) { netlabtest.Main(m) }
-
-const patience = time.Minute
 
 // watch opens a watcher of interfaces in a namespace of its own, and returns the
 // namespace's loopback.
@@ -46,7 +45,7 @@ func TestChangesAreTold(t *testing.T) {
 	if err := nl.LinkSetMTU(lo, 1400); err != nil {
 		t.Fatal(err)
 	}
-	messages, missed := w.Next(time.Now().Add(patience))
+	messages, missed := w.Next(time.Now().Add(testkit.Patience))
 	if len(messages) == 0 || missed || messages[0].Header.Type != unix.RTM_NEWLINK {
 		t.Errorf("%v, missed %t", messages, missed)
 	}
@@ -74,7 +73,7 @@ func TestChangesThatAreNotReadInTimeAreMissed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(testkit.Patience); ; {
 		messages, missed := w.Next(deadline)
 		if missed {
 			return
@@ -108,7 +107,7 @@ func TestMessagesOfOtherProcessesAreNotTaken(t *testing.T) {
 	if err := ns.Netlink().LinkSetMTU(lo, 1400); err != nil {
 		t.Fatal(err)
 	}
-	messages, _ := w.Next(time.Now().Add(patience))
+	messages, _ := w.Next(time.Now().Add(testkit.Patience))
 	if len(messages) == 0 || messages[0].Header.Type != unix.RTM_NEWLINK {
 		t.Errorf("%v", messages)
 	}
@@ -124,7 +123,7 @@ func TestCloseEndsTheWait(t *testing.T) {
 	w.Close()
 	select {
 	case <-done:
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		t.Fatal("still waits")
 	}
 	w.Close()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // moving is a host whose peer is reached by two ways.
@@ -104,9 +105,8 @@ func TestPeerMovesWithoutALostPacket(t *testing.T) {
 		}
 		// Each way is used.
 		for j := range answered {
-			for before := answered[j].Load(); answered[j].Load() < before+3 && ctx.Err() == nil; {
-				time.Sleep(10 * time.Microsecond)
-			}
+			before := answered[j].Load()
+			testkit.Eventually(t, "requests are answered", func() bool { return answered[j].Load() >= before+3 || ctx.Err() != nil })
 		}
 	}
 	cancel()
@@ -149,7 +149,7 @@ func talk(ctx context.Context, c net.Conn, answered *atomic.Int64) error {
 		if _, err := c.Write([]byte(asked)); err != nil {
 			return err
 		}
-		if err := c.SetReadDeadline(time.Now().Add(patience / 2)); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(testkit.Patience / 2)); err != nil {
 			return err
 		}
 		n, err := c.Read(b)

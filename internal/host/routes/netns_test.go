@@ -17,7 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/host/nlwatch"
+	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // The tests here need root. Each has a namespace of its own, a node with
@@ -29,8 +31,6 @@ import (
 // route through eth0 (direct), or through flannel.1 (tunnelled).
 
 func TestMain(m *testing.M) { netlabtest.Main(m) }
-
-const patience = time.Minute
 
 // family is what differs between IPv4 and IPv6.
 type family struct {
@@ -133,7 +133,7 @@ func (n *node) tunnelled(f family, i int) Route {
 
 // stock is the route as flannel makes it, with github.com/vishvananda/netlink.
 func (r Route) stock() *netlink.Route {
-	s := &netlink.Route{LinkIndex: r.Dev, Dst: ipNet(r.Dst), Gw: r.Via.AsSlice()}
+	s := &netlink.Route{LinkIndex: r.Dev, Dst: netlab.IPNet(r.Dst), Gw: r.Via.AsSlice()}
 	if r.OnLink {
 		s.SetFlag(unix.RTNH_F_ONLINK)
 	}
@@ -144,10 +144,6 @@ func (r Route) stock() *netlink.Route {
 func with(r *netlink.Route, change func(*netlink.Route)) *netlink.Route {
 	change(r)
 	return r
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // config lets the table have all that leads through flannel.1 or has a gateway
@@ -204,9 +200,9 @@ func (n *node) unseen(t *Table, f func() error) {
 }
 
 // logged opens a table with a log, and runs it.
-func (n *node) logged() (*Table, *netlabtest.Log) {
+func (n *node) logged() (*Table, *testkit.Log) {
 	n.Helper()
-	out, cfg := new(netlabtest.Log), n.config()
+	out, cfg := new(testkit.Log), n.config()
 	cfg.Logger = out.Logger()
 	t := n.open(cfg)
 	n.run(t)
@@ -215,11 +211,7 @@ func (n *node) logged() (*Table, *netlabtest.Log) {
 
 func (n *node) eventually(what string, cond func() bool) {
 	n.Helper()
-	for deadline := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			n.Fatalf("not within %v: %s\nroutes:\n%s", patience, what, strings.Join(n.routes(), "\n"))
-		}
-	}
+	testkit.Eventually(n, what, cond, func() string { return "routes:\n" + strings.Join(n.routes(), "\n") })
 }
 
 // routes are all unicast and special routes of all tables but local, sorted,
@@ -293,9 +285,9 @@ func (n *node) monitor() *monitor {
 // "new" or "del" with Dst.
 func (m *monitor) seen() (changes []string) {
 	m.Helper()
-	marker := &netlink.Route{LinkIndex: m.eth0.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("203.0.113.0/24"))}
+	marker := &netlink.Route{LinkIndex: m.eth0.Attrs().Index, Dst: netlab.IPNet(netip.MustParsePrefix("203.0.113.0/24"))}
 	m.must(netlink.RouteAdd(marker), netlink.RouteDel(marker))
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(testkit.Patience); ; {
 		messages, missed := m.events.Next(deadline)
 		if missed || messages == nil {
 			m.Fatalf("the monitor missed changes: %t", missed)

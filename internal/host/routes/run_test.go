@@ -10,6 +10,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // TestWhatIsTakenAwayIsPutBack: each case takes routes away, and they are soon
@@ -25,7 +28,7 @@ func TestWhatIsTakenAwayIsPutBack(t *testing.T) {
 			return netlink.RouteReplace(with(n.direct(f, 2).stock(), func(r *netlink.Route) { r.Gw = f.gateway2.AsSlice() }))
 		}, ""},
 		{"replaced by another device", func(n *node, f family) error {
-			return netlink.RouteReplace(&netlink.Route{Dst: ipNet(f.subnet(2)), LinkIndex: n.vtep.Attrs().Index})
+			return netlink.RouteReplace(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), LinkIndex: n.vtep.Attrs().Index})
 		}, ""},
 		{"beside another", func(n *node, f family) error {
 			return netlink.RouteAppend(with(n.direct(f, 2).stock(), func(r *netlink.Route) { r.Gw = f.gateway2.AsSlice() }))
@@ -232,7 +235,7 @@ func TestOwnChangesAreNotLookedAt(t *testing.T) {
 		// concerned asks of the next change of the route, and passes over others.
 		concerned := func() bool {
 			for {
-				messages, missed := m.events.Next(time.Now().Add(patience))
+				messages, missed := m.events.Next(time.Now().Add(testkit.Patience))
 				if missed || messages == nil {
 					n.Fatal("no change was told")
 				}

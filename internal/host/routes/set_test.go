@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
@@ -74,12 +75,12 @@ func TestStaleRoutesAreRemovedAndForeignOnesStay(t *testing.T) {
 			with(n.direct(f, 4).stock(), func(r *netlink.Route) { r.Priority = 2000 }),
 			with(n.direct(f, 5).stock(), func(r *netlink.Route) { r.Protocol = unix.RTPROT_STATIC }),
 			with(n.tunnelled(f, 6).stock(), func(r *netlink.Route) { r.Priority = 5 }),
-			{Dst: ipNet(f.subnet(7)), LinkIndex: n.eth0.Attrs().Index},
-			{Dst: ipNet(f.subnet(8)), Type: unix.RTN_BLACKHOLE},
+			{Dst: netlab.IPNet(f.subnet(7)), LinkIndex: n.eth0.Attrs().Index},
+			{Dst: netlab.IPNet(f.subnet(8)), Type: unix.RTN_BLACKHOLE},
 			with(Route{Dst: longer, Via: f.gateway, Dev: n.eth0.Attrs().Index}.stock(), func(r *netlink.Route) { r.Protocol = unix.RTPROT_BGP }),
 			with(Route{Dst: shorter, Via: f.gateway, Dev: n.eth0.Attrs().Index}.stock(), func(r *netlink.Route) { r.Protocol = unix.RTPROT_BGP }),
-			{Dst: ipNet(netip.PrefixFrom(f.far, f.far.BitLen())), Gw: f.gateway.AsSlice()},
-			{Dst: ipNet(f.subnet(10)), MultiPath: []*netlink.NexthopInfo{
+			{Dst: netlab.IPNet(netip.PrefixFrom(f.far, f.far.BitLen())), Gw: f.gateway.AsSlice()},
+			{Dst: netlab.IPNet(f.subnet(10)), MultiPath: []*netlink.NexthopInfo{
 				{LinkIndex: n.eth0.Attrs().Index, Gw: f.gateway.AsSlice()}, {LinkIndex: n.eth0.Attrs().Index, Gw: f.gateway2.AsSlice()}}},
 		}
 		for _, r := range append(stale, kept) {
@@ -126,19 +127,19 @@ func TestForeignRouteInThePlaceOfOursIsReplaced(t *testing.T) {
 			return netlink.RouteAdd(with(n.direct(f, 2).stock(), func(r *netlink.Route) { r.Gw = f.gateway2.AsSlice() }))
 		}},
 		{"another device", func(n *node, f family) error {
-			return netlink.RouteAdd(&netlink.Route{Dst: ipNet(f.subnet(2)), LinkIndex: n.vtep.Attrs().Index})
+			return netlink.RouteAdd(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), LinkIndex: n.vtep.Attrs().Index})
 		}},
 		{"no gateway", func(n *node, f family) error {
-			return netlink.RouteAdd(&netlink.Route{Dst: ipNet(f.subnet(2)), LinkIndex: n.eth0.Attrs().Index})
+			return netlink.RouteAdd(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), LinkIndex: n.eth0.Attrs().Index})
 		}},
 		{"a tunnel, of another program", func(n *node, f family) error {
 			return netlink.RouteAdd(with(n.tunnelled(f, 2).stock(), func(r *netlink.Route) { r.Protocol = unix.RTPROT_STATIC }))
 		}},
 		{"blackhole", func(n *node, f family) error {
-			return netlink.RouteAdd(&netlink.Route{Dst: ipNet(f.subnet(2)), Type: unix.RTN_BLACKHOLE})
+			return netlink.RouteAdd(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), Type: unix.RTN_BLACKHOLE})
 		}},
 		{"several next hops", func(n *node, f family) error {
-			return netlink.RouteAdd(&netlink.Route{Dst: ipNet(f.subnet(2)), MultiPath: hops{
+			return netlink.RouteAdd(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), MultiPath: hops{
 				{LinkIndex: n.eth0.Attrs().Index, Gw: f.gateway.AsSlice()}, {LinkIndex: n.eth0.Attrs().Index, Gw: f.gateway2.AsSlice()}}})
 		}},
 		{"a second one behind it", func(n *node, f family) error {
@@ -152,18 +153,18 @@ func TestForeignRouteInThePlaceOfOursIsReplaced(t *testing.T) {
 		}},
 		{"two devices", func(n *node, f family) error {
 			return errors.Join(
-				netlink.RouteAdd(&netlink.Route{Dst: ipNet(f.subnet(2)), LinkIndex: n.vtep.Attrs().Index}),
-				netlink.RouteAppend(&netlink.Route{Dst: ipNet(f.subnet(2)), LinkIndex: n.eth0.Attrs().Index}))
+				netlink.RouteAdd(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), LinkIndex: n.vtep.Attrs().Index}),
+				netlink.RouteAppend(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), LinkIndex: n.eth0.Attrs().Index}))
 		}},
 		{"one that deletes the same", func(n *node, f family) error {
 			return errors.Join(netlink.RouteAdd(n.direct(f, 2).stock()),
-				netlink.RouteAppend(&netlink.Route{Dst: ipNet(f.subnet(2)), LinkIndex: n.eth0.Attrs().Index}))
+				netlink.RouteAppend(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), LinkIndex: n.eth0.Attrs().Index}))
 		}},
 		{"three", func(n *node, f family) error {
 			return errors.Join(
-				netlink.RouteAdd(&netlink.Route{Dst: ipNet(f.subnet(2)), LinkIndex: n.vtep.Attrs().Index}),
+				netlink.RouteAdd(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), LinkIndex: n.vtep.Attrs().Index}),
 				netlink.RouteAppend(n.tunnelled(f, 2).stock()),
-				netlink.RouteAppend(&netlink.Route{Dst: ipNet(f.subnet(2)), LinkIndex: n.eth0.Attrs().Index}))
+				netlink.RouteAppend(&netlink.Route{Dst: netlab.IPNet(f.subnet(2)), LinkIndex: n.eth0.Attrs().Index}))
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -359,7 +360,7 @@ func TestForeignRouteThatStandsAgainstAFailureStays(t *testing.T) {
 // some peers in user space, where the network leads into another device.
 func TestTunnelIsChosenAgainstTheRouteOfTheWholeNetwork(t *testing.T) {
 	each(t, func(n *node, f family) {
-		n.must(netlink.RouteAdd(&netlink.Route{Dst: ipNet(f.network), LinkIndex: n.eth0.Attrs().Index}))
+		n.must(netlink.RouteAdd(&netlink.Route{Dst: netlab.IPNet(f.network), LinkIndex: n.eth0.Attrs().Index}))
 		before := n.routes()
 		table := n.open(n.config())
 		n.must(table.Set([]Route{n.tunnelled(f, 2), n.tunnelled(f, 3)}))

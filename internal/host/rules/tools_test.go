@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func TestMissingProgramIsNamedWithWhatToDo(t *testing.T) {
@@ -144,7 +146,7 @@ func TestXtablesLockIsWaitedFor(t *testing.T) {
 	lock := holdLock(t)
 	applied := make(chan error, 1)
 	go func() { applied <- l.tryApply(newRules(t, wanted(iptablesLegacy))) }()
-	eventually(t, "iptables is called", func() bool {
+	testkit.Eventually(t, "iptables is called", func() bool {
 		text, _ := os.ReadFile(l.log)
 		return strings.Contains(string(text), "iptables -t nat -S")
 	})
@@ -235,14 +237,14 @@ func TestRunPutsBackWhatIsDeleted(t *testing.T) {
 			}
 		}()
 		right := func() bool { return l.dumpOf(fl) == golden(t, fl) }
-		eventually(t, "the rules are there", right)
+		testkit.Eventually(t, "the rules are there", right)
 		for range 3 {
 			if fl.nftables {
 				l.sh("nft flush chain ip flannel-ipv4 postrtg")
 			} else {
 				l.sh("iptables -w -t nat -F FLANNEL-POSTRTG; iptables -w -t nat -F POSTROUTING")
 			}
-			eventually(t, "the rules are back", right)
+			testkit.Eventually(t, "the rules are back", right)
 		}
 	})
 }
@@ -253,11 +255,11 @@ func TestRunFollowsWhatIsSetAtOnce(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.ns.Do(func() error { return r.Run(ctx) }) }()
-	eventually(t, "the rules are there", func() bool { return strings.Contains(l.dumpOf(nftTables), "10.5.1.0/24") })
+	testkit.Eventually(t, "the rules are there", func() bool { return strings.Contains(l.dumpOf(nftTables), "10.5.1.0/24") })
 	w := wanted(nftTables)
 	w.IPv4.Subnet = netip.MustParsePrefix("10.5.9.0/24")
 	set(t, r, w)
-	eventually(t, "the rules follow", func() bool { return strings.Contains(l.dumpOf(nftTables), "10.5.9.0/24") })
+	testkit.Eventually(t, "the rules follow", func() bool { return strings.Contains(l.dumpOf(nftTables), "10.5.9.0/24") })
 	stop()
 	<-done
 }
@@ -281,14 +283,14 @@ func TestRunTellsATroubleOnce(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.ns.Do(func() error { return r.Run(ctx) }) }()
-	eventually(t, "ten attempts", func() bool {
+	testkit.Eventually(t, "ten attempts", func() bool {
 		text, _ := os.ReadFile(l.log)
 		return strings.Count(string(text), "--version") >= 10
 	})
 	if err := os.Remove(broken); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the trouble is over", func() bool { return strings.Contains(log.String(), "kept again") })
+	testkit.Eventually(t, "the trouble is over", func() bool { return strings.Contains(log.String(), "kept again") })
 	stop()
 	<-done
 	if n := strings.Count(log.String(), "firewall rules not kept"); n != 1 {

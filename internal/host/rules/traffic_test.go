@@ -13,6 +13,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // The tests here send packets through two hosts with a pod each, between which
@@ -152,7 +153,7 @@ func TestForwardRulesOpenAForwardChainThatDrops(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			eventually(t, "FORWARD drops", func() bool {
+			testkit.Eventually(t, "FORWARD drops", func() bool {
 				if _, err := c.Write([]byte("x")); err != nil {
 					t.Fatal(err)
 				}

@@ -5,11 +5,12 @@ import (
 	"os"
 	"runtime"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // namespace puts the test into a network namespace of its own, with another one
@@ -68,14 +69,11 @@ func (n *namespaced) link(name string, addrs ...string) netlink.Link {
 	l, err := netlink.LinkByName(name)
 	n.must("find "+name, err)
 	n.must("set "+name+" up", netlink.LinkSetUp(l))
-	for deadline := time.Now().Add(10 * time.Second); l.Attrs().OperState != netlink.OperUp; {
-		if time.Now().After(deadline) {
-			n.Fatalf("%s is %s, 10 s after it was set up", name, l.Attrs().OperState)
-		}
-		time.Sleep(time.Millisecond)
+	testkit.Eventually(n, name+" is up", func() bool {
 		l, err = netlink.LinkByName(name)
 		n.must("find "+name, err)
-	}
+		return l.Attrs().OperState == netlink.OperUp
+	})
 	for _, addr := range addrs {
 		n.addr(l, addr, nil)
 	}

@@ -6,10 +6,11 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // machine is a node as one meets them:
@@ -210,18 +211,14 @@ func TestAddressesThatDoNotLastAreNotChosen(t *testing.T) {
 	n.addr(eth0, "fe80::7/64", nil)
 	n.addr(eth0, "198.51.100.7/24", func(a *netlink.Addr) { a.ValidLft, a.PreferedLft = 3600, 3600 })
 
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		h, err := readHost()
+	var h host
+	testkit.Eventually(t, "the kernel makes a temporary address", func() bool {
+		var err error
+		h, err = readHost()
 		n.must("read host", err)
-		if s := h.String(); strings.Contains(s, " temporary") && strings.Contains(s, "2001:db8:1::dead deprecated") {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the kernel made no temporary address: %s", h)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		s := h.String()
+		return strings.Contains(s, " temporary") && strings.Contains(s, "2001:db8:1::dead deprecated")
+	}, func() string { return h.String() })
 	i, err := Choose(Options{Iface: []string{"eth0"}, NeedIPv4: true, NeedIPv6: true})
 	if err != nil || i.IPv6.String() != "2001:db8:1::1" || i.IPv4.String() != "198.51.100.7" {
 		t.Errorf("got %+v, %v", i, err)

@@ -5,17 +5,17 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-)
 
-const patience = 10 * time.Second
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
 
 // told waits until a watcher tells of a change.
 func told(t *testing.T, w *Watcher, what string) {
 	t.Helper()
 	select {
 	case <-w.Changes():
-	case <-time.After(patience):
-		t.Fatalf("%s: nothing told within %v", what, patience)
+	case <-time.After(testkit.Patience):
+		t.Fatalf("%s: nothing told within %v", what, testkit.Patience)
 	}
 }
 
@@ -62,8 +62,8 @@ func TestManyChangesAreToldTogetherAndInTime(t *testing.T) {
 	w := watch(n)
 	changes, times := 0, 0
 	for begin := time.Now(); times < 2; changes++ {
-		if time.Since(begin) > patience {
-			t.Fatalf("told %d times in %v of changes without end", times, patience)
+		if time.Since(begin) > testkit.Patience {
+			t.Fatalf("told %d times in %v of changes without end", times, testkit.Patience)
 		}
 		n.must("set MTU", netlink.LinkSetMTU(eth0, 1400+changes%2))
 		select {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // intrusion is a datagram for the port of the tunnel on host b.
@@ -125,7 +126,7 @@ func (l *lab) expectFate(passed *tap, i intrusion) {
 		}
 		return
 	}
-	if !within(patience, func() bool {
+	if !testkit.Within(patience, func() bool {
 		return l.daemons[1].status().Drops.RX[i.reason] == before.Drops.RX[i.reason]+1
 	}) {
 		l.t.Errorf("%s: not counted as %s; drops before %v, now %v", i.name, i.reason, before.Drops.RX, l.daemons[1].status().Drops.RX)
@@ -162,7 +163,7 @@ func TestPeerIsKnownByItsPublicIPOnly(t *testing.T) {
 	l.Hosts[0].Addr = second.Addr()
 	before := l.daemons[1].status().Drops.RX["unknown_peer"]
 	l.inject(0, 1, 0, innerPacket("10.5.1.2", "10.5.2.2"))
-	eventually(t, "a datagram from the other address is dropped as unknown_peer", func() bool {
+	testkit.Eventually(t, "a datagram from the other address is dropped as unknown_peer", func() bool {
 		return l.daemons[1].status().Drops.RX["unknown_peer"] == before+1
 	})
 }
@@ -184,7 +185,7 @@ func TestPodIsToldThatNobodyHoldsAnAddress(t *testing.T) {
 						t.Errorf("connecting to %s: %v, want ENETUNREACH", nobody, err)
 					}
 				}
-				eventually(t, "the two are counted", func() bool {
+				testkit.Eventually(t, "the two are counted", func() bool {
 					doc := l.daemons[0].status()
 					var told uint64
 					for _, s := range doc.Shards {

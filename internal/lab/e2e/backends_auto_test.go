@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // occupy makes a VXLAN device of somebody else on host number i that has the VNI
@@ -22,13 +24,13 @@ func (c *cluster) occupy(i int) netlink.Link {
 	other := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, Port: 8472, VtepDevIndex: c.underlayLink(i).Attrs().Index}
 	// The daemon is not to make flannel.1 anew before the other stands there.
 	if d, ok := c.running[i].(*daemon); ok {
-		must(c.t, d.cmd.Process.Signal(unix.SIGSTOP))
-		defer func() { must(c.t, d.cmd.Process.Signal(unix.SIGCONT)) }()
+		testkit.Must(c.t, d.cmd.Process.Signal(unix.SIGSTOP))
+		defer func() { testkit.Must(c.t, d.cmd.Process.Signal(unix.SIGCONT)) }()
 	}
 	if link, err := nl.LinkByName("flannel.1"); err == nil {
-		must(c.t, nl.LinkDel(link))
+		testkit.Must(c.t, nl.LinkDel(link))
 	}
-	must(c.t, nl.LinkAdd(other))
+	testkit.Must(c.t, nl.LinkAdd(other))
 	return other
 }
 
@@ -51,7 +53,7 @@ func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
 				c.occupy(0)
 			}
 			for i := range 2 {
-				if !within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, viaUDP) }) {
+				if !testkit.Within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, viaUDP) }) {
 					t.Errorf("not within a minute: host %s sends through flannel0", c.nodes[i].Letter)
 				}
 			}
@@ -76,7 +78,7 @@ func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
 func TestTakenPortOfVXLANIsNamedAndPassedOverByAnAutomaticNode(t *testing.T) {
 	take := func(c *cluster) *net.UDPConn {
 		conn, err := listenUDP(c.nodes[0].NS, netip.MustParseAddrPort("0.0.0.0:8472"))
-		must(t, err)
+		testkit.Must(t, err)
 		t.Cleanup(func() { conn.Close() })
 		return conn
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // badLeases are values that no sound node writes, each of a subnet of its own.
@@ -55,7 +57,7 @@ func TestLeasesThatMakeNoSenseDisturbNobody(t *testing.T) {
 			// One that makes sense, after them.
 			c.put("subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:04","Backends":["vxlan","udp","host-gw"]}}`)
 			for i := range 2 {
-				if !within(time.Minute, func() bool { return c.sendsTo(i, "10.5.77.2") }) {
+				if !testkit.Within(time.Minute, func() bool { return c.sendsTo(i, "10.5.77.2") }) {
 					t.Errorf("not within a minute: host %s has a way to the lease that makes sense", c.nodes[i].Letter)
 				}
 			}
@@ -101,7 +103,7 @@ func TestBackendMayBeChangedFasterThanNodesFollow(t *testing.T) {
 			c.configure(backend)
 		}
 		// Every other time one of the nodes has come along.
-		if i := round / 2 % 2; round%2 == 0 && !within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, viaVXLAN) }) {
+		if i := round / 2 % 2; round%2 == 0 && !testkit.Within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, viaVXLAN) }) {
 			t.Fatalf("not within a minute: host %s has followed to the last of the changes", c.nodes[i].Letter)
 		}
 	}
@@ -109,7 +111,7 @@ func TestBackendMayBeChangedFasterThanNodesFollow(t *testing.T) {
 	// flannel0, once opened for a peer that was late, may stay.
 	rest := func(tables string) string { return strings.Join(except(strings.Split(tables, "\n"), "flannel0"), "\n") }
 	var now string
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		now = rest(c.tables())
 		return now == before
 	}) {

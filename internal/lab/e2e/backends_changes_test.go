@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // A lease with both families of which one changes: stock flannel passes that
@@ -50,7 +51,7 @@ func TestChangeOfOneFamilyOfALeaseIsApplied(t *testing.T) {
 		want := entries(step.addr, step.mac, "flannel.1", "10.5.77.0")
 		want6 := entries(step.addr6, step.mac6, "flannel-v6.1", "fd00:10:5:77::")
 		var got []string
-		if !within(time.Minute, func() bool {
+		if !testkit.Within(time.Minute, func() bool {
 			got = facts(t, c.nodes[0].NS, nil)
 			return contains(got, append(want, want6...)) && !containsOld(got, was, want) && !containsOld(got, was6, want6)
 		}) {
@@ -91,9 +92,9 @@ func TestMTUOfTheUnderlayIsFollowedAndTheDeviceKept(t *testing.T) {
 			c.waitTalk()
 			d, index := c.running[0].(*daemon), c.link(0, b.device).Attrs().Index
 			for _, mtu := range []int{1400, 1500} {
-				must(t, c.nodes[0].NS.Netlink().LinkSetMTU(c.underlayLink(0), mtu))
+				testkit.Must(t, c.nodes[0].NS.Netlink().LinkSetMTU(c.underlayLink(0), mtu))
 				want := mtu - b.overhead
-				if !within(time.Minute, func() bool {
+				if !testkit.Within(time.Minute, func() bool {
 					return strings.Contains(d.env(), fmt.Sprintf("FLANNEL_MTU=%d\n", want)) && c.link(0, b.device).Attrs().MTU == want
 				}) {
 					t.Fatalf("not within a minute: %s and subnet.env have an MTU of %d: %s", b.device, want, d.env())
@@ -129,7 +130,7 @@ func TestOptionsOfVXLANAreAppliedToTheLiveDevice(t *testing.T) {
 		c.configure(change.backend)
 		for i := range 2 {
 			var v *netlink.Vxlan
-			if !within(time.Minute, func() bool {
+			if !testkit.Within(time.Minute, func() bool {
 				v = c.link(i, "flannel.1").(*netlink.Vxlan)
 				env := c.running[i].(*daemon).env()
 				return v.Learning == change.learning && v.MTU == change.mtu && strings.Contains(env, fmt.Sprintf("FLANNEL_MTU=%d\n", change.mtu))
@@ -161,7 +162,7 @@ func TestNewAddressOfTheUnderlayIsFollowedByTheNodeAndItsPeers(t *testing.T) {
 			var got string
 			// The connection to etcd is one of the address that is gone, which
 			// it takes seconds to find out.
-			if !within(2*time.Minute, func() bool {
+			if !testkit.Within(2*time.Minute, func() bool {
 				got = c.tables()
 				return got == want
 			}) {
@@ -188,7 +189,7 @@ func TestNodeThatLosesItsLeaseMovesItsDevicesToTheNextSubnet(t *testing.T) {
 			c.remove(key)
 			c.put(key, `{"PublicIP":"172.31.9.77","PublicIPv6":"fd00:172:31:9::77",`+b.lease+`}`)
 			var now netip.Prefix
-			if !within(time.Minute, func() bool {
+			if !testkit.Within(time.Minute, func() bool {
 				doc := d.status()
 				if doc.Waiting != "" || doc.Lease == nil {
 					return false
@@ -202,7 +203,7 @@ func TestNodeThatLosesItsLeaseMovesItsDevicesToTheNextSubnet(t *testing.T) {
 			if b.backend == "vxlan" {
 				via = "via " + now.Addr().String()
 			}
-			if !within(time.Minute, func() bool {
+			if !testkit.Within(time.Minute, func() bool {
 				return len(except(facts(t, c.nodes[1].NS, nil), "route "+now.String()+" "+via)) < len(facts(t, c.nodes[1].NS, nil))
 			}) {
 				t.Errorf("not within a minute: host b has a route for %s", now)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // pod-a ── host a, with things of others ─┬──────── host b ── pod-b
@@ -59,13 +60,13 @@ func addForeign(t *testing.T, ns *netlab.Namespace) {
 	t.Helper()
 	nl := ns.Netlink()
 	eth0, err := nl.LinkByName(netlab.UnderlayLink)
-	must(t, err)
+	testkit.Must(t, err)
 	attrs := func(name string) netlink.LinkAttrs {
 		a := netlink.NewLinkAttrs()
 		a.Name = name
 		return a
 	}
-	must(t,
+	testkit.Must(t,
 		nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs("flannel-bridge")}),
 		nl.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs("overlay.9"), VxlanId: 9, Port: 4789, VtepDevIndex: eth0.Attrs().Index}),
 	)
@@ -84,9 +85,9 @@ func addForeign(t *testing.T, ns *netlab.Namespace) {
 		{Dst: cidr(t, "10.5.2.64/26"), Gw: via, Protocol: unix.RTPROT_STATIC},
 		{Dst: cidr(t, "10.5.0.0/16"), Gw: via, Priority: 5000, Protocol: unix.RTPROT_STATIC},
 	} {
-		must(t, nl.RouteAdd(&r))
+		testkit.Must(t, nl.RouteAdd(&r))
 	}
-	must(t, nl.NeighSet(&netlink.Neigh{
+	testkit.Must(t, nl.NeighSet(&netlink.Neigh{
 		LinkIndex: eth0.Attrs().Index, IP: net.IPv4(172, 31, 9, 200), State: netlink.NUD_PERMANENT,
 		HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1},
 	}))
@@ -105,12 +106,12 @@ func addForeignEntries(t *testing.T, ns *netlab.Namespace) {
 			dst, neighbour = net.ParseIP("fd00:172:31:9::99"), net.ParseIP("2001:db8::7")
 		}
 		for _, mac := range []net.HardwareAddr{{0, 0, 0, 0, 0, 0}, {2, 0, 0, 0, 0, 2}} {
-			must(t, nl.NeighAppend(&netlink.Neigh{
+			testkit.Must(t, nl.NeighAppend(&netlink.Neigh{
 				LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF,
 				State: netlink.NUD_PERMANENT, IP: dst, HardwareAddr: mac,
 			}))
 		}
-		must(t, nl.NeighSet(&netlink.Neigh{
+		testkit.Must(t, nl.NeighSet(&netlink.Neigh{
 			LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: neighbour, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 3},
 		}))
 	}
@@ -121,13 +122,13 @@ func addForeignEntries(t *testing.T, ns *netlab.Namespace) {
 func hostState(t *testing.T, ns *netlab.Namespace) string {
 	t.Helper()
 	routes, err := ns.Netlink().RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: 100}, netlink.RT_FILTER_TABLE)
-	must(t, err)
+	testkit.Must(t, err)
 	return netState(t, ns) + fmt.Sprintln(routes) + strings.Join(facts(t, ns, nil), "\n")
 }
 
 func cidr(t *testing.T, s string) *net.IPNet {
 	t.Helper()
 	_, n, err := net.ParseCIDR(s)
-	must(t, err)
+	testkit.Must(t, err)
 	return n
 }

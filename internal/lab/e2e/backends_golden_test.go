@@ -8,13 +8,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // pod-a ── host a ─┬─ … ─ host c ── pod-c
 //
 //	└── etcd
 func TestTablesAreThoseThatStockFlannelMakes(t *testing.T) {
-	must(t, buildStock())
+	testkit.Must(t, buildStock())
 	for _, g := range goldens {
 		// How many of the hosts run twilld; the others run stock flannel.
 		for own := 1; own <= 3; own += 2 {
@@ -29,7 +31,7 @@ func TestTablesAreThoseThatStockFlannelMakes(t *testing.T) {
 				c.waitTalk()
 				want := except(strings.Split(g.read(t), "\n"), linkLocal)
 				var got []string
-				if !within(time.Minute, func() bool {
+				if !testkit.Within(time.Minute, func() bool {
 					got = except(strings.Split(stockWords.Replace(c.tables()), "\n"), linkLocal)
 					return slices.Equal(got, want)
 				}) {

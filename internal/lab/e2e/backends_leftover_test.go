@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // A change of the network's backend while a daemon is down leaves devices and
@@ -45,7 +47,7 @@ func TestBackendThatWasChangedWhileTheDaemonsWereDownLeavesNothing(t *testing.T)
 					c.setPodMTU(k, d.podMTU())
 				}
 				for k := range 2 {
-					if !within(time.Minute, func() bool { return c.sendsThrough(k, 1-k, to.device) }) {
+					if !testkit.Within(time.Minute, func() bool { return c.sendsThrough(k, 1-k, to.device) }) {
 						c.expectRoutes(t, k, 1-k, to.device)
 					}
 					var links []string

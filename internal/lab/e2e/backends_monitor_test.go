@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // monitor hears what anybody changes of the links, addresses, routes of table
@@ -29,13 +30,13 @@ type monitor struct {
 func startMonitor(t testing.TB, ns *netlab.Namespace) *monitor {
 	t.Helper()
 	m := &monitor{t: t, ns: ns}
-	must(t, ns.Do(func() (err error) {
+	testkit.Must(t, ns.Do(func() (err error) {
 		m.socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
 			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 		return err
 	}))
 	t.Cleanup(m.socket.Close)
-	must(t, m.socket.SetReceiveBufferSize(bigBuffer, true))
+	testkit.Must(t, m.socket.SetReceiveBufferSize(bigBuffer, true))
 	return m
 }
 
@@ -47,12 +48,12 @@ var endMark = netip.MustParsePrefix("127.7.7.7/32")
 func (m *monitor) changes() (lines []string) {
 	m.t.Helper()
 	lo, err := m.ns.Netlink().LinkByName("lo")
-	must(m.t, err)
+	testkit.Must(m.t, err)
 	mark := &netlink.Addr{IPNet: prefixNet(endMark)}
-	must(m.t, m.ns.Netlink().AddrAdd(lo, mark), m.ns.Netlink().AddrDel(lo, mark))
+	testkit.Must(m.t, m.ns.Netlink().AddrAdd(lo, mark), m.ns.Netlink().AddrDel(lo, mark))
 	for {
 		messages, _, err := m.socket.Receive()
-		must(m.t, err)
+		testkit.Must(m.t, err)
 		for _, msg := range messages {
 			line := m.line(msg)
 			switch {
@@ -84,7 +85,7 @@ func (m *monitor) line(msg syscall.NetlinkMessage) string {
 		return fmt.Sprintf("%s route %s/%d via %s", verb(t == unix.RTM_NEWROUTE), net.IP(attrs[unix.RTA_DST]), r.Dst_len, net.IP(attrs[unix.RTA_GATEWAY]))
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		n, err := netlink.NeighDeserialize(b)
-		must(m.t, err)
+		testkit.Must(m.t, err)
 		what, dev := "neighbour", m.device(n.LinkIndex)
 		if n.Family == unix.AF_BRIDGE {
 			what = "fdb"
@@ -108,7 +109,7 @@ func verb(added bool) string {
 func (m *monitor) attrs(b []byte) map[uint16][]byte {
 	m.t.Helper()
 	list, err := nl.ParseRouteAttr(b)
-	must(m.t, err)
+	testkit.Must(m.t, err)
 	attrs := make(map[uint16][]byte)
 	for _, a := range list {
 		attrs[a.Attr.Type] = a.Value

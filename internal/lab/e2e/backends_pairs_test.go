@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // Kinds of node that run twilld, whatever backend the network's configuration
@@ -61,7 +62,7 @@ var pairs = []pair{
 //
 //	└── etcd
 func TestPodsOfAnyTwoNodesThatCanTalkDoSoAtFullMTU(t *testing.T) {
-	must(t, buildStock())
+	testkit.Must(t, buildStock())
 	for _, p := range pairs {
 		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
 			t.Parallel()
@@ -79,7 +80,7 @@ func TestPodsOfAnyTwoNodesThatCanTalkDoSoAtFullMTU(t *testing.T) {
 //	   stock vxlan   │   auto   │  stock udp
 //	                 └── etcd ──┘
 func TestOneNodeTalksVXLANAndUDPAtTheSameTime(t *testing.T) {
-	must(t, buildStock())
+	testkit.Must(t, buildStock())
 	for _, own := range []kind{ownAuto, ownVXLAN} {
 		t.Run(own.name, func(t *testing.T) {
 			t.Parallel()
@@ -178,7 +179,7 @@ func TestDirectRoutingTakesPlainRoutesOnTheLinkAndTheTunnelBeyondTheRouter(t *te
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //	                 └── etcd      stock udp
 func TestDirectRoutingLeavesTheTunnelToAStockUDPNode(t *testing.T) {
-	must(t, buildStock())
+	testkit.Must(t, buildStock())
 	const backend = `{"Type": "udp", "DirectRouting": true}`
 	for _, own := range []kind{ownUDP, ownVXLAN, ownAuto} {
 		t.Run(own.name, func(t *testing.T) {
@@ -223,7 +224,7 @@ func TestPodsTalkWhereHostsHaveNoIPv6(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack})
 			for _, h := range c.nodes {
-				must(t, h.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"), h.NS.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
+				testkit.Must(t, h.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"), h.NS.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
 			}
 			c.run(p.a, p.b)
 			c.expectPair(t, 0, 1, p.pathMTU)
@@ -249,7 +250,7 @@ func TestDirectRoutingFollowsTheRoutesOfTheUnderlay(t *testing.T) {
 			become := func(what string, want devices) {
 				t.Helper()
 				for i := range 2 {
-					if !within(2*time.Minute, func() bool { return c.sendsThrough(i, 1-i, want) }) {
+					if !testkit.Within(2*time.Minute, func() bool { return c.sendsThrough(i, 1-i, want) }) {
 						t.Errorf("with %s:", what)
 						c.expectRoutes(t, i, 1-i, want)
 					}
@@ -263,7 +264,7 @@ func TestDirectRoutingFollowsTheRoutesOfTheUnderlay(t *testing.T) {
 			}
 			become("a router between them", tt.tunnel)
 			for i := range 2 {
-				must(t, c.nodes[i].NS.Netlink().RouteDel(&netlink.Route{
+				testkit.Must(t, c.nodes[i].NS.Netlink().RouteDel(&netlink.Route{
 					Dst: prefixNet(netip.PrefixFrom(c.nodes[1-i].Addr, 32)), Gw: c.host.Addr.AsSlice(),
 				}))
 			}

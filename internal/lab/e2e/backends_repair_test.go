@@ -12,13 +12,14 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // becomes waits until the tables are again as they were.
 func (c *cluster) becomes(before, after string) {
 	c.t.Helper()
 	var now string
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		now = c.tables()
 		return now == before
 	}) {
@@ -38,11 +39,11 @@ func TestEntriesThatAreTakenAwayComeBack(t *testing.T) {
 			c.waitTalk()
 			before, nl := c.tables(), c.nodes[0].NS.Netlink()
 			routes, err := nl.RouteList(nil, netlink.FAMILY_ALL)
-			must(t, err)
+			testkit.Must(t, err)
 			taken := 0
 			for _, r := range routes {
 				if r.Protocol == unix.RTPROT_BOOT && r.Gw != nil {
-					must(t, nl.RouteDel(&r))
+					testkit.Must(t, nl.RouteDel(&r))
 					c.becomes(before, "route "+r.String()+" was deleted")
 					taken++
 				}
@@ -53,12 +54,12 @@ func TestEntriesThatAreTakenAwayComeBack(t *testing.T) {
 			for _, family := range []int{unix.AF_INET, unix.AF_INET6, unix.AF_BRIDGE} {
 				for _, link := range flannelLinks(t, c.nodes[0].NS) {
 					entries, err := nl.NeighList(link.Attrs().Index, family)
-					must(t, err)
+					testkit.Must(t, err)
 					for _, e := range entries {
 						if e.State&netlink.NUD_PERMANENT == 0 {
 							continue
 						}
-						must(t, nl.NeighDel(&e))
+						testkit.Must(t, nl.NeighDel(&e))
 						c.becomes(before, fmt.Sprintf("%s %s on %s was deleted", e.IP, e.HardwareAddr, link.Attrs().Name))
 					}
 				}
@@ -86,10 +87,10 @@ func TestPodsOfKernelBackendsTalkAgainWhenALinkIsUpAgain(t *testing.T) {
 			// What does not belong to the network is for others to put back.
 			ipv6 := func(s string) string { return strings.Join(except(strings.Split(s, "\n"), "fd00:172:31:9:"), "\n") }
 			for range 3 {
-				must(t, c.nodes[0].NS.Netlink().LinkSetDown(c.link(0, tt.link)))
-				must(t, c.nodes[0].NS.Netlink().LinkSetUp(c.link(0, tt.link)))
+				testkit.Must(t, c.nodes[0].NS.Netlink().LinkSetDown(c.link(0, tt.link)))
+				testkit.Must(t, c.nodes[0].NS.Netlink().LinkSetUp(c.link(0, tt.link)))
 				var now string
-				if !within(time.Minute, func() bool {
+				if !testkit.Within(time.Minute, func() bool {
 					now = c.tables()
 					return ipv6(now) == ipv6(before)
 				}) {
@@ -118,15 +119,15 @@ func TestPodsTalkAgainWhenTheUnderlayHasBeenTakenOutAndPutIn(t *testing.T) {
 			move := func(from, to *netlab.Namespace) {
 				t.Helper()
 				link, err := from.Netlink().LinkByName(netlab.UnderlayLink)
-				must(t, err, from.Netlink().LinkSetNsFd(link, to.FD()))
+				testkit.Must(t, err, from.Netlink().LinkSetNsFd(link, to.FD()))
 			}
 			move(a, drawer)
 			d := c.running[0].(*daemon)
-			if !within(time.Minute, func() bool { return d.status().Waiting != "" }) {
+			if !testkit.Within(time.Minute, func() bool { return d.status().Waiting != "" }) {
 				t.Error("not within a minute: the daemon misses its interface")
 			}
 			move(drawer, a)
-			must(t, a.Netlink().LinkSetUp(c.underlayLink(0)))
+			testkit.Must(t, a.Netlink().LinkSetUp(c.underlayLink(0)))
 			addAddr(t, a, netlab.UnderlayLink, netip.PrefixFrom(c.nodes[0].Addr, 24))
 			addAddr(t, a, netlab.UnderlayLink, netip.PrefixFrom(c.nodes[0].Addr6, 64))
 			d.waitReady()

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // kernelBackends are those whose packets the kernel forwards by itself, and what
@@ -37,14 +39,14 @@ func (c *cluster) remove(key string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_, err := c.client.Delete(ctx, etcdPrefix+"/"+key)
-	must(c.t, err)
+	testkit.Must(c.t, err)
 }
 
 // seesGhost waits until host number i has a route for a ghost, or until it has
 // nothing of one.
 func (c *cluster) seesGhost(i int, there bool) {
 	c.t.Helper()
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		all := facts(c.t, c.nodes[i].NS, nil)
 		if !there {
 			return len(except(all, ghost...)) == len(all)
@@ -172,10 +174,10 @@ func TestVXLANDeviceThatWasDeletedComesBackWithItsPeers(t *testing.T) {
 	before, vteps := c.tables(), c.macNames()
 	for _, name := range []string{"flannel.1", "flannel-v6.1", "flannel.1"} {
 		link, err := c.nodes[0].NS.Netlink().LinkByName(name)
-		must(t, err)
-		must(t, c.nodes[0].NS.Netlink().LinkDel(link))
+		testkit.Must(t, err)
+		testkit.Must(t, c.nodes[0].NS.Netlink().LinkDel(link))
 		var after string
-		if !within(time.Minute, func() bool {
+		if !testkit.Within(time.Minute, func() bool {
 			after = c.tables()
 			return after == before
 		}) {
@@ -225,7 +227,7 @@ func TestVTEPsKeepTheirMACAddressesWhenTheirDevicesAreGoneAtTheStart(t *testing.
 	macs := fmt.Sprint(c.macNames())
 	d.stop(syscall.SIGTERM)
 	for _, link := range flannelLinks(t, c.nodes[0].NS) {
-		must(t, c.nodes[0].NS.Netlink().LinkDel(link))
+		testkit.Must(t, c.nodes[0].NS.Netlink().LinkDel(link))
 	}
 	m := startMonitor(t, c.nodes[1].NS)
 	d.start()

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // swap ends what runs on host number i and starts a node of another kind there.
@@ -61,7 +63,7 @@ func TestConnectionOutlivesAChangeOfTheNetworksBackend(t *testing.T) {
 		c.configure(fmt.Sprintf(`{"Type": %q}`, change.backend))
 		for i := range 2 {
 			what := fmt.Sprintf("host %s sends through %s", c.nodes[i].Letter, change.device[0])
-			if !within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, change.device) }) {
+			if !testkit.Within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, change.device) }) {
 				t.Fatalf("not within a minute of a change to %s: %s", change.backend, what)
 			}
 		}

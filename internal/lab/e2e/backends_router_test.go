@@ -7,6 +7,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // behindRouter moves the last of hosts into another subnet: its eth0 then leads
@@ -16,11 +17,11 @@ func behindRouter(t testing.TB, hosts []*netlab.Host, router *netlab.Host) {
 	h := hosts[len(hosts)-1]
 	nl := h.NS.Netlink()
 	old, err := nl.LinkByName(netlab.UnderlayLink)
-	must(t, err)
-	must(t, nl.LinkDel(old))
+	testkit.Must(t, err)
+	testkit.Must(t, nl.LinkDel(old))
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = "eth1", old.Attrs().MTU
-	must(t, router.NS.Netlink().LinkAdd(&netlink.Veth{
+	testkit.Must(t, router.NS.Netlink().LinkAdd(&netlink.Veth{
 		LinkAttrs: attrs, PeerName: netlab.UnderlayLink, PeerNamespace: netlink.NsFd(h.NS.FD()), PeerMTU: uint32(old.Attrs().MTU),
 	}))
 	gw, gw6 := netip.MustParsePrefix("172.31.10.1/24"), netip.MustParsePrefix("fd00:172:31:10::1/64")
@@ -34,8 +35,8 @@ func behindRouter(t testing.TB, hosts []*netlab.Host, router *netlab.Host) {
 		{h.NS, netlab.UnderlayLink, []netip.Prefix{netip.PrefixFrom(h.Addr, 24), netip.PrefixFrom(h.Addr6, 64)}},
 	} {
 		link, err := end.ns.Netlink().LinkByName(end.link)
-		must(t, err)
-		must(t, end.ns.Netlink().LinkSetUp(link))
+		testkit.Must(t, err)
+		testkit.Must(t, end.ns.Netlink().LinkSetUp(link))
 		for _, a := range end.addrs {
 			addAddr(t, end.ns, end.link, a)
 		}
@@ -59,5 +60,5 @@ func behindRouter(t testing.TB, hosts []*netlab.Host, router *netlab.Host) {
 // addRoute adds a route through a gateway on a wire of ns.
 func addRoute(t testing.TB, ns *netlab.Namespace, dst netip.Prefix, gateway netip.Addr) {
 	t.Helper()
-	must(t, ns.Netlink().RouteAdd(&netlink.Route{Dst: prefixNet(dst), Gw: gateway.AsSlice()}))
+	testkit.Must(t, ns.Netlink().RouteAdd(&netlink.Route{Dst: prefixNet(dst), Gw: gateway.AsSlice()}))
 }

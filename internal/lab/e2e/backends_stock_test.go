@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // Kinds of node that run stock flannel. It has one backend, the one of the
@@ -22,9 +24,9 @@ var (
 func stock(name, backend string) kind {
 	return kind{name: name, backend: backend, start: func(c *cluster, i int) node {
 		c.t.Helper()
-		must(c.t, buildStock())
+		testkit.Must(c.t, buildStock())
 		env := filepath.Join(scratchDir(c.t), "subnet.env")
-		must(c.t, os.WriteFile(env, []byte(c.stack.lastSubnets(c.nodes[i])), 0o644))
+		testkit.Must(c.t, os.WriteFile(env, []byte(c.stack.lastSubnets(c.nodes[i])), 0o644))
 		return startStockNode(c.t, c.nodes[i].NS, c.endpoint(), env)
 	}}
 }
@@ -68,7 +70,7 @@ var update = flag.Bool("update", false, "write the tables that stock flannel mak
 
 // The goldens are what stock flannel really does, and the harness can tell.
 func TestStockFlannelStillMakesTheTablesThatAreKept(t *testing.T) {
-	must(t, buildStock())
+	testkit.Must(t, buildStock())
 	for _, g := range goldens {
 		t.Run(g.file, func(t *testing.T) {
 			t.Parallel()
@@ -78,7 +80,7 @@ func TestStockFlannelStillMakesTheTablesThatAreKept(t *testing.T) {
 			c.waitTalk()
 			got := c.tables()
 			if *update {
-				must(t, os.WriteFile(g.path(), []byte("# What three nodes of stock flannel 0.28.9 make of their hosts and of etcd with\n# "+
+				testkit.Must(t, os.WriteFile(g.path(), []byte("# What three nodes of stock flannel 0.28.9 make of their hosts and of etcd with\n# "+
 					c.stack.config(g.backend)+"\n# go test ./internal/lab/e2e -run "+t.Name()+" -update\n"+got), 0o644))
 			}
 			if want := g.read(t); got != want {

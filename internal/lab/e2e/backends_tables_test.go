@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // tables is what backends have made of the hosts, and of etcd, one fact a line:
@@ -68,7 +69,7 @@ func (c *cluster) macNames() macNames {
 func flannelLinks(t testing.TB, ns *netlab.Namespace) []netlink.Link {
 	t.Helper()
 	links, err := ns.Netlink().LinkList()
-	must(t, err)
+	testkit.Must(t, err)
 	return slices.DeleteFunc(links, func(l netlink.Link) bool { return !strings.HasPrefix(l.Attrs().Name, "flannel") })
 }
 
@@ -76,7 +77,7 @@ func flannelLinks(t testing.TB, ns *netlab.Namespace) []netlink.Link {
 func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
 	t.Helper()
 	var err error
-	if !within(patience, func() bool {
+	if !testkit.Within(patience, func() bool {
 		all, err = factsOnce(ns, macs)
 		return err == nil
 	}) {
@@ -179,7 +180,7 @@ func (c *cluster) devicesTo(i, j int, like devices) (found devices, routes [2]in
 			}
 		}
 		own, err := nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: prefixNet(subnet)}, netlink.RT_FILTER_DST)
-		must(c.t, err)
+		testkit.Must(c.t, err)
 		routes[k] = len(own)
 	}
 	return found, routes

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // What stock flannel leaves behind when it ends is taken over or removed,
@@ -14,7 +16,7 @@ import (
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //	                 └── etcd
 func TestTwilldTakesOverFromEveryBackendOfStockFlannel(t *testing.T) {
-	must(t, buildStock())
+	testkit.Must(t, buildStock())
 	for _, from := range []struct {
 		name, backend string
 		stack         stack
@@ -44,7 +46,7 @@ func TestTwilldTakesOverFromEveryBackendOfStockFlannel(t *testing.T) {
 					c.swap(i, to.kind)
 				}
 				for i := range 2 {
-					if !within(10*time.Second, func() bool { return c.sendsThrough(i, 1-i, to.through) }) {
+					if !testkit.Within(10*time.Second, func() bool { return c.sendsThrough(i, 1-i, to.through) }) {
 						c.expectRoutes(t, i, 1-i, to.through)
 					}
 				}

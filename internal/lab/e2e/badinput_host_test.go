@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -10,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/tun"
 )
 
@@ -23,14 +23,6 @@ func (s *site) link(t testing.TB, name string) netlink.Link {
 	return l
 }
 
-// must fails the test if any of the steps that prepare it went wrong.
-func must(t testing.TB, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestInterfaceThatReachesNobodyIsRefused(t *testing.T) {
 	t.Run("there is none of that name", func(t *testing.T) {
 		s := newSite(t)
@@ -42,29 +34,29 @@ func TestInterfaceThatReachesNobodyIsRefused(t *testing.T) {
 	})
 	t.Run("it is down", func(t *testing.T) {
 		s := newSite(t)
-		must(t, s.NS.Netlink().LinkSetDown(s.link(t, netlab.UnderlayLink)))
+		testkit.Must(t, s.NS.Netlink().LinkSetDown(s.link(t, netlab.UnderlayLink)))
 		s.refuses(t, because("eth0 is down", "ip link set eth0 up"), s.flags()...)
 	})
 	t.Run("it has no address", func(t *testing.T) {
 		s := newSite(t)
 		eth0 := s.link(t, netlab.UnderlayLink)
 		addrs, err := s.NS.Netlink().AddrList(eth0, netlink.FAMILY_V4)
-		must(t, err)
+		testkit.Must(t, err)
 		for _, a := range addrs {
-			must(t, s.NS.Netlink().AddrDel(eth0, &a))
+			testkit.Must(t, s.NS.Netlink().AddrDel(eth0, &a))
 		}
 		s.refuses(t, because("eth0 has no usable IPv4 address", "this host has eth0", "put that right, or name another interface with --iface"), s.flags()...)
 	})
 	t.Run("it has no IPv6 address either", func(t *testing.T) {
 		s := newSite(t)
 		s.write(dualStackLeases)
-		must(t, s.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"))
+		testkit.Must(t, s.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"))
 		// An IPv4 underlay carries the packets of both families.
 		s.refuses(t, because("add address fd00:10:5:1::/128 to flannel0", "IPv6 is turned off here", "disable_ipv6=0"), s.flags()...)
 	})
 	t.Run("its MTU is too small", func(t *testing.T) {
 		s := newSite(t)
-		must(t, s.NS.Netlink().LinkSetMTU(s.link(t, netlab.UnderlayLink), 90))
+		testkit.Must(t, s.NS.Netlink().LinkSetMTU(s.link(t, netlab.UnderlayLink), 90))
 		s.refuses(t, because("eth0: MTU 90", "raise it"), s.flags()...)
 	})
 	t.Run("the public address is not its own", func(t *testing.T) {
@@ -80,11 +72,11 @@ func TestPortInUseIsRefused(t *testing.T) {
 		switch network {
 		case "udp":
 			c, err := s.NS.ListenPacket(network, addr)
-			must(t, err)
+			testkit.Must(t, err)
 			t.Cleanup(func() { c.Close() })
 		case "tcp":
 			l, err := s.NS.Listen(network, addr)
-			must(t, err)
+			testkit.Must(t, err)
 			t.Cleanup(func() { l.Close() })
 		}
 	}
@@ -126,7 +118,7 @@ func TestInterfaceInFlannel0sPlaceIsRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)
 			// Do, since TUN devices are not made through netlink.
-			must(t, s.NS.Do(func() error { return netlink.LinkAdd(c.link) }))
+			testkit.Must(t, s.NS.Do(func() error { return netlink.LinkAdd(c.link) }))
 			if tt, ok := c.link.(*netlink.Tuntap); ok {
 				for _, f := range tt.Fds {
 					f.Close()
@@ -152,7 +144,7 @@ func TestFlannel0OfAnotherProcessIsRefused(t *testing.T) {
 			s := newSite(t)
 			c.held.Name, c.held.Logger = "flannel0", slog.New(slog.DiscardHandler)
 			var device *tun.Device
-			must(t, s.NS.Do(func() (err error) {
+			testkit.Must(t, s.NS.Do(func() (err error) {
 				device, err = tun.Open(c.held)
 				return err
 			}))
@@ -166,7 +158,7 @@ func TestFlannel0OfAnotherProcessIsRefused(t *testing.T) {
 
 func TestRouteToTheNetworkThatIsThereAlreadyIsRefused(t *testing.T) {
 	s := newSite(t)
-	must(t, s.NS.Netlink().RouteAdd(&netlink.Route{
+	testkit.Must(t, s.NS.Netlink().RouteAdd(&netlink.Route{
 		LinkIndex: s.link(t, netlab.UnderlayLink).Attrs().Index,
 		Dst:       prefixNet(netlab.Network), Gw: netip.MustParseAddr("172.31.9.12").AsSlice(),
 	}))

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -64,7 +65,7 @@ func TestOfTwoDaemonsStartedAtOnceOneRuns(t *testing.T) {
 			first.start()
 			second.start()
 			runs, fails := first, second
-			eventually(t, "one of two daemons with "+own+" ends", func() bool {
+			testkit.Eventually(t, "one of two daemons with "+own+" ends", func() bool {
 				if first.ended() {
 					runs, fails = second, first
 				}
@@ -75,7 +76,7 @@ func TestOfTwoDaemonsStartedAtOnceOneRuns(t *testing.T) {
 				!strings.Contains(why, "another twilld is running") && !strings.Contains(why, "flannel0") {
 				t.Errorf("%s: exit code %d, %s", own, fails.wait(), why)
 			}
-			eventually(t, "the other one is ready", func() bool {
+			testkit.Eventually(t, "the other one is ready", func() bool {
 				doc, err := status.Fetch(t.Context(), runs.socket)
 				return err == nil && doc.Waiting == "" && doc.PID == runs.cmd.Process.Pid
 			})
@@ -104,9 +105,9 @@ func TestTwoNetworksShareAHost(t *testing.T) {
 			t.Errorf("host %s: the first daemon has ended", h.Letter)
 		}
 	}
-	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 	hostA, hostB := *l.pod(0), *l.pod(1)
 	hostA.NS, hostA.Addr = l.Hosts[0].NS, netip.MustParseAddr("10.9.1.0")
 	hostB.Addr = netip.MustParseAddr("10.9.2.0")
-	must(t, ping(&hostA, hostB.Addr, 1472))
+	testkit.Must(t, ping(&hostA, hostB.Addr, 1472))
 }

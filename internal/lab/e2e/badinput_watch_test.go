@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // leasesOf is a lease file for the first n of the hosts of a topology.
@@ -21,19 +23,19 @@ func leasesOf(n int) string {
 // replace renames a new version of the file over the old one.
 func replace(t testing.TB, path, text string) {
 	t.Helper()
-	must(t, os.WriteFile(path+".new", []byte(text), 0o644), os.Rename(path+".new", path))
+	testkit.Must(t, os.WriteFile(path+".new", []byte(text), 0o644), os.Rename(path+".new", path))
 }
 
 // rewrite truncates the file and writes it, as some editors do.
 func rewrite(t testing.TB, path, text string) {
 	t.Helper()
-	must(t, os.WriteFile(path, []byte(text), 0o644))
+	testkit.Must(t, os.WriteFile(path, []byte(text), 0o644))
 }
 
 // seesLeases waits until the daemon has taken a good version of n leases.
 func (d *daemon) seesLeases(what string, n int) {
 	d.t.Helper()
-	eventually(d.t, fmt.Sprintf("%s: %d leases in force, and no complaint", what, n), func() bool {
+	testkit.Eventually(d.t, fmt.Sprintf("%s: %d leases in force, and no complaint", what, n), func() bool {
 		s := d.status().Source
 		return s.Leases == n && s.LastError == ""
 	})
@@ -99,8 +101,8 @@ func TestBrokenLeaseFileIsRefusedWhileTrafficGoesOn(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			replace(t, l.leaseFile, c.text)
-			eventually(t, "the refusal is in the status", func() bool { return strings.Contains(d.status().Source.LastError, c.says) })
-			eventually(t, "the refusal is in the log", func() bool {
+			testkit.Eventually(t, "the refusal is in the status", func() bool { return strings.Contains(d.status().Source.LastError, c.says) })
+			testkit.Eventually(t, "the refusal is in the log", func() bool {
 				return strings.Contains(d.stderr.String(), strings.ReplaceAll(c.says, `"`, `\"`))
 			})
 			if page := d.page(); !strings.Contains(page, "refused") || !strings.Contains(page, c.says) {
@@ -130,11 +132,11 @@ func TestChangeOfTheLeaseFileIsSeenHoweverItIsMade(t *testing.T) {
 		t.Helper()
 		version++
 		now := fmt.Sprintf("..%d", version)
-		must(t, os.Mkdir(filepath.Join(dir, now), 0o755))
+		testkit.Must(t, os.Mkdir(filepath.Join(dir, now), 0o755))
 		rewrite(t, filepath.Join(dir, now, "leases.json"), text)
-		must(t, os.Symlink(now, filepath.Join(dir, "..tmp")), os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, "..data")))
+		testkit.Must(t, os.Symlink(now, filepath.Join(dir, "..tmp")), os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, "..data")))
 		if version > 1 {
-			must(t, os.RemoveAll(filepath.Join(dir, fmt.Sprintf("..%d", version-1))))
+			testkit.Must(t, os.RemoveAll(filepath.Join(dir, fmt.Sprintf("..%d", version-1))))
 		}
 	}
 	swap(leasesOf(2))
@@ -147,13 +149,13 @@ func TestChangeOfTheLeaseFileIsSeenHoweverItIsMade(t *testing.T) {
 		{"written in place", func(text string) { rewrite(t, l.leaseFile, text) }},
 		{"renamed over", func(text string) { replace(t, l.leaseFile, text) }},
 		{"deleted and made anew", func(text string) {
-			must(t, os.Remove(l.leaseFile))
-			eventually(t, "the loss is told", func() bool { return strings.Contains(d.status().Source.LastError, "no such file") })
+			testkit.Must(t, os.Remove(l.leaseFile))
+			testkit.Eventually(t, "the loss is told", func() bool { return strings.Contains(d.status().Source.LastError, "no such file") })
 			rewrite(t, l.leaseFile, text)
 		}},
 		{"replaced by a link", func(text string) {
 			swap(text)
-			must(t, os.Symlink("..data/leases.json", filepath.Join(dir, "leases.json")),
+			testkit.Must(t, os.Symlink("..data/leases.json", filepath.Join(dir, "leases.json")),
 				os.Symlink(filepath.Join(dir, "leases.json"), l.leaseFile+".new"), os.Rename(l.leaseFile+".new", l.leaseFile))
 		}},
 		{"ConfigMap swapped", swap},
@@ -183,7 +185,7 @@ func TestChangeThatTakesARestartIsSaidAndLeavesTheNodeWorking(t *testing.T) {
 			l.start()
 			replace(t, l.leaseFile, c.text)
 			d := l.daemons[0]
-			eventually(t, "the status says that a restart is needed", func() bool { return strings.Contains(d.status().Restart, c.says) })
+			testkit.Eventually(t, "the status says that a restart is needed", func() bool { return strings.Contains(d.status().Restart, c.says) })
 			if page := d.page(); !strings.Contains(page, "restart needed: ") {
 				t.Errorf("twill status does not say it:\n%s", page)
 			}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // leaveTUN makes a persistent TUN or TAP device and closes it.
@@ -27,7 +28,7 @@ func openTUN(t *testing.T, ns *netlab.Namespace, name string, mode netlink.Tunta
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	link := &netlink.Tuntap{LinkAttrs: attrs, Mode: mode, Queues: 1, Flags: netlink.TUNTAP_MULTI_QUEUE_DEFAULTS}
-	must(t, ns.Do(func() error { return netlink.LinkAdd(link) }))
+	testkit.Must(t, ns.Do(func() error { return netlink.LinkAdd(link) }))
 	return link.Fds
 }
 
@@ -40,21 +41,21 @@ func TestCleanUpRemovesALeftDeviceAndNothingThatLooksLikeOne(t *testing.T) {
 	// Of others: a device of nearly the name, routes of networks like ours, files
 	// beside ours.
 	leaveTUN(t, s.NS, "flannel1", netlink.TUNTAP_MODE_TUN)
-	must(t,
+	testkit.Must(t,
 		nl.RouteAdd(&netlink.Route{LinkIndex: s.link(t, netlab.UnderlayLink).Attrs().Index, Dst: prefixNet(netlab.Network), Priority: 7}),
 		nl.RouteAdd(&netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: &net.IPNet{IP: net.IPv4(10, 5, 9, 0).To4(), Mask: net.CIDRMask(24, 32)}}),
 		os.WriteFile(d.subnetFile+".bak", []byte("FLANNEL_SUBNET=10.5.9.1/24\n"), 0o644))
 	before := netState(t, s.NS)
 
 	leaveTUN(t, s.NS, "flannel0", netlink.TUNTAP_MODE_TUN)
-	must(t,
+	testkit.Must(t,
 		nl.LinkSetUp(s.link(t, "flannel0")),
 		nl.RouteAdd(&netlink.Route{LinkIndex: s.link(t, "flannel0").Attrs().Index, Dst: prefixNet(netlab.Network)}),
 		nl.RouteAdd(&netlink.Route{Type: unix.RTN_BLACKHOLE, Priority: math.MaxInt32, Dst: &net.IPNet{IP: net.IPv4(10, 5, 1, 0).To4(), Mask: net.CIDRMask(24, 32)}}),
 		os.WriteFile(d.subnetFile, []byte("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"), 0o644))
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-	must(t, err)
-	must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: d.socket}), unix.Close(fd)) // as a killed daemon leaves it
+	testkit.Must(t, err)
+	testkit.Must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: d.socket}), unix.Close(fd)) // as a killed daemon leaves it
 
 	out, code := d.cleanUp()
 	if code != 0 {
@@ -84,7 +85,9 @@ func TestCleanUpLeavesADeviceOfAnotherKind(t *testing.T) {
 		name string
 		make func(t *testing.T, s *site)
 	}{
-		{"bridge", func(t *testing.T, s *site) { must(t, s.NS.Netlink().LinkAdd(&netlink.Bridge{LinkAttrs: attrs})) }},
+		{"bridge", func(t *testing.T, s *site) {
+			testkit.Must(t, s.NS.Netlink().LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+		}},
 		{"TAP", func(t *testing.T, s *site) { leaveTUN(t, s.NS, "flannel0", netlink.TUNTAP_MODE_TAP) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -106,7 +109,7 @@ func TestCleanUpRefusesWhileADeviceIsOpen(t *testing.T) {
 		defer f.Close()
 	}
 	d := newDaemon(t, s.NS, s.leaseFile)
-	must(t, os.WriteFile(d.subnetFile, []byte("FLANNEL_SUBNET=10.5.1.1/24\n"), 0o644))
+	testkit.Must(t, os.WriteFile(d.subnetFile, []byte("FLANNEL_SUBNET=10.5.1.1/24\n"), 0o644))
 	before := netState(t, s.NS)
 	out, code := d.cleanUp()
 	if code != 1 || !strings.Contains(out, "interface flannel0 is open: stop the flanneld or twilld") {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // wires are the kinds of underlay that make a difference to the data plane.
@@ -109,7 +110,7 @@ func TestFlowsKeepTheirOrderWhateverTheNumberOfThreads(t *testing.T) {
 				}
 			}
 			for _, s := range steady {
-				eventually(t, "a thousand datagrams are sent", func() bool { return s.sent.Load() > 1000 })
+				testkit.Eventually(t, "a thousand datagrams are sent", func() bool { return s.sent.Load() > 1000 })
 				if err := s.stop(); err != nil {
 					t.Errorf("%s: %v", s.name, err)
 				}

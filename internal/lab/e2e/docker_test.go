@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // dockerDir is where scripts/fetch-docker.sh puts what it fetches.
 func dockerDir(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.Abs(filepath.Join("..", "..", "..", "bin", "peers", "docker"))
-	must(t, err)
+	testkit.Must(t, err)
 	if _, err := os.Stat(filepath.Join(dir, "complete")); err != nil {
 		t.Fatalf("%s is not there: run make docker in the root of the repository", dir)
 	}
@@ -31,7 +32,7 @@ type docker struct {
 	ns      *netlab.Namespace
 	dir     string // of the programs
 	socket  string
-	logged  *syncBuffer
+	logged  *testkit.Log
 	cgroups string // parent of its containers' control groups
 }
 
@@ -42,7 +43,7 @@ func startDocker(t testing.TB, ns *netlab.Namespace, options string) *docker {
 	t.Helper()
 	state := scratchDir(t)
 	d := &docker{
-		t: t, ns: ns, dir: dockerDir(t), socket: filepath.Join(state, "docker.sock"), logged: new(syncBuffer),
+		t: t, ns: ns, dir: dockerDir(t), socket: filepath.Join(state, "docker.sock"), logged: new(testkit.Log),
 		cgroups: "/" + filepath.Base(state),
 	}
 	// dockerd is the first process of its namespace, so that containerd and the
@@ -58,7 +59,7 @@ func startDocker(t testing.TB, ns *netlab.Namespace, options string) *docker {
 		"sh", "-c", script)
 	cmd.Env = d.environ()
 	cmd.Stdout, cmd.Stderr = d.logged, d.logged
-	must(t, cmd.Start())
+	testkit.Must(t, cmd.Start())
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait()
@@ -72,7 +73,7 @@ func startDocker(t testing.TB, ns *netlab.Namespace, options string) *docker {
 		<-ended
 		d.removeCgroups()
 	})
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("dockerd in %s has ended: %s", ns, cmd.ProcessState)
@@ -124,7 +125,7 @@ func (d *docker) importBusybox() {
 func (d *docker) removeCgroups() {
 	d.t.Helper()
 	var left []string
-	if !within(patience, func() bool {
+	if !testkit.Within(patience, func() bool {
 		left = nil
 		for _, tree := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 			groups, _ := filepath.Glob(tree + d.cgroups + "/*")
@@ -145,7 +146,7 @@ func (d *docker) removeCgroups() {
 //
 //	dockerd --bip=10.5.1.1/24 --mtu=1472
 func TestContainersOfDockerAreInTheNetwork(t *testing.T) {
-	must(t, build("twill", "./cmd/twill"))
+	testkit.Must(t, build("twill", "./cmd/twill"))
 	opts := filepath.Join(scratchDir(t), "docker_opts.env")
 	for _, tc := range []struct {
 		name    string
@@ -175,7 +176,7 @@ func TestContainersOfDockerAreInTheNetwork(t *testing.T) {
 			if mtu := d.run("exec", id, "busybox", "cat", "/sys/class/net/eth0/mtu"); mtu != "1472" {
 				t.Errorf("the container's MTU is %s, want 1472", mtu)
 			}
-			must(t, ping(pod, addr, 1472))
+			testkit.Must(t, ping(pod, addr, 1472))
 			d.run("exec", id, "busybox", "ping", "-c", "1", "-w", "30", "-s", "1444", pod.Addr.String())
 			if tc.caller == "" {
 				tc.caller = addr.String()
@@ -195,7 +196,7 @@ func (d *docker) startContainer() (id string, addr netip.Addr) {
 	d.importBusybox()
 	id = d.run("run", "--detach", "busybox", "sh", "-c", "exec busybox sleep 1000")
 	addr, err := netip.ParseAddr(d.run("inspect", "--format={{.NetworkSettings.IPAddress}}", id))
-	must(d.t, err)
+	testkit.Must(d.t, err)
 	return id, addr
 }
 
@@ -203,7 +204,7 @@ func (d *docker) startContainer() (id string, addr netip.Addr) {
 func (d *docker) calls(id string, pod *netlab.Pod) (from string) {
 	d.t.Helper()
 	listener, err := pod.NS.Listen("tcp4", netip.AddrPortFrom(pod.Addr, 0).String())
-	must(d.t, err)
+	testkit.Must(d.t, err)
 	defer listener.Close()
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	callers := make(chan string, 1)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // doctor runs twill doctor beside d.
@@ -34,7 +35,7 @@ func (d *daemon) doctor() (found []doctor.Finding, code int) {
 func (d *daemon) isWell() {
 	d.t.Helper()
 	var found []doctor.Finding
-	eventually(d.t, "the doctor finds nothing bad", func() bool {
+	testkit.Eventually(d.t, "the doctor finds nothing bad", func() bool {
 		var code int
 		found, code = d.doctor()
 		return doctor.Worst(found) != doctor.Bad && code == 0
@@ -94,7 +95,7 @@ func TestDoctorFindsWhatKeepsNodesApartAndItsRemediesMendIt(t *testing.T) {
 //	auto   │   vxlan  │  udp
 //	       └── etcd ──┘
 func TestDoctorKnowsByWhichWayEachPeerIsReached(t *testing.T) {
-	must(t, build("twill", "./cmd/twill"))
+	testkit.Must(t, build("twill", "./cmd/twill"))
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})
 	c.run(twill("auto", "--backend=auto"), twill("vxlan", "--backend=vxlan"), twill("udp", "--backend=udp"))
 	c.waitTalk()
@@ -114,7 +115,7 @@ func TestDoctorKnowsByWhichWayEachPeerIsReached(t *testing.T) {
 //
 //	plain routes
 func TestDoctorMissesNoTunnelWhereThereAreRoutes(t *testing.T) {
-	must(t, build("twill", "./cmd/twill"))
+	testkit.Must(t, build("twill", "./cmd/twill"))
 	c := newCluster(t, clusterOptions{backend: `{"Type": "host-gw"}`})
 	c.run(twill("host-gw"), twill("host-gw"))
 	c.waitTalk()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // RFC 6040 §4.2, as far as a router on the underlay can cause it.
@@ -36,7 +37,7 @@ func TestCongestionMarkOfTheUnderlayReachesThePod(t *testing.T) {
 
 					before := l.daemons[1].status().Drops.RX["congestion"]
 					l.inject(0, 1, ce, udpPacket(from, to, []byte("not ECN-capable")).bytes())
-					eventually(t, "a marked packet whose sender does not know ECN is dropped and counted", func() bool {
+					testkit.Eventually(t, "a marked packet whose sender does not know ECN is dropped and counted", func() bool {
 						return l.daemons[1].status().Drops.RX["congestion"] == before+1
 					})
 				})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // embeddedLab is an etcdLab whose etcd runs in the daemon of host a, with flags.
@@ -37,7 +38,7 @@ func (l *etcdLab) configure() {
 	l.t.Helper()
 	d := l.daemons[0]
 	d.start()
-	eventually(l.t, "the log says how to write the configuration", func() bool {
+	testkit.Eventually(l.t, "the log says how to write the configuration", func() bool {
 		return strings.Contains(d.stderr.String(), "twill config set")
 	})
 	for i := range l.daemons {
@@ -69,7 +70,7 @@ func TestEtcdInTwilldServesAnotherNodeAndKeepsLeases(t *testing.T) {
 	l.configure()
 	b.start()
 	b.waitReady()
-	must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
+	testkit.Must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
 
 	env, leases := a.env(), l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/")
 	took, code := a.stop(syscall.SIGTERM)
@@ -84,11 +85,11 @@ func TestEtcdInTwilldServesAnotherNodeAndKeepsLeases(t *testing.T) {
 	if got := l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/"); got != leases {
 		t.Errorf("the leases were\n%s\nand are\n%s", leases, got)
 	}
-	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 
 	// The other node follows the etcd that is back.
 	l.etcdctl("put", "/coreos.com/network/subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","PublicIPv6":null}`)
-	if !within(time.Minute, func() bool { return b.status().Source.Leases == 3 }) {
+	if !testkit.Within(time.Minute, func() bool { return b.status().Source.Leases == 3 }) {
 		t.Error("not within a minute: the other node has the new lease")
 	}
 }
@@ -105,7 +106,7 @@ func TestEtcdInTwilldAnswersOnTheLoopbackAlone(t *testing.T) {
 
 func TestBuildWithoutEtcdSaysSo(t *testing.T) {
 	s := newSite(t)
-	must(t, build("twilld-lite", "./cmd/twilld", "-tags=noembed"))
+	testkit.Must(t, build("twilld-lite", "./cmd/twilld", "-tags=noembed"))
 	out, err := s.NS.Command(context.Background(), bin("twilld-lite"), "--embedded-etcd").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "built without it") || !strings.Contains(string(out), "--etcd-endpoints") {
 		t.Errorf("%v, %s", err, out)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // The etcd that the distribution has, as old as one in use may be: 3.4.23 in
@@ -27,7 +28,7 @@ func TestNodesShareANetworkOnAnOldEtcd(t *testing.T) {
 	}
 	l := serveEtcdCluster(t, newLab(t, labOptions{Options: netlab.Options{Hosts: 3}, nodes: 2, idle: true}), 1, etcdtest.Options{Program: old})
 	server, err := l.client.Status(t.Context(), l.endpoint())
-	must(t, err)
+	testkit.Must(t, err)
 	t.Logf("etcd %s", server.Version)
 	if strings.HasPrefix(server.Version, "3.7.") {
 		t.Error("this is no older etcd than that of the other tests")
@@ -40,7 +41,7 @@ func TestNodesShareANetworkOnAnOldEtcd(t *testing.T) {
 	l.start()
 	flows := l.steady(0, 1)
 	before := l.entry(0)
-	must(t, ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
+	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
 
 	// What changes is told, before etcd has crashed and after.
 	l.putLease("10.5.77.0/24", "172.31.9.77")
@@ -59,13 +60,13 @@ func TestNodesShareANetworkOnAnOldEtcd(t *testing.T) {
 	// The lease is renewed when the address in it changes.
 	l.moveHost(0, netip.MustParseAddr("172.31.9.21"))
 	want := strings.Replace(before.value, "172.31.9.11", "172.31.9.21", 1)
-	if !within(time.Minute, func() bool { return l.entry(0).value == want }) {
+	if !testkit.Within(time.Minute, func() bool { return l.entry(0).value == want }) {
 		t.Errorf("not within a minute: the lease is %s, want %s", l.entry(0).value, want)
 	}
 	if now := l.entry(0); now.lease == before.lease {
 		t.Error("the lease was not extended")
 	}
-	if !within(time.Minute, func() bool { return pingOnce(l.pod(1), l.pod(0).Addr) == nil }) {
+	if !testkit.Within(time.Minute, func() bool { return pingOnce(l.pod(1), l.pod(0).Addr) == nil }) {
 		t.Error("not within a minute: host b reaches host a at its new address")
 	}
 	for i, d := range l.daemons {

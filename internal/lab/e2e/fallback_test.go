@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -26,7 +27,7 @@ func TestGSORefusedWhileRunningLosesAndDoublesNothing(t *testing.T) {
 	steady := []*steadyFlow{startSteadyFlow(t, a, b, b.Addr), startSteadyFlow(t, a, b, b.Addr6)}
 	result := make(chan error, 1)
 	go func() { result <- streams{flows: 2, up: 128 << 20}.run(a, b, b.Addr) }()
-	eventually(t, "trains are sent", func() bool {
+	testkit.Eventually(t, "trains are sent", func() bool {
 		tx, _ := directions(l.daemons[0].status())
 		return tx.Packets > 10*max(1, tx.Datagrams)
 	})
@@ -36,7 +37,7 @@ func TestGSORefusedWhileRunningLosesAndDoublesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "status says that GSO is refused, and why", func() bool {
+	testkit.Eventually(t, "status says that GSO is refused, and why", func() bool {
 		gso := offloadNamed(l.daemons[0].status(), "udp-gso")
 		return !gso.InForce && strings.Contains(gso.Why, unix.EINVAL.Error())
 	})

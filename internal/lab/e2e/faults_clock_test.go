@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // The wall clock of one node goes forward by more than a lease lasts, that of
@@ -31,10 +33,10 @@ func TestStepsOfTheClockTouchNeitherLeasesNorPackets(t *testing.T) {
 	stepClock(t, l.server.PID(), 48*time.Hour)
 	for i, d := range l.daemons {
 		// Five hours late would be too late for this test, if not for the lease.
-		if !within(3*time.Minute, func() bool { return l.entry(i).lease != before[i].lease }) {
+		if !testkit.Within(3*time.Minute, func() bool { return l.entry(i).lease != before[i].lease }) {
 			t.Fatalf("host %s: not within three minutes: a renewal that is due after one", l.Hosts[i].Letter)
 		}
-		eventually(t, "the daemon tells when its lease ends by its own clock", func() bool {
+		testkit.Eventually(t, "the daemon tells when its lease ends by its own clock", func() bool {
 			end := d.status().Lease.Expiration.Add(-steps[i])
 			return end.After(time.Now().Add(23*time.Hour)) && end.Before(time.Now().Add(25*time.Hour))
 		})
@@ -46,7 +48,7 @@ func TestStepsOfTheClockTouchNeitherLeasesNorPackets(t *testing.T) {
 			t.Errorf("host %s has written its lease %d times", l.Hosts[i].Letter, n)
 		}
 		ttl, err := l.client.TimeToLive(t.Context(), now.lease)
-		must(t, err)
+		testkit.Must(t, err)
 		if ttl.GrantedTTL != 86400 || ttl.TTL < 86000 {
 			t.Errorf("host %s: the lease is for %d s and has %d left", l.Hosts[i].Letter, ttl.GrantedTTL, ttl.TTL)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // pod-a ── host a ─┬──────── host b ── pod-b
@@ -34,7 +35,7 @@ func TestNodesJoinAndPodsTalkWhileEtcdLosesItsLeader(t *testing.T) {
 	for _, d := range l.daemons[:2] {
 		d.waitReady()
 	}
-	must(t, l.SetPodMTU(1472))
+	testkit.Must(t, l.SetPodMTU(1472))
 	flows := l.steady(0, 1)
 	flows.pass(t, 500)
 
@@ -42,13 +43,13 @@ func TestNodesJoinAndPodsTalkWhileEtcdLosesItsLeader(t *testing.T) {
 	first.Kill()
 	c := l.daemons[2]
 	c.start()
-	if !within(time.Minute, func() bool { doc := c.tryStatus(); return doc != nil && doc.Waiting == "" && doc.Lease != nil }) {
+	if !testkit.Within(time.Minute, func() bool { doc := c.tryStatus(); return doc != nil && doc.Waiting == "" && doc.Lease != nil }) {
 		t.Fatal("not within a minute: a node joins with two members of three")
 	}
 	for i := range l.daemons {
 		l.seesInTheEnd(i, 3)
 	}
-	must(t, ping(l.pod(0), l.pod(2).Addr, 1472), ping(l.pod(2), l.pod(1).Addr, 1472))
+	testkit.Must(t, ping(l.pod(0), l.pod(2).Addr, 1472), ping(l.pod(2), l.pod(1).Addr, 1472))
 	held := l.entry(2)
 	l.persist(t, func(ctx context.Context) error {
 		_, err := l.client.Revoke(ctx, held.lease)
@@ -57,7 +58,7 @@ func TestNodesJoinAndPodsTalkWhileEtcdLosesItsLeader(t *testing.T) {
 		}
 		return err
 	})
-	if !within(time.Minute, func() bool { return strings.Contains(c.stderr.String(), `msg="lease lost"`) }) {
+	if !testkit.Within(time.Minute, func() bool { return strings.Contains(c.stderr.String(), `msg="lease lost"`) }) {
 		t.Error("not within a minute: host c notices that its lease has ended")
 	}
 	l.seesInTheEnd(0, 3)
@@ -91,7 +92,7 @@ func TestNodesJoinAndPodsTalkWhileEtcdLosesItsLeader(t *testing.T) {
 // leader waits until the members have one that at least two of them agree on.
 func (l *etcdLab) leader(t *testing.T) (leader *etcdtest.Server) {
 	t.Helper()
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		ids, votes := make(map[uint64]*etcdtest.Server), make(map[uint64]int)
 		for _, m := range l.members {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -118,7 +119,7 @@ func (l *etcdLab) leader(t *testing.T) (leader *etcdtest.Server) {
 func (l *etcdLab) persist(t *testing.T, request func(context.Context) error) {
 	t.Helper()
 	err := fmt.Errorf("not asked")
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		err = request(ctx)

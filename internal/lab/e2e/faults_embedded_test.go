@@ -14,6 +14,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // pod-a ── host a ──────────── host b ── pod-b
@@ -29,11 +30,11 @@ func TestFullDiskEndsTheDaemonWithTheEtcdAndLosesNoLease(t *testing.T) {
 	l.configure()
 	b.start()
 	b.waitReady()
-	must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472))
+	testkit.Must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472))
 	env, leases := a.env(), l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/")
 
 	disk.fill(t)
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		_ = l.putFiller()
 		return a.ended()
 	}) {
@@ -46,7 +47,7 @@ func TestFullDiskEndsTheDaemonWithTheEtcdAndLosesNoLease(t *testing.T) {
 
 	// What systemd would do, before and after an operator has made room.
 	a.start()
-	if !within(time.Minute, a.ended) {
+	if !testkit.Within(time.Minute, a.ended) {
 		t.Fatal("not within a minute: the daemon ends on a full disk")
 	}
 	a.endedFor(t, "no space left on device", "make room")
@@ -59,7 +60,7 @@ func TestFullDiskEndsTheDaemonWithTheEtcdAndLosesNoLease(t *testing.T) {
 	if got := l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/"); got != leases {
 		t.Errorf("the leases were\n%s\nand are\n%s", leases, got)
 	}
-	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 	l.etcdctl("put", "/coreos.com/network/subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","PublicIPv6":null}`)
 	l.seesInTheEnd(1, 3)
 }
@@ -83,7 +84,7 @@ func (d *daemon) endedFor(t *testing.T, want ...string) {
 // putFiller writes 64 KB to etcd, under no key that anybody reads.
 func (l *etcdLab) putFiller() error {
 	path, err := etcdtest.Binary("etcdctl")
-	must(l.t, err)
+	testkit.Must(l.t, err)
 	cmd := l.host.NS.Command(context.Background(), path, "--endpoints=http://127.0.0.1:"+l.port, "--command-timeout=2s", "put", "/filler")
 	cmd.Stdin = strings.NewReader(strings.Repeat("x", 64<<10))
 	return cmd.Run()
@@ -104,7 +105,7 @@ func newDisk(t *testing.T, ns *netlab.Namespace, megabytes int) *disk {
 	holder := ns.Command(context.Background(), "unshare", "--mount", "sh", "-c",
 		fmt.Sprintf("mount -t tmpfs -o mode=0700,size=%dm tmpfs %s && echo mounted && exec sleep infinity", megabytes, dir))
 	out, err := holder.StdoutPipe()
-	must(t, err, holder.Start())
+	testkit.Must(t, err, holder.Start())
 	t.Cleanup(func() {
 		_ = holder.Process.Kill()
 		_ = holder.Wait()
@@ -120,7 +121,7 @@ func newDisk(t *testing.T, ns *netlab.Namespace, megabytes int) *disk {
 func (d *disk) fill(t *testing.T) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(d.outer, "filler"))
-	must(t, err)
+	testkit.Must(t, err)
 	defer f.Close()
 	for block := make([]byte, 4<<10); err == nil; {
 		_, err = f.Write(block)
@@ -133,5 +134,5 @@ func (d *disk) fill(t *testing.T) {
 // empty undoes fill.
 func (d *disk) empty(t *testing.T) {
 	t.Helper()
-	must(t, os.Remove(filepath.Join(d.outer, "filler")))
+	testkit.Must(t, os.Remove(filepath.Join(d.outer, "filler")))
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // pod-a ── host a ─┬──────── host b ── pod-b
@@ -34,13 +35,13 @@ func TestNodeThatJoinsWaitsWhileEtcdIsFullAndTheOthersTalk(t *testing.T) {
 	for _, d := range l.daemons[:2] {
 		d.waitReady()
 	}
-	must(t, l.SetPodMTU(1472))
+	testkit.Must(t, l.SetPodMTU(1472))
 	flows := l.steady(0, 1)
 	l.fill(t)
 
 	c := l.daemons[2]
 	c.start()
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		doc := c.tryStatus()
 		return doc != nil && doc.Waiting == "a lease" && strings.Contains(c.stderr.String(), "etcd's database is full: compact and defragment it")
 	}) {
@@ -48,13 +49,13 @@ func TestNodeThatJoinsWaitsWhileEtcdIsFullAndTheOthersTalk(t *testing.T) {
 	}
 	flows.pass(t, 2000)
 	l.makeRoom(t)
-	if !within(time.Minute, func() bool { return c.status().Waiting == "" }) {
+	if !testkit.Within(time.Minute, func() bool { return c.status().Waiting == "" }) {
 		t.Fatal("not within a minute: host c joins an etcd that has room again")
 	}
 	for i := range l.daemons {
 		l.seesInTheEnd(i, 3)
 	}
-	must(t, ping(l.pod(0), l.pod(2).Addr, 1472))
+	testkit.Must(t, ping(l.pod(0), l.pod(2).Addr, 1472))
 	flows.stop(t)
 	for i, d := range l.daemons[:2] {
 		if log := d.stderr.String(); strings.Contains(log, "not ready") || strings.Contains(log, "lease lost") {
@@ -86,11 +87,11 @@ func (l *etcdLab) makeRoom(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	resp, err := l.client.Delete(ctx, "/filler/", clientv3.WithPrefix())
-	must(t, err)
+	testkit.Must(t, err)
 	_, err = l.client.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical())
-	must(t, err)
+	testkit.Must(t, err)
 	_, err = l.client.Defragment(ctx, l.endpoint())
-	must(t, err)
+	testkit.Must(t, err)
 	_, err = l.client.AlarmDisarm(ctx, &clientv3.AlarmMember{})
-	must(t, err)
+	testkit.Must(t, err)
 }

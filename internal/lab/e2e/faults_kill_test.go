@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // ownValue is what the first node sends when it writes its lease, and in no other
@@ -36,7 +37,7 @@ func TestDaemonKilledAsItTakesItsLeaseEndsUpWithOne(t *testing.T) {
 			relay.Break()
 			relay.Heal()
 			if when.written {
-				eventually(t, "etcd has the lease", func() bool { return len(l.entries()) == 1 })
+				testkit.Eventually(t, "etcd has the lease", func() bool { return len(l.entries()) == 1 })
 			}
 			before := l.entries()
 			if !when.written && len(before) != 0 {
@@ -99,7 +100,7 @@ func TestDaemonKilledAmidARenewalLosesNothingAndTakesNothing(t *testing.T) {
 			l.relay.Break()
 			l.relay.Heal()
 			if when.written {
-				eventually(t, "etcd has the renewal", func() bool { return l.only().lease != l.held.lease })
+				testkit.Eventually(t, "etcd has the renewal", func() bool { return l.only().lease != l.held.lease })
 			}
 			left := l.only()
 			if !when.written && left != l.held {
@@ -121,7 +122,7 @@ func TestDaemonKilledAmidARenewalLosesNothingAndTakesNothing(t *testing.T) {
 		l := late
 		a, b := l.daemons[0], l.daemons[1]
 		_, err := l.client.Revoke(t.Context(), l.held.lease) // as etcd does when it ends
-		must(t, err)
+		testkit.Must(t, err)
 		b.start()
 		b.waitReady()
 		theirs := l.only()
@@ -130,14 +131,14 @@ func TestDaemonKilledAmidARenewalLosesNothingAndTakesNothing(t *testing.T) {
 		}
 		decided := l.transactions(t)
 		l.relay.Deliver()
-		eventually(t, "etcd has decided upon the renewal", func() bool { return l.transactions(t) > decided })
+		testkit.Eventually(t, "etcd has decided upon the renewal", func() bool { return l.transactions(t) > decided })
 		if now := l.only(); now != theirs {
 			t.Errorf("a renewal that comes late has made %+v of %+v", now, theirs)
 		}
 		l.relay.Break()
 		l.relay.Heal()
 		a.start()
-		eventually(t, "host a says that there is no subnet left", func() bool {
+		testkit.Eventually(t, "host a says that there is no subnet left", func() bool {
 			return a.ended() && strings.Contains(a.stderr.String(), "no lease for this node")
 		})
 		l.checkHistory()
@@ -151,7 +152,7 @@ func relayedEtcdLab(t *testing.T, nodes int) (*etcdLab, *etcdtest.Relay) {
 	l := idleEtcdLab(t, nodes, "--subnet-lease-renew-margin=1439")
 	ns := l.Hosts[0].NS
 	listener, err := ns.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	testkit.Must(t, err)
 	server := strings.TrimPrefix(l.endpoint(), "http://")
 	relay := etcdtest.NewRelayOn(t, listener, func() (net.Conn, error) {
 		return ns.Dial(context.Background(), "tcp", server)
@@ -196,13 +197,13 @@ func (l *etcdLab) transactions(t *testing.T) (n int) {
 		},
 	}}
 	resp, err := client.Get("http://127.0.0.1:" + l.port + "/metrics")
-	must(t, err)
+	testkit.Must(t, err)
 	defer resp.Body.Close()
 	const line = `grpc_server_handled_total{grpc_code="OK",grpc_method="Txn",grpc_service="etcdserverpb.KV",grpc_type="unary"} `
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 		if count, ok := strings.CutPrefix(lines.Text(), line); ok {
 			_, err := fmt.Sscan(count, &n)
-			must(t, err)
+			testkit.Must(t, err)
 			return n
 		}
 	}
@@ -234,7 +235,7 @@ func (l *etcdLab) one(key string, options ...clientv3.OpOption) entry {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	resp, err := l.client.Get(ctx, key, options...)
-	must(l.t, err)
+	testkit.Must(l.t, err)
 	if len(resp.Kvs) != 1 {
 		l.t.Fatalf("etcd has %v at %s, want one lease", resp.Kvs, key)
 	}

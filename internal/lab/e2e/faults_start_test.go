@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -54,7 +55,7 @@ func TestFiftyNodesThatStartAtOnceAllHaveASubnetAndReachEachOther(t *testing.T) 
 	}
 
 	for _, d := range l.daemons {
-		must(t, d.cmd.Process.Signal(syscall.SIGKILL))
+		testkit.Must(t, d.cmd.Process.Signal(syscall.SIGKILL))
 	}
 	for _, d := range l.daemons {
 		d.wait()
@@ -76,7 +77,7 @@ func (l *etcdLab) startAtOnce() []*status.Document {
 	}
 	all := make([]*status.Document, len(l.daemons))
 	for i, d := range l.daemons {
-		if !within(3*time.Minute, func() bool {
+		if !testkit.Within(3*time.Minute, func() bool {
 			doc := d.tryStatus()
 			if doc == nil || doc.Waiting != "" {
 				return d.ended()

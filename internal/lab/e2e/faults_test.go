@@ -14,6 +14,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // pod-a ── host a ─┬──────── host b ── pod-b
@@ -26,7 +28,7 @@ func TestPodsLoseNoPacketWhileEtcdIsKilledAndComesBack(t *testing.T) {
 	flows.pass(t, 500)
 	l.server.Kill()
 	for i, d := range l.daemons {
-		eventually(t, "host "+l.Hosts[i].Letter+" notices", func() bool { return strings.Contains(d.stderr.String(), "leases stay as they are") })
+		testkit.Eventually(t, "host "+l.Hosts[i].Letter+" notices", func() bool { return strings.Contains(d.stderr.String(), "leases stay as they are") })
 	}
 	flows.pass(t, 4000)
 	l.server.Restart(t)
@@ -77,12 +79,12 @@ func TestChangesCompactedAwayAreMadeUpForWithoutAFlap(t *testing.T) {
 	l.putLease("10.5.78.0/24", "172.31.9.78")
 	l.etcdctl("del", etcdPrefix+"/subnets/10.5.76.0-24")
 	resp, err := l.client.Get(t.Context(), etcdPrefix+"/config")
-	must(t, err)
+	testkit.Must(t, err)
 	_, err = l.client.Compact(t.Context(), resp.Header.Revision, clientv3.WithCompactPhysical())
-	must(t, err)
+	testkit.Must(t, err)
 	heal()
 	want := []string{"10.5.2.0/24", "10.5.77.0/24", "10.5.78.0/24"}
-	if !within(time.Minute, func() bool { return slices.Equal(l.daemons[0].subnets(), want) }) {
+	if !testkit.Within(time.Minute, func() bool { return slices.Equal(l.daemons[0].subnets(), want) }) {
 		t.Errorf("peers of host a: %v, want %v", l.daemons[0].subnets(), want)
 	}
 	flows.stop(t)
@@ -154,9 +156,7 @@ func TestKilledDaemonTakesTheSameSubnetAgain(t *testing.T) {
 		// The first of them before there is a lease.
 		drained()
 		d.start()
-		for range random.IntN(40) { // up to what a start takes
-			time.Sleep(time.Duration(random.IntN(4)) * time.Millisecond)
-		}
+		<-time.After(time.Duration(random.IntN(60)) * time.Millisecond) // less than or about what a start takes
 		survives(t, "at a random moment of its start")
 
 		drained()
@@ -194,7 +194,7 @@ func TestKilledDaemonTakesTheSameSubnetAgain(t *testing.T) {
 func dirNames(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
-	must(t, err)
+	testkit.Must(t, err)
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
@@ -226,7 +226,7 @@ func TestNodeWhoseLeaseIsAnothersTakesAnotherSubnet(t *testing.T) {
 	t.Parallel()
 	l, others := stolenLab(t, "--on-lease-lost=reacquire")
 	d, old := l.daemons[0], l.Hosts[0].Subnet
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		doc := d.status()
 		return doc.Waiting == "" && doc.Lease != nil && doc.Lease.Subnet != old
 	}) {
@@ -251,7 +251,7 @@ func TestNodeWhoseLeaseIsAnothersEndsIfToldTo(t *testing.T) {
 	t.Parallel()
 	l, others := stolenLab(t, "--on-lease-lost=exit")
 	d := l.daemons[0]
-	if !within(time.Minute, d.ended) {
+	if !testkit.Within(time.Minute, d.ended) {
 		t.Fatal("not within a minute: the daemon ends")
 	}
 	if code := d.wait(); code != 1 {
@@ -277,7 +277,7 @@ func TestDeletedLeaseIsTakenAgainUnderAConnection(t *testing.T) {
 	c := l.talk()
 	writes := l.written()
 	_, err := l.client.Delete(context.Background(), l.key(0))
-	must(t, err)
+	testkit.Must(t, err)
 	select {
 	case key := <-writes:
 		if key != l.key(0) {

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // pod-a ── host a ─┬──────── host b ── pod-b
@@ -19,7 +21,7 @@ func TestNewAddressReachesEtcdAndThePeers(t *testing.T) {
 	l.moveHost(0, to)
 	// The connection to etcd is one of the address that is gone, which it takes
 	// seconds to find out.
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		doc := d.status()
 		return doc.Waiting == "" && doc.Lease.PublicIP == to && l.daemons[1].status().Dataplane.Peers[0].PublicIP == to
 	}) {
@@ -49,15 +51,15 @@ func TestNewMTUIsFollowedWithoutEtcd(t *testing.T) {
 	c := l.talk()
 	l.server.Kill()
 	for i, d := range l.daemons {
-		must(t, l.Hosts[i].NS.Netlink().LinkSetMTU(l.underlayLink(i), 1400))
-		eventually(t, "subnet.env has the MTU", func() bool { return strings.Contains(d.env(), "FLANNEL_MTU=1372\n") })
+		testkit.Must(t, l.Hosts[i].NS.Netlink().LinkSetMTU(l.underlayLink(i), 1400))
+		testkit.Eventually(t, "subnet.env has the MTU", func() bool { return strings.Contains(d.env(), "FLANNEL_MTU=1372\n") })
 		d.waitReady()
 	}
-	must(t, l.SetPodMTU(1372))
+	testkit.Must(t, l.SetPodMTU(1372))
 	c.goesOn(t)
 	l.server.Restart(t)
 	l.etcdctl("put", "/coreos.com/network/subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","PublicIPv6":null}`)
-	if !within(time.Minute, func() bool { return l.daemons[0].status().Source.Leases == 3 }) {
+	if !testkit.Within(time.Minute, func() bool { return l.daemons[0].status().Source.Leases == 3 }) {
 		t.Error("not within a minute: leases of the etcd that is back")
 	}
 }

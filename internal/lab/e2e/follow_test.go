@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // conversation is a TCP connection between pod-a and pod-b that is to outlive
@@ -22,10 +23,10 @@ type conversation struct{ a, b *net.TCPConn }
 func (l *lab) talk() conversation {
 	l.t.Helper()
 	server, err := l.pod(1).NS.Listen("tcp", netip.AddrPortFrom(l.pod(1).Addr, 0).String())
-	must(l.t, err)
+	testkit.Must(l.t, err)
 	defer server.Close()
 	a, b, err := connect(server, l.pod(0), time.Now().Add(time.Minute))
-	must(l.t, err)
+	testkit.Must(l.t, err)
 	l.t.Cleanup(func() { a.Close(); b.Close() })
 	return conversation{a, b}
 }
@@ -35,7 +36,7 @@ func (l *lab) talk() conversation {
 func (c conversation) goesOn(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
-	must(t, c.a.SetDeadline(deadline), c.b.SetDeadline(deadline))
+	testkit.Must(t, c.a.SetDeadline(deadline), c.b.SetDeadline(deadline))
 	for _, way := range [][2]*net.TCPConn{{c.a, c.b}, {c.b, c.a}} {
 		if err := exchange(way[0], way[1], 1<<20); err != nil {
 			t.Errorf("the connection did not outlive the change: %v", err)
@@ -65,14 +66,14 @@ func exchange(from, to net.Conn, n int) error {
 func (d *daemon) env() string {
 	d.t.Helper()
 	text, err := os.ReadFile(d.subnetFile)
-	must(d.t, err)
+	testkit.Must(d.t, err)
 	return string(text)
 }
 
 // waits waits until the daemon says that it is not ready, and why.
 func (d *daemon) waits(why string) {
 	d.t.Helper()
-	eventually(d.t, "not ready: "+why, func() bool { return strings.Contains(d.status().Waiting, why) })
+	testkit.Eventually(d.t, "not ready: "+why, func() bool { return strings.Contains(d.status().Waiting, why) })
 }
 
 // underlayLink returns the interface of host number i to the others, as it is
@@ -80,7 +81,7 @@ func (d *daemon) waits(why string) {
 func (l *lab) underlayLink(i int) netlink.Link {
 	l.t.Helper()
 	link, err := l.Hosts[i].NS.Netlink().LinkByName(netlab.UnderlayLink)
-	must(l.t, err)
+	testkit.Must(l.t, err)
 	return link
 }
 
@@ -104,20 +105,20 @@ func TestNewMTUOfTheUnderlayIsFollowed(t *testing.T) {
 		c := l.talk()
 		for _, mtu := range []int{1400, 1500} {
 			for i, d := range l.daemons {
-				must(t, l.Hosts[i].NS.Netlink().LinkSetMTU(l.underlayLink(i), mtu))
-				eventually(t, "subnet.env has the MTU of the device", func() bool {
+				testkit.Must(t, l.Hosts[i].NS.Netlink().LinkSetMTU(l.underlayLink(i), mtu))
+				testkit.Eventually(t, "subnet.env has the MTU of the device", func() bool {
 					return strings.Contains(d.env(), fmt.Sprintf("FLANNEL_MTU=%d\n", mtu-28))
 				})
 			}
 			for i, d := range l.daemons {
 				d.waitReady()
 				dev, err := l.Hosts[i].NS.Netlink().LinkByName("flannel0")
-				must(t, err)
+				testkit.Must(t, err)
 				if got := dev.Attrs().MTU; got != mtu-28 || d.status().Underlay.MTU != mtu {
 					t.Errorf("MTU %d: the device has %d, status says %+v", mtu, got, d.status().Underlay)
 				}
 			}
-			must(t, l.SetPodMTU(mtu-28))
+			testkit.Must(t, l.SetPodMTU(mtu-28))
 			if err := ping(l.pod(0), l.pod(1).Addr, mtu-28); err != nil {
 				t.Errorf("MTU %d: the largest packet: %v", mtu, err)
 			}
@@ -147,7 +148,7 @@ func TestNewAddressOfTheUnderlayIsFollowed(t *testing.T) {
 			}
 			if order == "lease first" {
 				tell()
-				eventually(t, "the daemon sees that its lease is another's", func() bool { return l.daemons[0].status().Restart != "" })
+				testkit.Eventually(t, "the daemon sees that its lease is another's", func() bool { return l.daemons[0].status().Restart != "" })
 				l.Hosts[0].Addr = was
 				l.moveHost(0, to)
 			} else {
@@ -155,11 +156,11 @@ func TestNewAddressOfTheUnderlayIsFollowed(t *testing.T) {
 				l.daemons[0].waits("172.31.9.21")
 				tell()
 			}
-			eventually(t, "the lease says where the node is", func() bool {
+			testkit.Eventually(t, "the lease says where the node is", func() bool {
 				d := l.daemons[0].status()
 				return d.Waiting == "" && d.Restart == "" && d.Lease.PublicIP == to && d.Underlay.IPv4 == to
 			})
-			eventually(t, "the peer knows", func() bool { return l.daemons[1].status().Dataplane.Peers[0].PublicIP == to })
+			testkit.Eventually(t, "the peer knows", func() bool { return l.daemons[1].status().Dataplane.Peers[0].PublicIP == to })
 			if err := ping(l.pod(1), l.pod(0).Addr, 1472); err != nil {
 				t.Error(err)
 			}
@@ -180,9 +181,9 @@ func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
 	l := newLab(t, labOptions{})
 	c := l.talk()
 	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
-	must(t, nl.LinkSetDown(l.underlayLink(0)))
+	testkit.Must(t, nl.LinkSetDown(l.underlayLink(0)))
 	d.waits("interface eth0: is down; ip link set eth0 up")
-	must(t, nl.LinkSetUp(l.underlayLink(0)))
+	testkit.Must(t, nl.LinkSetUp(l.underlayLink(0)))
 	// The kernel has kept the IPv4 address only; it is enough.
 	d.waitReady()
 	if err := ping(l.pod(0), l.pod(1).Addr, 1472); err != nil {
@@ -190,7 +191,7 @@ func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
 	}
 	c.goesOn(t)
 	addAddr(t, l.Hosts[0].NS, netlab.UnderlayLink, netip.PrefixFrom(l.Hosts[0].Addr6, 64))
-	eventually(t, "the IPv6 address is known again", func() bool {
+	testkit.Eventually(t, "the IPv6 address is known again", func() bool {
 		doc := d.status()
 		return doc.Waiting == "" && doc.Underlay.IPv6 == l.Hosts[0].Addr6
 	})
@@ -203,17 +204,17 @@ func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
 func TestInterfaceDeletedAndMadeAnewIsFollowed(t *testing.T) {
 	l := newLab(t, labOptions{})
 	c := l.talk()
-	must(t, l.Hosts[0].NS.Netlink().LinkDel(l.underlayLink(0)))
+	testkit.Must(t, l.Hosts[0].NS.Netlink().LinkDel(l.underlayLink(0)))
 	for _, d := range l.daemons {
 		d.waits("interface eth0: is gone")
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = netlab.UnderlayLink, 1400
-	must(t, l.Hosts[0].NS.Netlink().LinkAdd(&netlink.Veth{
+	testkit.Must(t, l.Hosts[0].NS.Netlink().LinkAdd(&netlink.Veth{
 		LinkAttrs: attrs, PeerName: netlab.UnderlayLink, PeerNamespace: netlink.NsFd(l.Hosts[1].NS.FD()), PeerMTU: 1400,
 	}))
 	for i, h := range l.Hosts {
-		must(t, h.NS.Netlink().LinkSetUp(l.underlayLink(i)))
+		testkit.Must(t, h.NS.Netlink().LinkSetUp(l.underlayLink(i)))
 		addAddr(t, h.NS, netlab.UnderlayLink, netip.PrefixFrom(h.Addr, 24))
 	}
 	for _, d := range l.daemons {
@@ -222,7 +223,7 @@ func TestInterfaceDeletedAndMadeAnewIsFollowed(t *testing.T) {
 			t.Errorf("subnet.env:\n%s", env)
 		}
 	}
-	must(t, l.SetPodMTU(1372))
+	testkit.Must(t, l.SetPodMTU(1372))
 	if err := ping(l.pod(0), l.pod(1).Addr, 1372); err != nil {
 		t.Error(err)
 	}
@@ -237,7 +238,7 @@ func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
 	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
 	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--iface=") })
 	through := func() {
-		must(t, nl.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Gw: l.Hosts[1].Addr.AsSlice()}))
+		testkit.Must(t, nl.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Gw: l.Hosts[1].Addr.AsSlice()}))
 	}
 	through()
 	l.start()
@@ -246,7 +247,7 @@ func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
 	l.moveHost(0, to)
 	l.setLeases(l.leases())
 	d.waits("interface eth0: address 172.31.9.11 is gone")
-	eventually(t, "the log says why no interface will do", func() bool {
+	testkit.Eventually(t, "the log says why no interface will do", func() bool {
 		return strings.Contains(d.stderr.String(), `msg="no other interface will do" error="choose interface: there is no default route;`)
 	})
 	through()

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -22,7 +23,7 @@ func (n *guestNode) podMTU() int {
 func (c *cluster) bootIn(i int, modules ...string) *guestNode {
 	c.t.Helper()
 	env := filepath.Join(c.t.TempDir(), "subnet.env")
-	must(c.t, os.WriteFile(env, []byte(c.stack.lastSubnets(c.nodes[i])), 0o644))
+	testkit.Must(c.t, os.WriteFile(env, []byte(c.stack.lastSubnets(c.nodes[i])), 0o644))
 	return bootNode(c.t, linux61, c.nodes[i], map[string]string{"/run/flannel/subnet.env": env}, modules...)
 }
 

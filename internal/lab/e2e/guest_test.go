@@ -15,6 +15,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/guest"
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -77,7 +78,7 @@ type guestNode struct {
 func bootNode(t testing.TB, k kernel, h *netlab.Host, files map[string]string, modules ...string) *guestNode {
 	t.Helper()
 	image, err := guest.Linux(k.version, k.arch)
-	must(t, err)
+	testkit.Must(t, err)
 	c := guest.Config{
 		Image: image, Modules: modules, Host: h,
 		Files: map[string]string{
@@ -125,7 +126,7 @@ func builtFor(t testing.TB, arch, name, pkg string) string {
 		}
 		return err
 	}))
-	must(t, once.(func() error)())
+	testkit.Must(t, once.(func() error)())
 	return bin(name)
 }
 
@@ -149,7 +150,7 @@ func (n *guestNode) start(flags ...string) {
 // eventually waits for a condition while twilld runs.
 func (n *guestNode) eventually(what string, cond func() bool) {
 	n.t.Helper()
-	if !within(guestPatience, func() bool {
+	if !testkit.Within(guestPatience, func() bool {
 		n.run("pidof twilld") // not one that has ended
 		return cond()
 	}) {
@@ -188,7 +189,7 @@ func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
 			l.daemons[0].start()
 			l.daemons[0].waitReady()
 			n.start("--lease-file=/etc/twill/leases.json")
-			must(t, l.SetPodMTU(l.daemons[0].status().Dataplane.Device.MTU))
+			testkit.Must(t, l.SetPodMTU(l.daemons[0].status().Dataplane.Device.MTU))
 			expectOffloads(t, n, k)
 			forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) { expectTraffic(t, l, n, k, addr) })
 		})

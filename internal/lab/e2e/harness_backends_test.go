@@ -10,6 +10,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // stack is which families the pods of a cluster have.
@@ -136,7 +137,7 @@ func newCluster(t *testing.T, opts clusterOptions) *cluster {
 	for _, h := range l.Hosts {
 		// A host that drops what comes by another way than it answers by shows
 		// whether two nodes have chosen the same (RFC 3704 §2.2).
-		must(t, h.NS.Sysctl("net/ipv4/conf/all/rp_filter", "1"))
+		testkit.Must(t, h.NS.Sysctl("net/ipv4/conf/all/rp_filter", "1"))
 	}
 	if opts.routed {
 		behindRouter(t, l.Hosts[:last], l.Hosts[last])
@@ -146,7 +147,7 @@ func newCluster(t *testing.T, opts clusterOptions) *cluster {
 			l.dropIPv4(h)
 		}
 		if opts.ipv4Underlay {
-			must(t, h.NS.Sysctl("net/ipv6/conf/"+netlab.UnderlayLink+"/disable_ipv6", "1"))
+			testkit.Must(t, h.NS.Sysctl("net/ipv6/conf/"+netlab.UnderlayLink+"/disable_ipv6", "1"))
 			h.Addr6 = netip.Addr{}
 		}
 	}
@@ -210,8 +211,8 @@ func (c *cluster) setPodMTU(i, mtu int) {
 		name string
 	}{{h.NS, "cni0"}, {h.NS, "veth0"}, {h.Pods[0].NS, "eth0"}} {
 		link, err := l.ns.Netlink().LinkByName(l.name)
-		must(c.t, err)
-		must(c.t, l.ns.Netlink().LinkSetMTU(link, mtu))
+		testkit.Must(c.t, err)
+		testkit.Must(c.t, l.ns.Netlink().LinkSetMTU(link, mtu))
 	}
 }
 
@@ -238,7 +239,7 @@ func (c *cluster) waitTalk() {
 func (c *cluster) waitReach(i, j int) {
 	c.t.Helper()
 	for _, addr := range c.addrs(j) {
-		if !within(time.Minute, func() bool { return pingOnce(c.pod(i), addr) == nil }) {
+		if !testkit.Within(time.Minute, func() bool { return pingOnce(c.pod(i), addr) == nil }) {
 			c.t.Fatalf("not within a minute: %s reaches %s", c.pod(i).NS, addr)
 		}
 	}

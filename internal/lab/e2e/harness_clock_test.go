@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // stepClock moves the wall clock by d for one process; it may do so once. The
@@ -44,7 +46,7 @@ func stepClock(t testing.TB, pid int, d time.Duration) {
 		0xc3, //             ret
 	)
 	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", pid), os.O_RDWR, 0)
-	must(t, err)
+	testkit.Must(t, err)
 	defer mem.Close()
 	begin, text := vdso(t, pid, mem)
 	at, size := clockGettime(t, text)
@@ -52,32 +54,32 @@ func stepClock(t testing.TB, pid int, d time.Duration) {
 		t.Fatalf("the vDSO's clock_gettime has %d bytes, want room for %d", size, len(code))
 	}
 	// Nobody may be in the middle of what is replaced.
-	eventually(t, fmt.Sprintf("process %d stands outside of the vDSO", pid), func() bool {
-		must(t, syscall.Kill(pid, syscall.SIGSTOP))
-		eventually(t, fmt.Sprintf("process %d stands", pid), func() bool { return stands(t, pid) })
+	testkit.Eventually(t, fmt.Sprintf("process %d stands outside of the vDSO", pid), func() bool {
+		testkit.Must(t, syscall.Kill(pid, syscall.SIGSTOP))
+		testkit.Eventually(t, fmt.Sprintf("process %d stands", pid), func() bool { return stands(t, pid) })
 		if isBetween(t, pid, begin, begin+uint64(len(text))) {
-			must(t, syscall.Kill(pid, syscall.SIGCONT))
+			testkit.Must(t, syscall.Kill(pid, syscall.SIGCONT))
 			return false
 		}
 		return true
 	})
 	_, err = mem.WriteAt(code, int64(begin)+at)
-	must(t, err, syscall.Kill(pid, syscall.SIGCONT))
+	testkit.Must(t, err, syscall.Kill(pid, syscall.SIGCONT))
 }
 
 // vdso returns where the vDSO of a process begins, and what is in it.
 func vdso(t testing.TB, pid int, mem *os.File) (begin uint64, text []byte) {
 	t.Helper()
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
-	must(t, err)
+	testkit.Must(t, err)
 	for line := range strings.Lines(string(maps)) {
 		if strings.HasSuffix(line, "[vdso]\n") {
 			var end uint64
 			_, err := fmt.Sscanf(line, "%x-%x ", &begin, &end)
-			must(t, err)
+			testkit.Must(t, err)
 			text = make([]byte, end-begin)
 			_, err = mem.ReadAt(text, int64(begin))
-			must(t, err)
+			testkit.Must(t, err)
 			return begin, text
 		}
 	}
@@ -89,9 +91,9 @@ func vdso(t testing.TB, pid int, mem *os.File) (begin uint64, text []byte) {
 func clockGettime(t testing.TB, text []byte) (at int64, size int) {
 	t.Helper()
 	file, err := elf.NewFile(bytes.NewReader(text))
-	must(t, err)
+	testkit.Must(t, err)
 	symbols, err := file.DynamicSymbols()
-	must(t, err)
+	testkit.Must(t, err)
 	for _, s := range symbols {
 		if s.Name == "__vdso_clock_gettime" {
 			return int64(s.Value), int(s.Size)
@@ -105,7 +107,7 @@ func clockGettime(t testing.TB, text []byte) (at int64, size int) {
 func threads(t testing.TB, pid int, name string) (texts []string) {
 	t.Helper()
 	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/%s", pid, name))
-	must(t, err)
+	testkit.Must(t, err)
 	for _, path := range paths {
 		if text, err := os.ReadFile(path); err == nil { // or else the thread has ended
 			texts = append(texts, string(text))
@@ -134,7 +136,7 @@ func isBetween(t testing.TB, pid int, begin, end uint64) bool {
 		// proc_pid_syscall(5): the last number is the program counter.
 		fields := strings.Fields(call)
 		pc, err := strconv.ParseUint(fields[len(fields)-1], 0, 64)
-		must(t, err)
+		testkit.Must(t, err)
 		return begin <= pc && pc < end
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -25,7 +26,7 @@ type daemon struct {
 	args       []string
 
 	cmd    *netlab.Cmd
-	stderr *syncBuffer
+	stderr *testkit.Log
 	done   chan struct{} // closed when the process has ended
 }
 
@@ -41,7 +42,7 @@ func newDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...st
 		t: t, ns: ns,
 		subnetFile: filepath.Join(dir, "subnet.env"),
 		socket:     filepath.Join(dir, "twilld.sock"),
-		stderr:     new(syncBuffer),
+		stderr:     new(testkit.Log),
 	}
 	d.args = append([]string{
 		"--lease-file=" + leaseFile, "--iface=" + netlab.UnderlayLink,
@@ -77,7 +78,7 @@ func (d *daemon) start() {
 	d.t.Helper()
 	_ = os.Remove(d.subnetFile) // so that waitReady sees the one that comes
 	if d.previous != "" {
-		must(d.t, os.WriteFile(d.subnetFile, []byte(d.previous), 0o644))
+		testkit.Must(d.t, os.WriteFile(d.subnetFile, []byte(d.previous), 0o644))
 	}
 	argv := slices.Concat(d.wrap, []string{bin("twilld")}, d.args)
 	d.cmd = d.ns.Command(context.Background(), argv[0], argv[1:]...)
@@ -118,7 +119,7 @@ func (d *daemon) dump() {
 // nothing is being waited for.
 func (d *daemon) waitReady() {
 	d.t.Helper()
-	eventually(d.t, "twilld in "+d.ns.String()+" is ready", func() bool {
+	testkit.Eventually(d.t, "twilld in "+d.ns.String()+" is ready", func() bool {
 		if d.ended() {
 			d.t.Fatalf("twilld in %s has ended: %s", d.ns, d.cmd.ProcessState)
 		}

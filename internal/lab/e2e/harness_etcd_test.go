@@ -17,6 +17,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // etcdPrefix is flannel's default.
@@ -72,7 +73,7 @@ func serveEtcdCluster(t *testing.T, lab *lab, n int, o etcdtest.Options) *etcdLa
 	l.members = etcdtest.StartCluster(t, n, o)
 	l.server = l.members[0]
 	u, err := url.Parse(l.server.Endpoint)
-	must(t, err)
+	testkit.Must(t, err)
 	l.port = u.Port()
 	l.client, err = clientv3.New(clientv3.Config{
 		Endpoints: strings.Split(l.endpoint(), ","), Logger: zap.NewNop(),
@@ -80,7 +81,7 @@ func serveEtcdCluster(t *testing.T, lab *lab, n int, o etcdtest.Options) *etcdLa
 			return l.host.NS.Dial(ctx, "tcp", addr)
 		})},
 	})
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { l.client.Close() })
 	return l
 }
@@ -129,7 +130,7 @@ func (l *etcdLab) key(i int) string {
 func (l *etcdLab) etcdctl(args ...string) string {
 	l.t.Helper()
 	path, err := etcdtest.Binary("etcdctl")
-	must(l.t, err)
+	testkit.Must(l.t, err)
 	args = append([]string{"--endpoints=http://127.0.0.1:" + l.port}, args...)
 	out, err := l.host.NS.Command(context.Background(), path, args...).CombinedOutput()
 	if err != nil {
@@ -144,7 +145,7 @@ func (l *etcdLab) put(key, value string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_, err := l.client.Put(ctx, etcdPrefix+"/"+key, value)
-	must(l.t, err)
+	testkit.Must(l.t, err)
 }
 
 // putLease makes a lease, of a node that does not run, that does not expire.
@@ -159,7 +160,7 @@ func (l *etcdLab) entries() map[string]string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	resp, err := l.client.Get(ctx, etcdPrefix+"/subnets/", clientv3.WithPrefix())
-	must(l.t, err)
+	testkit.Must(l.t, err)
 	all := make(map[string]string)
 	for _, kv := range resp.Kvs {
 		all[string(kv.Key)] = string(kv.Value)
@@ -211,7 +212,7 @@ func (l *etcdLab) cutOff(i int) (heal func()) {
 // connection to etcd that was cut takes time to come back.
 func (l *etcdLab) seesInTheEnd(i, n int) {
 	l.t.Helper()
-	if !within(time.Minute, func() bool { return l.daemons[i].status().Source.Leases == n }) {
+	if !testkit.Within(time.Minute, func() bool { return l.daemons[i].status().Source.Leases == n }) {
 		l.t.Fatalf("not within a minute: host %s has %d leases", l.Hosts[i].Letter, n)
 	}
 }
@@ -241,7 +242,7 @@ func (s steadyFlows) pass(t testing.TB, n uint64) {
 	t.Helper()
 	for _, f := range s {
 		before := f.received.Load()
-		if !within(time.Minute, func() bool { return f.received.Load() >= before+n }) {
+		if !testkit.Within(time.Minute, func() bool { return f.received.Load() >= before+n }) {
 			t.Fatalf("%s: not within a minute: %d more datagrams, there are %d", f.name, n, f.received.Load()-before)
 		}
 	}

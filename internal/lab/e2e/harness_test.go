@@ -1,12 +1,10 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -60,47 +58,3 @@ func build(name, pkg string, flags ...string) error {
 // patience is how long a test waits for what should take milliseconds: the
 // machine may be busy.
 const patience = 10 * time.Second
-
-// eventually polls until cond holds, and fails the test with what did not come
-// true.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	if !within(patience, cond) {
-		t.Fatalf("not within %s: %s", patience, what)
-	}
-}
-
-// within polls until cond holds, for at most d, and reports whether it did.
-func within(d time.Duration, cond func() bool) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return cond()
-		}
-	}
-	return true
-}
-
-// syncBuffer is a bytes.Buffer that a process writes and a test reads.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.b = append(s.b, p...)
-	return len(p), nil
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return string(s.b)
-}

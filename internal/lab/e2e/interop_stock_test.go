@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // stockLab is a lab with a twilld on host a and stock flannel's udp backend on
@@ -30,7 +31,7 @@ func newStockLab(t *testing.T, e engine, opts netlab.Options) *stockLab {
 	l.start()
 	// Stock flannel is ready before its forwarding loop has read the peers.
 	for i, h := range l.Hosts[1:] {
-		eventually(t, "stock flannel in "+h.NS.String()+" forwards", func() bool {
+		testkit.Eventually(t, "stock flannel in "+h.NS.String()+" forwards", func() bool {
 			return pingOnce(l.pod(i), h.Pods[0].Addr) == nil
 		})
 	}
@@ -58,7 +59,7 @@ var buildStock = sync.OnceValue(func() error {
 // others as peers.
 func (l *stockLab) startStock(t *testing.T, i int) {
 	t.Helper()
-	must(t, buildStock())
+	testkit.Must(t, buildStock())
 	h := l.Hosts[i]
 	args := []string{
 		"--iface=" + netlab.UnderlayLink, "--network=" + netlab.Network.String(),
@@ -70,10 +71,10 @@ func (l *stockLab) startStock(t *testing.T, i int) {
 		}
 	}
 	cmd := h.NS.Command(context.Background(), bin("flannel-udp"), args...)
-	log := new(syncBuffer)
+	log := new(testkit.Log)
 	cmd.Stderr = log
 	out, err := cmd.StdoutPipe()
-	must(t, err, cmd.Start())
+	testkit.Must(t, err, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // leftovers is what a lab could leave in the process of its test.
@@ -55,7 +56,7 @@ func TestLabLeavesNoNamespaceProcessOrDescriptor(t *testing.T) {
 	before := leftoversNow(t)
 	t.Run("another", lab)
 	var after leftovers
-	if !within(patience, func() bool {
+	if !testkit.Within(patience, func() bool {
 		after = leftoversNow(t)
 		return len(after.namespaces) == 0 && len(after.children) == 0 && after.strays == 0 &&
 			slices.Equal(after.descriptors, before.descriptors)

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // listed is a line of twill leases --json.
@@ -22,10 +24,10 @@ func (l *etcdLab) listedBeside(d *daemon) (rows []listed, table string) {
 	l.t.Helper()
 	for _, form := range []string{"--json=true", "--json=false"} {
 		out, err := d.ns.Command(l.t.Context(), bin("twill"), "leases", form, "--socket="+d.socket, "--etcd-endpoints="+l.endpoint()).Output()
-		must(l.t, err)
+		testkit.Must(l.t, err)
 		table = string(out)
 		if form == "--json=true" {
-			must(l.t, json.Unmarshal(out, &rows))
+			testkit.Must(l.t, json.Unmarshal(out, &rows))
 		}
 	}
 	return rows, table
@@ -35,7 +37,7 @@ func (l *etcdLab) listedBeside(d *daemon) (rows []listed, table string) {
 //
 //	etcd ────── host c
 func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
-	must(t, build("twill", "./cmd/twill"))
+	testkit.Must(t, build("twill", "./cmd/twill"))
 	l := newEtcdLab(t)
 	a := l.daemons[0]
 	l.putLease("10.5.77.0/24", "172.31.9.77")
@@ -49,7 +51,7 @@ func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
 		t.Errorf("%d peers with no traffic, want 2:\n%s", n, table)
 	}
 
-	must(t, ping(l.pod(0), l.pod(1).Addr, 100))
+	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 100))
 	rows, table = l.listedBeside(a)
 	b, nobody := rows[1], rows[2]
 	if b.Traffic == nil || b.Traffic.TXPackets == 0 || b.Traffic.RXPackets == 0 || b.Idle == nil || *b.Idle > 60 {
@@ -62,7 +64,7 @@ func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
 		t.Errorf("got\n%s", table)
 	}
 
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		rows, _ = l.listedBeside(a)
 		return rows[1].Idle != nil && *rows[1].Idle > 1
 	}) {
@@ -76,7 +78,7 @@ func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
 //
 // The kernel carries the packets, and counts none by peer.
 func TestLeasesTellWhenTheKernelSentToANodeLast(t *testing.T) {
-	must(t, build("twill", "./cmd/twill"))
+	testkit.Must(t, build("twill", "./cmd/twill"))
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})
 	c.run(twill("vxlan"), twill("vxlan"), twill("vxlan"))
 	c.waitReach(0, 1)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // confined returns a command that runs another with the rights that the service
@@ -13,7 +15,7 @@ import (
 func confined(t *testing.T) []string {
 	t.Helper()
 	unit, err := os.ReadFile(filepath.Join("..", "..", "..", "deploy", "systemd", "twilld.service"))
-	must(t, err)
+	testkit.Must(t, err)
 	_, caps, ok := strings.Cut(string(unit), "\nCapabilityBoundingSet=")
 	if !ok {
 		t.Fatal("the unit names no capabilities")

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	twilld "github.com/twillnet/twill/internal/daemon"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -22,7 +23,7 @@ func descriptors(t testing.TB, pid int) []string {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
-	must(t, err)
+	testkit.Must(t, err)
 	var open []string
 	for _, e := range entries {
 		target, err := os.Readlink(filepath.Join(dir, e.Name()))
@@ -40,10 +41,10 @@ func descriptors(t testing.TB, pid int) []string {
 func (l *lab) goroutines() (n int) {
 	l.t.Helper()
 	_, text, err := l.get("/metrics")
-	must(l.t, err)
+	testkit.Must(l.t, err)
 	_, text, _ = strings.Cut(text, "\ngo_goroutines ")
 	_, err = fmt.Sscan(text, &n)
-	must(l.t, err)
+	testkit.Must(l.t, err)
 	return n
 }
 
@@ -67,13 +68,13 @@ func TestHundredLeaseChangesLeakNothing(t *testing.T) {
 	}
 	var after []string
 	// Not equal: a connection that has asked for the status may be closing.
-	if !within(patience, func() bool {
+	if !testkit.Within(patience, func() bool {
 		after = descriptors(t, d.cmd.Process.Pid)
 		return len(after) <= len(before)
 	}) {
 		t.Errorf("open after 100 changes:\n%q\nbefore:\n%q", after, before)
 	}
-	eventually(t, fmt.Sprintf("no more than the %d goroutines of before", goroutines), func() bool { return l.goroutines() <= goroutines })
+	testkit.Eventually(t, fmt.Sprintf("no more than the %d goroutines of before", goroutines), func() bool { return l.goroutines() <= goroutines })
 }
 
 // running finds goroutines that belong to a daemon.
@@ -98,7 +99,7 @@ func TestTwentyRunsInOneProcessLeakNothing(t *testing.T) {
 		go func() {
 			defer close(stopped)
 			defer stop()
-			if !within(patience, func() bool {
+			if !testkit.Within(patience, func() bool {
 				doc, err := status.Fetch(ctx, d.socket)
 				return err == nil && doc.Waiting == ""
 			}) {
@@ -121,7 +122,7 @@ func TestTwentyRunsInOneProcessLeakNothing(t *testing.T) {
 		run()
 	}
 	var after, left []string
-	if !within(patience, func() bool {
+	if !testkit.Within(patience, func() bool {
 		after, left = descriptors(t, os.Getpid()), ofDaemons()
 		return len(after) <= len(before) && len(left) == 0
 	}) {

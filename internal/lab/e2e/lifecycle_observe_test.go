@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // get asks the health and metrics server of host a from host b.
@@ -43,7 +44,7 @@ func TestReadyzSaysWhenPodsCanTalk(t *testing.T) {
 	// The self-test of UDP GSO waits for what does not come.
 	stifleLoopback(t, d.ns)
 	d.start()
-	eventually(t, "/readyz answers 503 and says what is being waited for", func() bool {
+	testkit.Eventually(t, "/readyz answers 503 and says what is being waited for", func() bool {
 		_, missing := os.Stat(d.subnetFile)
 		code, body, err := l.get("/readyz")
 		unready := err == nil && code == http.StatusServiceUnavailable
@@ -68,14 +69,14 @@ func TestReadyzSaysWhenPodsCanTalk(t *testing.T) {
 func TestServiceManagerIsToldWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
 	path := filepath.Join(scratchDir(t), "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	must(t, err)
+	testkit.Must(t, err)
 	defer manager.Close()
 	next := func() string {
 		t.Helper()
 		buf := make([]byte, 100)
-		must(t, manager.SetReadDeadline(time.Now().Add(patience)))
+		testkit.Must(t, manager.SetReadDeadline(time.Now().Add(patience)))
 		n, err := manager.Read(buf)
-		must(t, err)
+		testkit.Must(t, err)
 		return string(buf[:n])
 	}
 	l := newLab(t, labOptions{idle: true})
@@ -88,7 +89,7 @@ func TestServiceManagerIsToldWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
 	if _, err := os.Stat(d.subnetFile); err != nil {
 		t.Errorf("it says that it is ready, but: %v", err)
 	}
-	must(t, d.cmd.Process.Signal(syscall.SIGTERM))
+	testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
 	if got := next(); got != "STOPPING=1" {
 		t.Errorf("at the end it says %q", got)
 	}
@@ -101,7 +102,7 @@ func TestServiceManagerThatDoesNotListenIsNoReasonToEnd(t *testing.T) {
 	d := l.daemons[0]
 	d.start()
 	d.waitReady()
-	eventually(t, "the log says so", func() bool { return strings.Contains(d.stderr.String(), "service manager not told") })
+	testkit.Eventually(t, "the log says so", func() bool { return strings.Contains(d.stderr.String(), "service manager not told") })
 }
 
 // host a ──────────── host b
@@ -109,13 +110,13 @@ func TestServiceManagerThatDoesNotListenIsNoReasonToEnd(t *testing.T) {
 //	/metrics            scrapes
 func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
 	l := newLab(t, labOptions{flags: []string{"--healthz-port=8081"}})
-	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 	code, text, err := l.get("/metrics")
 	if err != nil || code != http.StatusOK {
 		t.Fatalf("/metrics: %d %v", code, err)
 	}
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
-	must(t, err)
+	testkit.Must(t, err)
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
@@ -131,7 +132,7 @@ func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
 		}
 	}
 	replace(t, l.leaseFile, "{")
-	eventually(t, "the gauge says that the lease file is refused", func() bool {
+	testkit.Eventually(t, "the gauge says that the lease file is refused", func() bool {
 		_, text, err := l.get("/metrics")
 		return err == nil && strings.Contains(text, "twill_lease_source_ok 0\n") && strings.Contains(text, "twill_leases 2\n")
 	})
@@ -143,7 +144,7 @@ func TestTwillStatusSaysWhyItCannotAsk(t *testing.T) {
 	dir := scratchDir(t)
 	stale := filepath.Join(dir, "stale.sock")
 	s, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
-	must(t, err)
+	testkit.Must(t, err)
 	s.SetUnlinkOnClose(false)
 	s.Close()
 	for path, says := range map[string]string{
@@ -162,8 +163,8 @@ func stifleLoopback(t testing.TB, ns *netlab.Namespace) {
 	t.Helper()
 	const rate, size = 1000, 64 // bytes a second, bytes a packet
 	lo, err := ns.Netlink().LinkByName("lo")
-	must(t, err)
-	must(t, ns.Netlink().QdiscAdd(&netlink.Tbf{
+	testkit.Must(t, err)
+	testkit.Must(t, ns.Netlink().QdiscAdd(&netlink.Tbf{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: lo.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
 		Rate:       rate, Limit: size, Buffer: netlink.Xmittime(rate, size),
 	}))

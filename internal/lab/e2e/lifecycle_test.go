@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 const (
@@ -33,7 +34,7 @@ func (l *lab) load() {
 	go func() {
 		_ = streams{flows: 4, up: 1 << 40, down: 1 << 40, limit: patience}.run(l.pod(0), l.pod(1), l.pod(1).Addr)
 	}()
-	eventually(l.t, "traffic flows", func() bool { return l.txPackets(0) > before+1000 })
+	testkit.Eventually(l.t, "traffic flows", func() bool { return l.txPackets(0) > before+1000 })
 }
 
 // files lists what is in the directory of the daemon's files.
@@ -60,14 +61,14 @@ func TestSIGTERMEndsSoonUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
 			d := l.daemons[0]
 			before := netState(t, d.ns)
 			l.start()
-			must(t, l.SetPodMTU(1500)) // as it was
+			testkit.Must(t, l.SetPodMTU(1500)) // as it was
 			if netState(t, d.ns) == before {
 				t.Fatal("a running daemon changes nothing")
 			}
 			env, err := os.ReadFile(d.subnetFile)
-			must(t, err)
+			testkit.Must(t, err)
 			leases, err := os.ReadFile(l.leaseFile)
-			must(t, err)
+			testkit.Must(t, err)
 			l.load()
 
 			took, code := d.stop(syscall.SIGTERM)
@@ -120,9 +121,9 @@ func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
 	d := l.daemons[0]
 	before := netState(t, d.ns)
 	l.start()
-	must(t, l.SetPodMTU(1500))
+	testkit.Must(t, l.SetPodMTU(1500))
 	l.load()
-	must(t, d.cmd.Process.Signal(syscall.SIGTERM))
+	testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
 	if took, _ := d.stop(syscall.SIGTERM); took > endsSurely { // the code tells whether the second one came in time
 		t.Errorf("ended after %s, want %s", took, endsSurely)
 	}
@@ -131,7 +132,7 @@ func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
 	}
 	d.start()
 	d.waitReady()
-	must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 }
 
 func TestSIGTERMWhileStartingEndsSoonToo(t *testing.T) {
@@ -140,7 +141,7 @@ func TestSIGTERMWhileStartingEndsSoonToo(t *testing.T) {
 	before := netState(t, d.ns)
 	stifleLoopback(t, d.ns) // it waits for packets to itself
 	d.start()
-	eventually(t, "it makes its device", func() bool { return netState(t, d.ns) != before })
+	testkit.Eventually(t, "it makes its device", func() bool { return netState(t, d.ns) != before })
 	if took, code := d.stop(syscall.SIGTERM); took > endsSurely || code != 0 {
 		t.Errorf("ended after %s with exit code %d, want 0 within %s", took, code, endsSurely)
 	}
@@ -170,8 +171,8 @@ func TestRestartAfterSIGKILLWorksAtOnce(t *testing.T) {
 			if took := time.Since(began); took > time.Second {
 				t.Errorf("ready %s after the start, want a second at most", took)
 			}
-			must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
-			must(t, ping(l.pod(1), l.pod(0).Addr6, 1472))
+			testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+			testkit.Must(t, ping(l.pod(1), l.pod(0).Addr6, 1472))
 		})
 	}
 }
@@ -181,7 +182,7 @@ func TestSubnetEnvStaysWhatItWasOverARestart(t *testing.T) {
 	l := newLab(t, labOptions{})
 	d := l.daemons[0]
 	before, err := os.ReadFile(d.subnetFile)
-	must(t, err)
+	testkit.Must(t, err)
 	want := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\n" +
 		"FLANNEL_IPV6_NETWORK=fd00:10:5::/48\nFLANNEL_IPV6_SUBNET=fd00:10:5:1::1/64\n" +
 		"FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
@@ -223,8 +224,8 @@ func TestDeletedDeviceIsMadeAnew(t *testing.T) {
 			for i := range 3 {
 				logged := len(d.stderr.String())
 				was := l.link(0, "flannel0").Attrs().Index
-				must(t, d.ns.Netlink().LinkDel(l.link(0, "flannel0")))
-				eventually(t, "there is another flannel0, and pods talk", func() bool {
+				testkit.Must(t, d.ns.Netlink().LinkDel(l.link(0, "flannel0")))
+				testkit.Eventually(t, "there is another flannel0, and pods talk", func() bool {
 					link, err := d.ns.Netlink().LinkByName("flannel0")
 					return err == nil && link.Attrs().Index != was && pingOnce(l.pod(0), l.pod(1).Addr) == nil
 				})
@@ -253,8 +254,8 @@ func TestPodsTalkAgainWhenAnInterfaceIsUpAgain(t *testing.T) {
 				nl, link := l.Hosts[0].NS.Netlink(), l.link(0, name)
 				before := netState(t, l.Hosts[0].NS)
 				for range 3 {
-					must(t, nl.LinkSetDown(link))
-					must(t, nl.LinkSetUp(link))
+					testkit.Must(t, nl.LinkSetDown(link))
+					testkit.Must(t, nl.LinkSetUp(link))
 				}
 				l.talksAgain()
 				if name != "flannel0" {
@@ -276,7 +277,7 @@ func (l *lab) talksAgain() {
 	l.t.Helper()
 	for i := range 2 {
 		from, to := l.pod(i), l.pod(1-i)
-		eventually(l.t, "pings pass from "+from.NS.String(), func() bool {
+		testkit.Eventually(l.t, "pings pass from "+from.NS.String(), func() bool {
 			return pingOnce(from, to.Addr) == nil && pingOnce(from, to.Addr6) == nil
 		})
 	}
@@ -287,13 +288,13 @@ func TestPodsTalkAgainWhenTheUnderlayHasItsAddressAgain(t *testing.T) {
 	l := newLab(t, labOptions{})
 	nl, eth0 := l.Hosts[0].NS.Netlink(), l.link(0, netlab.UnderlayLink)
 	addrs, err := nl.AddrList(eth0, netlink.FAMILY_V4)
-	must(t, err)
+	testkit.Must(t, err)
 	for _, a := range addrs {
-		must(t, nl.AddrDel(eth0, &a))
+		testkit.Must(t, nl.AddrDel(eth0, &a))
 		if err := pingOnce(l.pod(0), l.pod(1).Addr); err == nil {
 			t.Error("a ping passes without an address on the underlay")
 		}
-		must(t, nl.AddrAdd(eth0, &a))
+		testkit.Must(t, nl.AddrAdd(eth0, &a))
 	}
 	l.talksAgain()
 	if l.daemons[0].ended() {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // promptly is how soon a change of the leases is in force.
@@ -59,7 +60,7 @@ func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
 		if err := os.WriteFile(l.leaseFile, []byte("{"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "host a refuses a broken file", func() bool {
+		testkit.Eventually(t, "host a refuses a broken file", func() bool {
 			return l.daemons[0].status().Source.LastError != ""
 		})
 		l.expectAnswer(c.Pods[0], "d")
@@ -113,7 +114,7 @@ func TestPeerThatCannotBeReachedDoesNotDisturbOthers(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer lost.Close()
-				eventually(t, "2000 datagrams are sent beside the steady flows", func() bool {
+				testkit.Eventually(t, "2000 datagrams are sent beside the steady flows", func() bool {
 					for range 20 {
 						_, _ = lost.Write(make([]byte, 1000)) // ICMP errors come back
 					}
@@ -144,7 +145,7 @@ func setDown(t testing.TB, ns *netlab.Namespace, name string) {
 func (l *lab) expectPeers(limit time.Duration, addrs ...netip.Addr) {
 	l.t.Helper()
 	var got []netip.Addr
-	if !within(limit, func() bool {
+	if !testkit.Within(limit, func() bool {
 		got = got[:0]
 		for _, p := range l.daemons[0].status().Dataplane.Peers {
 			got = append(got, p.PublicIP)
@@ -185,7 +186,7 @@ func (l *lab) expectAnswer(p *netlab.Pod, name string) {
 		}
 		defer conn.Close()
 		got := make([]byte, 1)
-		if !within(patience, func() bool {
+		if !testkit.Within(patience, func() bool {
 			if _, err := conn.Write([]byte("?")); err != nil {
 				return false
 			}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // overheadOver is what a datagram adds to an inner packet: IPv4 20 or IPv6 40,
@@ -138,7 +139,7 @@ func TestTCPGoesOnWhenThePathBecomesNarrower(t *testing.T) {
 						s := streams{flows: 4, up: 64 << 20, down: 1 << 20}
 						go func() { results <- s.run(l.pod(0), l.pod(1), addr) }()
 					}
-					eventually(t, "traffic flows", func() bool { return l.txPackets(0) > 1000 })
+					testkit.Eventually(t, "traffic flows", func() bool { return l.txPackets(0) > 1000 })
 					n.do(l, 1400)
 					for range 2 {
 						if err := <-results; err != nil {
@@ -253,7 +254,7 @@ func expectPathMTU(t *testing.T, from *netlab.Pod, addr netip.Addr, mtu int) {
 		t.Fatal(err)
 	}
 	tooBig := make([]byte, mtu+1-headers)
-	told := within(patience, func() bool {
+	told := testkit.Within(patience, func() bool {
 		_, err := conn.Write(tooBig)
 		return errors.Is(err, unix.EMSGSIZE)
 	})

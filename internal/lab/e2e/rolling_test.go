@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // Nodes are changed one by one, from stock flannel to twilld and back, under a
@@ -30,17 +31,17 @@ import (
 //	                 └── etcd
 func TestConnectionOutlivesARollingSwapFromStockFlannelAndBack(t *testing.T) {
 	t.Parallel()
-	must(t, buildStock())
+	testkit.Must(t, buildStock())
 	l := idleEtcdLab(t, 2, "--partial-checksums=off")
 	// The subnets that the pods have are those of last time.
 	files := []string{filepath.Join(scratchDir(t), "subnet.env"), filepath.Join(scratchDir(t), "subnet.env")}
 	stock := make([]*stockNode, 2)
 	for i, h := range l.Hosts[:2] {
 		env := fmt.Sprintf("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=%s/24\n", h.Gateway())
-		must(t, os.WriteFile(files[i], []byte(env), 0o644))
+		testkit.Must(t, os.WriteFile(files[i], []byte(env), 0o644))
 		stock[i] = l.startStockNode(t, i, files[i])
 	}
-	must(t, l.SetPodMTU(1472))
+	testkit.Must(t, l.SetPodMTU(1472))
 	golden := l.entries()
 	for i := range stock {
 		if golden[l.key(i)] == "" {
@@ -79,7 +80,7 @@ func TestConnectionOutlivesARollingSwapFromStockFlannelAndBack(t *testing.T) {
 func textOf(t testing.TB, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
-	must(t, err)
+	testkit.Must(t, err)
 	return string(text)
 }
 
@@ -110,10 +111,10 @@ func startStockNode(t testing.TB, ns *netlab.Namespace, endpoint, subnetFile str
 			"--etcd-endpoints="+endpoint, "--iface="+netlab.UnderlayLink, "--subnet-file="+subnetFile),
 		done: make(chan struct{}),
 	}
-	log := new(syncBuffer)
+	log := new(testkit.Log)
 	n.cmd.Stderr = log
 	out, err := n.cmd.StdoutPipe()
-	must(t, err, n.cmd.Start())
+	testkit.Must(t, err, n.cmd.Start())
 	ready := make(chan string, 1)
 	go func() {
 		line, _ := bufio.NewReader(out).ReadString('\n')
@@ -142,7 +143,7 @@ func startStockNode(t testing.TB, ns *netlab.Namespace, endpoint, subnetFile str
 // stop ends the process as systemd would.
 func (n *stockNode) stop(t testing.TB) {
 	t.Helper()
-	must(t, n.cmd.Process.Signal(syscall.SIGTERM))
+	testkit.Must(t, n.cmd.Process.Signal(syscall.SIGTERM))
 	select {
 	case <-n.done:
 	case <-time.After(patience):
@@ -163,11 +164,11 @@ type stream struct {
 // flannel has to have read the leases, which is after it is ready.
 func (l *etcdLab) startStream(t *testing.T) *stream {
 	t.Helper()
-	eventually(t, "the pods reach each other", func() bool {
+	testkit.Eventually(t, "the pods reach each other", func() bool {
 		return pingOnce(l.pod(0), l.pod(1).Addr) == nil && pingOnce(l.pod(1), l.pod(0).Addr) == nil
 	})
 	c := l.talk()
-	must(t, c.a.SetDeadline(time.Time{}), c.b.SetDeadline(time.Time{}))
+	testkit.Must(t, c.a.SetDeadline(time.Time{}), c.b.SetDeadline(time.Time{}))
 	s := &stream{a: c.a, b: c.b, end: make(chan struct{}), results: make(chan error, 4)}
 	for i, way := range [][2]*net.TCPConn{{s.a, s.b}, {s.b, s.a}} {
 		go func() { s.results <- s.send(way[0], uint64(i)) }()
@@ -219,7 +220,7 @@ func (s *stream) receive(from *net.TCPConn, seed uint64) error {
 func (s *stream) passes(t *testing.T, when string) {
 	t.Helper()
 	before := [2]int64{s.arrived[0].Load(), s.arrived[1].Load()}
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		return s.arrived[0].Load() > before[0]+512<<10 && s.arrived[1].Load() > before[1]+512<<10
 	}) {
 		t.Fatalf("%s the connection does not go on within a minute", when)

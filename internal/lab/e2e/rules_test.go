@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // withRules are the flags of a daemon that makes all of its rules.
@@ -37,7 +38,7 @@ func firewall(t testing.TB, ns *netlab.Namespace) string {
 func blackholes(t testing.TB, ns *netlab.Namespace) (to []string) {
 	t.Helper()
 	routes, err := ns.Netlink().RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Type: unix.RTN_BLACKHOLE}, netlink.RT_FILTER_TYPE)
-	must(t, err)
+	testkit.Must(t, err)
 	for _, r := range routes {
 		to = append(to, r.Dst.String())
 	}
@@ -63,10 +64,10 @@ func TestRulesStandWithSubnetEnvOutliveTheDaemonAndAreCleanedUp(t *testing.T) {
 	l := newLab(t, labOptions{idle: true, flags: withRules})
 	d := l.daemons[0]
 	foreign := []string{"iptables", "-A", "FORWARD", "-s", "192.0.2.0/24", "-m", "comment", "--comment", "of somebody else", "-j", "ACCEPT"}
-	must(t, d.ns.Command(t.Context(), foreign[0], foreign[1:]...).Run())
+	testkit.Must(t, d.ns.Command(t.Context(), foreign[0], foreign[1:]...).Run())
 	routes := netState(t, d.ns)
 	l.start()
-	must(t, l.SetPodMTU(1500)) // as it was
+	testkit.Must(t, l.SetPodMTU(1500)) // as it was
 
 	if env := d.env(); !strings.Contains(env, "FLANNEL_IPMASQ=true\n") {
 		t.Errorf("subnet.env:\n%s", env)
@@ -144,10 +145,10 @@ func TestRulesAndBlackholeRoutesComeBack(t *testing.T) {
 	if got := blackholes(t, d.ns); strings.Join(got, " ") != strings.Join(want, " ") {
 		t.Errorf("blackhole routes %s, want %s", got, want)
 	}
-	must(t, d.ns.Command(t.Context(), "iptables", "-F", "FLANNEL-FWD").Run(),
+	testkit.Must(t, d.ns.Command(t.Context(), "iptables", "-F", "FLANNEL-FWD").Run(),
 		d.ns.Command(t.Context(), "ip", "route", "del", "blackhole", "10.5.1.0/24").Run())
-	eventually(t, "the rule is back", func() bool { return strings.Contains(firewall(t, d.ns), "-A FLANNEL-FWD -d 10.5.0.0/16 ") })
-	eventually(t, "the route is back", func() bool { return len(blackholes(t, d.ns)) == 2 })
+	testkit.Eventually(t, "the rule is back", func() bool { return strings.Contains(firewall(t, d.ns), "-A FLANNEL-FWD -d 10.5.0.0/16 ") })
+	testkit.Eventually(t, "the route is back", func() bool { return len(blackholes(t, d.ns)) == 2 })
 	// The bridge's own route goes before it.
 	if err := ping(l.pod(1), l.pod(0).Addr, 100); err != nil {
 		t.Error(err)
@@ -158,7 +159,7 @@ func TestRulesAndBlackholeRoutesComeBack(t *testing.T) {
 func TestRulesThatNobodyWantsAnyMoreGoAwayAtTheStart(t *testing.T) {
 	l := newLab(t, labOptions{Options: netlab.Options{Hosts: 2}, flags: withRules})
 	d := l.daemons[0]
-	must(t, d.ns.Command(t.Context(), "iptables", "-A", "FORWARD", "-s", "192.0.2.0/24", "-j", "ACCEPT").Run())
+	testkit.Must(t, d.ns.Command(t.Context(), "iptables", "-A", "FORWARD", "-s", "192.0.2.0/24", "-j", "ACCEPT").Run())
 	if rules := d.status().Rules; rules == nil || !rules.Masquerade || !rules.Forward || rules.Problem != "" {
 		t.Errorf("status: rules %+v", rules)
 	}
@@ -189,13 +190,13 @@ func TestHostWithoutIptables(t *testing.T) {
 		t.Error(err)
 	}
 	d := l.daemons[0]
-	eventually(t, "the log says what to do", func() bool {
+	testkit.Eventually(t, "the log says what to do", func() bool {
 		return strings.Contains(d.stderr.String(), "firewall rules not kept") && strings.Contains(d.stderr.String(), "install iptables")
 	})
 
 	d.stop(syscall.SIGTERM)
 	d.args = append(d.args, "--ip-masq")
-	must(t, os.Remove(d.subnetFile))
+	testkit.Must(t, os.Remove(d.subnetFile))
 	d.start()
 	if code := d.wait(); code != 1 {
 		t.Errorf("with --ip-masq: exit code %d, want 1", code)

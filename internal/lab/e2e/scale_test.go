@@ -16,6 +16,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -40,7 +41,7 @@ func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNobody(t *testing.T) 
 	d.start()
 	// It is ready when its peers are in force. The status, which has all of them,
 	// would be work for the daemon that is measured.
-	if !within(time.Minute, func() bool { return strings.Contains(d.stderr.String(), "msg=ready") }) {
+	if !testkit.Within(time.Minute, func() bool { return strings.Contains(d.stderr.String(), "msg=ready") }) {
 		t.Fatal("not within a minute: the daemon is ready")
 	}
 	t.Logf("start to a full table: %s", time.Since(begin).Round(time.Millisecond))
@@ -50,7 +51,7 @@ func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNobody(t *testing.T) 
 	if n := len(doc.Dataplane.Peers); n != manyLeases+1 {
 		t.Errorf("%d peers, want %d", n, manyLeases+1)
 	}
-	must(t, l.SetPodMTU(doc.Dataplane.Device.MTU))
+	testkit.Must(t, l.SetPodMTU(doc.Dataplane.Device.MTU))
 
 	l.timeChanges(t)
 
@@ -64,7 +65,7 @@ func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNobody(t *testing.T) 
 	t.Logf("%d changes in %s, CPU of the daemon with 8 datagrams a millisecond: %.0f %%", changes, took.Round(time.Second),
 		100*(d.cpu(t)-cpu).Seconds()/took.Seconds())
 	t.Logf("resident memory after that: %s", d.memory())
-	eventually(t, "the last changes are in force", func() bool {
+	testkit.Eventually(t, "the last changes are in force", func() bool {
 		found := 0
 		for _, p := range d.status().Dataplane.Peers {
 			if want, ok := last[p.Subnets[0].String()]; ok && p.PublicIP.String() == want {
@@ -88,7 +89,7 @@ func (l *etcdLab) putMany(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	granted, err := l.client.Grant(ctx, 86400)
-	must(t, err)
+	testkit.Must(t, err)
 	const batch = 100 // puts in a transaction; etcd takes up to 128
 	for i := 0; i < manyLeases; i += batch {
 		var puts []clientv3.Op
@@ -97,7 +98,7 @@ func (l *etcdLab) putMany(t *testing.T) {
 			puts = append(puts, clientv3.OpPut(key, manyValue(j), clientv3.WithLease(granted.ID)))
 		}
 		_, err := l.client.Txn(ctx).Then(puts...).Commit()
-		must(t, err)
+		testkit.Must(t, err)
 	}
 }
 
@@ -125,13 +126,13 @@ func (l *etcdLab) timeChanges(t *testing.T) {
 	for i, addr := range nodes {
 		addAddr(t, l.Hosts[1].NS, netlab.UnderlayLink, netip.PrefixFrom(addr, 24))
 		conn, err := listenUDP(l.Hosts[1].NS, netip.AddrPortFrom(addr, udpPort))
-		must(t, err)
+		testkit.Must(t, err)
 		t.Cleanup(func() { conn.Close() })
 		arrivals[i] = make(chan uint64, 1)
 		go latest(conn, arrivals[i])
 	}
 	probe, err := dialUDP(l.pod(0).NS, netip.MustParseAddrPort("10.200.0.1:2000"))
-	must(t, err)
+	testkit.Must(t, err)
 	defer probe.Close()
 	var number uint64
 	var took []time.Duration
@@ -145,7 +146,7 @@ func (l *etcdLab) timeChanges(t *testing.T) {
 				fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, nodes[i%2]))
 			changed <- err
 		}()
-		if !within(time.Minute, func() bool {
+		if !testkit.Within(time.Minute, func() bool {
 			for range 20 { // within polls each 5 ms
 				number++
 				_, _ = probe.Write(binary.BigEndian.AppendUint64(nil, number)) // an error tells of an ICMP message
@@ -162,10 +163,10 @@ func (l *etcdLab) timeChanges(t *testing.T) {
 		}) {
 			t.Fatalf("change %d is not in use within a minute", i)
 		}
-		must(t, <-changed)
+		testkit.Must(t, <-changed)
 	}
 	_, err = l.client.Delete(t.Context(), etcdPrefix+"/subnets/10.200.0.0-24")
-	must(t, err)
+	testkit.Must(t, err)
 	slices.Sort(took)
 	t.Logf("from a change to the first packet that uses it, of %d: p50 %s, p99 %s, most %s", changes, took[changes/2], took[changes*99/100-1], took[changes-1])
 	l.seesInTheEnd(0, manyLeases+2)
@@ -216,7 +217,7 @@ func (l *etcdLab) changeOften(t *testing.T, changes int, pace time.Duration) map
 func (d *daemon) memory() string {
 	d.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
-	must(d.t, err)
+	testkit.Must(d.t, err)
 	var found []string
 	for line := range strings.Lines(string(text)) {
 		if strings.HasPrefix(line, "VmRSS:") || strings.HasPrefix(line, "VmHWM:") {
@@ -229,20 +230,20 @@ func (d *daemon) memory() string {
 // forgetPeak makes VmHWM begin anew, proc_pid_clear_refs(5).
 func (d *daemon) forgetPeak(t *testing.T) {
 	t.Helper()
-	must(t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", d.cmd.Process.Pid), []byte("5"), 0))
+	testkit.Must(t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", d.cmd.Process.Pid), []byte("5"), 0))
 }
 
 // cpu is the CPU time that the daemon has used.
 func (d *daemon) cpu(t *testing.T) time.Duration {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
-	must(t, err)
+	testkit.Must(t, err)
 	// utime and stime, proc_pid_stat(5), counted after the name in parentheses;
 	// in ticks of 10 ms.
 	f := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	user, err := strconv.Atoi(f[11])
-	must(t, err)
+	testkit.Must(t, err)
 	system, err := strconv.Atoi(f[12])
-	must(t, err)
+	testkit.Must(t, err)
 	return time.Duration(user+system) * 10 * time.Millisecond
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // machine is a systemd that a test has booted on a host, with twilld.service
@@ -20,7 +21,7 @@ type machine struct {
 	t      testing.TB
 	ns     *netlab.Namespace
 	init   string // its process, as this process sees it
-	logged *syncBuffer
+	logged *testkit.Log
 	groups string // directory of its control group
 }
 
@@ -28,16 +29,16 @@ type machine struct {
 func boot(t testing.TB, ns *netlab.Namespace, settings ...string) *machine {
 	t.Helper()
 	dir := scratchDir(t)
-	m := &machine{t: t, ns: ns, logged: new(syncBuffer), groups: filepath.Join(unifiedGroups(t), filepath.Base(dir))}
+	m := &machine{t: t, ns: ns, logged: new(testkit.Log), groups: filepath.Join(unifiedGroups(t), filepath.Base(dir))}
 	environment := filepath.Join(dir, "twilld.env")
 	root := filepath.Join(dir, "root")
-	must(t, os.WriteFile(environment, []byte(strings.Join(settings, "\n")+"\n"), 0o644), os.Mkdir(root, 0o755), os.Mkdir(m.groups, 0o755))
+	testkit.Must(t, os.WriteFile(environment, []byte(strings.Join(settings, "\n")+"\n"), 0o644), os.Mkdir(root, 0o755), os.Mkdir(m.groups, 0o755))
 	t.Cleanup(m.removeGroups)
 	cmd := ns.Command(context.Background(), "sh", "-c",
 		`echo $$ >$0/cgroup.procs && exec unshare --mount --pid --cgroup --ipc --uts --fork --kill-child sh testdata/systemd.sh "$@"`,
 		m.groups, root, bin("twilld"), filepath.Join("..", "..", "..", "deploy", "systemd", "twilld.service"), environment)
 	cmd.Stdout, cmd.Stderr = m.logged, m.logged
-	must(t, cmd.Start())
+	testkit.Must(t, cmd.Start())
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait()
@@ -51,7 +52,7 @@ func boot(t testing.TB, ns *netlab.Namespace, settings ...string) *machine {
 		_ = cmd.Process.Kill()
 		<-ended
 	})
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("systemd in %s has ended: %s\n%s", ns, cmd.ProcessState, m.logged)
@@ -82,7 +83,7 @@ func unifiedGroups(t testing.TB) string {
 // removeGroups removes the control groups. The last process of one may take a
 // moment to end.
 func (m *machine) removeGroups() {
-	if !within(patience, func() bool {
+	if !testkit.Within(patience, func() bool {
 		var all []string
 		_ = filepath.WalkDir(m.groups, func(path string, e os.DirEntry, err error) error {
 			if err == nil && e.IsDir() {
@@ -121,7 +122,7 @@ func (m *machine) run(name string, args ...string) string {
 func (m *machine) write(path, text string) {
 	m.t.Helper()
 	path = filepath.Join("/proc", m.init, "root", path)
-	must(m.t, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755))
+	testkit.Must(m.t, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755))
 }
 
 // property returns what systemd knows of the service.
@@ -135,7 +136,7 @@ func (m *machine) property(name string) string {
 func (m *machine) comes(property, want string) {
 	m.t.Helper()
 	got := ""
-	if !within(time.Minute, func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		got = m.property(property)
 		beginning, part := strings.CutSuffix(want, "…")
 		return got == want || part && strings.HasPrefix(got, beginning)
@@ -175,7 +176,7 @@ func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
 			b := l.daemons[1]
 			b.start()
 			b.waitReady()
-			must(t, l.SetPodMTU(mtu), ping(l.pod(0), l.pod(1).Addr, mtu), ping(l.pod(1), l.pod(0).Addr, mtu))
+			testkit.Must(t, l.SetPodMTU(mtu), ping(l.pod(0), l.pod(1).Addr, mtu), ping(l.pod(1), l.pod(0).Addr, mtu))
 
 			proc := a.run("cat", "/proc/"+a.property("MainPID")+"/status")
 			for _, want := range []string{"CapBnd:\t0000000000003000\n", "CapEff:\t0000000000003000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
@@ -204,7 +205,7 @@ func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
 			}
 			a.run("test", "-e", "/run/flannel/subnet.env", "-a", "-d", "/var/lib/twill/etcd")
 			a.run("systemctl", "start", "twilld")
-			must(t, ping(l.pod(0), l.pod(1).Addr, mtu))
+			testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, mtu))
 		})
 	}
 }
@@ -240,7 +241,7 @@ func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T)
 func dropIn(t *testing.T) string {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "docker.md"))
-	must(t, err)
+	testkit.Must(t, err)
 	_, text, _ := strings.Cut(string(page), "\n```\n[Unit]\n")
 	text, _, ok := strings.Cut(text, "\n```\n")
 	if !ok {
@@ -251,11 +252,11 @@ func dropIn(t *testing.T) string {
 
 // The dockerd here writes down how it was called, and goes on.
 func TestDropInOfDockerStartsItWithTwilldsOptionsAndKeepsIt(t *testing.T) {
-	must(t, build("twill", "./cmd/twill"))
+	testkit.Must(t, build("twill", "./cmd/twill"))
 	s := newSite(t)
 	m := boot(t, s.NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_IP_MASQ=true", "FLANNELD_LEASE_FILE=/etc/twill/leases.json")
 	twill, err := os.ReadFile(bin("twill"))
-	must(t, err)
+	testkit.Must(t, err)
 	m.write("/usr/local/bin/twill", string(twill))
 	m.write("/etc/twill/leases.json", soundLeases)
 	m.write("/usr/local/bin/dockerd", "#!/bin/sh\necho \"$@\" >/run/dockerd.called\nexec sleep 1000\n")
@@ -269,7 +270,7 @@ func TestDropInOfDockerStartsItWithTwilldsOptionsAndKeepsIt(t *testing.T) {
 		out, _ := m.command("cat", "/run/dockerd.called").Output()
 		return strings.TrimSpace(string(out))
 	}
-	if !within(patience, func() bool { return called() == want }) {
+	if !testkit.Within(patience, func() bool { return called() == want }) {
 		t.Errorf("dockerd was called with %q, want %q", called(), want)
 	}
 	docker := func() string { return m.run("systemctl", "show", "--value", "--property=MainPID", "docker") }

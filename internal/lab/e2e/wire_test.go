@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // underlays are the address families that datagrams between hosts can have.
@@ -165,7 +166,7 @@ func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
 							t.Fatalf("datagram %d: % x, %v", i, buf[:n], err)
 						}
 					}
-					eventually(t, "the damaged ones are refused by pod-b's kernel", func() bool {
+					testkit.Eventually(t, "the damaged ones are refused by pod-b's kernel", func() bool {
 						return counters(t, l.pod(1).NS)[errs] == before+bad
 					})
 				})

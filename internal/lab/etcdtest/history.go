@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -36,7 +37,7 @@ func CheckHistory(t testing.TB, client *clientv3.Client, prefix string) int {
 // history returns all events up to now of the keys that begin with keys.
 func history(t testing.TB, client *clientv3.Client, keys string) []*clientv3.Event {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	// A key of no meaning marks the end.
 	end, err := client.Put(ctx, keys+"end-of-history", "")
@@ -58,7 +59,7 @@ func history(t testing.TB, client *clientv3.Client, keys string) []*clientv3.Eve
 			events = append(events, e)
 		}
 	}
-	t.Fatalf("read etcd's log: not at its end after %s", patience)
+	t.Fatalf("read etcd's log: not at its end after %s", testkit.Patience)
 	return nil
 }
 

@@ -8,6 +8,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func TestACutRelayPassesNothingAndAHealedOneGoesOn(t *testing.T) {
@@ -18,7 +20,7 @@ func TestACutRelayPassesNothingAndAHealedOneGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer far.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	if _, err := far.Put(ctx, "k", "1"); err != nil {
 		t.Fatal(err)
@@ -66,7 +68,7 @@ func value(ctx context.Context, t *testing.T, c *clientv3.Client, old string) st
 }
 
 func TestARelayStopsTheRequestThatItIsToldOf(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	r, far, near := relayed(t)
 	if _, err := far.Put(ctx, "k", "old-one"); err != nil {
@@ -105,7 +107,7 @@ func TestARelayStopsTheRequestThatItIsToldOf(t *testing.T) {
 }
 
 func TestARelayStopsTheAnswerThatItIsToldOf(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	r, far, near := relayed(t)
 	if _, err := far.Put(ctx, "k", "old-one"); err != nil {
@@ -133,7 +135,7 @@ func TestARelayStopsTheAnswerThatItIsToldOf(t *testing.T) {
 }
 
 func TestAKilledServerKeepsItsDataAndAWipedOneDoesNot(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	s := Start(t, Options{})
 	c := s.Client(t)

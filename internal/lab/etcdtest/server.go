@@ -23,10 +23,9 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-)
 
-// patience is how long anything may take on a busy machine.
-const patience = time.Minute
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
 
 // Options is how a server runs. The zero Options are those of most tests.
 type Options struct {
@@ -231,7 +230,7 @@ func (s *Server) launch() error {
 // waitReady waits for the line in the log that says so, which works wherever the
 // server runs.
 func (s *Server) waitReady() error {
-	late := time.After(patience)
+	late := time.After(testkit.Patience)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -246,7 +245,7 @@ func (s *Server) waitReady() error {
 		case <-s.process.ended:
 			return fmt.Errorf("etcd %s has ended: %v\n%s", s.name, s.process.state, s.Log())
 		case <-late:
-			return fmt.Errorf("etcd %s is not ready after %s\n%s", s.name, patience, s.Log())
+			return fmt.Errorf("etcd %s is not ready after %s\n%s", s.name, testkit.Patience, s.Log())
 		case <-tick.C:
 		}
 	}

@@ -163,7 +163,7 @@ func (n *Namespace) addAddrs(link string, addrs ...netip.Prefix) error {
 		return fmt.Errorf("%s: find %s: %w", n, link, err)
 	}
 	for _, a := range addrs {
-		addr := &netlink.Addr{IPNet: ipNet(a)}
+		addr := &netlink.Addr{IPNet: IPNet(a)}
 		if a.Addr().Is6() {
 			addr.Flags = unix.IFA_F_NODAD
 		}
@@ -174,11 +174,12 @@ func (n *Namespace) addAddrs(link string, addrs ...netip.Prefix) error {
 	return nil
 }
 
-func ipNet(p netip.Prefix) *net.IPNet {
+// IPNet returns p as the netlink package has it.
+func IPNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // defaultRoute is 0.0.0.0/0 or ::/0, as a's family has it.
 func defaultRoute(a netip.Addr) *net.IPNet {
-	return ipNet(netip.PrefixFrom(a, 0).Masked())
+	return IPNet(netip.PrefixFrom(a, 0).Masked())
 }

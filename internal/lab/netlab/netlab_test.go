@@ -20,6 +20,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func TestMain(m *testing.M) {
@@ -28,18 +29,6 @@ func TestMain(m *testing.M) {
 		return
 	}
 	netlabtest.Main(m)
-}
-
-// eventually polls until cond holds.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 5 s: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 func inode(t *testing.T, path string) uint64 {
@@ -178,7 +167,7 @@ func victim() {
 		}
 	}
 	fmt.Println("ready", err)
-	time.Sleep(time.Minute)
+	_, _ = io.Copy(io.Discard, os.Stdin) // until the test kills it, or ends
 }
 
 func TestNothingIsLeftAfterSIGKILL(t *testing.T) {
@@ -189,6 +178,11 @@ func TestNothingIsLeftAfterSIGKILL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +196,7 @@ func TestNothingIsLeftAfterSIGKILL(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Wait()
-	eventually(t, "the killed process's namespace goes, and its link with it", func() bool {
+	testkit.Eventually(t, "the killed process's namespace goes, and its link with it", func() bool {
 		_, err := ns.Netlink().LinkByName("outside")
 		return errors.As(err, &netlink.LinkNotFoundError{})
 	})

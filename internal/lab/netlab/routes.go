@@ -110,7 +110,7 @@ func (h *Host) addVXLANPeer(peer *Host) error {
 			return fmt.Errorf("%s: add neighbour %s: %w", h.NS, gw, err)
 		}
 		err = h.NS.nl.RouteReplace(&netlink.Route{
-			LinkIndex: index, Dst: ipNet(subnet), Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+			LinkIndex: index, Dst: IPNet(subnet), Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
 		})
 		if err != nil {
 			return fmt.Errorf("%s: add route %s via %s: %w", h.NS, subnet, gw, err)
@@ -156,7 +156,7 @@ func (t *Topology) hostGW(do func(*netlink.Handle, *netlink.Route) error) error 
 			}
 			for i, subnet := range peer.subnets() {
 				via := peer.underlay()[i]
-				err := do(h.NS.nl, &netlink.Route{LinkIndex: dev.Attrs().Index, Dst: ipNet(subnet), Gw: via.AsSlice()})
+				err := do(h.NS.nl, &netlink.Route{LinkIndex: dev.Attrs().Index, Dst: IPNet(subnet), Gw: via.AsSlice()})
 				if err != nil {
 					return fmt.Errorf("host-gw route on %s: %s via %s: %w", h.NS, subnet, via, err)
 				}

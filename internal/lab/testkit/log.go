@@ -1,8 +1,10 @@
-package netlabtest
+package testkit
 
 import (
 	"bytes"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 )
 
@@ -28,3 +30,8 @@ func (l *Log) String() string {
 
 // Logger returns a logger that writes lines of level INFO and above to l.
 func (l *Log) Logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// Lines returns the lines that contain part.
+func (l *Log) Lines(part string) []string {
+	return slices.DeleteFunc(strings.Split(l.String(), "\n"), func(line string) bool { return !strings.Contains(line, part) })
+}

@@ -1,0 +1,95 @@
+// Package testkit holds what the tests of every package share: waiting for a
+// condition or a value, failing on errors, a log that a test can read, and the
+// virtual clock of testing/synctest.
+//
+// No test sleeps or asserts how long something took: how fast a machine is and
+// in which order it schedules must not decide a verdict. A test waits for the
+// effect itself, and only what never happens runs into Patience. What depends on
+// a clock runs in a synctest bubble, whose clock Advance moves.
+package testkit
+
+import (
+	"errors"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Patience is how long a test waits for what should happen within milliseconds
+// before it calls it a hang. It is far more than any machine needs, however busy.
+const Patience = 2 * time.Minute
+
+// interval is the pause between two looks at a condition.
+const interval = 2 * time.Millisecond
+
+// Eventually polls until holds returns true. After Patience it fails the test
+// with what did not come true, followed by the result of each state function.
+func Eventually(t testing.TB, what string, holds func() bool, state ...func() string) {
+	t.Helper()
+	if Within(Patience, holds) {
+		return
+	}
+	fail(t, what, state)
+}
+
+// fail fails the test for what did not happen within Patience.
+func fail(t testing.TB, what string, state []func() string) {
+	t.Helper()
+	for _, s := range state {
+		what += "\n" + s()
+	}
+	t.Fatalf("not within %s: %s", Patience, what)
+}
+
+// Within polls until holds returns true, for at most d, and reports whether it
+// did. It looks at least once, and once more after d.
+func Within(d time.Duration, holds func() bool) bool {
+	late := time.After(d)
+	for !holds() {
+		select {
+		case <-time.After(interval):
+		case <-late:
+			return holds()
+		}
+	}
+	return true
+}
+
+// Receive returns the next value of c, or the zero value if c is closed. After
+// Patience it fails the test like Eventually: what is the event that the value
+// stands for.
+func Receive[T any](t testing.TB, what string, c <-chan T, state ...func() string) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(Patience):
+		fail(t, what, state)
+	}
+	return v
+}
+
+// Must fails the test if one of the steps that prepare it returned an error.
+func Must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Advance lets d pass on the virtual clock of the synctest bubble that it is
+// called in, and returns when every other goroutine of the bubble is blocked.
+// Outside of a bubble it panics.
+func Advance(d time.Duration) {
+	synctest.Wait() // panics outside of a bubble
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// Descriptors returns how many file descriptors this process has open.
+func Descriptors(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	Must(t, err)
+	return len(entries)
+}
