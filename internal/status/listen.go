@@ -1,0 +1,179 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxSocketPath is the size of sun_path without its final zero byte, unix(7).
+const maxSocketPath = 107
+
+// Times to wait for the process that has the socket or its directory.
+const (
+	// dyingFor is for a process that was killed. Its files are closed after its
+	// memory is freed, and a program that it was just starting has a copy of them
+	// until it runs (vfork(2)).
+	dyingFor = 10 * time.Second
+	// answerWithin is for a living process to answer a request.
+	answerWithin = 2 * time.Second
+	// lockedFor is for another process that is binding a socket in the directory,
+	// which may be waiting for a dying one.
+	lockedFor = dyingFor + answerWithin
+	pollEvery = 10 * time.Millisecond
+)
+
+// listen binds path. Finding out that a socket is stale, removing it and
+// binding a new one are three steps; the directory is locked over them, so
+// that of two daemons which start at once one sees the other.
+func listen(path string) (net.Listener, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("the path has %d bytes, the kernel takes %d; choose a shorter one with --control-socket", len(path), maxSocketPath)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close() // releases the lock
+	if err := lock(dir); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir.Name(), err)
+	}
+	if err := awaitFree(path); err != nil {
+		return nil, err
+	}
+	lc := net.ListenConfig{Control: ownerOnly}
+	return lc.Listen(context.Background(), "unix", path)
+}
+
+// lock takes the exclusive lock of a directory, within lockedFor.
+func lock(dir *os.File) error {
+	for deadline := time.Now().Add(lockedFor); ; time.Sleep(pollEvery) {
+		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return err
+		case time.Now().After(deadline):
+			return fmt.Errorf("another process has held it for %v: find it with \"fuser %s\"", lockedFor, dir.Name())
+		}
+	}
+}
+
+// ownerOnly takes the permissions of the others off a socket before it is
+// bound: bind(2) gives the file the mode of the socket's inode (net/unix
+// af_unix.c, unix_bind_bsd), so there is no moment when it is open to them.
+func ownerOnly(_, _ string, c syscall.RawConn) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("fchmod", err)
+}
+
+// awaitFree returns once no process listens at path and no socket is left there.
+// It waits for a process that is dying; one that is alive is an error.
+func awaitFree(path string) error {
+	start := time.Now()
+	for {
+		h, err := removeStale(path)
+		if h == nil || err != nil {
+			return err
+		}
+		waited := time.Since(start)
+		switch dying := h.dying(); {
+		case h.answers:
+			return fmt.Errorf("another twilld is running%s; stop it first, or give this one its own --control-socket, --tun-name, --subnet-file and port", h)
+		case dying && waited > dyingFor:
+			return fmt.Errorf("the twilld that was killed%s has not released it within %v; wait until \"fuser %s\" shows no process", h, dyingFor, path)
+		case !dying && waited > answerWithin:
+			return fmt.Errorf("the process that holds it%s has not answered within %v; if it is a twilld that hangs, end it with kill -9", h, answerWithin)
+		}
+		time.Sleep(pollEvery)
+	}
+}
+
+// holder is the process that listens on a socket.
+type holder struct {
+	pid     int // 0: in another PID namespace
+	answers bool
+}
+
+// String is the end of a message about the process.
+func (h *holder) String() string {
+	if h.pid == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (pid %d)", h.pid)
+}
+
+// dying reports whether the process has ended or is about to, so that the kernel
+// will close its socket.
+func (h *holder) dying() bool { return h.pid != 0 && dying(h.pid) }
+
+// removeStale removes the socket at path if no process listens on it; else it
+// returns the one that does.
+func removeStale(path string) (*holder, error) {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if fi.Mode().Type() != fs.ModeSocket {
+		return nil, errors.New("exists and is not a socket; remove it or choose another path with --control-socket")
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
+		defer conn.Close()
+		return &holder{listenerPID(conn), answers(conn)}, nil
+	case errors.Is(err, unix.ECONNREFUSED):
+		return nil, os.Remove(path)
+	case errors.Is(err, unix.ENOENT): // it was just closed
+		return nil, nil
+	case errors.Is(err, unix.EAGAIN): // its backlog is full
+		return &holder{}, nil
+	}
+	return nil, err
+}
+
+// answers reports whether the process at the other end answers a request.
+func answers(conn net.Conn) bool {
+	if conn.SetDeadline(time.Now().Add(answerWithin/4)) != nil {
+		return false
+	}
+	if _, err := io.WriteString(conn, "HEAD / HTTP/1.0\r\n\r\n"); err != nil {
+		return false
+	}
+	n, _ := conn.Read(make([]byte, 1))
+	return n > 0
+}
+
+// listenerPID returns the process that listens at the other end, 0 if it lives in
+// another PID namespace.
+func listenerPID(c net.Conn) int {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); cerr != nil || err != nil {
+		return 0
+	}
+	return int(cred.Pid)
+}
