@@ -26,8 +26,8 @@ once, or say in twill status what of it needs a restart.`
 const maxConfig = 1 << 20
 
 func runConfig(ctx context.Context, call *command.Call) error {
-	c := newEtcdCommand(call)
-	rest, help, err := c.parse(aboutConfig, "get | set [FILE|-]")
+	c := newStoreCommand(call)
+	rest, help, err := c.parse(ctx, aboutConfig, "get | set [FILE|-]")
 	if help || err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ type dockerOpts struct {
 
 func runDockerOpts(_ context.Context, c *command.Call) error {
 	var o dockerOpts
-	c.StringVar(&o.subnetFile, "f", "/run/flannel/subnet.env", "`FILE` that the daemon writes")
+	c.StringVar(&o.subnetFile, "f", defaultSubnetFile, "`FILE` that the daemon writes")
 	c.StringVar(&o.dockerFile, "d", "/run/docker_opts.env", "`FILE` to write, for Docker")
 	c.BoolVar(&o.single, "i", false, "write each option as a variable, such as DOCKER_OPT_MTU")
 	c.BoolVar(&o.combined, "c", false, "write all options as one variable")

@@ -1,20 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
-	"strings"
 
 	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/doctor"
-	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
-	"github.com/twillnet/twill/lease/static"
 )
 
 const aboutDoctor = `Looks at this node for what keeps its pods from talking to those of other nodes:
@@ -24,33 +20,27 @@ prints the command that mends it. It changes nothing. Run it as root.
 
 Exit code: 0 if nothing is bad, 1 if something is.`
 
+// defaultSubnetFile is where flannel's subnet file is.
+const defaultSubnetFile = "/run/flannel/subnet.env"
+
 // errSick makes the exit code 1. What is wrong has been printed.
 var errSick = errors.New("doctor: something is bad, see above")
 
 func runDoctor(ctx context.Context, call *command.Call) error {
-	c := newEtcdCommand(call)
+	c := newStoreCommand(call)
 	c.Stderr = io.Discard // what the store warns of, a finding says
 	asJSON := c.Bool("json", false, "print JSON instead of lines")
-	socket := c.String("socket", status.DefaultSocket, "`PATH` of twilld's --control-socket")
-	leaseFile := c.String("lease-file", "", "`FILE` with the leases, instead of etcd (default: that of the running twilld)")
-	subnetFile := c.String("subnet-file", "/run/flannel/subnet.env", "`FILE` that twilld writes for CNI plugins")
-	forward := c.Bool("iptables-forward-rules", true, "twilld runs with this flag; a running one tells itself")
-	orderly := c.Bool("ip-masq-fully-random-disable", false, "twilld runs with this flag; a running one tells itself")
-	if _, help, err := c.parse(aboutDoctor, ""); help || err != nil {
+	leaseFile := c.String("lease-file", "", "`FILE` with the leases, instead of etcd (default: the running twilld's)")
+	subnetFile := c.String("subnet-file", "", "`FILE` that twilld writes for CNI plugins (default: the running twilld's, or "+defaultSubnetFile+")")
+	forward := c.Bool("iptables-forward-rules", true, "as twilld would have it; a running one is asked")
+	orderly := c.Bool("ip-masq-fully-random-disable", false, "as twilld would have it; a running one is asked")
+	if _, help, err := c.parse(ctx, aboutDoctor, ""); help || err != nil {
 		return err
 	}
-	n := doctor.Node{Forward: *forward, RandomFully: !*orderly}
-	asking, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	n.Daemon, n.DaemonErr = status.Fetch(asking, *socket)
-	n.Env, n.EnvErr = lease.ReadSubnetEnv(*subnetFile)
-	if *leaseFile == "" && n.Daemon != nil {
-		if path, ok := strings.CutPrefix(n.Daemon.Source.Name, "file "); ok {
-			*leaseFile = path
-		}
-	}
-	if *leaseFile != "" {
-		n.Config, n.Leases, n.StoreErr = fileLeases(ctx, *leaseFile)
+	n := doctor.Node{Forward: *forward, RandomFully: !*orderly, Daemon: c.daemon, DaemonErr: c.daemonErr}
+	n.Env, n.EnvErr = lease.ReadSubnetEnv(cmp.Or(*subnetFile, c.settings().SubnetFile, defaultSubnetFile))
+	if file := cmp.Or(*leaseFile, c.leaseFile()); file != "" {
+		n.Config, n.Leases, n.StoreErr = c.readLeaseFile(ctx, file)
 	} else {
 		n.StoreErr = c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
 			if n.Config, err = s.Config(ctx); err == nil {
@@ -77,25 +67,4 @@ func runDoctor(ctx context.Context, call *command.Call) error {
 		err = errSick
 	}
 	return err
-}
-
-// fileLeases reads a lease file as it is now.
-func fileLeases(ctx context.Context, path string) (*lease.Config, []lease.Lease, error) {
-	s, err := static.Open(path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, nil, err
-	}
-	watching, cancel := context.WithCancel(ctx)
-	defer cancel()
-	updates := make(chan lease.Update)
-	ended := make(chan error, 1)
-	go func() { ended <- s.Watch(watching, updates) }()
-	select {
-	case u := <-updates: // the first is a snapshot with the config
-		cancel()
-		<-ended
-		return u.Config, u.Put, u.Err
-	case err := <-ended:
-		return nil, nil, fmt.Errorf("read %s: %w", path, err)
-	}
 }

@@ -49,25 +49,25 @@ type traffic struct {
 }
 
 func runLeases(ctx context.Context, call *command.Call) error {
-	c := newEtcdCommand(call)
+	c := newStoreCommand(call)
 	asJSON := c.Bool("json", false, "print JSON instead of a table")
-	socket := c.String("socket", status.DefaultSocket, "`PATH` of twilld's --control-socket")
-	if _, help, err := c.parse(aboutLeases, ""); help || err != nil {
+	if _, help, err := c.parse(ctx, aboutLeases, ""); help || err != nil {
 		return err
 	}
 	var leases []lease.Lease
-	err := c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
-		leases, err = s.Leases(ctx)
-		return err
-	})
+	var err error
+	if file := c.leaseFile(); file != "" {
+		_, leases, err = c.readLeaseFile(ctx, file)
+	} else {
+		err = c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
+			leases, err = s.Leases(ctx)
+			return err
+		})
+	}
 	if err != nil {
 		return err
 	}
-	asking, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	// Without a daemon the list is as good, but for what only it knows.
-	local, _ := status.Fetch(asking, *socket)
-	rows := leaseRows(leases, local)
+	rows := leaseRows(leases, c.daemon)
 	if *asJSON {
 		e := json.NewEncoder(c.Stdout)
 		e.SetIndent("", "  ")

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -46,19 +44,7 @@ func TestHelpListsEveryCommand(t *testing.T) {
 }
 
 func TestStatusPrintsPageOrJSON(t *testing.T) {
-	dir, err := os.MkdirTemp("/tmp", "twill") // short enough for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	socket := filepath.Join(dir, "twilld.sock")
-	s, err := status.Listen(socket, func() status.Document {
-		return status.Document{Version: "v0.1.0", PID: 42, Waiting: "a lease"}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	socket := daemonSays(t, status.Document{Version: "v0.1.0", PID: 42, Waiting: "a lease"})
 
 	var page bytes.Buffer
 	if err := program.Run(t.Context(), []string{"status", "--socket", socket}, &page, &bytes.Buffer{}); err != nil {

@@ -19,11 +19,11 @@ const aboutRelease = `Ends what twill reserve began. The subnet of a node turns 
 which the node renews while it lives; that of nobody is free at once.`
 
 func runReserve(ctx context.Context, call *command.Call) error {
-	c := newEtcdCommand(call)
+	c := newStoreCommand(call)
 	var l lease.Lease
 	c.Func("public-ip", "`IP` of the node that shall have the subnet", address(&l.PublicIP, netip.Addr.Is4, "an IPv4 address"))
 	c.Func("public-ipv6", "`IP` of that node in IPv6", address(&l.PublicIPv6, is6, "an IPv6 address"))
-	subnets, help, err := c.subnets(aboutReserve)
+	subnets, help, err := c.subnets(ctx, aboutReserve)
 	if help || err != nil {
 		return err
 	}
@@ -43,8 +43,8 @@ func runReserve(ctx context.Context, call *command.Call) error {
 }
 
 func runRelease(ctx context.Context, call *command.Call) error {
-	c := newEtcdCommand(call)
-	l, help, err := c.subnets(aboutRelease)
+	c := newStoreCommand(call)
+	l, help, err := c.subnets(ctx, aboutRelease)
 	if help || err != nil {
 		return err
 	}
@@ -64,8 +64,8 @@ func runRelease(ctx context.Context, call *command.Call) error {
 }
 
 // subnets parses a command line with one operand, a subnet.
-func (c *etcdCommand) subnets(about string) (l lease.Lease, help bool, err error) {
-	rest, help, err := c.parse(about, "SUBNET")
+func (c *storeCommand) subnets(ctx context.Context, about string) (l lease.Lease, help bool, err error) {
+	rest, help, err := c.parse(ctx, about, "SUBNET")
 	switch {
 	case help || err != nil:
 		return l, help, err

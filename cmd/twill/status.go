@@ -12,12 +12,15 @@ const aboutStatus = `Asks the twilld on this node what it does: whether it is re
 for, which TUN device and kernel offloads are in force and why, which peers it
 reaches and how much went each way, and what was dropped for which reason.`
 
-// statusTimeout bounds the wait for a daemon that hangs.
+// statusTimeout bounds the wait for a daemon that does not answer.
 const statusTimeout = 5 * time.Second
+
+// aboutSocket is the help text of --socket.
+const aboutSocket = "`PATH` of the control socket, twilld's --socket"
 
 func runStatus(ctx context.Context, c *command.Call) error {
 	asJSON := c.Bool("json", false, "print the JSON document instead of a page")
-	socket := c.String("socket", status.DefaultSocket, "`PATH` of twilld's --control-socket")
+	socket := c.String("socket", status.DefaultSocket, aboutSocket)
 	if help, err := c.ParseFlags(aboutStatus); help || err != nil {
 		return err
 	}

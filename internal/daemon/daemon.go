@@ -60,6 +60,7 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		open:         open,
 		probes:       backend.Probe,
 	}
+	d.state.change(func(doc *status.Document) { doc.Settings = o.settings() })
 	if o.cleanup {
 		return d.cleanUp(ctx)
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -23,6 +24,25 @@ func (o *options) source() string {
 		kind = "embedded etcd "
 	}
 	return kind + strings.Join(o.etcd.Endpoints, ", ") + " " + o.etcd.Prefix
+}
+
+// settings is where files and store are, as it stands in the status.
+func (o *options) settings() *status.Settings {
+	absolute := func(path string) string {
+		if path == "" {
+			return ""
+		}
+		if abs, err := filepath.Abs(path); err == nil {
+			return abs
+		}
+		return path // the working directory is gone
+	}
+	s := &status.Settings{SubnetFile: absolute(o.subnetFile), LeaseFile: absolute(o.leaseFile)}
+	if o.leaseFile == "" {
+		s.Endpoints, s.Prefix = o.etcd.Endpoints, o.etcd.Prefix
+		s.CAFile, s.CertFile, s.KeyFile = absolute(o.etcd.CAFile), absolute(o.etcd.CertFile), absolute(o.etcd.KeyFile)
+	}
+	return s
 }
 
 // openStore opens the store of leases that the options name. close ends its

@@ -38,6 +38,20 @@ type Document struct {
 	Shards    []Shard    `json:"shards,omitempty"`
 	Drops     Drops      `json:"drops"`
 	Source    Source     `json:"lease_source"`
+	Settings  *Settings  `json:"settings,omitempty"`
+}
+
+// Settings are where the daemon's files and its store are, so that commands on the
+// same host need not be told. Files have absolute names. Of a lease file there
+// are no fields of etcd, and the other way round.
+type Settings struct {
+	SubnetFile string   `json:"subnet_file"`
+	LeaseFile  string   `json:"lease_file,omitempty"`
+	Endpoints  []string `json:"etcd_endpoints,omitempty"`
+	Prefix     string   `json:"etcd_prefix,omitempty"`
+	CAFile     string   `json:"etcd_cafile,omitempty"`
+	CertFile   string   `json:"etcd_certfile,omitempty"`
+	KeyFile    string   `json:"etcd_keyfile,omitempty"`
 }
 
 // Lease is the lease that this node holds. Prefixes and addresses of a family

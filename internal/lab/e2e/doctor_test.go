@@ -12,16 +12,10 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// doctor runs twill doctor beside d.
+// doctor runs twill doctor beside d, which it asks for its files and its store.
 func (d *daemon) doctor() (found []doctor.Finding, code int) {
 	d.t.Helper()
-	args := []string{"doctor", "--json", "--socket=" + d.socket, "--subnet-file=" + d.subnetFile}
-	for _, a := range d.args {
-		if strings.HasPrefix(a, "--etcd-endpoints=") {
-			args = append(args, a)
-		}
-	}
-	cmd := d.ns.Command(d.t.Context(), bin("twill"), args...)
+	cmd := d.ns.Command(d.t.Context(), bin("twill"), "doctor", "--json", "--socket="+d.socket)
 	out, err := cmd.Output()
 	var report struct{ Findings []doctor.Finding }
 	if jsonErr := json.Unmarshal(out, &report); jsonErr != nil {

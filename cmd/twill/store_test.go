@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/command"
+	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
@@ -82,6 +83,68 @@ func (o *operator) acquire(ip string, previous string) *lease.Lease {
 		o.Fatalf("acquire %s: %v, %v", previous, l, err)
 	}
 	return l
+}
+
+// daemonSays runs what answers for a twilld, and returns its socket.
+func daemonSays(t *testing.T, d status.Document) (socket string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "twill") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket = filepath.Join(dir, "twilld.sock")
+	s, err := status.Listen(socket, func() status.Document { return d })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return socket
+}
+
+// TestStoreIsWhereTheDaemonHasIt: no flag and no variable names it.
+func TestStoreIsWhereTheDaemonHasIt(t *testing.T) {
+	o := newOperator(t)
+	t.Setenv("FLANNELD_ETCD_ENDPOINTS", "")
+	socket := daemonSays(t, status.Document{Settings: &status.Settings{Endpoints: []string{o.server.Endpoint}, Prefix: "/pods"}})
+	o.prints("written: network 10.5.0.0/16, backend udp\n", "config", "set", o.file(someConfig), "--socket", socket)
+	o.prints(someConfig+"\n", "config", "get", "--socket", socket)
+	o.prints("10.5.3.0/24 is reserved: no node gets it\n", "reserve", "10.5.3.0/24", "--socket", socket)
+	if out, _, err := o.twill("leases", "--socket", socket); err != nil || !strings.Contains(out, "10.5.3.0/24") {
+		t.Errorf("leases: got %q, %v", out, err)
+	}
+	o.refuses("no network config", "config", "get", "--socket", socket, "--etcd-prefix=/other")
+	t.Setenv("FLANNELD_ETCD_PREFIX", "/other")
+	o.refuses("no network config", "config", "get", "--socket", socket)
+	o.refuses("http://127.0.0.1:1", "config", "get", "--socket", socket, "--etcd-endpoints=http://127.0.0.1:1", "--timeout=200ms")
+}
+
+// TestFilesAreWhereTheDaemonHasThem: leases come from a file, and there is no etcd.
+func TestFilesAreWhereTheDaemonHasThem(t *testing.T) {
+	dir := t.TempDir()
+	leases, subnets := filepath.Join(dir, "leases.json"), filepath.Join(dir, "subnet.env")
+	for path, text := range map[string]string{
+		leases:  `{"Network": "10.5.0.0/16", "Leases": [{"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"}]}`,
+		subnets: "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := daemonSays(t, status.Document{Settings: &status.Settings{SubnetFile: subnets, LeaseFile: leases}})
+	o := &operator{T: t}
+	if out, _, err := o.twill("leases", "--socket", socket); err != nil || !strings.Contains(out, "192.0.2.1  10.5.1.0/24") {
+		t.Errorf("leases: got %q, %v", out, err)
+	}
+	o.refuses("has its leases in "+leases+", not in etcd", "config", "get", "--socket", socket)
+	o.refuses("has its leases in "+leases+", not in etcd", "reserve", "10.5.3.0/24", "--socket", socket)
+	out, _, _ := o.twill("doctor", "--json", "--socket", socket)
+	if f := finding(t, out, "store"); f.Level != doctor.OK || !strings.Contains(f.Text, "1 leases are good") {
+		t.Errorf("doctor: got %+v", f)
+	}
+	if f := finding(t, out, "subnet-file"); f.Level != doctor.OK || !strings.Contains(f.Text, "10.5.1.0/24") {
+		t.Errorf("doctor: got %+v", f)
+	}
 }
 
 func TestOnlyAConfigThatNodesCanUseIsSet(t *testing.T) {
@@ -157,28 +220,16 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 	o.acquire("192.0.2.6", "10.5.6.0/24")
 	o.acquire("192.0.2.7", "10.5.7.0/24")
 
-	dir, err := os.MkdirTemp("/tmp", "twill") // short enough for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	socket := filepath.Join(dir, "twilld.sock")
 	idle := 3.7
-	s, err := status.Listen(socket, func() status.Document {
-		return status.Document{
-			Lease: &status.Lease{Subnet: netip.MustParsePrefix("10.5.1.0/24")},
-			Dataplane: &status.Dataplane{Peers: []status.Peer{
-				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.2.0/24")}, TXBytes: 1234, RXBytes: 5678, TXPackets: 12, RXPackets: 56, Idle: &idle},
-				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.4.0/24")}},
-				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.6.0/24")}, Backend: "vxlan", Idle: &idle}, // the kernel's
-				{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.7.0/24")}, Backend: "host-gw"},
-			}},
-		}
+	socket := daemonSays(t, status.Document{
+		Lease: &status.Lease{Subnet: netip.MustParsePrefix("10.5.1.0/24")},
+		Dataplane: &status.Dataplane{Peers: []status.Peer{
+			{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.2.0/24")}, TXBytes: 1234, RXBytes: 5678, TXPackets: 12, RXPackets: 56, Idle: &idle},
+			{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.4.0/24")}},
+			{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.6.0/24")}, Backend: "vxlan", Idle: &idle}, // the kernel's
+			{Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.7.0/24")}, Backend: "host-gw"},
+		}},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
 
 	o.prints(""+
 		"NODE                   SUBNET       BACKEND  EXPIRES           LAST TRAFFIC  SENT    RECEIVED\n"+
@@ -239,7 +290,7 @@ func TestAnEtcdThatIsAwayIsNamedAfterTheTimeout(t *testing.T) {
 	}
 }
 
-func TestWrongCommandLineOfAnEtcdCommandIsAUsageError(t *testing.T) {
+func TestWrongCommandLineOfAStoreCommandIsAUsageError(t *testing.T) {
 	for _, tc := range []struct {
 		args []string
 		want string
@@ -251,8 +302,8 @@ func TestWrongCommandLineOfAnEtcdCommandIsAUsageError(t *testing.T) {
 		{[]string{"config", "get", "it"}, `config: unexpected argument "it"`},
 		{[]string{"config", "set", "a", "b"}, `config: unexpected argument "b"`},
 		{[]string{"reserve"}, "reserve: which subnet?"},
-		{[]string{"reserve", "here"}, `reserve: "here" is no subnet`},
-		{[]string{"reserve", "10.5.7.1/24"}, "10.5.7.1/24 is an address inside of the subnet 10.5.7.0/24"},
+		{[]string{"reserve", "here"}, `reserve: "here" is not a subnet`},
+		{[]string{"reserve", "10.5.7.1/24"}, "10.5.7.1/24 is an address inside the subnet 10.5.7.0/24"},
 		{[]string{"reserve", "10.5.7.0/24,10.5.8.0/24"}, "two subnets of one address family"},
 		{[]string{"reserve", "10.5.7.0/24", "--public-ip=fd00::1"}, "want an IPv4 address"},
 		{[]string{"release", "10.5.7.0/24", "10.5.8.0/24"}, `release: unexpected argument "10.5.8.0/24"`},

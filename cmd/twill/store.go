@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/twillnet/twill/internal/command"
+	"github.com/twillnet/twill/internal/etcdflags"
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
+	"github.com/twillnet/twill/lease/static"
+)
+
+// aboutStore ends the help text of the commands that read or write the store.
+const aboutStore = `
+
+Where the store is, the running twilld says; the flags --etcd-* and the variables
+FLANNELD_ETCD_*, which are twilld's, override it.`
+
+// storeCommand is a subcommand that reads or writes the store of leases.
+type storeCommand struct {
+	*command.Call
+	etcd    *etcdflags.Flags
+	socket  string
+	timeout time.Duration
+
+	// daemon is the status of the twilld on this node; nil: none answers, and
+	// daemonErr says why.
+	daemon    *status.Document
+	daemonErr error
+}
+
+// newStoreCommand defines the flags that all of them have.
+func newStoreCommand(call *command.Call) *storeCommand {
+	c := &storeCommand{Call: call}
+	c.etcd = etcdflags.Define(c.FlagSet)
+	c.StringVar(&c.socket, "socket", status.DefaultSocket, aboutSocket)
+	c.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for the store, `TIME`")
+	return c
+}
+
+// parse parses flags and operands, and asks the daemon for what they leave open;
+// usage stands for the operands in the help text. It returns true where help was
+// asked for.
+func (c *storeCommand) parse(ctx context.Context, about, usage string) (operands []string, help bool, err error) {
+	operands, help, err = c.ParseOperands(about+aboutStore, usage)
+	if help || err != nil {
+		return nil, help, err
+	}
+	if c.timeout <= 0 {
+		return nil, false, c.Usagef("--timeout %s: want more than 0", c.timeout)
+	}
+	if err := c.etcd.Settle(os.LookupEnv); err != nil {
+		return nil, false, c.Usagef("%v", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	c.daemon, c.daemonErr = status.Fetch(ctx, c.socket)
+	return operands, false, c.adopt()
+}
+
+// settings are those of the daemon; the zero value if it does not answer.
+func (c *storeCommand) settings() status.Settings {
+	if c.daemon == nil || c.daemon.Settings == nil {
+		return status.Settings{}
+	}
+	return *c.daemon.Settings
+}
+
+// adopt takes the daemon's settings of etcd for the flags that are not given. An
+// etcd that a flag names is not the daemon's, so its certificates are not either.
+func (c *storeCommand) adopt() error {
+	s := c.settings()
+	if c.etcd.Given("etcd-endpoints") {
+		s = status.Settings{Prefix: s.Prefix}
+	}
+	if c.etcd.Given("etcd-certfile") || c.etcd.Given("etcd-keyfile") {
+		s.CertFile, s.KeyFile = "", "" // they are a pair
+	}
+	for name, value := range map[string]string{
+		"etcd-endpoints": strings.Join(s.Endpoints, ","), "etcd-prefix": s.Prefix,
+		"etcd-cafile": s.CAFile, "etcd-certfile": s.CertFile, "etcd-keyfile": s.KeyFile,
+	} {
+		if value == "" || c.etcd.Given(name) {
+			continue
+		}
+		if err := c.Set(name, value); err != nil {
+			return fmt.Errorf("%s: twilld on %s has --%s=%s: %w", c.Name(), c.socket, name, value, err)
+		}
+	}
+	return nil
+}
+
+// leaseFile is the daemon's, empty where leases are in etcd.
+func (c *storeCommand) leaseFile() string {
+	if c.etcd.Given("etcd-endpoints") {
+		return ""
+	}
+	return c.settings().LeaseFile
+}
+
+// ask calls f with an open store of etcd and a context that ends with the
+// timeout. Warnings of the store go to Stderr.
+func (c *storeCommand) ask(ctx context.Context, f func(context.Context, *etcd.Store) error) error {
+	if file := c.leaseFile(); file != "" {
+		return fmt.Errorf("%s: the twilld on this node has its leases in %s, not in etcd; edit that file, or name an etcd with --etcd-endpoints", c.Name(), file)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	o := c.etcd.Options
+	o.Logger = logging.New(c.Stderr, logging.Text, slog.LevelWarn)
+	store, err := etcd.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return f(ctx, store)
+}
+
+// readLeaseFile reads a lease file as it is now.
+func (c *storeCommand) readLeaseFile(ctx context.Context, path string) (*lease.Config, []lease.Lease, error) {
+	s, err := static.Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, nil, err
+	}
+	watching, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	updates := make(chan lease.Update)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Watch(watching, updates) }()
+	select {
+	case u := <-updates: // the first is a snapshot with the config
+		cancel()
+		<-ended
+		return u.Config, u.Put, u.Err
+	case err := <-ended:
+		return nil, nil, fmt.Errorf("read %s: %w", path, err)
+	}
+}
+
+// parseSubnets reads the name of a lease: an IPv4 subnet, an IPv6 subnet, both
+// with a comma in between, or the key as it stands in etcd.
+func parseSubnets(text string) (lease.Lease, error) {
+	var l lease.Lease
+	if !strings.Contains(text, "/") {
+		subnet, ipv6Subnet, err := lease.ParseKey(lease.Key(text))
+		if err != nil {
+			return l, fmt.Errorf("%q is not a subnet; want one such as 10.5.7.0/24", text)
+		}
+		l.Subnet, l.IPv6Subnet = subnet, ipv6Subnet
+		return l, nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		p, err := netip.ParsePrefix(part)
+		if err != nil || p.Bits() == 0 {
+			return l, fmt.Errorf("%q is not a subnet; want one such as 10.5.7.0/24", part)
+		}
+		if p != p.Masked() {
+			return l, fmt.Errorf("%s is an address inside the subnet %s; name the subnet", part, p.Masked())
+		}
+		to := &l.Subnet
+		if p.Addr().Is6() {
+			to = &l.IPv6Subnet
+		}
+		if to.IsValid() {
+			return l, fmt.Errorf("%q names two subnets of one address family", text)
+		}
+		*to = p
+	}
+	return l, nil
+}
+
+// subnetText names the subnets of a lease as parseSubnets reads them.
+func subnetText(l lease.Lease) string {
+	var parts []string
+	for _, p := range l.Subnets() {
+		parts = append(parts, p.String())
+	}
+	return strings.Join(parts, ",")
+}
+
+// nodeText names the node of a lease by its public addresses.
+func nodeText(l lease.Lease) string {
+	var parts []string
+	for _, a := range []netip.Addr{l.PublicIP, l.PublicIPv6} {
+		if a.IsValid() {
+			parts = append(parts, a.String())
+		}
+	}
+	if len(parts) == 0 {
+		return "nobody"
+	}
+	return strings.Join(parts, ",")
+}
