@@ -29,7 +29,7 @@ UNIT = $$(go list ./... | grep -v /internal/lab/e2e)
 
 FUZZTIME ?= 20s
 GOARCH   := $(shell go env GOARCH)
-MODULES  := . tools tools/etcd
+MODULES  := . tools tools/cni tools/etcd
 ifeq ($(GOARCH),amd64)
 MODULES  += bench/peers/flannel
 endif
@@ -45,7 +45,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## build bin/twilld, bin/twill and bin/twill-lab, static
+build: ## build what is in cmd/ to bin, static
 	$(GOBUILD) -o bin/ ./cmd/...
 
 .PHONY: build-lite
@@ -65,6 +65,10 @@ endif
 etcd: ## build bin/peers/etcd and etcdctl, which tests run
 	cd tools/etcd && $(GOBUILD) -o ../../bin/peers/etcd go.etcd.io/etcd/server/v3
 	cd tools/etcd && $(GOBUILD) -o ../../bin/peers/etcdctl go.etcd.io/etcd/etcdctl/v3
+
+.PHONY: cni
+cni: ## build bin/peers/cni, the CNI plugins and cnitool that tests run
+	cd tools/cni && $(GOBUILD) -o ../../bin/peers/cni/ tool
 
 .PHONY: etcd-old
 etcd-old: ## fetch this Debian's etcd, an old one that tests run, to bin/peers/etcd-old
@@ -87,7 +91,7 @@ peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laborato
 .PHONY: test
 test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces
 	@$(STEP) "Debian packages that the tests need" scripts/install-deps.sh
-	@$(STEP) "build" $(MAKE) build peers etcd etcd-old guest docker
+	@$(STEP) "build" $(MAKE) build peers cni etcd etcd-old guest docker
 	@$(STEP) "lint" $(MAKE) lint
 	@$(STEP) "unit tests with the race detector" $(MAKE) test-unit
 	@$(STEP) "other architectures" $(MAKE) test-cross
@@ -100,7 +104,7 @@ test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some s
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
 
 .PHONY: test-netns
-test-netns: needs-root $(REPORT) etcd-old guest docker ## tests of the real binaries in network namespaces; root
+test-netns: needs-root $(REPORT) cni etcd-old guest docker ## tests of the real binaries in network namespaces; root
 	go test -count=1 -timeout 30m -json ./internal/lab/e2e/... | $(REPORT) -each
 
 .PHONY: test-cross

@@ -1,8 +1,6 @@
 package lease
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -90,33 +88,45 @@ func RemoveSubnetEnv(path string) error {
 // ignored. The error wraps fs.ErrNotExist if there is no file, which is how the
 // first start of a node looks.
 func ReadSubnetEnv(path string) (SubnetEnv, error) {
+	var e SubnetEnv
+	if err := ReadVariables(path, e.set); err != nil {
+		return SubnetEnv{}, err
+	}
+	return e, nil
+}
+
+// ReadVariables calls set for each NAME=VALUE line of the subnet file at path, in
+// the file's order, without quotes and a leading "export". Comments, empty lines
+// and lines without "=" are passed over. An error of set ends it and is returned
+// with file, line and name. The error wraps fs.ErrNotExist if there is no file.
+func ReadVariables(path string, set func(name, value string) error) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return SubnetEnv{}, fmt.Errorf("read subnet file: %w", err)
+		return fmt.Errorf("read subnet file: %w", err)
 	}
-	var e SubnetEnv
-	lines := bufio.NewScanner(bytes.NewReader(text))
-	for n := 1; lines.Scan(); n++ {
-		key, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(lines.Text()), "export "), "=")
-		if !ok || strings.HasPrefix(key, "#") {
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		if !ok || strings.HasPrefix(name, "#") {
 			continue
 		}
-		if err := e.set(key, strings.Trim(value, `"'`)); err != nil {
-			return SubnetEnv{}, fmt.Errorf("read subnet file: %s:%d: %s: %w", path, n, key, err)
+		if err := set(name, strings.Trim(value, `"'`)); err != nil {
+			return fmt.Errorf("read subnet file: %s:%d: %s: %w", path, n, name, err)
 		}
 	}
-	return e, lines.Err()
+	return nil
 }
 
 func (e *SubnetEnv) set(key, value string) (err error) {
 	switch key {
 	case "FLANNEL_NETWORK":
-		e.Network, err = netip.ParsePrefix(value)
+		e.Network, err = firstPrefix(value)
 	case "FLANNEL_SUBNET":
 		e.Subnet, err = netip.ParsePrefix(value)
 		e.Subnet = e.Subnet.Masked()
 	case "FLANNEL_IPV6_NETWORK":
-		e.IPv6Network, err = netip.ParsePrefix(value)
+		e.IPv6Network, err = firstPrefix(value)
 	case "FLANNEL_IPV6_SUBNET":
 		e.IPv6Subnet, err = netip.ParsePrefix(value)
 		e.IPv6Subnet = e.IPv6Subnet.Masked()
@@ -126,6 +136,13 @@ func (e *SubnetEnv) set(key, value string) (err error) {
 		e.IPMasq, err = strconv.ParseBool(value)
 	}
 	return err
+}
+
+// firstPrefix returns the first of a list, which is what flannel writes where the
+// cluster has several networks.
+func firstPrefix(list string) (netip.Prefix, error) {
+	first, _, _ := strings.Cut(list, ",")
+	return netip.ParsePrefix(first)
 }
 
 // Previous returns what a store wants to know of a node's last life.

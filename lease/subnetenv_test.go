@@ -109,6 +109,10 @@ func TestReadSubnetEnv(t *testing.T) {
 	if e, err := ReadSubnetEnv(path); err != nil || e.Subnet != prefix("10.5.7.0/24") || e.MTU != 1400 {
 		t.Errorf("got %+v, %v", e, err)
 	}
+	write("FLANNEL_NETWORK=10.5.0.0/16,192.168.0.0/16\n")
+	if e, err := ReadSubnetEnv(path); err != nil || e.Network != prefix("10.5.0.0/16") {
+		t.Errorf("a list of networks: got %+v, %v; want the first", e, err)
+	}
 	write("FLANNEL_MTU=1400\nFLANNEL_SUBNET=10.5.7.1\n")
 	if _, err := ReadSubnetEnv(path); err == nil || !strings.Contains(err.Error(), path+":2: FLANNEL_SUBNET: ") {
 		t.Errorf("got %v, want file, line and variable", err)

@@ -4,7 +4,7 @@ package main
 
 import (
 	"github.com/twillnet/twill/internal/command"
-	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/version"
 )
 
 var program = command.Program{
@@ -12,7 +12,7 @@ var program = command.Program{
 	About: "twill-lab shows and measures the data plane of twilld in network namespaces of\n" +
 		"this machine. Needs root.",
 	More:    "The operator's commands are in twill --help.",
-	Version: status.Version,
+	Version: version.String,
 	Commands: []command.Command{
 		{Name: "demo", Summary: "two hosts with pods, twill beside kernel VXLAN, one table, in a minute", Run: runDemo},
 		{Name: "up", Summary: "make two hosts with a pod and a twilld each, which stay until twill-lab down", Run: runUp},

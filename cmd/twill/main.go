@@ -4,14 +4,14 @@ package main
 
 import (
 	"github.com/twillnet/twill/internal/command"
-	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/version"
 )
 
 var program = command.Program{
 	Name:    "twill",
 	About:   "twill shows what the twilld on this node does, and keeps the leases in etcd.",
 	More:    "Those of the daemon are in twilld --help.",
-	Version: status.Version,
+	Version: version.String,
 	Commands: []command.Command{
 		{Name: "status", Summary: "what the twilld on this node does: engine, offloads, peers, drops", Run: runStatus},
 		{Name: "doctor", Summary: "what keeps this node's pods from reaching others, and the command that repairs it", Run: runDoctor},

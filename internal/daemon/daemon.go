@@ -22,6 +22,7 @@ import (
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/version"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
 )
@@ -40,7 +41,7 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		_, err = stdout.Write(help())
 		return err
 	case o.version:
-		_, err = fmt.Fprintln(stdout, "twilld", status.Version())
+		_, err = fmt.Fprintln(stdout, "twilld", version.String())
 		return err
 	}
 	notifySocket, _ := lookup("NOTIFY_SOCKET")
@@ -114,7 +115,7 @@ func (d *daemon) runUntilSignal(ctx context.Context) error {
 // run starts everything in order, each step with what the ones before it
 // found, and takes it down in the opposite order.
 func (d *daemon) run(ctx context.Context) (err error) {
-	d.log.Info("starting", logging.KeyVersion, status.Version())
+	d.log.Info("starting", logging.KeyVersion, version.String())
 	for _, f := range d.options.ignored {
 		d.log.Warn("setting ignored", logging.KeySetting, f.setting, logging.KeyWhy, f.reason)
 	}
@@ -172,7 +173,7 @@ func (d *daemon) serveHTTP() (*httpd.Server, error) {
 	addr := netip.AddrPortFrom(d.options.healthzIP, uint16(d.options.healthzPort))
 	web, err := httpd.Listen(addr, httpd.Config{
 		Waiting: d.state.waiting,
-		Metrics: metrics.NewRegistry(d.state.counters, d.state.gauges, status.Version()),
+		Metrics: metrics.NewRegistry(d.state.counters, d.state.gauges, version.String()),
 		Logger:  d.log,
 	})
 	if err == nil {

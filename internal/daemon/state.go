@@ -8,6 +8,7 @@ import (
 
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/version"
 	"github.com/twillnet/twill/metrics"
 )
 
@@ -35,7 +36,7 @@ const samplePeriod = time.Second
 // leases from source.
 func newState(source, waiting string) *state {
 	return &state{doc: status.Document{
-		Version: status.Version(),
+		Version: version.String(),
 		PID:     os.Getpid(),
 		Started: time.Now(),
 		Waiting: waiting,

@@ -1,0 +1,105 @@
+package cni
+
+import (
+	"encoding/json"
+	"maps"
+	"net/netip"
+)
+
+// delegate is the configuration of the plugin that does the work.
+type delegate map[string]json.RawMessage
+
+// plugin returns the name of that plugin, empty if the configuration has none.
+func (d delegate) plugin() (name string) {
+	_ = object(d).get("type", &name)
+	return name
+}
+
+// text returns the configuration as JSON, with its keys in order.
+func (d delegate) text() []byte { return encode(d) }
+
+// encode returns v as JSON. What this package encodes are maps, lists, strings,
+// numbers and JSON that has been decoded before: that cannot fail.
+func encode(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// setDefault sets a key that the user has left out.
+func (d delegate) setDefault(key string, value any) {
+	if _, ok := d[key]; !ok {
+		d[key] = encode(value)
+	}
+}
+
+// delegateFor completes the user's delegate with what the node's subnet file says.
+func (n *netConf) delegateFor(node *node) (delegate, error) {
+	d := maps.Clone(n.Delegate)
+	d["name"] = encode(n.Name)
+	if n.CNIVersion != "" {
+		d["cniVersion"] = encode(n.CNIVersion)
+	}
+	if n.RuntimeConfig != nil {
+		d["runtimeConfig"] = encode(n.RuntimeConfig)
+	}
+	d.setDefault("type", "bridge")
+	if d.plugin() == "bridge" {
+		d.setDefault("isGateway", true)
+	}
+	d.setDefault("ipMasq", !node.ipMasq) // one of the two masquerades
+	d.setDefault("mtu", node.mtu)
+	ipam, err := n.ipamFor(node)
+	if err != nil {
+		return nil, err
+	}
+	d["ipam"] = encode(ipam)
+	return d, nil
+}
+
+// ipRange is one range of host-local's.
+type ipRange struct {
+	Subnet netip.Prefix `json:"subnet"`
+}
+
+// ipamFor completes the user's ipam object: a range for each family, and routes to
+// all networks behind the user's own.
+func (n *netConf) ipamFor(node *node) (object, error) {
+	ipam := maps.Clone(n.IPAM)
+	if ipam == nil {
+		ipam = object{}
+	}
+	if _, ok := ipam["type"]; !ok {
+		ipam["type"] = encode("host-local")
+	}
+	var ranges [][]ipRange
+	for _, subnet := range node.subnets {
+		ranges = append(ranges, []ipRange{{subnet}})
+	}
+	ipam["ranges"] = encode(ranges)
+	var routes []json.RawMessage
+	if err := ipam.get("routes", &routes); err != nil {
+		return nil, invalid("ipam.routes: %v", err)
+	}
+	for _, network := range node.networks {
+		routes = append(routes, encode(map[string]netip.Prefix{"dst": network}))
+	}
+	ipam["routes"] = encode(routes)
+	return ipam, nil
+}
+
+// onCall adds to a saved configuration what the runtime passes at CHECK and DEL,
+// the result of ADD in the version of this call.
+func (n *netConf) onCall(d delegate) delegate {
+	if len(n.PrevResult) == 0 {
+		return d
+	}
+	d = maps.Clone(d)
+	d["prevResult"] = n.PrevResult
+	if n.CNIVersion != "" {
+		d["cniVersion"] = encode(n.CNIVersion)
+	}
+	return d
+}

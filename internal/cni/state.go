@@ -1,0 +1,166 @@
+package cni
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// attachment is one interface of one container.
+type attachment struct {
+	container, ifName string
+}
+
+// primary is the interface by which runtimes connect a pod.
+const primary = "eth0"
+
+// fileName returns where an attachment is saved. Stock flannel's plugin saves a
+// container under its ID alone, so of two attachments it forgets one. Here the
+// first is named as stock does, and stock can take over from this plugin; for any
+// other the name of the interface is added behind a colon, which no container ID
+// has.
+func (a attachment) fileName() string {
+	if a.ifName == primary {
+		return a.container
+	}
+	return a.container + ":" + a.ifName
+}
+
+// attachmentOf is the inverse of fileName.
+func attachmentOf(fileName string) attachment {
+	container, ifName, ok := strings.Cut(fileName, ":")
+	if !ok {
+		ifName = primary
+	}
+	return attachment{container, ifName}
+}
+
+// stateDir is the directory of the saved configurations, dataDir in the plugin's
+// configuration. Calls for different attachments may run at the same time.
+type stateDir string
+
+// malformedError is a saved configuration that cannot be used.
+type malformedError struct {
+	path string
+	err  error
+}
+
+func (e *malformedError) Error() string { return fmt.Sprintf("%s is damaged: %v", e.path, e.err) }
+func (e *malformedError) Unwrap() error { return e.err }
+
+// saved is a configuration as it was found.
+type saved struct {
+	delegate
+	network string
+	byStock bool // written by stock's plugin, for an interface that is not known
+}
+
+// read returns what a file of the directory says.
+func (dir stateDir) read(file string) (saved, error) {
+	path := filepath.Join(string(dir), file)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return saved{}, fmt.Errorf("read saved configuration: %w", err)
+	}
+	// A line feed ends what save has written, and nothing of stock's.
+	s := saved{byStock: !bytes.HasSuffix(text, []byte("\n"))}
+	if err := json.Unmarshal(text, &s.delegate); err != nil {
+		return s, &malformedError{path, err}
+	}
+	if err := object(s.delegate).get("name", &s.network); err != nil {
+		return s, &malformedError{path, fmt.Errorf("name: %w", err)}
+	}
+	if s.plugin() == "" {
+		return s, &malformedError{path, errors.New("it names no plugin")}
+	}
+	return s, nil
+}
+
+// load returns the configuration of an attachment to a network and the file that it
+// is in, which is known also with a malformedError. The error wraps os.ErrNotExist
+// if nothing is saved.
+func (dir stateDir) load(a attachment, network string) (delegate, string, error) {
+	file := a.fileName()
+	s, err := dir.read(file)
+	if errors.Is(err, os.ErrNotExist) && a.ifName != primary {
+		// Stock may have saved it, under the ID alone.
+		file = a.container
+		if s, err = dir.read(file); err == nil && !s.byStock {
+			return nil, "", os.ErrNotExist // that of the primary interface
+		}
+	}
+	if err == nil && s.byStock && s.network != network {
+		return nil, "", os.ErrNotExist // stock's, of another of the container's networks
+	}
+	return s.delegate, file, err
+}
+
+// save writes the configuration of an attachment. A crash leaves all of it or
+// nothing.
+func (dir stateDir) save(a attachment, d delegate) error {
+	if err := dir.write(a.fileName(), append(d.text(), '\n')); err != nil {
+		return fmt.Errorf("save configuration: %w; name another directory with dataDir", err)
+	}
+	return nil
+}
+
+func (dir stateDir) write(file string, text []byte) error {
+	if err := os.MkdirAll(string(dir), 0o700); err != nil {
+		return err
+	}
+	temp := filepath.Join(string(dir), unfinished(file))
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(temp, filepath.Join(string(dir), file))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return dir.sync()
+}
+
+// unfinished is the name of a file while it is written. No container ID begins
+// with a dot.
+func unfinished(file string) string { return "." + file + ".new" }
+
+// sync makes the directory's entries durable: an address that a delegate takes must
+// not outlive the record by which it is given back.
+func (dir stateDir) sync() error {
+	f, err := os.Open(string(dir))
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// remove removes a file of the directory. That there is none is no error.
+func (dir stateDir) remove(file string) error {
+	err := os.Remove(filepath.Join(string(dir), file))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove saved configuration: %w", err)
+	}
+	return nil
+}
+
+// files returns the names of what is saved. A directory that is not there is empty.
+func (dir stateDir) files() (names []string, err error) {
+	entries, err := os.ReadDir(string(dir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
