@@ -148,8 +148,8 @@ func receive(t *testing.T, fd, n int) (got [][]byte) {
 	t.Helper()
 	b := make([]byte, 1<<16)
 	for range n {
-		if !readable(fd, 5000) {
-			t.Fatalf("%d of %d datagrams within 5 s", len(got), n)
+		if !readable(fd, int(testkit.Patience.Milliseconds())) {
+			t.Fatalf("%d of %d datagrams within %s", len(got), n, testkit.Patience)
 		}
 		size, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
 		if err != nil {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // socket is a UDP socket of a test, and its address.
@@ -50,14 +52,14 @@ func loopbackPair(t testing.TB) (fd int, peer socket) {
 // calls each for them.
 func receiveAll(t *testing.T, r *rx, n int, each func(b []byte, info recvInfo, from netip.Addr)) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(testkit.Patience)
 	for n > 0 {
 		got, errno := r.receive()
 		switch errno {
 		case 0:
 		case unix.EAGAIN:
 			if time.Now().After(deadline) {
-				t.Fatalf("%d messages did not arrive within 5 s", n)
+				t.Fatalf("%d messages did not arrive within %s", n, testkit.Patience)
 			}
 			unix.Poll([]unix.PollFd{{Fd: int32(r.shard.fd), Events: unix.POLLIN}}, 100)
 			continue

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/metrics"
 	"github.com/twillnet/twill/tun"
 )
@@ -334,13 +335,8 @@ func TestStopUnderLoad(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- l.run() }()
 		time.AfterFunc(20*time.Millisecond, func() { d.stopping.Store(true) })
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		case <-time.After(5 * time.Second):
-			t.Fatalf("%s goes on", name)
+		if err := testkit.Receive(t, name+" ends", done); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

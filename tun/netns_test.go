@@ -17,6 +17,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // The tests here need root. Each has a namespace of its own:
@@ -158,7 +159,7 @@ func write(q Queue, h Header, pkt []byte) error {
 // read waits for a packet, passing over what the kernel itself has to say.
 func read(t *testing.T, q Queue) (h Header, pkt []byte) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(testkit.Patience)
 	b := bytes.Repeat([]byte{0xee}, ReadSize)
 	for time.Now().Before(deadline) {
 		n, err := q.Read(b)
@@ -176,7 +177,7 @@ func read(t *testing.T, q Queue) (h Header, pkt []byte) {
 			t.Fatal(err)
 		}
 	}
-	t.Fatal("nothing to read within 5 s")
+	t.Fatalf("nothing to read within %s", testkit.Patience)
 	return
 }
 

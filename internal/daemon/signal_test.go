@@ -7,18 +7,17 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // hangsInClose is the variable that makes this test binary a daemon whose data
 // plane cannot be closed.
 const hangsInClose = "TWILLD_TEST_HANGS_IN_CLOSE"
 
-func TestSecondSignalEndsAtOnce(t *testing.T) {
+func TestSecondSignalEndsADaemonThatHangsInClose(t *testing.T) {
 	if os.Getenv(hangsInClose) != "" {
 		hang(t)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestSecondSignalEndsAtOnce$")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestSecondSignalEndsADaemonThatHangsInClose$")
 	cmd.Env = append(os.Environ(), hangsInClose+"=1")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -28,12 +27,10 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := bufio.NewScanner(out)
-	var begin time.Time
 	for _, want := range []string{"ready", "closing"} {
 		if !lines.Scan() || lines.Text() != want {
 			t.Fatalf("got %q, %v; want %q", lines.Text(), lines.Err(), want)
 		}
-		begin = time.Now()
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
@@ -41,9 +38,6 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	var exit *exec.ExitError
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
 		t.Errorf("ended with %v, want the signal", err)
-	}
-	if took := time.Since(begin); took > 300*time.Millisecond {
-		t.Errorf("ended %v after the second signal", took)
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -146,6 +148,22 @@ func (n *network) all() []found {
 		all = append(all, found{strings.TrimPrefix(string(kv.Key), n.prefix), string(kv.Value), clientv3.LeaseID(kv.Lease), kv.ModRevision})
 	}
 	return all
+}
+
+// cutOff returns what Config says when its context ends while it still tries to
+// reach etcd: the error that has all these causes in it, or the last one if none
+// has. How long an attempt to connect takes is the machine's affair.
+func (n *network) cutOff(s *Store, causes ...string) (err error) {
+	n.Helper()
+	for timeout := 300 * time.Millisecond; timeout < testkit.Patience; timeout *= 2 {
+		ctx, cancel := context.WithTimeout(n.ctx(), timeout)
+		_, err = s.Config(ctx)
+		cancel()
+		if err == nil || !slices.ContainsFunc(causes, func(c string) bool { return !strings.Contains(err.Error(), c) }) {
+			break
+		}
+	}
+	return err
 }
 
 // only returns the one key under subnets.

@@ -26,9 +26,7 @@ func TestAStartWaitsForEtcdAndSaysSo(t *testing.T) {
 	server.Kill()
 
 	s := n.store()
-	short, cancel := context.WithTimeout(n.ctx(), 300*time.Millisecond)
-	defer cancel()
-	_, err := s.Config(short)
+	err := n.cutOff(s, "connection refused")
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "etcd "+server.Endpoint+": read config "+n.prefix+"/config: ") ||
 		!strings.Contains(err.Error(), "connection refused") || !strings.Contains(err.Error(), "see that etcd runs") {
 		t.Errorf("got %v, want endpoint, operation, cause and remedy", err)

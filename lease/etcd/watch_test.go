@@ -50,14 +50,9 @@ func (n *network) watch(s *Store) *watching {
 // next takes one update.
 func (w *watching) next() lease.Update {
 	w.Helper()
-	select {
-	case u := <-w.updates:
-		w.fold(u)
-		return u
-	case <-time.After(testkit.Patience):
-		w.Fatalf("no update in %s; the leases are %v", testkit.Patience, w.leases())
-	}
-	panic("unreachable")
+	u := testkit.Receive(w, "there is an update", w.updates, func() string { return fmt.Sprintf("leases: %v", w.leases()) })
+	w.fold(u)
+	return u
 }
 
 func (w *watching) fold(u lease.Update) {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fsnotify/fsnotify"
 
@@ -65,13 +64,7 @@ func watch(t *testing.T, path string, change func(*Store)) *watching {
 
 func (w *watching) next() lease.Update {
 	w.Helper()
-	select {
-	case u := <-w.updates:
-		return u
-	case <-time.After(10 * time.Second):
-		w.Fatal("no update in 10 s")
-	}
-	panic("unreachable")
+	return testkit.Receive(w, "there is an update", w.updates)
 }
 
 // expect waits for an update that puts and deletes these subnets, and no more.
