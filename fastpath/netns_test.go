@@ -362,22 +362,23 @@ func TestNoTwoEnginesShareAPort(t *testing.T) {
 	})
 }
 
-// asleep waits until n threads of this process, two for each queue of an engine,
-// wait in poll(2) or ppoll(2), which Go's own runtime does not call: proc_pid_wchan(5)
-// names the kernel function. Only the engine's events wake them.
-func asleep(t *testing.T, n int) {
+// asleep waits until all threads of a running engine, two a shard, sleep in
+// poll(2) or ppoll(2). Go's runtime calls neither; the kernel function that
+// /proc/self/task/*/wchan names for its epoll_wait(2) is do_epoll_wait or ep_poll.
+func asleep(t *testing.T, e *Engine) {
 	t.Helper()
+	n := 2 * len(e.shards)
 	testkit.Eventually(t, fmt.Sprintf("%d threads sleep", n), func() bool {
 		tasks, err := filepath.Glob("/proc/self/task/*/wchan")
 		testkit.Must(t, err)
 		sleeping := 0
 		for _, task := range tasks {
 			wchan, _ := os.ReadFile(task) // a thread may have ended
-			if bytes.Contains(wchan, []byte("poll")) && !bytes.HasPrefix(wchan, []byte("ep_poll")) {
+			if s := string(wchan); strings.Contains(s, "poll") && !strings.Contains(s, "epoll") && !strings.Contains(s, "ep_poll") {
 				sleeping++
 			}
 		}
-		return sleeping >= n
+		return sleeping == n
 	})
 }
 
@@ -387,7 +388,7 @@ func TestRunEndsWhenItsDeviceIsDeleted(t *testing.T) {
 			e := newEngine(t, config(device(t, 2, mode), "127.0.0.1:8285"))
 			done := make(chan error, 1)
 			go func() { done <- e.Run(context.Background()) }()
-			asleep(t, 4)
+			asleep(t, e)
 			link, err := netlink.LinkByName("flannel0")
 			if err != nil {
 				t.Fatal(err)
@@ -406,7 +407,7 @@ func TestCancelWakesEveryThreadOfRun(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
 		e := newEngine(t, config(device(t, 4, tun.Auto), "127.0.0.1:8285"))
 		stop := start(t, e)
-		asleep(t, 8)
+		asleep(t, e)
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
