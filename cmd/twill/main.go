@@ -19,6 +19,8 @@ var program = command.Program{
 		{Name: "config", Summary: "print the network config in etcd, or replace it after checking the new one", Run: runConfig},
 		{Name: "reserve", Summary: "reserve a pod subnet permanently, for one node or from all", Run: runReserve},
 		{Name: "release", Summary: "end a reservation", Run: runRelease},
+		{Name: "invite", Summary: "print an invitation to the etcd in this node's twilld, for one more node", Run: runInvite},
+		{Name: "join", Summary: "accept an invitation: write the certificates that another node's etcd asks for", Run: runJoin},
 		{Name: "docker-opts", Summary: "write the options by which Docker uses this node's pod subnet", Run: runDockerOpts},
 	},
 }

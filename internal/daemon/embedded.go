@@ -17,9 +17,10 @@ const defaultState = "/var/lib/twill"
 // embeddedEtcd is the etcd that runs in the daemon. It is the value of a flag
 // that may be given without one: "true", "false" or the directory.
 type embeddedEtcd struct {
-	on     bool
-	dir    string // empty: where state goes
-	listen listenAddr
+	on        bool
+	dir       string // empty: where state goes
+	listen    listenAddr
+	plaintext bool
 }
 
 // String implements flag.Value.
@@ -70,6 +71,8 @@ func (e *embeddedEtcd) check() error {
 		return usagef("--embedded-etcd: this twilld was built without it (make build-lite); take the full one, or run an etcd and name it with --etcd-endpoints")
 	case !e.on && e.listen.IsValid():
 		return usagef("--embedded-etcd-listen: nothing listens without --embedded-etcd; name both")
+	case e.listen.IsValid() && e.listen.Addr().IsUnspecified() && !e.plaintext:
+		return usagef("--embedded-etcd-listen=%s: a certificate needs an address: name the one at which the other nodes reach this one", e.listen)
 	}
 	return nil
 }
@@ -107,14 +110,19 @@ func (e *embeddedEnded) Unwrap() error { return e.err }
 func (d *daemon) startEmbedded(ctx context.Context) (*runningEtcd, error) {
 	o := &d.options.embedded
 	d.state.waitFor("the embedded etcd")
-	server, err := embedetcd.Start(ctx, embedetcd.Config{Dir: o.dir, Listen: o.listen.AddrPort, Logger: d.log})
+	server, err := embedetcd.Start(ctx, embedetcd.Config{Dir: o.dir, Listen: o.listen.AddrPort, Plaintext: o.plaintext, Logger: d.log})
 	if err != nil {
 		return nil, err
 	}
 	d.log.Info("embedded etcd started", logging.KeyPath, o.dir, logging.KeyEndpoints, o.endpoint())
 	if o.listen.IsValid() && !o.listen.Addr().IsLoopback() {
-		d.log.Warn("embedded etcd answers whoever reaches it", logging.KeyAddress, o.listen.AddrPort,
-			logging.KeyRemedy, "let only the other nodes through to this port")
+		if o.plaintext {
+			d.log.Warn("embedded etcd accepts any host that reaches it, without encryption", logging.KeyAddress, o.listen.AddrPort,
+				logging.KeyRemedy, "start twilld without --embedded-etcd-plaintext, or let only the other nodes through to this port")
+		} else {
+			d.log.Info("embedded etcd accepts nodes that were invited", logging.KeyAddress, o.listen.AddrPort,
+				logging.KeyRemedy, "run \"twill invite\" here and \"twill join\" on each of the others")
+		}
 	}
 	e := &runningEtcd{server: server}
 	e.ctx, e.end = context.WithCancelCause(ctx)

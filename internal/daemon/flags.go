@@ -228,8 +228,11 @@ var embeddedFlags = []flagDef{
 		"run an etcd in this daemon, for a first node or a single machine, with its data in DIR (default: etcd in the state directory of systemd, or /var/lib/twill/etcd). It is asked unless --etcd-endpoints names another (not flannel's)",
 		func(o *options) any { return &o.embedded }, onlyEtcd},
 	{groupEtcd, "embedded-etcd-listen", "IP[:PORT]",
-		"where it answers the other nodes, whose --etcd-endpoints name it; whoever reaches it can change the leases. Without it, the loopback alone (not flannel's)",
+		"where it answers the other nodes, by TLS with certificates on both sides: run \"twill invite\" here and \"twill join\" on each of them. Without it, the loopback alone (not flannel's)",
 		func(o *options) any { return &o.embedded.listen }, onlyEtcd},
+	{groupEtcd, "embedded-etcd-plaintext", "",
+		"answer other nodes without TLS: any host that reaches the address can read and change the leases (not flannel's)",
+		func(o *options) any { return &o.embedded.plaintext }, onlyEtcd},
 }
 
 var kubernetesFlags = []flagDef{

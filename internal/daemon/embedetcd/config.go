@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 )
 
@@ -27,8 +28,19 @@ type Config struct {
 	// Listen is where other nodes are answered, besides the loopback. The zero
 	// value: nowhere.
 	Listen netip.AddrPort
-	Logger *slog.Logger
+	// Plaintext answers other nodes without TLS, whoever they are. Without it they
+	// need a certificate of the authority in Dir, see package etcdtls.
+	Plaintext bool
+	Logger    *slog.Logger
 }
+
+// secure reports whether other nodes are answered, by TLS.
+func (c *Config) secure() bool {
+	return c.Listen.IsValid() && !c.Listen.Addr().IsLoopback() && !c.Plaintext
+}
+
+// TLSDir is where the authority of an etcd with its data in dir is.
+func TLSDir(dir string) string { return filepath.Join(dir, "tls") }
 
 // ParseListen reads ADDRESS or ADDRESS:PORT.
 func ParseListen(s string) (netip.AddrPort, error) {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -15,7 +14,10 @@ import (
 
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
+
+	"github.com/twillnet/twill/internal/etcdtls"
 )
 
 // Built says whether this build has an etcd.
@@ -60,7 +62,10 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	log := newCore(cfg.Logger)
-	c := etcdConfig(cfg)
+	c, err := etcdConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log.logger())
 	e, err := startEtcd(c, log)
 	if err != nil {
@@ -124,10 +129,19 @@ func unusable(why string, cause error) error {
 }
 
 // etcdConfig is etcd's form of cfg.
-func etcdConfig(cfg Config) *embed.Config {
+func etcdConfig(cfg Config) (*embed.Config, error) {
 	c := embed.NewConfig()
 	c.Name, c.Dir = "twill", cfg.Dir
-	c.ListenClientUrls = clientURLs(cfg.Listen)
+	c.ListenClientUrls = clientURLs(cfg)
+	if cfg.secure() {
+		files, err := serverFiles(cfg)
+		if err != nil {
+			return nil, fmt.Errorf("certificates for other nodes: %w", err)
+		}
+		c.ClientTLSInfo = transport.TLSInfo{
+			TrustedCAFile: files.CA, CertFile: files.Cert, KeyFile: files.Key, ClientCertAuth: true,
+		}
+	}
 	c.AdvertiseClientUrls = c.ListenClientUrls[:1]
 	// There are no other members, so nobody listens for them. The address is only
 	// what this one is called.
@@ -137,19 +151,38 @@ func etcdConfig(cfg Config) *embed.Config {
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
 	c.MaxSnapFiles, c.MaxWalFiles = oldFiles, oldFiles
 	c.EnableGRPCGateway = false // or else web pages could write here
-	return c
+	return c, nil
 }
 
-// clientURLs are what etcd listens on: the loopback first, and where listen says.
-func clientURLs(listen netip.AddrPort) []url.URL {
-	own := url.URL{Scheme: "http", Host: Endpoint(listen)[len("http://"):]}
-	switch {
-	case !listen.IsValid(), listen.Addr().IsLoopback():
-		return []url.URL{own}
-	case listen.Addr().IsUnspecified(): // has the loopback in it
-		return []url.URL{{Scheme: "http", Host: listen.String()}}
+// serverFiles returns the certificates of the server, of the authority that is
+// made at the first start.
+func serverFiles(cfg Config) (etcdtls.ServerFiles, error) {
+	dir := TLSDir(cfg.Dir)
+	a, err := etcdtls.OpenAuthority(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		a, err = etcdtls.CreateAuthority(dir)
 	}
-	return []url.URL{own, {Scheme: "http", Host: listen.String()}}
+	if err != nil {
+		return etcdtls.ServerFiles{}, err
+	}
+	return a.Server(cfg.Listen)
+}
+
+// clientURLs are what etcd listens on: the loopback first, without TLS, and where
+// cfg.Listen says.
+func clientURLs(cfg Config) []url.URL {
+	own := url.URL{Scheme: "http", Host: Endpoint(cfg.Listen)[len("http://"):]}
+	others := url.URL{Scheme: "http", Host: cfg.Listen.String()}
+	if cfg.secure() {
+		others.Scheme = "https"
+	}
+	switch {
+	case !cfg.Listen.IsValid(), cfg.Listen.Addr().IsLoopback():
+		return []url.URL{own}
+	case cfg.Listen.Addr().IsUnspecified(): // has the loopback in it
+		return []url.URL{others}
+	}
+	return []url.URL{own, others}
 }
 
 // checkDir makes the directory, or refuses one that others may read: the data

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,12 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twillnet/twill/internal/lab/etcdtest"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // embeddedLab is an etcdLab whose etcd runs in the daemon of host a, with flags.
-// Nothing is started.
+// Nothing is started, and host b looks for the etcd without TLS: see invite.
 func embeddedLab(t *testing.T, flags ...string) *etcdLab {
 	t.Helper()
 	l := &etcdLab{lab: newLab(t, labOptions{Options: netlab.Options{Hosts: 2}, idle: true}), port: "2379"}
@@ -49,6 +51,37 @@ func (l *etcdLab) configure() {
 	d.waitReady()
 }
 
+// invite lets host b join the etcd of host a, whose daemon runs, as an operator
+// does.
+func (l *etcdLab) invite() {
+	l.t.Helper()
+	testkit.Must(l.t, build("twill", "./cmd/twill"))
+	a, b := l.daemons[0], l.daemons[1]
+	dir := scratchDir(l.t)
+	invitation, err := a.ns.Command(l.t.Context(), bin("twill"), "invite", "--dir="+filepath.Join(embeddedDir(a), "tls")).Output()
+	testkit.Must(l.t, err, os.WriteFile(dir+"/invitation", invitation, 0o600))
+	out, err := b.ns.Command(l.t.Context(), bin("twill"), "join", "--dir="+dir+"/etcd", dir+"/invitation").CombinedOutput()
+	if err != nil {
+		l.t.Fatalf("twill join: %v\n%s", err, out)
+	}
+	b.args = slices.DeleteFunc(b.args, func(a string) bool { return strings.HasPrefix(a, "--etcd-endpoints=") })
+	for _, word := range strings.Fields(string(out)) { // the command that it prints
+		if strings.HasPrefix(word, "--etcd-") {
+			b.args = append(b.args, word)
+		}
+	}
+}
+
+// embeddedDir is the directory of the etcd in d.
+func embeddedDir(d *daemon) (dir string) {
+	for _, a := range d.args {
+		if after, ok := strings.CutPrefix(a, "--embedded-etcd="); ok {
+			dir = after
+		}
+	}
+	return dir
+}
+
 // reaches dials the etcd of host a from host number i.
 func (l *etcdLab) reaches(i int) error {
 	return l.Hosts[i].NS.Do(func() error {
@@ -68,6 +101,7 @@ func TestEtcdInTwilldServesAnotherNodeAndKeepsLeases(t *testing.T) {
 	a, b := l.daemons[0], l.daemons[1]
 	a.args = append(a.args, "--embedded-etcd-listen="+l.Hosts[0].Addr.String())
 	l.configure()
+	l.invite()
 	b.start()
 	b.waitReady()
 	testkit.Must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
@@ -91,6 +125,26 @@ func TestEtcdInTwilldServesAnotherNodeAndKeepsLeases(t *testing.T) {
 	l.etcdctl("put", "/coreos.com/network/subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","PublicIPv6":null}`)
 	if !testkit.Within(time.Minute, func() bool { return b.status().Source.Leases == 3 }) {
 		t.Error("not within a minute: the other node has the new lease")
+	}
+}
+
+func TestEtcdInTwilldRefusesNodesThatWereNotInvited(t *testing.T) {
+	l := embeddedLab(t)
+	l.daemons[0].args = append(l.daemons[0].args, "--embedded-etcd-listen="+l.Hosts[0].Addr.String())
+	l.configure()
+	if err := l.reaches(1); err != nil {
+		t.Fatalf("nothing listens: %v", err)
+	}
+	path, err := etcdtest.Binary("etcdctl")
+	testkit.Must(t, err)
+	for _, flags := range [][]string{
+		{"--endpoints=http://" + l.host.Addr.String() + ":" + l.port},
+		{"--endpoints=https://" + l.host.Addr.String() + ":" + l.port, "--insecure-skip-tls-verify"},
+	} {
+		args := append([]string{"--command-timeout=5s", "--dial-timeout=5s", "get", "--prefix", "/"}, flags...)
+		if out, err := l.Hosts[1].NS.Command(t.Context(), path, args...).CombinedOutput(); err == nil {
+			t.Errorf("etcdctl %v: %s", flags, out)
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ func TestFullDiskEndsTheDaemonWithTheEtcdAndLosesNoLease(t *testing.T) {
 	a, b := l.daemons[0], l.daemons[1]
 	disk := newDisk(t, l.Hosts[0].NS, 192) // the etcd makes files of 64 MB for its log
 	a.wrap = disk.enter
-	a.args = append(a.args, "--embedded-etcd="+disk.dir+"/etcd", "--embedded-etcd-listen="+l.Hosts[0].Addr.String())
+	a.args = append(a.args, "--embedded-etcd="+disk.dir+"/etcd", "--embedded-etcd-listen="+l.Hosts[0].Addr.String(), "--embedded-etcd-plaintext")
 	l.configure()
 	b.start()
 	b.waitReady()
