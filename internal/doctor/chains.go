@@ -99,6 +99,7 @@ func (t *table) walk(chain string, p packet, f *fate, depth int) (verdict, rule 
 			if m == yes {
 				return "", ""
 			}
+			f.maybe = append(f.maybe, line)
 		default:
 			if t.chains[target] == nil || depth == deepest {
 				continue // LOG, MARK, …

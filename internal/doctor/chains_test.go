@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -72,6 +73,21 @@ func TestPacketIsFollowedThroughChains(t *testing.T) {
 	}
 	if f := table.passes("FORWARD", packet{}); !f.accept {
 		t.Errorf("an empty chain: %+v", f)
+	}
+}
+
+// TestRuleThatMayReturnLeavesTheVerdictOpen: what comes after it is not certain.
+func TestRuleThatMayReturnLeavesTheVerdictOpen(t *testing.T) {
+	table := parseChains("iptables", `-P INPUT ACCEPT
+-N A
+-A INPUT -j A
+-A A -m set --match-set trusted src -j RETURN
+-A A -j DROP
+`)
+	p := packet{proto: "udp", src: netip.MustParseAddr("192.0.2.2"), dport: 8285}
+	f, closed := table.closed(p)
+	if !closed || f.Level != Warn || !strings.Contains(f.Text, "unless it is decided before: -A A -m set --match-set trusted src -j RETURN") {
+		t.Errorf("got %+v", f)
 	}
 }
 

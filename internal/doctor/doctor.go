@@ -64,6 +64,8 @@ var thisHost = host{"/dev/net/tun", unix.Adjtimex}
 type examination struct {
 	Node
 	host
+	reached  *reach // of reach
+	reachErr error
 }
 
 // checks are all there are, in the order of the output: what others rest on
@@ -90,7 +92,7 @@ var checks = []struct {
 
 // Examine looks at everything. It stops early if ctx is done.
 func Examine(ctx context.Context, n Node) []Finding {
-	return (&examination{n, thisHost}).all(ctx)
+	return (&examination{Node: n, host: thisHost}).all(ctx)
 }
 
 func (x *examination) all(ctx context.Context) []Finding {

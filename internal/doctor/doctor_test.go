@@ -76,6 +76,7 @@ func (p *patient) look(check string) (found []Finding) {
 	if i < 0 {
 		p.Fatalf("there is no check %s", check)
 	}
+	p.x.reached, p.x.reachErr = nil, nil // each look is an examination of its own
 	look := func() error {
 		found = checks[i].run(&p.x, p.Context())
 		return nil
@@ -351,6 +352,90 @@ func TestIPv6PathIsMeasuredToo(t *testing.T) {
 	}
 }
 
+// answersAt gives host to an address of its device, and host from a way there.
+func (p *patient) answersAt(from, to *netlab.Host, a netip.Addr) {
+	p.Helper()
+	lo, err := to.NS.Netlink().LinkByName("lo")
+	if err != nil {
+		p.Fatal(err)
+	}
+	at := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+	if err := to.NS.Netlink().AddrAdd(lo, &netlink.Addr{IPNet: at, Flags: unix.IFA_F_NODAD}); err != nil {
+		p.Fatal(err)
+	}
+	via := to.Addr
+	if a.Is6() {
+		via = to.Addr6
+	}
+	p.run(fmt.Sprintf("ip route add %s via %s", a, via))
+}
+
+// host a ─┬─ host b   answers
+//
+//	└─ host c   does not through the tunnel, and takes small packets only
+func TestPeerWithTwoFaultsIsNoneOfThoseThatAnswer(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{Hosts: 3})
+	a, b, c := topo.Hosts[0], topo.Hosts[1], topo.Hosts[2]
+	p := newPatient(t, a.NS)
+	p.x.Daemon.Dataplane = &status.Dataplane{
+		Device: status.Device{Name: "eth0", MTU: 1472}, Port: 8285,
+		Peers: []status.Peer{
+			{Subnets: []netip.Prefix{b.Subnet}, PublicIP: b.Addr},
+			{Subnets: []netip.Prefix{c.Subnet}, PublicIP: c.Addr},
+		},
+	}
+	p.answersAt(a, b, b.Subnet.Addr())
+	link, err := c.NS.Netlink().LinkByName(netlab.UnderlayLink)
+	if err == nil {
+		err = c.NS.Netlink().LinkSetMTU(link, 1400)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.has("peers", Bad, c.Addr.String()+" answers, but not through the tunnel")
+	p.has("peers", Bad, fmt.Sprintf("the path to %s takes packets of", c.Addr))
+	p.has("peers", OK, "1 of 2 answer packets of 1500 bytes")
+}
+
+// TestPeersOfIPv6ArePinged: by the leases without a daemon, and each family of a
+// node of both through its own device where the backend is vxlan.
+func TestPeersOfIPv6ArePinged(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{})
+	a, b := topo.Hosts[0], topo.Hosts[1]
+	p := newPatient(t, a.NS)
+	p.x.Leases[0].PublicIPv6, p.x.Leases[0].IPv6Subnet = a.Addr6, a.Subnet6
+	p.x.Env.IPv6Subnet, p.x.Env.IPv6Network = a.Subnet6, netlab.Network6
+	p.x.Leases[1] = lease.Lease{Attrs: lease.Attrs{PublicIPv6: b.Addr6, BackendType: "vxlan"}, IPv6Subnet: b.Subnet6}
+	p.x.Env.MTU = 1430
+	p.has("peers", OK, "1 of 1 answer packets of 1500 bytes")
+
+	p.x.Leases[1].PublicIP, p.x.Leases[1].Subnet = b.Addr, b.Subnet
+	p.x.Daemon.Dataplane = &status.Dataplane{
+		Device: status.Device{Name: "eth0", MTU: 1430},
+		Peers:  []status.Peer{{Subnets: []netip.Prefix{b.Subnet, b.Subnet6}, PublicIP: b.Addr, Backend: "vxlan"}},
+	}
+	p.answersAt(a, b, b.Subnet.Addr())
+	p.has("peers", Bad, fmt.Sprintf("%s answers, but not through the tunnel (%s)", b.Addr6, b.Subnet6.Addr()))
+	p.answersAt(a, b, b.Subnet6.Addr())
+	p.has("peers", OK, "2 of 2 answer packets of 1480 bytes that must not be fragmented, and through the tunnel")
+}
+
+// TestRulesAreReadWherePingsSayNothing: a port that pings come through is open,
+// whatever the rules look like, such as those that accept answers only.
+func TestRulesAreReadWherePingsSayNothing(t *testing.T) {
+	topo := netlabtest.New(t, netlab.Options{})
+	a, b := topo.Hosts[0], topo.Hosts[1]
+	p := newPatient(t, a.NS)
+	p.x.Daemon.Dataplane = &status.Dataplane{
+		Device: status.Device{Name: "eth0", MTU: 1472}, Port: 8285,
+		Peers: []status.Peer{{Subnets: []netip.Prefix{b.Subnet}, PublicIP: b.Addr}},
+	}
+	p.run("iptables -A INPUT -p udp --dport 8285 -j DROP")
+	p.has("udp-port", Bad, "drops datagrams of "+b.Addr.String())
+	p.answersAt(a, b, b.Subnet.Addr())
+	p.isWell("udp-port")
+}
+
 // TestTunnelThatCarriesNothingIsTold has a plain route for the tunnel: what
 // matters is whether the peer's address on its device answers.
 func TestTunnelThatCarriesNothingIsTold(t *testing.T) {
@@ -365,15 +450,7 @@ func TestTunnelThatCarriesNothingIsTold(t *testing.T) {
 	if !strings.Contains(f.Remedy, "--dport 8285 -j ACCEPT") || !strings.Contains(f.Remedy, b.Addr.String()) {
 		t.Errorf("got %+v", f)
 	}
-	lo, err := b.NS.Netlink().LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := &net.IPNet{IP: b.Subnet.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}
-	if err := b.NS.Netlink().AddrAdd(lo, &netlink.Addr{IPNet: at}); err != nil {
-		t.Fatal(err)
-	}
-	p.run(fmt.Sprintf("ip route add %s via %s", b.Subnet.Addr(), b.Addr))
+	p.answersAt(a, b, b.Subnet.Addr())
 	p.isWell("peers")
 }
 

@@ -5,79 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/netip"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/twillnet/twill/internal/host/rules"
-	"github.com/twillnet/twill/internal/status"
 )
-
-// rules compares flannel's firewall rules with those that twilld keeps.
-func (x *examination) rules(ctx context.Context) []Finding {
-	if x.EnvErr != nil {
-		return []Finding{warnf(startDaemon, "not known which there should be: %v", x.EnvErr)}
-	}
-	w := x.wanted()
-	if x.Env.Subnet.IsValid() {
-		w.IPv4 = rules.Pods{Network: x.Env.Network, Subnet: x.Env.Subnet}
-	}
-	if x.Env.IPv6Subnet.IsValid() {
-		w.IPv6 = rules.Pods{Network: x.Env.IPv6Network, Subnet: x.Env.IPv6Subnet}
-	}
-	r, err := rules.New(rules.Config{Wanted: w, Resync: time.Hour, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return []Finding{badf("systemctl restart twilld", "the subnet file makes no sense: %v", err)}
-	}
-	different, err := r.Differences(ctx)
-	var found []Finding
-	for _, d := range different {
-		remedy := startDaemon
-		if x.Daemon != nil {
-			remedy = "systemctl restart twilld" // it has not put them back by itself
-		}
-		found = append(found, badf(remedy, "%s", d))
-	}
-	if kept := x.kept(); kept != nil && kept.Problem != "" && err == nil {
-		found = append(found, badf("journalctl -u twilld", "twilld cannot keep them: %s", kept.Problem))
-	}
-	if err != nil {
-		found = append(found, badf("", "%v", err))
-	}
-	switch {
-	case len(found) > 0:
-	case !w.Masquerade && !w.Forward:
-		found = append(found, okf("twilld wants none"))
-	default:
-		found = append(found, okf("as twilld wants them"))
-	}
-	return found
-}
-
-// kept are the rules of the running daemon; nil: none runs, or it has not come
-// to them yet.
-func (x *examination) kept() *status.Rules {
-	if x.Daemon == nil {
-		return nil
-	}
-	return x.Daemon.Rules
-}
-
-// wanted says which rules there should be, but for the addresses.
-func (x *examination) wanted() rules.Wanted {
-	if k := x.kept(); k != nil {
-		return rules.Wanted{NFTables: k.NFTables, Masquerade: k.Masquerade, RandomFully: k.RandomFully, Forward: k.Forward}
-	}
-	return rules.Wanted{
-		NFTables:   x.Config != nil && x.Config.EnableNFTables,
-		Masquerade: x.Env.IPMasq, RandomFully: x.RandomFully, Forward: x.Forward,
-	}
-}
 
 // podOf returns the address of a pod. The first after that of the subnet is the
 // bridge's.
@@ -155,42 +89,56 @@ func sibling(subnet netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(a, subnet.Bits())
 }
 
-// gate is what datagrams of peers come in by.
+// gate is where datagrams of peers come in.
 type gate struct {
 	program string // that has the rules of their family
 	port    int
 }
 
-// gates are those that datagrams come in by, and from whom.
-func (x *examination) gates() map[gate][]netip.Addr {
-	from := map[gate][]netip.Addr{}
-	peers := x.known()
-	for _, p := range peers {
-		g := gate{"iptables", p.port}
-		if p.public.Is6() {
-			g.program = "ip6tables"
-		}
-		if g.port != 0 {
+// gates returns where datagrams come in that no ping through the tunnel has shown to
+// pass, and from which addresses. proven says that there are others.
+func (x *examination) gates(ctx context.Context) (from map[gate][]netip.Addr, proven bool) {
+	from = map[gate][]netip.Addr{}
+	r, err := x.reach(ctx) // an error is reported by the check of the peers
+	paths := x.paths()
+	for _, p := range paths {
+		switch {
+		case p.port == 0:
+		case err == nil && r.tunnel && r.answered(p):
+			proven = true
+		default:
+			g := gate{"iptables", p.port}
+			if p.public.Is6() {
+				g.program = "ip6tables"
+			}
 			from[g] = append(from[g], p.public)
 		}
 	}
-	if len(peers) == 0 {
+	if len(paths) == 0 {
 		for _, w := range x.ways() {
 			if port := x.portOf(w); port != 0 {
-				from[gate{"iptables", port}] = []netip.Addr{{}} // a datagram from anybody
+				from[gate{"iptables", port}] = []netip.Addr{{}} // from any address
 			}
 		}
 	}
-	return from
+	return from, proven
 }
 
-// udpPort looks whether INPUT lets the peers' datagrams in.
+// udpPort looks whether this node lets datagrams of peers in. Where pings come back
+// through the tunnel, it does, whatever its rules look like. Rules are read where
+// there is nothing to ping yet, and to name the one that drops.
 func (x *examination) udpPort(ctx context.Context) []Finding {
+	from, proven := x.gates(ctx)
+	switch {
+	case len(from) == 0 && proven:
+		return []Finding{okf("datagrams of peers come in: pings come back through the tunnel")}
+	case len(from) == 0:
+		return []Finding{okf("plain routes need none")}
+	}
 	p := packet{proto: "udp"}
 	if x.Daemon != nil && x.Daemon.Underlay != nil {
 		p.in = x.Daemon.Underlay.Name
 	}
-	from := x.gates()
 	byPort := func(a, b gate) int { return cmp.Or(cmp.Compare(a.program, b.program), cmp.Compare(a.port, b.port)) }
 	var found []Finding
 	var ports []string
@@ -207,16 +155,12 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 		for _, p.src = range from[g] {
 			if closed, ok := t.closed(p); ok {
 				found = append(found, closed)
-				break // mending one mends all
+				break // one remedy is for all
 			}
 		}
 	}
 	found = append(found, dropHooks(ctx, "input")...)
-	switch {
-	case len(found) > 0:
-	case len(from) == 0:
-		found = append(found, okf("plain routes need none"))
-	default:
+	if len(found) == 0 {
 		found = append(found, okf("iptables and nftables of this node let datagrams to port %s in", strings.Join(ports, " and ")))
 	}
 	return found

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +22,9 @@ type ping struct {
 }
 
 const (
-	echoHeader = 8 // RFC 792, RFC 4443
+	headerLen4 = 20 // RFC 791
+	headerLen6 = 40 // RFC 8200
+	echoHeader = 8  // RFC 792, RFC 4443
 	echo4      = 8
 	reply4     = 0
 	echo6      = 128
@@ -30,8 +34,8 @@ const (
 	pingWait     = 300 * time.Millisecond // for answers, after each attempt
 )
 
-// answers sends pings, those without an answer again, and returns who has
-// answered. An address stands in pings once.
+// answers sends pings, repeats those without an answer, and returns which addresses
+// answered. An address is in pings once.
 func answers(ctx context.Context, pings []ping) (map[netip.Addr]bool, error) {
 	got := make(map[netip.Addr]bool)
 	for _, ipv6 := range []bool{false, true} {
@@ -48,7 +52,11 @@ func answers(ctx context.Context, pings []ping) (map[netip.Addr]bool, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = s.run(ctx, some, got)
+		for part := range slices.Chunk(some, 1<<16) { // there are as many sequence numbers
+			if err = s.run(ctx, part, got); err != nil {
+				break
+			}
+		}
 		unix.Close(s.fd)
 		if err != nil {
 			return nil, err
@@ -92,23 +100,26 @@ func openPinger(ipv6 bool) (*pinger, error) {
 	return s, nil
 }
 
-// run adds to got who has answered.
+// run adds the addresses that answer to got. Pings are told apart by their sequence
+// numbers, since an answer may have another source: a node that forwards IPv6 has
+// the first address of each of its subnets as an anycast address (RFC 4291, section
+// 2.6.1) and answers with one of its own.
 func (s *pinger) run(ctx context.Context, pings []ping, got map[netip.Addr]bool) error {
 	for range pingAttempts {
-		waiting := make(map[netip.Addr]int)
-		for _, p := range pings {
+		waiting := make(map[uint16]ping)
+		for i, p := range pings {
 			if got[p.to] {
 				continue
 			}
-			// A packet that does not fit the interface is refused at once
-			// (EMSGSIZE), and one without a route, too: no answer, both.
-			if unix.Sendto(s.fd, s.request(p), 0, sockaddr(p.to)) == nil {
-				waiting[p.to] = p.size
+			// The kernel refuses a packet that does not fit the interface
+			// (EMSGSIZE) or has no route: both are no answer.
+			if unix.Sendto(s.fd, s.request(p, uint16(i)), 0, sockaddr(p.to)) == nil {
+				waiting[uint16(i)] = p
 			}
 		}
 		for until := time.Now().Add(pingWait); ; {
-			// Before the clock is looked at: who was not let run for long
-			// finds the answers here.
+			// Answers are read before the clock: a process that was not
+			// scheduled for long finds them here.
 			s.receive(waiting, got)
 			left := time.Until(until)
 			if len(waiting) == 0 || left <= 0 {
@@ -126,46 +137,44 @@ func (s *pinger) run(ctx context.Context, pings []ping, got map[netip.Addr]bool)
 	return nil
 }
 
-// receive reads all answers that are there.
-func (s *pinger) receive(waiting map[netip.Addr]int, got map[netip.Addr]bool) {
+// receive reads the answers that have arrived.
+func (s *pinger) receive(waiting map[uint16]ping, got map[netip.Addr]bool) {
 	for {
-		n, from, err := unix.Recvfrom(s.fd, s.buf, 0)
+		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
 		if err != nil {
 			return // EAGAIN, or an ICMP error for an earlier ping
 		}
-		var a netip.Addr
 		b, size, want := s.buf[:n], n, byte(reply6)
-		switch sa := from.(type) {
-		case *unix.SockaddrInet6:
-			a = netip.AddrFrom16(sa.Addr)
-			size += headers(a) // the kernel keeps it
-		case *unix.SockaddrInet4:
-			a, want = netip.AddrFrom4(sa.Addr), reply4
-			if len(b) < headers(a) {
-				continue
-			}
-			header := int(b[0]&0xf) * 4
+		if s.ipv6 {
+			size += headerLen6 // the kernel keeps it
+		} else {
+			want = reply4
+			header := int(s.buf[0]&0xf) * 4
 			if len(b) < header {
 				continue
 			}
 			b = b[header:]
 		}
-		if len(b) < echoHeader || b[0] != want || binary.BigEndian.Uint16(b[4:]) != s.id || waiting[a] != size {
+		if len(b) < echoHeader || b[0] != want || binary.BigEndian.Uint16(b[4:]) != s.id {
 			continue
 		}
-		got[a] = true
-		delete(waiting, a)
+		seq := binary.BigEndian.Uint16(b[6:])
+		if p, ok := waiting[seq]; ok && p.size == size {
+			got[p.to] = true
+			delete(waiting, seq)
+		}
 	}
 }
 
 // request returns the ICMP message of a ping.
-func (s *pinger) request(p ping) []byte {
+func (s *pinger) request(p ping, seq uint16) []byte {
 	b := make([]byte, max(p.size-headers(p.to), echoHeader))
 	b[0] = echo4
 	if s.ipv6 {
 		b[0] = echo6 // the kernel adds the checksum
 	}
 	binary.BigEndian.PutUint16(b[4:], s.id)
+	binary.BigEndian.PutUint16(b[6:], seq)
 	if !s.ipv6 {
 		binary.BigEndian.PutUint16(b[2:], checksum(b))
 	}
@@ -192,4 +201,44 @@ func sockaddr(a netip.Addr) unix.Sockaddr {
 		return &unix.SockaddrInet6{Addr: a.As16()}
 	}
 	return &unix.SockaddrInet4{Addr: a.As4()}
+}
+
+// headers is the size of the IP header of packets to an address, bytes.
+func headers(to netip.Addr) int {
+	if to.Is6() {
+		return headerLen6
+	}
+	return headerLen4
+}
+
+// widest finds, for addresses that answer small packets and not those of the
+// given sizes, the largest size that they do answer.
+func widest(ctx context.Context, pings []ping) (map[netip.Addr]int, error) {
+	low, high := map[netip.Addr]int{}, map[netip.Addr]int{}
+	for _, p := range pings {
+		low[p.to], high[p.to] = smallest, p.size
+	}
+	for {
+		var next []ping
+		for a := range low {
+			if high[a]-low[a] > 1 {
+				next = append(next, ping{a, (low[a] + high[a]) / 2})
+			}
+		}
+		if len(next) == 0 {
+			return low, nil
+		}
+		slices.SortFunc(next, func(a, b ping) int { return strings.Compare(a.to.String(), b.to.String()) })
+		got, err := answers(ctx, next)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range next {
+			if got[p.to] {
+				low[p.to] = p.size
+			} else {
+				high[p.to] = p.size
+			}
+		}
+	}
 }

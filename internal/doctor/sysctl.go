@@ -85,11 +85,11 @@ func (x *examination) reversePath(context.Context) []Finding {
 	}
 	var ways []way
 	if d := x.Daemon; d != nil && d.Underlay != nil {
-		for _, p := range x.known() {
+		for _, p := range x.paths() {
 			ways = append(ways, way{d.Underlay.Name, p.public})
 		}
 	}
-	for _, p := range x.known() {
+	for _, p := range x.paths() {
 		if d := x.deviceOf(p.way); d != "" && p.tunnelled() {
 			ways = append(ways, way{d, p.subnet.Addr()})
 		}

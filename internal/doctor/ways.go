@@ -1,11 +1,9 @@
 package doctor
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/twillnet/twill/internal/backend"
-	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -18,14 +16,6 @@ const (
 
 // udpHeader is the size of one, bytes (RFC 768).
 const udpHeader = 8
-
-// peerOf returns a peer to which packets take a way; none is udp's.
-func (x *examination) peerOf(public netip.Addr, subnet netip.Prefix, way backend.Way) knownPeer {
-	if way == "" {
-		way = backend.UDP
-	}
-	return knownPeer{public, subnet, way, x.portOf(way)}
-}
 
 // portOf is where datagrams come in that take a way; 0 if there are none.
 func (x *examination) portOf(way backend.Way) int {
@@ -114,21 +104,3 @@ func (x *examination) deviceOf(way backend.Way) string {
 	}
 	return ""
 }
-
-// outerSize is the size of the packet on the underlay that carries an inner one
-// to a peer.
-func (p knownPeer) outerSize(inner int) int {
-	switch {
-	case inner == 0:
-		return smallest // not known
-	case p.way == backend.HostGW:
-		return inner
-	case p.way == backend.VXLAN:
-		return inner + vxlan.Overhead(p.public)
-	}
-	return inner + headers(p.public) + udpHeader
-}
-
-// tunnelled says whether the peer's device has an address that answers pings:
-// that of its subnet.
-func (p knownPeer) tunnelled() bool { return p.way != backend.HostGW }

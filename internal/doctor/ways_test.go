@@ -17,7 +17,7 @@ func TestWayOfAPeerSaysPortAndSize(t *testing.T) {
 		peer          netip.Addr
 		port, outer   int // outer of an inner packet of 1400 bytes
 	}{
-		{`{"Type": "udp"}`, "", "", v4, 8285, 1428},
+		{`{"Type": "udp"}`, "", wayOf(""), v4, 8285, 1428},
 		{`{"Type": "udp"}`, "", "udp", v6, 8285, 1448},
 		{`{"Type": "vxlan"}`, "", "vxlan", v4, 8472, 1450},
 		{`{"Type": "vxlan", "Port": 4789}`, "", "vxlan", v6, 4789, 1470},
@@ -30,7 +30,7 @@ func TestWayOfAPeerSaysPortAndSize(t *testing.T) {
 			t.Fatal(err)
 		}
 		x := &examination{Node: Node{Config: c, Daemon: &status.Document{Backend: tt.asked}}}
-		p := x.peerOf(tt.peer, subnet, tt.way)
+		p := path{subnet, tt.peer, tt.way, x.portOf(tt.way)}
 		if p.port != tt.port || p.outerSize(1400) != tt.outer {
 			t.Errorf("%+v: port %d and %d bytes", tt, p.port, p.outerSize(1400))
 		}

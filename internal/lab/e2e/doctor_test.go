@@ -107,6 +107,22 @@ func TestDoctorKnowsByWhichWayEachPeerIsReached(t *testing.T) {
 
 // pod-a ── host a ──────────── host b ── pod-b
 //
+//	vxlan, a device for each family
+func TestDoctorAsksBothFamiliesThroughTheirTunnels(t *testing.T) {
+	testkit.Must(t, build("twill", "./cmd/twill"))
+	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: dualStack})
+	c.run(twill("vxlan"), twill("vxlan"))
+	c.waitTalk()
+	a, b := c.running[0].(*daemon), c.running[1].(*daemon)
+	a.isWell()
+	b.sh("ip6tables -A INPUT -p udp --dport 8472 -j DROP")
+	a.isSick(fmt.Sprintf("%s answers, but not through the tunnel (%s): UDP port 8472", c.nodes[1].Addr6, c.nodes[1].Subnet6.Addr()))
+	b.sh(b.isSick("to UDP port 8472").Remedy)
+	a.isWell()
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
 //	plain routes
 func TestDoctorMissesNoTunnelWhereThereAreRoutes(t *testing.T) {
 	testkit.Must(t, build("twill", "./cmd/twill"))

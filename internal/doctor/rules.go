@@ -1,0 +1,71 @@
+package doctor
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/twillnet/twill/internal/host/rules"
+	"github.com/twillnet/twill/internal/status"
+)
+
+// rules compares flannel's firewall rules with those that twilld keeps.
+func (x *examination) rules(ctx context.Context) []Finding {
+	if x.EnvErr != nil {
+		return []Finding{warnf(startDaemon, "not known which there should be: %v", x.EnvErr)}
+	}
+	w := x.wanted()
+	if x.Env.Subnet.IsValid() {
+		w.IPv4 = rules.Pods{Network: x.Env.Network, Subnet: x.Env.Subnet}
+	}
+	if x.Env.IPv6Subnet.IsValid() {
+		w.IPv6 = rules.Pods{Network: x.Env.IPv6Network, Subnet: x.Env.IPv6Subnet}
+	}
+	r, err := rules.New(rules.Config{Wanted: w, Resync: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return []Finding{badf("systemctl restart twilld", "the subnet file makes no sense: %v", err)}
+	}
+	different, err := r.Differences(ctx)
+	var found []Finding
+	for _, d := range different {
+		remedy := startDaemon
+		if x.Daemon != nil {
+			remedy = "systemctl restart twilld" // it has not put them back by itself
+		}
+		found = append(found, badf(remedy, "%s", d))
+	}
+	if kept := x.kept(); kept != nil && kept.Problem != "" && err == nil {
+		found = append(found, badf("journalctl -u twilld", "twilld cannot keep them: %s", kept.Problem))
+	}
+	if err != nil {
+		found = append(found, badf("", "%v", err))
+	}
+	switch {
+	case len(found) > 0:
+	case !w.Masquerade && !w.Forward:
+		found = append(found, okf("twilld wants none"))
+	default:
+		found = append(found, okf("as twilld wants them"))
+	}
+	return found
+}
+
+// kept are the rules of the running daemon; nil: none runs, or it has not come
+// to them yet.
+func (x *examination) kept() *status.Rules {
+	if x.Daemon == nil {
+		return nil
+	}
+	return x.Daemon.Rules
+}
+
+// wanted says which rules there should be, but for the addresses.
+func (x *examination) wanted() rules.Wanted {
+	if k := x.kept(); k != nil {
+		return rules.Wanted{NFTables: k.NFTables, Masquerade: k.Masquerade, RandomFully: k.RandomFully, Forward: k.Forward}
+	}
+	return rules.Wanted{
+		NFTables:   x.Config != nil && x.Config.EnableNFTables,
+		Masquerade: x.Env.IPMasq, RandomFully: x.RandomFully, Forward: x.Forward,
+	}
+}
