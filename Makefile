@@ -6,9 +6,9 @@ SHELL       := /bin/bash
 MAKEFLAGS   += --no-print-directory
 .DEFAULT_GOAL := help
 
-# The version is the commit that the go command records (twilld --version reads
-# it back). Where git refuses the tree, because another user owns it say, or
-# there is none, builds go on without.
+# The go command records the commit, which "twilld --version" prints after the release
+# (internal/version/version.go). Where there is no git, or git refuses the tree, builds
+# go without.
 BUILDVCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 export GOFLAGS := $(strip $(shell go env GOFLAGS) -buildvcs=$(BUILDVCS))
 
@@ -29,7 +29,7 @@ UNIT = $$(go list ./... | grep -v /internal/lab/e2e)
 
 FUZZTIME ?= 20s
 GOARCH   := $(shell go env GOARCH)
-MODULES  := . tools tools/cni tools/etcd
+MODULES  := . tools tools/cni tools/etcd tools/release
 ifeq ($(GOARCH),amd64)
 MODULES  += bench/peers/flannel
 endif
@@ -157,9 +157,20 @@ bench-gate: needs-root build ## compare the daemon with another revision's under
 bench-compare: ## compare Go benchmarks with another revision: make bench-compare BASE=main
 	@scripts/bench-compare.sh "$(BASE)" $(BENCHED)
 
+# Architectures of a release; all of them if empty: make release ARCHES="amd64 arm64".
+ARCHES ?=
+
+.PHONY: release
+release: ## build the release of this commit into dist: archives for ten architectures, SBOMs, SHA256SUMS
+	@scripts/release.sh dist $(ARCHES)
+
+.PHONY: release-check
+release-check: release ## build it a second time elsewhere, compare the bytes, run every program
+	@scripts/release-check.sh dist $(ARCHES)
+
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist
 
 .PHONY: needs-root
 needs-root:

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# release-check.sh OUT [ARCH...]: check the release in the directory OUT.
+#
+# A second build of the commit that is checked out, from another directory and with
+# an empty build cache, must give the same bytes; every archive must have what its
+# checksum says, and every program in it must be static and print the version and
+# the commit, under qemu where the processor is another one (needs qemu-user-static and binutils).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ $# = 0 ]; then
+	echo "usage: release-check.sh OUT [ARCH...]" >&2
+	exit 2
+fi
+out=$(realpath "$1")
+shift
+
+tmp=$(mktemp -d)
+trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
+version=$(sed -n 's/^const Release = "\(.*\)"$/\1/p' internal/version/version.go)
+want="$version+$(git rev-parse --short=12 HEAD)"
+
+(cd "$out" && sha256sum --check --strict --quiet SHA256SUMS)
+
+git clone --quiet . "$tmp/clone"
+git -C "$tmp/clone" checkout --quiet --detach "$(git rev-parse HEAD)"
+GOCACHE=$tmp/cache TMPDIR=$tmp "$tmp/clone/scripts/release.sh" "$tmp/again" "$@" >/dev/null
+for archive in "$tmp"/again/*.tar.gz; do
+	cmp "$archive" "$out/${archive##*/}"
+done
+echo "built twice, with the same bytes: $(cd "$tmp/again" && echo *.tar.gz)"
+
+# emulator ARCH: the program that runs binaries for it; empty for the host's.
+emulator() {
+	case $1 in
+	"$(go env GOARCH)") ;;
+	386) [ "$(go env GOARCH)" = amd64 ] || echo qemu-i386-static ;;
+	arm64) echo qemu-aarch64-static ;;
+	armv6 | armv7) echo qemu-arm-static ;;
+	mipsle) echo qemu-mipsel-static ;;
+	*) echo "qemu-$1-static" ;;
+	esac
+}
+
+for archive in "$tmp"/again/*.tar.gz; do
+	name=$(basename "$archive" .tar.gz)
+	arch=${name##*-}
+	tar -C "$tmp" -xzf "$archive"
+	for program in twilld twilld-lite twill; do
+		binary=$tmp/$name/$program
+		if readelf --program-headers --wide "$binary" | grep -q INTERP; then
+			echo "$name: $program is not static" >&2
+			exit 1
+		fi
+		got=$($(emulator "$arch") "$binary" --version)
+		if [ "$got" != "${program%-lite} $want" ]; then
+			echo "$name: $program --version says \"$got\", want \"${program%-lite} $want\"" >&2
+			exit 1
+		fi
+		grep -q '"bomFormat": "CycloneDX"' "$tmp/$name/sbom/$program.cdx.json"
+	done
+	rm -r "${tmp:?}/$name"
+	echo "$arch: static, runs, $want"
+done

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# release.sh OUT [ARCH...]: build the release of the commit that is checked out into
+# the directory OUT: for each architecture an archive with static binaries, the
+# systemd unit, documents and an SBOM (CycloneDX) for each binary, and SHA256SUMS
+# over the archives.
+#
+# The same commit and the same Go release give the same bytes, on any machine and in
+# any directory: everything is built in a clone of its own, so neither files that are
+# not committed nor the environment get in. "make release-check" builds twice and
+# compares.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ $# = 0 ]; then
+	echo "usage: release.sh OUT [ARCH...]" >&2
+	exit 2
+fi
+mkdir -p "$1"
+out=$(realpath "$1")
+shift
+arches=("$@")
+[ ${#arches[@]} != 0 ] || arches=(amd64 arm64 armv7 armv6 riscv64 mips mipsle 386 ppc64le s390x)
+
+if [ -n "$(git status --porcelain)" ]; then
+	echo "release.sh: there are uncommitted changes; the release is made of the commit without them" >&2
+fi
+
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+version=$(sed -n 's/^const Release = "\(.*\)"$/\1/p' internal/version/version.go)
+commit=$(git rev-parse HEAD)
+
+# The tag in the clone gives the main module its version, before the commit is tagged.
+git clone --quiet --no-hardlinks . "$tmp/src"
+git -C "$tmp/src" -c advice.detachedHead=false checkout --quiet --detach "$commit"
+git -C "$tmp/src" tag --force "v$version" >/dev/null
+cd "$tmp/src"
+
+# How Go builds is said here alone. C is never compiled.
+for variable in $(env | sed -n 's/^\(GO[A-Z0-9]*\)=.*/\1/p'); do
+	case $variable in
+	GOPATH | GOCACHE | GOMODCACHE | GOROOT | GOTMPDIR | GOPROXY | GONOPROXY | GOPRIVATE | GOSUMDB | GONOSUMDB | GOTOOLCHAIN | GOMAXPROCS) ;;
+	*) unset "$variable" ;;
+	esac
+done
+export GOENV=off CGO_ENABLED=0 GOOS=linux
+
+# target ARCH: the variables by which the go command builds for it.
+target() {
+	case $1 in
+	armv6 | armv7) echo "GOARCH=arm GOARM=${1#armv}" ;;
+	mips | mipsle) echo "GOARCH=$1 GOMIPS=softfloat" ;; # most of these boards have no FPU
+	*) echo "GOARCH=$1" ;;
+	esac
+}
+
+# program NAME PACKAGE TAGS: build it into $dir, and write its SBOM beside it.
+program() {
+	go build -trimpath -buildvcs=true -ldflags='-s -w' -tags "$3" -o "$dir/$1" "./cmd/$2"
+	GOFLAGS="-tags=$3" "$tmp/cyclonedx-gomod" app -json -licenses -std -noserial -notimestamp \
+		-main "cmd/$2" -output "$dir/sbom/$1.cdx.json" . 2>"$tmp/sbom.log" || { cat "$tmp/sbom.log" >&2; exit 1; }
+}
+
+go build -C tools/release -trimpath -buildvcs=false -o "$tmp/cyclonedx-gomod" \
+	github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+
+epoch=$(git log -1 --format=%ct)
+for arch in "${arches[@]}"; do
+	name=twill-$version-linux-$arch
+	dir=$tmp/$name
+	mkdir -p "$dir/sbom"
+	(
+		for variable in $(target "$arch"); do export "${variable?}"; done
+		program twilld twilld grpcnotrace
+		program twilld-lite twilld grpcnotrace,noembed
+		program twill twill grpcnotrace
+	)
+	cp -r LICENSE README.md CHANGELOG.md docs deploy "$dir/"
+	find "$dir/deploy" -name '*.go' -delete
+	chmod -R u=rwX,go=rX "$dir"
+	tar -C "$tmp" --sort=name --mtime="@$epoch" --owner=0 --group=0 --numeric-owner --format=ustar \
+		-cf - "$name" | gzip -9n >"$out/$name.tar.gz"
+	rm -r "$dir"
+	echo "$name.tar.gz"
+done
+cd "$out"
+sha256sum twill-"$version"-linux-*.tar.gz >SHA256SUMS
