@@ -205,8 +205,8 @@ func TestReservedSubnetIsReleasedToTheNodeThatHasIt(t *testing.T) {
 		t.Errorf("got %q, %v, want %q", out, err, want)
 	}
 	o.prints("10.5.3.0/24 is free\n", "release", "10.5.3.0/24")
-	o.refuses("see twill leases", "release", "10.5.3.0/24")
-	o.refuses("it is not reserved", "release", "10.5.1.0/24")
+	o.refuses("twill leases lists all", "release", "10.5.3.0/24")
+	o.refuses("it is not reserved but the lease of 192.0.2.1", "release", "10.5.1.0/24")
 }
 
 func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {

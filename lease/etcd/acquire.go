@@ -13,8 +13,8 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// longestConflict bounds the pause after another node was faster. That is soon
-// over, other than an etcd that does not answer.
+// longestConflict bounds the pause after another node was faster: unlike an outage
+// of etcd, that is soon over.
 const longestConflict = time.Second
 
 // Acquire returns the lease that has the public address of a, if it fits the
@@ -38,7 +38,7 @@ func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous)
 	defer g.drop(ctx)
 	pause := backoff{longest: longestConflict}
 	for among := firstFree; ; among = min(2*among, 1<<16) {
-		snap, err := s.read(ctx, passes)
+		snap, err := s.read(ctx, retryable)
 		if err != nil {
 			return nil, err
 		}
@@ -65,7 +65,7 @@ type taking struct {
 	value string // attrs, encoded
 }
 
-// take returns errConflict if the snapshot is no longer true.
+// take returns errConflict if the snapshot is out of date.
 func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lease.Lease, error) {
 	c := t.snap.config.parsed
 	var misfits []entry
@@ -74,7 +74,7 @@ func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lea
 			return t.adopt(ctx, e)
 		}
 		if e.reserved() {
-			t.log.Warn("reservation for this node does not fit the network, passed over", logging.KeySubnet, e.Subnets(),
+			t.log.Warn("reservation for this node does not fit the network config, ignoring it", logging.KeySubnet, e.Subnets(),
 				logging.KeyRemedy, "release it, or change the network config")
 			continue
 		}
@@ -88,8 +88,7 @@ func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lea
 }
 
 // owned returns the entries of this node, that of the previous subnets first.
-// More than one is what a node leaves behind that was given another address for
-// a while.
+// A node that had another address for a while may have left more than one.
 func (t *taking) owned(prev lease.Previous) []entry {
 	var own []entry
 	for _, e := range t.snap.entries {
@@ -105,7 +104,7 @@ func (t *taking) owned(prev lease.Previous) []entry {
 	return own
 }
 
-// adopt goes on with a lease that is this node's.
+// adopt takes a lease over that is this node's.
 func (t *taking) adopt(ctx context.Context, e entry) (*lease.Lease, error) {
 	return t.put(ctx, "acquire "+e.raw, e, t.attrs, t.value, t.grant)
 }
@@ -115,14 +114,14 @@ func (t *taking) adopt(ctx context.Context, e entry) (*lease.Lease, error) {
 func (s *Store) put(ctx context.Context, op string, e entry, a lease.Attrs, value string, g *grant) (*lease.Lease, error) {
 	l := lease.Lease{Attrs: a, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet}
 	write := clientv3.OpPut(e.raw, value)
-	hangs := clientv3.LeaseID(clientv3.NoLease)
+	leaseID := clientv3.LeaseID(clientv3.NoLease)
 	if !e.reserved() {
 		var err error
-		if hangs, err = g.get(ctx); err != nil {
+		if leaseID, err = g.get(ctx); err != nil {
 			return nil, err
 		}
 		l.Expiration = g.expires
-		write = clientv3.OpPut(e.raw, value, clientv3.WithLease(hangs))
+		write = clientv3.OpPut(e.raw, value, clientv3.WithLease(leaseID))
 	}
 	revision := e.revision
 	if !e.reserved() || !e.Attrs.Equal(a) || e.bad != nil {
@@ -133,13 +132,13 @@ func (s *Store) put(ctx context.Context, op string, e entry, a lease.Attrs, valu
 			return nil, err
 		}
 	}
-	s.own.set(l, e.raw, revision, hangs)
+	s.own.set(l, e.raw, revision, leaseID)
 	return &l, nil
 }
 
 // create makes a lease, and removes those of this node that do not fit.
 func (t *taking) create(ctx context.Context, l lease.Lease, misfits []entry) (*lease.Lease, error) {
-	hangs, err := t.grant.get(ctx)
+	leaseID, err := t.grant.get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -147,25 +146,25 @@ func (t *taking) create(ctx context.Context, l lease.Lease, misfits []entry) (*l
 	conditions := append(t.stillFree(l), clientv3.Compare(clientv3.ModRevision(t.layout.config), "=", t.snap.config.revision))
 	var ops []clientv3.Op
 	for _, e := range misfits {
-		t.log.Info("lease of this node does not fit the network, removed", logging.KeySubnet, e.Subnets())
+		t.log.Info("removed lease of this node that does not fit the network config", logging.KeySubnet, e.Subnets())
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(e.raw), "=", e.revision))
 		ops = append(ops, clientv3.OpDelete(e.raw))
 	}
-	ops = append(ops, clientv3.OpPut(key, t.value, clientv3.WithLease(hangs)))
+	ops = append(ops, clientv3.OpPut(key, t.value, clientv3.WithLease(leaseID)))
 	t.own.claim(t.attrs)
 	revision, err := t.grant.commit(ctx, "acquire "+key, conditions, ops...)
 	if err != nil {
 		return nil, err
 	}
 	l.Attrs, l.Expiration = t.attrs, t.grant.expires
-	t.own.set(l, key, revision, hangs)
+	t.own.set(l, key, revision, leaseID)
 	return &l, nil
 }
 
-// stillFree are the conditions under which nobody has taken a part of l since
-// the snapshot. In a network of one family two subnets of the same length are one
-// key or do not overlap. With two families each may stand beside any other of
-// the other family, in another key, so nothing at all may have changed.
+// stillFree are the conditions under which no part of l was taken since the snapshot.
+// In a network of one family, two subnets of the same length have one key or do not
+// overlap. With two families a key combines a subnet of each in any way, so no key
+// may have changed.
 func (t *taking) stillFree(l lease.Lease) []clientv3.Cmp {
 	c := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(t.layout.key(l.Key())), "=", 0)}
 	if l.Subnet.IsValid() && l.IPv6Subnet.IsValid() {
@@ -182,5 +181,5 @@ func (l layout) unchangedSince(snap *snapshot) clientv3.Cmp {
 // full is the error of choose with where and what to do.
 func (s *Store) full(err error) error {
 	return &Error{Endpoints: s.endpoints, Op: "acquire a lease under " + s.layout.subnets, Err: err,
-		Remedy: "release subnets that nobody needs, or widen the network config"}
+		Remedy: "release unused subnets, or widen the network config"}
 }

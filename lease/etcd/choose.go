@@ -8,8 +8,8 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// fits says whether subnets are such as the network hands out: of its families,
-// of its length and within its bounds.
+// fits reports whether the network hands out these subnets: of its families, of its
+// length and within its bounds.
 func fits(c *lease.Config, subnet, ipv6Subnet netip.Prefix) bool {
 	return fitsRange(c.IPv4, subnet) && fitsRange(c.IPv6, ipv6Subnet)
 }
@@ -56,9 +56,8 @@ func choose(c *lease.Config, taken []netip.Prefix, prev lease.Previous, among in
 // used is which subnets of a range are taken.
 type used struct {
 	lease.Range
-	// exact holds subnets of the range's length, also for those that have only
-	// a part of them taken. wide are longer stretches: from before the network's
-	// SubnetLen was changed, or put there by hand.
+	// exact holds subnets of the range's length of which all or a part is taken. wide
+	// are larger ones, from before SubnetLen was changed, or written by hand.
 	exact map[netip.Prefix]bool
 	wide  []netip.Prefix
 }
@@ -77,7 +76,7 @@ func newUsed(r lease.Range, taken []netip.Prefix) *used {
 	return u
 }
 
-// overlaps says whether any of p, which has the range's length, is taken.
+// overlaps reports whether any of p, which has the range's length, is taken.
 func (u *used) overlaps(p netip.Prefix) bool {
 	_, wide := u.within(p)
 	return wide || u.exact[p]

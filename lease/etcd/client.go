@@ -20,8 +20,8 @@ import (
 const (
 	// requestTimeout is how long one attempt at a request waits for its answer.
 	requestTimeout = 5 * time.Second
-	// pingEvery and pingTimeout find a connection that a cut wire has made
-	// mute. etcd refuses pings that come faster than every 5 s
+	// pingEvery and pingTimeout detect a connection that is dead without having been
+	// closed. etcd refuses pings that come faster than every 5 s
 	// (--grpc-keepalive-min-time).
 	pingEvery   = 10 * time.Second
 	pingTimeout = 5 * time.Second
@@ -44,7 +44,7 @@ func (o *Options) clientConfig() (clientv3.Config, error) {
 		DialKeepAliveTime:    pingEvery,
 		DialKeepAliveTimeout: pingTimeout,
 		PermitWithoutStream:  true,
-		MaxUnaryRetries:      1, // ride does it, and says so
+		MaxUnaryRetries:      1, // retry does it, and logs it
 		Logger:               zap.NewNop(),
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: dialBackoff, MinConnectTimeout: requestTimeout}),
@@ -65,9 +65,8 @@ func (o *Options) clientConfig() (clientv3.Config, error) {
 	return c, nil
 }
 
-// failFast lets a request fail with the reason why there is no connection. The
-// client would have it wait for one, and end with a deadline that explains
-// nothing.
+// failFast makes a request fail with the reason why there is no connection. By
+// default the client waits for one and returns only that the deadline has passed.
 func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
@@ -101,7 +100,7 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 	return c, nil
 }
 
-// exposures says what of o others on the wire could read or use.
+// exposures says what of o can be read or used on the way to etcd.
 func (o *Options) exposures() []string {
 	var why []string
 	for _, e := range o.Endpoints {
@@ -113,7 +112,7 @@ func (o *Options) exposures() []string {
 			why = append(why, fmt.Sprintf("%s is plain HTTP, so the certificates are not used", e))
 		}
 		if o.Username != "" {
-			why = append(why, fmt.Sprintf("%s is plain HTTP, so the password can be read on its way", e))
+			why = append(why, fmt.Sprintf("%s is plain HTTP, so the password can be read on the way", e))
 		}
 	}
 	return why

@@ -29,24 +29,24 @@ func (s *Store) ConfigText(ctx context.Context) ([]byte, error) {
 	return v.text, err
 }
 
-// SetConfig writes a network config, as it is given, if it is one: else it
-// changes nothing and returns the error of lease.ParseConfig. Nodes that run
-// take over what they can and say what needs a restart.
+// SetConfig writes a network config as it is given. If lease.ParseConfig refuses it,
+// nothing is written and that error returned. Running nodes apply what they can and
+// report what needs a restart.
 func (s *Store) SetConfig(ctx context.Context, text []byte) (*lease.Config, error) {
 	c, err := lease.ParseConfig(text)
 	if err != nil {
 		return nil, err
 	}
-	return c, s.ride(ctx, "write config "+s.layout.config, passes, func(ctx context.Context) error {
+	return c, s.retry(ctx, "write config "+s.layout.config, retryable, func(ctx context.Context) error {
 		_, err := s.client.Put(ctx, s.layout.config, string(text))
 		return err
 	})
 }
 
-// WaitConfig returns the network config as soon as there is a good one. It
-// calls told with the error of Config when there is none to begin with, and
-// again each time another wrong one is written.
-func (s *Store) WaitConfig(ctx context.Context, told func(error)) (*lease.Config, error) {
+// WaitConfig returns the network config as soon as there is a good one. It calls
+// refused with the error of Config if there is none at first, and again for each bad
+// one that is written.
+func (s *Store) WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error) {
 	var last string
 	for {
 		v, revision, err := s.readConfig(ctx)
@@ -59,7 +59,7 @@ func (s *Store) WaitConfig(ctx context.Context, told func(error)) (*lease.Config
 		}
 		if err.Error() != last {
 			last = err.Error()
-			told(err)
+			refused(err)
 		}
 		if err := s.awaitConfig(ctx, revision); err != nil {
 			return nil, err
@@ -67,10 +67,10 @@ func (s *Store) WaitConfig(ctx context.Context, told func(error)) (*lease.Config
 	}
 }
 
-// readConfig returns what stands at the config key, and etcd's revision.
+// readConfig returns the value of the config key, and etcd's revision.
 func (s *Store) readConfig(ctx context.Context) (configValue, int64, error) {
 	v, revision := parseConfig(nil, 0), int64(0)
-	err := s.ride(ctx, "read config "+s.layout.config, passes, func(ctx context.Context) error {
+	err := s.retry(ctx, "read config "+s.layout.config, retryable, func(ctx context.Context) error {
 		resp, err := s.client.Get(ctx, s.layout.config)
 		if err != nil {
 			return err
@@ -84,13 +84,12 @@ func (s *Store) readConfig(ctx context.Context) (configValue, int64, error) {
 	return v, revision, err
 }
 
-// configError says, with the key and what to do, why v is of no use; nil if it
-// is of use.
+// configError says why v cannot be used, with the key and the remedy; nil if it can.
 func (s *Store) configError(v configValue) error {
 	if v.err == nil {
 		return nil
 	}
-	remedy := "mend it with twill config set"
+	remedy := "correct it with twill config set"
 	if v.revision == 0 {
 		remedy = fmt.Sprintf(`write one with twill config set, or etcdctl put %s '{"Network": "10.5.0.0/16"}'`, s.layout.config)
 	}
@@ -110,7 +109,7 @@ func (s *Store) awaitConfig(ctx context.Context, revision int64) error {
 			return nil
 		}
 		// The watch is over: etcd has no leader, say, or has compacted the
-		// revision. Reading again tells.
+		// revision. The caller reads again.
 		return new(backoff).wait(ctx)
 	case <-back:
 		return nil

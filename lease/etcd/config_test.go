@@ -22,7 +22,7 @@ func TestConfigErrorsNameEndpointKeyAndRemedy(t *testing.T) {
 	n.put("config", `{"Network":"10.5.0.0/16","SubnetLen":31}`)
 	_, err = s.Config(n.ctx())
 	var key *lease.ConfigError
-	want = "etcd " + shared.Endpoint + ": config " + n.prefix + "/config: network config: SubnetLen 31: want a whole number from 18 to 30 for Network 10.5.0.0/16; mend it with twill config set"
+	want = "etcd " + shared.Endpoint + ": config " + n.prefix + "/config: network config: SubnetLen 31: want a whole number from 18 to 30 for Network 10.5.0.0/16; correct it with twill config set"
 	if !errors.As(err, &key) || key.Key != "SubnetLen" || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
@@ -63,11 +63,11 @@ func TestOnlyAGoodConfigIsWritten(t *testing.T) {
 func TestAMendedConfigIsPickedUpAndEachWrongOneToldOnce(t *testing.T) {
 	n := newNetwork(t, "")
 	s := n.store()
-	told := make(chan error, 10)
+	refused := make(chan error, 10)
 	got := make(chan *lease.Config, 1)
 	ctx := n.ctx()
 	go func() {
-		c, err := s.WaitConfig(ctx, func(err error) { told <- err })
+		c, err := s.WaitConfig(ctx, func(err error) { refused <- err })
 		if err != nil {
 			t.Error(err)
 		}
@@ -75,7 +75,7 @@ func TestAMendedConfigIsPickedUpAndEachWrongOneToldOnce(t *testing.T) {
 	}()
 	expect := func(text string) {
 		t.Helper()
-		if err := <-told; !strings.Contains(err.Error(), text) {
+		if err := <-refused; !strings.Contains(err.Error(), text) {
 			t.Errorf("got %v, want %s", err, text)
 		}
 	}
@@ -89,8 +89,8 @@ func TestAMendedConfigIsPickedUpAndEachWrongOneToldOnce(t *testing.T) {
 	if c := <-got; c == nil || c.IPv4.Network.String() != "10.5.0.0/16" {
 		t.Errorf("got %+v", c)
 	}
-	if len(told) != 0 {
-		t.Errorf("told besides: %v", <-told)
+	if len(refused) != 0 {
+		t.Errorf("also refused: %v", <-refused)
 	}
 }
 

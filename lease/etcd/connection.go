@@ -9,9 +9,9 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// reconnects looks at the connection until ctx is done, and sends when it is
-// back after it was lost. It logs both: watches, which wait for the connection in
-// silence, have nobody else to do it.
+// reconnects observes the connection until ctx is done, and sends when it is back
+// after it was lost. It logs both, because the client's watches wait for the
+// connection without an error.
 func (s *Store) reconnects(ctx context.Context) <-chan struct{} {
 	back := make(chan struct{}, 1)
 	conn := s.client.ActiveConnection()
@@ -24,16 +24,16 @@ func (s *Store) reconnects(ctx context.Context) <-chan struct{} {
 				conn.Connect()
 			case connectivity.TransientFailure:
 				lost = true
-				if s.silence.tell(time.Now()) {
-					s.log.Warn("connection to etcd lost, leases stay as they are until it is back",
-						logging.KeyRemedy, "see that etcd runs and can be reached from this node")
+				if s.outage.note(time.Now()) {
+					s.log.Warn("connection to etcd lost, leases stay in force until it is back",
+						logging.KeyRemedy, "check that etcd runs and can be reached from this node")
 				}
 			case connectivity.Ready:
 				if !lost {
 					break
 				}
 				lost = false
-				if away, told := s.silence.end(); told {
+				if away, logged := s.outage.end(); logged {
 					s.log.Info("connection to etcd is back", logging.KeyAway, away)
 				}
 				select {

@@ -14,20 +14,20 @@ import (
 )
 
 // entry is a key under subnets/ with its value. Its lease has no Expiration:
-// etcd tells that only when asked for each.
+// etcd returns that only for one lease at a time.
 type entry struct {
 	lease.Lease
 	raw      string // the key as it is spelt
 	revision int64  // of the last write
-	hangs    clientv3.LeaseID
-	bad      error // why the value is of no use; the subnets are good
+	leaseID  clientv3.LeaseID
+	bad      error // why the value is unusable; the subnets are good
 }
 
-// reserved says whether the entry stays until somebody removes it.
-func (e *entry) reserved() bool { return e.hangs == clientv3.NoLease }
+// reserved reports whether the entry stays until it is removed.
+func (e *entry) reserved() bool { return e.leaseID == clientv3.NoLease }
 
-// usable says whether there is a node behind the entry. A reservation may name
-// none, to keep a subnet from all.
+// usable reports whether the entry names a node. A reservation may name none, which
+// keeps the subnet from all.
 func (e *entry) usable() bool { return e.bad == nil && len(addrs(e.Attrs)) > 0 }
 
 // subnetsOf returns what raw names. Its error is for the log.
@@ -39,10 +39,10 @@ func (l layout) subnetsOf(raw []byte) (subnet, ipv6Subnet netip.Prefix, err erro
 	return lease.ParseKey(lease.Key(name))
 }
 
-// parse reads an entry. It fails if the key names no subnet; a value of no use
-// is told in bad.
+// parse reads an entry. It fails if the key does not name a subnet; bad says why a
+// value is unusable.
 func (l layout) parse(kv *mvccpb.KeyValue) (e entry, err error) {
-	e = entry{raw: string(kv.Key), revision: kv.ModRevision, hangs: clientv3.LeaseID(kv.Lease)}
+	e = entry{raw: string(kv.Key), revision: kv.ModRevision, leaseID: clientv3.LeaseID(kv.Lease)}
 	subnet, ipv6Subnet, err := l.subnetsOf(kv.Key)
 	if err != nil {
 		return e, err
@@ -52,7 +52,7 @@ func (l layout) parse(kv *mvccpb.KeyValue) (e entry, err error) {
 	return e, nil
 }
 
-// parse is that of the layout and logs, once for each version of a key, what it cannot use.
+// parse is layout.parse, and logs what it cannot use once for each version of a key.
 func (s *Store) parse(kv *mvccpb.KeyValue) (entry, bool) {
 	e, err := s.layout.parse(kv)
 	fault, remedy := err, "delete it"
@@ -60,31 +60,31 @@ func (s *Store) parse(kv *mvccpb.KeyValue) (entry, bool) {
 		fault, remedy = e.bad, `write {"PublicIP":"192.0.2.1"} with the node's address to it, or delete it`
 	}
 	if fault != nil && s.faults.isNew(e.raw, e.revision) {
-		s.log.Warn("lease in etcd not readable, passed over", logging.KeyKey, e.raw, logging.KeyError, fault, logging.KeyRemedy, remedy)
+		s.log.Warn("cannot read lease in etcd, ignoring it", logging.KeyKey, e.raw, logging.KeyError, fault, logging.KeyRemedy, remedy)
 	}
 	return e, err == nil
 }
 
 // faults remembers what has been logged.
 type faults struct {
-	mu   sync.Mutex
-	told map[string]int64 // key to revision
+	mu     sync.Mutex
+	logged map[string]int64 // key to revision
 }
 
-// most is how many keys are remembered; who fills etcd with rubbish sees some
-// of it twice.
+// most is how many keys are remembered. With more unreadable keys some are logged
+// twice.
 const most = 1000
 
 func (f *faults) isNew(raw string, revision int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.told[raw] == revision {
+	if f.logged[raw] == revision {
 		return false
 	}
-	if f.told == nil || len(f.told) >= most {
-		f.told = make(map[string]int64)
+	if f.logged == nil || len(f.logged) >= most {
+		f.logged = make(map[string]int64)
 	}
-	f.told[raw] = revision
+	f.logged[raw] = revision
 	return true
 }
 
@@ -99,8 +99,8 @@ func addrs(a lease.Attrs) []netip.Addr {
 	return as
 }
 
-// sameNode says whether two nodes are one. As in flannel the IPv4 address
-// decides, where both have one.
+// sameNode reports whether a and b describe one node. As in flannel the IPv4 address
+// decides where both have one.
 func sameNode(a, b lease.Attrs) bool {
 	if a.PublicIP.IsValid() && b.PublicIP.IsValid() {
 		return a.PublicIP == b.PublicIP

@@ -53,9 +53,9 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// passes says whether err may go away by itself, or by what an operator does to
-// etcd, so that the same request is worth another try.
-func passes(err error) bool {
+// retryable reports whether the same request may succeed later, by itself or after
+// an operator has repaired etcd.
+func retryable(err error) bool {
 	switch err = rpctypes.Error(err); {
 	case errors.Is(err, context.DeadlineExceeded),
 		// The token of a log-in has expired: the next attempt gets another.
@@ -70,7 +70,7 @@ func passes(err error) bool {
 	return false
 }
 
-// always is for those who have nobody to return an error to.
+// always retries, for loops that have no caller to return an error to.
 func always(error) bool { return true }
 
 func code(err error) codes.Code {
@@ -89,7 +89,7 @@ func (s *Store) remedy(err error) string {
 	case errors.Is(err, rpctypes.ErrAuthFailed):
 		return "check --etcd-username and --etcd-password"
 	case errors.Is(err, rpctypes.ErrUserEmpty):
-		return "etcd wants a user: set --etcd-username and --etcd-password"
+		return "etcd requires a user: set --etcd-username and --etcd-password"
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
 		return fmt.Sprintf("let the user's role read %s and read and write %s (etcdctl role grant-permission ROLE readwrite --prefix %[2]s)",
 			s.layout.config, s.layout.subnets)
@@ -103,11 +103,11 @@ func (s *Store) remedy(err error) string {
 		return "etcd speaks plain HTTP there: correct --etcd-endpoints"
 	case code(err) == codes.Unavailable && strings.HasPrefix(s.endpoints[0], "https://") &&
 		!strings.Contains(text, "Error while dialing") && !strings.Contains(text, "etcdserver"):
-		// In TLS 1.3 the server refuses the client when that thinks that all is
-		// well, and may have hung up before its reason is read.
-		return "see that etcd is well; it hangs up, too, on a client whose certificate it refuses: check --etcd-certfile and --etcd-keyfile"
+		// In TLS 1.3 the server checks the client's certificate after the client's
+		// handshake is over, and may close before its alert is read.
+		return "check that etcd is healthy; it also closes the connection if it refuses this client's certificate: check --etcd-certfile and --etcd-keyfile"
 	case code(err) == codes.Unavailable, code(err) == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded):
-		return "see that etcd runs, has a leader and can be reached from this node, or correct --etcd-endpoints"
+		return "check that etcd runs, has a leader and can be reached from this node, or correct --etcd-endpoints"
 	}
 	return ""
 }

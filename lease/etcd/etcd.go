@@ -4,12 +4,12 @@
 //	<prefix>/config               the network config, JSON
 //	<prefix>/subnets/10.5.52.0-24 the lease of one node: its lease.Attrs
 //
-// A lease hangs on an etcd lease of a day, which its node renews; a key without
+// A lease is bound to an etcd lease of a day, which its node renews; a key without
 // one is a reservation and stays. What two nodes might do at once is decided by
 // transactions, so no subnet ever has two owners.
 //
 // All requests wait for an etcd that does not answer, for as long as their
-// context lasts, and say so in the log. What waiting does not mend, such as a
+// context lasts, and say so in the log. What waiting does not cure, such as a
 // wrong password, is returned at once as an *Error.
 package etcd
 
@@ -37,9 +37,9 @@ type Store struct {
 	endpoints []string
 	layout    layout
 	log       *slog.Logger
-	silence   silence // of the log while etcd does not answer
-	faults    faults  // entries that were told to be unreadable
-	own       own     // the lease of this node
+	outage    outage // limits the log while etcd does not answer
+	faults    faults // unreadable entries that have been logged
+	own       own    // the lease of this node
 
 	// What tests shorten.
 	ttl time.Duration // of a lease; whole seconds
@@ -49,7 +49,7 @@ var _ lease.Store = (*Store)(nil)
 
 // Open checks o and returns a store. It sends nothing, but for a user that is to
 // be logged in: that waits for etcd until ctx is done. ctx means nothing to the
-// store after that.
+// store afterwards.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Prefix == "" {
 		o.Prefix = DefaultPrefix
@@ -65,10 +65,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		ttl:       defaultTTL,
 	}
 	for _, why := range o.exposures() {
-		s.log.Warn("connection to etcd is open to others on its way", logging.KeyWhy, why,
+		s.log.Warn("connection to etcd is not protected", logging.KeyWhy, why,
 			logging.KeyRemedy, "use https endpoints")
 	}
-	err = s.ride(ctx, "log in", passes, func(context.Context) (err error) {
+	err = s.retry(ctx, "log in", retryable, func(context.Context) (err error) {
 		s.client, err = clientv3.New(c)
 		return err
 	})

@@ -200,7 +200,7 @@ func (n *network) oneOwner() {
 	etcdtest.CheckHistory(n, n.client, n.prefix)
 }
 
-// node is what the i-th node of a network tells.
+// node is the attributes of the i-th node of a network.
 func node(i int) lease.Attrs {
 	return lease.Attrs{PublicIP: netip.AddrFrom4([4]byte{192, 0, byte(2 + i/256), byte(i % 256)})}
 }

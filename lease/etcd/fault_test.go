@@ -28,7 +28,7 @@ func TestAStartWaitsForEtcdAndSaysSo(t *testing.T) {
 	s := n.store()
 	err := n.cutOff(s, "connection refused")
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "etcd "+server.Endpoint+": read config "+n.prefix+"/config: ") ||
-		!strings.Contains(err.Error(), "connection refused") || !strings.Contains(err.Error(), "see that etcd runs") {
+		!strings.Contains(err.Error(), "connection refused") || !strings.Contains(err.Error(), "check that etcd runs") {
 		t.Errorf("got %v, want endpoint, operation, cause and remedy", err)
 	}
 
@@ -46,7 +46,7 @@ func TestAStartWaitsForEtcdAndSaysSo(t *testing.T) {
 	if l := <-got; l == nil || n.only().key != "/subnets/"+string(l.Key()) {
 		t.Errorf("got %v", l)
 	}
-	if lines := n.log.Lines("trying again"); len(lines) > 3 {
+	if lines := n.log.Lines("retrying"); len(lines) > 3 {
 		t.Errorf("the log has %d lines within seconds: %q", len(lines), lines)
 	}
 	if len(n.log.Lines("etcd answers again")) == 0 {
@@ -311,7 +311,7 @@ func TestTwoOfThreeMembersAreEnough(t *testing.T) {
 		renewed <- err
 	}()
 	testkit.Eventually(t, "the log says that etcd has no leader", func() bool {
-		return len(n.log.Lines("trying again"))+len(n.log.Lines("watch of etcd interrupted")) > 0
+		return len(n.log.Lines("retrying"))+len(n.log.Lines("watch of etcd interrupted")) > 0
 	})
 	servers[1].Restart(t)
 	if err := <-renewed; err != nil {

@@ -10,16 +10,16 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// errConflict says that a transaction found what it was made for changed.
-var errConflict = errors.New("changed by another")
+// errConflict says that the conditions of a transaction no longer hold.
+var errConflict = errors.New("changed by another node")
 
-// grant is an etcd lease that is meant for a key. It is used from one attempt to
-// the next, so that a node that tries often leaves no trail of them.
+// grant is an etcd lease for a key that is yet to be written. Attempts reuse it, so
+// that a node that retries often does not leave many behind.
 type grant struct {
 	store   *Store
 	id      clientv3.LeaseID
 	expires time.Time // by the monotonic clock: a step of the wall clock does not move it
-	spent   bool      // a key may hang on it
+	spent   bool      // a key may be bound to it
 }
 
 // get returns the etcd lease, and takes one where there is none.
@@ -28,10 +28,10 @@ func (g *grant) get(ctx context.Context) (clientv3.LeaseID, error) {
 		return g.id, nil
 	}
 	g.drop(ctx)
-	// From before the request, so that we never think it longer than etcd does.
+	// Counted from before the request, so that it never ends later here than in etcd.
 	asked := time.Now()
 	var resp *clientv3.LeaseGrantResponse
-	err := g.store.ride(ctx, fmt.Sprintf("take an etcd lease of %s", g.store.ttl), passes, func(ctx context.Context) (err error) {
+	err := g.store.retry(ctx, fmt.Sprintf("grant an etcd lease of %s", g.store.ttl), retryable, func(ctx context.Context) (err error) {
 		asked = time.Now()
 		resp, err = g.store.client.Grant(ctx, int64(g.store.ttl/time.Second))
 		return err
@@ -43,7 +43,7 @@ func (g *grant) get(ctx context.Context) (clientv3.LeaseID, error) {
 	return g.id, nil
 }
 
-// drop gives the etcd lease back unless a key may hang on it. If that fails it
+// drop revokes the etcd lease unless a key may be bound to it. If that fails, it
 // expires by itself.
 func (g *grant) drop(ctx context.Context) {
 	if g.id == clientv3.NoLease || g.spent {
@@ -56,13 +56,13 @@ func (g *grant) drop(ctx context.Context) {
 }
 
 // commit sends a transaction that writes an entry: it returns its revision, or
-// errConflict if one of the conditions does not hold. That may be so because an
-// attempt before, whose answer was lost, has succeeded.
+// errConflict if one of the conditions does not hold. The reason may be an earlier
+// attempt that succeeded and whose answer was lost.
 func (g *grant) commit(ctx context.Context, op string, conditions []clientv3.Cmp, ops ...clientv3.Op) (int64, error) {
 	var resp *clientv3.TxnResponse
 	attempts, was := 0, g.spent
 	g.spent = true // also if no answer comes
-	err := g.store.ride(ctx, op, passes, func(ctx context.Context) (err error) {
+	err := g.store.retry(ctx, op, retryable, func(ctx context.Context) (err error) {
 		attempts++
 		resp, err = g.store.client.Txn(ctx).If(conditions...).Then(ops...).Commit()
 		return err

@@ -11,15 +11,15 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// asking is how many requests for the time that leases have left are under way
-// at once: etcd has no request for all.
+// asking is how many requests for the remaining time of leases are under way at once:
+// etcd has no request for several leases.
 const asking = 32
 
 // Leases returns all leases in the order of their subnets, each with its
 // Expiration; reservations have none. A reservation that names no node has no
 // public address. Unreadable entries are logged and left out.
 func (s *Store) Leases(ctx context.Context) ([]lease.Lease, error) {
-	snap, err := s.read(ctx, passes)
+	snap, err := s.read(ctx, retryable)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (s *Store) expirations(ctx context.Context, entries []entry) error {
 	for range min(asking, len(entries)) {
 		workers.Go(func() {
 			for e := range work {
-				until, err := s.expiration(ctx, e.hangs)
+				until, err := s.expiration(ctx, e.leaseID)
 				if err != nil {
 					failed.Do(func() { first = err })
 					cancel() // the rest fails at once
@@ -66,16 +66,16 @@ func (s *Store) expirations(ctx context.Context, entries []entry) error {
 	return first
 }
 
-// expiration asks etcd until when a lease lasts.
+// expiration asks etcd when a lease ends.
 func (s *Store) expiration(ctx context.Context, id clientv3.LeaseID) (time.Time, error) {
 	var until time.Time
-	err := s.ride(ctx, "ask how long a lease lasts", passes, func(ctx context.Context) error {
+	err := s.retry(ctx, "read the remaining time of a lease", retryable, func(ctx context.Context) error {
 		asked := time.Now()
 		resp, err := s.client.TimeToLive(ctx, id)
 		if err != nil {
 			return err
 		}
-		until = asked.Add(max(0, time.Duration(resp.TTL)*time.Second)) // -1: it is over
+		until = asked.Add(max(0, time.Duration(resp.TTL)*time.Second)) // -1: it has expired
 		return nil
 	})
 	return until, err

@@ -66,7 +66,7 @@ func TestWhatOthersOnTheWireCouldReadIsLogged(t *testing.T) {
 		{Options{Endpoints: []string{"http://192.0.2.1:2379"}}, nil},
 		{Options{Endpoints: []string{"http://127.0.0.1:2379", "http://localhost:2379", "http://[::1]:2379", "127.0.0.1:2379"}, Username: "node"}, nil},
 		{Options{Endpoints: []string{"https://192.0.2.1:2379"}, Username: "node", CAFile: ca.CertFile}, nil},
-		{Options{Endpoints: []string{"http://192.0.2.1:2379"}, Username: "node"}, []string{"http://192.0.2.1:2379 is plain HTTP, so the password can be read on its way"}},
+		{Options{Endpoints: []string{"http://192.0.2.1:2379"}, Username: "node"}, []string{"http://192.0.2.1:2379 is plain HTTP, so the password can be read on the way"}},
 		{Options{Endpoints: []string{"etcd.example:2379"}, CAFile: ca.CertFile}, []string{"etcd.example:2379 is plain HTTP, so the certificates are not used"}},
 	} {
 		if got := tt.options.exposures(); fmt.Sprint(got) != fmt.Sprint(tt.want) {

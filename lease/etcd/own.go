@@ -10,7 +10,7 @@ import (
 )
 
 // own is the lease that this node was given last. Renewals write it, watches
-// look at it to tell a loss from a change.
+// compare with it to distinguish a loss from a change.
 type own struct {
 	mu sync.Mutex
 	held
@@ -24,17 +24,17 @@ type held struct {
 	raw      string      // as etcd's key is spelt
 	lease    lease.Lease // with Expiration
 	revision int64       // of this node's last write
-	hangs    clientv3.LeaseID
-	// claims are what this node may have written of itself: more than one while
-	// a renewal changes it.
+	leaseID  clientv3.LeaseID
+	// claims are the attributes that this node may have written: more than one while
+	// a renewal changes them.
 	claims []lease.Attrs
 }
 
-// mine says whether e is this node's, by what it says of itself or, where that
-// has been overwritten with rubbish, by the etcd lease.
+// mine reports whether e is this node's, by its public addresses or, where the value
+// has been overwritten with something unreadable, by the etcd lease.
 func (h *held) mine(e *entry) bool {
 	if e.bad != nil {
-		return e.hangs != clientv3.NoLease && e.hangs == h.hangs
+		return e.leaseID != clientv3.NoLease && e.leaseID == h.leaseID
 	}
 	return slices.ContainsFunc(h.claims, func(a lease.Attrs) bool { return sameNode(a, e.Attrs) })
 }
@@ -65,18 +65,19 @@ func (o *own) claim(a lease.Attrs) {
 }
 
 // set says that this node holds l, in the key raw, since revision.
-func (o *own) set(l lease.Lease, raw string, revision int64, hangs clientv3.LeaseID) {
+func (o *own) set(l lease.Lease, raw string, revision int64, leaseID clientv3.LeaseID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	was := o.key
-	o.held = held{l.Key(), raw, l, revision, hangs, []lease.Attrs{l.Attrs}}
+	o.held = held{l.Key(), raw, l, revision, leaseID, []lease.Attrs{l.Attrs}}
 	if was != o.key && o.renamed != nil {
 		close(o.renamed)
 		o.renamed = nil
 	}
 }
 
-// rewind forgets the revision of the last write, where etcd counts anew.
+// rewind forgets the revision of the last write, for an etcd whose revisions have
+// started over.
 func (o *own) rewind() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 )
 
 // Renew extends own by a day and writes own.Attrs to it, which may have changed:
-// a node that gets another address keeps its subnets so. A reservation stays
+// so a node whose address changes keeps its subnets. A reservation stays
 // one and is returned without Expiration.
 //
 // It changes nothing and returns an error that wraps lease.ErrLost if the lease
@@ -46,10 +46,10 @@ func (s *Store) entryOf(ctx context.Context, op string, own *lease.Lease) (entry
 	h := s.own.get()
 	h.claims = append(h.claims, own.Attrs)
 	if h.key == own.Key() {
-		key = h.raw // which may spell IPv6 in a way of its own
+		key = h.raw // which may spell IPv6 differently
 	}
 	var resp *clientv3.GetResponse
-	err := s.ride(ctx, op, passes, func(ctx context.Context) (err error) {
+	err := s.retry(ctx, op, retryable, func(ctx context.Context) (err error) {
 		resp, err = s.client.Get(ctx, key)
 		return err
 	})
@@ -66,8 +66,8 @@ func (s *Store) entryOf(ctx context.Context, op string, own *lease.Lease) (entry
 	return e, nil
 }
 
-// lost is the error for a lease that is no longer this node's. e is what stands
-// in its place, nil if nothing does.
+// lost is the error for a lease that is no longer this node's. e is the entry in its
+// place, nil if there is none.
 func (s *Store) lost(key lease.Key, e *entry) error {
 	how := "it has expired or was deleted"
 	if e != nil {
@@ -77,5 +77,5 @@ func (s *Store) lost(key lease.Key, e *entry) error {
 		}
 	}
 	return &Error{Endpoints: s.endpoints, Op: "lease " + string(key), Err: fmt.Errorf("%w: %s", lease.ErrLost, how),
-		Remedy: "take a new one; if this node was cut off from etcd for a day, that is why"}
+		Remedy: "take a new one; a node that was cut off from etcd for a day loses its lease"}
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Reserve keeps the subnets of l for the node that has its public addresses, for
-// good; without an address, from all nodes. A lease that this node holds, or any
+// Reserve keeps the subnets of l permanently for the node that has its public
+// addresses; without an address, from all nodes. A lease that this node holds, or any
 // if l names no address, turns into a reservation with the value that it has. It
-// returns the reservation as it stands then.
+// returns the resulting reservation.
 //
 // It changes nothing and fails if the subnets do not fit the network config or
 // overlap those of another.
@@ -56,9 +56,8 @@ func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error
 }
 
 // Release ends the reservation of the subnets of l. One that names a node turns
-// into a lease of a day, which the node renews if it lives, so that pods that
-// talk do not notice; one that names none is deleted. It returns the lease that
-// stands then, nil if there is none.
+// into a lease of a day, which a running node renews, so pods are not affected; one
+// that names none is deleted. It returns the resulting lease, nil if there is none.
 //
 // It changes nothing and fails if the subnets are not reserved.
 func (s *Store) Release(ctx context.Context, l lease.Lease) (*lease.Lease, error) {
@@ -69,12 +68,12 @@ func (s *Store) Release(ctx context.Context, l lease.Lease) (*lease.Lease, error
 				continue
 			}
 			if !e.reserved() {
-				return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("it is not reserved, it is the lease of %s", s.holder(&e)),
-					Remedy: "a lease ends by itself a day after its node"}
+				return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("it is not reserved but the lease of %s", s.holder(&e)),
+					Remedy: "a lease expires a day after its node has stopped"}
 			}
 			return s.release(ctx, op, e, g)
 		}
-		return nil, &Error{Endpoints: s.endpoints, Op: op, Err: errors.New("there is no such reservation"), Remedy: "see twill leases"}
+		return nil, &Error{Endpoints: s.endpoints, Op: op, Err: errors.New("there is no such reservation"), Remedy: "twill leases lists all"}
 	})
 }
 
@@ -88,12 +87,12 @@ func (s *Store) release(ctx context.Context, op string, e entry, g *grant) (*lea
 	if err != nil {
 		return nil, err
 	}
-	hangs, err := g.get(ctx)
+	leaseID, err := g.get(ctx)
 	if err != nil {
 		return nil, err
 	}
 	e.Expiration = g.expires
-	_, err = g.commit(ctx, op, unchanged, clientv3.OpPut(e.raw, string(value), clientv3.WithLease(hangs)))
+	_, err = g.commit(ctx, op, unchanged, clientv3.OpPut(e.raw, string(value), clientv3.WithLease(leaseID)))
 	return &e.Lease, err
 }
 
@@ -103,7 +102,7 @@ func (s *Store) rewrite(ctx context.Context, op string, change func(*snapshot, *
 	defer g.drop(ctx)
 	pause := backoff{longest: longestConflict}
 	for {
-		snap, err := s.read(ctx, passes)
+		snap, err := s.read(ctx, retryable)
 		if err != nil {
 			return nil, err
 		}
@@ -120,7 +119,7 @@ func (s *Store) rewrite(ctx context.Context, op string, change func(*snapshot, *
 	}
 }
 
-// holder names for people whose an entry is.
+// holder names the owner of an entry, for messages.
 func (s *Store) holder(e *entry) string {
 	if as := addrs(e.Attrs); len(as) > 0 {
 		return as[0].String()

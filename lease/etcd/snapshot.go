@@ -18,7 +18,7 @@ type snapshot struct {
 	entries  []entry // in the order of their keys, those of bad values too
 }
 
-// configValue is what stands at the config key.
+// configValue is the value of the config key.
 type configValue struct {
 	text     []byte
 	revision int64         // of the last write; 0: there is no such key
@@ -34,10 +34,10 @@ func parseConfig(text []byte, revision int64) configValue {
 	return v
 }
 
-// read returns config and leases as they stand side by side.
-func (s *Store) read(ctx context.Context, passes func(error) bool) (*snapshot, error) {
+// read returns config and leases at one revision.
+func (s *Store) read(ctx context.Context, retryable func(error) bool) (*snapshot, error) {
 	var resp *clientv3.TxnResponse
-	err := s.ride(ctx, "read config and leases under "+s.layout.subnets, passes, func(ctx context.Context) (err error) {
+	err := s.retry(ctx, "read config and leases under "+s.layout.subnets, retryable, func(ctx context.Context) (err error) {
 		resp, err = s.client.Txn(ctx).Then(
 			clientv3.OpGet(s.layout.config),
 			clientv3.OpGet(s.layout.subnets, clientv3.WithPrefix()),
@@ -63,7 +63,7 @@ func (s *Store) read(ctx context.Context, passes func(error) bool) (*snapshot, e
 	return snap, nil
 }
 
-// taken returns the subnets that nobody else may have, of both families.
+// taken returns the subnets that have an owner or are reserved, of both families.
 func (snap *snapshot) taken() []netip.Prefix {
 	var t []netip.Prefix
 	for _, e := range snap.entries {
@@ -72,7 +72,7 @@ func (snap *snapshot) taken() []netip.Prefix {
 	return t
 }
 
-// overlapping returns an entry that has a part of l's subnets.
+// overlapping returns an entry whose subnets overlap those of l.
 func (snap *snapshot) overlapping(l lease.Lease) (entry, bool) {
 	for _, e := range snap.entries {
 		for _, a := range e.Subnets() {

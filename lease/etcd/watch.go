@@ -13,20 +13,18 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Watch sends config and leases as they stand, and then what changes. It sends
-// another snapshot where changes may have been missed: after etcd has compacted
-// them away, or has been put back to an earlier state. A config that cannot be
-// used, and a missing one, are told once for each version in Err; before there
-// was a good one nothing else is sent.
+// Watch sends the current config and leases, and then what changes. It sends another
+// snapshot where changes may have been missed: after etcd has compacted them away, or
+// was restored to an earlier state. A config that is unusable or missing is sent in
+// Err, once for each version; until there has been a good one nothing else is sent.
 //
-// The lease that Acquire returned last is never in Delete and never missing from
-// a snapshot. That it is gone, or another's, is told in an Err that wraps
-// lease.ErrLost; it goes from what was sent when Acquire has returned other
-// subnets.
+// The lease that Acquire returned last is never in Delete and never missing from a
+// snapshot. An Err that wraps lease.ErrLost says that it is gone or another node's; it
+// is deleted when Acquire has returned other subnets.
 //
-// Only this node's own lease has an Expiration in the updates, since etcd wants
-// to be asked for each; Leases does. An unreadable value is logged once, and
-// what was told before stays.
+// Only this node's own lease has an Expiration in the updates, since etcd has to be
+// asked for each; those of Leases have one. An unreadable value is logged once, and
+// the lease stays as it was.
 func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -48,8 +46,8 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	return ctx.Err()
 }
 
-// errReplaced says that etcd's state is older than what it has told before, or
-// that it is another cluster: it was restored, or made anew.
+// errReplaced says that etcd's state is older than what it has sent before, or that
+// it is another cluster: it was restored, or its data were deleted.
 var errReplaced = errors.New("etcd's data were replaced")
 
 // follow sends changes until some may be missing, or ctx is done.
@@ -67,10 +65,10 @@ func (w *watcher) follow(ctx context.Context) {
 			w.log.Info("changes may have been missed, reading all leases again", logging.KeyWhy, cause(err))
 			return
 		}
-		// Else etcd has no leader, or the log-in has expired, or the connection
-		// went amid an answer. What was not told is asked for again.
-		if w.silence.tell(time.Now()) {
-			w.log.Warn("watch of etcd interrupted, leases stay as they are until it goes on",
+		// Else etcd has no leader, the log-in has expired, or the connection was lost
+		// amid an answer. The next watch begins where this one ended.
+		if w.outage.note(time.Now()) {
+			w.log.Warn("watch of etcd interrupted, leases stay in force until it resumes",
 				logging.KeyError, cause(err), logging.KeyRemedy, w.remedy(err))
 		}
 		if pause.wait(ctx) != nil {
@@ -79,11 +77,11 @@ func (w *watcher) follow(ctx context.Context) {
 	}
 }
 
-// stream watches until the watch ends or ctx is done. some says that it has
-// worked for a while.
+// stream watches until the watch ends or ctx is done. some says that it has received
+// something.
 //
-// Config and leases are watched side by side, since a user may have rights for
-// these keys and none for the rest of the prefix.
+// Config and leases have a watch each, since a user may have rights for these keys
+// and none for the rest of the prefix.
 func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
@@ -120,15 +118,15 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 			if err := w.checkSame(ctx); err != nil {
 				return some, err
 			}
-		case <-renamed: // forget looks what it means
+		case <-renamed: // forget acts on it
 			continue
 		case <-ctx.Done():
 			return some, ctx.Err()
 		}
 		if !some {
 			some = true
-			if away, told := w.silence.end(); told {
-				w.log.Info("watch of etcd goes on", logging.KeyAway, away)
+			if away, logged := w.outage.end(); logged {
+				w.log.Info("watch of etcd resumed", logging.KeyAway, away)
 			}
 		}
 	}
@@ -148,19 +146,18 @@ func (w *watcher) check(resp clientv3.WatchResponse, ok bool) error {
 	return nil
 }
 
-// isReplaced says whether an answer is of an etcd that does not go on where it
-// was.
+// isReplaced reports whether an answer is from an etcd that does not continue where
+// it was.
 func (w *watcher) isReplaced(h *etcdserverpb.ResponseHeader) bool {
 	return h.ClusterId != w.cluster || h.Revision < max(w.leasesAt, w.configAt)
 }
 
-// checkSame looks whether etcd is still the one that it was. The client takes up
-// its watches by itself when a connection is back, and one that begins at a
-// revision yet to come just waits: a watch would be mute until an etcd that was
-// put back has caught up.
+// checkSame checks that etcd's data were not replaced. The client resumes its watches
+// by itself when a connection is back, and one that begins at a future revision just
+// waits: it would stay silent until an etcd that was restored has caught up.
 func (w *watcher) checkSame(ctx context.Context) error {
 	var resp *clientv3.GetResponse
-	err := w.ride(ctx, "look whether etcd is the same", always, func(ctx context.Context) (err error) {
+	err := w.retry(ctx, "check that etcd is the same", always, func(ctx context.Context) (err error) {
 		resp, err = w.client.Get(ctx, w.layout.config, clientv3.WithCountOnly())
 		return err
 	})
@@ -170,8 +167,8 @@ func (w *watcher) checkSame(ctx context.Context) error {
 	return err
 }
 
-// reached returns the revision up to which a watch has told all. The header of a
-// response with events is no measure: etcd sends what a late watch has missed in
+// reached returns the revision up to which a watch has received all. The header of a
+// response with events does not say so: etcd sends what a late watch has missed in
 // parts, and puts its current revision on each (syncWatchers in etcd 3.7.3's
 // server/storage/mvcc/watchable_store.go).
 func reached(before int64, resp clientv3.WatchResponse) int64 {

@@ -24,7 +24,7 @@ type watching struct {
 
 	set       lease.Set
 	config    *lease.Config
-	err       error // the last one told
+	err       error // the last one sent
 	losses    int   // updates that wrap lease.ErrLost
 	snapshots int
 	deleted   []lease.Key
@@ -112,11 +112,11 @@ func (w *watching) untilErr(text string) {
 	}
 }
 
-// notLost checks that no update has told of a loss of the own lease.
+// notLost checks that no update has reported a loss of the own lease.
 func (w *watching) notLost() {
 	w.Helper()
 	if w.losses > 0 {
-		w.Errorf("the own lease was told to be lost: %v", w.err)
+		w.Errorf("the own lease was reported as lost: %v", w.err)
 	}
 }
 
@@ -175,7 +175,7 @@ func TestAnUnreadableLeaseIsLoggedOnceAndPassedOver(t *testing.T) {
 	n.put("subnets/10.5.1.0-24", value(1))
 	n.delete("subnets/somewhere")
 	w.until("10.5.1.0-24 of 192.0.2.1", "10.5.2.0-24 of 192.0.2.22", "10.5.5.0-24 of 192.0.2.5")
-	lines := n.log.Lines("lease in etcd not readable")
+	lines := n.log.Lines("cannot read lease in etcd")
 	if len(lines) != 3 || !strings.Contains(lines[0], n.prefix+"/subnets/10.5.1.0-24") || !strings.Contains(lines[2], "10.5.2.0-24") {
 		t.Errorf("the log has %d lines, want one for each of three: %q", len(lines), lines)
 	}
@@ -238,7 +238,7 @@ func TestALostLeaseIsToldAndNeverReportedAsRemoved(t *testing.T) {
 	n.delete("subnets/10.5.3.0-24")
 	w.until("10.5.1.0-24 of 192.0.2.2", "10.5.52.0-24 of 192.0.2.1")
 	if w.losses != 1 || slices.Contains(w.deleted, own.Key()) {
-		t.Errorf("%d losses told, want 1; deleted %v", w.losses, w.deleted)
+		t.Errorf("%d losses reported, want 1; deleted %v", w.losses, w.deleted)
 	}
 }
 
@@ -261,7 +261,7 @@ func TestAStolenLeaseIsToldWithTheNewOwner(t *testing.T) {
 	}
 	w.until(want...)
 	if w.losses != 1 {
-		t.Errorf("%d losses told, want 1", w.losses)
+		t.Errorf("%d losses reported, want 1", w.losses)
 	}
 }
 
@@ -276,6 +276,6 @@ func TestALostLeaseGoesOnceTheNodeHasAnother(t *testing.T) {
 	l := n.acquire(s, node(1), "10.5.77.0/24")
 	w.until("10.5.77.0-24 of 192.0.2.1")
 	if l.Subnet.String() != "10.5.77.0/24" || w.losses != 1 {
-		t.Errorf("got %s, %d losses told", l.Subnet, w.losses)
+		t.Errorf("got %s, %d losses reported", l.Subnet, w.losses)
 	}
 }

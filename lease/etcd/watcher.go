@@ -12,33 +12,33 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// watcher is what one Watch has told. Only its goroutine uses it.
+// watcher is what one Watch has sent. Only its goroutine uses it.
 type watcher struct {
 	*Store
 	updates chan<- lease.Update
 	back    <-chan struct{} // see reconnects
 
 	cluster            uint64 // 0 before the first snapshot
-	leasesAt, configAt int64  // revisions up to which all is told
+	leasesAt, configAt int64  // revisions up to which all changes were sent
 
-	config  *lease.Config // told last; nil: none
-	refused string        // the error told since then
+	config  *lease.Config // sent last; nil: none
+	refused string        // the error sent since then
 
 	known map[lease.Key]entry // the leases as the receiver has them
-	// missing is the own lease if it has been told to be lost and is still in
+	// missing is the own lease if its loss has been reported and it is still in
 	// known.
 	missing lease.Key
 }
 
-// begin tells a snapshot. It is not ready if it must wait for a network config.
+// begin sends a snapshot. It returns false if it must wait for a network config.
 func (w *watcher) begin(ctx context.Context, snap *snapshot) (ready bool, err error) {
 	if w.cluster != 0 && w.isReplaced(snap.header) {
 		w.own.rewind()
 	}
 	w.cluster, w.leasesAt, w.configAt = snap.header.ClusterId, snap.revision, snap.revision
 	if c := snap.config; c.revision == 0 || c.parsed == nil && w.config == nil {
-		// An etcd without a config is one that was emptied, as likely as not:
-		// no reason to cut off pods that talk.
+		// An etcd without a config may well have been emptied by mistake, which is
+		// no reason to cut connected pods off.
 		return false, w.refuse(ctx, w.configError(c))
 	}
 	u := lease.Update{Snapshot: true}
@@ -66,8 +66,8 @@ func (w *watcher) begin(ctx context.Context, snap *snapshot) (ready bool, err er
 	return true, nil
 }
 
-// reset makes known what the snapshot says. It returns the error to tell if the
-// own lease is lost and that was not told.
+// reset replaces known by the snapshot. It returns an error if the own lease is lost
+// and that has not been reported.
 func (w *watcher) reset(ctx context.Context, snap *snapshot) (lost error) {
 	before := w.known
 	w.known = make(map[lease.Key]entry, len(snap.entries))
@@ -97,8 +97,8 @@ func (w *watcher) reset(ctx context.Context, snap *snapshot) (lost error) {
 	return lost
 }
 
-// loses notes that the own lease is gone, or is what e says now. It returns the
-// error to tell, nil if that was done.
+// loses records that the own lease is gone, or is now what e says. It returns the
+// error to report, nil if that has been done.
 func (w *watcher) loses(own held, e *entry) error {
 	if w.missing == own.key {
 		return nil
@@ -116,14 +116,14 @@ func (w *watcher) forget(ctx context.Context) error {
 	k := w.missing
 	w.missing = ""
 	if e, ok := w.known[k]; !ok || e.revision > 0 {
-		return nil // it was told already, or is another node's
+		return nil // it was sent already, or is another node's
 	}
 	delete(w.known, k)
 	return w.send(ctx, lease.Update{Delete: []lease.Key{k}})
 }
 
-// applyLeases tells what events change, in one update. Of several events for
-// one key the last counts.
+// applyLeases sends what events change, in one update. Of several events for one key
+// the last counts.
 func (w *watcher) applyLeases(ctx context.Context, events []*clientv3.Event) error {
 	last := make(map[string]int, len(events))
 	for i, ev := range events {
@@ -141,7 +141,7 @@ func (w *watcher) applyLeases(ctx context.Context, events []*clientv3.Event) err
 		e, ok := w.parseEvent(ev)
 		k := e.Key()
 		was, known := w.known[k]
-		isOwn := k == own.key && ev.Kv.ModRevision > own.revision // and not what this node did away with itself
+		isOwn := k == own.key && ev.Kv.ModRevision > own.revision // and not what this node removed itself
 		var present *entry
 		if ev.Type == mvccpb.PUT {
 			present = &e
@@ -192,10 +192,10 @@ func (w *watcher) parseEvent(ev *clientv3.Event) (entry, bool) {
 func (w *watcher) withExpiration(ctx context.Context, own held, e entry) entry {
 	switch {
 	case e.Key() != own.key || e.reserved() || !own.mine(&e):
-	case e.hangs == own.hangs:
+	case e.leaseID == own.leaseID:
 		e.Expiration = own.lease.Expiration
-	default: // written by another hand, or by a renewal that is not yet over
-		until, err := w.expiration(ctx, e.hangs)
+	default: // not written by this node, or by a renewal that is under way
+		until, err := w.expiration(ctx, e.leaseID)
 		if err != nil {
 			until = time.Now() // rather renewed too early than never
 		}
@@ -204,7 +204,7 @@ func (w *watcher) withExpiration(ctx context.Context, own held, e entry) entry {
 	return e
 }
 
-// applyConfig tells what an event of the config key changes.
+// applyConfig sends what an event of the config key changes.
 func (w *watcher) applyConfig(ctx context.Context, ev *clientv3.Event) error {
 	v := parseConfig(nil, 0)
 	if ev.Type == mvccpb.PUT {
@@ -213,16 +213,16 @@ func (w *watcher) applyConfig(ctx context.Context, ev *clientv3.Event) error {
 	if v.parsed == nil {
 		return w.refuse(ctx, w.configError(v))
 	}
-	mended := w.refused != ""
+	wasRefused := w.refused != ""
 	w.refused = ""
-	if !mended && v.parsed.Equal(w.config) {
+	if !wasRefused && v.parsed.Equal(w.config) {
 		return nil
 	}
 	w.config = v.parsed
 	return w.send(ctx, lease.Update{Config: v.parsed})
 }
 
-// refuse tells an error of the config, if it was not the last thing told of it.
+// refuse sends an error of the config, unless it was sent last.
 func (w *watcher) refuse(ctx context.Context, err error) error {
 	if err.Error() == w.refused {
 		return nil

@@ -28,7 +28,7 @@ func TestPodsLoseNoPacketWhileEtcdIsKilledAndComesBack(t *testing.T) {
 	flows.pass(t, 500)
 	l.server.Kill()
 	for i, d := range l.daemons {
-		testkit.Eventually(t, "host "+l.Hosts[i].Letter+" notices", func() bool { return strings.Contains(d.stderr.String(), "leases stay as they are") })
+		testkit.Eventually(t, "host "+l.Hosts[i].Letter+" notices", func() bool { return strings.Contains(d.stderr.String(), "leases stay in force") })
 	}
 	flows.pass(t, 4000)
 	l.server.Restart(t)

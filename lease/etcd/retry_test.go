@@ -10,38 +10,38 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func TestTheLogIsToldAtOnceAndThenAtABoundedRate(t *testing.T) {
-	var s silence
+func TestAnOutageIsLoggedAtOnceAndThenAtABoundedRate(t *testing.T) {
+	var o outage
 	start := time.Now()
-	told := 0
+	logged := 0
 	for at := time.Duration(0); at < 10*time.Minute; at += 100 * time.Millisecond {
-		if s.tell(start.Add(at)) {
-			told++
+		if o.note(start.Add(at)) {
+			logged++
 		}
-		if at == 0 && told != 1 {
-			t.Error("the first failure is not told")
+		if at == 0 && logged != 1 {
+			t.Error("the first failure is not logged")
 		}
 		if at%(10*time.Second) == 0 {
-			s.end() // an etcd that comes and goes
+			o.end() // an etcd that comes and goes
 		}
 	}
-	if most := int(10*time.Minute/tellEvery) + 1; told > most || told < most/2 {
-		t.Errorf("told %d times in 10 minutes, want no more than %d", told, most)
+	if most := int(10*time.Minute/logInterval) + 1; logged > most || logged < most/2 {
+		t.Errorf("logged %d times in 10 minutes, want no more than %d", logged, most)
 	}
 }
 
-func TestTheEndOfASilenceIsToldIfItsBeginningWas(t *testing.T) {
-	var s silence
-	if _, told := s.end(); told {
-		t.Error("the end of no silence is told")
+func TestTheEndOfAnOutageIsLoggedIfItsBeginningWas(t *testing.T) {
+	var o outage
+	if _, logged := o.end(); logged {
+		t.Error("the end of no outage is logged")
 	}
-	s.tell(time.Now())
-	if _, told := s.end(); !told {
-		t.Error("the end of a silence that was told is not")
+	o.note(time.Now())
+	if _, logged := o.end(); !logged {
+		t.Error("the end of an outage that was logged is not")
 	}
-	s.tell(time.Now()) // within tellEvery: not told
-	if _, told := s.end(); told {
-		t.Error("the end of a silence is told that nobody knows of")
+	o.note(time.Now()) // within logInterval: not logged
+	if _, logged := o.end(); logged {
+		t.Error("the end of an outage is logged whose beginning was not")
 	}
 }
 
