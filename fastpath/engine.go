@@ -41,7 +41,9 @@ type Engine struct {
 	peers     atomic.Pointer[Peers]
 	bulk      atomic.Int64 // when a thread last had a large batch, see spinner
 	spinSlots atomic.Int32 // how many more threads may spin; 0 also if none ever
-	closed    sync.Once
+
+	mu     sync.Mutex
+	closed bool // stop and the sockets are
 }
 
 // shard is one TUN queue and one socket, with what its two directions share.
@@ -278,26 +280,34 @@ func (e *Engine) Run(ctx context.Context) error {
 	return first
 }
 
-// wakeAll ends all threads. Nobody reads the eventfd, so it stays readable.
+// wakeAll ends all threads. Nothing reads the eventfd, so it stays readable. It
+// may run after Close, since Run does not wait for the function of its context.
 func (e *Engine) wakeAll() {
-	_, _ = unix.Write(e.stop, []byte{1, 0, 0, 0, 0, 0, 0, 1})
-	// Last, since Close may follow at once.
 	e.stopping.Store(true)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		_, _ = unix.Write(e.stop, []byte{1, 0, 0, 0, 0, 0, 0, 1})
+	}
 }
 
-// Close closes the sockets. Run must have returned.
+// Close closes the sockets. Run must have returned. Further calls do nothing.
 func (e *Engine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
 	var errs []error
-	e.closed.Do(func() {
-		for _, s := range e.shards {
-			errs = append(errs, unix.Close(s.fd))
-			if s.sendFD != s.fd {
-				errs = append(errs, unix.Close(s.sendFD))
-			}
+	for _, s := range e.shards {
+		errs = append(errs, unix.Close(s.fd))
+		if s.sendFD != s.fd {
+			errs = append(errs, unix.Close(s.sendFD))
 		}
-		if e.stop >= 0 {
-			errs = append(errs, unix.Close(e.stop))
-		}
-	})
+	}
+	if e.stop >= 0 {
+		errs = append(errs, unix.Close(e.stop))
+	}
 	return errors.Join(errs...)
 }

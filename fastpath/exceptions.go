@@ -14,23 +14,35 @@ import (
 // Only the TX thread uses it.
 type exceptions struct {
 	shard *shard
-	wake  waiter
+	// wait waits until the socket may take more. ready is false when the
+	// engine stops, or cannot wait because of err.
+	wait func() (ready bool, err error)
+	// pathMTU returns the MTU of the path to a peer, in bytes of the outer
+	// packet.
+	pathMTU func(*Peer) (int, error)
 }
 
-func (e *exceptions) wait() bool { return e.wake.wait() }
+func newExceptions(s *shard) *exceptions {
+	w := waiterFor(s.stop, s.sendFD, unix.POLLOUT)
+	return &exceptions{
+		shard: s, wait: w.wait,
+		pathMTU: func(p *Peer) (int, error) { return pathMTU(s.local, p) },
+	}
+}
 
 func (e *exceptions) gsoRefused(errno unix.Errno) {
 	e.shard.counters.GSOFallbacks.Add(1)
 	e.shard.gsoRefused.Store(uint32(errno))
-	e.shard.logger.Warn("kernel refuses UDP GSO, sending without it",
+	e.shard.logger.Warn("kernel refused UDP GSO, sending without it",
 		logging.KeyShard, e.shard.index, logging.KeyError, errno)
 }
 
-// tooBig sends the packet of m with fragmentation allowed if its sender allows
-// that, and else tells the sender the MTU of the path. IPv6 has no links below
-// 1280 bytes, and hosts take no advice to send less: there the tunnel is the
-// one that fragments (RFC 2473 §7.1).
-func (e *exceptions) tooBig(peer *Peer, m *message) (sent bool) {
+// tooBig handles the packet of m, which does not fit the path to its peer. It
+// reports whether the packet may be sent in a fragmented datagram; if not, it has
+// sent the ICMP error with the MTU of the path to the packet's sender. IPv6 has no
+// links below 1280 bytes, and hosts ignore advice to send less: there the tunnel
+// is the one that fragments (RFC 2473 §7.1).
+func (e *exceptions) tooBig(m *message) (fragment bool) {
 	s := e.shard
 	pkt := s.scratch[:0]
 	for i := range m.iov {
@@ -41,18 +53,12 @@ func (e *exceptions) tooBig(peer *Peer, m *message) (sent bool) {
 		return false
 	}
 	if !h.DontFragment(pkt) || h.Version == 6 && h.Len <= encap.MinIPv6MTU {
-		ipv6 := s.local.Is6()
-		if setFragmenting(s.sendFD, ipv6, true) != nil {
-			return false
-		}
-		n, _ := s.sender.send([]message{*m})
-		_ = setFragmenting(s.sendFD, ipv6, false)
-		return n == 1
+		return true
 	}
 	if !s.icmpLimit.allow(time.Now()) {
 		return false
 	}
-	path, err := pathMTU(s.local, peer)
+	path, err := e.pathMTU(m.peer)
 	if err != nil {
 		return false
 	}
@@ -61,21 +67,21 @@ func (e *exceptions) tooBig(peer *Peer, m *message) (sent bool) {
 		mtu = max(mtu, encap.MinIPv6MTU)
 	}
 	if int(mtu) >= h.Len || !mtu.Usable(false) {
-		return false // the kernel's mind has changed, or the path is of no use
+		return false // the kernel has learnt another MTU since, or the path is of no use
 	}
 	s.reply(encap.TooBig(s.icmp[tun.HeaderLen:], pkt, &h, mtu))
 	return false
 }
 
-// unreachable tells the sender of pkt that no peer holds its destination.
+// unreachable sends the ICMP error for pkt, whose destination no peer holds.
 func (s *shard) unreachable(pkt []byte, h *encap.Header) {
 	if s.icmpLimit.allow(time.Now()) {
 		s.reply(encap.Unreachable(s.icmp[tun.HeaderLen:], pkt, h))
 	}
 }
 
-// reply writes an ICMP error that stands in s.icmp to the TUN device, if there
-// is one.
+// reply writes the ICMP error pkt, which lies in s.icmp, to the TUN device. nil is
+// for a packet about which no error may be sent.
 func (s *shard) reply(pkt []byte) {
 	if pkt == nil {
 		return
@@ -83,7 +89,7 @@ func (s *shard) reply(pkt []byte) {
 	b := s.icmp[:tun.HeaderLen]
 	clear(b)
 	iov := [2]unix.Iovec{vector(b), vector(pkt)}
-	if s.queue.Write(iov[:]) == nil {
+	if s.queue.Write(iov[:]) == 0 {
 		s.counters.ICMPSent.Add(1)
 	}
 }

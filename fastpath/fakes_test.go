@@ -35,7 +35,7 @@ type fakeQueue struct {
 	wrote  int
 }
 
-func (q *fakeQueue) Read(b []byte) (int, error) {
+func (q *fakeQueue) Read(b []byte) (int, unix.Errno) {
 	if q.next == len(q.reads) {
 		if q.loop {
 			q.next = 0
@@ -44,13 +44,13 @@ func (q *fakeQueue) Read(b []byte) (int, error) {
 	}
 	n := copy(b, q.reads[q.next])
 	q.next++
-	return n, nil
+	return n, 0
 }
 
-func (q *fakeQueue) Write(iov []unix.Iovec) error {
+func (q *fakeQueue) Write(iov []unix.Iovec) unix.Errno {
 	q.wrote++
 	if q.forget {
-		return nil
+		return 0
 	}
 	var b []byte
 	for i := range iov {
@@ -62,7 +62,7 @@ func (q *fakeQueue) Write(iov []unix.Iovec) error {
 		}
 	}
 	q.writes = append(q.writes, b)
-	return nil
+	return 0
 }
 
 func (q *fakeQueue) FD() int      { return -1 }

@@ -68,8 +68,8 @@ func (l *loop) run() error {
 			continue
 		}
 		l.c.Sleeps.Add(1)
-		if !l.wake.wait() {
-			return nil
+		if ready, err := l.wake.wait(); !ready {
+			return err
 		}
 		l.woken = true
 	}

@@ -451,8 +451,8 @@ func TestTrainsArriveWholeOrCut(t *testing.T) {
 			to, from := openUDP(t, addr), openUDP(t, addr)
 			// Full trains are taken, longer ones not.
 			var c metrics.Direction
-			fb := new(scriptedFallback)
-			s := newSends(newMmsgSender(from.fd, ipv6), fb, most, ipv6, &c)
+			shard := newShard(new(fakeQueue), newMmsgSender(from.fd, ipv6))
+			s := newSends(shard.sender, newExceptions(shard), most, ipv6, &c)
 			peer := NewPeer(nil, to.addr)
 			for i := range most + 3 {
 				hdr := s.header(8)
@@ -460,8 +460,8 @@ func TestTrainsArriveWholeOrCut(t *testing.T) {
 				s.add(peer, 2, hdr, pattern(100))
 			}
 			s.flush()
-			if n := c.Datagrams.Load(); n != 2 || c.Packets.Load() != uint64(most+3) || len(fb.refusals) != 0 {
-				t.Errorf("%s: %d messages, %d packets, refusals %v", addr, n, c.Packets.Load(), fb.refusals)
+			if n := c.Datagrams.Load(); n != 2 || c.Packets.Load() != uint64(most+3) || shard.gsoRefused.Load() != 0 {
+				t.Errorf("%s: %d messages, %d packets, GSO refused: %v", addr, n, c.Packets.Load(), unix.Errno(shard.gsoRefused.Load()))
 			}
 			for i, b := range receive(t, to.fd, most+3) {
 				if binary.BigEndian.Uint64(b) != uint64(i) || !bytes.Equal(b[8:], pattern(100)) {
@@ -571,10 +571,41 @@ func TestPacketTooBigForThePath(t *testing.T) {
 				if got := receive(t, node.fd, 1); !bytes.Equal(got[0], pkt) {
 					t.Errorf("without DF: %d bytes arrive, want %d", len(got[0]), len(pkt))
 				}
-				if v, err := unix.GetsockoptInt(e.shards[0].fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER); err != nil || v != unix.IP_PMTUDISC_DO {
-					t.Errorf("afterwards the socket fragments: %d, %v", v, err)
+
+				// With DF once more: the socket fragments no longer.
+				df := segment{src: "10.5.1.9", dst: "10.5.2.9", df: true, flags: tcpACK, payload: pattern(1432)}.bytes()
+				x.packet(read(tun.Header{}, df))
+				x.sends.flush()
+				if n := x.c.Drops[metrics.DropTooBig].Load(); n != 1 || x.c.Packets.Load() != 1 {
+					t.Errorf("with DF afterwards: %d sent, %v", x.c.Packets.Load(), drops(x.c))
 				}
 			})
 		})
 	}
+}
+
+// TestWakingAClosedEngineTouchesNoDescriptor: the function that a context calls
+// when it is done may run after the engine was closed, when the number of its
+// eventfd has another owner.
+func TestWakingAClosedEngineTouchesNoDescriptor(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		e := newEngine(t, config(device(t, 1, tun.Auto), "127.0.0.1:8285"))
+		number := e.stop
+		other, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(other)
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Dup3(other, number, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(number)
+		e.wakeAll()
+		if n, err := unix.Read(other, make([]byte, 8)); err != unix.EAGAIN {
+			t.Errorf("%d bytes were written to the descriptor's new owner (%v)", n, err)
+		}
+	})
 }

@@ -31,8 +31,8 @@ func probeMerge(d *tun.Device) (string, error) {
 	}, false)
 	var hdr [tun.HeaderLen]byte
 	v.Encode(hdr[:])
-	if err := d.Queues[0].Write([]unix.Iovec{vector(hdr[:]), vector(pkt)}); err != nil {
-		return "", fmt.Errorf("write of a TCP super-packet to the TUN device: %w", err)
+	if errno := d.Queues[0].Write([]unix.Iovec{vector(hdr[:]), vector(pkt)}); errno != 0 {
+		return "", fmt.Errorf("write of a TCP super-packet to the TUN device: %w", errno)
 	}
 	if mergesUDP(d) {
 		return "granted: TCP and UDP", nil

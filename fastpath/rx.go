@@ -219,10 +219,7 @@ func (r *rx) writeVectors() unix.Errno {
 	for _, p := range r.parts {
 		r.vectors = append(r.vectors, vector(p))
 	}
-	if err := r.shard.queue.Write(r.vectors); err != nil {
-		return err.(unix.Errno)
-	}
-	return 0
+	return r.shard.queue.Write(r.vectors)
 }
 
 // refused handles a run that the device did not take. Some kernels of the 6.6
@@ -243,7 +240,7 @@ func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 	v.Encode(r.header[:])
 	for i, pkt := range packets {
 		r.vectors = append(r.vectors[:0], vector(r.header[:]), vector(packets[i]))
-		if r.shard.queue.Write(r.vectors) != nil {
+		if r.shard.queue.Write(r.vectors) != 0 {
 			r.c.Drop(metrics.DropDeviceError, 1)
 			continue
 		}

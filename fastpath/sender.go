@@ -21,7 +21,10 @@ type message struct {
 	bytes   int
 	packets int
 	tos     uint8
-	closed  bool // no packet may follow the last
+	// fragment lets the kernel send the datagram in fragments, without DF in
+	// the outer header.
+	fragment bool
+	closed   bool // no packet may follow the last
 }
 
 // sender hands messages to the kernel.
@@ -32,23 +35,54 @@ type sender interface {
 	send(msgs []message) (int, unix.Errno)
 }
 
+// fragmenting is whether the kernel may fragment what a socket sends. That is a
+// property of the socket (IP_MTU_DISCOVER; there is no control message for it),
+// so a sender switches it between messages, which few packets need.
+type fragmenting struct {
+	fd   int
+	ipv6 bool
+	on   bool
+}
+
+// prefix returns the first messages of msgs that want the same, having set the
+// socket up for them.
+func (f *fragmenting) prefix(msgs []message) ([]message, unix.Errno) {
+	want := msgs[0].fragment
+	if want != f.on {
+		if errno := setFragmenting(f.fd, f.ipv6, want); errno != 0 {
+			return nil, errno
+		}
+		f.on = want
+	}
+	for i := range msgs {
+		if msgs[i].fragment != want {
+			return msgs[:i], 0
+		}
+	}
+	return msgs, 0
+}
+
 // mmsgSender sends through sendmmsg, trains through UDP_SEGMENT.
 type mmsgSender struct {
-	fd      int
-	ipv6    bool
+	fragmenting
 	msgs    []mmsghdr
 	control []byte
 }
 
 func newMmsgSender(fd int, ipv6 bool) *mmsgSender {
 	return &mmsgSender{
-		fd: fd, ipv6: ipv6,
+		fragmenting: fragmenting{fd: fd, ipv6: ipv6},
+
 		msgs:    make([]mmsghdr, maxMessages),
 		control: make([]byte, maxMessages*sendControlLen),
 	}
 }
 
 func (s *mmsgSender) send(msgs []message) (int, unix.Errno) {
+	msgs, errno := s.prefix(msgs)
+	if errno != 0 {
+		return 0, errno
+	}
 	for i := range msgs {
 		m, h := &msgs[i], &s.msgs[i].hdr
 		h.Name = (*byte)(unsafe.Pointer(&m.peer.name))
@@ -94,8 +128,8 @@ func (r rawDescriptor) Write(f func(fd uintptr) bool) error { f(uintptr(r)); ret
 // It is not used to receive, because ReadBatch allocates an address for each
 // datagram.
 type batchSender struct {
+	fragmenting
 	conn    batchConn
-	ipv6    bool
 	msgs    []ipv4.Message
 	addrs   []net.UDPAddr
 	buffers [][]byte
@@ -105,7 +139,8 @@ type batchSender struct {
 // newBatchSender returns a sender on fd, which stays the caller's.
 func newBatchSender(fd int, local netip.Addr) *batchSender {
 	s := &batchSender{
-		ipv6:    local.Is6(),
+		fragmenting: fragmenting{fd: fd, ipv6: local.Is6()},
+
 		msgs:    make([]ipv4.Message, maxMessages),
 		addrs:   make([]net.UDPAddr, maxMessages),
 		buffers: make([][]byte, 0, maxVectors),
@@ -124,6 +159,10 @@ func newBatchSender(fd int, local netip.Addr) *batchSender {
 }
 
 func (s *batchSender) send(msgs []message) (int, unix.Errno) {
+	msgs, errno := s.prefix(msgs)
+	if errno != 0 {
+		return 0, errno
+	}
 	s.buffers = s.buffers[:0]
 	for i := range msgs {
 		m, out := &msgs[i], &s.msgs[i]
@@ -140,11 +179,11 @@ func (s *batchSender) send(msgs []message) (int, unix.Errno) {
 	if n > 0 || err == nil {
 		return n, 0
 	}
-	var errno unix.Errno
-	if !errors.As(err, &errno) {
-		errno = unix.EINVAL // x/net's own: it could not encode the messages
+	var refusal unix.Errno
+	if !errors.As(err, &refusal) {
+		refusal = unix.EINVAL // x/net's own: it could not encode the messages
 	}
-	return 0, errno
+	return 0, refusal
 }
 
 // copyAddr writes a to dst, whose IP has the length of a's family.

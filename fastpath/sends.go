@@ -31,33 +31,25 @@ const (
 // Payloads are borrowed until flush has returned. A sends belongs to the TX
 // thread of its shard.
 type sends struct {
-	to       sender
-	fallback fallback
-	segments int // packets in a message: 1 without GSO
-	maxTrain int
+	to         sender
+	exceptions *exceptions // for what the kernel refuses
+	segments   int         // packets in a message: 1 without GSO
+	maxTrain   int
 
 	msgs []message
 	iov  []unix.Iovec
 	slab []byte
 
-	c *metrics.Direction
+	one [1]message // a packet of a message that is sent by itself
+
+	c       *metrics.Direction
+	stopped bool  // the engine stops: what is left of the batch is given up
+	failed  error // the socket cannot be waited for, which ends the engine
 }
 
-// fallback handles messages that the kernel has refused.
-type fallback interface {
-	// gsoRefused is told that GSO does not work on the socket.
-	gsoRefused(errno unix.Errno)
-	// tooBig is told of the packet in iov, which does not fit the path to
-	// peer. It reports whether it sent the packet by other means.
-	tooBig(peer *Peer, m *message) bool
-	// wait blocks until the socket may take more. It reports false when the
-	// engine stops.
-	wait() bool
-}
-
-func newSends(to sender, fb fallback, segments int, ipv6 bool, c *metrics.Direction) *sends {
+func newSends(to sender, x *exceptions, segments int, ipv6 bool, c *metrics.Direction) *sends {
 	s := &sends{
-		to: to, fallback: fb, segments: segments, maxTrain: maxTrain4,
+		to: to, exceptions: x, segments: segments, maxTrain: maxTrain4,
 		msgs: make([]message, 0, maxMessages),
 		iov:  make([]unix.Iovec, 0, maxVectors),
 		slab: make([]byte, 0, slabSize),
@@ -121,47 +113,52 @@ func (s *sends) train(peer *Peer, tos uint8, size int) *message {
 // flush sends the batch. When it returns, the batch is empty and every packet
 // of it was sent once or counted as dropped, unless the engine stops.
 func (s *sends) flush() {
-	retries := 0
-	for next := 0; next < len(s.msgs); {
+	for next := 0; next < len(s.msgs) && !s.stopped; {
 		m := &s.msgs[next]
 		if m.packets > 1 && s.segments == 1 {
 			s.sendSingly(m) // gathered before GSO was refused
 			next++
 			continue
 		}
-		n, errno := s.to.send(s.msgs[next:s.sendable(next)])
+		n, errno := s.transmit(s.msgs[next:s.sendable(next)])
+		if n == 0 {
+			s.refused(m, errno)
+			n = 1
+		}
+		next += n
+	}
+	s.msgs, s.iov, s.slab = s.msgs[:0], s.iov[:0], s.slab[:0]
+}
+
+// transmit sends a prefix of msgs, waiting and retrying where that can help, and
+// counts what was sent. It returns how many messages the kernel took, or why it
+// took none.
+func (s *sends) transmit(msgs []message) (int, unix.Errno) {
+	for retries := 0; ; {
+		n, errno := s.to.send(msgs)
 		if n > 0 {
 			s.c.SockCalls.Add(1)
 			for i := range n {
-				s.sent(&s.msgs[next+i])
+				s.sent(&msgs[i])
 			}
-			next, retries = next+n, 0
-			continue
+			return n, 0
 		}
 		switch errno {
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
-			if s.fallback.wait() {
+			ready, err := s.exceptions.wait()
+			if ready {
 				continue
 			}
-			next = len(s.msgs) // the engine stops
-			continue
+			s.stopped, s.failed = true, err
 		case unix.ENOBUFS, unix.ENOMEM:
 			if retries++; retries <= bufferRetries {
 				continue
 			}
-			s.c.Drop(metrics.DropNoBuffer, m.packets)
-		case unix.EMSGSIZE, unix.EINVAL, unix.EIO:
-			s.refused(m, errno)
-		default:
-			// The peer cannot be reached or is filtered (ENETUNREACH,
-			// EPERM, …): its packets are lost, those of others are not.
-			s.c.Drop(metrics.DropSendError, m.packets)
 		}
-		next, retries = next+1, 0
+		return 0, errno
 	}
-	s.msgs, s.iov, s.slab = s.msgs[:0], s.iov[:0], s.slab[:0]
 }
 
 // sendable returns the end of the messages from next on that can go to the
@@ -188,27 +185,31 @@ func (s *sends) sent(m *message) {
 	m.peer.Traffic.TXBytes.Add(uint64(m.bytes))
 }
 
-// refused handles a message that does not fit the path or that the kernel
-// cannot segment. A GSO send fails as a whole, so its packets are sent again
-// one by one, none twice. That also tells the two apart, for which kernels
-// use the same numbers: if one goes through, the segments did fit, and GSO is
-// at fault (EIO: the device has no transmit checksum; EINVAL: xfrm and older
-// kernels).
+// refused handles a message that the kernel did not take.
+//
+// A GSO send fails as a whole, for a segment that is too big for the path or
+// because the kernel cannot segment here, with the same error numbers for both.
+// Its packets are then sent one by one, none twice. If all go through, the
+// segments did fit, and GSO is at fault (EIO: the device has no transmit
+// checksum; EINVAL: xfrm and older kernels).
 func (s *sends) refused(m *message, errno unix.Errno) {
-	if m.packets == 1 {
-		s.single(m, errno)
+	if s.stopped {
+		return
+	}
+	divisible := errno == unix.EMSGSIZE || errno == unix.EINVAL || errno == unix.EIO
+	if m.packets == 1 || !divisible {
+		s.lost(m, errno)
 		return
 	}
 	if sent := s.sendSingly(m); sent == m.packets && s.segments > 1 && errno != unix.EMSGSIZE {
 		s.segments = 1
-		s.fallback.gsoRefused(errno)
+		s.exceptions.gsoRefused(errno)
 	}
 }
 
 // sendSingly sends the packets of m one by one and returns how many the
 // kernel took as they are.
 func (s *sends) sendSingly(m *message) (sent int) {
-	one := [1]message{}
 	iov := m.iov
 	for range m.packets {
 		size, n := 0, 0
@@ -216,54 +217,43 @@ func (s *sends) sendSingly(m *message) (sent int) {
 			size += int(iov[n].Len)
 			n++
 		}
-		one[0] = message{peer: m.peer, tos: m.tos, segment: size, bytes: size, packets: 1, iov: iov[:n]}
+		s.one[0] = *m
+		one := &s.one[0]
+		one.segment, one.bytes, one.packets, one.iov = size, size, 1, iov[:n]
 		iov = iov[n:]
-		if s.sendOne(&one) {
+		if n, errno := s.transmit(s.one[:]); n == 1 {
 			sent++
+		} else if !s.stopped {
+			s.lost(one, errno)
 		}
 	}
 	return sent
 }
 
-// sendOne sends a message of one packet, with the retries of flush.
-func (s *sends) sendOne(one *[1]message) bool {
-	for retries := 0; ; {
-		n, errno := s.to.send(one[:])
-		if n > 0 {
-			s.c.SockCalls.Add(1)
-			s.sent(&one[0])
-			return true
-		}
-		switch errno {
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN:
-			if s.fallback.wait() {
-				continue
-			}
-		case unix.ENOBUFS, unix.ENOMEM:
-			if retries++; retries <= bufferRetries {
-				continue
-			}
-		}
-		s.single(&one[0], errno)
-		return false
-	}
-}
-
-// single disposes of a message of one packet that the kernel has refused with
-// errno.
-func (s *sends) single(m *message, errno unix.Errno) {
+// lost handles a message that the kernel did not take and that is not to be
+// divided: it goes in fragments, or its packets are counted as dropped.
+func (s *sends) lost(m *message, errno unix.Errno) {
+	reason := metrics.DropSendError // unreachable, filtered (ENETUNREACH, EPERM, …)
 	switch errno {
 	case unix.EMSGSIZE:
-		if s.fallback.tooBig(m.peer, m) {
-			s.sent(m)
+		if s.exceptions.tooBig(m) && s.inFragments(m) {
 			return
 		}
-		s.c.Drop(metrics.DropTooBig, 1)
+		reason = metrics.DropTooBig
 	case unix.ENOBUFS, unix.ENOMEM:
-		s.c.Drop(metrics.DropNoBuffer, 1)
-	default:
-		s.c.Drop(metrics.DropSendError, 1)
+		reason = metrics.DropNoBuffer
 	}
+	s.c.Drop(reason, m.packets)
+}
+
+// inFragments sends the packet of m, which is too big for the path, in a
+// fragmented datagram. It reports whether the kernel took it.
+func (s *sends) inFragments(m *message) bool {
+	if m.fragment {
+		return false // that is what the kernel has refused
+	}
+	s.one[0] = *m
+	s.one[0].fragment = true
+	n, _ := s.transmit(s.one[:])
+	return n == 1
 }

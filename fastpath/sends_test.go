@@ -11,50 +11,39 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/tun"
 )
 
-// scriptedFallback is a fallback that remembers.
-type scriptedFallback struct {
-	refusals []unix.Errno
-	tooBigs  []string
-	takes    bool // tooBig sends the packet
-	waits    int
-	stopped  bool
-}
-
-func (f *scriptedFallback) gsoRefused(errno unix.Errno) { f.refusals = append(f.refusals, errno) }
-
-func (f *scriptedFallback) tooBig(_ *Peer, m *message) bool {
-	var b []byte
-	for i := range m.iov {
-		b = append(b, vectorBytes(&m.iov[i])...)
-	}
-	f.tooBigs = append(f.tooBigs, string(b))
-	return f.takes
-}
-
-func (f *scriptedFallback) wait() bool {
-	f.waits++
-	return !f.stopped
-}
-
-// harness is a sends between its test and a scripted kernel.
+// harness is a sends between its test and a scripted kernel. The path to
+// each peer has an MTU of path bytes.
 type harness struct {
 	*sends
 	kernel *kernel
-	fb     *scriptedFallback
+	queue  *fakeQueue
 	c      *metrics.Direction
 	want   []datagram // what was added, in order
+
+	path    int // MTU
+	waits   int
+	stopped bool
 }
 
 func newHarness(t testing.TB, segments int, ipv6 bool) *harness {
-	h := &harness{
-		kernel: &kernel{t: t, segments: segments},
-		fb:     new(scriptedFallback), c: new(metrics.Direction),
+	h := &harness{kernel: &kernel{t: t, segments: segments}, queue: new(fakeQueue), c: new(metrics.Direction)}
+	x := &exceptions{
+		shard: newShard(h.queue, h.kernel),
+		wait: func() (bool, error) {
+			h.waits++
+			return !h.stopped, nil
+		},
+		pathMTU: func(*Peer) (int, error) { return h.path, nil },
 	}
-	h.sends = newSends(h.kernel, h.fb, segments, ipv6, h.c)
+	h.sends = newSends(h.kernel, x, segments, ipv6, h.c)
 	return h
 }
+
+// refusal is the error for which UDP GSO was turned off, 0 if it was not.
+func (h *harness) refusal() unix.Errno { return unix.Errno(h.exceptions.shard.gsoRefused.Load()) }
 
 // put adds a packet of size bytes, headerLen of them in the slab and the rest
 // borrowed. Its first bytes tell it from all others.
@@ -130,7 +119,7 @@ func TestConsecutivePacketsBecomeTrains(t *testing.T) {
 		{"equal", 64, []p{{peerB, 0, 100}, {peerB, 0, 100}, {peerB, 0, 100}}, []int{3}},
 		{"shorter ends it", 64, []p{{peerB, 0, 100}, {peerB, 0, 99}, {peerB, 0, 99}}, []int{2, 1}},
 		{"shorter, then as before", 64, []p{{peerB, 0, 100}, {peerB, 0, 99}, {peerB, 0, 100}}, []int{2, 1}},
-		{"longer begins anew", 64, []p{{peerB, 0, 100}, {peerB, 0, 101}, {peerB, 0, 101}}, []int{1, 2}},
+		{"longer begins another", 64, []p{{peerB, 0, 100}, {peerB, 0, 101}, {peerB, 0, 101}}, []int{1, 2}},
 		{"peers", 64, []p{{peerB, 0, 100}, {peerC, 0, 100}, {peerC, 0, 100}, {peerB, 0, 100}}, []int{1, 2, 1}},
 		{"ECN", 64, []p{{peerB, 0, 100}, {peerB, 2, 100}, {peerB, 2, 100}, {peerB, 3, 100}}, []int{1, 2, 1}},
 		{"without GSO", 1, []p{{peerB, 0, 100}, {peerB, 0, 100}}, []int{1, 1}},
@@ -265,11 +254,11 @@ func TestTransientErrorsLoseNothing(t *testing.T) {
 			h.kernel.script = outcomes(tt.errnos...)
 			h.trains()
 			h.check(t)
-			if h.fb.waits != tt.waits {
-				t.Errorf("waited %d times, want %d", h.fb.waits, tt.waits)
+			if h.waits != tt.waits {
+				t.Errorf("waited %d times, want %d", h.waits, tt.waits)
 			}
-			if len(h.fb.refusals) != 0 || h.segments != 64 {
-				t.Errorf("GSO was turned off: %v", h.fb.refusals)
+			if h.refusal() != 0 || h.segments != 64 {
+				t.Errorf("GSO was turned off: %v", h.refusal())
 			}
 		})
 	}
@@ -301,7 +290,7 @@ func TestUnreachablePeerDoesNotTakeTheBatchAlong(t *testing.T) {
 		if n := h.c.Drops[metrics.DropSendError].Load(); n != 9 {
 			t.Errorf("%v: send_error: %d packets", errno, n)
 		}
-		if len(h.fb.refusals) != 0 {
+		if h.refusal() != 0 {
 			t.Errorf("%v turned GSO off", errno)
 		}
 	}
@@ -333,8 +322,8 @@ func TestGSORefusedAtRunTimeSendsTheSamePacketsSingly(t *testing.T) {
 			h.kernel.script = refuseTrains(errno)
 			h.trains()
 			h.check(t)
-			if !slices.Equal(h.fb.refusals, []unix.Errno{errno}) {
-				t.Errorf("told of %v, want %v once", h.fb.refusals, errno)
+			if n := h.exceptions.shard.counters.GSOFallbacks.Load(); h.refusal() != errno || n != 1 {
+				t.Errorf("GSO refused %d times, at last for %v; want %v once", n, h.refusal(), errno)
 			}
 			calls := h.kernel.calls
 			h.trains() // no train is made any more
@@ -360,8 +349,8 @@ func TestTransientErrorsWhileSendingSinglyLoseNothing(t *testing.T) {
 	}
 	h.trains()
 	h.check(t)
-	if h.fb.waits != 1 || len(h.fb.refusals) != 1 {
-		t.Errorf("%d waits, refusals %v", h.fb.waits, h.fb.refusals)
+	if h.waits != 1 || h.refusal() != unix.EIO {
+		t.Errorf("%d waits, refusal %v", h.waits, h.refusal())
 	}
 }
 
@@ -369,7 +358,7 @@ func TestTransientErrorsWhileSendingSinglyLoseNothing(t *testing.T) {
 func fits(mtu int, train unix.Errno) func([]message) (int, unix.Errno) {
 	return func(msgs []message) (int, unix.Errno) {
 		for i := range msgs {
-			if m := &msgs[i]; m.segment > mtu {
+			if m := &msgs[i]; m.segment > mtu && !m.fragment {
 				if m.packets > 1 {
 					return i, train
 				}
@@ -380,7 +369,7 @@ func fits(mtu int, train unix.Errno) func([]message) (int, unix.Errno) {
 	}
 }
 
-func TestPacketsTooBigForThePathAreTold(t *testing.T) {
+func TestPacketsTooBigForThePathAreLostAlone(t *testing.T) {
 	// Kernels say EMSGSIZE or EINVAL of a train whose segments are too big.
 	for _, train := range []unix.Errno{unix.EMSGSIZE, unix.EINVAL} {
 		t.Run(train.Error(), func(t *testing.T) {
@@ -388,18 +377,11 @@ func TestPacketsTooBigForThePathAreTold(t *testing.T) {
 			h.kernel.script = fits(90, train)
 			h.trains()
 			h.check(t, 1, 2, 3, 4, 5, 6, 7, 9, 10)
-			var told []uint32
-			for _, b := range h.fb.tooBigs {
-				told = append(told, binary.BigEndian.Uint32([]byte(b)))
-			}
-			if !slices.Equal(told, []uint32{1, 2, 3, 4, 5, 6, 7, 9, 10}) {
-				t.Errorf("told of %v", told)
-			}
 			if n := h.c.Drops[metrics.DropTooBig].Load(); n != 9 {
 				t.Errorf("too_big: %d packets", n)
 			}
-			if len(h.fb.refusals) != 0 || h.segments != 64 {
-				t.Errorf("GSO was turned off: %v", h.fb.refusals)
+			if h.refusal() != 0 || h.segments != 64 {
+				t.Errorf("GSO was turned off: %v", h.refusal())
 			}
 		})
 	}
@@ -410,26 +392,72 @@ func TestTrainThatIsTooBigOnlyForAMomentLeavesGSOOn(t *testing.T) {
 	h.kernel.script = outcomes(0, unix.EMSGSIZE) // the path has widened meanwhile
 	h.trains()
 	h.check(t)
-	if len(h.fb.refusals) != 0 || h.segments != 64 {
-		t.Errorf("GSO was turned off: %v", h.fb.refusals)
+	if h.refusal() != 0 || h.segments != 64 {
+		t.Errorf("GSO was turned off: %v", h.refusal())
 	}
 }
 
-func TestPacketsThatTheFallbackSentAreNoDrops(t *testing.T) {
+// tooBigs are the packets whose senders were sent an ICMP error, by the last byte
+// of their destination, and the MTU in the errors.
+func (h *harness) tooBigs(t *testing.T) (to []byte, mtu uint16) {
+	t.Helper()
+	for _, w := range h.queue.writes {
+		w = w[tun.HeaderLen:]
+		if w[9] != unix.IPPROTO_ICMP || w[20] != 3 || w[21] != 4 {
+			t.Errorf("written to the device: % x, want ICMP fragmentation needed", w[:28])
+			continue
+		}
+		mtu = binary.BigEndian.Uint16(w[26:])
+		to = append(to, w[28:][19])
+	}
+	return to, mtu
+}
+
+// addPacket adds an IP packet whose first 20 bytes are in the slab.
+func (h *harness) addPacket(s segment) {
+	pkt := s.bytes()
+	hdr := h.header(20)
+	copy(hdr, pkt)
+	h.add(peerB, 0, hdr, pkt[20:])
+}
+
+func TestSenderLearnsThePathMTUOfEachPacketThatMayNotBeFragmented(t *testing.T) {
+	for _, train := range []unix.Errno{unix.EMSGSIZE, unix.EINVAL} {
+		h := newHarness(t, 64, false)
+		h.path, h.kernel.script = 1000, fits(1000-28, train)
+		for i := range 3 {
+			h.addPacket(segment{src: "10.5.1.9", dst: fmt.Sprintf("10.5.2.%d", i+1), df: true, flags: tcpACK, payload: pattern(1200)})
+		}
+		h.addPacket(segment{src: "10.5.1.9", dst: "10.5.2.9", df: true, flags: tcpACK, payload: pattern(500)})
+		h.flush()
+		if to, mtu := h.tooBigs(t); !bytes.Equal(to, []byte{1, 2, 3}) || mtu != 1000-28 {
+			t.Errorf("%v: errors about packets to %v with MTU %d", train, to, mtu)
+		}
+		if n, p := h.c.Drops[metrics.DropTooBig].Load(), h.c.Packets.Load(); n != 3 || p != 1 {
+			t.Errorf("%v: %d too big, %d sent", train, n, p)
+		}
+	}
+}
+
+func TestPacketThatMayBeFragmentedGoesInFragments(t *testing.T) {
 	h := newHarness(t, 64, false)
-	h.fb.takes = true
-	h.kernel.script = fits(99, unix.EMSGSIZE)
-	h.put(peerB, 0, 100, 40)
+	h.path, h.kernel.script = 1000, fits(1000-28, unix.EMSGSIZE)
+	for i := range 3 {
+		h.addPacket(segment{src: "10.5.1.9", dst: fmt.Sprintf("10.5.2.%d", i+1), flags: tcpACK, payload: pattern(1200)})
+	}
 	h.flush()
-	if n, p := dropped(h.c), h.c.Packets.Load(); n != 0 || p != 1 {
-		t.Errorf("%d dropped, %d sent", n, p)
+	if n, p := dropped(h.c), h.c.Packets.Load(); n != 0 || p != 3 || len(h.kernel.wire) != 3 {
+		t.Errorf("%d dropped, %d sent, %d on the wire", n, p, len(h.kernel.wire))
+	}
+	if to, _ := h.tooBigs(t); to != nil {
+		t.Errorf("errors about packets to %v", to)
 	}
 }
 
 func TestStoppingWithAFullSocketLeavesTheBatchEmpty(t *testing.T) {
 	for _, segments := range []int{1, 64} {
 		h := newHarness(t, segments, false)
-		h.fb.stopped = true
+		h.stopped = true
 		h.kernel.script = func([]message) (int, unix.Errno) { return 0, unix.EAGAIN }
 		// More than fits a batch: what follows must not run past its end.
 		for range 3 * maxVectors {

@@ -141,20 +141,23 @@ func pathMTU(local netip.Addr, p *Peer) (int, error) {
 	return unix.GetsockoptInt(fd, level, opt)
 }
 
-// setFragmenting lets the kernel fragment what fd sends, or forbids it.
-func setFragmenting(fd int, ipv6, on bool) error {
+// setFragmenting lets the kernel fragment what fd sends (IP_PMTUDISC_DONT: no DF,
+// and the MTU of the interface), or forbids it.
+func setFragmenting(fd int, ipv6, on bool) unix.Errno {
+	level, option, value := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
 	if ipv6 {
-		v := unix.IPV6_PMTUDISC_DO
-		if on {
-			v = unix.IPV6_PMTUDISC_DONT
-		}
-		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, v)
+		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
 	}
-	v := unix.IP_PMTUDISC_DO
 	if on {
-		v = unix.IP_PMTUDISC_DONT
+		value = unix.IP_PMTUDISC_DONT
+		if ipv6 {
+			value = unix.IPV6_PMTUDISC_DONT
+		}
 	}
-	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, v)
+	if err := unix.SetsockoptInt(fd, level, option, value); err != nil {
+		return err.(unix.Errno)
+	}
+	return 0
 }
 
 // kernelAtLeast reports whether the running kernel is version major.minor or

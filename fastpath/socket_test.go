@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -173,15 +174,42 @@ func TestWaiter(t *testing.T) {
 	defer unix.Close(stop)
 	w := waiterFor(stop, fd, unix.POLLIN)
 	time.AfterFunc(10*time.Millisecond, func() { _ = unix.Sendto(peer.fd, []byte{1}, 0, peer.name) })
-	if !w.wait() {
-		t.Error("a datagram is taken for the end")
+	if ready, err := w.wait(); !ready || err != nil {
+		t.Errorf("for a datagram: %t, %v", ready, err)
 	}
 	if _, err := unix.Write(stop, []byte{1, 0, 0, 0, 0, 0, 0, 1}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if w.wait() {
-			t.Error("goes on although the engine stops, for a datagram that is there")
+		if ready, err := w.wait(); ready || err != nil {
+			t.Errorf("for a datagram when the engine stops: %t, %v", ready, err)
 		}
+	}
+}
+
+// TestWaitThatFailsIsNotTakenForTheEndOfTheEngine: poll(2) refuses more
+// descriptors than RLIMIT_NOFILE allows with EINVAL, and reports a closed one.
+func TestWaitThatFailsIsNotTakenForTheEndOfTheEngine(t *testing.T) {
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	w := newWaiter(stop)
+	for range limit.Cur {
+		w.add(-1, unix.POLLIN) // ignored, poll(2)
+	}
+	if ready, err := w.wait(); ready || !errors.Is(err, unix.EINVAL) {
+		t.Errorf("more descriptors than allowed: %t, %v", ready, err)
+	}
+	w = newWaiter(stop)
+	if err := unix.Close(stop); err != nil {
+		t.Fatal(err)
+	}
+	if ready, err := w.wait(); ready || err == nil {
+		t.Errorf("closed eventfd: %t, %v", ready, err)
 	}
 }

@@ -32,8 +32,7 @@ func newTX(s *shard, arena []byte) *tx {
 		resolver: newResolver(),
 		c:        &s.counters.TX,
 	}
-	t.sends = newSends(s.sender, &exceptions{shard: s, wake: waiterFor(s.stop, s.sendFD, unix.POLLOUT)},
-		s.segments, s.local.Is6(), t.c)
+	t.sends = newSends(s.sender, newExceptions(s), s.segments, s.local.Is6(), t.c)
 	return t
 }
 
@@ -46,6 +45,9 @@ func (t *tx) poll() (bytes int, more bool, err error) {
 		t.c.TunCalls.Add(uint64(reads))
 		t.resolver.flush(t.shard.counters)
 	}
+	if t.sends.failed != nil {
+		return bytes, false, t.sends.failed
+	}
 	if errno != 0 && errno != unix.EAGAIN {
 		return bytes, false, deviceError("read from", errno)
 	}
@@ -56,9 +58,9 @@ func (t *tx) poll() (bytes int, more bool, err error) {
 // queue has no more.
 func (t *tx) batch() (reads, bytes int, errno unix.Errno) {
 	for at := 0; len(t.arena)-at >= tun.ReadSize; reads++ {
-		n, err := t.shard.queue.Read(t.arena[at : at+tun.ReadSize])
-		if err != nil {
-			return reads, bytes, err.(unix.Errno)
+		n, errno := t.shard.queue.Read(t.arena[at : at+tun.ReadSize])
+		if errno != 0 {
+			return reads, bytes, errno
 		}
 		t.packet(t.arena[at : at+n])
 		bytes += n

@@ -184,7 +184,7 @@ func TestWhatTheDeviceCannotMeanIsDropped(t *testing.T) {
 		{"no packet", good[:tun.HeaderLen]},
 		{"cut short", good[:len(good)-1]},
 		{"unknown GSO type", with(func(v *tun.Header) { v.GSOType = 9 })},
-		{"UFO", with(func(v *tun.Header) { v.GSOType = tun.GSOUDP })},
+		{"UFO", with(func(v *tun.Header) { v.GSOType = 3 /* VIRTIO_NET_HDR_GSO_UDP */ })},
 		{"segments of 0 bytes", with(func(v *tun.Header) { v.GSOSize = 0 })},
 		{"UDP GSO of TCP", with(func(v *tun.Header) { v.GSOType = tun.GSOUDPL4 })},
 		{"checksum in the IP header", with(func(v *tun.Header) { v.CsumStart = 10 })},
@@ -305,7 +305,7 @@ type endless struct {
 	b []byte
 }
 
-func (q *endless) Read(b []byte) (int, error) { return copy(b, q.b), nil }
+func (q *endless) Read(b []byte) (int, unix.Errno) { return copy(b, q.b), 0 }
 
 // TestStopUnderLoad: a direction that always finds work stops all the same.
 func TestStopUnderLoad(t *testing.T) {

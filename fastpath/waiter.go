@@ -3,6 +3,7 @@ package fastpath
 import (
 	"errors"
 	"fmt"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -40,25 +41,40 @@ func (w *waiter) add(fd int, events int16) {
 // ended.
 func (w *waiter) ready(i int) bool { return w.fds[i+1].Revents != 0 }
 
-// wait reports true when a descriptor is ready, or has an error that the next
-// call on it will tell, and false when the engine stops.
+// wait returns true when a descriptor is ready, or has an error that the next
+// call on it returns, and false when the engine stops. With an error it could not
+// wait, for want of memory say.
 //
-// Under load a thread sleeps for microseconds, thousands of times a second.
-// Were the scheduler told of each, its monitor would hand the processor on and
-// wake other threads of the runtime to look for work that there is not. So a sleep begins as a system call that
-// the scheduler does not see (a signal ends it where the collector needs the
-// thread); only a longer one goes on in its sight. Run sees to it that there are
-// processors enough.
-func (w *waiter) wait() bool {
+// Under load a thread sleeps for microseconds, thousands of times a second. If
+// the scheduler saw each sleep, its monitor would hand the processor on and wake
+// other threads of the runtime to look for work that does not exist. So a sleep
+// begins as a system call that the scheduler does not see (a signal ends it where
+// the collector needs the thread); only a longer one continues in its sight. Run
+// makes sure that there are enough processors.
+func (w *waiter) wait() (ready bool, err error) {
 	if n, errno := w.nap(); n > 0 && errno == 0 {
-		return w.fds[0].Revents == 0
+		return w.found()
 	}
 	for {
-		n, err := unix.Poll(w.fds, -1)
-		if err == unix.EINTR {
-			continue
+		switch _, err := unix.Poll(w.fds, -1); err {
+		case nil:
+			return w.found()
+		case unix.EINTR:
+		default:
+			return false, fmt.Errorf("wait for packets: %w", os.NewSyscallError("poll", err))
 		}
-		return err == nil && n > 0 && w.fds[0].Revents == 0
+	}
+}
+
+// found reports what a successful poll has found.
+func (w *waiter) found() (ready bool, err error) {
+	switch r := w.fds[0].Revents; {
+	case r == 0:
+		return true, nil
+	case r&unix.POLLIN != 0:
+		return false, nil
+	default:
+		return false, fmt.Errorf("wait for packets: eventfd of the engine: poll events %#x", r)
 	}
 }
 
@@ -75,9 +91,9 @@ func deviceGone(errno unix.Errno) bool {
 	return errno == unix.EBADFD || errno == unix.EFAULT || errno == unix.EBADF
 }
 
-// ErrDeviceGone ends an engine whose device was deleted. Another engine on a new
-// device can take its place.
-var ErrDeviceGone = errors.New("somebody deleted it")
+// ErrDeviceGone ends an engine whose TUN device was deleted. Another engine on a
+// new device can take its place.
+var ErrDeviceGone = errors.New("the device was deleted")
 
 func deviceError(op string, errno unix.Errno) error {
 	if deviceGone(errno) {

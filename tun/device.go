@@ -10,35 +10,39 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// ReadSize is the room that Queue.Read needs: the virtio-net header and the
-// largest packet that an IP length field can tell, in bytes.
+// ReadSize is the room that Queue.Read needs, in bytes: the virtio-net header and
+// the largest packet that an IP length field can describe.
 const ReadSize = HeaderLen + 65535
 
-// Queue is one queue of a device. It does not block: where it cannot go on it
-// returns unix.EAGAIN, and FD can be polled. Reads and writes may run at the same
-// time in any number of goroutines: the kernel moves packets whole.
+// Queue is one queue of a device. It does not block: a call that would have to
+// wait returns unix.EAGAIN, and FD can be polled. Reads and writes may run at the
+// same time in any number of goroutines, since the kernel moves whole packets.
+//
+// Read and Write return the error number as it is, 0 for none: the forwarding
+// loops choose what to do by its value, and an interface value would have to be
+// taken apart again for every packet.
 type Queue interface {
-	// Read reads one packet, behind its virtio-net header, into b, which
+	// Read reads one packet, preceded by its virtio-net header, into b, which
 	// must have room for ReadSize bytes. It returns the number of bytes
-	// read, header included. The error is a unix.Errno.
-	Read(b []byte) (int, error)
+	// read, header included.
+	Read(b []byte) (int, unix.Errno)
 
 	// Write writes one packet. The first vector must be exactly the
-	// virtio-net header, the others are the packet; none is kept. The error
-	// is a unix.Errno.
-	Write(iov []unix.Iovec) error
+	// virtio-net header, the others are the packet; none is kept.
+	Write(iov []unix.Iovec) unix.Errno
 
-	// FD returns the file descriptor to poll; the Queue keeps it.
+	// FD returns the file descriptor to poll. It stays the queue's.
 	FD() int
 
-	// Close closes the queue. The device goes with its last queue.
+	// Close closes the queue. The kernel removes the device with its last
+	// queue.
 	Close() error
 }
 
-// Config says how to open a device.
+// Config describes the device to open.
 type Config struct {
 	Name    string // of the network interface, at most 15 bytes
-	Queues  int    // wanted; the plain device has one
+	Queues  int    // number wanted; the plain device has one
 	Offload Switch // the offload device, or the plain one
 	Logger  *slog.Logger
 }
@@ -47,16 +51,16 @@ type Config struct {
 type Device struct {
 	Name    string
 	Queues  []Queue
-	State   Offload  // "tun-offload": which kind it is, and why
+	State   Offload  // of the switch tun-offload: which kind of device it is, and why
 	Granted Offloads // zero for the plain device
 }
 
 // Offload reports whether the device carries super-packets.
 func (d *Device) Offload() bool { return d.State.InForce }
 
-// Open makes the device, in the network namespace of the calling thread. The
+// Open creates the device, in the network namespace of the calling thread. The
 // interface is down and has no address. On failure nothing is left of it.
-// Errors say what is wrong on the host and how to mend it.
+// Errors name the cause and the remedy.
 func Open(cfg Config) (*Device, error) {
 	if cfg.Name == "" || len(cfg.Name) >= unix.IFNAMSIZ {
 		return nil, fmt.Errorf("open TUN device %q: the name must have 1 to %d bytes", cfg.Name, unix.IFNAMSIZ-1)
@@ -107,18 +111,18 @@ func (d *Device) Close() error {
 	return errors.Join(errs...)
 }
 
-// explain adds to an error of opening what to do about it.
+// explain adds the remedy to an error from opening a device.
 func explain(name string, err error) error {
 	remedy := ""
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		remedy = "; " + devNetTun + " is missing: load the module (modprobe tun), or give the container that device"
 	case errors.Is(err, unix.EBUSY):
-		remedy = "; the name is taken, by another process perhaps: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name"
+		remedy = "; the name is in use, perhaps by another process: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		remedy = "; run as root or with CAP_NET_ADMIN, and allow the container " + devNetTun + " (device 10:200)"
 	case errors.Is(err, unix.ENOTTY):
-		remedy = "; " + devNetTun + " is something else: make it anew (mknod " + devNetTun + " c 10 200)"
+		remedy = "; " + devNetTun + " is not the TUN driver's device node: delete it and create it again (mknod " + devNetTun + " c 10 200)"
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		remedy = "; the kernel has no TUN driver: load the module (modprobe tun)"
 	case errors.Is(err, unix.EINVAL):

@@ -11,8 +11,7 @@ import (
 
 const devNetTun = "/dev/net/tun"
 
-// errNoOffload says that the kernel has no offload device; a plain one may
-// work.
+// errNoOffload is for a kernel without an offload device; a plain one may work.
 var errNoOffload = errors.New("the kernel refuses the virtio-net header on TUN")
 
 // Offloads are the TUN_F_ bits of TUNSETOFFLOAD: what the kernel may leave
@@ -98,7 +97,7 @@ func openOffload(name string, n int) ([]Queue, Offloads, error) {
 }
 
 // attach opens /dev/net/tun and makes it a queue of the device name. exclusive,
-// which is no feature of the device, is IFF_TUN_EXCL or nothing.
+// which is not a feature of the device, is IFF_TUN_EXCL or 0.
 func attach(name string, flags, exclusive uint16) (fd int, err error) {
 	fd, err = unix.Open(devNetTun, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -109,31 +108,45 @@ func attach(name string, flags, exclusive uint16) (fd int, err error) {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("TUNGETFEATURES: %w", errNoOffload)
 	}
-	req, err := unix.NewIfreq(name)
-	if err == nil {
-		req.SetUint16(flags | exclusive)
-		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
-	}
-	if err == nil {
-		err = unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, HeaderLen)
-	}
-	if err != nil {
+	if err := setInterface(fd, name, flags|exclusive); err != nil {
 		_ = unix.Close(fd)
-		return -1, fmt.Errorf("TUNSETIFF: %w", err)
+		return -1, err
 	}
 	return fd, nil
 }
 
-// attachDetached opens a queue of the device name that packets can be written
-// to, while the kernel gives it none to read (IFF_DETACH_QUEUE, Linux 3.8).
+// setInterface makes fd a queue of the device name, with headers of HeaderLen.
+func setInterface(fd int, name string, flags uint16) error {
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(flags)
+		err = ioctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err != nil {
+		return fmt.Errorf("TUNSETIFF: %w", err)
+	}
+	if err := ioctlInt(fd, unix.TUNSETVNETHDRSZ, HeaderLen); err != nil {
+		return fmt.Errorf("TUNSETVNETHDRSZ: %w", err)
+	}
+	return nil
+}
+
+// The ioctls of setInterface. A test lets them fail one by one, since no kernel
+// refuses the second on a device for which the first has succeeded.
+var (
+	ioctlIfreq = unix.IoctlIfreq
+	ioctlInt   = unix.IoctlSetPointerInt
+)
+
+// attachDetached opens a queue of the device name that takes writes but to which
+// the kernel delivers no packets (IFF_DETACH_QUEUE, Linux 3.8).
 //
-// From what is written to an attached queue the kernel learns that packets of
-// the flow in the other direction are for it (tun_flow_update in
-// drivers/net/tun.c). All that a peer sends comes through one socket, so one
-// reply would move a flow to the queue of that socket's shard, past packets that
-// wait in another, and all flows to one peer would end on one shard. Nothing is
-// learned from a detached queue; flows then keep to the queue that their hash
-// says.
+// A write to an attached queue makes the kernel deliver the flow's packets of the
+// other direction to that queue (tun_flow_update in drivers/net/tun.c). All that a
+// peer sends from one port arrives on one socket, so one reply would move a flow
+// to the queue of that socket's shard, past packets that wait in another, and all
+// flows to the peer would end on one shard. The kernel learns nothing from a
+// detached queue; flows then stay on the queue that their hash selects.
 func attachDetached(name string, flags uint16) (fd int, err error) {
 	if fd, err = attach(name, flags, 0); err != nil {
 		return -1, err
@@ -167,9 +180,9 @@ type offloadQueue struct {
 	writeFD int // fd, or a detached queue where the device has several
 }
 
-func (q *offloadQueue) Read(b []byte) (int, error) { return readFD(q.fd, b) }
+func (q *offloadQueue) Read(b []byte) (int, unix.Errno) { return readFD(q.fd, b) }
 
-func (q *offloadQueue) Write(iov []unix.Iovec) error { return writevFD(q.writeFD, iov) }
+func (q *offloadQueue) Write(iov []unix.Iovec) unix.Errno { return writevFD(q.writeFD, iov) }
 
 func (q *offloadQueue) FD() int { return q.fd }
 

@@ -67,3 +67,32 @@ func TestErrorsOfOpenNameTheRemedy(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusedIoctlIsReportedByItsName: the two ioctls that make a descriptor a
+// queue fail for different reasons.
+func TestRefusedIoctlIsReportedByItsName(t *testing.T) {
+	defer func(ifreq func(int, uint, *unix.Ifreq) error, integer func(int, uint, int) error) {
+		ioctlIfreq, ioctlInt = ifreq, integer
+	}(ioctlIfreq, ioctlInt)
+	granted := func(int, uint, *unix.Ifreq) error { return nil }
+	refused := func(int, uint, *unix.Ifreq) error { return unix.EBUSY }
+	sized := func(int, uint, int) error { return nil }
+	tooSmall := func(int, uint, int) error { return unix.EINVAL }
+	for _, tt := range []struct {
+		ifreq   func(int, uint, *unix.Ifreq) error
+		integer func(int, uint, int) error
+		want    string
+	}{
+		{refused, sized, "TUNSETIFF: " + unix.EBUSY.Error()},
+		{granted, tooSmall, "TUNSETVNETHDRSZ: " + unix.EINVAL.Error()},
+	} {
+		ioctlIfreq, ioctlInt = tt.ifreq, tt.integer
+		if err := setInterface(-1, "tun9", unix.IFF_TUN); err == nil || err.Error() != tt.want {
+			t.Errorf("%v, want %s", err, tt.want)
+		}
+	}
+	ioctlIfreq, ioctlInt = granted, sized
+	if err := setInterface(-1, "tun9", unix.IFF_TUN); err != nil {
+		t.Error(err)
+	}
+}

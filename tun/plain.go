@@ -12,9 +12,9 @@ import (
 // plainQueue is the only queue of a plain device.
 type plainQueue struct{ fd int }
 
-// openPlain opens a plain device. water opens it, but hands its descriptor to Go's
-// poller, which would wake a thread of the runtime for every packet; so the queue
-// goes on with a duplicate, which keeps the device when water's is closed.
+// openPlain opens a plain device. water registers its descriptor with Go's poller,
+// which would wake a thread of the runtime for every packet; so the queue uses a
+// duplicate, which keeps the device when water's is closed.
 func openPlain(name string) (Queue, error) {
 	cfg := water.Config{DeviceType: water.TUN}
 	cfg.Name = name
@@ -44,15 +44,14 @@ func openPlain(name string) (Queue, error) {
 
 // Read puts an empty virtio-net header before the packet: nothing was left
 // undone on it.
-func (q *plainQueue) Read(b []byte) (int, error) {
+func (q *plainQueue) Read(b []byte) (int, unix.Errno) {
 	clear(b[:HeaderLen])
-	n, err := readFD(q.fd, b[HeaderLen:])
-	return n + HeaderLen, err
+	n, errno := readFD(q.fd, b[HeaderLen:])
+	return n + HeaderLen, errno
 }
 
-// Write leaves the virtio-net header away; a packet that needs one cannot be
-// written.
-func (q *plainQueue) Write(iov []unix.Iovec) error { return writevFD(q.fd, iov[1:]) }
+// Write omits the virtio-net header; a packet that needs one cannot be written.
+func (q *plainQueue) Write(iov []unix.Iovec) unix.Errno { return writevFD(q.fd, iov[1:]) }
 
 func (q *plainQueue) FD() int { return q.fd }
 

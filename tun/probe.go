@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Probe says whether this kernel has TUN devices and lets the process at them. It
-// makes none, so that nobody who watches the interfaces sees anything. The error
-// says what to do.
+// Probe reports whether this kernel has TUN devices and lets the process use
+// them. It creates none, so that watchers of the interfaces see nothing. The error
+// names the remedy.
 func Probe() error {
 	fd, err := unix.Open(devNetTun, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

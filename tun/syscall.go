@@ -7,14 +7,13 @@ import (
 )
 
 // readFD is read(2) without the poller and without allocation, repeated on
-// EINTR. The descriptor is non-blocking, so the call cannot hold up the
-// scheduler.
-func readFD(fd int, b []byte) (int, error) {
+// EINTR. The descriptor is non-blocking, so the call cannot stall the scheduler.
+func readFD(fd int, b []byte) (int, unix.Errno) {
 	for {
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 		switch errno {
 		case 0:
-			return int(n), nil
+			return int(n), 0
 		case unix.EINTR:
 		default:
 			return 0, errno
@@ -22,14 +21,14 @@ func readFD(fd int, b []byte) (int, error) {
 	}
 }
 
-// writevFD is writev(2) under the same terms. A TUN device takes a packet
-// whole or not at all.
-func writevFD(fd int, iov []unix.Iovec) error {
+// writevFD is writev(2) on the same terms. A TUN device takes a whole packet or
+// nothing.
+func writevFD(fd int, iov []unix.Iovec) unix.Errno {
 	for {
 		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)))
 		switch errno {
 		case 0:
-			return nil
+			return 0
 		case unix.EINTR:
 		default:
 			return errno

@@ -7,29 +7,26 @@ import "encoding/binary"
 // num_buffers.
 const HeaderLen = 10
 
-// Flags of Header.
-const (
-	FlagNeedsCsum = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM: the checksum at CsumStart+CsumOffset is partial
-	FlagDataValid = 2 // VIRTIO_NET_HDR_F_DATA_VALID: the checksum is known to be right; ignored on write
-)
+// FlagNeedsCsum is the only flag of Header that matters on a TUN device:
+// VIRTIO_NET_HDR_F_NEEDS_CSUM, the checksum at CsumStart+CsumOffset is partial.
+const FlagNeedsCsum = 1
 
 // GSO types of Header.
 const (
 	GSONone  = 0 // VIRTIO_NET_HDR_GSO_NONE
 	GSOTCPv4 = 1 // VIRTIO_NET_HDR_GSO_TCPV4
-	GSOUDP   = 3 // VIRTIO_NET_HDR_GSO_UDP: IP fragmentation, never asked for
 	GSOTCPv6 = 4 // VIRTIO_NET_HDR_GSO_TCPV6
 	GSOUDPL4 = 5 // VIRTIO_NET_HDR_GSO_UDP_L4, Linux 6.2
 
 	gsoECN = 0x80 // VIRTIO_NET_HDR_GSO_ECN: the first segment has CWR set
 )
 
-// Header is the virtio-net header, which tells what the device left undone on
-// a packet read and what it is to do on a packet written.
+// Header is the virtio-net header: what the kernel left undone on a packet that
+// was read, and what it is to do to a packet that is written.
 type Header struct {
 	Flags      uint8
 	GSOType    uint8  // one of the GSO constants; the ECN bit is masked out
-	HdrLen     uint16 // of all headers; not to be trusted on read
+	HdrLen     uint16 // of all headers; unreliable on read
 	GSOSize    uint16 // payload bytes of each segment
 	CsumStart  uint16
 	CsumOffset uint16

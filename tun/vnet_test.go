@@ -22,7 +22,7 @@ var headers = []struct {
 }{
 	{"plain packet", native(0, 0, 0, 0, 0, 0), Header{}},
 	{"partial checksum", native(1, 0, 0, 0, 20, 16), Header{Flags: FlagNeedsCsum, CsumStart: 20, CsumOffset: 16}},
-	{"verified", native(2, 0, 0, 0, 0, 0), Header{Flags: FlagDataValid}},
+	{"verified", native(2, 0, 0, 0, 0, 0), Header{Flags: 2}},
 	{"TCP over IPv4", native(1, 1, 54, 1400, 20, 16),
 		Header{Flags: FlagNeedsCsum, GSOType: GSOTCPv4, HdrLen: 54, GSOSize: 1400, CsumStart: 20, CsumOffset: 16}},
 	{"TCP over IPv6", native(1, 4, 74, 1380, 40, 16),
