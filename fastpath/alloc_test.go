@@ -101,7 +101,7 @@ func TestRefusedSuperPacketsDoNotAllocate(t *testing.T) {
 }
 
 func TestResolverHitDoesNotAllocate(t *testing.T) {
-	r := newTestResolver(nodes)
+	r := newCachingResolver(nodes)
 	noAllocs(t, func() {
 		for i := range 400 { // each in the LRU, then in the memo
 			if r.peer(addr4(i/2)) == nil {

@@ -20,41 +20,57 @@ func cluster(n int) (peers []*Peer, pods []netip.Addr) {
 	return peers, pods
 }
 
+// cluster6 is the same with a /112 each, which the table goes deepest for.
+func cluster6(n int) (peers []*Peer, pods []netip.Addr) {
+	for i := range n {
+		a := [16]byte{0xfd, byte(i), 5, byte(i >> 3), 0, byte(i >> 16), byte(i >> 8), byte(i), byte(i), byte(i >> 8), byte(i >> 4), byte(i >> 2), byte(i >> 1), byte(i)}
+		subnet := netip.AddrFrom16(a)
+		public := netip.AddrFrom4([4]byte{172, byte(i >> 16), byte(i >> 8), byte(i)})
+		peers = append(peers, NewPeer([]netip.Prefix{netip.PrefixFrom(subnet, 112)}, netip.AddrPortFrom(public, 8285)))
+		pods = append(pods, subnet.Next())
+	}
+	return peers, pods
+}
+
 var sink *Peer
 
+// BenchmarkResolver looks up 512 addresses in turn, which fit the LRU: in the
+// table and through the LRU, for both families and all sizes of the table. These
+// are what lruSubnets6 is chosen by.
 func BenchmarkResolver(b *testing.B) {
-	peers, pods := cluster(10)
 	b.Run("memo", func(b *testing.B) {
+		peers, pods := cluster(10)
 		r := newTestResolver(NewPeers(nil, peers))
 		b.ReportAllocs()
 		for b.Loop() {
 			sink = r.peer(pods[0])
 		}
 	})
-	b.Run("LRU", func(b *testing.B) {
-		r := newTestResolver(NewPeers(nil, peers))
-		b.ReportAllocs()
-		for i := 0; b.Loop(); i++ {
-			sink = r.peer(pods[i&7])
-		}
-	})
-	for _, n := range []int{10, 1000, 50000} {
-		peers, pods := cluster(n)
-		table := NewPeers(nil, peers)
-		b.Run(fmt.Sprintf("table of %d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			for i := 0; b.Loop(); i++ {
-				sink = table.lookup(pods[i*7919%n])
+	for _, family := range []struct {
+		name    string
+		cluster func(int) ([]*Peer, []netip.Addr)
+	}{{"IPv4", cluster}, {"IPv6", cluster6}} {
+		for _, n := range []int{10, 1000, 50000, 200000} {
+			peers, pods := family.cluster(n)
+			r := newCachingResolver(NewPeers(nil, peers))
+			var set [512]netip.Addr
+			for i := range set {
+				set[i] = pods[i*7919%n]
 			}
-		})
-	}
-	b.Run("more pods than fit the LRU", func(b *testing.B) {
-		r := newTestResolver(NewPeers(nil, peers))
-		b.ReportAllocs()
-		for i := 0; b.Loop(); i++ {
-			sink = r.peer(netip.AddrFrom4([4]byte{10, 0, byte(i % 5), byte(i >> 3)}))
+			b.Run(fmt.Sprintf("%s, table of %d", family.name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					sink = r.peers.lookup(set[i%len(set)])
+				}
+			})
+			b.Run(fmt.Sprintf("%s, LRU before %d", family.name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					sink = r.find(set[i%len(set)])
+				}
+			})
 		}
-	})
+	}
 }
 
 func BenchmarkNewPeers(b *testing.B) {

@@ -61,14 +61,15 @@ func decodeSockaddr(sa *unix.RawSockaddrInet6) netip.Addr {
 // Peers is an immutable snapshot of all peers and of what is ours. A change is
 // a new Peers that shares the Peer values that did not change.
 type Peers struct {
-	own    []netip.Prefix
-	bySub  bart.Fast[*Peer]
-	byAddr map[netip.Addr]*Peer
-	all    []*Peer
+	own      []netip.Prefix
+	bySub    bart.Fast[*Peer]
+	subnets6 int // IPv6 subnets in bySub
+	byAddr   map[netip.Addr]*Peer
+	all      []*Peer
 }
 
 // NewPeers makes a snapshot. own are the subnets of this node. A subnet that
-// stands twice belongs to the later peer; lease.Set refuses such leases.
+// occurs twice belongs to the later peer; lease.Set refuses such leases.
 func NewPeers(own []netip.Prefix, peers []*Peer) *Peers {
 	t := &Peers{own: own, all: peers, byAddr: make(map[netip.Addr]*Peer, len(peers))}
 	for _, p := range peers {
@@ -77,6 +78,7 @@ func NewPeers(own []netip.Prefix, peers []*Peer) *Peers {
 			t.bySub.Insert(s, p)
 		}
 	}
+	t.subnets6 = t.bySub.Size6()
 	return t
 }
 

@@ -110,8 +110,15 @@ func newTestResolver(t *Peers) *resolver {
 	return r
 }
 
+// newCachingResolver asks its LRU for addresses of both families.
+func newCachingResolver(t *Peers) *resolver {
+	r := newTestResolver(t)
+	r.lru4, r.lru6 = true, true
+	return r
+}
+
 func TestResolverCountsHitsAndMisses(t *testing.T) {
-	r := newTestResolver(nodes)
+	r := newCachingResolver(nodes)
 	var c metrics.Shard
 	for _, step := range []struct {
 		addr         netip.Addr
@@ -138,9 +145,9 @@ func TestResolverCountsHitsAndMisses(t *testing.T) {
 }
 
 func TestUnknownAddressesPushNothingOut(t *testing.T) {
-	r := newTestResolver(nodes)
+	r := newCachingResolver(nodes)
 	r.peer(addr4(1))
-	for i := range 3 * resolverSize {
+	for i := range 3 * lruSize {
 		if r.peer(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)})) != nil {
 			t.Fatal("a peer for an unknown address")
 		}
@@ -153,14 +160,14 @@ func TestUnknownAddressesPushNothingOut(t *testing.T) {
 
 func TestResolverKeepsWhatWasUsedLast(t *testing.T) {
 	wide := NewPeer([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, netip.MustParseAddrPort("192.0.2.9:1"))
-	r := newTestResolver(NewPeers(nil, []*Peer{wide}))
+	r := newCachingResolver(NewPeers(nil, []*Peer{wide}))
 	at := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
-	for i := range resolverSize + 10 {
+	for i := range lruSize + 10 {
 		r.peer(at(0)) // always fresh
 		r.peer(at(i))
 	}
-	if n := r.lru.Len(); n != resolverSize {
-		t.Errorf("%d entries, want %d", n, resolverSize)
+	if n := r.lru.Len(); n != lruSize {
+		t.Errorf("%d entries, want %d", n, lruSize)
 	}
 	r.hits, r.misses = 0, 0
 	if r.peer(at(0)); r.hits != 1 {
@@ -172,7 +179,7 @@ func TestResolverKeepsWhatWasUsedLast(t *testing.T) {
 }
 
 func TestNewTableIsSeenByTheNextBatch(t *testing.T) {
-	r := newTestResolver(nodes)
+	r := newCachingResolver(nodes)
 	r.peer(addr4(1))
 	r.peer(addr4(2)) // one in the memo, one in the LRU only
 	moved := NewPeers(own, []*Peer{NewPeer(peerB.Subnets, peerC.Endpoint)})
@@ -191,6 +198,47 @@ func TestNewTableIsSeenByTheNextBatch(t *testing.T) {
 		if got := r.peer(addr4(i)); got != nil {
 			t.Errorf("%s after its lease went: %v", addr4(i), got)
 		}
+	}
+}
+
+// TestLRUIsAskedWhereItIsFasterThanTheTable: see lruSubnets6.
+func TestLRUIsAskedWhereItIsFasterThanTheTable(t *testing.T) {
+	large, _ := cluster6(lruSubnets6)
+	for _, tt := range []struct {
+		name       string
+		peers      *Peers
+		lru4, lru6 bool
+	}{
+		{"few subnets", nodes, lruAlways, lruAlways},
+		{"one IPv6 subnet fewer than the bound", NewPeers(own, large[1:]), lruAlways, lruAlways},
+		{"as many as the bound", NewPeers(own, large), lruAlways, true},
+	} {
+		r := newTestResolver(tt.peers)
+		if r.lru4 != tt.lru4 || r.lru6 != tt.lru6 {
+			t.Errorf("%s: LRU for IPv4 %t, IPv6 %t", tt.name, r.lru4, r.lru6)
+		}
+		for range 2 {
+			for _, p := range []netip.Prefix{tt.peers.All()[0].Subnets[0], tt.peers.All()[1].Subnets[0]} {
+				if got := r.peer(p.Addr()); got != tt.peers.lookup(p.Addr()) {
+					t.Errorf("%s: %s belongs to %v", tt.name, p.Addr(), got)
+				}
+			}
+		}
+	}
+}
+
+// TestBothCachesForgetAnOldTable is TestNewTableIsSeenByTheNextBatch with the LRU
+// in use before and after.
+func TestBothCachesForgetAnOldTable(t *testing.T) {
+	peers, pods := cluster6(lruSubnets6)
+	r := newTestResolver(NewPeers(own, peers))
+	r.peer(pods[0])
+	r.peer(pods[1])
+	moved := append([]*Peer{NewPeer(peers[0].Subnets, peerC.Endpoint)}, peers[1:]...)
+	r.use(NewPeers(own, moved))
+	r.peer(pods[1])
+	if got := r.peer(pods[0]); got != moved[0] {
+		t.Errorf("%s: %v", pods[0], got)
 	}
 }
 

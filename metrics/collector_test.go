@@ -44,7 +44,7 @@ twill_packets_total{direction="rx",shard="0"} 3
 twill_packets_total{direction="rx",shard="1"} 0
 twill_packets_total{direction="tx",shard="0"} 45
 twill_packets_total{direction="tx",shard="1"} 7
-# HELP twill_lookup_cache_hits_total Look-ups of a peer answered by the shard's LRU.
+# HELP twill_lookup_cache_hits_total Look-ups of a peer answered without the table of leases: by the last address or, before a large table, an LRU.
 # TYPE twill_lookup_cache_hits_total counter
 twill_lookup_cache_hits_total{shard="0"} 0
 twill_lookup_cache_hits_total{shard="1"} 11

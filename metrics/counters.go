@@ -94,8 +94,8 @@ type Shard struct {
 	RX Direction
 	_  [64]byte
 
-	CacheHits       atomic.Uint64 // destination and source look-ups answered by the shard's LRU
-	CacheMisses     atomic.Uint64 // look-ups that went to the lease table
+	CacheHits       atomic.Uint64 // destination and source look-ups answered by the last address or the LRU
+	CacheMisses     atomic.Uint64 // look-ups in the table of leases
 	SocketOverflows atomic.Uint64 // datagrams that the kernel dropped for a full receive buffer (SO_RXQ_OVFL)
 	GSOFallbacks    atomic.Uint64 // times the kernel refused UDP GSO at run time and it was turned off
 	ICMPSent        atomic.Uint64 // ICMP errors returned to local senders

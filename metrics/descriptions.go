@@ -43,9 +43,9 @@ var shardCounters = []struct {
 	desc *prometheus.Desc
 	read func(*Shard) uint64
 }{
-	{desc("lookup_cache_hits_total", "Look-ups of a peer answered by the shard's LRU.", "shard"),
+	{desc("lookup_cache_hits_total", "Look-ups of a peer answered without the table of leases: by the last address or, before a large table, an LRU.", "shard"),
 		func(s *Shard) uint64 { return s.CacheHits.Load() }},
-	{desc("lookup_cache_misses_total", "Look-ups of a peer that went to the table of all leases. Each change of a lease empties the LRU.", "shard"),
+	{desc("lookup_cache_misses_total", "Look-ups of a peer in the table of leases. Each change of a lease empties what comes before it.", "shard"),
 		func(s *Shard) uint64 { return s.CacheMisses.Load() }},
 	{desc("socket_overflow_datagrams_total", "Datagrams that the kernel dropped because the socket's receive buffer was full: this shard's thread gets too little CPU time.", "shard"),
 		func(s *Shard) uint64 { return s.SocketOverflows.Load() }},
