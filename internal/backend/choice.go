@@ -58,8 +58,28 @@ func probeVXLAN(vni int) error {
 	return vxlan.Probe()
 }
 
-// Choose chooses the ways that s asks for among those that are possible.
-func (s Settings) Choose(p Probes) (Choice, error) {
+// Failed says of backends why they cannot be used on this host. Those that are
+// not in it can be, as far as is known.
+type Failed map[Way]error
+
+// Probe finds out which of the backends that s may choose among cannot be used in
+// the network namespace of the calling thread.
+func (s Settings) Probe(p Probes) Failed {
+	if s.Type != typeAuto && s.Type != typeVXLAN {
+		return nil // there is nothing to choose
+	}
+	f := make(Failed)
+	if err := p.VXLAN(s.VXLAN.VNI); err != nil {
+		f[VXLAN] = err
+	}
+	if err := p.UDP(); err != nil {
+		f[UDP] = err
+	}
+	return f
+}
+
+// Choose chooses the ways that s asks for among those that have not failed.
+func (s Settings) Choose(f Failed) (Choice, error) {
 	named := "the network configuration names it"
 	if s.Overridden {
 		named = "--backend names it"
@@ -70,7 +90,7 @@ func (s Settings) Choose(p Probes) (Choice, error) {
 	case typeHostGW:
 		return Choice{Ways: []Way{HostGW}, Why: named}, nil
 	}
-	noVXLAN, noUDP := p.VXLAN(s.VXLAN.VNI), p.UDP()
+	noVXLAN, noUDP := f[VXLAN], f[UDP]
 	switch {
 	case noVXLAN == nil && noUDP == nil:
 		return Choice{[]Way{VXLAN, UDP}, "the kernel has VXLAN; udp for peers that have not", s.auto()}, nil
@@ -86,10 +106,3 @@ func (s Settings) Choose(p Probes) (Choice, error) {
 }
 
 func (s Settings) auto() bool { return s.Type == typeAuto }
-
-// without returns c without w, which has failed for the reason why.
-func (c Choice) without(w Way, why error) Choice {
-	c.Ways = slices.DeleteFunc(slices.Clone(c.Ways), func(o Way) bool { return o == w })
-	c.Why = fmt.Sprintf("no %s: %v", w, why)
-	return c
-}

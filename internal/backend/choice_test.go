@@ -59,7 +59,8 @@ func TestBestPossibleWayIsChosen(t *testing.T) {
 		{`{"Type": "auto"}`, "udp", both, []Way{UDP}, ""},
 		{`{"Type": "host-gw"}`, "", none, []Way{HostGW}, ""},
 	} {
-		c, err := settings(t, tt.backend, tt.override).Choose(tt.probes)
+		s := settings(t, tt.backend, tt.override)
+		c, err := s.Choose(s.Probe(tt.probes))
 		says := c.Why
 		if err != nil {
 			says = err.Error()
@@ -73,13 +74,13 @@ func TestBestPossibleWayIsChosen(t *testing.T) {
 // A kernel that turns out not to have what the probe found costs a way, in auto
 // mode, and not the node.
 func TestWayThatFailsLeavesTheNext(t *testing.T) {
-	c := Choice{Ways: []Way{VXLAN, UDP}, Auto: true}
-	without := c.without(VXLAN, errNoVXLAN)
-	if !slices.Equal(without.Ways, []Way{UDP}) || !strings.Contains(without.Why, errNoVXLAN.Error()) {
-		t.Errorf("%+v", without)
+	failed := Failed{VXLAN: errNoVXLAN}
+	c, err := settings(t, `{"Type": "auto"}`, "").Choose(failed)
+	if err != nil || !slices.Equal(c.Ways, []Way{UDP}) || c.Why != "no VXLAN: the kernel has no VXLAN" {
+		t.Errorf("%+v, %v", c, err)
 	}
-	if !slices.Equal(c.Ways, []Way{VXLAN, UDP}) {
-		t.Errorf("the choice itself has changed: %v", c.Ways)
+	if _, err := settings(t, `{"Type": "vxlan"}`, "").Choose(failed); err == nil {
+		t.Error("a node that must have VXLAN goes on without")
 	}
 }
 

@@ -85,8 +85,7 @@ func (n node) config(backend string) Config {
 	u := eth0
 	u.Index = n.link("eth0").Attrs().Index
 	s := settings(n, backend, "")
-	possible := Probes{VXLAN: func(int) error { return nil }, UDP: func() error { return nil }}
-	choice, err := s.Choose(possible)
+	choice, err := s.Choose(nil)
 	n.must(err)
 	return Config{
 		Settings: s, Choice: choice, Underlay: u, Memory: n.memory,
@@ -203,12 +202,12 @@ func TestDirectRoutingGoesRoundTheTunnelOnTheLinkOnly(t *testing.T) {
 		inside(t, func(n node) {
 			p, _ := n.open(n.config(backend))
 			leases := []lease.Lease{peer(2, "vxlan", vtepOf("2")), peer(9, "vxlan", vtepOf("9"))}
-			if !p.Choice().Knows(VXLAN) {
+			if !p.choice.Knows(VXLAN) {
 				leases = []lease.Lease{peer(2, "udp", ""), peer(9, "udp", "")}
 			}
 			p.SetLeases(leases)
 			want := []string{"10.5.2.0/24 via 192.0.2.2 dev eth0", behind}
-			if p.Choice().First() == UDP {
+			if p.choice.First() == UDP {
 				want = append(want, "fd00:5::/48 dev flannel0")
 			}
 			slices.Sort(want)
@@ -353,8 +352,11 @@ func TestVXLANThatIsRefusedLeavesUDP(t *testing.T) {
 			t.Fatalf("without a choice: %v", err)
 		}
 		p, _ := n.open(n.config(`{"Type": "auto"}`))
-		if got := p.Choice(); !slices.Equal(got.Ways, []Way{UDP}) || !strings.Contains(got.Why, "flannel.1") {
+		if got := p.choice; !slices.Equal(got.Ways, []Way{UDP}) || !strings.Contains(got.Why, "flannel.1") {
 			t.Errorf("%+v", got)
+		}
+		if got := p.Failed(); len(got) != 1 || got[VXLAN] == nil {
+			t.Errorf("failed: %v", got)
 		}
 		p.SetLeases([]lease.Lease{peer(2, "vxlan", twill)})
 		n.wantRoutes("10.5.0.0/16 dev flannel0", "fd00:5::/48 dev flannel0")

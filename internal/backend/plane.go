@@ -37,6 +37,7 @@ type Config struct {
 type Plane struct {
 	cfg    Config
 	choice Choice
+	fell   Failed // what Open goes on without
 	vteps  []*vtep
 	table  *routes.Table // nil before the first leases
 	parts  chan part     // opened, to be run
@@ -77,7 +78,7 @@ var ErrDeviceGone = errors.New("device is gone")
 // namespace of the calling thread. Nothing is carried before SetLeases and Run.
 //
 // Where the choice is automatic it goes on without a way that fails, as long as
-// one is left: see Choice. On failure VXLAN devices may stay, for the next plane.
+// one is left: see Failed. On failure VXLAN devices may stay, for the next plane.
 func Open(cfg Config) (_ *Plane, err error) {
 	p := &Plane{cfg: cfg, choice: cfg.Choice, parts: make(chan part, maxParts), noted: make(map[string]string), decisions: make(map[subnets]*decided)}
 	if err := checkPublic(cfg); err != nil {
@@ -88,7 +89,10 @@ func Open(cfg Config) (_ *Plane, err error) {
 			if !p.choice.Auto || !p.choice.Knows(UDP) {
 				return nil, err
 			}
-			p.choice = p.choice.without(VXLAN, err)
+			p.fell = Failed{VXLAN: err}
+			if p.choice, err = cfg.Settings.Choose(p.fell); err != nil {
+				return nil, err
+			}
 			cfg.Logger.Warn("backend cannot be had, going on with the next", logging.KeyWhy, p.choice.Why, logging.KeyBackends, p.choice.Ways)
 		}
 	}
@@ -181,9 +185,8 @@ func (p *Plane) Close() error {
 	return errors.Join(errs...)
 }
 
-// Choice returns the ways that the plane is open for, which may be fewer than it
-// was opened with.
-func (p *Plane) Choice() Choice { return p.choice }
+// Failed returns those backends of the choice that Open goes on without.
+func (p *Plane) Failed() Failed { return p.fell }
 
 func (p *Plane) backend() *udp.Backend {
 	p.mu.Lock()

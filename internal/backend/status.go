@@ -20,25 +20,19 @@ func (p *Plane) Status() status.Dataplane {
 			traffic[peer.PublicIP] = peer
 		}
 	}
-	d.Devices = p.devices(d.Device)
-	if d.Device.Name == "" && len(d.Devices) > 0 {
-		d.Device = d.Devices[0]
-	}
+	d.Devices = append(p.devices(), d.Devices...)
 	d.Peers = peersOf(hops, traffic)
 	return d
 }
 
-// devices returns all devices that carry packets of pods, the TUN device last.
-func (p *Plane) devices(tun status.Device) []status.Device {
+// devices returns the devices of the kernel's own that carry packets of pods.
+func (p *Plane) devices() []status.Device {
 	var all []status.Device
 	for _, v := range p.vteps {
 		all = append(all, status.Device{Name: v.Name(), Kind: status.KindVXLAN, Why: p.choice.Why, MTU: v.MTU()})
 	}
 	if p.choice.First() == HostGW {
 		all = append(all, status.Device{Name: p.cfg.Underlay.Name, Kind: status.KindHostGW, Why: p.choice.Why, MTU: p.cfg.Underlay.MTU})
-	}
-	if tun.Name != "" {
-		all = append(all, tun)
 	}
 	return all
 }

@@ -81,9 +81,34 @@ func (v *plannedVTEP) ownMAC(u underlay.Interface, vni int) net.HardwareAddr {
 	return vxlan.MAC(public, vni, v.ipv6Name)
 }
 
-// Announce returns what a node with the choice c tells the others before it has
-// a lease. It looks at devices in the network namespace of the calling thread.
-func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, partialChecksums tun.Switch) (lease.Attrs, error) {
+// MACs are the Ethernet addresses of the VXLAN devices of a VNI that a host has:
+// of flannel.VNI and of flannel-v6.VNI. nil: there is no such device.
+type MACs struct{ v4, v6 net.HardwareAddr }
+
+// ReadMACs reads those that a node with the choice c is to have, in the network
+// namespace of the calling thread.
+func (s Settings) ReadMACs(c Choice) (m MACs, err error) {
+	if !c.Knows(VXLAN) {
+		return m, nil
+	}
+	if m.v4, err = vxlan.Existing(s.VXLAN.VNI, false); err != nil {
+		return m, err
+	}
+	m.v6, err = vxlan.Existing(s.VXLAN.VNI, true)
+	return m, err
+}
+
+// of returns the address of the device that v is to be.
+func (m MACs) of(v plannedVTEP) net.HardwareAddr {
+	if v.ipv6Name {
+		return m.v6
+	}
+	return m.v4
+}
+
+// Announce returns what a node with the choice c announces to the others in its
+// lease. A device that is there keeps its address.
+func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, there MACs, partialChecksums tun.Switch) (lease.Attrs, error) {
 	var v vteps
 	if c.Knows(VXLAN) {
 		planned, err := planVTEPs(u, config.IPv4.Enabled(), config.IPv6.Enabled())
@@ -91,10 +116,7 @@ func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface,
 			return lease.Attrs{}, err
 		}
 		for _, p := range planned {
-			mac, err := vxlan.Existing(s.VXLAN.VNI, p.ipv6Name)
-			if err != nil {
-				return lease.Attrs{}, err
-			}
+			mac := there.of(p)
 			if mac == nil {
 				mac = p.ownMAC(u, s.VXLAN.VNI)
 			}

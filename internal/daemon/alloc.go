@@ -14,26 +14,26 @@ import (
 // packets from node to node.
 type alloc struct{ mtu int }
 
-// SetLeases implements carrier: nobody here needs to know the peers.
+// SetLeases implements dataPlane: the peers are not needed.
 func (alloc) SetLeases([]lease.Lease) (again bool) { return false }
 
-// Run implements carrier.
+// Run implements dataPlane.
 func (alloc) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
 }
 
-// Close implements carrier.
+// Close implements dataPlane.
 func (alloc) Close() error { return nil }
 
-// MTU implements carrier: nothing is put around the packets.
+// MTU implements dataPlane: nothing is put around the packets.
 func (a alloc) MTU() int { return a.mtu }
 
-// Choice implements carrier: there are no ways.
-func (alloc) Choice() backend.Choice { return backend.Choice{} }
+// Failed implements dataPlane: there are no backends.
+func (alloc) Failed() backend.Failed { return nil }
 
-// Status implements carrier: there is no device.
+// Status implements dataPlane: there is no device.
 func (alloc) Status() status.Dataplane { return status.Dataplane{} }
 
-// Counters implements carrier.
+// Counters implements dataPlane.
 func (alloc) Counters() []*metrics.Shard { return nil }

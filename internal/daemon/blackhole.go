@@ -17,21 +17,16 @@ import (
 // gets its address later.
 const lastResort = math.MaxInt32
 
-// dig adds a blackhole route for each of the node's subnets, if that is asked
-// for, and removes those of subnets that it no longer has.
-func (s *session) dig() error {
-	if !s.options.blackhole {
-		return nil
-	}
-	subnets := s.node.own.Subnets()
-	for _, p := range s.holes {
+// addBlackholes adds a blackhole route for each of the subnets, and removes those of
+// the subnets that had one and are not among them.
+func addBlackholes(subnets, had []netip.Prefix) error {
+	for _, p := range had {
 		if !slices.Contains(subnets, p) {
 			if _, err := removeBlackholes(p); err != nil {
 				return err
 			}
 		}
 	}
-	s.holes = subnets
 	for _, p := range subnets {
 		r := &netlink.Route{Dst: ipNet(p), Type: unix.RTN_BLACKHOLE, Priority: lastResort}
 		if err := netlink.RouteAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {

@@ -1,6 +1,6 @@
 // Package daemon is twilld: it reads the command line, finds the node's
 // interface and lease, opens the backend that the network configuration names,
-// and keeps its peers as the lease store tells them until a signal comes.
+// and keeps its peers as the lease store has them until a signal comes.
 package daemon
 
 import (
@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -23,14 +22,13 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/version"
-	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
 )
 
 // Run is the whole daemon. It returns nil after SIGTERM, SIGINT or the end of
 // ctx, when all it made is removed but for subnet.env. args are the arguments
 // without the program's name, lookup finds variables of the environment; help
-// and version go to stdout, the log to stderr. ExitCode tells what the error
+// and version go to stdout, the log to stderr. ExitCode says what the error
 // means for the process.
 func Run(ctx context.Context, args []string, lookup func(string) (string, bool), stdout, stderr io.Writer) error {
 	o, err := parse(args, lookup)
@@ -58,10 +56,11 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		choose:       underlay.Choose,
 		stay:         underlay.Stay,
 		links:        watchLinks,
-		open:         open,
 		probes:       backend.Probe,
+		macs:         backend.Settings.ReadMACs,
 	}
-	d.state.change(func(doc *status.Document) { doc.Settings = o.settings() })
+	d.open = d.openDataPlane
+	d.state.doc.Settings = o.settings()
 	if o.cleanup {
 		return d.cleanUp(ctx)
 	}
@@ -75,16 +74,14 @@ type daemon struct {
 	state        *state
 	notifySocket string
 	watchdog     time.Duration // how often the service manager wants a sign of life; 0: never
-	// reacquires says that the store gives a new lease for one that is lost.
-	// Where it does not, an operator has to, and may want to restart twilld.
-	reacquires bool
 
 	// What tests replace.
 	choose func(underlay.Options) (underlay.Interface, error)
 	stay   func(underlay.Interface, underlay.Options) (underlay.Interface, error)
 	links  func() (changes <-chan struct{}, end func(), err error)
-	open   openCarrier
+	open   func(node) (dataPlane, error)
 	probes backend.Probes
+	macs   func(backend.Settings, backend.Choice) (backend.MACs, error)
 }
 
 // runUntilSignal runs until SIGTERM, SIGINT or the end of ctx, or until
@@ -107,7 +104,7 @@ func (d *daemon) runUntilSignal(ctx context.Context) error {
 	}()
 	err := d.run(ctx)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return nil // told to stop while it was starting
+		return nil // stopped while it was starting
 	}
 	return err
 }
@@ -142,7 +139,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		defer func() { err = embedded.close(err) }()
 		ctx = embedded.ctx
 	}
-	store, end, err := d.openStore(ctx)
+	store, writable, end, err := d.openStore(ctx)
 	if err != nil {
 		return err
 	}
@@ -153,14 +150,14 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer unwatch()
-	n, err := d.join(ctx, store)
-	if err != nil {
+	s := d.newSession(store, writable)
+	if err := s.join(ctx, store); err != nil {
 		return err
 	}
-	return d.forward(ctx, store, n, links)
+	return s.run(ctx, store, links)
 }
 
-// watchLinks tells of changes of interfaces until end is called.
+// watchLinks reports changes of interfaces until end is called.
 func watchLinks() (changes <-chan struct{}, end func(), err error) {
 	w, err := underlay.Watch()
 	if err != nil {
@@ -180,76 +177,4 @@ func (d *daemon) serveHTTP() (*httpd.Server, error) {
 		d.log.Info("health and metrics served", logging.KeyAddress, web.Addr())
 	}
 	return web, err
-}
-
-// join finds out what this node is in the network: its backends, its interface
-// and its lease.
-func (d *daemon) join(ctx context.Context, store lease.Store) (node, error) {
-	n := node{options: d.options, log: d.log}
-	err := d.config(ctx, store, &n)
-	if err != nil {
-		return n, err
-	}
-	d.tellChoice(&n)
-	d.state.waitFor("an interface to the other nodes")
-	if n.link, err = d.chooseLink(n.config); err != nil {
-		return n, err
-	}
-	d.log.Info("interface chosen", logging.KeyInterface, n.link.Name, logging.KeyWhy, n.link.Why)
-
-	d.state.waitFor("a lease")
-	if n.told, err = n.attrs(); err != nil {
-		return n, err
-	}
-	own, err := store.Acquire(ctx, n.told, d.previous())
-	if err != nil {
-		return n, err
-	}
-	n.own = *own
-	d.log.Info("lease acquired", logging.KeySubnet, n.own.Subnets())
-	d.state.change(func(doc *status.Document) { n.tell(doc) })
-	return n, nil
-}
-
-// tellChoice logs which backends were chosen, and why.
-func (d *daemon) tellChoice(n *node) {
-	if n.settings.Carries() {
-		d.log.Info("backends chosen", logging.KeyBackends, n.choice.Ways, logging.KeyWhy, n.choice.Why)
-	}
-}
-
-// chooseLink chooses the interface. In a network of both families it takes one
-// that has addresses of both, if there is one; else one of either family will
-// do, since the datagrams of one carry the packets of both.
-func (d *daemon) chooseLink(c *lease.Config) (underlay.Interface, error) {
-	o := d.underlayOptions(c)
-	link, err := d.choose(o)
-	if err == nil || !o.NeedIPv4 || !o.NeedIPv6 {
-		return link, err
-	}
-	for _, v4 := range []bool{true, false} {
-		o.NeedIPv4, o.NeedIPv6 = v4, !v4
-		if link, err := d.choose(o); err == nil {
-			return link, nil
-		}
-	}
-	return underlay.Interface{}, err
-}
-
-// underlayOptions says which interface to choose for the network of c.
-func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
-	o := d.options.underlay()
-	o.Own = d.options.tunName
-	o.NeedIPv4, o.NeedIPv6 = c.IPv4.Enabled(), c.IPv6.Enabled()
-	return o
-}
-
-// previous returns the subnets that the node had in its last life. Not to know
-// them costs at most a change of subnet, so it is no reason not to start.
-func (d *daemon) previous() lease.Previous {
-	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.log.Warn("subnet file not readable", logging.KeyError, err)
-	}
-	return env.Previous()
 }

@@ -18,7 +18,7 @@ import (
 
 func TestStartTellsAllWhoWait(t *testing.T) {
 	manager := listenForNotify(t)
-	h := newHost(t)
+	h := newRig(t)
 	h.daemon.notifySocket = manager.path
 	h.start(t)
 
@@ -43,7 +43,7 @@ func TestStartTellsAllWhoWait(t *testing.T) {
 }
 
 func TestPeersAreKnownBeforeAnythingIsForwarded(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	h.stop(t)
 	if got, want := h.dp.calls(), "open, leases 10.5.1.0-24 10.5.2.0-24, run, run ended, close"; got != want {
@@ -52,10 +52,10 @@ func TestPeersAreKnownBeforeAnythingIsForwarded(t *testing.T) {
 }
 
 func TestNotReadyUntilTheDataPlaneIsUp(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.options.healthzIP, h.options.healthzPort = netip.MustParseAddr("127.0.0.1"), freePort(t)
 	opening, proceed := make(chan struct{}), make(chan struct{})
-	h.daemon.open = func(n node) (carrier, error) {
+	h.daemon.open = func(n node) (dataPlane, error) {
 		close(opening)
 		<-proceed
 		return h.dp.open(n)
@@ -79,7 +79,7 @@ func TestNotReadyUntilTheDataPlaneIsUp(t *testing.T) {
 }
 
 func TestSignalEndsTheDaemonAndRemovesWhatWasMade(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	if err := unix.Kill(os.Getpid(), unix.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -99,9 +99,9 @@ func TestSignalEndsTheDaemonAndRemovesWhatWasMade(t *testing.T) {
 }
 
 func TestSignalWhileStartingIsNoError(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	h.daemon.open = func(node) (carrier, error) {
+	h.daemon.open = func(node) (dataPlane, error) {
 		cancel()
 		return nil, context.Cause(ctx)
 	}
@@ -121,7 +121,7 @@ func TestFailureOfTheDataPlaneEndsTheDaemon(t *testing.T) {
 		{"panic", func(f *fakeDataplane) { close(f.panics) }, "data plane: panic: index out of range"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			h := newHost(t)
+			h := newRig(t)
 			h.start(t)
 			tc.fail(h.dp)
 			err := h.wait(t)
@@ -138,38 +138,38 @@ func TestFailureOfTheDataPlaneEndsTheDaemon(t *testing.T) {
 func TestStartFailsWithNothingLeft(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
-		prepare func(t *testing.T, h *host)
+		prepare func(t *testing.T, h *rig)
 		want    []string // in the message
 	}{
-		{"no lease file", func(t *testing.T, h *host) { os.Remove(h.options.leaseFile) },
+		{"no lease file", func(t *testing.T, h *rig) { os.Remove(h.options.leaseFile) },
 			[]string{"leases.json", "no such file"}},
-		{"broken lease file", func(t *testing.T, h *host) { h.write(t, `{"Network": "10.5.0.0/33"}`) },
+		{"broken lease file", func(t *testing.T, h *rig) { h.write(t, `{"Network": "10.5.0.0/33"}`) },
 			[]string{"leases.json", "Network"}},
-		{"unsupported backend", func(t *testing.T, h *host) {
+		{"unsupported backend", func(t *testing.T, h *rig) {
 			h.write(t, strings.Replace(twoNodes, `"udp"`, `"ipsec"`, 1))
 		}, []string{`backend type "ipsec" is not supported`, "only flannel has it; twilld has alloc, auto"}},
-		{"no interface", func(t *testing.T, h *host) {
+		{"no interface", func(t *testing.T, h *rig) {
 			h.daemon.choose = func(underlay.Options) (underlay.Interface, error) {
 				return underlay.Interface{}, errors.New("choose interface: --iface=eth7: there is no such interface")
 			}
 		}, []string{"--iface=eth7"}},
-		{"no lease for this node", func(t *testing.T, h *host) {
+		{"no lease for this node", func(t *testing.T, h *rig) {
 			h.write(t, strings.Replace(twoNodes, "192.0.2.1", "192.0.2.9", 1))
 		}, []string{"no lease for this node", "192.0.2.1"}},
-		{"backend does not open", func(t *testing.T, h *host) {
+		{"backend does not open", func(t *testing.T, h *rig) {
 			h.dp.breaks(errors.New("open TUN device flannel0: EPERM"))
 		}, []string{"open TUN device"}},
-		{"subnet file cannot be written", func(t *testing.T, h *host) { h.options.subnetFile = h.options.leaseFile + "/subnet.env" },
+		{"subnet file cannot be written", func(t *testing.T, h *rig) { h.options.subnetFile = h.options.leaseFile + "/subnet.env" },
 			[]string{"write subnet file"}},
-		{"control socket cannot be made", func(t *testing.T, h *host) { h.options.controlSocket = h.options.leaseFile },
+		{"control socket cannot be made", func(t *testing.T, h *rig) { h.options.controlSocket = h.options.leaseFile },
 			[]string{"not a socket"}},
-		{"port in use", func(t *testing.T, h *host) {
+		{"port in use", func(t *testing.T, h *rig) {
 			h.options.healthzIP = netip.MustParseAddr("127.0.0.1")
 			h.options.healthzPort = usedPort(t)
 		}, []string{"--healthz-port"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			h := newHost(t)
+			h := newRig(t)
 			tc.prepare(t, h)
 			h.launch(t)
 			err := h.wait(t)
@@ -192,9 +192,9 @@ func TestStartFailsWithNothingLeft(t *testing.T) {
 }
 
 func TestSecondDaemonDoesNotTouchTheFirst(t *testing.T) {
-	first := newHost(t)
+	first := newRig(t)
 	first.start(t)
-	second := newHost(t)
+	second := newRig(t)
 	second.options.controlSocket = first.options.controlSocket
 	second.launch(t)
 	if err := second.wait(t); err == nil || !strings.Contains(err.Error(), "another twilld is running") {
@@ -206,7 +206,7 @@ func TestSecondDaemonDoesNotTouchTheFirst(t *testing.T) {
 }
 
 func TestIgnoredFlagsAreLoggedOnce(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.options.ignored = []ignoredFlag{{"--vmodule", "there are no levels"}}
 	h.start(t)
 	if n := strings.Count(h.logged(), `msg="setting ignored" setting=--vmodule why="there are no levels"`); n != 1 {
@@ -215,7 +215,7 @@ func TestIgnoredFlagsAreLoggedOnce(t *testing.T) {
 }
 
 func TestBrokenSubnetFileDoesNotStopTheStart(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	if err := os.MkdirAll(filepath.Dir(h.options.subnetFile), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestBrokenSubnetFileDoesNotStopTheStart(t *testing.T) {
 // In a network of both families the interface needs both addresses only if
 // there is one that has them.
 func TestInterfaceOfOneFamilyCarriesBoth(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.write(t, strings.Replace(twoNodes, `"Network"`, `"EnableIPv6": true, "IPv6Network": "fd00::/48", "Network"`, 1))
 	h.daemon.choose = func(o underlay.Options) (underlay.Interface, error) {
 		if o.NeedIPv6 {
@@ -251,7 +251,7 @@ func TestOpenedWithTheOptionsOfTheNetwork(t *testing.T) {
 		{`{"Type": "udp", "Port": 70000}`, "Backend.Port"},
 		{`{"Type": "udp", "Port": "x"}`, "Backend.Port"},
 	} {
-		h := newHost(t)
+		h := newRig(t)
 		h.write(t, strings.Replace(twoNodes, `{"Type": "udp"}`, tc.backend, 1))
 		h.launch(t)
 		if err := h.wait(t); err == nil || !strings.Contains(err.Error(), tc.want) {

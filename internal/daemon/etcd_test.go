@@ -23,24 +23,24 @@ const (
 	goodConf  = `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.9.0", "Backend": {"Type": "udp"}}`
 )
 
-// etcdHost is a host that reads its leases from a real etcd.
-type etcdHost struct {
-	*host
+// etcdRig is a host that reads its leases from a real etcd.
+type etcdRig struct {
+	*rig
 	server *etcdtest.Server
 	client *clientv3.Client
 }
 
-func newEtcdHost(t *testing.T) *etcdHost {
+func newEtcdRig(t *testing.T) *etcdRig {
 	t.Helper()
 	server := etcdtest.Start(t, etcdtest.Options{})
-	h := &etcdHost{newHost(t), server, server.Client(t)}
+	h := &etcdRig{newRig(t), server, server.Client(t)}
 	h.options.leaseFile = ""
 	h.options.etcd.Endpoints = []string{server.Endpoint}
 	h.daemon.state = newState(h.options.source(), "the source of leases")
 	return h
 }
 
-func (h *etcdHost) put(t *testing.T, key, value string) {
+func (h *etcdRig) put(t *testing.T, key, value string) {
 	t.Helper()
 	if _, err := h.client.Put(t.Context(), key, value); err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func (h *etcdHost) put(t *testing.T, key, value string) {
 }
 
 // lease returns the key and the value of the only lease but for those of node 2.
-func (h *etcdHost) lease(t *testing.T) (key, value string) {
+func (h *etcdRig) lease(t *testing.T) (key, value string) {
 	t.Helper()
 	r, err := h.client.Get(t.Context(), "/coreos.com/network/subnets/", clientv3.WithPrefix())
 	if err != nil {
@@ -61,13 +61,13 @@ func (h *etcdHost) lease(t *testing.T) (key, value string) {
 	return string(own[0].Key), string(own[0].Value)
 }
 
-func (h *etcdHost) becomesReady(t *testing.T) {
+func (h *etcdRig) becomesReady(t *testing.T) {
 	t.Helper()
 	h.eventually(t, "ready", func() bool { return h.state.waiting() == "" })
 }
 
 func TestNodeWithoutPartialChecksumsHasALeaseLikeStockFlannels(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.options.switches.PartialChecksums = tun.Off
 	h.put(t, configKey, goodConf)
 	h.start(t)
@@ -78,7 +78,7 @@ func TestNodeWithoutPartialChecksumsHasALeaseLikeStockFlannels(t *testing.T) {
 }
 
 func TestNodeTakesItsLeaseFromEtcd(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.put(t, configKey, goodConf)
 	h.start(t)
 	key, value := h.lease(t)
@@ -100,7 +100,7 @@ func TestNodeTakesItsLeaseFromEtcd(t *testing.T) {
 }
 
 func TestWrongConfigIsToldOnceAndAMendedOneTakenAtOnce(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.launch(t)
 	for i, step := range []struct{ config, says string }{
 		{"", "no network config"},
@@ -130,7 +130,7 @@ func TestWrongConfigIsToldOnceAndAMendedOneTakenAtOnce(t *testing.T) {
 }
 
 func TestConfigThatBreaksLaterTakesReadinessAwayAndNoPackets(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.put(t, configKey, goodConf)
 	h.start(t)
 	before := h.dp.calls()
@@ -144,7 +144,7 @@ func TestConfigThatBreaksLaterTakesReadinessAwayAndNoPackets(t *testing.T) {
 }
 
 func TestDeletedLeaseIsTakenAgain(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.put(t, configKey, goodConf)
 	h.start(t)
 	key, value := h.lease(t)
@@ -166,7 +166,7 @@ func TestDeletedLeaseIsTakenAgain(t *testing.T) {
 }
 
 func TestStolenLeaseMakesTheNodeTakeAnotherSubnet(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.put(t, configKey, goodConf)
 	h.start(t)
 	key, _ := h.lease(t)
@@ -189,7 +189,7 @@ func TestStolenLeaseMakesTheNodeTakeAnotherSubnet(t *testing.T) {
 
 // What the probe found may be refused when it comes to it.
 func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.options.backend = "auto"
 	h.daemon.probes.VXLAN = func(int) error { return nil }
 	h.put(t, configKey, goodConf)
@@ -199,7 +199,7 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 		t.Fatalf("lease: %s", before)
 	}
 	// The next time it opens with udp alone.
-	h.daemon.open = func(n node) (carrier, error) {
+	h.daemon.open = func(n node) (dataPlane, error) {
 		_, err := h.dp.open(n)
 		return withoutVXLAN{h.dp}, err
 	}
@@ -211,7 +211,7 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 		return k == key && !strings.Contains(is, "vxlan")
 	})
 	h.becomesReady(t)
-	if d := h.status(t); !slices.Equal(d.Ways, []string{"udp"}) || d.BackendWhy != "the test has taken it away" {
+	if d := h.status(t); !slices.Equal(d.Ways, []string{"udp"}) || d.BackendWhy != "no VXLAN: the test has taken it away" {
 		t.Errorf("status: %v, %s", d.Ways, d.BackendWhy)
 	}
 
@@ -241,7 +241,7 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 // A kernel may get VXLAN later, or lose it. Until the backend is to be another, the
 // node keeps to what it has told the others.
 func TestWaysStayWhileTheConfigurationAsksForTheSame(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.options.backend = "auto"
 	var module atomic.Bool
 	h.daemon.probes.VXLAN = func(int) error {
@@ -275,7 +275,7 @@ func TestRefusedConfigurationStaysRefusedWhileLeasesChange(t *testing.T) {
 		strings.Replace(goodConf, `"udp"`, `"wireguard"`, 1),
 		strings.Replace(goodConf, "10.5.0.0/16", "10.5.0.0/33", 1),
 	} {
-		h := newEtcdHost(t)
+		h := newEtcdRig(t)
 		h.put(t, configKey, goodConf)
 		h.start(t)
 		h.put(t, configKey, bad)
@@ -297,18 +297,18 @@ func TestRefusedConfigurationStaysRefusedWhileLeasesChange(t *testing.T) {
 // withoutVXLAN has opened with fewer backends than it was to have.
 type withoutVXLAN struct{ *fakeDataplane }
 
-func (withoutVXLAN) Choice() backend.Choice {
-	return backend.Choice{Ways: []backend.Way{backend.UDP}, Why: "the test has taken it away", Auto: true}
+func (withoutVXLAN) Failed() backend.Failed {
+	return backend.Failed{backend.VXLAN: errors.New("the test has taken it away")}
 }
 
 // A lease that comes after a change of the network is one of the new network.
 func TestNodeThatLosesItsLeaseMovesToTheNetworkAsItIsNow(t *testing.T) {
-	h := newEtcdHost(t)
-	h.daemon.open = func(n node) (carrier, error) {
+	h := newEtcdRig(t)
+	h.daemon.open = func(n node) (dataPlane, error) {
 		if n.settings.Carries() {
 			return h.dp.open(n)
 		}
-		return open(n)
+		return h.daemon.openDataPlane(n)
 	}
 	h.put(t, configKey, goodConf)
 	h.start(t)
@@ -332,7 +332,7 @@ func TestNodeThatLosesItsLeaseMovesToTheNetworkAsItIsNow(t *testing.T) {
 }
 
 func TestLostLeaseEndsTheDaemonThatIsToldSo(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.options.onLost = exitOnLost
 	h.put(t, configKey, goodConf)
 	h.start(t)
@@ -353,7 +353,7 @@ func TestLostLeaseEndsTheDaemonThatIsToldSo(t *testing.T) {
 func TestNewAddressIsWrittenToTheLease(t *testing.T) {
 	for _, lost := range []onLost{reacquireOnLost, exitOnLost} {
 		t.Run(string(lost), func(t *testing.T) {
-			h := newEtcdHost(t)
+			h := newEtcdRig(t)
 			h.options.onLost = lost
 			h.put(t, configKey, goodConf)
 			h.start(t)
@@ -376,7 +376,7 @@ func TestNewAddressIsWrittenToTheLease(t *testing.T) {
 
 // What is to be told to etcd while it is away is told when it is back.
 func TestAddressThatChangesWhileEtcdIsAwayIsToldLater(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.put(t, configKey, goodConf)
 	h.start(t)
 	key, _ := h.lease(t)
@@ -402,7 +402,7 @@ func TestAddressThatChangesWhileEtcdIsAwayIsToldLater(t *testing.T) {
 }
 
 func TestInterfaceGoneAndEtcdGoneEndAtASignal(t *testing.T) {
-	h := newEtcdHost(t)
+	h := newEtcdRig(t)
 	h.put(t, configKey, goodConf)
 	h.start(t)
 	h.server.Kill()

@@ -12,7 +12,7 @@ var threeNodes = strings.Replace(twoNodes, `"192.0.2.2"}`, `"192.0.2.2"},
     {"Subnet": "10.5.3.0/24", "PublicIP": "192.0.2.3"}`, 1)
 
 func TestChangeOfTheLeaseFileReachesTheDataPlane(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	h.write(t, threeNodes)
 	h.eventually(t, "the new peer is told", func() bool {
@@ -26,7 +26,7 @@ func TestChangeOfTheLeaseFileReachesTheDataPlane(t *testing.T) {
 }
 
 func TestBrokenLeaseFileIsShownAndChangesNothing(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	before := h.dp.calls()
 	h.write(t, strings.Replace(twoNodes, "10.5.2.0/24", "10.5.2.0/33", 1))
@@ -65,7 +65,7 @@ func TestWhatTakesARestartSaysSoOnce(t *testing.T) {
 			"this node's lease 10.5.1.0-24 is now that of another public IP", 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			h := newHost(t)
+			h := newRig(t)
 			h.start(t)
 			h.write(t, strings.Replace(twoNodes, tc.old, tc.new, 1))
 			h.eventually(t, "the status says it", func() bool { return strings.Contains(h.status(t).Restart, tc.want) })
@@ -93,7 +93,7 @@ func TestChangedBackendIsTakenOverAtOnce(t *testing.T) {
 		{"options of an override", `{"Type": "vxlan", "UDPPort": 9000}`, "udp", "udp"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			h := newHost(t)
+			h := newRig(t)
 			h.options.backend = tc.override
 			h.start(t)
 			h.write(t, strings.Replace(twoNodes, `{"Type": "udp"}`, tc.backend, 1))
@@ -110,7 +110,7 @@ func TestChangedBackendIsTakenOverAtOnce(t *testing.T) {
 
 // What is the same for this node is no reason to disturb its pods.
 func TestBackendOfTheOthersDoesNotDisturbANodeWithItsOwn(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.options.backend = "udp"
 	h.start(t)
 	h.write(t, strings.Replace(threeNodes, `{"Type": "udp"}`, `{"Type": "auto"}`, 1))
@@ -127,7 +127,7 @@ func TestBackendThatTheNodeHasNotLeavesItAsItWas(t *testing.T) {
 		`{"Type": "vxlan", "VNI": -1}`:   "Backend.VNI",
 		`{"Type": "udp", "Port": 70000}`: "Backend.Port",
 	} {
-		h := newHost(t)
+		h := newRig(t)
 		h.start(t)
 		h.write(t, strings.Replace(twoNodes, `{"Type": "udp"}`, backend, 1))
 		h.eventually(t, "the status says it", func() bool { return strings.Contains(h.state.waiting(), want) })
@@ -146,7 +146,7 @@ func TestBackendThatTheNodeHasNotLeavesItAsItWas(t *testing.T) {
 
 // Leases of another network would leave the pods of this one without peers.
 func TestLeasesOfAnotherNetworkWaitForTheRestart(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	before := h.dp.calls()
 	h.write(t, strings.NewReplacer("10.5.", "10.6.").Replace(threeNodes))
@@ -158,4 +158,42 @@ func TestLeasesOfAnotherNetworkWaitForTheRestart(t *testing.T) {
 	h.eventually(t, "back in the network, the leases are told", func() bool {
 		return strings.HasSuffix(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24 10.5.3.0-24")
 	})
+}
+
+// A configuration of another network waits for the restart, after which this node
+// could not start with it. That it waits does not make it good.
+func TestBadBackendOfAnotherNetworkIsReported(t *testing.T) {
+	h := newRig(t)
+	h.start(t)
+	other := strings.Replace(twoNodes, "10.5.0.0/16", "10.0.0.0/8", 1)
+	h.write(t, other)
+	h.eventually(t, "a restart is asked for", func() bool { return h.status(t).Restart != "" })
+	h.write(t, strings.Replace(other, `"udp"`, `"wireguard"`, 1))
+	h.eventually(t, "the status shows the error", func() bool { return strings.Contains(h.status(t).Source.LastError, `"wireguard" is not supported`) })
+	if d := h.status(t); d.Restart == "" || !strings.Contains(d.Waiting, `"wireguard"`) {
+		t.Errorf("waiting for %q, restart needed: %q", d.Waiting, d.Restart)
+	}
+	if strings.Contains(h.logged(), "lease source good again") {
+		t.Errorf("log:\n%s", h.logged())
+	}
+	h.write(t, other)
+	h.eventually(t, "the error goes", func() bool { d := h.status(t); return d.Source.LastError == "" && d.Waiting == "" })
+	if n := strings.Count(h.logged(), "lease source good again"); n != 1 {
+		t.Errorf("%d lines in\n%s", n, h.logged())
+	}
+}
+
+// The text of a file comes and goes as a whole, what a node has for it does not.
+func TestFileThatIsWhollyReadAgainIsNotBetterThanBefore(t *testing.T) {
+	h := newRig(t)
+	h.start(t)
+	unfit := strings.Replace(twoNodes, `"udp"`, `"wireguard"`, 1)
+	h.write(t, unfit)
+	h.eventually(t, "the backend is refused", func() bool { return strings.Contains(h.state.waiting(), "wireguard") })
+	h.write(t, "{")
+	h.eventually(t, "the text is refused", func() bool { return !strings.Contains(h.status(t).Source.LastError, "wireguard") })
+	h.write(t, unfit)
+	h.eventually(t, "the backend is refused again", func() bool { return strings.Contains(h.state.waiting(), "wireguard") })
+	h.write(t, twoNodes)
+	h.eventually(t, "all is well", func() bool { return h.state.waiting() == "" && h.status(t).Source.LastError == "" })
 }

@@ -67,7 +67,7 @@ type holder struct {
 	moved   int           // how often move was called
 	moves   chan move     // holds the last one
 	nudges  chan struct{} // holds one
-	results chan held
+	results chan result
 
 	// What tests shorten.
 	shortest time.Duration
@@ -83,17 +83,17 @@ type move struct {
 	to     lease.Attrs
 }
 
-// held is what became of an attempt.
-type held struct {
+// result is what became of an attempt.
+type result struct {
 	lease lease.Lease // as it now stands
 	moved int         // the number of the last move that it took in
-	err   error       // not nil: the store has no lease of this node as it should be
+	err   error       // not nil: the store does not have the lease that is wanted
 }
 
 func newHolder(store lease.Store, margin time.Duration, onLost onLost, log *slog.Logger) *holder {
 	return &holder{
 		store: store, margin: margin, onLost: onLost, log: log,
-		moves: make(chan move, 1), nudges: make(chan struct{}, 1), results: make(chan held),
+		moves: make(chan move, 1), nudges: make(chan struct{}, 1), results: make(chan result),
 		shortest: shortestLease, retry: firstRetry, look: lookAtClock, now: time.Now,
 	}
 }
@@ -122,7 +122,7 @@ func (h *holder) nudge() {
 // an error before that only if the lease is lost and that is to end the daemon.
 // It sends to results what comes of each attempt.
 func (h *holder) run(ctx context.Context, own lease.Lease) error {
-	k := keeping{holder: h, own: own, want: own.Attrs, held: true}
+	k := tenure{holder: h, own: own, want: own.Attrs, stored: true}
 	timer := h.newAlarm(h.untilRenewal(own))
 	defer timer.stop()
 	var failures int
@@ -157,7 +157,7 @@ func (h *holder) run(ctx context.Context, own lease.Lease) error {
 			continue // there is time left to renew it
 		}
 		select {
-		case h.results <- held{k.own, k.taken, err}:
+		case h.results <- result{k.own, k.taken, err}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -190,19 +190,19 @@ func (a *alarm) stop() {
 	a.looks.Stop()
 }
 
-// keeping is what run knows.
-type keeping struct {
+// tenure is what run knows.
+type tenure struct {
 	*holder
 	own    lease.Lease
 	want   lease.Attrs
 	taken  int    // number of the last move, to want
-	held   bool   // as far as is known own is in the store
+	stored bool   // as far as is known own is in the store
 	logged string // the last error
 }
 
 // attempt makes the store say what it should: that own is this node's, at the
 // address that it has now.
-func (k *keeping) attempt(ctx context.Context) error {
+func (k *tenure) attempt(ctx context.Context) error {
 	err := k.try(ctx)
 	switch {
 	case ctx.Err() != nil: // no fault of the store
@@ -215,10 +215,10 @@ func (k *keeping) attempt(ctx context.Context) error {
 	return err
 }
 
-func (k *keeping) try(ctx context.Context) error {
+func (k *tenure) try(ctx context.Context) error {
 	wanted := k.own
 	wanted.Attrs = k.want
-	if k.held {
+	if k.stored {
 		renewed, err := k.store.Renew(ctx, &wanted)
 		if err == nil {
 			return k.take(renewed)
@@ -228,7 +228,7 @@ func (k *keeping) try(ctx context.Context) error {
 		}
 		// A store may know a node by its address only, so that one which has
 		// moved has to ask for its subnet anew.
-		k.held = false
+		k.stored = false
 		if k.stayed() {
 			k.log.Warn("lease lost", logging.KeySubnet, k.own.Subnets(), logging.KeyError, err)
 			if k.onLost == exitOnLost {
@@ -250,30 +250,30 @@ func (k *keeping) try(ctx context.Context) error {
 // take takes over what the store has given, unless it tells the others that
 // this node is where it is not: a lease in a file may have one of its addresses
 // right and the other one old.
-func (k *keeping) take(l *lease.Lease) error {
+func (k *tenure) take(l *lease.Lease) error {
 	for _, a := range [][2]netip.Addr{{l.PublicIP, k.want.PublicIP}, {l.PublicIPv6, k.want.PublicIPv6}} {
 		if a[0].IsValid() && a[1].IsValid() && a[0] != a[1] {
 			return fmt.Errorf("the lease %s says that this node is at %s, it is at %s: correct the lease", l.Key(), a[0], a[1])
 		}
 	}
-	k.own, k.want, k.held = *l, l.Attrs, true
+	k.own, k.want, k.stored = *l, l.Attrs, true
 	return nil
 }
 
 // stayed says whether the node is where its lease says.
-func (k *keeping) stayed() bool {
+func (k *tenure) stayed() bool {
 	return k.want.PublicIP == k.own.PublicIP && k.want.PublicIPv6 == k.own.PublicIPv6
 }
 
 // stands says whether the lease is what it should be and has not expired.
-func (k *keeping) stands() bool {
-	return k.held && k.stayed() && (k.own.Expiration.IsZero() || time.Now().Before(k.own.Expiration))
+func (k *tenure) stands() bool {
+	return k.stored && k.stayed() && (k.own.Expiration.IsZero() || time.Now().Before(k.own.Expiration))
 }
 
 // ends says whether the daemon is to end because of err.
-func (k *keeping) ends(err error) bool {
+func (k *tenure) ends(err error) bool {
 	lost := errors.Is(err, lease.ErrLost) || errors.Is(err, lease.ErrNoLease)
-	return k.onLost == exitOnLost && !k.held && k.stayed() && lost
+	return k.onLost == exitOnLost && !k.stored && k.stayed() && lost
 }
 
 // untilRenewal returns how long l can be left alone.

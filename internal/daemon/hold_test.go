@@ -86,7 +86,7 @@ func keepBy(t *testing.T, clock func() time.Time, l *lender, term, margin time.D
 	return h
 }
 
-func (h *holder) next(t *testing.T) held {
+func (h *holder) next(t *testing.T) result {
 	t.Helper()
 	return testkit.Receive(t, "the holder reports a lease or an error", h.results)
 }

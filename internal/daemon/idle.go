@@ -16,19 +16,20 @@ const userHZ = 100
 
 // vxlanIdle fills in for how long the kernel has sent nothing to the peers that it
 // carries packets to by VXLAN. It counts no packets by peer, but each forwarding
-// entry knows when it was used last (vxlan_find_mac of drivers/net/vxlan). It
-// returns an error where the entries could not be read; peers are then without.
-func vxlanIdle(dp *status.Dataplane) error {
+// entry knows when it was used last (vxlan_find_mac of drivers/net/vxlan). nl is
+// of the devices' network namespace. It returns an error where the entries could not
+// be read; peers are then without.
+func vxlanIdle(nl *netlink.Handle, dp *status.Dataplane) error {
 	idle := make(map[netip.Addr]float64)
 	for _, d := range dp.Devices {
 		if d.Kind != status.KindVXLAN {
 			continue
 		}
-		link, err := netlink.LinkByName(d.Name)
+		link, err := nl.LinkByName(d.Name)
 		if err != nil {
 			return fmt.Errorf("find %s: %w", d.Name, err)
 		}
-		entries, err := netlink.NeighList(link.Attrs().Index, unix.AF_BRIDGE)
+		entries, err := nl.NeighList(link.Attrs().Index, unix.AF_BRIDGE)
 		if err != nil {
 			return fmt.Errorf("list forwarding entries of %s: %w", d.Name, err)
 		}

@@ -25,7 +25,7 @@ func narrower() underlay.Interface {
 	return link
 }
 
-func (h *host) subnetEnv(t *testing.T) string {
+func (h *rig) subnetEnv(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile(h.options.subnetFile)
 	if err != nil {
@@ -35,7 +35,7 @@ func (h *host) subnetEnv(t *testing.T) string {
 }
 
 func TestNewMTUReachesDeviceAndSubnetFile(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	h.wires.become(narrower(), nil)
 	h.eventually(t, "subnet.env has the MTU", func() bool { return strings.Contains(h.subnetEnv(t), "FLANNEL_MTU=1372\n") })
@@ -54,7 +54,7 @@ func TestNewMTUReachesDeviceAndSubnetFile(t *testing.T) {
 }
 
 func TestChangeThatChangesNothingDisturbsNothing(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	before := h.dp.calls()
 	h.wires.become(eth0, nil)
@@ -66,7 +66,7 @@ func TestChangeThatChangesNothingDisturbsNothing(t *testing.T) {
 }
 
 func TestNewAddressTakesTheLeaseAlong(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	h.wires.become(moved(), nil)
 	h.eventually(t, "not ready without a lease of the address", func() bool {
@@ -89,7 +89,7 @@ func TestNewAddressTakesTheLeaseAlong(t *testing.T) {
 }
 
 func TestNewAddressWithAnotherSubnetOpensTheDataPlaneForIt(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.write(t, strings.Replace(threeNodes, `"192.0.2.3"`, `"192.0.2.77"`, 1))
 	h.start(t)
 	h.wires.become(moved(), nil)
@@ -107,7 +107,7 @@ func TestNewAddressWithAnotherSubnetOpensTheDataPlaneForIt(t *testing.T) {
 }
 
 func TestInterfaceThatGoesIsWaitedForWithTheDataPlaneOpen(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	before := h.dp.calls()
 	h.wires.become(eth0, errors.New("interface eth0: is down; ip link set eth0 up"))
@@ -125,7 +125,7 @@ func TestInterfaceThatGoesIsWaitedForWithTheDataPlaneOpen(t *testing.T) {
 
 // An interface that is back without an event that tells so, such as a route.
 func TestMissingInterfaceIsLookedForByItself(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	h.wires.become(eth0, errors.New("there is no default route"))
 	h.eventually(t, "not ready", func() bool { return h.state.waiting() != "" })
@@ -136,7 +136,7 @@ func TestMissingInterfaceIsLookedForByItself(t *testing.T) {
 }
 
 func TestDataPlaneThatDoesNotOpenAgainIsTriedUntilItDoes(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.start(t)
 	h.dp.breaks(errors.New("bind 192.0.2.1:8285: cannot assign requested address"))
 	h.wires.become(narrower(), nil)
@@ -159,7 +159,7 @@ func TestDataPlaneThatDoesNotOpenAgainIsTriedUntilItDoes(t *testing.T) {
 }
 
 func TestLeasesThatTheDataPlaneCouldNotFollowAreToldAgain(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.options.resync = 1
 	h.dp.again = true
 	h.start(t)
@@ -173,7 +173,7 @@ func TestLeasesThatTheDataPlaneCouldNotFollowAreToldAgain(t *testing.T) {
 
 func TestServiceManagerIsToldOfAChange(t *testing.T) {
 	manager := listenForNotify(t)
-	h := newHost(t)
+	h := newRig(t)
 	h.daemon.notifySocket = manager.path
 	h.start(t)
 	h.wires.become(narrower(), nil)
@@ -190,7 +190,7 @@ func TestServiceManagerIsToldOfAChange(t *testing.T) {
 }
 
 func TestSubnetFileThatIsRemovedComesBack(t *testing.T) {
-	h := newHost(t)
+	h := newRig(t)
 	h.options.resync = 1
 	h.start(t)
 	want := h.subnetEnv(t)

@@ -29,7 +29,7 @@ func TestWatchdogIsFedTwiceInItsTime(t *testing.T) {
 
 func TestServiceManagerHearsThatTheDaemonIsAliveOnceItIsReady(t *testing.T) {
 	manager := listenForNotify(t)
-	h := newHost(t)
+	h := newRig(t)
 	h.daemon.notifySocket = manager.path
 	h.daemon.watchdog = time.Millisecond
 	h.start(t)

@@ -43,8 +43,8 @@ func TestSecondSignalEndsADaemonThatHangsInClose(t *testing.T) {
 
 // hang is the other process of the test.
 func hang(t *testing.T) {
-	h := newHost(t)
-	h.daemon.open = func(n node) (carrier, error) {
+	h := newRig(t)
+	h.daemon.open = func(n node) (dataPlane, error) {
 		_, err := h.dp.open(n)
 		return unclosable{h.dp}, err
 	}

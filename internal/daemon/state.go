@@ -6,25 +6,32 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/version"
 	"github.com/twillnet/twill/metrics"
 )
 
-// state is what the daemon knows about itself. Status, readiness and metrics
-// are read from it, from any goroutine, at any time from start to end.
+// state is the status of the daemon as it was published last. Status, readiness and
+// metrics are read from it, from any goroutine, at any time from start to end.
 type state struct {
 	mu sync.RWMutex
 	// doc is the document without what changes by itself: uptime and what
 	// the data plane knows.
 	doc status.Document
 	// dp is nil before the data plane is open and after it is closed.
-	dp carrier
+	dp dataPlane
+	// fdb reads the forwarding entries of dp's VXLAN devices: a netlink socket
+	// of the network namespace in which dp was opened. The other goroutines may
+	// be in another.
+	fdb *netlink.Handle
 	// sampled ends what looks at dp's counters; nil: nothing does.
 	sampled  context.CancelFunc
 	activity status.Activity
-	// rules are nil until there are some to look after.
+	// rules are nil until some are kept.
 	rules *rules.Rules
 }
 
@@ -44,29 +51,37 @@ func newState(source, waiting string) *state {
 	}}
 }
 
-// change lets f change the document.
-func (s *state) change(f func(*status.Document)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f(&s.doc)
-}
-
-// waitFor says what is done next; the empty string: ready.
+// waitFor says what a daemon without a session does next.
 func (s *state) waitFor(what string) {
-	s.change(func(d *status.Document) { d.Waiting = what })
-}
-
-// attach tells which data plane to ask; nil: none. When it returns, the one
-// before is not being asked any more and can be closed.
-func (s *state) attach(dp carrier) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.doc.Waiting = what
+}
+
+// publish replaces all that is known of the session. It is called from the network
+// namespace of the data plane dp; when it returns, the one before is not asked any
+// more and can be closed.
+func (s *state) publish(doc status.Document, dp dataPlane, r *rules.Rules) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	doc.Version, doc.PID, doc.Started = s.doc.Version, s.doc.PID, s.doc.Started
+	doc.Settings, doc.Source.Name = s.doc.Settings, s.doc.Source.Name
+	s.doc, s.rules = doc, r
+	if dp == s.dp {
+		return
+	}
 	if s.sampled != nil {
 		s.sampled()
 		s.sampled = nil
 	}
+	if s.fdb != nil {
+		s.fdb.Close()
+		s.fdb = nil
+	}
 	s.dp = dp
 	if dp != nil {
+		// Without it, it is not known when packets went to VXLAN peers.
+		s.fdb, _ = netlink.NewHandle(unix.NETLINK_ROUTE)
 		ctx, cancel := context.WithCancel(context.Background())
 		s.sampled = cancel
 		go s.sample(ctx)
@@ -109,13 +124,6 @@ func packets(shards []*metrics.Shard) (n uint64) {
 	return n
 }
 
-// attachRules tells which firewall rules to ask.
-func (s *state) attachRules(r *rules.Rules) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.rules = r
-}
-
 // document returns the document as of now.
 func (s *state) document() status.Document {
 	s.mu.RLock()
@@ -124,9 +132,11 @@ func (s *state) document() status.Document {
 	d.Uptime = time.Since(d.Started).Seconds()
 	var counters []*metrics.Shard
 	if s.dp != nil {
-		if dp := s.dp.Status(); dp.Device.Name != "" { // or else it has none
+		if dp := s.dp.Status(); len(dp.Devices) > 0 { // or else it has none
 			s.activity.Note(dp.Peers, time.Now())
-			_ = vxlanIdle(&dp) // that the device is gone, the session finds out
+			if s.fdb != nil {
+				_ = vxlanIdle(s.fdb, &dp) // that the device is gone, the session finds out
+			}
 			d.Dataplane = &dp
 		}
 		counters = s.dp.Counters()
@@ -185,7 +195,13 @@ func (s *state) gauges() metrics.State {
 	}
 	dp := s.dp.Status()
 	st.Peers = len(dp.Peers)
-	st.Device = metrics.DeviceInfo{Name: dp.Device.Name, Kind: dp.Device.Kind, Reason: dp.Device.Why}
+	if len(dp.Devices) > 0 {
+		dev := dp.TUN()
+		if dev == nil {
+			dev = &dp.Devices[0]
+		}
+		st.Device = metrics.DeviceInfo{Name: dev.Name, Kind: dev.Kind, Reason: dev.Why}
+	}
 	st.Offloads = make(map[string]bool, len(dp.Offloads))
 	for _, o := range dp.Offloads {
 		st.Offloads[o.Name] = o.InForce

@@ -14,16 +14,16 @@ import (
 
 // countingPlane is a data plane with one peer.
 type countingPlane struct {
-	carrier // what is not asked here
-	shard   metrics.Shard
-	asked   atomic.Int32 // calls of Status
+	dataPlane // what is not asked here
+	shard     metrics.Shard
+	asked     atomic.Int32 // calls of Status
 }
 
 func (c *countingPlane) Status() status.Dataplane {
 	c.asked.Add(1)
 	return status.Dataplane{
-		Device: status.Device{Name: "flannel0"},
-		Peers:  []status.Peer{{PublicIP: netip.MustParseAddr("192.0.2.2"), TXPackets: c.shard.TX.Packets.Load(), RXPackets: c.shard.RX.Packets.Load()}},
+		Devices: []status.Device{{Name: "flannel0"}},
+		Peers:   []status.Peer{{PublicIP: netip.MustParseAddr("192.0.2.2"), TXPackets: c.shard.TX.Packets.Load(), RXPackets: c.shard.RX.Packets.Load()}},
 	}
 }
 
@@ -35,8 +35,8 @@ func TestStatusTellsHowLongAPeerHasBeenIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dp countingPlane
 		s := newState("", "")
-		s.attach(&dp)
-		defer s.attach(nil)
+		s.publish(status.Document{}, &dp, nil)
+		defer s.publish(status.Document{}, nil, nil)
 		if idle := s.document().Dataplane.Peers[0].Idle; idle != nil {
 			t.Errorf("before the first packet: idle for %v s", *idle)
 		}
@@ -57,8 +57,8 @@ func TestDataPlaneThatCarriesNothingIsNotAskedForItsPeers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dp countingPlane
 		s := newState("", "")
-		s.attach(&dp)
-		defer s.attach(nil)
+		s.publish(status.Document{}, &dp, nil)
+		defer s.publish(status.Document{}, nil, nil)
 		testkit.Advance(100 * samplePeriod)
 		dp.shard.RX.Packets.Add(1)
 		testkit.Advance(100 * samplePeriod)
@@ -72,12 +72,12 @@ func TestDataPlaneThatIsReplacedIsNotAskedAnyMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var was, is countingPlane
 		s := newState("", "")
-		s.attach(&was)
-		s.attach(&is)
+		s.publish(status.Document{}, &was, nil)
+		s.publish(status.Document{}, &is, nil)
 		was.shard.TX.Packets.Add(1)
 		is.shard.TX.Packets.Add(1)
 		testkit.Advance(3 * samplePeriod)
-		s.attach(nil)
+		s.publish(status.Document{}, nil, nil)
 		asked := is.asked.Load()
 		testkit.Advance(3 * samplePeriod)
 		if n := was.asked.Load(); n != 0 {

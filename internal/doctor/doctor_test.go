@@ -141,7 +141,7 @@ func TestForwardingIsTurnedOn(t *testing.T) {
 	p.sysctl("net/ipv6/conf/all/forwarding", "0")
 	p.mends("forwarding", Bad, "net/ipv6/conf/all/forwarding is 0")
 
-	p.x.Daemon.Dataplane = &status.Dataplane{Device: status.Device{Name: "lo"}} // any device will do
+	p.x.Daemon.Dataplane = &status.Dataplane{Devices: []status.Device{{Name: "lo"}}} // any device will do
 	p.sysctl("net/ipv4/conf/lo/forwarding", "0")
 	p.mends("forwarding", Bad, "net/ipv4/conf/lo/forwarding is 0")
 }
@@ -378,7 +378,7 @@ func TestPeerWithTwoFaultsIsNoneOfThoseThatAnswer(t *testing.T) {
 	a, b, c := topo.Hosts[0], topo.Hosts[1], topo.Hosts[2]
 	p := newPatient(t, a.NS)
 	p.x.Daemon.Dataplane = &status.Dataplane{
-		Device: status.Device{Name: "eth0", MTU: 1472}, Port: 8285,
+		Devices: []status.Device{{Name: "eth0", MTU: 1472}}, Port: 8285,
 		Peers: []status.Peer{
 			{Subnets: []netip.Prefix{b.Subnet}, PublicIP: b.Addr},
 			{Subnets: []netip.Prefix{c.Subnet}, PublicIP: c.Addr},
@@ -411,8 +411,8 @@ func TestPeersOfIPv6ArePinged(t *testing.T) {
 
 	p.x.Leases[1].PublicIP, p.x.Leases[1].Subnet = b.Addr, b.Subnet
 	p.x.Daemon.Dataplane = &status.Dataplane{
-		Device: status.Device{Name: "eth0", MTU: 1430},
-		Peers:  []status.Peer{{Subnets: []netip.Prefix{b.Subnet, b.Subnet6}, PublicIP: b.Addr, Backend: "vxlan"}},
+		Devices: []status.Device{{Name: "eth0", MTU: 1430}},
+		Peers:   []status.Peer{{Subnets: []netip.Prefix{b.Subnet, b.Subnet6}, PublicIP: b.Addr, Backend: "vxlan"}},
 	}
 	p.answersAt(a, b, b.Subnet.Addr())
 	p.has("peers", Bad, fmt.Sprintf("%s answers, but not through the tunnel (%s)", b.Addr6, b.Subnet6.Addr()))
@@ -427,7 +427,7 @@ func TestRulesAreReadWherePingsSayNothing(t *testing.T) {
 	a, b := topo.Hosts[0], topo.Hosts[1]
 	p := newPatient(t, a.NS)
 	p.x.Daemon.Dataplane = &status.Dataplane{
-		Device: status.Device{Name: "eth0", MTU: 1472}, Port: 8285,
+		Devices: []status.Device{{Name: "eth0", MTU: 1472}}, Port: 8285,
 		Peers: []status.Peer{{Subnets: []netip.Prefix{b.Subnet}, PublicIP: b.Addr}},
 	}
 	p.run("iptables -A INPUT -p udp --dport 8285 -j DROP")
@@ -443,7 +443,7 @@ func TestTunnelThatCarriesNothingIsTold(t *testing.T) {
 	a, b := topo.Hosts[0], topo.Hosts[1]
 	p := newPatient(t, a.NS)
 	p.x.Daemon.Dataplane = &status.Dataplane{
-		Device: status.Device{Name: "eth0", MTU: 1472}, Port: 8285,
+		Devices: []status.Device{{Name: "eth0", MTU: 1472}}, Port: 8285,
 		Peers: []status.Peer{{Subnets: []netip.Prefix{b.Subnet}, PublicIP: b.Addr}},
 	}
 	f := p.has("peers", Bad, "answers, but not through the tunnel")
@@ -459,7 +459,7 @@ func TestWhatTheDaemonTellsIsPassedOn(t *testing.T) {
 	for _, check := range []string{"daemon", "offloads", "store", "lease", "subnet-file", "clock"} {
 		p.isWell(check)
 	}
-	p.x.Daemon.Dataplane = &status.Dataplane{Device: status.Device{Name: "flannel0", Kind: status.KindPlain, Why: "refused by the kernel", MTU: 1472}}
+	p.x.Daemon.Dataplane = &status.Dataplane{Devices: []status.Device{{Name: "flannel0", Kind: status.KindPlain, Why: "refused by the kernel", MTU: 1472}}}
 	p.has("tun", Warn, "flannel0 goes packet by packet: refused by the kernel")
 	p.x.Daemon.Dataplane.Offloads = []status.Offload{
 		{Name: "tun-offload", Mode: "off", Why: "switched off"},
@@ -467,7 +467,7 @@ func TestWhatTheDaemonTellsIsPassedOn(t *testing.T) {
 	}
 	p.isWell("tun") // somebody wanted it so
 	p.has("offloads", Warn, "udp-gso is not in force: refused by the kernel")
-	p.x.Daemon.Dataplane.Device.MTU = 1372
+	p.x.Daemon.Dataplane.Devices[0].MTU = 1372
 	p.has("subnet-file", Bad, "it has MTU 1472, but the device takes 1372")
 	p.x.Daemon.Restart = "Backend"
 	p.has("daemon", Warn, "needs a restart: Backend")

@@ -57,8 +57,10 @@ func (x *examination) tunDevice(context.Context) []Finding {
 	case features&wantedFeatures != wantedFeatures:
 		return []Finding{warnf("", "TUN devices of this kernel have no super-packets or queues (features %#x); twilld goes on packet by packet", features)}
 	}
-	if dp := x.dataplane(); dp != nil && dp.Device.Kind == status.KindPlain && !byFlag(dp, "tun-offload") {
-		return []Finding{warnf("", "%s goes packet by packet: %s", dp.Device.Name, dp.Device.Why)}
+	if dp := x.dataplane(); dp != nil {
+		if tun := dp.TUN(); tun != nil && tun.Kind == status.KindPlain && !byFlag(dp, "tun-offload") {
+			return []Finding{warnf("", "%s goes packet by packet: %s", tun.Name, tun.Why)}
+		}
 	}
 	return []Finding{okf("%s, features %#x", x.tun, features)}
 }

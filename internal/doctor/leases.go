@@ -79,8 +79,8 @@ func (x *examination) subnetFile(context.Context) []Finding {
 		return []Finding{badf(startDaemon, "%v: CNI plugins cannot make pods", x.EnvErr)}
 	case d != nil && d.Lease != nil && (d.Lease.Subnet != x.Env.Subnet || d.Lease.IPv6Subnet != x.Env.IPv6Subnet):
 		return []Finding{badf("systemctl restart twilld", "it has %s, but the lease is %s: new pods get wrong addresses", x.Env.Subnet, d.Lease.Subnet)}
-	case x.dataplane() != nil && x.dataplane().Device.MTU < x.Env.MTU:
-		return []Finding{badf("systemctl restart twilld", "it has MTU %d, but the device takes %d", x.Env.MTU, x.dataplane().Device.MTU)}
+	case x.dataplane() != nil && x.dataplane().MTU() < x.Env.MTU:
+		return []Finding{badf("systemctl restart twilld", "it has MTU %d, but the device takes %d", x.Env.MTU, x.dataplane().MTU())}
 	}
 	return []Finding{okf("subnet %s, MTU %d", x.Env.Subnet, x.Env.MTU)}
 }

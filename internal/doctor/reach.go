@@ -38,8 +38,8 @@ func (x *examination) reach(ctx context.Context) (*reach, error) {
 func (x *examination) ask(ctx context.Context) (*reach, error) {
 	inner := x.Env.MTU
 	dp := x.dataplane()
-	if dp != nil && (inner == 0 || dp.Device.MTU < inner) {
-		inner = dp.Device.MTU
+	if dp != nil && (inner == 0 || dp.MTU() < inner) {
+		inner = dp.MTU()
 	}
 	r := &reach{tunnel: dp != nil}
 	var small, tunnel []ping

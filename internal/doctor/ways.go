@@ -73,9 +73,6 @@ func (x *examination) devices() []string {
 	if dp == nil {
 		return nil
 	}
-	if len(dp.Devices) == 0 && dp.Device.Name != "" {
-		return []string{dp.Device.Name}
-	}
 	var names []string
 	for _, d := range dp.Devices {
 		names = append(names, d.Name)
@@ -94,7 +91,7 @@ func (x *examination) deviceOf(way backend.Way) string {
 		backend.VXLAN:  {status.KindVXLAN},
 		backend.HostGW: {status.KindHostGW},
 	}[way]
-	for _, d := range append(dp.Devices, dp.Device) {
+	for _, d := range dp.Devices {
 		if slices.Contains(kinds, d.Kind) {
 			return d.Name
 		}

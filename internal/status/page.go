@@ -99,11 +99,7 @@ func (d *Document) backends() string {
 
 func (p page) engine(d *Document) {
 	dp := d.Dataplane
-	devices := dp.Devices
-	if len(devices) == 0 {
-		devices = []Device{dp.Device}
-	}
-	for _, dev := range devices {
+	for _, dev := range dp.Devices {
 		p.row("  device", fmt.Sprintf("%s, %s, MTU %d (%s)", dev.Name, dev.Kind, dev.MTU, dev.Why))
 	}
 	if dp.Port == 0 {

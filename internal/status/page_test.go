@@ -24,8 +24,8 @@ func full() Document {
 		Underlay: &Underlay{Name: "eth0", IPv4: netip.MustParseAddr("172.31.9.11"), MTU: 1500, Why: "it has the default route"},
 		Rules:    &Rules{Masquerade: true, RandomFully: true, Forward: true, Problem: "IPv4 rules: find iptables: not found"},
 		Dataplane: &Dataplane{
-			Device: Device{Name: "flannel0", Kind: KindOffload, Why: "auto: the kernel grants it", MTU: 1472},
-			Port:   8285, SourceCheck: "strict",
+			Devices: []Device{{Name: "flannel0", Kind: KindOffload, Why: "auto: the kernel grants it", MTU: 1472}},
+			Port:    8285, SourceCheck: "strict",
 			Offloads: []Offload{
 				{Name: "tun-offload", Mode: "auto", InForce: true, Why: "granted: TSO4 TSO6 USO4 USO6"},
 				{Name: "udp-gso", Mode: "auto", InForce: false, Why: "refused by the kernel: sendmsg: EIO, shard 1 of 2"},
@@ -65,7 +65,7 @@ func TestPage(t *testing.T) {
 			Version: "v0.1.0", PID: 4242, Uptime: 1,
 			Network: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Backend: "udp",
 			Rules:     &Rules{NFTables: true, RandomFully: true},
-			Dataplane: &Dataplane{Device: Device{Name: "flannel0", Kind: KindPlain, Why: "--tun-offload=off", MTU: 1472}, Port: 8285, SourceCheck: "off"},
+			Dataplane: &Dataplane{Devices: []Device{{Name: "flannel0", Kind: KindPlain, Why: "--tun-offload=off", MTU: 1472}}, Port: 8285, SourceCheck: "off"},
 			Source:    Source{Name: "file /etc/twill/leases.json", Leases: 1},
 		}},
 		{"mixed.txt", Document{
@@ -73,7 +73,6 @@ func TestPage(t *testing.T) {
 			Network: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Backend: "auto",
 			Ways: []string{"vxlan", "udp"}, BackendWhy: "the kernel has VXLAN",
 			Dataplane: &Dataplane{
-				Device:  Device{Name: "flannel.1", Kind: KindVXLAN, Why: "the kernel has VXLAN", MTU: 1450},
 				Devices: []Device{{Name: "flannel.1", Kind: KindVXLAN, Why: "the kernel has VXLAN", MTU: 1450}},
 				Peers: []Peer{{
 					Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}, PublicIP: netip.MustParseAddr("172.31.9.13"),

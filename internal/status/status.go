@@ -88,12 +88,32 @@ type Rules struct {
 // Dataplane is the part that the backend fills. All of it may change while
 // the daemon runs: the kernel can refuse an offload at any send.
 type Dataplane struct {
-	Device      Device    `json:"device"`            // the TUN device, or the first of Devices where there is none
-	Devices     []Device  `json:"devices,omitempty"` // all that carry packets of pods
+	Devices     []Device  `json:"devices,omitempty"` // all that carry packets of pods, the TUN device last
 	Port        uint16    `json:"port"`              // UDP port on the underlay
 	SourceCheck string    `json:"source_check"`      // strict, inner, off
 	Offloads    []Offload `json:"offloads,omitempty"`
 	Peers       []Peer    `json:"peers,omitempty"`
+}
+
+// TUN returns the TUN device, nil if there is none.
+func (d *Dataplane) TUN() *Device {
+	for i := range d.Devices {
+		if k := d.Devices[i].Kind; k == KindOffload || k == KindPlain {
+			return &d.Devices[i]
+		}
+	}
+	return nil
+}
+
+// MTU returns the largest inner packet that all devices take; 0 if there are none.
+func (d *Dataplane) MTU() int {
+	mtu := 0
+	for _, dev := range d.Devices {
+		if mtu == 0 || dev.MTU < mtu {
+			mtu = dev.MTU
+		}
+	}
+	return mtu
 }
 
 // Kinds of device. The first two are TUN devices.

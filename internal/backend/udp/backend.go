@@ -186,7 +186,7 @@ func (b *Backend) Status() status.Dataplane {
 		kind = status.KindOffload
 	}
 	d := status.Dataplane{
-		Device:      status.Device{Name: b.device.Name, Kind: kind, Why: b.device.State.Why, MTU: int(b.mtu)},
+		Devices:     []status.Device{{Name: b.device.Name, Kind: kind, Why: b.device.State.Why, MTU: int(b.mtu)}},
 		Port:        b.cfg.Port,
 		SourceCheck: b.cfg.SourceCheck.String(),
 	}

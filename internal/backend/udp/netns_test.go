@@ -292,7 +292,7 @@ func TestLeasesShowInTheStatus(t *testing.T) {
 		b.engine.Peers().All()[0].Traffic.RXBytes.Add(99)
 		b.SetLeases([]lease.Lease{node(2), node(4)})
 		s := b.Status()
-		if s.Port != 8285 || s.Device.Name != "flannel0" || s.Device.MTU != 1472 || s.SourceCheck != "strict" || len(s.Offloads) != 7 {
+		if s.Port != 8285 || s.TUN().Name != "flannel0" || s.MTU() != 1472 || s.SourceCheck != "strict" || len(s.Offloads) != 7 {
 			t.Errorf("%+v", s)
 		}
 		if len(s.Peers) != 2 || s.Peers[0].PublicIP != node(2).PublicIP || s.Peers[0].RXBytes != 99 || s.Peers[1].PublicIP != node(4).PublicIP {

@@ -49,7 +49,7 @@ func TestFiftyNodesThatStartAtOnceAllHaveASubnetAndReachEachOther(t *testing.T) 
 	}
 	for i, doc := range first {
 		from := &netlab.Pod{NS: l.Hosts[i].NS, Addr: doc.Lease.Subnet.Addr()} // the device's own
-		if err := ping(from, first[(i+1)%nodes].Lease.Subnet.Addr(), doc.Dataplane.Device.MTU); err != nil {
+		if err := ping(from, first[(i+1)%nodes].Lease.Subnet.Addr(), doc.Dataplane.MTU()); err != nil {
 			t.Errorf("host %s: %v", l.Hosts[i].Letter, err)
 		}
 	}

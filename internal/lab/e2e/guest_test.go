@@ -189,7 +189,7 @@ func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
 			l.daemons[0].start()
 			l.daemons[0].waitReady()
 			n.start("--lease-file=/etc/twill/leases.json")
-			testkit.Must(t, l.SetPodMTU(l.daemons[0].status().Dataplane.Device.MTU))
+			testkit.Must(t, l.SetPodMTU(l.daemons[0].status().Dataplane.MTU()))
 			expectOffloads(t, n, k)
 			forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) { expectTraffic(t, l, n, k, addr) })
 		})
@@ -201,8 +201,8 @@ func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
 func expectOffloads(t *testing.T, n *guestNode, k kernel) {
 	t.Helper()
 	dp := n.status().Dataplane
-	if dp.Device.Kind != status.KindOffload || dp.Device.MTU != 1472 {
-		t.Errorf("device %+v, want one with super-packets and MTU 1472", dp.Device)
+	if tun := dp.TUN(); tun == nil || tun.Kind != status.KindOffload || tun.MTU != 1472 {
+		t.Errorf("devices %+v, want one with super-packets and MTU 1472", dp.Devices)
 	}
 	got := make(map[string]string)
 	for _, o := range dp.Offloads {

@@ -103,7 +103,7 @@ func (l *lab) start() {
 	for _, d := range l.daemons {
 		d.waitReady()
 	}
-	if err := l.SetPodMTU(l.daemons[0].status().Dataplane.Device.MTU); err != nil {
+	if err := l.SetPodMTU(l.daemons[0].status().Dataplane.MTU()); err != nil {
 		l.t.Fatal(err)
 	}
 }

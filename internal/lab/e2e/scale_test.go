@@ -51,7 +51,7 @@ func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNobody(t *testing.T) 
 	if n := len(doc.Dataplane.Peers); n != manyLeases+1 {
 		t.Errorf("%d peers, want %d", n, manyLeases+1)
 	}
-	testkit.Must(t, l.SetPodMTU(doc.Dataplane.Device.MTU))
+	testkit.Must(t, l.SetPodMTU(doc.Dataplane.MTU()))
 
 	l.timeChanges(t)
 

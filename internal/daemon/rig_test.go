@@ -43,9 +43,9 @@ var eth0 = underlay.Interface{
 	Why: "chosen by the test",
 }
 
-// host is a daemon over a real lease file, with an interface and a data plane
+// rig is a daemon over a real lease file, with an interface and a data plane
 // that are made up.
-type host struct {
+type rig struct {
 	*daemon
 	dp    *fakeDataplane
 	log   syncBuffer
@@ -54,7 +54,7 @@ type host struct {
 	ended chan error
 }
 
-func newHost(t *testing.T) *host {
+func newRig(t *testing.T) *rig {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "twilld") // short enough for a socket
 	if err != nil {
@@ -69,7 +69,7 @@ func newHost(t *testing.T) *host {
 	o.subnetFile = filepath.Join(dir, "run", "subnet.env")
 	o.controlSocket = filepath.Join(dir, "twilld.sock")
 	o.forwardRules = false // or else the log would complain of that
-	h := &host{
+	h := &rig{
 		wires: wires{link: eth0, changes: make(chan struct{}, 1)},
 		dp:    &fakeDataplane{fail: make(chan error, 1), panics: make(chan struct{})},
 		ended: make(chan error, 1),
@@ -86,13 +86,14 @@ func newHost(t *testing.T) *host {
 			VXLAN: func(int) error { return errors.New("no VXLAN in a test") },
 			UDP:   func() error { return nil },
 		},
+		macs: func(backend.Settings, backend.Choice) (backend.MACs, error) { return backend.MACs{}, nil },
 	}
 	h.write(t, twoNodes)
 	return h
 }
 
 // write replaces the lease file.
-func (h *host) write(t *testing.T, text string) {
+func (h *rig) write(t *testing.T, text string) {
 	t.Helper()
 	temp := h.options.leaseFile + ".new"
 	if err := errors.Join(os.WriteFile(temp, []byte(text), 0o644), os.Rename(temp, h.options.leaseFile)); err != nil {
@@ -101,7 +102,7 @@ func (h *host) write(t *testing.T, text string) {
 }
 
 // launch starts the daemon; the test stops it when it ends.
-func (h *host) launch(t *testing.T) {
+func (h *rig) launch(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	h.stops = cancel
@@ -114,33 +115,33 @@ func (h *host) launch(t *testing.T) {
 }
 
 // start launches the daemon and waits until it is ready.
-func (h *host) start(t *testing.T) {
+func (h *rig) start(t *testing.T) {
 	t.Helper()
 	h.launch(t)
 	h.eventually(t, "the daemon is ready", func() bool { return h.state.waiting() == "" })
 	h.eventually(t, "the data plane runs", func() bool { return h.dp.calls() == "" || strings.Contains(h.dp.calls(), ", run") })
 }
 
-func (h *host) stop(t *testing.T) error {
+func (h *rig) stop(t *testing.T) error {
 	t.Helper()
 	h.stops()
 	return h.wait(t)
 }
 
 // wait returns what the daemon ended with.
-func (h *host) wait(t *testing.T) error {
+func (h *rig) wait(t *testing.T) error {
 	t.Helper()
 	return testkit.Receive(t, "the daemon ends", h.ended, func() string { return "log:\n" + h.logged() })
 }
 
-func (h *host) eventually(t *testing.T, what string, holds func() bool) {
+func (h *rig) eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	testkit.Eventually(t, what, holds, func() string { return "log:\n" + h.logged() })
 }
 
-func (h *host) logged() string { return h.log.String() }
+func (h *rig) logged() string { return h.log.String() }
 
-func (h *host) status(t *testing.T) *status.Document {
+func (h *rig) status(t *testing.T) *status.Document {
 	t.Helper()
 	d, err := status.Fetch(t.Context(), h.options.controlSocket)
 	if err != nil {
@@ -149,7 +150,7 @@ func (h *host) status(t *testing.T) *status.Document {
 	return d
 }
 
-func (h *host) get(t *testing.T, path string) (code int, body string) {
+func (h *rig) get(t *testing.T, path string) (code int, body string) {
 	t.Helper()
 	res, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", h.options.healthzPort, path))
 	if err != nil {
@@ -224,7 +225,7 @@ func (f *fakeDataplane) calls() string {
 	return strings.Join(f.log, ", ")
 }
 
-func (f *fakeDataplane) open(n node) (carrier, error) {
+func (f *fakeDataplane) open(n node) (dataPlane, error) {
 	f.tries.Add(1)
 	f.mu.Lock()
 	f.node = n
@@ -274,12 +275,7 @@ func (f *fakeDataplane) Close() error {
 	return nil
 }
 
-// Choice implements carrier.
-func (f *fakeDataplane) Choice() backend.Choice {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.node.choice
-}
+func (f *fakeDataplane) Failed() backend.Failed { return nil }
 
 func (f *fakeDataplane) MTU() int {
 	f.mu.Lock()
@@ -292,7 +288,7 @@ func (f *fakeDataplane) Counters() []*metrics.Shard { return []*metrics.Shard{ne
 func (f *fakeDataplane) Status() status.Dataplane {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	d := status.Dataplane{Device: status.Device{Name: "flannel0", Kind: status.KindPlain}}
+	d := status.Dataplane{Devices: []status.Device{{Name: "flannel0", Kind: status.KindPlain}}}
 	for _, l := range f.leases {
 		if l.PublicIP != eth0.PublicIP {
 			d.Peers = append(d.Peers, status.Peer{PublicIP: l.PublicIP})

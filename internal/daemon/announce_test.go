@@ -1,0 +1,39 @@
+package daemon
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/twillnet/twill/internal/backend"
+)
+
+// What a node announces depends on devices that are there. That they could not be
+// read once is no reason to leave the peers without the announcement.
+func TestAnnouncementThatCouldNotBeMadeIsMadeLater(t *testing.T) {
+	h := newEtcdRig(t)
+	var broken atomic.Bool
+	h.daemon.macs = func(backend.Settings, backend.Choice) (backend.MACs, error) {
+		if broken.Load() {
+			return backend.MACs{}, errors.New("look up interface flannel.1: interrupted")
+		}
+		return backend.MACs{}, nil
+	}
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	broken.Store(true)
+	h.wires.become(moved(), nil)
+	h.eventually(t, "not ready", func() bool { return strings.Contains(h.state.waiting(), "interrupted") })
+	// What happens elsewhere does not make up for it, nor does it confirm it.
+	h.put(t, "/coreos.com/network/subnets/10.5.200.0-24", `{"PublicIP":"192.0.2.2","PublicIPv6":null}`)
+	h.eventually(t, "another node's lease counts", func() bool { return h.status(t).Source.Leases == 2 })
+	if h.state.waiting() == "" {
+		t.Error("ready, and the peers have the old address")
+	}
+	broken.Store(false)
+	h.becomesReady(t)
+	if _, value := h.lease(t); !strings.Contains(value, moved().PublicIP.String()) {
+		t.Errorf("ready, and the lease is %s", value)
+	}
+}

@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"context"
+
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/udp"
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/metrics"
+)
+
+// node is what a data plane is opened for. Another address, MTU, subnet or backend
+// takes another data plane.
+type node struct {
+	config   *lease.Config
+	settings backend.Settings
+	choice   backend.Choice
+	link     underlay.Interface
+	own      lease.Lease // with the attributes that the peers know
+}
+
+// opensLike says whether a data plane that was opened for o is that of n.
+func (n *node) opensLike(o *node) bool {
+	return n.link.Equal(o.link) && n.own.Key() == o.own.Key() && n.settings == o.settings && n.choice.Equal(o.choice)
+}
+
+// dataPlane is what the daemon asks of an open data plane. Status and Counters may
+// be called from any goroutine, the rest is for the session's.
+type dataPlane interface {
+	// SetLeases makes the other nodes of the leases the peers. The set is
+	// complete and has this node's own lease. again says that the same set is
+	// worth passing again after some seconds.
+	SetLeases([]lease.Lease) (again bool)
+	// Run forwards until ctx is done or something fatal happens.
+	Run(ctx context.Context) error
+	// Close removes what opening made and what does nothing without a daemon.
+	// Run has returned, if it was called.
+	Close() error
+	// MTU is that of the pods' interfaces, in bytes.
+	MTU() int
+	// Failed returns the backends that it was to have and goes on without.
+	Failed() backend.Failed
+	Status() status.Dataplane
+	Counters() []*metrics.Shard
+}
+
+// openDataPlane opens the data plane of n. What is left of a failure does not keep
+// the next attempt from succeeding.
+func (d *daemon) openDataPlane(n node) (dataPlane, error) {
+	if !n.settings.Carries() {
+		return alloc{n.link.MTU}, backend.Clear(n.config.Networks(), d.options.routesFile(), d.log)
+	}
+	p, err := backend.Open(backend.Config{
+		Settings: n.settings,
+		Choice:   n.choice,
+		Underlay: n.link,
+		Networks: n.config.Networks(),
+		Own:      n.own,
+		UDP: udp.Config{
+			TunName:     d.options.tunName,
+			Pairs:       d.options.threadPairs,
+			Switches:    d.options.switches,
+			SourceCheck: d.options.sourceCheck,
+		},
+		Memory: d.options.routesFile(),
+		Logger: d.log,
+	})
+	if err != nil {
+		return nil, err // not p, which would be a non-nil interface
+	}
+	return p, nil
+}

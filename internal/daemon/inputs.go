@@ -1,0 +1,187 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// follow takes in one update of the store. What of it is in error changes nothing.
+func (s *session) follow(u lease.Update) {
+	switch {
+	case errors.Is(u.Err, lease.ErrLost):
+		s.holder.nudge()
+		return
+	case u.Err != nil:
+		s.source.refused = u.Err
+		s.reportSource()
+		return
+	}
+	// Good leases say nothing about a configuration that was refused, except in
+	// a file, which is one text.
+	if u.Config != nil || !configFault(s.source.refused) || !s.in.writable {
+		s.source.refused = nil
+	}
+	if u.Config != nil {
+		s.in.latest = u.Config
+		s.source.unfit = s.adopt(s.in.sameNetworks())
+	}
+	if s.in.leases.Apply(u) || u.Config != nil {
+		s.unplanned = true
+	}
+	s.source.updated = time.Now()
+	s.reportSource()
+	if s.leaseProblem() != "" || s.in.writable && s.in.ownGone() != "" {
+		s.holder.nudge()
+	}
+}
+
+// adopt finds out whether this node can follow the latest network configuration
+// and, with force, puts it in force. Another network is not put in force while the
+// node has a subnet of the one before: it takes a restart or another lease. The
+// error says what keeps this node from following it; all stays as it was then.
+func (s *session) adopt(force bool) error {
+	next := s.in
+	next.config = next.latest
+	settings, err := next.settings(next.config)
+	if err != nil {
+		return err
+	}
+	// Backends that were found stay while the configuration asks for the same.
+	if s.in.config == nil || settings != s.in.failed.settings {
+		next.failed = failures{Failed: settings.Probe(s.probes), settings: settings}
+	}
+	if _, _, err := next.backends(); err != nil {
+		return err
+	}
+	if force {
+		s.in = next
+	}
+	return nil
+}
+
+// takeResult takes in what became of the lease.
+func (s *session) takeResult(r result) {
+	s.kept = r
+	if r.err != nil {
+		return
+	}
+	s.confirmed = r.moved
+	was := s.in.own
+	s.in.own = r.lease
+	if was.Key() == r.lease.Key() {
+		return
+	}
+	s.log.Warn("subnet has changed", logging.KeyWas, was.Subnets(), logging.KeyNow, r.lease.Subnets(),
+		logging.KeyRemedy, "recreate the pods of this node, those that run have addresses of the old one")
+	// The network as it is now is where another subnet comes from. What keeps
+	// the node from following it has been reported.
+	if s.adopt(true) == nil {
+		s.unplanned = true
+	}
+}
+
+// takePeers makes the store's leases those of the plan, unless peers were passed to
+// the data plane just before: each set is the whole, and a large network in trouble
+// may have hundreds of changes a second.
+func (s *session) takePeers() {
+	// Leases of another network would take the peers of this one away, while
+	// device and routes are still of this one.
+	if !s.unplanned || !s.in.sameNetworks() {
+		return
+	}
+	if wait := between - time.Since(s.applied.passed); wait > 0 && s.applied.plane != nil {
+		s.due.Reset(wait)
+		return
+	}
+	s.unplanned = false
+	s.in.peers = peers{s.in.peers.version + 1, s.in.leases.Leases()}
+}
+
+// between is the least time between two sets of peers.
+const between = 25 * time.Millisecond
+
+// followLink finds out what has become of the interface. One that cannot be used
+// any more is replaced by the one that would be chosen now; if there is none, the
+// old one stays, since it may come back.
+func (s *session) followLink() error {
+	was := s.in.link
+	now, err := s.stay(was, s.underlayOptions(s.in.config))
+	if err != nil {
+		var none error
+		if now, none = s.chooseLink(s.in.config); none != nil {
+			if s.shown.changed("link", reason(none)) {
+				s.log.Warn("no other interface can be used", logging.KeyError, none)
+			}
+			return err // what to repair; the other is what else there is
+		}
+	}
+	s.shown.changed("link", "")
+	if now.Equal(was) {
+		return nil
+	}
+	s.log.Info("interface has changed", logging.KeyWas, was, logging.KeyNow, now, logging.KeyWhy, now.Why)
+	s.in.link = now
+	s.retryFailedBackends()
+	return nil
+}
+
+// reason is why there is no interface, without the interfaces that the host has,
+// which may change all the time.
+func reason(err error) string {
+	var none *underlay.NoneError
+	if errors.As(err, &none) {
+		return none.Tried.Error()
+	}
+	return err.Error()
+}
+
+// retryFailedBackends has those chosen again that could not be opened on another
+// interface or with another MTU.
+func (s *session) retryFailedBackends() {
+	if !s.in.failed.opening {
+		return
+	}
+	next := s.in
+	next.failed.Failed = next.failed.settings.Probe(s.probes)
+	next.failed.opening = len(next.failed.Failed) > 0
+	if _, _, err := next.backends(); err == nil {
+		s.in = next
+	}
+}
+
+// dropFailed takes in which backends could not be opened.
+func (s *session) dropFailed(f backend.Failed) {
+	all := backend.Failed{}
+	for _, some := range []backend.Failed{s.in.failed.Failed, f} {
+		for b, err := range some {
+			all[b] = err
+		}
+	}
+	s.in.failed.Failed, s.in.failed.opening = all, true
+}
+
+// sameNetworks says whether the networks of the latest configuration are those in
+// force.
+func (in *inputs) sameNetworks() bool {
+	return slices.Equal(in.latest.Networks(), in.config.Networks())
+}
+
+// ownGone says what has become of this node's lease if the store has given it
+// away.
+func (in *inputs) ownGone() string {
+	own := in.own
+	switch is, ok := in.leases.Get(own.Key()); {
+	case !ok:
+		return fmt.Sprintf("this node's lease %s is gone", own.Key())
+	case is.PublicIP != own.PublicIP || is.PublicIPv6 != own.PublicIPv6:
+		return fmt.Sprintf("this node's lease %s is now that of another public IP", own.Key())
+	}
+	return ""
+}

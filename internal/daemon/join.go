@@ -1,0 +1,140 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
+)
+
+// join finds out what this node is in the network: its backends, its interface and
+// its lease.
+func (s *session) join(ctx context.Context, store lease.Store) (err error) {
+	if err := s.takeConfig(ctx, store); err != nil {
+		return err
+	}
+	s.reportBackends()
+	s.waitFor("an interface to the other nodes")
+	if s.in.link, err = s.chooseLink(s.in.config); err != nil {
+		return err
+	}
+	s.log.Info("interface chosen", logging.KeyInterface, s.in.link.Name, logging.KeyWhy, s.in.link.Why)
+
+	s.waitFor("a lease")
+	if err := s.readMACs(); err != nil {
+		return err
+	}
+	w, err := plan(&s.in)
+	if err != nil {
+		return err
+	}
+	own, err := store.Acquire(ctx, w.attrs, s.previous())
+	if err != nil {
+		return err
+	}
+	s.in.own, s.applied.attrs = *own, w.attrs
+	s.log.Info("lease acquired", logging.KeySubnet, own.Subnets())
+	return nil
+}
+
+// configWaiter is a store whose network configuration is written by others, for
+// whom a node waits.
+type configWaiter interface {
+	// WaitConfig returns the network configuration when there is a good one.
+	// Before that it calls refused with what is wrong, once for each version.
+	WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error)
+}
+
+// takeConfig puts the store's network configuration in force. What is wrong with it
+// ends a daemon that reads it from a file, next to which it runs; where others write
+// it for all nodes, it is waited for.
+func (s *session) takeConfig(ctx context.Context, store lease.Store) (err error) {
+	w, waits := store.(configWaiter)
+	if !waits {
+		if s.in.latest, err = store.Config(ctx); err != nil {
+			return err
+		}
+		return s.adopt(true)
+	}
+	for {
+		if s.in.latest, err = w.WaitConfig(ctx, s.refuseConfig); err != nil {
+			return err
+		}
+		if err = s.adopt(true); err == nil {
+			if s.source.refused != nil {
+				s.log.Info("network configuration good now")
+			}
+			s.source = sourceHealth{}
+			return nil
+		}
+		s.refuseConfig(err)
+		select {
+		case <-time.After(retryAfter):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// refuseConfig reports the network configuration that keeps the node from starting.
+func (s *session) refuseConfig(err error) {
+	if s.source.refused != nil && s.source.refused.Error() == err.Error() {
+		return
+	}
+	s.source.refused, s.source.since = err, time.Now()
+	s.log.Error("network configuration refused, waiting for a sound one", logging.KeyError, err)
+	s.waitFor(waitsForConfig + err.Error())
+	s.notifyManager(statusLine(s.waiting))
+}
+
+// configFault says whether the network configuration itself is what err is
+// about.
+func configFault(err error) bool {
+	var (
+		syntax *lease.SyntaxError
+		config *lease.ConfigError
+		ours   *settingsError
+	)
+	return errors.As(err, &syntax) || errors.As(err, &config) || errors.As(err, &ours) || errors.Is(err, etcd.ErrNoConfig)
+}
+
+// chooseLink chooses the interface. In a network of both families it takes one
+// that has addresses of both, if there is one; else one of either family will
+// do, since the datagrams of one carry the packets of both.
+func (d *daemon) chooseLink(c *lease.Config) (underlay.Interface, error) {
+	o := d.underlayOptions(c)
+	link, err := d.choose(o)
+	if err == nil || !o.NeedIPv4 || !o.NeedIPv6 {
+		return link, err
+	}
+	for _, v4 := range []bool{true, false} {
+		o.NeedIPv4, o.NeedIPv6 = v4, !v4
+		if link, err := d.choose(o); err == nil {
+			return link, nil
+		}
+	}
+	return underlay.Interface{}, err
+}
+
+// underlayOptions says which interface to choose for the network of c.
+func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
+	o := d.options.underlay()
+	o.Own = d.options.tunName
+	o.NeedIPv4, o.NeedIPv6 = c.IPv4.Enabled(), c.IPv6.Enabled()
+	return o
+}
+
+// previous returns the subnets that the node had in its last life. Not to know
+// them costs at most a change of subnet, so it is no reason not to start.
+func (d *daemon) previous() lease.Previous {
+	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.log.Warn("subnet file not readable", logging.KeyError, err)
+	}
+	return env.Previous()
+}

@@ -1,0 +1,213 @@
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease"
+)
+
+// sourceHealth is whether the updates of the store are good.
+type sourceHealth struct {
+	refused error // what the store could not read; nil: the last update is good
+	unfit   error // why this node cannot follow the latest configuration; nil: it can
+	since   time.Time
+	updated time.Time // when the last good update came; zero: none has
+}
+
+// problem returns the error that is in the way now.
+func (h *sourceHealth) problem() error {
+	if h.refused != nil {
+		return h.refused
+	}
+	return h.unfit
+}
+
+// config returns what is wrong with the network configuration.
+func (h *sourceHealth) config() error {
+	if configFault(h.refused) {
+		return h.refused
+	}
+	return h.unfit
+}
+
+// shown is what was logged last of each kind, so that everything is logged once.
+type shown map[string]string
+
+// changed remembers text and says whether it is another than before.
+func (s shown) changed(kind, text string) bool {
+	was, ok := s[kind]
+	s[kind] = text
+	return !ok || was != text
+}
+
+// report makes known whether pods can talk; err is what reconcile has returned.
+func (s *session) report(err error) {
+	if restart := s.restart(); s.shown.changed("restart", restart) && restart != "" {
+		s.log.Warn("restart needed", logging.KeyWhy, restart,
+			logging.KeyRemedy, "restart twilld to apply the change; until then it goes on as it was started")
+	}
+	why := s.problem(err)
+	s.waitFor(why)
+	if !s.shown.changed("problem", why) && !s.reloading {
+		return
+	}
+	state := statusLine(why)
+	// A change is over for the service manager whatever has come of it.
+	if why == "" || s.reloading {
+		state = notifyReady + "\n" + state
+	}
+	if why == "" {
+		s.log.Info("ready", logging.KeyPath, s.options.subnetFile, logging.KeyMTU, s.applied.env.MTU)
+	} else {
+		s.log.Warn("not ready", logging.KeyWhy, why)
+	}
+	s.notifyManager(state)
+	s.reloading = false
+}
+
+// problem says what keeps pods from talking; empty: nothing.
+func (s *session) problem(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	if why := s.leaseProblem(); why != "" {
+		return "a lease: " + why
+	}
+	if err := s.source.config(); err != nil {
+		return waitsForConfig + err.Error()
+	}
+	return ""
+}
+
+const waitsForConfig = "a sound network configuration: "
+
+// leaseProblem says why the lease is not as it is wanted; empty: it is.
+func (s *session) leaseProblem() string {
+	var why []string
+	if s.confirmed != s.holder.moved {
+		why = append(why, unknownToPeers(s.in.own.Attrs, s.applied.attrs))
+	}
+	// Or else the node has moved on meanwhile.
+	if s.kept.err != nil && s.kept.moved == s.holder.moved {
+		why = append(why, s.kept.err.Error())
+	}
+	return strings.Join(why, ": ")
+}
+
+// unknownToPeers says what of an announcement the peers do not know yet.
+func unknownToPeers(known, announced lease.Attrs) string {
+	if known.PublicIP == announced.PublicIP && known.PublicIPv6 == announced.PublicIPv6 {
+		return "the other nodes do not know yet which backends this one has"
+	}
+	var public []string
+	for _, a := range []netip.Addr{announced.PublicIP, announced.PublicIPv6} {
+		if a.IsValid() {
+			public = append(public, a.String())
+		}
+	}
+	return "the other nodes do not know yet that this one is at " + strings.Join(public, " and ")
+}
+
+// restart says what a restart would change; empty: nothing.
+func (s *session) restart() string {
+	if s.source.updated.IsZero() {
+		return ""
+	}
+	var why []string
+	if !s.in.sameNetworks() {
+		why = append(why, fmt.Sprintf("the network is now %s, the device and its routes are those of %s", s.in.latest.Networks(), s.in.config.Networks()))
+	}
+	if gone := s.in.ownGone(); gone != "" && s.leaseProblem() == "" && !s.in.writable {
+		why = append(why, gone)
+	}
+	return strings.Join(why, "; ")
+}
+
+// reportSource logs what the store's updates suffer from, once, and that it is
+// over.
+func (s *session) reportSource() {
+	problem := s.source.problem()
+	text := ""
+	if problem != nil {
+		text = problem.Error()
+	}
+	if !s.shown.changed("source", text) {
+		return
+	}
+	s.source.since = time.Now()
+	if problem != nil {
+		s.log.Warn("lease source refused, the last good version stays in force", logging.KeyError, problem)
+	} else {
+		s.log.Info("lease source good again")
+	}
+}
+
+// reportBackends logs which backends the node has, and why.
+func (s *session) reportBackends() {
+	settings, choice, err := s.in.backends()
+	if err == nil && settings.Carries() && s.shown.changed("backends", fmt.Sprint(choice.Ways, choice.Why)) {
+		s.log.Info("backends chosen", logging.KeyBackends, choice.Ways, logging.KeyWhy, choice.Why)
+	}
+}
+
+// reportLeases logs that leases have changed, unless they did a second ago, as they
+// do in a large network in trouble.
+func (s *session) reportLeases() {
+	if time.Since(s.applied.passed) >= time.Second {
+		s.log.Info("leases applied", logging.KeyLeases, s.in.leases.Len())
+	}
+}
+
+// waitFor publishes what is done next; the empty string: ready.
+func (s *session) waitFor(what string) {
+	s.waiting = what
+	s.publish()
+}
+
+// publish derives the status anew. It is asked for from other goroutines.
+func (s *session) publish() {
+	s.state.publish(s.document(), s.applied.plane, s.applied.rules)
+}
+
+// document returns what the session knows of itself.
+func (s *session) document() status.Document {
+	d := status.Document{
+		Waiting: s.waiting, Restart: s.restart(),
+		Source: status.Source{Leases: s.in.leases.Len(), Updated: s.source.updated},
+	}
+	if err := s.source.problem(); err != nil {
+		d.Source.LastError, d.Source.LastErrorAt = err.Error(), s.source.since
+	}
+	if s.in.config == nil {
+		return d
+	}
+	settings, choice, _ := s.in.backends() // an error is the problem of the source
+	d.Network, d.Backend, d.BackendWhy = s.in.config.Networks(), settings.Type, choice.Why
+	for _, w := range choice.Ways {
+		d.Ways = append(d.Ways, string(w))
+	}
+	if l := s.in.link; l.Name != "" {
+		d.Underlay = &status.Underlay{Name: l.Name, IPv4: l.IPv4, IPv6: l.IPv6, MTU: l.MTU, Why: l.Why}
+	}
+	if own := s.in.own; len(own.Subnets()) > 0 {
+		d.Lease = &status.Lease{
+			Subnet: own.Subnet, IPv6Subnet: own.IPv6Subnet,
+			PublicIP: own.PublicIP, PublicIPv6: own.PublicIPv6,
+			Expiration: own.Expiration,
+		}
+	}
+	return d
+}
+
+// notifyManager sends a state to the service manager. That it does not listen is no
+// reason to end; it will say itself what it misses.
+func (s *session) notifyManager(state string) {
+	if err := notify(s.notifySocket, state); err != nil {
+		s.log.Warn("service manager not notified", logging.KeyError, err)
+	}
+}
