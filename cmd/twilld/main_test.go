@@ -34,8 +34,8 @@ func TestExitCodeAndOneLineOnStandardError(t *testing.T) {
 			"twilld: etcd endpoints: number 1, \"ftp://192.0.2.1\": want a URL such as \"http://192.0.2.1:2379\"; correct --etcd-endpoints\n"},
 		{[]string{"--lease-file=x"}, "FLANNELD_KUBE_SUBNET_MGR=true", 2,
 			"twilld: FLANNELD_KUBE_SUBNET_MGR: twilld does not read leases from Kubernetes; leave it out to read them from etcd (--etcd-endpoints), or name a lease file with --lease-file\n"},
-		{[]string{"--lease-file=x", "--control-socket=/dev/null", "--log-level=error"}, "", 1,
-			"twilld: control socket /dev/null: exists and is not a socket; remove it or choose another path with --control-socket\n"},
+		{[]string{"--lease-file=x", "--socket=/dev/null", "--log-level=error"}, "", 1,
+			"twilld: control socket /dev/null: exists and is not a socket; remove it or choose another path with --socket\n"},
 	} {
 		cmd := exec.Command(os.Args[0], tc.args...)
 		cmd.Env = append(os.Environ(), asTwilld+"=1", tc.env)

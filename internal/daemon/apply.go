@@ -125,7 +125,7 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 	if err != nil {
 		return w, err
 	}
-	if ctx.Err() != nil { // opening takes no notice of it
+	if ctx.Err() != nil { // opening does not look at it
 		return w, errors.Join(ctx.Err(), dp.Close())
 	}
 	if failed := dp.Failed(); len(failed) > 0 {
@@ -169,7 +169,7 @@ func (s *session) close() error {
 		return nil
 	}
 	s.applied.plane = nil
-	s.publish() // so that nobody asks it any more
+	s.publish() // it is not asked any more after this
 	s.applied.stop()
 	await(s.applied.ended)
 	s.applied.ended = nil

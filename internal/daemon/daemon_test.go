@@ -23,7 +23,7 @@ func TestStartTellsAllWhoWait(t *testing.T) {
 	h.start(t)
 
 	if got := manager.next(t); got != "READY=1\nSTATUS=ready" {
-		t.Errorf("service manager was told %q", got)
+		t.Errorf("service manager received %q", got)
 	}
 	env, err := os.ReadFile(h.options.subnetFile)
 	want := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
@@ -38,7 +38,7 @@ func TestStartTellsAllWhoWait(t *testing.T) {
 		t.Error(err)
 	}
 	if got := manager.next(t); got != "STOPPING=1" {
-		t.Errorf("service manager was told %q", got)
+		t.Errorf("service manager received %q", got)
 	}
 }
 

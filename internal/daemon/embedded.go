@@ -44,7 +44,7 @@ func (e *embeddedEtcd) Set(v string) error {
 	return nil
 }
 
-// IsBoolFlag tells package flag that the value may be left out.
+// IsBoolFlag implements the optional method of flag.Value: the value may be left out.
 func (*embeddedEtcd) IsBoolFlag() bool { return true }
 
 // listenAddr is where the etcd answers other nodes; the zero value: nowhere.

@@ -99,7 +99,7 @@ func TestNodeTakesItsLeaseFromEtcd(t *testing.T) {
 	}
 }
 
-func TestWrongConfigIsToldOnceAndAMendedOneTakenAtOnce(t *testing.T) {
+func TestWrongConfigIsReportedOnceAndACorrectedOneUsedAtOnce(t *testing.T) {
 	h := newEtcdRig(t)
 	h.launch(t)
 	for i, step := range []struct{ config, says string }{
@@ -113,7 +113,7 @@ func TestWrongConfigIsToldOnceAndAMendedOneTakenAtOnce(t *testing.T) {
 		}
 		h.eventually(t, "not ready because of "+step.says, func() bool {
 			w := h.state.waiting()
-			return strings.HasPrefix(w, "a sound network configuration: ") && strings.Contains(w, step.says)
+			return strings.HasPrefix(w, "a valid network configuration: ") && strings.Contains(w, step.says)
 		})
 		if got := h.status(t).Source.LastError; !strings.Contains(got, step.says) {
 			t.Errorf("status: %s, want %s", got, step.says)
@@ -129,7 +129,7 @@ func TestWrongConfigIsToldOnceAndAMendedOneTakenAtOnce(t *testing.T) {
 	}
 }
 
-func TestConfigThatBreaksLaterTakesReadinessAwayAndNoPackets(t *testing.T) {
+func TestConfigThatBreaksLaterMakesTheNodeNotReadyAndLosesNoPackets(t *testing.T) {
 	h := newEtcdRig(t)
 	h.put(t, configKey, goodConf)
 	h.start(t)
@@ -179,8 +179,8 @@ func TestStolenLeaseMakesTheNodeTakeAnotherSubnet(t *testing.T) {
 	}
 	taken := strings.TrimPrefix(key, "/coreos.com/network/subnets/")
 	h.eventually(t, "the other node is a peer", func() bool {
-		_, anew, _ := strings.Cut(h.dp.calls(), "close, open, ")
-		return strings.Contains(anew, taken)
+		_, after, _ := strings.Cut(h.dp.calls(), "close, open, ")
+		return strings.Contains(after, taken)
 	})
 	if !strings.Contains(h.logged(), `msg="subnet has changed"`) {
 		t.Errorf("log:\n%s", h.logged())
@@ -239,7 +239,7 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 }
 
 // A kernel may get VXLAN later, or lose it. Until the backend is to be another, the
-// node keeps to what it has told the others.
+// node keeps to what it has announced.
 func TestWaysStayWhileTheConfigurationAsksForTheSame(t *testing.T) {
 	h := newEtcdRig(t)
 	h.options.backend = "auto"
@@ -279,7 +279,7 @@ func TestRefusedConfigurationStaysRefusedWhileLeasesChange(t *testing.T) {
 		h.put(t, configKey, goodConf)
 		h.start(t)
 		h.put(t, configKey, bad)
-		h.eventually(t, "the node is not ready", func() bool { return strings.Contains(h.state.waiting(), "a sound network") })
+		h.eventually(t, "the node is not ready", func() bool { return strings.Contains(h.state.waiting(), "a valid network") })
 		h.put(t, "/coreos.com/network/subnets/10.5.200.0-24", `{"PublicIP":"192.0.2.2","PublicIPv6":null}`)
 		h.eventually(t, "another node's lease arrives", func() bool { return strings.Contains(h.dp.calls(), "10.5.200.0-24") })
 		h.eventually(t, "the lease counts", func() bool { return h.status(t).Source.Leases == 2 })
@@ -289,7 +289,7 @@ func TestRefusedConfigurationStaysRefusedWhileLeasesChange(t *testing.T) {
 		h.put(t, configKey, goodConf)
 		h.becomesReady(t)
 		if d := h.status(t); d.Source.LastError != "" {
-			t.Errorf("mended: %q", d.Source.LastError)
+			t.Errorf("corrected: %q", d.Source.LastError)
 		}
 	}
 }
@@ -331,7 +331,7 @@ func TestNodeThatLosesItsLeaseMovesToTheNetworkAsItIsNow(t *testing.T) {
 	}
 }
 
-func TestLostLeaseEndsTheDaemonThatIsToldSo(t *testing.T) {
+func TestLostLeaseEndsTheDaemonIfConfigured(t *testing.T) {
 	h := newEtcdRig(t)
 	h.options.onLost = exitOnLost
 	h.put(t, configKey, goodConf)
@@ -374,8 +374,8 @@ func TestNewAddressIsWrittenToTheLease(t *testing.T) {
 	}
 }
 
-// What is to be told to etcd while it is away is told when it is back.
-func TestAddressThatChangesWhileEtcdIsAwayIsToldLater(t *testing.T) {
+// What is to be announced while etcd is away is announced when it is back.
+func TestAddressThatChangesWhileEtcdIsAwayIsAnnouncedLater(t *testing.T) {
 	h := newEtcdRig(t)
 	h.put(t, configKey, goodConf)
 	h.start(t)

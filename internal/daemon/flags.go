@@ -56,7 +56,7 @@ func (f *flagDef) define(fs *flag.FlagSet, o *options) {
 }
 
 // wanted says what the value of a flag is, where the type's own parser does not
-// say so to somebody who knows the command line only.
+// say so in terms of the command line.
 func wanted(field any) string {
 	switch field.(type) {
 	case *int:
@@ -107,7 +107,7 @@ var (
 
 func fromFile(o *options) bool { return o.leaseFile != "" }
 
-// Fields of flags whose value nobody uses: what counts is that they were set.
+// Fields of flags whose value is not used: what counts is that they were set.
 
 func anyString(*options) any { return new(string) }
 func anyBool(*options) any   { return new(bool) }
@@ -115,12 +115,15 @@ func anyBool(*options) any   { return new(bool) }
 // flags is the table of all flags: flannel's, and our own.
 var flags = slices.Concat(hostFlags, switchFlags(), serviceFlags, etcdFlags(), embeddedFlags, kubernetesFlags)
 
+// renamed are the former names of flags, which are still understood.
+var renamed = map[string]string{"control-socket": "socket"}
+
 var hostFlags = []flagDef{
 	{groupLease, "lease-file", "FILE",
 		"JSON file with the network, the backend and the leases of all nodes, instead of etcd; a new version of it is applied at once (not flannel's)",
 		func(o *options) any { return &o.leaseFile }, nil},
 	{groupLease, "subnet-file", "FILE",
-		"where the CNI plugin is told the node's subnet and MTU",
+		"file with the node's subnet and MTU, for the CNI plugin",
 		func(o *options) any { return &o.subnetFile }, nil},
 	{groupLease, "subnet-lease-renew-margin", "MINUTES",
 		"how long before its end the node's lease is renewed, 1 to 1439",
@@ -166,8 +169,8 @@ var serviceFlags = []flagDef{
 	{groupObserve, "healthz-port", "PORT",
 		"their port; 0 serves none of them",
 		func(o *options) any { return &o.healthzPort }, nil},
-	{groupObserve, "control-socket", "PATH",
-		"unix socket that twill status asks (not flannel's)",
+	{groupObserve, "socket", "PATH",
+		"unix socket that the commands of twill ask (not flannel's)",
 		func(o *options) any { return &o.controlSocket }, nil},
 	{groupObserve, "log-format", "text|json",
 		"how lines are written to standard error (not flannel's)",
@@ -198,7 +201,7 @@ var serviceFlags = []flagDef{
 		"how often it is looked whether rules, blackhole routes and subnet file are still there",
 		func(o *options) any { return &o.resync }, nil},
 	{groupRules, "ip-blackhole-route", "",
-		"drop packets to addresses of the node's subnet that nobody has, instead of sending them where the default route leads",
+		"drop packets to unused addresses of the node's subnet instead of sending them along the default route",
 		func(o *options) any { return &o.blackhole }, nil},
 	{groupRules, "cleanup", "",
 		"remove what twilld or flannel has left on this host, and end: TUN and VXLAN devices with their routes, plain routes to peers, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Not while one of them runs (not flannel's)",

@@ -15,7 +15,7 @@ func TestChangeOfTheLeaseFileReachesTheDataPlane(t *testing.T) {
 	h := newRig(t)
 	h.start(t)
 	h.write(t, threeNodes)
-	h.eventually(t, "the new peer is told", func() bool {
+	h.eventually(t, "the new peer is passed on", func() bool {
 		return strings.HasSuffix(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24 10.5.3.0-24")
 	})
 	h.eventually(t, "the status counts it", func() bool { return h.status(t).Source.Leases == 3 })
@@ -39,7 +39,7 @@ func TestBrokenLeaseFileIsShownAndChangesNothing(t *testing.T) {
 		t.Error("the metric says that all is well")
 	}
 	if got := h.dp.calls(); got != before {
-		t.Errorf("the data plane was told %s", strings.TrimPrefix(got, before))
+		t.Errorf("the data plane was passed %s", strings.TrimPrefix(got, before))
 	}
 
 	h.write(t, twoNodes)
@@ -135,10 +135,10 @@ func TestBackendThatTheNodeHasNotLeavesItAsItWas(t *testing.T) {
 			t.Errorf("%s: %s", backend, calls)
 		}
 		if n := strings.Count(h.logged(), "lease source refused"); n != 1 {
-			t.Errorf("%s: told %d times:\n%s", backend, n, h.logged())
+			t.Errorf("%s: reported %d times:\n%s", backend, n, h.logged())
 		}
 		h.write(t, threeNodes)
-		h.eventually(t, "the mended configuration is in force", func() bool {
+		h.eventually(t, "the corrected configuration is in force", func() bool {
 			return h.state.waiting() == "" && strings.HasSuffix(h.dp.calls(), "10.5.3.0-24")
 		})
 	}
@@ -152,10 +152,10 @@ func TestLeasesOfAnotherNetworkWaitForTheRestart(t *testing.T) {
 	h.write(t, strings.NewReplacer("10.5.", "10.6.").Replace(threeNodes))
 	h.eventually(t, "the status says it", func() bool { return h.status(t).Restart != "" })
 	if got := h.dp.calls(); got != before {
-		t.Errorf("the data plane was told %s", strings.TrimPrefix(got, before))
+		t.Errorf("the data plane was passed %s", strings.TrimPrefix(got, before))
 	}
 	h.write(t, threeNodes)
-	h.eventually(t, "back in the network, the leases are told", func() bool {
+	h.eventually(t, "back in the network, the leases are passed on", func() bool {
 		return strings.HasSuffix(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24 10.5.3.0-24")
 	})
 }
@@ -173,12 +173,12 @@ func TestBadBackendOfAnotherNetworkIsReported(t *testing.T) {
 	if d := h.status(t); d.Restart == "" || !strings.Contains(d.Waiting, `"wireguard"`) {
 		t.Errorf("waiting for %q, restart needed: %q", d.Waiting, d.Restart)
 	}
-	if strings.Contains(h.logged(), "lease source good again") {
+	if strings.Contains(h.logged(), "lease source valid again") {
 		t.Errorf("log:\n%s", h.logged())
 	}
 	h.write(t, other)
 	h.eventually(t, "the error goes", func() bool { d := h.status(t); return d.Source.LastError == "" && d.Waiting == "" })
-	if n := strings.Count(h.logged(), "lease source good again"); n != 1 {
+	if n := strings.Count(h.logged(), "lease source valid again"); n != 1 {
 		t.Errorf("%d lines in\n%s", n, h.logged())
 	}
 }

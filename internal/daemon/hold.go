@@ -44,17 +44,17 @@ const (
 	// margin from being asked all the time.
 	shortestLease = 10 * time.Second
 	// lookAtClock is how often the holder looks whether a renewal is due that no
-	// timer tells of, because the machine was asleep.
+	// timer reports, because the machine was asleep.
 	lookAtClock = time.Minute
 )
 
-// holder keeps the lease of this node: it renews it in time, tells the other
-// nodes when its address has changed, and takes a lease again that was lost.
+// holder keeps the lease of this node: it renews it in time, announces what has
+// changed, and takes a lease again that was lost.
 // It asks the store on a goroutine of its own, since a store that is away may
 // keep it waiting for long.
 //
 // A renewal is due when either of two clocks says so. The monotonic one, which
-// timers have, is not set back by anybody, but it stands still while the machine
+// timers have, is never set back, but it stands still while the machine
 // sleeps, and the lease does not (clock_gettime(2), CLOCK_MONOTONIC). The wall
 // clock goes on, but can be set. Who follows the earlier of them renews too early
 // at worst.
@@ -77,7 +77,7 @@ type holder struct {
 	now func() time.Time
 }
 
-// move is a change of what the node tells the others.
+// move is a change of what the node announces.
 type move struct {
 	number int
 	to     lease.Attrs
@@ -98,7 +98,7 @@ func newHolder(store lease.Store, margin time.Duration, onLost onLost, log *slog
 	}
 }
 
-// move says what the node is to tell the others from now on. It does not block;
+// move sets what the node announces from now on. It does not block;
 // it must not run at the same time as itself.
 func (h *holder) move(to lease.Attrs) {
 	select {
@@ -227,7 +227,7 @@ func (k *tenure) try(ctx context.Context) error {
 			return err
 		}
 		// A store may know a node by its address only, so that one which has
-		// moved has to ask for its subnet anew.
+		// moved has to ask for its subnet again.
 		k.stored = false
 		if k.stayed() {
 			k.log.Warn("lease lost", logging.KeySubnet, k.own.Subnets(), logging.KeyError, err)
@@ -247,8 +247,8 @@ func (k *tenure) try(ctx context.Context) error {
 	return nil
 }
 
-// take takes over what the store has given, unless it tells the others that
-// this node is where it is not: a lease in a file may have one of its addresses
+// take takes over what the store has given, unless it says that this node is
+// where it is not: a lease in a file may have one of its addresses
 // right and the other one old.
 func (k *tenure) take(l *lease.Lease) error {
 	for _, a := range [][2]netip.Addr{{l.PublicIP, k.want.PublicIP}, {l.PublicIPv6, k.want.PublicIPv6}} {
@@ -265,7 +265,7 @@ func (k *tenure) stayed() bool {
 	return k.want.PublicIP == k.own.PublicIP && k.want.PublicIPv6 == k.own.PublicIPv6
 }
 
-// stands says whether the lease is what it should be and has not expired.
+// stands says whether the lease is as wanted and still valid.
 func (k *tenure) stands() bool {
 	return k.stored && k.stayed() && (k.own.Expiration.IsZero() || time.Now().Before(k.own.Expiration))
 }

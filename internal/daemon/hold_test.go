@@ -15,7 +15,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// lender is a store that gives leases for a term and can be told to fail.
+// lender is a store that gives leases for a term and can be made to fail.
 type lender struct {
 	lease.Store
 	term time.Duration
@@ -103,7 +103,7 @@ func TestLeaseIsRenewedBeforeItEndsByTheMargin(t *testing.T) {
 	}
 }
 
-// settable is a wall clock that somebody sets.
+// settable is a wall clock that can be set.
 type settable struct{ step, looks atomic.Int64 }
 
 func (c *settable) now() time.Time {
@@ -154,7 +154,7 @@ func TestRenewalIsDueWhenTheClockHasGoneOnWithoutTheTimer(t *testing.T) {
 	}
 }
 
-// While the store is away the lease goes on; that is nothing to tell anybody.
+// While the store is away the lease goes on; that is nothing to report.
 func TestRenewalThatFailsIsTriedAgainWhileTheLeaseStands(t *testing.T) {
 	l := &lender{term: time.Hour}
 	l.fail(errors.New("no answer"))
@@ -165,7 +165,7 @@ func TestRenewalThatFailsIsTriedAgainWhileTheLeaseStands(t *testing.T) {
 		l.mu.Unlock()
 		select {
 		case r := <-h.results:
-			t.Fatalf("told %+v", r)
+			t.Fatalf("reported %+v", r)
 		case <-time.After(time.Millisecond):
 		}
 	}

@@ -60,10 +60,26 @@ func (s *session) adopt(force bool) error {
 	if _, _, err := next.backends(); err != nil {
 		return err
 	}
-	if force {
-		s.in = next
+	if !force {
+		return nil
 	}
+	switch was := s.in.config; {
+	case was == nil: // the first
+	case !slices.Equal(was.Networks(), next.config.Networks()):
+		s.log.Info("network configuration has changed", logging.KeyWas, was.Networks(), logging.KeyNow, next.config.Networks())
+	case settings != s.in.failed.settings:
+		s.log.Info("backend has changed", logging.KeyWas, describe(was.Backend), logging.KeyNow, describe(next.config.Backend))
+	}
+	s.in = next
 	return nil
+}
+
+// describe returns b as the configuration has it.
+func describe(b lease.Backend) string {
+	if b.Raw == nil {
+		return b.Type
+	}
+	return string(b.Raw)
 }
 
 // takeResult takes in what became of the lease.

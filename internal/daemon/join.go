@@ -67,7 +67,7 @@ func (s *session) takeConfig(ctx context.Context, store lease.Store) (err error)
 		}
 		if err = s.adopt(true); err == nil {
 			if s.source.refused != nil {
-				s.log.Info("network configuration good now")
+				s.log.Info("network configuration valid now")
 			}
 			s.source = sourceHealth{}
 			return nil
@@ -87,7 +87,7 @@ func (s *session) refuseConfig(err error) {
 		return
 	}
 	s.source.refused, s.source.since = err, time.Now()
-	s.log.Error("network configuration refused, waiting for a sound one", logging.KeyError, err)
+	s.log.Error("network configuration refused, waiting for a valid one", logging.KeyError, err)
 	s.waitFor(waitsForConfig + err.Error())
 	s.notifyManager(statusLine(s.waiting))
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/twillnet/twill/internal/host/underlay"
 )
 
-// moved is eth0 at another address, for which nobody has a lease yet.
+// moved is eth0 at another address, for which there is no lease yet.
 func moved() underlay.Interface {
 	link := eth0
 	link.IPv4 = netip.MustParseAddr("192.0.2.77")
@@ -123,7 +123,7 @@ func TestInterfaceThatGoesIsWaitedForWithTheDataPlaneOpen(t *testing.T) {
 	}
 }
 
-// An interface that is back without an event that tells so, such as a route.
+// An interface that is back without an event, such as a route.
 func TestMissingInterfaceIsLookedForByItself(t *testing.T) {
 	h := newRig(t)
 	h.start(t)
@@ -158,20 +158,20 @@ func TestDataPlaneThatDoesNotOpenAgainIsTriedUntilItDoes(t *testing.T) {
 	}
 }
 
-func TestLeasesThatTheDataPlaneCouldNotFollowAreToldAgain(t *testing.T) {
+func TestLeasesThatTheDataPlaneCouldNotFollowArePassedAgain(t *testing.T) {
 	h := newRig(t)
 	h.options.resync = 1
 	h.dp.again = true
 	h.start(t)
-	h.eventually(t, "the leases are told again", func() bool { return strings.Count(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24") > 1 })
+	h.eventually(t, "the leases are passed again", func() bool { return strings.Count(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24") > 1 })
 	h.dp.mu.Lock()
 	h.dp.again = false
 	h.dp.mu.Unlock()
 	h.write(t, threeNodes)
-	h.eventually(t, "the third node is told", func() bool { return strings.HasSuffix(h.dp.calls(), "10.5.3.0-24") })
+	h.eventually(t, "the third node is passed on", func() bool { return strings.HasSuffix(h.dp.calls(), "10.5.3.0-24") })
 }
 
-func TestServiceManagerIsToldOfAChange(t *testing.T) {
+func TestServiceManagerIsNotifiedOfAChange(t *testing.T) {
 	manager := listenForNotify(t)
 	h := newRig(t)
 	h.daemon.notifySocket = manager.path

@@ -37,8 +37,8 @@ func watchdog(lookup func(string) (string, bool), pid int) (time.Duration, error
 }
 
 // reloadingNow is the state of a service that applies a change. systemd wants
-// to know when that began, in microseconds of the monotonic clock, to tell it
-// from one before.
+// to know when that began, in microseconds of the monotonic clock, to distinguish
+// it from one before.
 func reloadingNow() string {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
@@ -55,9 +55,9 @@ func statusLine(waiting string) string {
 	return "STATUS=waiting for " + strings.ReplaceAll(waiting, "\n", "; ")
 }
 
-// notify tells a state to the service manager on the datagram socket that it
+// notify sends a state to the service manager on the datagram socket that it
 // named in NOTIFY_SOCKET; a leading "@" stands for the abstract namespace.
-// An empty path means that nobody wants to know.
+// An empty path stands for no service manager.
 func notify(path, state string) error {
 	if path == "" {
 		return nil

@@ -102,7 +102,7 @@ func (o *options) check() error {
 	case o.subnetFile == "":
 		return usagef("--subnet-file: the name of a file is missing")
 	case o.controlSocket == "":
-		return usagef("--control-socket: the name of a socket is missing")
+		return usagef("--socket: the name of a socket is missing")
 	case !o.healthzIP.IsValid():
 		return usagef("--healthz-ip: an address is missing; 0.0.0.0 stands for all")
 	case o.healthzPort < 0 || o.healthzPort > 65535:
@@ -157,7 +157,7 @@ func text(a netip.Addr) string {
 	return a.String()
 }
 
-// interfaceName tells what the kernel takes as a name, dev_valid_name in
+// interfaceName says whether the kernel takes s as a name, dev_valid_name in
 // net/core/dev.c. With a percent sign it would make up the rest itself.
 func interfaceName(s string) bool {
 	return s != "" && len(s) <= maxInterfaceName && s != "." && s != ".." && !strings.ContainsAny(s, "%/: \t\n\v\f\r")

@@ -1,10 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"io"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/twillnet/twill/internal/etcdflags"
@@ -66,6 +69,9 @@ func defineAll(fs *flag.FlagSet, o *options) {
 	for _, f := range flags {
 		f.define(fs, o)
 	}
+	for old, name := range renamed {
+		fs.Var(fs.Lookup(name).Value, old, "")
+	}
 }
 
 // unknownFlag is how package flag begins its error about a flag that is not
@@ -77,15 +83,23 @@ func wrongFlag(err error) error {
 	if !unknown {
 		return usagef("%v", err)
 	}
-	names := make([]string, len(flags))
-	for i, f := range flags {
-		names[i] = f.name
-	}
-	if near := nearest(name, names); near != "" {
+	if near := nearest(name, names()); near != "" {
 		return usagef("unknown flag --%s; did you mean --%s?", name, near)
 	}
 	return usagef("unknown flag --%s; --help lists them", name)
 }
+
+// names returns the names of all flags, the former ones last.
+func names() []string {
+	all := make([]string, len(flags))
+	for i, f := range flags {
+		all[i] = f.name
+	}
+	return slices.AppendSeq(all, maps.Keys(renamed))
+}
+
+// newName returns the name of a flag that is given by that or by a former one.
+func newName(name string) string { return cmp.Or(renamed[name], name) }
 
 // settle sets the flags that the command line left alone from the environment,
 // where an empty variable counts as none, as in flannel. It returns, for each
@@ -93,15 +107,15 @@ func wrongFlag(err error) error {
 // "FLANNELD_IFACE".
 func settle(fs *flag.FlagSet, lookup func(string) (string, bool)) (map[string]string, error) {
 	settings := map[string]string{}
-	fs.Visit(func(f *flag.Flag) { settings[f.Name] = "--" + f.Name })
-	for _, f := range flags {
-		v, _ := lookup(etcdflags.Variable(f.name))
-		if v == "" || settings[f.name] != "" {
+	fs.Visit(func(f *flag.Flag) { settings[newName(f.Name)] = "--" + f.Name })
+	for _, name := range names() {
+		v, _ := lookup(etcdflags.Variable(name))
+		if v == "" || settings[newName(name)] != "" {
 			continue
 		}
-		settings[f.name] = etcdflags.Variable(f.name)
-		if err := fs.Set(f.name, v); err != nil {
-			return nil, usagef("%s: invalid value %q: %v", etcdflags.Variable(f.name), v, err)
+		settings[newName(name)] = etcdflags.Variable(name)
+		if err := fs.Set(name, v); err != nil {
+			return nil, usagef("%s: invalid value %q: %v", etcdflags.Variable(name), v, err)
 		}
 	}
 	return settings, nil

@@ -41,6 +41,9 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{"switches", []string{"-lease-file=f", "-udp-gso=off", "-tun-offload=on"}, nil, func(o *options) {
 			o.switches.UDPGSO, o.switches.TunOffload = tun.Off, tun.On
 		}},
+		{"a flag by its former name", []string{"-lease-file=f", "-control-socket=/run/s"}, nil, func(o *options) { o.controlSocket = "/run/s" }},
+		{"a variable by its former name", []string{"-lease-file=f"}, env{"FLANNELD_CONTROL_SOCKET": "/run/s"}, func(o *options) { o.controlSocket = "/run/s" }},
+		{"the command line before a former name", []string{"-lease-file=f", "-socket=/run/t"}, env{"FLANNELD_CONTROL_SOCKET": "/run/s"}, func(o *options) { o.controlSocket = "/run/t" }},
 		{"log level", []string{"-lease-file=f", "-log-level=warn", "-log-format=json"}, nil, func(o *options) {
 			o.logLevel, o.logFormat = slog.LevelWarn, "json"
 		}},
@@ -184,7 +187,7 @@ func TestFlagsOfFlannelAreKnown(t *testing.T) {
 		}
 		delete(known, name)
 	}
-	for name := range known { // those that flannel has not
+	for name := range known { // those that flannel does not have
 		if !ours[name] {
 			t.Errorf("the help does not say that --%s is not flannel's", name)
 		}

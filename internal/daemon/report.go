@@ -84,7 +84,7 @@ func (s *session) problem(err error) string {
 	return ""
 }
 
-const waitsForConfig = "a sound network configuration: "
+const waitsForConfig = "a valid network configuration: "
 
 // leaseProblem says why the lease is not as it is wanted; empty: it is.
 func (s *session) leaseProblem() string {
@@ -141,9 +141,9 @@ func (s *session) reportSource() {
 	}
 	s.source.since = time.Now()
 	if problem != nil {
-		s.log.Warn("lease source refused, the last good version stays in force", logging.KeyError, problem)
+		s.log.Warn("lease source refused, the last valid version stays in force", logging.KeyError, problem)
 	} else {
-		s.log.Info("lease source good again")
+		s.log.Info("lease source valid again")
 	}
 }
 
@@ -169,7 +169,7 @@ func (s *session) waitFor(what string) {
 	s.publish()
 }
 
-// publish derives the status anew. It is asked for from other goroutines.
+// publish derives the status, which other goroutines ask for.
 func (s *session) publish() {
 	s.state.publish(s.document(), s.applied.plane, s.applied.rules)
 }

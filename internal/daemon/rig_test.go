@@ -173,7 +173,7 @@ type wires struct {
 	err  error // what is wrong with it
 }
 
-// become changes the interface and tells so.
+// become changes the interface and reports it.
 func (w *wires) become(link underlay.Interface, err error) {
 	w.mu.Lock()
 	w.link, w.err = link, err
@@ -210,7 +210,7 @@ type fakeDataplane struct {
 	leases []lease.Lease
 	node   node  // that it was opened with last
 	broken error // open fails with it
-	again  bool  // SetLeases asks to be told again
+	again  bool  // SetLeases asks for the leases again
 }
 
 func (f *fakeDataplane) note(format string, args ...any) {
@@ -314,7 +314,7 @@ func listenForNotify(t *testing.T) manager {
 	return manager{path, c}
 }
 
-// next returns the next state that it was told.
+// next returns the next state that it received.
 func (m manager) next(t *testing.T) string {
 	t.Helper()
 	m.conn.SetReadDeadline(time.Now().Add(testkit.Patience))

@@ -69,43 +69,68 @@ func (d *daemon) newSession(store lease.Store, writable bool) *session {
 	return s
 }
 
-// run follows the store, the interface and the lease until ctx is done or something
-// fails. links receives when an interface has changed. The node has joined. When it
-// returns nothing of what it started runs any more.
+// events is what a session follows.
+type events struct {
+	updates        chan lease.Update // of the store
+	links          <-chan struct{}   // an interface has changed
+	watch, holding <-chan error      // the watch of the store, or the lease holder, has ended
+}
+
+// run keeps the node as it is to be until ctx is done or something fails. The node
+// has joined; links receives when an interface has changed. When it returns nothing
+// of what it started runs any more.
 func (s *session) run(ctx context.Context, store lease.Store, links <-chan struct{}) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	updates := make(chan lease.Update)
-	watch := start("watch leases", func() error { return store.Watch(ctx, updates) })
-	defer await(watch)
+	e := events{updates: make(chan lease.Update), links: links}
+	e.watch = start("watch leases", func() error { return store.Watch(ctx, e.updates) })
+	defer await(e.watch)
 	own := s.in.own
-	holding := start("keep the lease", func() error { return s.holder.run(ctx, own) })
-	defer await(holding)
+	e.holding = start("keep the lease", func() error { return s.holder.run(ctx, own) })
+	defer await(e.holding)
 	defer func() { err = errors.Join(err, s.close()) }()
 	defer s.waitForRules()
 	defer cancel()
 
 	// Not a packet is forwarded before the peers are known: it would be
 	// dropped, and counted as if something were wrong.
-	s.waitFor("the first leases")
-	for s.source.updated.IsZero() {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-watch:
-			return err
-		case err := <-holding:
-			return err
-		case u := <-updates:
-			s.follow(u)
-			s.publish()
-		}
+	if err := s.awaitLeases(ctx, e); err != nil || ctx.Err() != nil {
+		return err
 	}
 	if err := s.reconcile(ctx); err != nil {
 		// What is missing now may never come; later it has been there.
 		return errors.Unwrap(err)
 	}
 	s.report(nil)
+	err = s.handle(ctx, e)
+	s.notifyManager(notifyStopping)
+	if ctx.Err() != nil {
+		s.log.Info("stopping", logging.KeyWhy, context.Cause(ctx))
+		return nil
+	}
+	return err
+}
 
+// awaitLeases waits for the first good update of the store, or the end of ctx.
+func (s *session) awaitLeases(ctx context.Context, e events) error {
+	s.waitFor("the first leases")
+	for s.source.updated.IsZero() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-e.watch:
+			return err
+		case err := <-e.holding:
+			return err
+		case u := <-e.updates:
+			s.follow(u)
+			s.publish()
+		}
+	}
+	return nil
+}
+
+// handle handles events until ctx is done or something ends that should not.
+func (s *session) handle(ctx context.Context, e events) error {
 	// Sent from here, it says that what keeps all else up to date is alive.
 	var alive <-chan time.Time
 	if s.watchdog > 0 && s.notifySocket != "" {
@@ -116,42 +141,33 @@ func (s *session) run(ctx context.Context, store lease.Store, links <-chan struc
 	// What others have removed is put back.
 	look := time.NewTicker(s.resync())
 	defer look.Stop()
-	for err == nil {
+	for {
 		select {
 		case <-ctx.Done():
-			err = ctx.Err()
-		case err = <-watch:
-		case err = <-holding:
-		case err = <-s.applied.ended:
-			if errors.Is(err, backend.ErrDeviceGone) {
-				s.closeWithout(err)
-				s.settle(ctx)
-				err = nil
+			return ctx.Err()
+		case err := <-e.watch:
+			return err
+		case err := <-e.holding:
+			return err
+		case err := <-s.applied.ended:
+			if !errors.Is(err, backend.ErrDeviceGone) {
+				return err
 			}
-		case u := <-updates:
+			s.closeWithout(err)
+		case u := <-e.updates:
 			s.follow(u)
-			s.settle(ctx)
 		case r := <-s.holder.results:
 			s.takeResult(r)
-			s.settle(ctx)
-		case <-links:
-			s.settle(ctx)
+		case <-e.links:
 		case <-s.due.C:
-			s.settle(ctx)
 		case <-s.retry.C:
-			s.settle(ctx)
 		case <-look.C:
-			s.settle(ctx)
 		case <-alive:
 			s.notifyManager(notifyAlive)
+			continue
 		}
+		s.settle(ctx)
 	}
-	s.notifyManager(notifyStopping)
-	if ctx.Err() != nil {
-		s.log.Info("stopping", logging.KeyWhy, context.Cause(ctx))
-		return nil
-	}
-	return err
 }
 
 // resync is how often it is looked whether what the session has made is still

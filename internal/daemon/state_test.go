@@ -29,7 +29,7 @@ func (c *countingPlane) Status() status.Dataplane {
 
 func (c *countingPlane) Counters() []*metrics.Shard { return []*metrics.Shard{&c.shard} }
 
-// TestStatusTellsHowLongAPeerHasBeenIdle also where nobody asked for it in
+// TestStatusTellsHowLongAPeerHasBeenIdle also where it was not asked for in
 // between. The clock is the test's.
 func TestStatusTellsHowLongAPeerHasBeenIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

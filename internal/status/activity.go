@@ -16,7 +16,7 @@ type Activity struct {
 }
 
 // peerKey names a peer across data planes: where one is replaced by another its
-// counters begin anew, and what is known of the peer stays.
+// counters start again at zero, and what is known of the peer stays.
 type peerKey struct {
 	subnet netip.Prefix // the first
 	addr   netip.Addr
@@ -48,7 +48,7 @@ func (a *Activity) Note(peers []Peer, now time.Time) {
 		packets := p.TXPackets + p.RXPackets
 		if packets != m.packets {
 			m.packets = packets
-			if packets > 0 { // or else they only begin anew
+			if packets > 0 { // or else the counters only start again
 				m.at = now
 			}
 		}

@@ -29,7 +29,7 @@ func Fetch(ctx context.Context, path string) (*Document, error) {
 	return &d, nil
 }
 
-// FetchJSON is Fetch for whoever wants the document as the daemon wrote it,
+// FetchJSON is Fetch for callers that want the document as the daemon wrote it,
 // with fields that this version of the client does not know.
 func FetchJSON(ctx context.Context, path string) ([]byte, error) {
 	transport := &http.Transport{
@@ -61,9 +61,9 @@ func FetchJSON(ctx context.Context, path string) ([]byte, error) {
 func remedy(err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return errors.New("no such socket; is twilld running, and with this --control-socket?")
+		return errors.New("no such socket; is twilld running, and with this --socket?")
 	case errors.Is(err, unix.ECONNREFUSED):
-		return errors.New("nobody listens; twilld has died or is being restarted")
+		return errors.New("no process listens on it; twilld has died or is being restarted")
 	case errors.Is(err, os.ErrPermission):
 		return errors.New("permission denied; the socket is open to the user of twilld (root) only")
 	default:

@@ -37,7 +37,7 @@ const (
 // that of two daemons which start at once one sees the other.
 func listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("the path has %d bytes, the kernel takes %d; choose a shorter one with --control-socket", len(path), maxSocketPath)
+		return nil, fmt.Errorf("the path has %d bytes, the kernel takes %d; choose a shorter one with --socket", len(path), maxSocketPath)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func awaitFree(path string) error {
 		waited := time.Since(start)
 		switch dying := h.dying(); {
 		case h.answers:
-			return fmt.Errorf("another twilld is running%s; stop it first, or give this one its own --control-socket, --tun-name, --subnet-file and port", h)
+			return fmt.Errorf("another twilld is running%s; stop it first, or give this one its own --socket, --tun-name, --subnet-file and port", h)
 		case dying && waited > dyingFor:
 			return fmt.Errorf("the twilld that was killed%s has not released it within %v; wait until \"fuser %s\" shows no process", h, dyingFor, path)
 		case !dying && waited > answerWithin:
@@ -133,7 +133,7 @@ func removeStale(path string) (*holder, error) {
 		return nil, err
 	}
 	if fi.Mode().Type() != fs.ModeSocket {
-		return nil, errors.New("exists and is not a socket; remove it or choose another path with --control-socket")
+		return nil, errors.New("exists and is not a socket; remove it or choose another path with --socket")
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	switch {

@@ -89,7 +89,7 @@ func (r *Rules) describe() string {
 	return text
 }
 
-// backends tells what was asked for and what came of it.
+// backends describes what was asked for and what came of it.
 func (d *Document) backends() string {
 	if d.BackendWhy == "" {
 		return d.Backend
@@ -129,7 +129,7 @@ func (d *Direction) add(o Direction) {
 	d.SockCalls += o.SockCalls
 }
 
-// describe tells traffic and how well it is batched: packets for each system
+// describe says how much traffic there was and how well it was batched: packets for each system
 // call on the socket and on the TUN device.
 func (d *Direction) describe() string {
 	s := fmt.Sprintf("%d packets, %s", d.Packets, size(d.Bytes))

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// DefaultSocket is where twilld listens and twill asks unless told otherwise.
+// DefaultSocket is where twilld listens and twill asks by default.
 const DefaultSocket = "/run/flannel/twilld.sock"
 
 // Server answers GET /status on a unix socket. The socket is also what keeps
@@ -29,7 +29,7 @@ type Server struct {
 func Listen(path string, document func() Document) (*Server, error) {
 	l, err := listen(path)
 	if errors.Is(err, fs.ErrPermission) {
-		err = fmt.Errorf("%w; run twilld as root, or choose another path with --control-socket", err)
+		err = fmt.Errorf("%w; run twilld as root, or choose another path with --socket", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)

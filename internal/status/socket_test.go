@@ -168,7 +168,7 @@ func TestClientSaysWhatToDo(t *testing.T) {
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	ask("nobody listens")
+	ask("no process listens")
 }
 
 func TestSummaryAddsUpShardsAndReasons(t *testing.T) {

@@ -1,4 +1,4 @@
-// Package status is what a running twilld tells about itself: one JSON
+// Package status is what a running twilld reports about itself: one JSON
 // document, the unix socket on which it is asked for, and the client.
 //
 // The document is for people and scripts that look at one node; what is
@@ -55,7 +55,7 @@ type Settings struct {
 }
 
 // Lease is the lease that this node holds. Prefixes and addresses of a family
-// that the node has not are absent.
+// that the node does not have are absent.
 type Lease struct {
 	Subnet     netip.Prefix `json:"subnet,omitzero"`
 	IPv6Subnet netip.Prefix `json:"ipv6_subnet,omitzero"`
@@ -158,7 +158,7 @@ type Peer struct {
 }
 
 // Counted says whether it is known what went to the peer and came from it: what
-// the kernel carries nobody counts by peer.
+// the kernel carries is not counted by peer.
 func (p *Peer) Counted() bool { return p.Backend == "" || p.Backend == "udp" }
 
 // Watched says whether it is known when the last packet went to the peer.

@@ -76,7 +76,7 @@ func TestSubnetFileThatCannotBeWrittenIsRefused(t *testing.T) {
 
 func TestControlSocketThatCannotBeMadeIsRefused(t *testing.T) {
 	s := newSite(t)
-	s.refuses(t, because("control socket "+s.leaseFile, "not a socket", "--control-socket"), s.flags("--control-socket="+s.leaseFile)...)
+	s.refuses(t, because("control socket "+s.leaseFile, "not a socket", "--socket"), s.flags("--socket="+s.leaseFile)...)
 	long := filepath.Join(s.dir, strings.Repeat("x", 100))
-	s.refuses(t, because("control socket", "the kernel takes 107", "--control-socket"), s.flags("--control-socket="+long)...)
+	s.refuses(t, because("control socket", "the kernel takes 107", "--socket"), s.flags("--socket="+long)...)
 }

@@ -27,11 +27,11 @@ func TestSecondDaemonOnAHostIsRefusedAndTheFirstGoesOn(t *testing.T) {
 	}{
 		{"the same flags", nil, []string{
 			"control socket " + first.socket, fmt.Sprintf("another twilld is running (pid %d)", first.cmd.Process.Pid), "stop it first"}},
-		{"its own socket", []string{"--control-socket=" + own}, []string{
+		{"its own socket", []string{"--socket=" + own}, []string{
 			"flannel0 is open in another process", "stop the flanneld or twilld"}},
-		{"its own socket, plain device", []string{"--control-socket=" + own, "--tun-offload=off"}, []string{
+		{"its own socket, plain device", []string{"--socket=" + own, "--tun-offload=off"}, []string{
 			"flannel0 is open in another process"}},
-		{"its own socket and device", []string{"--control-socket=" + own, "--tun-name=flannel1"}, []string{
+		{"its own socket and device", []string{"--socket=" + own, "--tun-name=flannel1"}, []string{
 			"add route 10.5.0.0/16 dev flannel1", "another route to it exists"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

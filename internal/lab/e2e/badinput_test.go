@@ -72,7 +72,7 @@ func (s *site) flagsAnyInterface(more ...string) []string {
 	return append([]string{
 		"--lease-file=" + s.leaseFile,
 		"--subnet-file=" + filepath.Join(s.dir, "subnet.env"),
-		"--control-socket=" + filepath.Join(s.dir, "twilld.sock"),
+		"--socket=" + filepath.Join(s.dir, "twilld.sock"),
 		noRules,
 	}, more...)
 }

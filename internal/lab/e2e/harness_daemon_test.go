@@ -46,7 +46,7 @@ func newDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...st
 	}
 	d.args = append([]string{
 		"--lease-file=" + leaseFile, "--iface=" + netlab.UnderlayLink,
-		"--subnet-file=" + d.subnetFile, "--control-socket=" + d.socket, noRules,
+		"--subnet-file=" + d.subnetFile, "--socket=" + d.socket, noRules,
 	}, flags...)
 	return d
 }

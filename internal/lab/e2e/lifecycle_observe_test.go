@@ -148,7 +148,7 @@ func TestTwillStatusSaysWhyItCannotAsk(t *testing.T) {
 	s.SetUnlinkOnClose(false)
 	s.Close()
 	for path, says := range map[string]string{
-		filepath.Join(dir, "absent.sock"): "no such socket; is twilld running, and with this --control-socket?",
+		filepath.Join(dir, "absent.sock"): "no such socket; is twilld running, and with this --socket?",
 		stale:                             "nobody listens; twilld has died or is being restarted",
 	} {
 		out, err := ns.Command(context.Background(), built(t, "twill", "./cmd/twill"), "status", "--socket="+path).CombinedOutput()

@@ -120,7 +120,7 @@ func TestRulesStandWithSubnetEnvOutliveTheDaemonAndAreCleanedUp(t *testing.T) {
 // cleanUpElsewhere is cleanUp with another control socket.
 func (d *daemon) cleanUpElsewhere() (out string, code int) {
 	other := *d
-	other.args = append(append([]string(nil), d.args...), "--control-socket="+d.socket+".other")
+	other.args = append(append([]string(nil), d.args...), "--socket="+d.socket+".other")
 	return other.cleanUp()
 }
 

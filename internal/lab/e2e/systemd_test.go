@@ -165,7 +165,7 @@ func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
 				"FLANNELD_EMBEDDED_ETCD=true", "FLANNELD_EMBEDDED_ETCD_LISTEN="+l.host.Addr.String())
 
 			a.run("systemctl", "start", "--no-block", "twilld")
-			a.comes("StatusText", "waiting for a sound network configuration: …")
+			a.comes("StatusText", "waiting for a valid network configuration: …")
 			if state := a.property("ActiveState"); state != "activating" {
 				t.Errorf("without a network config the service is %s", state)
 			}
