@@ -41,7 +41,7 @@ type applied struct {
 func (s *session) reconcile(ctx context.Context) error {
 	noLink := s.followLink()
 	if noLink != nil {
-		noLink = &missing{"an interface to the other nodes", noLink}
+		noLink = &missing{waitsForLink, noLink}
 	}
 	s.takePeers()
 	w, err := s.plan()

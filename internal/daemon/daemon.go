@@ -27,11 +27,12 @@ import (
 
 // Run is the whole daemon. It returns nil after SIGTERM, SIGINT or the end of
 // ctx, when all it made is removed but for subnet.env. args are the arguments
-// without the program's name, lookup finds variables of the environment; help
+// without the program's name, environ is what [os.Environ] returns; help
 // and version go to stdout, the log to stderr. ExitCode says what the error
 // means for the process.
-func Run(ctx context.Context, args []string, lookup func(string) (string, bool), stdout, stderr io.Writer) error {
-	o, err := parse(args, lookup)
+func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
+	env := newEnvironment(environ)
+	o, err := parse(args, env)
 	switch {
 	case err != nil:
 		return err
@@ -42,8 +43,7 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		_, err = fmt.Fprintln(stdout, "twilld", version.String())
 		return err
 	}
-	notifySocket, _ := lookup("NOTIFY_SOCKET")
-	watchdog, err := watchdog(lookup, os.Getpid())
+	watchdog, err := watchdog(env, os.Getpid())
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func Run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		options:      o,
 		log:          logging.New(stderr, o.logFormat, o.level()),
 		state:        newState(o.source(), "the source of leases"),
-		notifySocket: notifySocket,
+		notifySocket: env["NOTIFY_SOCKET"],
 		watchdog:     watchdog,
 		choose:       underlay.Choose,
 		stay:         underlay.Stay,
@@ -151,7 +151,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 	defer unwatch()
 	s := d.newSession(store, writable)
-	if err := s.join(ctx, store); err != nil {
+	if err := s.join(ctx, store, links); err != nil {
 		return err
 	}
 	return s.run(ctx, store, links)

@@ -148,7 +148,8 @@ func TestStartFailsWithNothingLeft(t *testing.T) {
 		{"unsupported backend", func(t *testing.T, h *rig) {
 			h.write(t, strings.Replace(twoNodes, `"udp"`, `"ipsec"`, 1))
 		}, []string{`backend type "ipsec" is not supported`, "only flannel has it; twilld has alloc, auto"}},
-		{"no interface", func(t *testing.T, h *rig) {
+		{"no interface of the name", func(t *testing.T, h *rig) {
+			h.options.iface = stringList{"eth7"}
 			h.daemon.choose = func(underlay.Options) (underlay.Interface, error) {
 				return underlay.Interface{}, errors.New("choose interface: --iface=eth7: there is no such interface")
 			}
@@ -188,6 +189,39 @@ func TestStartFailsWithNothingLeft(t *testing.T) {
 				t.Error("the control socket is left")
 			}
 		})
+	}
+}
+
+// A host may get its default route long after the daemon has started.
+func TestDefaultRouteThatIsNotThereYetIsWaitedFor(t *testing.T) {
+	h := newRig(t)
+	h.options.healthzIP, h.options.healthzPort = netip.MustParseAddr("127.0.0.1"), freePort(t)
+	none := &underlay.NoneError{Tried: errors.New("there is no default route"), Has: "eth0 (no address)"}
+	h.wires.link, h.wires.err = underlay.Interface{}, none
+	h.launch(t)
+	h.eventually(t, "the status says what is waited for", func() bool {
+		return strings.HasPrefix(h.state.waiting(), "an interface to the other nodes: choose interface: there is no default route;")
+	})
+	if code, _ := h.get(t, "/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d", code)
+	}
+	if code, body := h.get(t, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "there is no default route") {
+		t.Errorf("/readyz: %d %q", code, body)
+	}
+	h.wires.become(eth0, nil)
+	h.eventually(t, "ready with the route", func() bool { return h.state.waiting() == "" })
+	if n := strings.Count(h.logged(), "no interface to the other nodes yet"); n != 1 {
+		t.Errorf("%d lines in\n%s", n, h.logged())
+	}
+}
+
+func TestDaemonThatWaitsForAnInterfaceEndsAtASignal(t *testing.T) {
+	h := newRig(t)
+	h.wires.err = &underlay.NoneError{Tried: errors.New("there is no default route"), Has: "no interfaces"}
+	h.launch(t)
+	h.eventually(t, "it waits", func() bool { return strings.Contains(h.state.waiting(), "no default route") })
+	if err := h.stop(t); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -79,12 +79,11 @@ func (e *embeddedEtcd) check() error {
 
 // settle chooses the directory where none was named: the one that systemd has
 // made for the service (StateDirectory=), which it names in the environment.
-func (e *embeddedEtcd) settle(lookup func(string) (string, bool)) {
+func (e *embeddedEtcd) settle(env environment) {
 	if e.dir != "" {
 		return
 	}
-	state, _ := lookup("STATE_DIRECTORY")
-	state, _, _ = strings.Cut(state, ":")
+	state, _, _ := strings.Cut(env["STATE_DIRECTORY"], ":")
 	if state == "" {
 		state = defaultState
 	}

@@ -7,18 +7,11 @@ import (
 )
 
 func TestEmbeddedEtcdIsAskedUnlessAnotherIsNamed(t *testing.T) {
-	state := func(dir string) func(string) (string, bool) {
-		return func(name string) (string, bool) {
-			if name != "STATE_DIRECTORY" {
-				return "", false
-			}
-			return dir, true
-		}
-	}
+	state := func(dir string) environment { return environment{"STATE_DIRECTORY": dir} }
 	for _, tt := range []struct {
 		name      string
 		args      []string
-		lookup    func(string) (string, bool)
+		env       environment
 		dir       string
 		endpoints []string
 	}{
@@ -30,7 +23,7 @@ func TestEmbeddedEtcdIsAskedUnlessAnotherIsNamed(t *testing.T) {
 		{"not", []string{"--embedded-etcd=false"}, state(""), "", []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o, err := parse(tt.args, tt.lookup)
+			o, err := parse(tt.args, tt.env)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -50,7 +43,7 @@ func TestEmbeddedEtcdFlagsThatCannotBeAreRefused(t *testing.T) {
 		{[]string{"--embedded-etcd", "--embedded-etcd-listen=host"}, "want an IP address"},
 		{[]string{"--embedded-etcd="}, "name of a directory"},
 	} {
-		_, err := parse(tt.args, func(string) (string, bool) { return "", false })
+		_, err := parse(tt.args, nil)
 		if ExitCode(err) != 2 || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%v: %v", tt.args, err)
 		}

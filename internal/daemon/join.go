@@ -13,14 +13,14 @@ import (
 )
 
 // join finds out what this node is in the network: its backends, its interface and
-// its lease.
-func (s *session) join(ctx context.Context, store lease.Store) (err error) {
+// its lease. links receives when an interface has changed.
+func (s *session) join(ctx context.Context, store lease.Store, links <-chan struct{}) error {
 	if err := s.takeConfig(ctx, store); err != nil {
 		return err
 	}
 	s.reportBackends()
-	s.waitFor("an interface to the other nodes")
-	if s.in.link, err = s.chooseLink(s.in.config); err != nil {
+	s.waitFor(waitsForLink)
+	if err := s.takeLink(ctx, links); err != nil {
 		return err
 	}
 	s.log.Info("interface chosen", logging.KeyInterface, s.in.link.Name, logging.KeyWhy, s.in.link.Why)
@@ -41,6 +41,33 @@ func (s *session) join(ctx context.Context, store lease.Store) (err error) {
 	s.log.Info("lease acquired", logging.KeySubnet, own.Subnets())
 	return nil
 }
+
+// takeLink chooses the interface. The default route, which a DHCP client or a router
+// advertisement may bring long after the start of a host, is waited for. What the
+// command line names is not: a wrong name would be waited for in vain.
+func (s *session) takeLink(ctx context.Context, links <-chan struct{}) (err error) {
+	for {
+		if s.in.link, err = s.chooseLink(s.in.config); err == nil {
+			return nil
+		}
+		if !errors.As(err, new(*underlay.NoneError)) || s.options.namesLink() {
+			return err
+		}
+		if s.shown.changed("link", reason(err)) {
+			s.log.Warn("no interface to the other nodes yet, waiting for one", logging.KeyError, err)
+			s.waitFor(waitsForLink + ": " + err.Error())
+			s.notifyManager(statusLine(s.waiting))
+		}
+		select {
+		case <-links:
+		case <-time.After(retryAfter): // a route comes without a change of interfaces
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+const waitsForLink = "an interface to the other nodes"
 
 // configWaiter is a store whose network configuration is written by others, for
 // whom a node waits.

@@ -21,11 +21,11 @@ const (
 // watchdog returns how often the service manager wants to hear that the process
 // with this pid is alive, sd_watchdog_enabled(3); 0: it does not ask. That is
 // twice in the time after which it takes the service for dead.
-func watchdog(lookup func(string) (string, bool), pid int) (time.Duration, error) {
-	if of, _ := lookup("WATCHDOG_PID"); of != "" && of != strconv.Itoa(pid) {
+func watchdog(env environment, pid int) (time.Duration, error) {
+	if of := env["WATCHDOG_PID"]; of != "" && of != strconv.Itoa(pid) {
 		return 0, nil // it is meant for another process, which passed it on
 	}
-	text, _ := lookup("WATCHDOG_USEC")
+	text := env["WATCHDOG_USEC"]
 	if text == "" {
 		return 0, nil
 	}

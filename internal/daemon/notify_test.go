@@ -8,20 +8,20 @@ import (
 
 func TestWatchdogIsFedTwiceInItsTime(t *testing.T) {
 	for _, tc := range []struct {
-		env  env
+		env  environment
 		want time.Duration
 	}{
-		{env{}, 0},
-		{env{"WATCHDOG_USEC": "30000000"}, 15 * time.Second},
-		{env{"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "42"}, 15 * time.Second},
-		{env{"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "41"}, 0},
+		{environment{}, 0},
+		{environment{"WATCHDOG_USEC": "30000000"}, 15 * time.Second},
+		{environment{"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "42"}, 15 * time.Second},
+		{environment{"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "41"}, 0},
 	} {
-		if got, err := watchdog(tc.env.lookup, 42); err != nil || got != tc.want {
+		if got, err := watchdog(tc.env, 42); err != nil || got != tc.want {
 			t.Errorf("%v: every %v, %v, want %v", tc.env, got, err, tc.want)
 		}
 	}
 	for _, text := range []string{"soon", "-1", "0", "99999999999999999999"} {
-		if _, err := watchdog(env{"WATCHDOG_USEC": text}.lookup, 42); ExitCode(err) != 2 || !strings.Contains(err.Error(), "WATCHDOG_USEC") {
+		if _, err := watchdog(environment{"WATCHDOG_USEC": text}, 42); ExitCode(err) != 2 || !strings.Contains(err.Error(), "WATCHDOG_USEC") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -145,6 +145,12 @@ func (o *options) underlay() underlay.Options {
 	}
 }
 
+// namesLink says whether the command line says which interface to choose.
+func (o *options) namesLink() bool {
+	named := slices.ContainsFunc(slices.Concat(o.iface, o.ifaceRegex), func(s string) bool { return s != "" })
+	return named || o.ifaceCanReach.IsValid() || o.publicIP.IsValid() || o.publicIPv6.IsValid()
+}
+
 // routesFile is where the plain routes that this host has been given are written
 // down: beside the subnet file, of which every daemon of a host has its own.
 func (o *options) routesFile() string { return o.subnetFile + ".routes" }

@@ -17,7 +17,7 @@ import (
 
 // parse reads the arguments, without the program's name, and then the
 // environment for the flags that they do not set. Its errors are usage errors.
-func parse(args []string, lookup func(string) (string, bool)) (*options, error) {
+func parse(args []string, env environment) (*options, error) {
 	o := defaults()
 	fs := flag.NewFlagSet("twilld", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -31,18 +31,20 @@ func parse(args []string, lookup func(string) (string, bool)) (*options, error) 
 		return nil, wrongFlag(err)
 	case o.version:
 		return o, nil
-	case fs.NArg() > 0:
-		return nil, usagef("unexpected argument %q; every setting is a flag, see --help", fs.Arg(0))
 	}
-	settings, err := settle(fs, lookup)
+	if err := o.passOver(fs.Args()); err != nil {
+		return nil, err
+	}
+	settings, err := settle(fs, env)
 	if err != nil {
 		return nil, err
 	}
 	if err := o.weigh(fs, settings); err != nil {
 		return nil, err
 	}
+	o.ignored = append(o.ignored, env.unknown()...)
 	if o.embedded.on {
-		o.embedded.settle(lookup)
+		o.embedded.settle(env)
 		if settings["etcd-endpoints"] == "" {
 			o.etcd.Endpoints = []string{o.embedded.endpoint()}
 		}
@@ -72,6 +74,7 @@ func defineAll(fs *flag.FlagSet, o *options) {
 	for old, name := range renamed {
 		fs.Var(fs.Lookup(name).Value, old, "")
 	}
+	etcdflags.Trim(fs)
 }
 
 // unknownFlag is how package flag begins its error about a flag that is not
@@ -87,6 +90,18 @@ func wrongFlag(err error) error {
 		return usagef("unknown flag --%s; did you mean --%s?", name, near)
 	}
 	return usagef("unknown flag --%s; --help lists them", name)
+}
+
+// passOver ignores arguments behind the flags, as flannel does. There must be no
+// flag among them: it would be lost.
+func (o *options) passOver(args []string) error {
+	for _, a := range args {
+		if strings.HasPrefix(a, "-") {
+			return usagef("argument %q: the flags behind it, such as %s, would not be read; leave it out, or join it to its flag with \"=\"", args[0], a)
+		}
+		o.ignored = append(o.ignored, ignoredFlag{a, "every setting is a flag; see --help"})
+	}
+	return nil
 }
 
 // names returns the names of all flags, the former ones last.
@@ -105,11 +120,11 @@ func newName(name string) string { return cmp.Or(renamed[name], name) }
 // where an empty variable counts as none, as in flannel. It returns, for each
 // flag that is set now, how a message should call the setting: "--iface" or
 // "FLANNELD_IFACE".
-func settle(fs *flag.FlagSet, lookup func(string) (string, bool)) (map[string]string, error) {
+func settle(fs *flag.FlagSet, env environment) (map[string]string, error) {
 	settings := map[string]string{}
 	fs.Visit(func(f *flag.Flag) { settings[newName(f.Name)] = "--" + f.Name })
 	for _, name := range names() {
-		v, _ := lookup(etcdflags.Variable(name))
+		v := env[etcdflags.Variable(name)]
 		if v == "" || settings[newName(name)] != "" {
 			continue
 		}

@@ -13,16 +13,11 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// env is an environment for tests.
-type env map[string]string
-
-func (e env) lookup(name string) (string, bool) { v, ok := e[name]; return v, ok }
-
 func TestFlagsAndEnvironment(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		args []string
-		env  env
+		env  environment
 		want func(*options) // changes the defaults to what is expected
 	}{
 		{"one dash", []string{"-lease-file", "f"}, nil, func(o *options) {}},
@@ -30,20 +25,43 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{"repeated flags add up", []string{"-lease-file=f", "-iface=eth0", "-iface", "eth1", "-iface-regex=e.*"}, nil, func(o *options) {
 			o.iface, o.ifaceRegex = stringList{"eth0", "eth1"}, stringList{"e.*"}
 		}},
-		{"environment", nil, env{"FLANNELD_LEASE_FILE": "f", "FLANNELD_PUBLIC_IP": "192.0.2.1", "FLANNELD_HEALTHZ_PORT": "8081"}, func(o *options) {
+		{"environment", nil, environment{"FLANNELD_LEASE_FILE": "f", "FLANNELD_PUBLIC_IP": "192.0.2.1", "FLANNELD_HEALTHZ_PORT": "8081"}, func(o *options) {
 			o.publicIP, o.healthzPort = netip.MustParseAddr("192.0.2.1"), 8081
 		}},
-		{"the command line wins", []string{"-lease-file=f", "-thread-pairs=2"}, env{"FLANNELD_THREAD_PAIRS": "7", "FLANNELD_LEASE_FILE": "g"}, func(o *options) {
+		{"the command line wins", []string{"-lease-file=f", "-thread-pairs=2"}, environment{"FLANNELD_THREAD_PAIRS": "7", "FLANNELD_LEASE_FILE": "g"}, func(o *options) {
 			o.threadPairs = 2
 		}},
-		{"an empty variable is none", []string{"-lease-file=f"}, env{"FLANNELD_THREAD_PAIRS": "", "FLANNELD_ETCD_ENDPOINTS": ""}, func(o *options) {}},
-		{"Kubernetes' service variables are none of ours", []string{"-lease-file=f"}, env{"FLANNELD_SERVICE_HOST": "10.0.0.1"}, func(o *options) {}},
+		{"an empty variable is none", []string{"-lease-file=f"}, environment{"FLANNELD_THREAD_PAIRS": "", "FLANNELD_ETCD_ENDPOINTS": ""}, func(o *options) {}},
+		{"Kubernetes' service variables are none of ours", []string{"-lease-file=f"}, environment{"FLANNELD_SERVICE_HOST": "10.0.0.1", "FLANNELD_SERVICE_PORT_HTTP": "80", "FLANNELD_PORT": "udp://10.0.0.1:8285", "FLANNELD_PORT_8285_UDP_ADDR": "10.0.0.1"}, func(o *options) {}},
+		{"a misspelt variable is named", []string{"-lease-file=f"}, environment{"FLANNELD_IFCAE": "eth0", "FLANNELD_FROBNICATE": "1", "FLANNEL_IFACE": "eth0"}, func(o *options) {
+			o.ignored = []ignoredFlag{
+				{"FLANNELD_FROBNICATE", "no flag is called so; --help lists them"},
+				{"FLANNELD_IFCAE", "no flag is called so; did you mean FLANNELD_IFACE?"},
+			}
+		}},
+		{"white space around values", []string{"-lease-file= f\r\n", "-iface=eth0\r", "-ip-masq= true ", "-thread-pairs=\t2"}, environment{"FLANNELD_PUBLIC_IP": " 192.0.2.1\n", "FLANNELD_ETCD_USERNAME": "u\r", "FLANNELD_ETCD_PASSWORD": "hunter2\n", "FLANNELD_ETCD_ENDPOINTS": " http://192.0.2.1:2379 ,\r\n"}, func(o *options) {
+			o.iface, o.ipMasq, o.threadPairs = stringList{"eth0"}, true, 2
+			o.publicIP = netip.MustParseAddr("192.0.2.1")
+			o.etcd.Endpoints, o.etcd.Username, o.etcd.Password = []string{"http://192.0.2.1:2379"}, "u", etcd.NewSecret("hunter2")
+			for _, f := range []string{"ENDPOINTS", "USERNAME", "PASSWORD"} {
+				o.ignored = append(o.ignored, ignoredFlag{"FLANNELD_ETCD_" + f, "leases come from the file of --lease-file"})
+			}
+		}},
+		{"arguments behind the flags", []string{"-lease-file=f", "serve", "now"}, nil, func(o *options) {
+			o.ignored = []ignoredFlag{{"serve", "every setting is a flag; see --help"}, {"now", "every setting is a flag; see --help"}}
+		}},
+		{"an interface without a name", []string{"-lease-file=f", "-iface=", "-iface-regex="}, nil, func(o *options) {
+			o.iface, o.ifaceRegex = stringList{""}, stringList{""}
+		}},
+		{"where stock flannel writes stack traces", []string{"-lease-file=f", "-log_backtrace_at=main.go:1"}, nil, func(o *options) {
+			o.ignored = []ignoredFlag{{"--log_backtrace_at", "lines have no stack traces"}}
+		}},
 		{"switches", []string{"-lease-file=f", "-udp-gso=off", "-tun-offload=on"}, nil, func(o *options) {
 			o.switches.UDPGSO, o.switches.TunOffload = tun.Off, tun.On
 		}},
 		{"a flag by its former name", []string{"-lease-file=f", "-control-socket=/run/s"}, nil, func(o *options) { o.controlSocket = "/run/s" }},
-		{"a variable by its former name", []string{"-lease-file=f"}, env{"FLANNELD_CONTROL_SOCKET": "/run/s"}, func(o *options) { o.controlSocket = "/run/s" }},
-		{"the command line before a former name", []string{"-lease-file=f", "-socket=/run/t"}, env{"FLANNELD_CONTROL_SOCKET": "/run/s"}, func(o *options) { o.controlSocket = "/run/t" }},
+		{"a variable by its former name", []string{"-lease-file=f"}, environment{"FLANNELD_CONTROL_SOCKET": "/run/s"}, func(o *options) { o.controlSocket = "/run/s" }},
+		{"the command line before a former name", []string{"-lease-file=f", "-socket=/run/t"}, environment{"FLANNELD_CONTROL_SOCKET": "/run/s"}, func(o *options) { o.controlSocket = "/run/t" }},
 		{"log level", []string{"-lease-file=f", "-log-level=warn", "-log-format=json"}, nil, func(o *options) {
 			o.logLevel, o.logFormat = slog.LevelWarn, "json"
 		}},
@@ -52,7 +70,7 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		}},
 		{"not asking for what there is not", []string{"-lease-file=f", "-kube-subnet-mgr=false"}, nil, func(o *options) {}},
 		{"etcd", []string{"-lease-file=", "-etcd-endpoints=https://192.0.2.1:2379, https://192.0.2.2:2379", "-etcd-prefix", "/n", "-etcd-cafile=ca", "-etcd-certfile=c", "-etcd-keyfile=k",
-			"-etcd-username=u", "-on-lease-lost=exit", "-subnet-lease-renew-margin=1439"}, env{"FLANNELD_ETCD_PASSWORD": "hunter2"}, func(o *options) {
+			"-etcd-username=u", "-on-lease-lost=exit", "-subnet-lease-renew-margin=1439"}, environment{"FLANNELD_ETCD_PASSWORD": "hunter2"}, func(o *options) {
 			o.leaseFile, o.onLost, o.renewMargin = "", exitOnLost, 1439
 			o.etcd = etcd.Options{
 				Endpoints: []string{"https://192.0.2.1:2379", "https://192.0.2.2:2379"}, Prefix: "/n",
@@ -63,7 +81,7 @@ func TestFlagsAndEnvironment(t *testing.T) {
 			o.leaseFile = ""
 			o.etcd = etcd.Options{Endpoints: []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}, Prefix: "/coreos.com/network"}
 		}},
-		{"a lease file beside etcd", []string{"-lease-file=f", "-on-lease-lost=exit"}, env{"FLANNELD_ETCD_PREFIX": "/n", "FLANNELD_ETCD_PASSWORD": "hunter2", "FLANNELD_ETCD_USERNAME": "u"}, func(o *options) {
+		{"a lease file beside etcd", []string{"-lease-file=f", "-on-lease-lost=exit"}, environment{"FLANNELD_ETCD_PREFIX": "/n", "FLANNELD_ETCD_PASSWORD": "hunter2", "FLANNELD_ETCD_USERNAME": "u"}, func(o *options) {
 			o.onLost, o.etcd.Prefix, o.etcd.Username, o.etcd.Password = exitOnLost, "/n", "u", etcd.NewSecret("hunter2")
 			o.ignored = []ignoredFlag{
 				{"--on-lease-lost", "leases in a file do not expire"},
@@ -72,7 +90,7 @@ func TestFlagsAndEnvironment(t *testing.T) {
 				{"FLANNELD_ETCD_PASSWORD", "leases come from the file of --lease-file"},
 			}
 		}},
-		{"harmless flags of flannel", []string{"-lease-file=f", "-kube-api-url=http://192.0.2.1"}, env{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN": "30"}, func(o *options) {
+		{"harmless flags of flannel", []string{"-lease-file=f", "-kube-api-url=http://192.0.2.1"}, environment{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN": "30"}, func(o *options) {
 			o.renewMargin = 30
 			o.ignored = []ignoredFlag{
 				{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "leases in a file do not expire"},
@@ -84,7 +102,7 @@ func TestFlagsAndEnvironment(t *testing.T) {
 			want := defaults()
 			want.leaseFile = "f"
 			tc.want(want)
-			got, err := parse(tc.args, tc.env.lookup)
+			got, err := parse(tc.args, tc.env)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -98,16 +116,16 @@ func TestFlagsAndEnvironment(t *testing.T) {
 func TestWrongCommandLineIsNamed(t *testing.T) {
 	for _, tc := range []struct {
 		args []string
-		env  env
+		env  environment
 		want string // in the message
 	}{
 		{[]string{"-lease-fiel=f"}, nil, "unknown flag --lease-fiel; did you mean --lease-file?"},
 		{[]string{"--frobnicate"}, nil, "unknown flag --frobnicate; --help"},
-		{[]string{"-lease-file=f", "serve"}, nil, `unexpected argument "serve"`},
+		{[]string{"-lease-file=f", "-ip-masq", "true", "-iface=eth0"}, nil, `argument "true": the flags behind it, such as -iface=eth0, would not be read`},
 		{[]string{"-lease-file"}, nil, "needs an argument: -lease-file"},
 		{[]string{"-lease-file=f", "-thread-pairs=many"}, nil, `invalid value "many" for flag -thread-pairs: want a whole number`},
 		{[]string{"-lease-file=f", "-thread-pairs=257"}, nil, "--thread-pairs: 257"},
-		{[]string{"-lease-file=f"}, env{"FLANNELD_THREAD_PAIRS": "x"}, `FLANNELD_THREAD_PAIRS: invalid value "x"`},
+		{[]string{"-lease-file=f"}, environment{"FLANNELD_THREAD_PAIRS": "x"}, `FLANNELD_THREAD_PAIRS: invalid value "x"`},
 		{[]string{"-lease-file=f", "-udp-gso=yes"}, nil, "auto, on, off"},
 		{[]string{"-lease-file=f", "-source-check=lax"}, nil, "strict, inner, off"},
 		{[]string{"-lease-file=f", "-log-format=xml"}, nil, "text or json"},
@@ -126,14 +144,14 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"-etcd-endpoints=https://192.0.2.1:2379,192.0.2.2:2379"}, nil, "http and https cannot be mixed"},
 		{[]string{"-etcd-endpoints="}, nil, "-etcd-endpoints: want one or more"},
 		{[]string{"-etcd-prefix="}, nil, "--etcd-prefix: the prefix of the network's keys is missing"},
-		{nil, env{"FLANNELD_ETCD_PASSWORD": "hunter2"}, "--etcd-username and --etcd-password come together"},
+		{nil, environment{"FLANNELD_ETCD_PASSWORD": "hunter2"}, "--etcd-username and --etcd-password come together"},
 		{[]string{"-etcd-username=u"}, nil, "--etcd-username and --etcd-password come together"},
 		{[]string{"-etcd-keyfile=k"}, nil, "--etcd-certfile and --etcd-keyfile come together"},
 		{[]string{"-on-lease-lost=panic"}, nil, "want reacquire or exit"},
 		{[]string{"-lease-file=f", "-iptables-resync=0"}, nil, "--iptables-resync: 0 is not from 1 to 86400 seconds"},
 		{[]string{"-kube-subnet-mgr"}, nil, "--kube-subnet-mgr: twilld does not read leases from Kubernetes; leave it out to read them from etcd"},
 	} {
-		_, err := parse(tc.args, tc.env.lookup)
+		_, err := parse(tc.args, tc.env)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%q %v: got %v, want %q", tc.args, tc.env, err, tc.want)
 			continue
@@ -148,7 +166,7 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 }
 
 func TestPasswordIsNotShown(t *testing.T) {
-	o, err := parse([]string{"-etcd-username=u", "-etcd-password=hunter2"}, env{}.lookup)
+	o, err := parse([]string{"-etcd-username=u", "-etcd-password=hunter2"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +196,7 @@ func TestFlagsOfFlannelAreKnown(t *testing.T) {
 		subnet-file subnet-lease-renew-margin
 		ip-masq ip-masq-fully-random-disable iptables-forward-rules iptables-resync ip-blackhole-route
 		kube-subnet-mgr kube-api-url kubeconfig-file kube-annotation-prefix net-config-path set-node-network-unavailable
-		healthz-ip healthz-port version v vmodule`) {
+		healthz-ip healthz-port version v vmodule log_backtrace_at`) {
 		if !known[name] {
 			t.Errorf("--%s is not defined", name)
 		}
@@ -211,7 +229,7 @@ func TestHelpListsEveryFlagWithin80Columns(t *testing.T) {
 func TestHelpAndVersionNeedNothingElse(t *testing.T) {
 	for _, arg := range []string{"-h", "--help", "-version"} {
 		var out, errs bytes.Buffer
-		if err := Run(t.Context(), []string{arg}, env{}.lookup, &out, &errs); err != nil {
+		if err := Run(t.Context(), []string{arg}, nil, &out, &errs); err != nil {
 			t.Errorf("%s: %v", arg, err)
 		}
 		if out.Len() == 0 || errs.Len() > 0 {

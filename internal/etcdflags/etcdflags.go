@@ -77,8 +77,34 @@ func Define(fs *flag.FlagSet) *Flags {
 		case flag.Value:
 			fs.Var(p, d.Name, usage)
 		}
+		trim(fs.Lookup(d.Name))
 	}
 	return f
+}
+
+// Trim makes all flags of fs ignore white space around a value, a CR included, which
+// comes with values from files and with lines that were broken.
+func Trim(fs *flag.FlagSet) { fs.VisitAll(trim) }
+
+func trim(f *flag.Flag) { f.Value = trimmed{f.Value} }
+
+type trimmed struct{ flag.Value }
+
+// String implements flag.Value, for the zero value too.
+func (t trimmed) String() string {
+	if t.Value == nil {
+		return ""
+	}
+	return t.Value.String()
+}
+
+// Set implements flag.Value.
+func (t trimmed) Set(v string) error { return t.Value.Set(strings.TrimSpace(v)) }
+
+// IsBoolFlag says, for package flag, whether the value may be left out.
+func (t trimmed) IsBoolFlag() bool {
+	b, ok := t.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
 }
 
 // Given says whether the command line or, after Settle, the environment has set

@@ -81,7 +81,7 @@ func TestHelpShowsNoPassword(t *testing.T) {
 // TestDaemonHasTheSameFlags compares with twilld --help.
 func TestDaemonHasTheSameFlags(t *testing.T) {
 	var help bytes.Buffer
-	if err := daemon.Run(t.Context(), []string{"--help"}, func(string) (string, bool) { return "", false }, &help, io.Discard); err != nil {
+	if err := daemon.Run(t.Context(), []string{"--help"}, nil, &help, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	text := strings.Join(strings.Fields(help.String()), " ")

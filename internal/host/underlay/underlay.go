@@ -130,9 +130,17 @@ func newChooser(o Options) (c chooser, err error) {
 func (c *chooser) ways(iface []string, regexes []pattern, canReach netip.Addr) []func() (Interface, error) {
 	var ways []func() (Interface, error)
 	for _, s := range iface {
+		if s == "" { // the default route, as in flannel
+			ways = append(ways, c.byDefaultRoute)
+			continue
+		}
 		ways = append(ways, func() (Interface, error) { return c.byNameOrAddr(s) })
 	}
 	for _, p := range regexes {
+		if p.text == "" {
+			ways = append(ways, c.byDefaultRoute)
+			continue
+		}
 		ways = append(ways, func() (Interface, error) { return c.byPattern(p) })
 	}
 	if canReach.IsValid() {

@@ -57,6 +57,9 @@ func TestChoose(t *testing.T) {
 		{"both families", dual(Options{}), "eth0 192.0.2.1 2001:db8:1::1 192.0.2.1 2001:db8:1::1", "default route"},
 		{"IPv6 alone", Options{NeedIPv6: true}, "eth0 - 2001:db8:1::1 - 2001:db8:1::1", "default route"},
 
+		{"an empty name", v4(Options{Iface: []string{""}}), "eth0 192.0.2.1 - 192.0.2.1 -", "default route"},
+		{"an empty expression", v4(Options{IfaceRegex: []string{""}}), "eth0 192.0.2.1 - 192.0.2.1 -", "default route"},
+		{"an empty name where no other will do", v4(Options{Iface: []string{"eth9", ""}}), "eth0 192.0.2.1 - 192.0.2.1 -", "default route"},
 		{"a name", v4(Options{Iface: []string{"eth1"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface=eth1"},
 		{"an address", v4(Options{Iface: []string{"192.0.2.2"}}), "eth0 192.0.2.2 - 192.0.2.2 -", "--iface=192.0.2.2"},
 		{"an IPv6 address", dual(Options{Iface: []string{"2001:db8:1::1"}}), "eth0 192.0.2.1 2001:db8:1::1 192.0.2.1 2001:db8:1::1", "--iface=2001:db8:1::1"},

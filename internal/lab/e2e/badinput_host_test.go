@@ -28,10 +28,6 @@ func TestInterfaceThatReachesNobodyIsRefused(t *testing.T) {
 		s := newSite(t)
 		s.refuses(t, because("--iface=eth7: there is no such interface", "this host has", "eth0 (172.31.9.11"), s.flagsAnyInterface("--iface=eth7")...)
 	})
-	t.Run("no default route and no flag", func(t *testing.T) {
-		s := newSite(t)
-		s.refuses(t, because("there is no default route", "--iface", "eth0 (172.31.9.11"), s.flagsAnyInterface()...)
-	})
 	t.Run("it is down", func(t *testing.T) {
 		s := newSite(t)
 		testkit.Must(t, s.NS.Netlink().LinkSetDown(s.link(t, netlab.UnderlayLink)))

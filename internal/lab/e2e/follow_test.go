@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -247,8 +248,8 @@ func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
 	l.moveHost(0, to)
 	l.setLeases(l.leases())
 	d.waits("interface eth0: address 172.31.9.11 is gone")
-	testkit.Eventually(t, "the log says why no interface will do", func() bool {
-		return strings.Contains(d.stderr.String(), `msg="no other interface will do" error="choose interface: there is no default route;`)
+	testkit.Eventually(t, "the log says why no interface can be used", func() bool {
+		return strings.Contains(d.stderr.String(), `msg="no other interface can be used" error="choose interface: there is no default route;`)
 	})
 	through()
 	d.waitReady()
@@ -256,7 +257,33 @@ func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
 		t.Errorf("underlay: %+v", got)
 	}
 	c.goesOn(t)
-	if n := strings.Count(d.stderr.String(), "no other interface will do"); n != 1 {
+	if n := strings.Count(d.stderr.String(), "no other interface can be used"); n != 1 {
 		t.Errorf("%d lines about it", n)
 	}
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	the default route of host a comes after the start
+func TestDefaultRouteIsWaitedForAtTheStart(t *testing.T) {
+	l := newLab(t, labOptions{idle: true})
+	d := l.daemons[0]
+	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--iface=") })
+	d.args = append(d.args, "--healthz-port=8081")
+	d.start()
+	testkit.Eventually(t, "the log says what is waited for", func() bool {
+		return strings.Contains(d.stderr.String(), `msg="no interface to the other nodes yet, waiting for one"`)
+	})
+	d.waits("an interface to the other nodes: choose interface: there is no default route; this host has eth0 (172.31.9.11")
+	if code, body, err := l.get("/healthz"); err != nil || code != http.StatusOK {
+		t.Errorf("/healthz: %d %q %v", code, body, err)
+	}
+	if code, body, err := l.get("/readyz"); err != nil || code != http.StatusServiceUnavailable || !strings.Contains(body, "there is no default route") {
+		t.Errorf("/readyz: %d %q %v", code, body, err)
+	}
+	testkit.Must(t, l.Hosts[0].NS.Netlink().RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Gw: l.Hosts[1].Addr.AsSlice()}))
+	d.waitReady()
+	l.daemons[1].start()
+	l.daemons[1].waitReady()
+	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1000))
 }

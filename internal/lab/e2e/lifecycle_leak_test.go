@@ -108,7 +108,7 @@ func TestTwentyRunsInOneProcessLeakNothing(t *testing.T) {
 		}()
 		err := d.ns.Do(func() error {
 			args := append(slices.Clone(d.args), "--healthz-port=8081")
-			return twilld.Run(ctx, args, func(string) (string, bool) { return "", false }, io.Discard, d.stderr)
+			return twilld.Run(ctx, args, nil, io.Discard, d.stderr)
 		})
 		<-stopped
 		if err != nil {
