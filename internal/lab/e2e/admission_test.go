@@ -126,7 +126,7 @@ func (l *lab) expectFate(passed *tap, i intrusion) {
 		}
 		return
 	}
-	if !testkit.Within(patience, func() bool {
+	if !testkit.Within(testkit.Patience, func() bool {
 		return l.daemons[1].status().Drops.RX[i.reason] == before.Drops.RX[i.reason]+1
 	}) {
 		l.t.Errorf("%s: not counted as %s; drops before %v, now %v", i.name, i.reason, before.Drops.RX, l.daemons[1].status().Drops.RX)

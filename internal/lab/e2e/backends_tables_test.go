@@ -77,7 +77,7 @@ func flannelLinks(t testing.TB, ns *netlab.Namespace) []netlink.Link {
 func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
 	t.Helper()
 	var err error
-	if !testkit.Within(patience, func() bool {
+	if !testkit.Within(testkit.Patience, func() bool {
 		all, err = factsOnce(ns, macs)
 		return err == nil
 	}) {

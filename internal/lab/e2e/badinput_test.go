@@ -16,6 +16,7 @@ import (
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // site is a host on which twilld is started wrongly: host a of a topology that
@@ -103,7 +104,7 @@ func (s *site) refusesWithout(t *testing.T, lacks []string, want refusal, flags 
 func (s *site) runs(t *testing.T, want refusal, command []string) {
 	t.Helper()
 	before := s.state(t)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	out, err := s.NS.Command(ctx, command[0], command[1:]...).CombinedOutput()
 	var exit *exec.ExitError

@@ -64,7 +64,7 @@ func TestCNIHostPortLeadsToThePod(t *testing.T) {
 	l, err := p.NS.Listen("tcp", "0.0.0.0:80")
 	testkit.Must(t, err)
 	defer l.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	c, err := n.pod().NS.Dial(ctx, "tcp", net.JoinHostPort(gateway4, "8080"))
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
@@ -175,7 +174,7 @@ func TestAGibibyteArrivesUnharmed(t *testing.T) {
 		t.Run(string(wire), func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
 				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Wire: wire}})
-				s := streams{flows: 1, up: gibibyte, limit: 3 * time.Minute}
+				s := streams{flows: 1, up: gibibyte}
 				if err := s.run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
 					t.Error(err)
 				}
@@ -188,7 +187,7 @@ func TestAGibibyteArrivesUnharmedOverALossyWire(t *testing.T) {
 	impair := netlab.Impairment{Loss: 0.01, Reorder: 0.01, Corrupt: 0.001, Seed: 1}
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e, Options: netlab.Options{Impair: &impair}})
-		s := streams{flows: 8, up: gibibyte, limit: 5 * time.Minute}
+		s := streams{flows: 8, up: gibibyte}
 		if err := s.run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
 			t.Error(err)
 		}

@@ -125,7 +125,7 @@ func (d *docker) importBusybox() {
 func (d *docker) removeCgroups() {
 	d.t.Helper()
 	var left []string
-	if !testkit.Within(patience, func() bool {
+	if !testkit.Within(testkit.Patience, func() bool {
 		left = nil
 		for _, tree := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 			groups, _ := filepath.Glob(tree + d.cgroups + "/*")

@@ -107,9 +107,8 @@ func TestEtcdInTwilldServesAnotherNodeAndKeepsLeases(t *testing.T) {
 	testkit.Must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
 
 	env, leases := a.env(), l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/")
-	took, code := a.stop(syscall.SIGTERM)
-	if code != 0 || took > 5*time.Second {
-		t.Errorf("stopping took %s, exit code %d", took, code)
+	if code := a.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
 	}
 	a.start()
 	a.waitReady()

@@ -170,7 +170,7 @@ func (l *etcdLab) killWhen(t *testing.T, reached <-chan struct{}) {
 	case <-time.After(3 * time.Minute):
 		t.Fatal("not within three minutes: a write of the lease that is due after one")
 	}
-	if _, code := l.daemons[0].stop(syscall.SIGKILL); code != -1 {
+	if code := l.daemons[0].stop(syscall.SIGKILL); code != -1 {
 		t.Fatalf("the daemon had ended before: %d", code)
 	}
 }

@@ -138,7 +138,7 @@ func TestKilledDaemonTakesTheSameSubnetAgain(t *testing.T) {
 	// survives checks what a kill has left behind.
 	survives := func(t *testing.T, what string) {
 		t.Helper()
-		if _, code := d.stop(syscall.SIGKILL); code != -1 {
+		if code := d.stop(syscall.SIGKILL); code != -1 {
 			t.Fatalf("%s: the daemon had ended before: %d\n%s", what, code, d.stderr)
 		}
 		keys := slices.Collect(maps.Keys(l.entries()))

@@ -99,8 +99,8 @@ func (d *daemon) start() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-done:
-		case <-time.After(patience):
-			d.t.Errorf("twilld in %s: still there %s after SIGTERM", d.ns, patience)
+		case <-time.After(testkit.Patience):
+			d.t.Errorf("twilld in %s: still there %s after SIGTERM", d.ns, testkit.Patience)
 			_ = cmd.Process.Kill()
 			<-done
 		}
@@ -151,26 +151,20 @@ func (d *daemon) ended() bool {
 	}
 }
 
-// stop sends a signal, waits for the end of the process and returns how long
-// that took and the exit code, -1 if a signal ended it.
-func (d *daemon) stop(sig syscall.Signal) (took time.Duration, code int) {
+// stop sends a signal, waits for the end of the process and returns the exit
+// code, -1 if a signal ended it.
+func (d *daemon) stop(sig syscall.Signal) (code int) {
 	d.t.Helper()
-	began := time.Now()
 	if err := d.cmd.Process.Signal(sig); err != nil {
 		d.t.Fatalf("twilld in %s: %v", d.ns, err)
 	}
-	code = d.wait()
-	return time.Since(began), code
+	return d.wait()
 }
 
 // wait waits for the end of the process and returns its exit code, -1 if a
 // signal ended it.
 func (d *daemon) wait() int {
 	d.t.Helper()
-	select {
-	case <-d.done:
-	case <-time.After(patience):
-		d.t.Fatalf("twilld in %s has not ended within %s", d.ns, patience)
-	}
+	testkit.Receive(d.t, "twilld in "+d.ns.String()+" ends", d.done)
 	return d.cmd.ProcessState.ExitCode()
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // ECN field of TOS and traffic class, RFC 3168 §5.
@@ -209,7 +210,7 @@ func newTap(t testing.TB, ns *netlab.Namespace, link string) *tap {
 // comes in time it fails the test and returns nil.
 func (p *tap) next(what string, wanted func(b []byte) bool) []byte {
 	p.t.Helper()
-	_ = p.f.SetReadDeadline(time.Now().Add(patience))
+	_ = p.f.SetReadDeadline(time.Now().Add(testkit.Patience))
 	buf := make([]byte, 1<<16)
 	for {
 		n, err := p.f.Read(buf)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // acquaint lets the kernels on the way between from and to learn all the
@@ -22,7 +23,7 @@ func acquaint(from *netlab.Pod, to netip.Addr) error { return ping(from, to, 100
 // ping sends an ICMP echo request, which may not be fragmented, in an IP packet
 // of size bytes and waits for the answer.
 func ping(from *netlab.Pod, to netip.Addr, size int) error {
-	return pingWithin(patience, from, to, size)
+	return pingWithin(testkit.Patience, from, to, size)
 }
 
 // pingWithin is ping for whoever does not expect an answer.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // steadyFlow is a flow of numbered datagrams at an even pace, of which not one
@@ -115,6 +116,6 @@ func (s *steadyFlow) stop() error {
 	close(s.end)
 	err := <-s.sender
 	werr := s.write(lastDatagram)
-	_ = s.to.SetReadDeadline(time.Now().Add(patience))
+	_ = s.to.SetReadDeadline(time.Now().Add(testkit.Patience))
 	return errors.Join(err, werr, <-s.receiver)
 }

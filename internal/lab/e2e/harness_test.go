@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 )
@@ -54,7 +53,3 @@ func build(name, pkg string, flags ...string) error {
 	}
 	return nil
 }
-
-// patience is how long a test waits for what should take milliseconds: the
-// machine may be busy.
-const patience = 10 * time.Second

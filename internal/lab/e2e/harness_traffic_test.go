@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // forFamilies runs a test as a subtest for each address family of a pod.
@@ -67,17 +68,13 @@ func (zeros) Read(p []byte) (int, error) {
 // streams are TCP connections that a test loads.
 type streams struct {
 	flows    int
-	up, down int64         // bytes in all: from the client's pod and back, at the same time
-	limit    time.Duration // patience with the whole; a minute if zero
+	up, down int64           // bytes in all: from the client's pod and back, at the same time
+	until    context.Context // closes the connections when it ends, if not nil
 }
 
 // run moves the bytes between a client in from and a server on addr in to, and
 // returns an error unless what arrives has the SHA-256 of what was sent.
 func (s streams) run(from, to *netlab.Pod, addr netip.Addr) error {
-	if s.limit == 0 {
-		s.limit = time.Minute
-	}
-	deadline := time.Now().Add(s.limit)
 	l, err := to.NS.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
 	if err != nil {
 		return err
@@ -85,12 +82,15 @@ func (s streams) run(from, to *netlab.Pod, addr netip.Addr) error {
 	defer l.Close()
 	results := make(chan error)
 	for i := range s.flows {
-		client, server, err := connect(l, from, deadline)
+		client, server, err := connect(l, from)
 		if err != nil {
 			return err
 		}
 		defer client.Close()
 		defer server.Close()
+		if s.until != nil {
+			defer context.AfterFunc(s.until, func() { client.Close(); server.Close() })()
+		}
 		go func() { results <- pump(client, server, uint64(2*i), s.up/int64(s.flows)) }()
 		go func() { results <- pump(server, client, uint64(2*i+1), s.down/int64(s.flows)) }()
 	}
@@ -101,8 +101,8 @@ func (s streams) run(from, to *netlab.Pod, addr netip.Addr) error {
 }
 
 // connect makes one connection to l.
-func connect(l net.Listener, from *netlab.Pod, deadline time.Time) (client, server *net.TCPConn, err error) {
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+func connect(l net.Listener, from *netlab.Pod) (client, server *net.TCPConn, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	c, err := from.NS.Dial(ctx, "tcp", l.Addr().String())
 	if err != nil {
@@ -113,7 +113,27 @@ func connect(l net.Listener, from *netlab.Pod, deadline time.Time) (client, serv
 		c.Close()
 		return nil, nil, err
 	}
-	return c.(*net.TCPConn), s.(*net.TCPConn), errors.Join(c.SetDeadline(deadline), s.SetDeadline(deadline))
+	return c.(*net.TCPConn), s.(*net.TCPConn), nil
+}
+
+// moving is a connection that fails when no byte has moved for as long as
+// testkit.Patience. How long a transfer takes as a whole is the machine's affair.
+type moving struct{ *net.TCPConn }
+
+// Read implements io.Reader.
+func (m moving) Read(p []byte) (int, error) {
+	if err := m.SetReadDeadline(time.Now().Add(testkit.Patience)); err != nil {
+		return 0, err
+	}
+	return m.TCPConn.Read(p)
+}
+
+// Write implements io.Writer.
+func (m moving) Write(p []byte) (int, error) {
+	if err := m.SetWriteDeadline(time.Now().Add(testkit.Patience)); err != nil {
+		return 0, err
+	}
+	return m.TCPConn.Write(p)
 }
 
 // pump sends n bytes from one end of a connection to the other and compares.
@@ -122,11 +142,11 @@ func pump(from, to *net.TCPConn, seed uint64, n int64) error {
 	failed := make(chan error, 1)
 	go func() {
 		// Without the wrapper io.Copy would use buffers of its own, of 32 KiB.
-		_, err := io.CopyBuffer(struct{ io.Writer }{from}, io.TeeReader(content(seed, n), sent), make([]byte, 256<<10))
+		_, err := io.CopyBuffer(struct{ io.Writer }{moving{from}}, io.TeeReader(content(seed, n), sent), make([]byte, 256<<10))
 		failed <- errors.Join(err, from.CloseWrite())
 	}()
 	received := sha256.New()
-	got, err := io.CopyBuffer(received, struct{ io.Reader }{to}, make([]byte, 256<<10))
+	got, err := io.CopyBuffer(received, struct{ io.Reader }{moving{to}}, make([]byte, 256<<10))
 	if err := errors.Join(err, <-failed); err != nil {
 		return fmt.Errorf("%s to %s: %d of %d bytes arrived: %w", from.LocalAddr(), from.RemoteAddr(), got, n, err)
 	}
@@ -187,7 +207,7 @@ func (d datagrams) flow(conn *net.UDPConn, seed uint64) error {
 			sent++
 			continue
 		}
-		conn.SetReadDeadline(time.Now().Add(patience))
+		conn.SetReadDeadline(time.Now().Add(testkit.Patience))
 		n, err := conn.Read(buf)
 		if err != nil {
 			return fmt.Errorf("datagram %d of %d bytes: no echo: %w", received, d.sizes[received%len(d.sizes)], err)

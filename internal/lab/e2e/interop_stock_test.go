@@ -92,7 +92,7 @@ func (l *stockLab) startStock(t *testing.T, i int) {
 		if line != "ready mtu=1472" {
 			t.Fatalf("stock flannel in %s says %q, want %q", h.NS, line, "ready mtu=1472")
 		}
-	case <-time.After(patience):
+	case <-time.After(testkit.Patience):
 		t.Fatalf("stock flannel in %s does not get ready", h.NS)
 	}
 }

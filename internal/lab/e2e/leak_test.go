@@ -56,7 +56,7 @@ func TestLabLeavesNoNamespaceProcessOrDescriptor(t *testing.T) {
 	before := leftoversNow(t)
 	t.Run("another", lab)
 	var after leftovers
-	if !testkit.Within(patience, func() bool {
+	if !testkit.Within(testkit.Patience, func() bool {
 		after = leftoversNow(t)
 		return len(after.namespaces) == 0 && len(after.children) == 0 && after.strays == 0 &&
 			slices.Equal(after.descriptors, before.descriptors)

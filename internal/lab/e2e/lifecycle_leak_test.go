@@ -68,7 +68,7 @@ func TestHundredLeaseChangesLeakNothing(t *testing.T) {
 	}
 	var after []string
 	// Not equal: a connection that has asked for the status may be closing.
-	if !testkit.Within(patience, func() bool {
+	if !testkit.Within(testkit.Patience, func() bool {
 		after = descriptors(t, d.cmd.Process.Pid)
 		return len(after) <= len(before)
 	}) {
@@ -99,7 +99,7 @@ func TestTwentyRunsInOneProcessLeakNothing(t *testing.T) {
 		go func() {
 			defer close(stopped)
 			defer stop()
-			if !testkit.Within(patience, func() bool {
+			if !testkit.Within(testkit.Patience, func() bool {
 				doc, err := status.Fetch(ctx, d.socket)
 				return err == nil && doc.Waiting == ""
 			}) {
@@ -122,7 +122,7 @@ func TestTwentyRunsInOneProcessLeakNothing(t *testing.T) {
 		run()
 	}
 	var after, left []string
-	if !testkit.Within(patience, func() bool {
+	if !testkit.Within(testkit.Patience, func() bool {
 		after, left = descriptors(t, os.Getpid()), ofDaemons()
 		return len(after) <= len(before) && len(left) == 0
 	}) {

@@ -24,7 +24,7 @@ import (
 func (l *lab) get(path string) (code int, body string, err error) {
 	transport := &http.Transport{DialContext: l.Hosts[1].NS.Dial}
 	defer transport.CloseIdleConnections()
-	client := http.Client{Transport: transport, Timeout: patience}
+	client := http.Client{Transport: transport, Timeout: testkit.Patience}
 	res, err := client.Get(fmt.Sprintf("http://%s:8081%s", l.Hosts[0].Addr, path))
 	if err != nil {
 		return 0, "", err
@@ -74,7 +74,7 @@ func TestServiceManagerIsToldWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
 	next := func() string {
 		t.Helper()
 		buf := make([]byte, 100)
-		testkit.Must(t, manager.SetReadDeadline(time.Now().Add(patience)))
+		testkit.Must(t, manager.SetReadDeadline(time.Now().Add(testkit.Patience)))
 		n, err := manager.Read(buf)
 		testkit.Must(t, err)
 		return string(buf[:n])

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -17,23 +18,21 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-const (
-	// endsWithin is how long a daemon may take to end after a signal, on a
-	// machine that lets it run.
-	endsWithin = 300 * time.Millisecond
-	// endsSurely is the same where something else is tested and the machine
-	// may be busy.
-	endsSurely = 5 * time.Second
-)
-
-// load is TCP both ways between pod-a and pod-b that goes on until the lab is
-// closed; whoever cuts it off does not hear of it.
+// load is TCP both ways between pod-a and pod-b that goes on until the test ends,
+// whatever happens to the daemons.
 func (l *lab) load() {
 	l.t.Helper()
 	before := l.txPackets(0)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
 	go func() {
-		_ = streams{flows: 4, up: 1 << 40, down: 1 << 40, limit: patience}.run(l.pod(0), l.pod(1), l.pod(1).Addr)
+		defer close(ended)
+		_ = streams{flows: 4, up: 1 << 40, down: 1 << 40, until: ctx}.run(l.pod(0), l.pod(1), l.pod(1).Addr)
 	}()
+	l.t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
 	testkit.Eventually(l.t, "traffic flows", func() bool { return l.txPackets(0) > before+1000 })
 }
 
@@ -54,7 +53,7 @@ func (d *daemon) files() string {
 // pod-a ── host a ──────────── host b ── pod-b
 //
 //	SIGTERM
-func TestSIGTERMEndsSoonUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
+func TestSIGTERMEndsUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
 	for _, e := range []engine{offloadEngine, plainEngine} {
 		t.Run(e.name, func(t *testing.T) {
 			l := newLab(t, labOptions{engine: e, idle: true})
@@ -71,9 +70,8 @@ func TestSIGTERMEndsSoonUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
 			testkit.Must(t, err)
 			l.load()
 
-			took, code := d.stop(syscall.SIGTERM)
-			if took > endsSurely || code != 0 {
-				t.Errorf("ended after %s with exit code %d, want 0 within %s", took, code, endsSurely)
+			if code := d.stop(syscall.SIGTERM); code != 0 {
+				t.Errorf("exit code %d, want 0", code)
 			}
 			if after := netState(t, d.ns); after != before {
 				t.Errorf("left behind: the host was\n%s\nand is\n%s", before, after)
@@ -93,26 +91,10 @@ func TestSIGTERMEndsSoonUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
 	}
 }
 
-// A busy machine only adds to the time, so the best of a few counts.
-func TestSIGTERMUnderTrafficTakesLessThan300Milliseconds(t *testing.T) {
-	l := newLab(t, labOptions{})
-	d, best := l.daemons[0], endsSurely
-	for range 5 {
-		l.load()
-		took, _ := d.stop(syscall.SIGTERM)
-		if best = min(best, took); best <= endsWithin {
-			return
-		}
-		d.start()
-		d.waitReady()
-	}
-	t.Errorf("ended after %s at best, want %s", best, endsWithin)
-}
-
 func TestSIGINTEndsAsSIGTERMDoes(t *testing.T) {
 	l := newLab(t, labOptions{})
-	if took, code := l.daemons[0].stop(syscall.SIGINT); took > endsSurely || code != 0 {
-		t.Errorf("ended after %s with exit code %d, want 0 within %s", took, code, endsSurely)
+	if code := l.daemons[0].stop(syscall.SIGINT); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
 	}
 }
 
@@ -124,9 +106,7 @@ func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
 	testkit.Must(t, l.SetPodMTU(1500))
 	l.load()
 	testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
-	if took, _ := d.stop(syscall.SIGTERM); took > endsSurely { // the code tells whether the second one came in time
-		t.Errorf("ended after %s, want %s", took, endsSurely)
-	}
+	d.stop(syscall.SIGTERM) // with 0, or by the signal where the second one came in time
 	if after := netState(t, d.ns); after != before {
 		t.Errorf("left behind: the host was\n%s\nand is\n%s", before, after)
 	}
@@ -135,15 +115,15 @@ func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
 	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 }
 
-func TestSIGTERMWhileStartingEndsSoonToo(t *testing.T) {
+func TestSIGTERMWhileStartingEndsToo(t *testing.T) {
 	l := newLab(t, labOptions{idle: true, flags: []string{"--udp-gso=auto"}})
 	d := l.daemons[0]
 	before := netState(t, d.ns)
 	stifleLoopback(t, d.ns) // it waits for packets to itself
 	d.start()
 	testkit.Eventually(t, "it makes its device", func() bool { return netState(t, d.ns) != before })
-	if took, code := d.stop(syscall.SIGTERM); took > endsSurely || code != 0 {
-		t.Errorf("ended after %s with exit code %d, want 0 within %s", took, code, endsSurely)
+	if code := d.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
 	}
 	if after := netState(t, d.ns); after != before {
 		t.Errorf("left behind: the host was\n%s\nand is\n%s", before, after)
@@ -153,23 +133,23 @@ func TestSIGTERMWhileStartingEndsSoonToo(t *testing.T) {
 	}
 }
 
-func TestRestartAfterSIGKILLWorksAtOnce(t *testing.T) {
+func TestRestartAfterSIGKILLWaitsForNothing(t *testing.T) {
 	for _, e := range []engine{offloadEngine, plainEngine} {
 		t.Run(e.name, func(t *testing.T) {
 			l := newLab(t, labOptions{engine: e})
 			d := l.daemons[0]
 			l.load()
-			if _, code := d.stop(syscall.SIGKILL); code != -1 {
+			if code := d.stop(syscall.SIGKILL); code != -1 {
 				t.Fatalf("exit code %d of a killed process", code)
 			}
 			if _, err := os.Stat(d.socket); err != nil {
 				t.Fatalf("a killed daemon cannot have removed its socket: %v", err)
 			}
-			began := time.Now()
+			logged := len(d.stderr.String())
 			d.start()
 			d.waitReady()
-			if took := time.Since(began); took > time.Second {
-				t.Errorf("ready %s after the start, want a second at most", took)
+			if log := d.stderr.String()[logged:]; strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {
+				t.Errorf("it waited for something, or failed before it was ready:\n%s", log)
 			}
 			testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 			testkit.Must(t, ping(l.pod(1), l.pod(0).Addr6, 1472))

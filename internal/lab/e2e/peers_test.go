@@ -17,9 +17,6 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// promptly is how soon a change of the leases is in force.
-const promptly = 2 * time.Second
-
 // pod-a ── host a ─┬─ host c ── pod-c  10.5.3.2, and when that node has gone
 // pod-b ── host b ─┴─ host d ── pod-d  10.5.3.2
 func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
@@ -46,14 +43,14 @@ func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
 		}
 
 		l.setLeases(append(ab, moving))
-		l.expectPeers(promptly, b.Addr, c.Addr)
+		l.expectPeers(b.Addr, c.Addr)
 		onC := startDaemon(t, c.NS, l.leaseFile, e.flags[0]...)
 		l.expectAnswer(c.Pods[0], "c")
 
 		onC.stop(syscall.SIGTERM)
 		moving.PublicIP, moving.PublicIPv6 = d.Addr, d.Addr6
 		l.setLeases(append(ab, moving))
-		l.expectPeers(promptly, b.Addr, d.Addr)
+		l.expectPeers(b.Addr, d.Addr)
 		startDaemon(t, d.NS, l.leaseFile, e.flags[0]...)
 		l.expectAnswer(c.Pods[0], "d")
 
@@ -66,7 +63,7 @@ func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
 		l.expectAnswer(c.Pods[0], "d")
 
 		l.setLeases(ab)
-		l.expectPeers(promptly, b.Addr)
+		l.expectPeers(b.Addr)
 		for _, addr := range []netip.Addr{c.Pods[0].Addr, c.Pods[0].Addr6} {
 			if _, err := a.Pods[0].NS.Dial(t.Context(), "tcp", netip.AddrPortFrom(addr, 80).String()); !errors.Is(err, unix.ENETUNREACH) {
 				t.Errorf("the lease has gone, yet connecting to %s says: %v", addr, err)
@@ -142,18 +139,16 @@ func setDown(t testing.TB, ns *netlab.Namespace, name string) {
 }
 
 // expectPeers waits until the daemon on host a has exactly these peers.
-func (l *lab) expectPeers(limit time.Duration, addrs ...netip.Addr) {
+func (l *lab) expectPeers(addrs ...netip.Addr) {
 	l.t.Helper()
 	var got []netip.Addr
-	if !testkit.Within(limit, func() bool {
+	testkit.Eventually(l.t, fmt.Sprintf("host a has the peers %s", addrs), func() bool {
 		got = got[:0]
 		for _, p := range l.daemons[0].status().Dataplane.Peers {
 			got = append(got, p.PublicIP)
 		}
 		return fmt.Sprint(got) == fmt.Sprint(addrs)
-	}) {
-		l.t.Errorf("%s after the lease file changed host a has the peers %s, want %s", limit, got, addrs)
-	}
+	}, func() string { return fmt.Sprintf("it has %s", got) })
 }
 
 // answer makes a namespace answer datagrams to port 7 of addr with name.
@@ -186,7 +181,7 @@ func (l *lab) expectAnswer(p *netlab.Pod, name string) {
 		}
 		defer conn.Close()
 		got := make([]byte, 1)
-		if !testkit.Within(patience, func() bool {
+		if !testkit.Within(testkit.Patience, func() bool {
 			if _, err := conn.Write([]byte("?")); err != nil {
 				return false
 			}

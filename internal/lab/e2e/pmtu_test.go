@@ -198,16 +198,20 @@ func (l *lab) echoWithout(addr netip.Addr, size int) error {
 	_, _ = io.ReadFull(content(1, int64(size)), buf)
 	// The first ones may go where a router has yet to say that they are too
 	// big.
-	for range 50 {
-		if _, err := client.Write(buf); err != nil {
-			return fmt.Errorf("%d bytes without DF: %w", size, err)
+	if !testkit.Within(testkit.Patience, func() bool {
+		if _, err = client.Write(buf); err != nil {
+			return true
 		}
-		client.SetReadDeadline(time.Now().Add(patience / 50))
-		if n, err := client.Read(got); err == nil && bytes.Equal(got[:n], buf) {
-			return nil
-		}
+		_ = client.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		n, rerr := client.Read(got)
+		return rerr == nil && bytes.Equal(got[:n], buf)
+	}) {
+		err = errors.New("no echo")
 	}
-	return fmt.Errorf("%d bytes without DF: no echo", size)
+	if err != nil {
+		return fmt.Errorf("%d bytes without DF: %w", size, err)
+	}
+	return nil
 }
 
 // IPv6 has no links below 1280 bytes (RFC 8200 §5), so a tunnel must fragment
@@ -254,7 +258,7 @@ func expectPathMTU(t *testing.T, from *netlab.Pod, addr netip.Addr, mtu int) {
 		t.Fatal(err)
 	}
 	tooBig := make([]byte, mtu+1-headers)
-	told := testkit.Within(patience, func() bool {
+	told := testkit.Within(testkit.Patience, func() bool {
 		_, err := conn.Write(tooBig)
 		return errors.Is(err, unix.EMSGSIZE)
 	})

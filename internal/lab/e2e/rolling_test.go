@@ -146,8 +146,8 @@ func (n *stockNode) stop(t testing.TB) {
 	testkit.Must(t, n.cmd.Process.Signal(syscall.SIGTERM))
 	select {
 	case <-n.done:
-	case <-time.After(patience):
-		t.Fatalf("stock flannel has not ended within %s", patience)
+	case <-time.After(testkit.Patience):
+		t.Fatalf("stock flannel has not ended within %s", testkit.Patience)
 	}
 }
 

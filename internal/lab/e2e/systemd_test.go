@@ -83,7 +83,7 @@ func unifiedGroups(t testing.TB) string {
 // removeGroups removes the control groups. The last process of one may take a
 // moment to end.
 func (m *machine) removeGroups() {
-	if !testkit.Within(patience, func() bool {
+	if !testkit.Within(testkit.Patience, func() bool {
 		var all []string
 		_ = filepath.WalkDir(m.groups, func(path string, e os.DirEntry, err error) error {
 			if err == nil && e.IsDir() {
@@ -270,7 +270,7 @@ func TestDropInOfDockerStartsItWithTwilldsOptionsAndKeepsIt(t *testing.T) {
 		out, _ := m.command("cat", "/run/dockerd.called").Output()
 		return strings.TrimSpace(string(out))
 	}
-	if !testkit.Within(patience, func() bool { return called() == want }) {
+	if !testkit.Within(testkit.Patience, func() bool { return called() == want }) {
 		t.Errorf("dockerd was called with %q, want %q", called(), want)
 	}
 	docker := func() string { return m.run("systemctl", "show", "--value", "--property=MainPID", "docker") }

@@ -160,7 +160,7 @@ func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
 						if i%4 == 3 {
 							continue
 						}
-						_ = server.SetReadDeadline(time.Now().Add(patience))
+						_ = server.SetReadDeadline(time.Now().Add(testkit.Patience))
 						buf := make([]byte, 8)
 						if n, err := server.Read(buf); err != nil || n != 4 || binary.BigEndian.Uint32(buf) != uint32(i) {
 							t.Fatalf("datagram %d: % x, %v", i, buf[:n], err)
@@ -186,7 +186,7 @@ func TestTCPWithIPOptionsArrives(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer listener.Close()
-		client, server, err := connect(listener, l.pod(0), time.Now().Add(patience))
+		client, server, err := connect(listener, l.pod(0))
 		if err != nil {
 			t.Fatal(err)
 		}
