@@ -135,13 +135,14 @@ func (e *Engine) probe(cfg *Config) error {
 	segments := 1
 	probes := map[string]func() (granted string, err error){
 		"tun-gro": func() (string, error) { return probeMerge(cfg.Device) },
-		"udp-gso": func() (granted string, err error) {
-			n, err := probeGSO(ipv6)
-			if err != nil {
+		"udp-gso": func() (string, error) {
+			if err := probeGSO(ipv6); err != nil {
 				return "", err
 			}
-			segments = n
-			return fmt.Sprintf("granted: UDP_SEGMENT, %d segments a send", n), nil
+			if segments = maxSegmentsOld; featureGSO128.Probe() == nil {
+				segments = maxSegments
+			}
+			return fmt.Sprintf("granted: UDP_SEGMENT, %d segments a send", segments), nil
 		},
 		"udp-gro": func() (string, error) {
 			for _, s := range e.shards {

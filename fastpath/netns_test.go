@@ -247,7 +247,7 @@ func TestEngineForwardsBothWays(t *testing.T) {
 					{"packets a read of the device", &c.TX.Merged, d.Granted.UDP()},
 					{"packets a GSO send", &c.TX.Segments, tt.gso == tun.On},
 					{"packets a GRO receive", &c.RX.Segments, tt.gro == tun.On},
-					{"packets a write of the device", &c.RX.Merged, tt.v == tun.On && d.Granted.UDP() && kernelAtLeast(6, 9)},
+					{"packets a write of the device", &c.RX.Merged, tt.v == tun.On && d.Granted.UDP() && !tun.Kernel().Before(usoThroughVXLAN)},
 				} {
 					if most := biggest(hist.h); (most > 1) != hist.trains {
 						t.Errorf("%s: more than %v; trains wanted: %t", hist.name, most, hist.trains)
@@ -437,16 +437,26 @@ func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 	})
 }
 
+func TestKernelHasEachFeatureFromItsVersionOn(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		for _, f := range Features {
+			if err := f.Verify(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 func TestTrainsArriveWholeOrCut(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
 		for _, addr := range []string{"127.0.0.1", "::1"} {
 			ipv6 := addr == "::1"
-			most, err := probeGSO(ipv6)
-			if err != nil {
+			if err := probeGSO(ipv6); err != nil {
 				t.Fatalf("%s: %v", addr, err)
 			}
-			if want := map[bool]int{true: 128, false: 64}[kernelAtLeast(6, 9)]; most != want {
-				t.Errorf("%s: %d segments a send, want %d", addr, most, want)
+			most := maxSegmentsOld
+			if !tun.Kernel().Before(featureGSO128.Since) {
+				most = maxSegments
 			}
 			to, from := openUDP(t, addr), openUDP(t, addr)
 			// Full trains are taken, longer ones not.

@@ -37,9 +37,8 @@ func probeMerge(d *tun.Device) (string, error) {
 	if mergesUDP(d) {
 		return "granted: TCP and UDP", nil
 	}
-	return "granted: TCP; UDP needs USO on the device and Linux 6.9", nil
+	return "granted: TCP; UDP needs USO on the device and Linux " + usoThroughVXLAN.String(), nil
 }
 
 // mergesUDP reports whether UDP datagrams may be made into super-packets.
-// Kernels up to 6.8.4 lose such packets where they go on into a VXLAN device.
-func mergesUDP(d *tun.Device) bool { return d.Granted.UDP() && kernelAtLeast(6, 9) }
+func mergesUDP(d *tun.Device) bool { return d.Granted.UDP() && !tun.Kernel().Before(usoThroughVXLAN) }

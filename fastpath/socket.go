@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -158,101 +157,4 @@ func setFragmenting(fd int, ipv6, on bool) unix.Errno {
 		return err.(unix.Errno)
 	}
 	return 0
-}
-
-// kernelAtLeast reports whether the running kernel is version major.minor or
-// newer. It is for behaviour that cannot be probed.
-func kernelAtLeast(major, minor int) bool {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return false
-	}
-	var a, b int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); err != nil {
-		return false
-	}
-	return a > major || a == major && b >= minor
-}
-
-// selfTestWait is how long the self-test waits for a segment, in milliseconds.
-// Loopback delivers before the send returns; a daemon that is told to end
-// meanwhile must not be late.
-const selfTestWait = 200
-
-var errCorrupted = errors.New("self-test on loopback: segments arrived damaged; this kernel corrupts GSO sends")
-
-// probeGSO reports what UDP GSO (UDP_SEGMENT, Linux 4.18) can do here: how many
-// segments a send may have. It sends a train of equal segments to itself over
-// loopback and compares what arrives, since Linux 7.0 to 7.1.4 damages such
-// trains.
-func probeGSO(ipv6 bool) (segments int, err error) {
-	loopback := netip.MustParseAddr("127.0.0.1")
-	if ipv6 {
-		loopback = netip.IPv6Loopback()
-	}
-	fd, err := openSocket(netip.AddrPortFrom(loopback, 0), false)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	if err := unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT, 0); err != nil {
-		return 0, fmt.Errorf("set UDP_SEGMENT: %w", err)
-	}
-	segments = maxSegmentsOld
-	if kernelAtLeast(6, 9) {
-		segments = maxSegments
-	}
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		return 0, fmt.Errorf("getsockname: %w", err)
-	}
-	const count, size = 4, 64
-	train := make([]byte, count*size)
-	for i := range train {
-		train[i] = byte(i/size<<6 | i%size)
-	}
-	control := sendControl(make([]byte, 0, sendControlLen), size, 0, ipv6)
-	if _, err := unix.SendmsgN(fd, train, control, name, unix.MSG_DONTWAIT); err != nil {
-		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL) {
-			return segments, nil // no loopback to test on; the setsockopt knows the option
-		}
-		return 0, fmt.Errorf("self-test on loopback: sendmsg: %w", err)
-	}
-	got := make([]byte, 2*size)
-	for i := range count {
-		if !readable(fd, selfTestWait) {
-			return 0, fmt.Errorf("self-test on loopback: segment %d of %d did not arrive", i+1, count)
-		}
-		n, _, err := unix.Recvfrom(fd, got, unix.MSG_DONTWAIT)
-		if err != nil {
-			return 0, fmt.Errorf("self-test on loopback: %w", os.NewSyscallError("recvfrom", err))
-		}
-		if string(got[:n]) != string(train[i*size:(i+1)*size]) {
-			return 0, errCorrupted
-		}
-	}
-	return segments, nil
-}
-
-// readable waits for fd to become readable, for at most so many milliseconds
-// without a signal.
-func readable(fd, wait int) bool {
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, wait)
-		if err != unix.EINTR {
-			return err == nil && n > 0
-		}
-	}
-}
-
-// enableGRO turns UDP GRO on for fd. The option came with Linux 5.0 and is used
-// from 5.12 on: earlier kernels aggregate only between sockets of one host.
-func enableGRO(fd int) error {
-	if !kernelAtLeast(5, 12) {
-		return errors.New("UDP_GRO needs Linux 5.12")
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1); err != nil {
-		return fmt.Errorf("set UDP_GRO: %w", err)
-	}
-	return nil
 }

@@ -79,7 +79,7 @@ func Open(cfg Config) (*Device, error) {
 		d.Queues, d.Granted = queues, granted
 		why := "granted: " + granted.String()
 		if !granted.UDP() {
-			why += "; USO needs Linux 6.2"
+			why += "; USO needs Linux " + featureUSO.Since.String()
 		}
 		return why, nil
 	})

@@ -181,16 +181,17 @@ func read(t *testing.T, q Queue) (h Header, pkt []byte) {
 	return
 }
 
-func kernelAtLeast(t *testing.T, major, minor int) bool {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		t.Fatal(err)
+func TestKernelHasEachFeatureFromItsVersionOn(t *testing.T) {
+	for _, f := range Features {
+		inside(t, func(*netlab.Namespace) {
+			if err := f.Verify(); err != nil {
+				t.Error(err)
+			}
+			if links, err := netlink.LinkList(); err != nil || len(links) != 1 { // lo
+				t.Errorf("%s: the probe has left %v, %v", f.Name, links, err)
+			}
+		})
 	}
-	var a, b int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); err != nil {
-		t.Fatal(err)
-	}
-	return a > major || a == major && b >= minor
 }
 
 func TestOffloadDeviceIsGrantedWhatTheKernelHas(t *testing.T) {
@@ -199,8 +200,8 @@ func TestOffloadDeviceIsGrantedWhatTheKernelHas(t *testing.T) {
 		if !d.Offload() || !d.Granted.TCP() || !strings.HasPrefix(d.State.Why, "granted: "+d.Granted.String()) {
 			t.Errorf("%+v, granted %s", d.State, d.Granted)
 		}
-		if want := kernelAtLeast(t, 6, 2); d.Granted.UDP() != want {
-			t.Errorf("USO granted: %t; Linux 6.2 or newer: %t", d.Granted.UDP(), want)
+		if want := !Kernel().Before(featureUSO.Since); d.Granted.UDP() != want {
+			t.Errorf("USO granted: %t; new enough a kernel: %t", d.Granted.UDP(), want)
 		}
 	})
 }
@@ -357,7 +358,7 @@ func TestSuperPacketCrossesWhole(t *testing.T) {
 		ipv6, tcp bool
 	}{{"tcp4", false, true}, {"tcp6", true, true}, {"udp4", false, false}, {"udp6", true, false}} {
 		t.Run(tt.name, func(t *testing.T) {
-			if !tt.tcp && !kernelAtLeast(t, 6, 2) {
+			if !tt.tcp && Kernel().Before(featureUSO.Since) {
 				return // without USO
 			}
 			inside(t, func(ns *netlab.Namespace) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -103,8 +102,7 @@ func attach(name string, flags, exclusive uint16) (fd int, err error) {
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", devNetTun, err)
 	}
-	var features uint32
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNGETFEATURES, uintptr(unsafe.Pointer(&features))); errno != 0 || uint16(features)&flags&^unix.IFF_TUN != flags&^unix.IFF_TUN {
+	if have, err := features(fd); err != nil || have&flags&^unix.IFF_TUN != flags&^unix.IFF_TUN {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("TUNGETFEATURES: %w", errNoOffload)
 	}
