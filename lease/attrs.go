@@ -71,14 +71,14 @@ func DecodeAttrs(value []byte) (Attrs, error) {
 	return a, nil
 }
 
-// Equal says whether two nodes tell the same about themselves.
+// Equal reports whether two nodes announce the same.
 func (a Attrs) Equal(b Attrs) bool {
 	return a.PublicIP == b.PublicIP && a.PublicIPv6 == b.PublicIPv6 && a.BackendType == b.BackendType &&
 		string(a.BackendData) == string(b.BackendData) && string(a.BackendV6Data) == string(b.BackendV6Data)
 }
 
-// Equal says whether two leases give the same subnets to the same node. When
-// they expire does not count.
+// Equal reports whether two leases give the same subnets to the same node. Expiration
+// does not count.
 func (l Lease) Equal(o Lease) bool {
 	return l.Subnet == o.Subnet && l.IPv6Subnet == o.IPv6Subnet && l.Attrs.Equal(o.Attrs)
 }

@@ -68,7 +68,7 @@ func (b Backend) value(key string) string {
 			return string(v)
 		}
 	}
-	return "?" // inside of a nested object
+	return "?" // inside a nested object
 }
 
 // wantOf says in words which JSON fits a Go type.

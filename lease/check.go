@@ -25,8 +25,8 @@ func (e *OutsideError) Error() string {
 		e.Lease.Key(), e.Lease.node(), e.Field, e.Subnet, e.Network)
 }
 
-// ConflictError says that two leases cannot both stand: their subnets overlap,
-// or two nodes claim one public address.
+// ConflictError says that two leases exclude each other: their subnets overlap, or
+// two nodes claim one public address.
 type ConflictError struct {
 	A, B           Lease
 	IndexA, IndexB int    // in the checked leases; IndexA is the greater
@@ -61,10 +61,10 @@ var publicFields = []struct {
 	{"PublicIPv6", func(l Lease) netip.Addr { return l.PublicIPv6 }},
 }
 
-// Check says what keeps leases from standing side by side in the network of c:
-// an *OutsideError or a *ConflictError for each fault, none if all is well. A
-// field of a lease is in conflict with one other lease at most, also where it
-// overlaps several: with the one that has the widest subnet.
+// Check returns an *OutsideError or a *ConflictError for each lease that does not fit
+// the network of c or the other leases. A field of a lease is in conflict with one
+// other lease at most, even where it overlaps several: with the one that has the
+// widest subnet.
 func Check(c *Config, leases []Lease) []error {
 	var errs []error
 	for _, f := range subnetFields {
@@ -89,9 +89,9 @@ func checkOutside(leases []Lease, field string, of func(Lease) netip.Prefix, net
 	return errs
 }
 
-// checkOverlap walks the subnets in the order of their addresses, the wider
-// first: prefixes nest or are apart, so one that overlaps any before it overlaps
-// the last that overlapped none.
+// checkOverlap walks the subnets in the order of their addresses, the wider first:
+// two prefixes nest or are disjoint, so one that overlaps any before it overlaps the
+// last that overlapped none.
 func checkOverlap(leases []Lease, field string, of func(Lease) netip.Prefix) []error {
 	var order []int
 	for i, l := range leases {
@@ -132,5 +132,5 @@ func conflict[V fmt.Stringer](leases []Lease, i, j int, field string, of func(Le
 	return &ConflictError{a, b, i, j, field, of(a).String(), of(b).String()}
 }
 
-// node names the holder of l for people.
+// node names the holder of l, for messages.
 func (l Lease) node() netip.Addr { return cmp.Or(l.PublicIP, l.PublicIPv6) }

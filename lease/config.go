@@ -41,8 +41,8 @@ func (c *Config) Networks() []netip.Prefix {
 	return n
 }
 
-// Equal says whether two configurations mean the same. Backend options are
-// compared as they were written, white space aside.
+// Equal reports whether two configurations mean the same. Backend options are
+// compared as they were written, without white space.
 func (c *Config) Equal(o *Config) bool { return reflect.DeepEqual(c, o) }
 
 // ConfigError says which key of a network configuration is wrong.
@@ -59,7 +59,7 @@ func (e *ConfigError) Error() string {
 	return fmt.Sprintf("%s %s: want %s", e.Key, jsonerr.Brief([]byte(e.Value)), e.Want)
 }
 
-// configJSON is the text of a Config. encoding/json gives it flannel's manners:
+// configJSON is the text of a Config. encoding/json reads it as in flannel:
 // the case of a key does not matter, unknown keys are ignored, the last of two
 // equal keys counts.
 type configJSON struct {

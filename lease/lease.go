@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Attrs is what a node tells the others about itself when it takes a lease.
+// Attrs is what a node announces with its lease.
 // The JSON form is flannel's (etcd value and Kubernetes annotations).
 type Attrs struct {
 	PublicIP      netip.Addr      // IPv4 address at which other nodes reach this one; invalid if it has none
@@ -37,18 +37,18 @@ type Key string
 
 // Update is one step in what a store knows.
 type Update struct {
-	// Config is not nil when the network configuration is told for the
-	// first time or has changed; a store that others write to also tells it
-	// when it is good again.
+	// Config is not nil when the network configuration is sent for the first
+	// time or has changed; a store that others write to also sends it when it
+	// is good again after a bad one.
 	Config *Config
 	// Snapshot says that Put is the complete set of leases: what is not in
 	// it is gone. The first update of a watch is always a snapshot.
 	Snapshot bool
 	Put      []Lease
 	Delete   []Key
-	// Err is not nil when the store has seen something that it refuses, a
-	// broken configuration say, or that the node's own lease is lost, which
-	// wraps ErrLost. The rest of the update is then empty and what was good
+	// Err is not nil when the store refuses something, such as a broken
+	// configuration, or when the node's own lease is lost, which wraps
+	// ErrLost. The rest of the update is then empty, and what was sent before
 	// stays in force.
 	Err error
 }
@@ -76,17 +76,17 @@ type Store interface {
 	// ErrNoLease when there is none to be had.
 	Acquire(ctx context.Context, a Attrs, prev Previous) (*Lease, error)
 
-	// Renew extends own before own.Expiration and returns the lease as it
-	// now stands. It fails, and changes nothing, if the lease is no longer
+	// Renew extends own before own.Expiration and returns the resulting
+	// lease. It fails, and changes nothing, if the lease is no longer
 	// this node's: with an error that wraps ErrLost, or ErrNoLease where the
 	// store cannot make another. Stores whose leases never expire return own
 	// unchanged.
 	Renew(ctx context.Context, own *Lease) (*Lease, error)
 
 	// Watch sends what the store knows to updates until ctx is done: first
-	// one snapshot with Config set, then changes. It recovers from all that
-	// passes (a store that restarts, a file that is replaced) on its own,
-	// sending a new snapshot where it may have missed something. Put and
+	// one snapshot with Config set, then changes. It recovers from what
+	// is temporary (a store that restarts, a file that is replaced) by itself,
+	// and sends a new snapshot where it may have missed something. Put and
 	// Snapshot include the node's own lease. It returns ctx.Err().
 	Watch(ctx context.Context, updates chan<- Update) error
 }

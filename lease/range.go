@@ -22,8 +22,8 @@ var (
 	familyIPv6 = family{"IPv6", "IPv6", "fd00:5::/48", 128, 64}
 )
 
-// maxLen is the longest subnet prefix: a subnet must hold its .0 for the
-// tunnel, its .1 for the bridge, and pods.
+// maxLen is the longest subnet prefix: a subnet has its .0 for the tunnel, its .1 for
+// the bridge, and at least two addresses for pods.
 func (f family) maxLen() int { return f.bits - 2 }
 
 // minSplit is how many bits a subnet must be longer than the network. The
@@ -36,8 +36,8 @@ type rangeJSON struct {
 	network, subnetLen, subnetMin, subnetMax json.RawMessage
 }
 
-// parse does what flannel's CheckNetworkConfig does, and refuses as well a
-// SubnetMax below SubnetMin, with which no subnet could ever be leased.
+// parse does what flannel's CheckNetworkConfig does, and also refuses a SubnetMax
+// below SubnetMin, with which no subnet could be leased.
 func (j rangeJSON) parse() (Range, error) {
 	var r Range
 	if err := j.parseNetwork(&r); err != nil {
@@ -80,7 +80,7 @@ func (j rangeJSON) parseNetwork(r *Range) error {
 		return &ConfigError{j.prefix + "Network", string(j.network),
 			fmt.Sprintf("/%d or wider, so that four subnets fit", longest)}
 	}
-	r.Network = n.Masked() // flannel lets host bits pass
+	r.Network = n.Masked() // flannel accepts host bits
 	return nil
 }
 
@@ -125,7 +125,7 @@ func (j rangeJSON) bound(r Range, key string, text json.RawMessage, byDefault ne
 }
 
 // setBits returns a with the bits from (counted from the most significant)
-// up to and without to set.
+// up to but not including to set.
 func setBits(a netip.Addr, from, to int) netip.Addr {
 	b := a.AsSlice()
 	for i := from; i < to; i++ {

@@ -7,24 +7,24 @@ import (
 	"slices"
 )
 
-// Set is the leases of a network as the updates of a store add up. The zero
+// Set is the leases of a network, the sum of the updates of a store. The zero
 // Set is empty and ready. It is not for concurrent use.
 type Set struct {
 	leases map[Key]Lease
-	// sorted are the leases in the order of their subnets; nil where they are to
-	// be sorted anew. Of thousands one changes at a time, as a rule.
+	// sorted are the leases in the order of their subnets; nil: not sorted yet.
+	// Usually one of thousands changes at a time.
 	sorted []Lease
 }
 
 // NewSet returns the set that holds leases; of two with one Key the later
-// stays.
+// one counts.
 func NewSet(leases []Lease) *Set {
 	s := new(Set)
 	s.Apply(Update{Snapshot: true, Put: leases})
 	return s
 }
 
-// Apply folds u into the set and says whether a lease came, went or changed
+// Apply folds u into the set and reports whether a lease came, went or changed
 // in more than its expiration.
 func (s *Set) Apply(u Update) (changed bool) {
 	old := s.leases
@@ -59,7 +59,7 @@ func (s *Set) Apply(u Update) (changed bool) {
 	return changed
 }
 
-// fewChanges is how many it takes to sort all leases anew.
+// With more than fewChanges at once it is cheaper to sort all leases again.
 const fewChanges = 16
 
 // place puts l where it belongs in sorted.
@@ -75,13 +75,13 @@ func (s *Set) place(l Lease) {
 	}
 }
 
-// compare tells in which order two leases of one network come.
+// compare orders two leases of one network by their subnets.
 func compare(a, b Lease) int {
 	return cmp.Or(comparePrefixes(a.Subnet, b.Subnet), comparePrefixes(a.IPv6Subnet, b.IPv6Subnet))
 }
 
-// comparePrefixes is netip.Prefix.Compare for masked prefixes. That allocates an
-// error for each that is not valid, as one of a lease mostly is.
+// comparePrefixes is netip.Prefix.Compare for masked prefixes, without the error that
+// it allocates for an invalid one. Most leases have one.
 func comparePrefixes(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }

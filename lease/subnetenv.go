@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// SubnetEnv is what a node tells its CNI plugin, in /run/flannel/subnet.env,
-// and itself after a restart.
+// SubnetEnv is the content of subnet.env, from which the CNI plugin learns about the
+// node, and the daemon about its own past after a restart.
 type SubnetEnv struct {
 	Network, Subnet         netip.Prefix // Subnet is invalid where the node has no IPv4
 	IPv6Network, IPv6Subnet netip.Prefix // the same for IPv6
@@ -68,12 +68,12 @@ func (e SubnetEnv) write(path string) error {
 	return nil
 }
 
-// tempOf is where a new text of the file is written. A fixed name: what a killed
-// writer leaves behind, the next one takes over.
+// tempOf is where a new text of the file is written. The name is fixed, so that the
+// next writer replaces what a killed one has left.
 func tempOf(dir, name string) string { return filepath.Join(dir, "."+name+".new") }
 
 // RemoveSubnetEnv removes the file at path, and what a killed writer has left of
-// it. That there is none is no error.
+// it. A missing file is not an error.
 func RemoveSubnetEnv(path string) error {
 	var errs []error
 	for _, p := range []string{path, tempOf(filepath.Split(path))} {
@@ -97,7 +97,7 @@ func ReadSubnetEnv(path string) (SubnetEnv, error) {
 
 // ReadVariables calls set for each NAME=VALUE line of the subnet file at path, in
 // the file's order, without quotes and a leading "export". Comments, empty lines
-// and lines without "=" are passed over. An error of set ends it and is returned
+// and lines without "=" are ignored. An error of set ends it and is returned
 // with file, line and name. The error wraps fs.ErrNotExist if there is no file.
 func ReadVariables(path string, set func(name, value string) error) error {
 	text, err := os.ReadFile(path)
@@ -145,7 +145,7 @@ func firstPrefix(list string) (netip.Prefix, error) {
 	return netip.ParsePrefix(first)
 }
 
-// Previous returns what a store wants to know of a node's last life.
+// Previous returns the subnets that the node had, for Store.Acquire.
 func (e SubnetEnv) Previous() Previous {
 	return Previous{Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet}
 }

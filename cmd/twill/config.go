@@ -17,10 +17,10 @@ import (
 	"github.com/twillnet/twill/lease/etcd"
 )
 
-const aboutConfig = `get prints the network config as it stands in etcd. set writes another, from FILE
-or standard input ("-", or no FILE), if every node could use it; else it says
-which key is wrong and writes nothing. Nodes that run take up a new config at
-once, or say in twill status what of it needs a restart.`
+const aboutConfig = `get prints the network config. set replaces it by that in FILE or standard input
+("-", or no FILE) if every node can use it; if not, it names the key that is wrong and
+writes nothing. Running nodes apply a new config at once, or say in twill status which
+part needs a restart.`
 
 // maxConfig bounds what is read: etcd takes no request of more than 1.5 MiB.
 const maxConfig = 1 << 20
@@ -33,7 +33,7 @@ func runConfig(ctx context.Context, call *command.Call) error {
 	}
 	switch {
 	case len(rest) == 0:
-		return c.Usagef("get or set?")
+		return c.Usagef("want get or set")
 	case rest[0] == "get" && len(rest) == 1:
 		return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error { return getConfig(ctx, s, c.Stdout, c.Stderr) })
 	case rest[0] == "set" && len(rest) <= 2:
@@ -48,11 +48,11 @@ func runConfig(ctx context.Context, call *command.Call) error {
 	case rest[0] == "get" || rest[0] == "set":
 		return c.Usagef("unexpected argument %q", rest[len(rest)-1])
 	}
-	return c.Usagef("unknown %q; there are get and set", rest[0])
+	return c.Usagef("unknown command %q; commands are get and set", rest[0])
 }
 
-// getConfig prints a config that cannot be used, too, so that it can be mended,
-// and says on stderr what is wrong with it.
+// getConfig prints even a config that cannot be used, so that it can be corrected, and
+// writes to stderr what is wrong with it.
 func getConfig(ctx context.Context, s *etcd.Store, stdout, stderr io.Writer) error {
 	text, err := s.ConfigText(ctx)
 	if err != nil {
@@ -70,7 +70,7 @@ func getConfig(ctx context.Context, s *etcd.Store, stdout, stderr io.Writer) err
 
 func setConfig(ctx context.Context, s *etcd.Store, text []byte, stdout, stderr io.Writer) error {
 	for _, key := range unknownKeys(text) {
-		fmt.Fprintf(stderr, "twill: config set: key %q means nothing, to flannel neither; there are %s\n", key, strings.Join(lease.ConfigKeys(), ", "))
+		fmt.Fprintf(stderr, "twill: config set: key %q has no meaning in twill or flannel; keys are %s\n", key, strings.Join(lease.ConfigKeys(), ", "))
 	}
 	c, err := s.SetConfig(ctx, text)
 	if err != nil {
@@ -106,7 +106,7 @@ func readConfig(name string) ([]byte, error) {
 	return text, nil
 }
 
-// checkConfig says why a node could not use the config.
+// checkConfig returns why a node could not use the config.
 func checkConfig(text []byte) error {
 	if len(text) == 0 {
 		return errors.New("network config: the text is empty")
@@ -119,11 +119,11 @@ func checkConfig(text []byte) error {
 	return err
 }
 
-// unknownKeys returns the keys of a sound config that nobody reads, in order.
+// unknownKeys returns the keys of a valid config that have no meaning, in order.
 func unknownKeys(text []byte) []string {
 	var all map[string]json.RawMessage
 	if json.Unmarshal(text, &all) != nil {
-		return nil // lease.ParseConfig has said so
+		return nil // lease.ParseConfig returns the error
 	}
 	var unknown []string
 	for _, key := range slices.Sorted(maps.Keys(all)) {

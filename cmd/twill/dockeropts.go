@@ -19,10 +19,10 @@ import (
 	"github.com/twillnet/twill/internal/command"
 )
 
-const aboutDockerOpts = `Writes the options by which Docker uses this node's pod subnet, from the file that
+const aboutDockerOpts = `Writes the options with which Docker uses this node's pod subnet, from the file that
 twilld or flanneld writes, as flannel's mk-docker-opts.sh does: a file for
-EnvironmentFile= of Docker's unit. Variables DOCKER_OPT_* of the environment
-become options too. With neither -i nor -c it writes both forms.`
+EnvironmentFile= of Docker's unit. Variables DOCKER_OPT_* of the environment become
+options too. With neither -i nor -c it writes both forms.`
 
 // dockerOpts is what the command line asks for. The letters and defaults are
 // those of mk-docker-opts.sh.
@@ -103,7 +103,7 @@ func readVariables(path string) (map[string]string, error) {
 	text, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("docker-opts: %w; is twilld ready? Name another file with -f", err)
+		return nil, fmt.Errorf("docker-opts: %w; check that twilld is ready, or name another file with -f", err)
 	case err != nil:
 		return nil, fmt.Errorf("docker-opts: %w", err)
 	}

@@ -114,7 +114,7 @@ func TestDockerOptionsNameWhatIsMissing(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "subnet.env")
 	err := program.Run(t.Context(), []string{"docker-opts", "-f", file}, &bytes.Buffer{}, &bytes.Buffer{})
-	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "is twilld ready?") {
+	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "check that twilld is ready") {
 		t.Errorf("got %v", err)
 	}
 	if err := os.WriteFile(file, []byte(subnetEnv), 0o644); err != nil {

@@ -13,22 +13,22 @@ import (
 	"github.com/twillnet/twill/lease/etcd"
 )
 
-const aboutDoctor = `Looks at this node for what keeps its pods from talking to those of other nodes:
-kernel, TUN device, sysctls, firewall, the path to each peer (pings that must not
-be fragmented, and pings through the tunnel), leases, clock. For what is wrong it
-prints the command that mends it. It changes nothing. Run it as root.
+const aboutDoctor = `Looks for what keeps the pods of this node from reaching those of other nodes: kernel,
+TUN device, sysctls, firewall, the path to each peer (pings that must not be
+fragmented, and pings through the tunnel), leases, clock. For each fault it prints
+the command that repairs it. It changes nothing. Run it as root.
 
 Exit code: 0 if nothing is bad, 1 if something is.`
 
 // defaultSubnetFile is where flannel's subnet file is.
 const defaultSubnetFile = "/run/flannel/subnet.env"
 
-// errSick makes the exit code 1. What is wrong has been printed.
-var errSick = errors.New("doctor: something is bad, see above")
+// errBad makes the exit code 1. The findings have been printed.
+var errBad = errors.New("doctor: there are bad findings, see above")
 
 func runDoctor(ctx context.Context, call *command.Call) error {
 	c := newStoreCommand(call)
-	c.Stderr = io.Discard // what the store warns of, a finding says
+	c.Stderr = io.Discard // findings say what the store would warn about
 	asJSON := c.Bool("json", false, "print JSON instead of lines")
 	leaseFile := c.String("lease-file", "", "`FILE` with the leases, instead of etcd (default: the running twilld's)")
 	subnetFile := c.String("subnet-file", "", "`FILE` that twilld writes for CNI plugins (default: the running twilld's, or "+defaultSubnetFile+")")
@@ -55,7 +55,7 @@ func runDoctor(ctx context.Context, call *command.Call) error {
 	if *asJSON {
 		e := json.NewEncoder(c.Stdout)
 		e.SetIndent("", "  ")
-		e.SetEscapeHTML(false) // remedies are to be copied
+		e.SetEscapeHTML(false) // remedies are meant to be copied
 		err = e.Encode(struct {
 			Level    doctor.Level     `json:"level"`
 			Findings []doctor.Finding `json:"findings"`
@@ -64,7 +64,7 @@ func runDoctor(ctx context.Context, call *command.Call) error {
 		err = doctor.Write(c.Stdout, findings)
 	}
 	if err == nil && worst == doctor.Bad {
-		err = errSick
+		err = errBad
 	}
 	return err
 }

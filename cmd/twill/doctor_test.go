@@ -48,7 +48,7 @@ func finding(t *testing.T, out, check string) doctor.Finding {
 func TestDoctorOnABareHostSaysWhatIsMissing(t *testing.T) {
 	out, err := examine(t, "--timeout=200ms", "--etcd-endpoints=http://127.0.0.1:1")
 	var usage *command.UsageError
-	if err == nil || errors.As(err, &usage) || !strings.Contains(err.Error(), "doctor: something is bad") {
+	if err == nil || errors.As(err, &usage) || !strings.Contains(err.Error(), "doctor: there are bad findings") {
 		t.Errorf("got %v", err)
 	}
 	for _, want := range []string{

@@ -16,9 +16,9 @@ import (
 	"github.com/twillnet/twill/lease/etcd"
 )
 
-const aboutLeases = `Lists the leases in etcd: which node has which pod subnet, and until when. The
-twilld on this node, if one runs, tells which lease is its own, when the last
-packet went to or came from each peer, and how much since the peer was last changed.`
+const aboutLeases = `Lists the leases: which node has which pod subnet, and until when. If a twilld runs
+on this node, its own lease is marked, and the list has the time of the last packet
+to or from each peer, and the traffic since the peer last changed.`
 
 // leaseRow is a lease as it is listed, and its JSON.
 type leaseRow struct {
@@ -30,14 +30,14 @@ type leaseRow struct {
 	// Expiration is absent where the lease is a reservation.
 	Expiration time.Time `json:"expiration,omitzero"`
 	Reserved   bool      `json:"reserved,omitempty"`
-	// Traffic is absent where the daemon here does not know the peer, or leaves
-	// it to the kernel.
+	// Traffic is absent where the local daemon does not know the peer, or the
+	// kernel carries its packets.
 	Traffic *traffic `json:"traffic,omitempty"`
-	// Idle is for how many seconds no packet went to the node; absent: none ever
-	// did since the daemon knows it, or that is not known.
+	// Idle is how many seconds ago the last packet went to the node; absent: none
+	// since the daemon knows the node, or unknown.
 	Idle *float64 `json:"idle_seconds,omitempty"`
 
-	watched bool // that is known
+	watched bool // Idle is known
 }
 
 // traffic is what went between this node and a peer, in bytes of inner packets.
@@ -76,8 +76,8 @@ func runLeases(ctx context.Context, call *command.Call) error {
 	return writeLeases(c.Stdout, rows, time.Now())
 }
 
-// leaseRows puts leases and the local daemon's knowledge together. local is nil
-// if there is none.
+// leaseRows combines leases with what the local daemon knows. local is nil if none
+// runs.
 func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
 	peers := make(map[netip.Prefix]status.Peer)
 	var own []netip.Prefix
@@ -119,8 +119,7 @@ func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
 	return rows
 }
 
-// writeLeases writes the table for people. now is what expirations are counted
-// from.
+// writeLeases writes a table. now is what expirations are counted from.
 func writeLeases(w io.Writer, rows []leaseRow, now time.Time) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(w, "no leases")
@@ -149,7 +148,7 @@ func writeLeases(w io.Writer, rows []leaseRow, now time.Time) error {
 	return t.Flush()
 }
 
-// expires says in how much time a lease ends.
+// expires returns how much time a lease has left.
 func expires(r leaseRow, now time.Time) string {
 	left := r.Expiration.Sub(now)
 	switch {
@@ -163,7 +162,7 @@ func expires(r leaseRow, now time.Time) string {
 	return fmt.Sprintf("in %dh%02dm", int(left.Hours()), int(left.Minutes())%60)
 }
 
-// lastTraffic says how long ago a packet went to or came from a node.
+// lastTraffic returns how long ago a packet went to or came from a node.
 func lastTraffic(r leaseRow) string {
 	switch {
 	case !r.watched:

@@ -11,18 +11,18 @@ import (
 	"github.com/twillnet/twill/lease/etcd"
 )
 
-const aboutReserve = `Keeps a pod subnet for one node for good: for the node that has its lease, or for
-the one that --public-ip names. Where there is neither it is kept from all nodes.
-A network of both families has both subnets in one word: 10.5.7.0/24,fd00:5:7::/64.`
+const aboutReserve = `Reserves a pod subnet permanently: for the node that has its lease, or for the one
+that --public-ip names. Where there is neither, no node gets the subnet. In a network
+of both families both subnets make one operand: 10.5.7.0/24,fd00:5:7::/64.`
 
-const aboutRelease = `Ends what twill reserve began. The subnet of a node turns into a lease of a day,
-which the node renews while it lives; that of nobody is free at once.`
+const aboutRelease = `Ends a reservation. One for a node turns into a lease of a day, which the node renews
+while it runs; one for no node is deleted.`
 
 func runReserve(ctx context.Context, call *command.Call) error {
 	c := newStoreCommand(call)
 	var l lease.Lease
-	c.Func("public-ip", "`IP` of the node that shall have the subnet", address(&l.PublicIP, netip.Addr.Is4, "an IPv4 address"))
-	c.Func("public-ipv6", "`IP` of that node in IPv6", address(&l.PublicIPv6, is6, "an IPv6 address"))
+	c.Func("public-ip", "`IP` of the node that gets the subnet", address(&l.PublicIP, netip.Addr.Is4, "an IPv4 address"))
+	c.Func("public-ipv6", "IPv6 address of that node, `IP`", address(&l.PublicIPv6, is6, "an IPv6 address"))
 	subnets, help, err := c.subnets(ctx, aboutReserve)
 	if help || err != nil {
 		return err
@@ -33,7 +33,7 @@ func runReserve(ctx context.Context, call *command.Call) error {
 		if err != nil {
 			return err
 		}
-		if nodeText(*got) == "nobody" {
+		if nodeText(*got) == noNode {
 			_, err = fmt.Fprintf(c.Stdout, "%s is reserved: no node gets it\n", subnetText(*got))
 		} else {
 			_, err = fmt.Fprintf(c.Stdout, "%s is reserved for %s\n", subnetText(*got), nodeText(*got))
@@ -56,7 +56,7 @@ func runRelease(ctx context.Context, call *command.Call) error {
 		case got == nil:
 			_, err = fmt.Fprintf(c.Stdout, "%s is free\n", subnetText(l))
 		default:
-			_, err = fmt.Fprintf(c.Stdout, "%s is a lease of %s now, until %s unless renewed\n",
+			_, err = fmt.Fprintf(c.Stdout, "%s is now a lease of %s, until %s unless renewed\n",
 				subnetText(*got), nodeText(*got), got.Expiration.Format(time.RFC3339))
 		}
 		return err
@@ -70,7 +70,7 @@ func (c *storeCommand) subnets(ctx context.Context, about string) (l lease.Lease
 	case help || err != nil:
 		return l, help, err
 	case len(rest) == 0:
-		return l, false, c.Usagef("which subnet? Name one such as 10.5.7.0/24")
+		return l, false, c.Usagef("no subnet given; want one such as 10.5.7.0/24")
 	case len(rest) > 1:
 		return l, false, c.Usagef("unexpected argument %q", rest[1])
 	}

@@ -8,9 +8,9 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-const aboutStatus = `Asks the twilld on this node what it does: whether it is ready or what it waits
-for, which TUN device and kernel offloads are in force and why, which peers it
-reaches and how much went each way, and what was dropped for which reason.`
+const aboutStatus = `Shows what the twilld on this node does: whether it is ready or what it waits for,
+which devices and kernel offloads are in use and why, the peers with their traffic,
+and what was dropped for which reason.`
 
 // statusTimeout bounds the wait for a daemon that does not answer.
 const statusTimeout = 5 * time.Second

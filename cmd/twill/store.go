@@ -146,7 +146,7 @@ func (c *storeCommand) readLeaseFile(ctx context.Context, path string) (*lease.C
 }
 
 // parseSubnets reads the name of a lease: an IPv4 subnet, an IPv6 subnet, both
-// with a comma in between, or the key as it stands in etcd.
+// with a comma between them, or the key of etcd.
 func parseSubnets(text string) (lease.Lease, error) {
 	var l lease.Lease
 	if !strings.Contains(text, "/") {
@@ -186,6 +186,9 @@ func subnetText(l lease.Lease) string {
 	return strings.Join(parts, ",")
 }
 
+// noNode stands for the node of a reservation that keeps a subnet from all.
+const noNode = "none"
+
 // nodeText names the node of a lease by its public addresses.
 func nodeText(l lease.Lease) string {
 	var parts []string
@@ -195,7 +198,7 @@ func nodeText(l lease.Lease) string {
 		}
 	}
 	if len(parts) == 0 {
-		return "nobody"
+		return noNode
 	}
 	return strings.Join(parts, ",")
 }

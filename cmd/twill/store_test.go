@@ -170,7 +170,7 @@ func TestOnlyAConfigThatNodesCanUseIsSet(t *testing.T) {
 func TestMisspeltKeyIsWrittenWithAWarning(t *testing.T) {
 	o := newOperator(t)
 	out, log, err := o.twill("config", "set", o.file(`{"network": "10.5.0.0/16", "SubnetLenght": 26}`))
-	if err != nil || !strings.HasPrefix(out, "written") || !strings.Contains(log, `key "SubnetLenght" means nothing`) || strings.Contains(log, `"network"`) {
+	if err != nil || !strings.HasPrefix(out, "written") || !strings.Contains(log, `key "SubnetLenght" has no meaning`) || strings.Contains(log, `"network"`) {
 		t.Errorf("got %q, %q, %v", out, log, err)
 	}
 }
@@ -201,7 +201,7 @@ func TestReservedSubnetIsReleasedToTheNodeThatHasIt(t *testing.T) {
 	}
 
 	out, _, err := o.twill("release", "10.5.1.0/24")
-	if want := "10.5.1.0/24 is a lease of 192.0.2.1 now, until "; err != nil || !strings.HasPrefix(out, want) {
+	if want := "10.5.1.0/24 is now a lease of 192.0.2.1, until "; err != nil || !strings.HasPrefix(out, want) {
 		t.Errorf("got %q, %v, want %q", out, err, want)
 	}
 	o.prints("10.5.3.0/24 is free\n", "release", "10.5.3.0/24")
@@ -235,7 +235,7 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 		"NODE                   SUBNET       BACKEND  EXPIRES           LAST TRAFFIC  SENT    RECEIVED\n"+
 		"192.0.2.1 (this node)  10.5.1.0/24  udp      in 23h59m         -             -       -\n"+
 		"192.0.2.2              10.5.2.0/24  udp      in 23h59m         3s ago        1234 B  5678 B\n"+
-		"nobody                 10.5.3.0/24  udp      never (reserved)  -             -       -\n"+
+		"none                   10.5.3.0/24  udp      never (reserved)  -             -       -\n"+
 		"192.0.2.4              10.5.4.0/24  udp      in 23h59m         never         0 B     0 B\n"+
 		"192.0.2.5              10.5.5.0/24  udp      in 23h59m         -             -       -\n"+
 		"192.0.2.6              10.5.6.0/24  udp      in 23h59m         3s ago        -       -\n"+
@@ -297,11 +297,11 @@ func TestWrongCommandLineOfAStoreCommandIsAUsageError(t *testing.T) {
 	}{
 		{[]string{"leases", "all"}, `leases: unexpected argument "all"`},
 		{[]string{"leases", "--timeout=0s"}, "leases: --timeout 0s: want more than 0"},
-		{[]string{"config"}, "config: get or set?"},
-		{[]string{"config", "put"}, `config: unknown "put"; there are get and set`},
+		{[]string{"config"}, "config: want get or set"},
+		{[]string{"config", "put"}, `config: unknown command "put"; commands are get and set`},
 		{[]string{"config", "get", "it"}, `config: unexpected argument "it"`},
 		{[]string{"config", "set", "a", "b"}, `config: unexpected argument "b"`},
-		{[]string{"reserve"}, "reserve: which subnet?"},
+		{[]string{"reserve"}, "reserve: no subnet given"},
 		{[]string{"reserve", "here"}, `reserve: "here" is not a subnet`},
 		{[]string{"reserve", "10.5.7.1/24"}, "10.5.7.1/24 is an address inside the subnet 10.5.7.0/24"},
 		{[]string{"reserve", "10.5.7.0/24,10.5.8.0/24"}, "two subnets of one address family"},

@@ -155,7 +155,7 @@ func rulesOf(r *rules.Rules) *status.Rules {
 	d := &status.Rules{
 		NFTables: now.Wanted.NFTables, Masquerade: now.Wanted.Masquerade,
 		RandomFully: now.Wanted.RandomFully, Forward: now.Wanted.Forward,
-		Written: now.Mended, Checked: now.Checked,
+		Written: now.Written, Checked: now.Checked,
 	}
 	if now.Problem != nil {
 		d.Problem = now.Problem.Error()

@@ -51,20 +51,20 @@ func parseChains(program, text string) *table {
 	return t
 }
 
-// packet is the first of a connection, as a rule sees it.
+// packet is the first packet of a connection.
 type packet struct {
-	in, out  string // interfaces; empty: not known, so a rule may mean it
+	in, out  string // interfaces; empty: not known, so a rule may match
 	src, dst netip.Addr
 	proto    string // "udp"; empty: any
 	dport    int
 }
 
-// fate is what becomes of a packet.
+// fate is what happens to a packet.
 type fate struct {
 	accept bool
-	rule   string // that decides; empty: the policy
-	// maybe are rules before that one which may decide otherwise: what they
-	// match cannot be told here.
+	rule   string // that decides; empty: the policy does
+	// maybe are earlier rules that may decide otherwise: whether they match is
+	// not known here.
 	maybe []string
 }
 
@@ -82,7 +82,7 @@ func (t *table) passes(chain string, p packet) fate {
 // deepest bounds jumps; iptables refuses loops.
 const deepest = 32
 
-// walk returns the verdict of a chain, empty if it has none.
+// walk returns the verdict of a chain, "" if it has none.
 func (t *table) walk(chain string, p packet, f *fate, depth int) (verdict, rule string) {
 	for _, line := range t.chains[chain] {
 		m, target := match(line, p)
@@ -116,7 +116,7 @@ func (t *table) walk(chain string, p packet, f *fate, depth int) (verdict, rule 
 	return "", ""
 }
 
-// answer says whether a rule means a packet.
+// answer is whether a rule matches a packet.
 type answer int
 
 const (
@@ -125,7 +125,7 @@ const (
 	yes
 )
 
-// match reads one rule. What it does not know makes the answer maybe.
+// match reads one rule. Conditions that it does not know make the answer maybe.
 func match(line string, p packet) (m answer, target string) {
 	words := split(line)
 	m = yes
@@ -246,7 +246,7 @@ func split(line string) []string {
 	return words
 }
 
-// deleteRule is the command that takes a rule away.
+// deleteRule is the command that deletes a rule.
 func (t *table) deleteRule(line string) string {
 	return t.program + " -D" + strings.TrimPrefix(line, "-A")
 }

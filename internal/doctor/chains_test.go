@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestRuleMeansAPacketOrNotOrItCannotBeTold(t *testing.T) {
+func TestRuleMatchesAPacketOrNotOrMayMatch(t *testing.T) {
 	p := packet{
 		in: "eth0", proto: "udp", dport: 8285,
 		src: netip.MustParseAddr("192.0.2.2"), dst: netip.MustParseAddr("192.0.2.1"),

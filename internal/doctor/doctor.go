@@ -1,9 +1,9 @@
 // Package doctor looks at a node for what keeps its pods from talking to those
 // of other nodes: kernel, sysctls, firewall, paths to the peers, leases, clock.
-// Each finding says what is wrong and the command that mends it.
+// Each finding says what is wrong, and the command that repairs it.
 //
-// It changes nothing. What it asks of the kernel is the network namespace of the
-// calling thread; it starts no goroutines.
+// It changes nothing. It looks at the network namespace of the calling thread, and
+// starts no goroutines.
 package doctor
 
 import (
@@ -24,20 +24,20 @@ type Level string
 // The levels, from good to bad.
 const (
 	OK   Level = "ok"
-	Warn Level = "warn" // it may harm, or could not be looked at
+	Warn Level = "warn" // packets may be lost, or it could not be checked
 	Bad  Level = "bad"  // packets are lost, or will be
 )
 
-// Finding is the result of one look.
+// Finding is one result of a check.
 type Finding struct {
-	Check  string `json:"check"` // what was looked at: "path-mtu"
+	Check  string `json:"check"` // the name of the check: "rp-filter"
 	Level  Level  `json:"level"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"` // a command for the shell of this node, unless it names another
 }
 
-// Node is what is known about the node before it is looked at. What could not
-// be had is nil or zero, and the error says why.
+// Node is what is known about the node before the checks. What could not be obtained
+// is nil or zero, and the error says why.
 type Node struct {
 	Daemon    *status.Document // of the running twilld
 	DaemonErr error
@@ -47,7 +47,8 @@ type Node struct {
 	Leases    []lease.Lease
 	StoreErr  error // why there is no Config, or are no Leases
 
-	// What the flags of twilld ask for; a daemon that keeps rules tells better.
+	// What the flags of twilld ask for; the status of a daemon that keeps rules
+	// overrides them.
 	Forward     bool // --iptables-forward-rules
 	RandomFully bool // not --ip-masq-fully-random-disable
 }
@@ -60,7 +61,7 @@ type host struct {
 
 var thisHost = host{"/dev/net/tun", unix.Adjtimex}
 
-// examination is one look at a node.
+// examination is one run of all checks.
 type examination struct {
 	Node
 	host
@@ -68,8 +69,7 @@ type examination struct {
 	reachErr error
 }
 
-// checks are all there are, in the order of the output: what others rest on
-// comes first.
+// checks are in the order of the output: those that others depend on come first.
 var checks = []struct {
 	name string
 	run  func(*examination, context.Context) []Finding
@@ -90,7 +90,7 @@ var checks = []struct {
 	{"clock", (*examination).synchronised},
 }
 
-// Examine looks at everything. It stops early if ctx is done.
+// Examine runs all checks. It stops early if ctx is done.
 func Examine(ctx context.Context, n Node) []Finding {
 	return (&examination{Node: n, host: thisHost}).all(ctx)
 }
@@ -99,7 +99,7 @@ func (x *examination) all(ctx context.Context) []Finding {
 	var all []Finding
 	for _, c := range checks {
 		if ctx.Err() != nil {
-			return append(all, Finding{c.name, Warn, "not looked at: " + context.Cause(ctx).Error(), ""})
+			return append(all, Finding{c.name, Warn, "not checked: " + context.Cause(ctx).Error(), ""})
 		}
 		found := c.run(x, ctx)
 		for i := range found {
@@ -121,7 +121,7 @@ func Worst(findings []Finding) Level {
 	return worst
 }
 
-// Write writes findings for people.
+// Write writes findings as a table.
 func Write(w io.Writer, findings []Finding) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range findings {

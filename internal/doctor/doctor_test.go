@@ -42,7 +42,7 @@ var (
 	other   = netip.MustParseAddr("192.0.2.2")
 )
 
-// newPatient returns a node that is well, as twilld and the store would tell it.
+// newPatient returns a node without faults, as twilld and the store describe it.
 func newPatient(t *testing.T, ns *netlab.Namespace) *patient {
 	own := lease.Lease{Attrs: lease.Attrs{PublicIP: self}, Subnet: subnet, Expiration: time.Now().Add(23 * time.Hour)}
 	peer := lease.Lease{Attrs: lease.Attrs{PublicIP: other}, Subnet: netip.MustParsePrefix("10.5.2.0/24"), Expiration: own.Expiration}
@@ -109,8 +109,8 @@ func (p *patient) has(check string, level Level, want string) Finding {
 	return Finding{}
 }
 
-// mends looks for a finding as has does, runs its remedy, and looks again.
-func (p *patient) mends(check string, level Level, want string) {
+// repairs looks for a finding as has does, runs its remedy, and looks again.
+func (p *patient) repairs(check string, level Level, want string) {
 	p.Helper()
 	f := p.has(check, level, want)
 	p.run(f.Remedy)
@@ -135,15 +135,15 @@ func (p *patient) sysctl(key, value string) {
 func TestForwardingIsTurnedOn(t *testing.T) {
 	p := newPatient(t, netlabtest.Namespace(t, "node"))
 	p.sysctl("net/ipv4/ip_forward", "0")
-	p.mends("forwarding", Bad, "net/ipv4/ip_forward is 0")
+	p.repairs("forwarding", Bad, "net/ipv4/ip_forward is 0")
 
 	p.x.Daemon.Network = append(p.x.Daemon.Network, netip.MustParsePrefix("fc00:5::/48"))
 	p.sysctl("net/ipv6/conf/all/forwarding", "0")
-	p.mends("forwarding", Bad, "net/ipv6/conf/all/forwarding is 0")
+	p.repairs("forwarding", Bad, "net/ipv6/conf/all/forwarding is 0")
 
 	p.x.Daemon.Dataplane = &status.Dataplane{Devices: []status.Device{{Name: "lo"}}} // any device will do
 	p.sysctl("net/ipv4/conf/lo/forwarding", "0")
-	p.mends("forwarding", Bad, "net/ipv4/conf/lo/forwarding is 0")
+	p.repairs("forwarding", Bad, "net/ipv4/conf/lo/forwarding is 0")
 }
 
 func TestReversePathFilterThatDropsAPeerIsLoosened(t *testing.T) {
@@ -156,34 +156,34 @@ func TestReversePathFilterThatDropsAPeerIsLoosened(t *testing.T) {
 	p.isWell("rp-filter") // the answer goes back the same way
 
 	p.run(fmt.Sprintf("ip route add %s dev cni0", b.Addr))
-	p.mends("rp-filter", Bad, "come in by eth0, but the route there leaves by cni0")
+	p.repairs("rp-filter", Bad, "come in by eth0, but the route there leaves by cni0")
 	p.sysctl("net/ipv4/conf/eth0/rp_filter", "0")
 	p.sysctl("net/ipv4/conf/all/rp_filter", "1") // the greater counts
-	p.mends("rp-filter", Bad, "rp_filter")
+	p.repairs("rp-filter", Bad, "rp_filter")
 }
 
-func TestForwardPolicyThatDropsPodsIsMended(t *testing.T) {
+func TestForwardPolicyThatDropsPodsIsRepaired(t *testing.T) {
 	p := newPatient(t, netlabtest.Namespace(t, "node"))
 	p.isWell("forward-policy")
 
 	p.x.Forward = false
 	p.run("iptables -P FORWARD DROP")
-	p.mends("forward-policy", Bad, "the policy of FORWARD is DROP")
+	p.repairs("forward-policy", Bad, "the policy of FORWARD is DROP")
 	p.run("iptables -P FORWARD DROP && iptables -A FORWARD -s 10.5.1.0/24 -j ACCEPT")
-	p.mends("forward-policy", Bad, "no rule accepts") // one way only
+	p.repairs("forward-policy", Bad, "no rule accepts") // one way only
 
 	// The rule of some cloud images, before which flannel's jump is not.
 	p.x.Forward = true
 	p.run("iptables -F FORWARD && iptables -A FORWARD -j REJECT --reject-with icmp-host-prohibited")
 	p.applyRules()
-	p.mends("forward-policy", Bad, "by -A FORWARD -j REJECT --reject-with icmp-host-prohibited")
+	p.repairs("forward-policy", Bad, "by -A FORWARD -j REJECT --reject-with icmp-host-prohibited")
 	p.run("iptables -P FORWARD DROP")
 	p.isWell("forward-policy") // flannel's rules accept
 
 	p.x.Forward = false
 	p.x.Env.IPv6Network, p.x.Env.IPv6Subnet = netip.MustParsePrefix("fc00:5::/48"), netip.MustParsePrefix("fc00:5:0:1::/64")
 	p.run("ip6tables -P FORWARD DROP")
-	p.mends("forward-policy", Bad, "no rule accepts packets from fc00:5::2 to fc00:5:0:1::2")
+	p.repairs("forward-policy", Bad, "no rule accepts packets from fc00:5::2 to fc00:5:0:1::2")
 }
 
 func TestPortThatTheFirewallClosesIsOpened(t *testing.T) {
@@ -197,7 +197,7 @@ func TestPortThatTheFirewallClosesIsOpened(t *testing.T) {
 		"iptables -N FIREWALL; iptables -A FIREWALL -m comment --comment 'all others' -j DROP && iptables -A INPUT -j FIREWALL",
 	} {
 		p.run(rules)
-		p.mends("udp-port", Bad, "UDP port 8285")
+		p.repairs("udp-port", Bad, "UDP port 8285")
 		p.run("iptables -P INPUT ACCEPT && iptables -F INPUT")
 	}
 	for _, rules := range []string{
@@ -212,11 +212,11 @@ func TestPortThatTheFirewallClosesIsOpened(t *testing.T) {
 	}
 	p.x.Leases[1].PublicIP = netip.MustParseAddr("fd00::2")
 	p.run("ip6tables -P INPUT DROP")
-	p.mends("udp-port", Bad, "drops datagrams of fd00::2")
+	p.repairs("udp-port", Bad, "drops datagrams of fd00::2")
 	p.x.Leases[1].PublicIP = other
-	// What cannot be told is no more than a warning.
+	// What is uncertain is no more than a warning.
 	p.run("iptables -A INPUT -m mark --mark 0x1 -j ACCEPT && iptables -A INPUT -j DROP")
-	p.mends("udp-port", Warn, "unless it is decided before: -A INPUT -m mark")
+	p.repairs("udp-port", Warn, "unless it is decided before: -A INPUT -m mark")
 }
 
 func TestChainOfNftablesThatDropsByDefaultIsOpened(t *testing.T) {
@@ -224,16 +224,16 @@ func TestChainOfNftablesThatDropsByDefaultIsOpened(t *testing.T) {
 	for _, hook := range []string{"input", "forward"} {
 		p.run(fmt.Sprintf("nft 'add table inet fw; add chain inet fw %s { type filter hook %[1]s priority 0; policy drop; }'", hook))
 	}
-	p.mends("udp-port", Warn, "nftables chain inet fw input drops")
-	p.mends("forward-policy", Warn, "nftables chain inet fw forward drops")
+	p.repairs("udp-port", Warn, "nftables chain inet fw input drops")
+	p.repairs("forward-policy", Warn, "nftables chain inet fw forward drops")
 }
 
-func TestBridgedPacketsAreToMeetKubeProxysRules(t *testing.T) {
+func TestBridgedPacketsPassThroughKubeProxysRules(t *testing.T) {
 	p := newPatient(t, netlabtest.Namespace(t, "node"))
 	p.sysctl("net/bridge/bridge-nf-call-iptables", "0")
-	p.isWell("bridge") // without kube-proxy nobody misses it
+	p.isWell("bridge") // it matters with kube-proxy only
 	p.run("iptables -t nat -N KUBE-SERVICES")
-	p.mends("bridge", Warn, "bridge-nf-call-iptables is 0")
+	p.repairs("bridge", Warn, "bridge-nf-call-iptables is 0")
 }
 
 // applyRules does what a twilld that starts does.
@@ -277,7 +277,7 @@ func TestRulesAreThoseThatTheDaemonSaysItKeeps(t *testing.T) {
 		t.Errorf("no rules of nftables: %+v", found)
 	}
 	p.x.Daemon.Rules = &status.Rules{}
-	if found := p.look("rules"); len(found) != 1 || found[0].Level != OK || found[0].Text != "twilld wants none" {
+	if found := p.look("rules"); len(found) != 1 || found[0].Level != OK || found[0].Text != "none are wanted" {
 		t.Errorf("it keeps none: %+v", found)
 	}
 	p.x.Daemon.Rules = &status.Rules{Forward: true}
@@ -295,7 +295,7 @@ func TestDeviceFileOfTUNIsMade(t *testing.T) {
 	p := newPatient(t, netlabtest.Namespace(t, "node"))
 	p.isWell("tun")
 	p.x.tun = filepath.Join(t.TempDir(), "net", "tun")
-	p.mends("tun", Bad, "no such file")
+	p.repairs("tun", Bad, "no such file")
 }
 
 func TestPathThatIsTooNarrowIsMeasured(t *testing.T) {
@@ -436,9 +436,9 @@ func TestRulesAreReadWherePingsSayNothing(t *testing.T) {
 	p.isWell("udp-port")
 }
 
-// TestTunnelThatCarriesNothingIsTold has a plain route for the tunnel: what
+// TestTunnelThatCarriesNothingIsReported has a plain route for the tunnel: what
 // matters is whether the peer's address on its device answers.
-func TestTunnelThatCarriesNothingIsTold(t *testing.T) {
+func TestTunnelThatCarriesNothingIsReported(t *testing.T) {
 	topo := netlabtest.New(t, netlab.Options{})
 	a, b := topo.Hosts[0], topo.Hosts[1]
 	p := newPatient(t, a.NS)
@@ -454,18 +454,18 @@ func TestTunnelThatCarriesNothingIsTold(t *testing.T) {
 	p.isWell("peers")
 }
 
-func TestWhatTheDaemonTellsIsPassedOn(t *testing.T) {
+func TestStatusOfTheDaemonIsReported(t *testing.T) {
 	p := newPatient(t, nil)
 	for _, check := range []string{"daemon", "offloads", "store", "lease", "subnet-file", "clock"} {
 		p.isWell(check)
 	}
 	p.x.Daemon.Dataplane = &status.Dataplane{Devices: []status.Device{{Name: "flannel0", Kind: status.KindPlain, Why: "refused by the kernel", MTU: 1472}}}
-	p.has("tun", Warn, "flannel0 goes packet by packet: refused by the kernel")
+	p.has("tun", Warn, "flannel0 uses the plain engine: refused by the kernel")
 	p.x.Daemon.Dataplane.Offloads = []status.Offload{
 		{Name: "tun-offload", Mode: "off", Why: "switched off"},
 		{Name: "udp-gso", Mode: "auto", Why: "refused by the kernel"},
 	}
-	p.isWell("tun") // somebody wanted it so
+	p.isWell("tun") // a flag has switched it off
 	p.has("offloads", Warn, "udp-gso is not in force: refused by the kernel")
 	p.x.Daemon.Dataplane.Devices[0].MTU = 1372
 	p.has("subnet-file", Bad, "it has MTU 1472, but the device takes 1372")
@@ -479,21 +479,21 @@ func TestWhatTheDaemonTellsIsPassedOn(t *testing.T) {
 	}
 }
 
-func TestLeaseThatDoesNotStandAnyMoreIsTold(t *testing.T) {
+func TestLeaseThatIsNotValidAnyMoreIsReported(t *testing.T) {
 	p := newPatient(t, nil)
 	p.x.Leases[0].Expiration = time.Now().Add(5 * time.Minute)
 	p.has("lease", Warn, "was not renewed")
 	p.x.Leases[0].Expiration = time.Time{}
-	if found := p.look("lease"); len(found) != 1 || found[0].Text != "10.5.1.0-24, for good" {
+	if found := p.look("lease"); len(found) != 1 || found[0].Text != "10.5.1.0-24, reserved" {
 		t.Errorf("got %+v", found)
 	}
 	p.x.Leases[0].PublicIP = other
 	p.has("lease", Bad, "10.5.1.0-24 is the lease of another node, 192.0.2.2")
 	p.has("store", Bad, "both have PublicIP 192.0.2.2")
 	p.x.Leases = p.x.Leases[1:]
-	p.has("lease", Bad, "10.5.1.0-24 is not among the leases any more")
+	p.has("lease", Bad, "10.5.1.0-24 is no longer in the store")
 	p.x.StoreErr = &etcd.Error{Op: "read config", Err: errors.New("refused"), Remedy: "see that etcd runs"}
-	p.has("lease", Warn, "cannot be told")
+	p.has("lease", Warn, "does not say whether it is still valid")
 	if f := p.has("store", Bad, "read config: refused"); f.Remedy != "see that etcd runs" || strings.Contains(f.Text, f.Remedy) {
 		t.Errorf("got %+v", f)
 	}
@@ -502,20 +502,20 @@ func TestLeaseThatDoesNotStandAnyMoreIsTold(t *testing.T) {
 	p.x.Daemon, p.x.Env, p.x.EnvErr = nil, lease.SubnetEnv{}, fs.ErrNotExist
 	p.has("lease", Bad, "no lease yet")
 	p.has("subnet-file", Bad, "CNI plugins cannot make pods")
-	p.has("rules", Warn, "not known which there should be")
+	p.has("rules", Warn, "unknown which rules are wanted")
 }
 
-func TestClockThatNobodyKeepsIsTold(t *testing.T) {
+func TestClockThatIsNotSynchronisedIsReported(t *testing.T) {
 	p := newPatient(t, nil)
 	p.x.clock = func(tx *unix.Timex) (int, error) { tx.Status = staUnsync; return 0, nil }
-	p.has("clock", Warn, "nobody keeps the clock")
+	p.has("clock", Warn, "the clock is not synchronised")
 	p.x.clock = func(*unix.Timex) (int, error) { return timeError, nil }
-	p.has("clock", Warn, "nobody keeps the clock")
+	p.has("clock", Warn, "the clock is not synchronised")
 	p.x.clock = func(*unix.Timex) (int, error) { return 0, unix.EPERM }
 	p.has("clock", Warn, "adjtimex")
 }
 
-func TestNothingIsLookedAtAfterTheEnd(t *testing.T) {
+func TestNothingIsCheckedAfterTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	found := Examine(ctx, Node{})

@@ -17,7 +17,7 @@ import (
 // bridge's.
 func podOf(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next().Next() }
 
-// forwardPolicy looks whether FORWARD lets packets of pods through, both ways.
+// forwardPolicy checks that FORWARD lets packets of pods through, both ways.
 func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 	var found []Finding
 	devices := x.devices()
@@ -32,7 +32,7 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 		{"ip6tables", x.Env.IPv6Network, x.Env.IPv6Subnet},
 	} {
 		if !f.subnet.IsValid() || f.subnet.Bits() <= f.network.Bits() {
-			continue // this node has no such pods, or nobody else has
+			continue // no pods of this family, here or on other nodes
 		}
 		t, err := readChains(ctx, f.program, "filter")
 		if err != nil {
@@ -47,7 +47,7 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 		for _, p := range packets {
 			if dropped, ok := x.dropped(t, p); ok {
 				found = append(found, dropped)
-				break // the others are no news
+				break // the others have the same cause
 			}
 		}
 	}
@@ -58,7 +58,7 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 	return found
 }
 
-// dropped says whether FORWARD drops a packet, and why.
+// dropped reports whether FORWARD drops a packet, and why.
 func (x *examination) dropped(t *table, p packet) (Finding, bool) {
 	var found Finding
 	f := t.passes("FORWARD", p)
@@ -68,7 +68,7 @@ func (x *examination) dropped(t *table, p packet) (Finding, bool) {
 	case f.rule != "":
 		found = badf(t.deleteRule(f.rule), "packets from %s to %s are dropped in FORWARD by %s", p.src, p.dst, f.rule)
 	case x.wanted().Forward && !x.wanted().NFTables:
-		found = badf("systemctl restart twilld", "the policy of FORWARD is DROP, and flannel's rule that accepts packets from %s to %s is not there", p.src, p.dst)
+		found = badf("systemctl restart twilld", "the policy of FORWARD is DROP, and flannel's rule that accepts packets from %s to %s is missing", p.src, p.dst)
 	default:
 		found = badf(t.program+" -P FORWARD ACCEPT", "the policy of FORWARD is DROP, and no rule accepts packets from %s to %s", p.src, p.dst)
 	}
@@ -79,8 +79,8 @@ func (x *examination) dropped(t *table, p packet) (Finding, bool) {
 	return found, true
 }
 
-// sibling returns the other half of the prefix that is a bit shorter than a
-// subnet: another node's, if there are several.
+// sibling returns the other half of the prefix that is one bit shorter than a subnet:
+// that of another node, if there are several.
 func sibling(subnet netip.Prefix) netip.Prefix {
 	b := subnet.Masked().Addr().AsSlice()
 	last := subnet.Bits() - 1
@@ -166,7 +166,7 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 	return found
 }
 
-// closed says whether INPUT drops a datagram, and why.
+// closed reports whether INPUT drops a datagram, and why.
 func (t *table) closed(p packet) (Finding, bool) {
 	f := t.passes("INPUT", p)
 	if f.accept {
@@ -193,12 +193,12 @@ type nftChain struct {
 	Family, Table, Name, Hook, Policy string
 }
 
-// dropHooks finds chains of nftables that drop what their rules do not accept.
-// Those of iptables are in them, too, and left out.
+// dropHooks finds chains of nftables that drop what their rules do not accept. Those
+// of iptables, which nft lists too, are left out.
 func dropHooks(ctx context.Context, hook string) []Finding {
 	out, err := exec.CommandContext(ctx, "nft", "-j", "list", "chains").Output()
 	if err != nil {
-		return nil // no nft, no such chains that anybody could have made with it
+		return nil // without nft there are hardly any chains made with it
 	}
 	var list struct {
 		NFTables []struct{ Chain *nftChain }
@@ -216,7 +216,7 @@ func dropHooks(ctx context.Context, hook string) []Finding {
 			continue
 		}
 		found = append(found, warnf(fmt.Sprintf("nft 'chain %s %s %s { policy accept; }'", c.Family, c.Table, c.Name),
-			"the nftables chain %s %s %s drops all that its own rules do not accept, whatever other tables say", c.Family, c.Table, c.Name))
+			"the nftables chain %s %s %s drops all that its own rules do not accept, whatever other tables do", c.Family, c.Table, c.Name))
 	}
 	return found
 }

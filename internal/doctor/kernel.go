@@ -32,8 +32,8 @@ func (x *examination) daemon(context.Context) []Finding {
 // Flags of a TUN device that the offload engine needs, linux/if_tun.h.
 const wantedFeatures = unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE
 
-// tunDevice opens the device file and asks for its features, which makes no
-// device. A node that has no use for it need not have it.
+// tunDevice opens the device file and asks for its features, which creates no device.
+// A node without the udp backend does not need it.
 func (x *examination) tunDevice(context.Context) []Finding {
 	if ways := x.ways(); !slices.Contains(ways, backend.UDP) {
 		return []Finding{okf("not needed: packets go by %s", ways[0])}
@@ -53,13 +53,13 @@ func (x *examination) tunDevice(context.Context) []Finding {
 	features, err := unix.IoctlGetUint32(fd, unix.TUNGETFEATURES)
 	switch {
 	case err != nil:
-		return []Finding{badf("modprobe tun", "%s is no TUN device: %v", x.tun, err)}
+		return []Finding{badf("modprobe tun", "%s is not a TUN device: %v", x.tun, err)}
 	case features&wantedFeatures != wantedFeatures:
-		return []Finding{warnf("", "TUN devices of this kernel have no super-packets or queues (features %#x); twilld goes on packet by packet", features)}
+		return []Finding{warnf("", "TUN devices of this kernel have no super-packets or queues (features %#x); twilld uses the plain engine", features)}
 	}
 	if dp := x.dataplane(); dp != nil {
 		if tun := dp.TUN(); tun != nil && tun.Kind == status.KindPlain && !byFlag(dp, "tun-offload") {
-			return []Finding{warnf("", "%s goes packet by packet: %s", tun.Name, tun.Why)}
+			return []Finding{warnf("", "%s uses the plain engine: %s", tun.Name, tun.Why)}
 		}
 	}
 	return []Finding{okf("%s, features %#x", x.tun, features)}
@@ -72,7 +72,7 @@ func (x *examination) dataplane() *status.Dataplane {
 	return x.Daemon.Dataplane
 }
 
-// byFlag says whether somebody has switched an offload off.
+// byFlag reports whether a flag has switched an offload off.
 func byFlag(dp *status.Dataplane, name string) bool {
 	for _, o := range dp.Offloads {
 		if o.Name == name {
@@ -82,8 +82,8 @@ func byFlag(dp *status.Dataplane, name string) bool {
 	return false
 }
 
-// offloads asks the kernel for UDP_SEGMENT and UDP_GRO, and the daemon which
-// offloads it had to do without.
+// offloads asks the kernel for UDP_SEGMENT and UDP_GRO, and the daemon which offloads
+// it runs without.
 func (x *examination) offloads(context.Context) []Finding {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -100,7 +100,7 @@ func (x *examination) offloads(context.Context) []Finding {
 		{"UDP_GRO", unix.UDP_GRO, "5.0"},          // e20cf8d3f1f7
 	} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_UDP, o.option, 1); err != nil {
-			found = append(found, warnf("", "this kernel refuses %s (%v), which Linux %s brought; twilld is slower without", o.name, err, o.since))
+			found = append(found, warnf("", "this kernel refuses %s (%v), which Linux has since %s; twilld is slower without", o.name, err, o.since))
 		}
 	}
 	var off []string
@@ -118,9 +118,9 @@ func (x *examination) offloads(context.Context) []Finding {
 	case len(found) > 0:
 		return found
 	case len(off) > 0:
-		return []Finding{okf("in force but for those that flags have switched off: %s", strings.Join(off, ", "))}
+		return []Finding{okf("in force except those that flags switch off: %s", strings.Join(off, ", "))}
 	}
-	return []Finding{okf("UDP_SEGMENT and UDP_GRO are there")}
+	return []Finding{okf("UDP_SEGMENT and UDP_GRO work")}
 }
 
 // Values of linux/timex.h.
@@ -129,7 +129,7 @@ const (
 	staUnsync = 0x40 // STA_UNSYNC
 )
 
-// synchronised asks the kernel whether somebody keeps its clock. Leases do not
+// synchronised asks the kernel whether its clock is synchronised. Leases do not
 // depend on it; certificates and the times in logs do.
 func (x *examination) synchronised(context.Context) []Finding {
 	var tx unix.Timex
@@ -138,7 +138,7 @@ func (x *examination) synchronised(context.Context) []Finding {
 	case err != nil:
 		return []Finding{warnf("", "ask the kernel about its clock: adjtimex: %v", err)}
 	case state == timeError || tx.Status&staUnsync != 0:
-		return []Finding{warnf("timedatectl set-ntp true", "nobody keeps the clock synchronised; certificates of etcd may seem to be out of date, and logs of nodes not fit together")}
+		return []Finding{warnf("timedatectl set-ntp true", "the clock is not synchronised; certificates of etcd may seem invalid, and times in the logs of nodes differ")}
 	}
 	return []Finding{okf("synchronised, at most %d ms off", tx.Maxerror/1000)}
 }

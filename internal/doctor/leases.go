@@ -10,8 +10,7 @@ import (
 	"github.com/twillnet/twill/lease/etcd"
 )
 
-// store tells what the source of leases has answered, and what of it cannot
-// stand side by side.
+// store reports the answer of the store, and leases that contradict each other.
 func (x *examination) store(context.Context) []Finding {
 	var e *etcd.Error
 	switch {
@@ -33,11 +32,11 @@ func (x *examination) store(context.Context) []Finding {
 	return found
 }
 
-// renewal is how long before its end a lease should have been renewed. Flannel's
-// default margin is an hour.
+// A lease should have been renewed by renewal before its end. Flannel's default
+// margin is an hour.
 const renewal = 30 * time.Minute
 
-// ownLease looks whether the store has the lease that this node works with.
+// ownLease checks that the store has the lease that this node uses.
 func (x *examination) ownLease(context.Context) []Finding {
 	own := x.Env.Previous()
 	if x.Daemon != nil && x.Daemon.Lease != nil {
@@ -48,7 +47,7 @@ func (x *examination) ownLease(context.Context) []Finding {
 	case own == lease.Previous{}:
 		return []Finding{badf(startDaemon, "this node has no lease yet")}
 	case x.StoreErr != nil:
-		return []Finding{warnf("", "%s; whether it still stands cannot be told", key)}
+		return []Finding{warnf("", "%s; the store does not say whether it is still valid", key)}
 	}
 	for _, l := range x.Leases {
 		if l.Key() != key {
@@ -60,16 +59,16 @@ func (x *examination) ownLease(context.Context) []Finding {
 		case d != nil && d.Lease != nil && (l.PublicIP != d.Lease.PublicIP || l.PublicIPv6 != d.Lease.PublicIPv6):
 			return []Finding{badf("systemctl restart twilld", "%s is the lease of another node, %s", key, l.PublicIP)}
 		case l.Expiration.IsZero():
-			return []Finding{okf("%s, for good", key)}
+			return []Finding{okf("%s, reserved", key)}
 		case left < renewal:
 			return []Finding{warnf("systemctl restart twilld", "%s ends in %s and was not renewed", key, left.Round(time.Second))}
 		}
 		return []Finding{okf("%s, %s left", key, left.Round(time.Minute))}
 	}
-	return []Finding{badf("systemctl restart twilld", "%s is not among the leases any more; another node may take it", key)}
+	return []Finding{badf("systemctl restart twilld", "%s is no longer in the store; another node may take it", key)}
 }
 
-// subnetFile looks whether CNI plugins are told what the daemon knows.
+// subnetFile checks that CNI plugins get what the daemon has.
 func (x *examination) subnetFile(context.Context) []Finding {
 	d := x.Daemon
 	switch {

@@ -9,10 +9,10 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// rules compares flannel's firewall rules with those that twilld keeps.
+// rules compares the firewall rules with those that twilld would make.
 func (x *examination) rules(ctx context.Context) []Finding {
 	if x.EnvErr != nil {
-		return []Finding{warnf(startDaemon, "not known which there should be: %v", x.EnvErr)}
+		return []Finding{warnf(startDaemon, "unknown which rules are wanted: %v", x.EnvErr)}
 	}
 	w := x.wanted()
 	if x.Env.Subnet.IsValid() {
@@ -23,14 +23,14 @@ func (x *examination) rules(ctx context.Context) []Finding {
 	}
 	r, err := rules.New(rules.Config{Wanted: w, Resync: time.Hour, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		return []Finding{badf("systemctl restart twilld", "the subnet file makes no sense: %v", err)}
+		return []Finding{badf("systemctl restart twilld", "the subnet file is inconsistent: %v", err)}
 	}
 	different, err := r.Differences(ctx)
 	var found []Finding
 	for _, d := range different {
 		remedy := startDaemon
 		if x.Daemon != nil {
-			remedy = "systemctl restart twilld" // it has not put them back by itself
+			remedy = "systemctl restart twilld" // which has not restored them
 		}
 		found = append(found, badf(remedy, "%s", d))
 	}
@@ -43,15 +43,14 @@ func (x *examination) rules(ctx context.Context) []Finding {
 	switch {
 	case len(found) > 0:
 	case !w.Masquerade && !w.Forward:
-		found = append(found, okf("twilld wants none"))
+		found = append(found, okf("none are wanted"))
 	default:
-		found = append(found, okf("as twilld wants them"))
+		found = append(found, okf("all are there"))
 	}
 	return found
 }
 
-// kept are the rules of the running daemon; nil: none runs, or it has not come
-// to them yet.
+// kept are the rules of the running daemon; nil if none runs, or it has none yet.
 func (x *examination) kept() *status.Rules {
 	if x.Daemon == nil {
 		return nil
@@ -59,7 +58,7 @@ func (x *examination) kept() *status.Rules {
 	return x.Daemon.Rules
 }
 
-// wanted says which rules there should be, but for the addresses.
+// wanted returns the rules that there should be, without the addresses.
 func (x *examination) wanted() rules.Wanted {
 	if k := x.kept(); k != nil {
 		return rules.Wanted{NFTables: k.NFTables, Masquerade: k.Masquerade, RandomFully: k.RandomFully, Forward: k.Forward}

@@ -33,7 +33,7 @@ func sysctl(key string) (int, error) {
 // setSysctl is the command that sets one. sysctl(8) takes slashes.
 func setSysctl(key string, value int) string { return fmt.Sprintf("sysctl -w %s=%d", key, value) }
 
-// networks returns the pod networks, from whoever knows them.
+// networks returns the pod networks, from the daemon, the config or the subnet file.
 func (x *examination) networks() []netip.Prefix {
 	switch {
 	case x.Daemon != nil && len(x.Daemon.Network) > 0:
@@ -44,8 +44,7 @@ func (x *examination) networks() []netip.Prefix {
 	return slices.DeleteFunc([]netip.Prefix{x.Env.Network, x.Env.IPv6Network}, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
-// forwarding looks whether the kernel passes packets between pods and the
-// devices at all.
+// forwarding checks that the kernel forwards packets between pods and devices.
 func (x *examination) forwarding(context.Context) []Finding {
 	keys := []string{"net/ipv4/ip_forward"}
 	for _, d := range x.devices() {
@@ -62,22 +61,23 @@ func (x *examination) forwarding(context.Context) []Finding {
 		case err != nil:
 			return []Finding{warnf("", "%v", err)}
 		case n == 0:
-			return []Finding{badf(setSysctl(key, 1), "%s is 0: the kernel does not pass packets on to pods", key)}
+			return []Finding{badf(setSysctl(key, 1), "%s is 0: the kernel does not forward packets to pods", key)}
 		}
 	}
 	return []Finding{okf("on")}
 }
 
-// strict is the value of rp_filter that drops what came another way than the
-// answer would go; the greater of all and the interface's counts
+// strict is the value of rp_filter that drops packets which arrive by another
+// interface than the answer would leave by; the greater of all's and the interface's
+// counts
 // (Documentation/networking/ip-sysctl.rst).
 const (
 	strict = 1
 	loose  = 2
 )
 
-// reversePath looks for peers whose packets the kernel drops because the answer
-// would leave by another interface.
+// reversePath finds peers whose packets the kernel drops because the answer would
+// leave by another interface.
 func (x *examination) reversePath(context.Context) []Finding {
 	type way struct {
 		link string
@@ -136,11 +136,11 @@ func linkTo(a netip.Addr) string {
 	return link.Attrs().Name
 }
 
-// bridge looks whether kube-proxy's rules see packets between pods of one node.
+// bridge checks that kube-proxy's rules see packets between pods of one node.
 func (x *examination) bridge(ctx context.Context) []Finding {
 	nat, err := readChains(ctx, "iptables", "nat")
 	if err != nil || nat.chains["KUBE-SERVICES"] == nil {
-		return []Finding{okf("kube-proxy is not here, so bridged packets need not meet iptables")}
+		return []Finding{okf("no kube-proxy here, so bridged packets need not pass through iptables")}
 	}
 	const key = "net/bridge/bridge-nf-call-iptables"
 	switch n, err := sysctl(key); {
@@ -152,5 +152,5 @@ func (x *examination) bridge(ctx context.Context) []Finding {
 	case n == 0:
 		return []Finding{warnf(setSysctl(key, 1), "%s is 0: a pod does not reach a service whose pod is on the same node", key)}
 	}
-	return []Finding{okf("bridged packets meet kube-proxy's rules")}
+	return []Finding{okf("bridged packets pass through kube-proxy's rules")}
 }

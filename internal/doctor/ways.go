@@ -35,7 +35,7 @@ func (x *examination) portOf(way backend.Way) int {
 }
 
 // settings returns what the network config asks for, the zero Settings if it is
-// not known or makes no sense.
+// unknown or invalid.
 func (x *examination) settings() backend.Settings {
 	if x.Config == nil {
 		return backend.Settings{}
@@ -51,7 +51,7 @@ func (x *examination) settings() backend.Settings {
 	return s
 }
 
-// ways are those by which this node sends and receives, as far as is known.
+// ways are the backends of this node, as far as is known.
 func (x *examination) ways() []backend.Way {
 	if x.Daemon != nil && len(x.Daemon.Ways) > 0 {
 		var all []backend.Way
@@ -67,7 +67,7 @@ func (x *examination) ways() []backend.Way {
 	return []backend.Way{backend.UDP}
 }
 
-// devices names those that packets of pods go through; none may be known.
+// devices names those that carry packets of pods; none may be known.
 func (x *examination) devices() []string {
 	dp := x.dataplane()
 	if dp == nil {

@@ -19,8 +19,8 @@ var entryKeys = []string{
 	"BackendType", "BackendData", "BackendV6Data",
 }
 
-// parseEntry reads Leases[i]. It is strict about keys: the file has no other
-// reader than twill, and a lease with a misspelt key is half a lease.
+// parseEntry reads Leases[i]. It refuses unknown keys: nothing but twill reads the
+// file, and a misspelt key would be a setting that is lost.
 func (p *parser) parseEntry(i int, e member) {
 	n := entry{fields: make(map[string]member)}
 	defer func() { p.entries = append(p.entries, n) }() // also a bad one, to keep the indices
@@ -104,7 +104,7 @@ func (p *parser) addr(i int, n entry, key string, to *netip.Addr) {
 	case err != nil || a.BitLen() != bits || a.Is4In6() || a.Zone() != "":
 		p.fault(m.offset, "Leases[%d].%s %s: want %s", i, key, m.value, want)
 	case a.IsUnspecified() || a.IsMulticast() || bits == 128 && a.IsLinkLocalUnicast():
-		p.fault(m.offset, "Leases[%d].%s %s is no address at which other nodes reach this one", i, key, m.value)
+		p.fault(m.offset, "Leases[%d].%s %s is not an address at which other nodes can reach this one", i, key, m.value)
 	default:
 		*to = a
 	}

@@ -15,12 +15,12 @@ type Error struct {
 // Fault is one thing that is wrong with a lease file.
 type Fault struct {
 	Line   int // from 1; 0 if the file as a whole is meant
-	Column int // from 1, in bytes; 0 if the line says enough
+	Column int // from 1, in bytes; 0 where the line is enough
 	Text   string
 }
 
-// Error names the first fault, which the others may follow from, and how many
-// there are beside it.
+// Error names the first fault, from which the others may follow, and how many more
+// there are.
 func (e *Error) Error() string {
 	f := e.Faults[0]
 	where := e.Path

@@ -23,14 +23,14 @@ const (
 	settle = 50 * time.Millisecond
 	// settleMost bounds the wait where the writing does not end.
 	settleMost = 500 * time.Millisecond
-	// pollEvery is the pace without inotify.
+	// pollEvery is how often the file is read where there is no inotify.
 	pollEvery = time.Second
 )
 
-// notifier waits until the file at path may have become another. It listens to
-// every directory on the way there, so it sees the file written to, replaced
-// by a rename and made anew, and the same of each directory and symbolic link
-// above it (Kubernetes swaps a link "..data" to change a ConfigMap).
+// notifier waits until the file at path may have changed. It watches every directory
+// on the way there, so it notices when the file is written, replaced by a rename or
+// created again, and the same for each directory and symbolic link above it
+// (Kubernetes swaps a link "..data" to change a ConfigMap).
 type notifier struct {
 	path string
 	log  *slog.Logger
@@ -41,8 +41,8 @@ type notifier struct {
 	poll bool
 }
 
-// arm starts to listen, on the way that leads to the file now. Where inotify is
-// not to be had it says so, once, and leaves it to wait to poll.
+// arm watches the way that leads to the file now. Where inotify is not available it
+// logs that once, and wait polls.
 func (n *notifier) arm() {
 	n.close()
 	if n.poll {
@@ -51,7 +51,7 @@ func (n *notifier) arm() {
 	if err := n.listen(); err != nil {
 		n.close()
 		n.poll = true
-		n.log.Warn("lease file cannot be watched, polling it every second",
+		n.log.Warn("cannot watch lease file, polling it every second",
 			logging.KeyPath, n.path, logging.KeyError, err,
 			logging.KeyRemedy, "raise fs.inotify.max_user_instances and fs.inotify.max_user_watches")
 	}
@@ -157,7 +157,7 @@ func steps(path string) ([]string, error) {
 			rest = append(strings.Split(target, "/"), rest...)
 		case errors.Is(err, fs.ErrNotExist):
 			return way, nil
-		default: // not a link, or not to be looked at
+		default: // not a link, or not readable
 			dir = step
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
-// version is what one good text of the file says. It is not changed.
+// version is the content of one good text of the file. It is immutable.
 type version struct {
 	text   string
 	config *lease.Config
@@ -46,7 +46,7 @@ func parse(path, text string) (*version, error) {
 	}
 	p := &parser{text: []byte(text)}
 	config := p.parseConfig()
-	if config != nil { // what follows needs sound JSON and networks
+	if config != nil { // what follows needs valid JSON and networks
 		p.parseLeases()
 		p.checkSet(config)
 	}
@@ -56,17 +56,17 @@ func parse(path, text string) (*version, error) {
 	v := &version{text: text, config: config}
 	for _, e := range p.entries {
 		if e.lease.BackendType == "" {
-			e.lease.BackendType = unsaid(config.Backend.Type)
+			e.lease.BackendType = defaultType(config.Backend.Type)
 		}
 		v.leases = append(v.leases, e.lease)
 	}
 	return v, nil
 }
 
-// unsaid returns the backend type of a lease that names none in a network of the
-// given type. Nodes do not write it here, as they do elsewhere, and all of them
-// are twill's, which have udp beside VXLAN.
-func unsaid(network string) string {
+// defaultType returns the backend type of a lease that names none in a network of the
+// given type. Nodes do not write theirs to a file, and all of them run twill, which
+// has udp in addition to VXLAN.
+func defaultType(network string) string {
 	if network == "vxlan" {
 		return "auto"
 	}
@@ -80,8 +80,8 @@ type parser struct {
 	faults  []Fault
 }
 
-// fault notes something wrong with what stands at offset. JSON values among
-// args are made brief.
+// fault records what is wrong with the text at offset. JSON values among args are
+// shortened.
 func (p *parser) fault(offset int, format string, args ...any) {
 	for i, a := range args {
 		if v, ok := a.(json.RawMessage); ok {
@@ -92,8 +92,8 @@ func (p *parser) fault(offset int, format string, args ...any) {
 	p.faults = append(p.faults, Fault{Line: line, Text: fmt.Sprintf(format, args...)})
 }
 
-// parseConfig returns nil if the text is no JSON object or the config in it
-// cannot be used.
+// parseConfig returns nil if the text is not a JSON object or the config in it cannot
+// be used.
 func (p *parser) parseConfig() *lease.Config {
 	c, err := lease.ParseConfig(p.text)
 	var (
@@ -118,8 +118,8 @@ func (p *parser) parseConfig() *lease.Config {
 	return c
 }
 
-// keyOffset returns where the value of a top-level key stands, 0 if the key is
-// missing. key may go on with a dot and a key inside of that value.
+// keyOffset returns where the value of a top-level key begins, 0 if the key is
+// missing. A dot and a key inside that value may follow.
 func (p *parser) keyOffset(key string) (offset int) {
 	key, _, _ = strings.Cut(key, ".")
 	for _, m := range members(p.text, 0) {
@@ -131,7 +131,7 @@ func (p *parser) keyOffset(key string) (offset int) {
 }
 
 // checkKeys looks for top-level keys that are a letter or two off one that
-// counts. Others that nobody knows are let pass, as flannel does.
+// counts. Other unknown keys are ignored, as in flannel.
 func (p *parser) checkKeys() {
 	known := append(lease.ConfigKeys(), "Leases")
 	for _, m := range members(p.text, 0) {

@@ -1,6 +1,6 @@
 // Package static is a lease.Store over one JSON file that an operator, or a
-// tool of theirs, keeps on each node: the network config of flannel with the
-// leases of all nodes beside it.
+// tool of theirs, keeps on each node: the network config of flannel together with
+// the leases of all nodes.
 //
 //	{
 //	  "Network": "10.5.0.0/16",
@@ -28,8 +28,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Store tells what the last good version of a lease file says. It is safe for
-// concurrent use.
+// Store serves the last good version of a lease file. It is safe for concurrent use.
 type Store struct {
 	path string
 	log  *slog.Logger
@@ -62,8 +61,8 @@ func (s *Store) Config(context.Context) (*lease.Config, error) {
 	return s.current.Load().config, nil
 }
 
-// Acquire returns the lease that has one of the public addresses of a. A file
-// hands out no subnets, so prev is of no use.
+// Acquire returns the lease that has one of the public addresses of a. A file hands
+// out no subnets, so prev is ignored.
 func (s *Store) Acquire(_ context.Context, a lease.Attrs, _ lease.Previous) (*lease.Lease, error) {
 	v := s.current.Load()
 	var own []lease.Lease // two if they share the addresses of a between them
@@ -83,8 +82,7 @@ func (s *Store) Acquire(_ context.Context, a lease.Attrs, _ lease.Previous) (*le
 		s.path, a.PublicIP, a.PublicIPv6, own[0].Key(), own[1].Key())
 }
 
-// Renew returns own as the file has it, which nothing but its author changes:
-// leases in a file do not expire. It fails with lease.ErrNoLease once the file
+// Renew returns own as the file has it: leases in a file do not expire. It fails with lease.ErrNoLease once the file
 // gives the subnets to another node, or to none.
 func (s *Store) Renew(_ context.Context, own *lease.Lease) (*lease.Lease, error) {
 	for _, l := range s.current.Load().leases {
@@ -92,11 +90,11 @@ func (s *Store) Renew(_ context.Context, own *lease.Lease) (*lease.Lease, error)
 			return &l, nil
 		}
 	}
-	return nil, fmt.Errorf("lease file %s: %w: %s is no longer that of %s",
+	return nil, fmt.Errorf("lease file %s: %w: %s is no longer the lease of %s",
 		s.path, lease.ErrNoLease, own.Key(), list(addrs(own.Attrs)))
 }
 
-// holds says whether l is a lease of the node that a describes.
+// holds reports whether l is a lease of the node that a describes.
 func holds(l lease.Lease, a lease.Attrs) bool {
 	return a.PublicIP.IsValid() && a.PublicIP == l.PublicIP ||
 		a.PublicIPv6.IsValid() && a.PublicIPv6 == l.PublicIPv6

@@ -14,7 +14,7 @@ type member struct {
 }
 
 // members returns the keys and values of a JSON object that begins at offset
-// base of the whole text. The text is known to be sound JSON.
+// base of the whole text. The text is known to be valid JSON.
 func members(object []byte, base int) []member { return walk(object, base, true) }
 
 // elements returns the values of a JSON list, as members does of an object.

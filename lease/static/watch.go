@@ -44,7 +44,7 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	}
 }
 
-// follower knows what a watcher has been told.
+// follower is what has been sent to the receiver of one Watch.
 type follower struct {
 	path string
 	now  *version // in force

@@ -22,7 +22,7 @@ var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // Config says how the etcd runs.
 type Config struct {
-	// Dir holds all data. It is made if it is not there, and nobody else may
+	// Dir holds all data. It is created if it is missing, and no other user may
 	// read it.
 	Dir string
 	// Listen is where other nodes are answered, besides the loopback. The zero

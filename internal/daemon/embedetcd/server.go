@@ -33,7 +33,7 @@ const (
 	// oldFiles is how many logs and snapshots that are not needed any more stay;
 	// a log takes 64 MB.
 	oldFiles = 1
-	// lockWait is how long another process may take to let go of the database.
+	// lockWait is how long another process may take to release the database.
 	lockWait = time.Second
 	// closeWait is how long requests under way may hold up the end. When it has
 	// passed, the data has long been written.
@@ -89,8 +89,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	return nil, err
 }
 
-// startEtcd returns an error also where etcd does not return: it answers with a
-// panic, or with the end of the process, to data that it cannot read or write.
+// startEtcd returns an error even where etcd does not: it panics, or ends the process,
+// if it cannot read or write its data.
 func startEtcd(c *embed.Config, log *core) (*embed.Etcd, error) {
 	type result struct {
 		etcd *embed.Etcd
@@ -115,17 +115,17 @@ func startEtcd(c *embed.Config, log *core) (*embed.Etcd, error) {
 	}
 }
 
-// unusable is the error for data with which etcd cannot go on. Whose cause the
-// kernel has given is whole, and only that cause is to be mended.
+// unusable is the error for data with which etcd cannot continue. If the cause is an
+// error of the kernel, the data themselves are intact.
 func unusable(why string, cause error) error {
 	var errno syscall.Errno
 	switch {
 	case !errors.As(cause, &errno):
-		return fmt.Errorf("the data cannot be used (%s): move the directory away to begin anew, or put back a copy of it", why)
+		return fmt.Errorf("the data cannot be used (%s): move the directory away to start without data, or restore a copy of it", why)
 	case errno == syscall.ENOSPC, errno == syscall.EDQUOT:
 		return fmt.Errorf("the disk is full (%s): make room", why)
 	}
-	return fmt.Errorf("the data cannot be read or written (%s): see that they can", why)
+	return fmt.Errorf("the data cannot be read or written (%s): correct the cause and start again", why)
 }
 
 // etcdConfig is etcd's form of cfg.
@@ -143,14 +143,14 @@ func etcdConfig(cfg Config) (*embed.Config, error) {
 		}
 	}
 	c.AdvertiseClientUrls = c.ListenClientUrls[:1]
-	// There are no other members, so nobody listens for them. The address is only
-	// what this one is called.
+	// There are no other members, so there is no listener for them. The address is
+	// only the name of this one.
 	c.ListenPeerUrls = nil
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.QuotaBackendBytes = quota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
 	c.MaxSnapFiles, c.MaxWalFiles = oldFiles, oldFiles
-	c.EnableGRPCGateway = false // or else web pages could write here
+	c.EnableGRPCGateway = false // web pages could write through it
 	return c, nil
 }
 
@@ -186,7 +186,7 @@ func clientURLs(cfg Config) []url.URL {
 }
 
 // checkDir makes the directory, or refuses one that others may read: the data
-// tells all of the network.
+// describe the whole network.
 func checkDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -201,8 +201,9 @@ func checkDir(dir string) error {
 	return nil
 }
 
-// checkDatabase looks for what etcd would wait for without end, another process
-// that has the database open, or would end the process for, a file that is none.
+// checkDatabase finds what etcd would wait for without end, another process that has
+// the database open, and what it would end the process for, a file that is not a
+// database.
 func checkDatabase(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -214,7 +215,7 @@ func checkDatabase(path string) error {
 	case errors.Is(err, bbolterrors.ErrTimeout):
 		return errors.New("another process has the data open: stop it, or name another directory with --embedded-etcd")
 	}
-	return fmt.Errorf("database %s: %w: move the directory away to begin anew, or put back a copy of it", path, err)
+	return fmt.Errorf("database %s: %w: move the directory away to start without data, or restore a copy of it", path, err)
 }
 
 // openDatabase makes an error of bbolt's panics too.
@@ -227,8 +228,7 @@ func openDatabase(path string) (db *bbolt.DB, err error) {
 	return bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockWait})
 }
 
-// await waits for the end of the etcd, and tells it unless Close has brought it
-// about.
+// await waits for the end of the etcd, and reports it unless Close is the reason.
 func (s *Server) await(dir string) {
 	var err error
 	select {
@@ -236,7 +236,7 @@ func (s *Server) await(dir string) {
 		err = fmt.Errorf("directory %s: %w", dir, unusable(s.log.why, s.log.cause))
 	case err = <-s.etcd.Err(): // nil: closed
 	case <-s.etcd.Server.StopNotify():
-		err = errors.New("it has stopped by itself, the log says why")
+		err = errors.New("it has stopped by itself; the log says why")
 	}
 	if err != nil && s.log.is(running) {
 		s.failed <- err

@@ -86,7 +86,7 @@ func handler(c Config) http.Handler {
 func (s *Server) Addr() netip.AddrPort { return s.addr }
 
 // Close ends the server and the requests under way at once: a scrape that is
-// cut off is repeated by whoever sent it, a daemon that ends late is killed.
+// cut off is repeated by its sender, and a daemon that ends late is killed.
 func (s *Server) Close() error {
 	err := s.http.Close()
 	<-s.done

@@ -24,8 +24,8 @@ func TestRulesOfStockFlannelAreTakenOverWithoutAWrite(t *testing.T) {
 		before := l.everything()
 		r := newRules(t, wanted(fl))
 		l.apply(r)
-		if w := l.writes(); w != nil || r.Status().Mended != 0 {
-			t.Errorf("%d writes: %q", r.Status().Mended, w)
+		if w := l.writes(); w != nil || r.Status().Written != 0 {
+			t.Errorf("%d writes: %q", r.Status().Written, w)
 		}
 		if after := l.everything(); after != before {
 			t.Errorf("changes\n%s", changes(before, after))
@@ -41,14 +41,14 @@ func TestNothingIsWrittenWhileAllIsRight(t *testing.T) {
 		if l.writes() == nil {
 			t.Fatal("the test does not see writes")
 		}
-		before, mended := l.everything(), r.Status().Mended
+		before, written := l.everything(), r.Status().Written
 		for range 3 {
 			l.apply(r)
 		}
 		set(t, r, wanted(fl))
 		l.apply(r)
-		if w := l.writes(); w != nil || r.Status().Mended != mended {
-			t.Errorf("%d writes: %q", r.Status().Mended-mended, w)
+		if w := l.writes(); w != nil || r.Status().Written != written {
+			t.Errorf("%d writes: %q", r.Status().Written-written, w)
 		}
 		if after := l.everything(); after != before { // with handles: nothing was made anew
 			t.Errorf("changes\n%s", changes(before, after))
@@ -155,12 +155,12 @@ func TestDifferencesAreNamed(t *testing.T) {
 		fl           flavour
 		script, want string
 	}{
-		{iptablesNFT, `iptables -t nat -D FLANNEL-POSTRTG 3`, "iptables nat FLANNEL-POSTRTG has not the rules that it should have"},
+		{iptablesNFT, `iptables -t nat -D FLANNEL-POSTRTG 3`, "iptables nat FLANNEL-POSTRTG does not have the expected rules"},
 		{iptablesNFT, `ip6tables -F FORWARD`, "ip6tables filter FORWARD does not jump to FLANNEL-FWD"},
 		{iptablesLegacy, `iptables -F FORWARD; iptables -F FLANNEL-FWD; iptables -X FLANNEL-FWD`, "iptables filter has no chain FLANNEL-FWD"},
 		{iptablesLegacy, `iptables -t nat -A POSTROUTING -j FLANNEL-POSTRTG`,
-			"iptables nat POSTROUTING has a rule too many: -A POSTROUTING -j FLANNEL-POSTRTG"},
-		{nftTables, `nft flush chain ip flannel-ipv4 forward`, "table ip flannel-ipv4 forward has not the rules that it should have"},
+			"iptables nat POSTROUTING has a superfluous rule: -A POSTROUTING -j FLANNEL-POSTRTG"},
+		{nftTables, `nft flush chain ip flannel-ipv4 forward`, "table ip flannel-ipv4 forward does not have the expected rules"},
 		{nftTables, `nft add chain ip flannel-ipv4 forward { policy drop\; }`,
 			"table ip flannel-ipv4 hooks chain forward up as type filter hook forward priority 0 policy drop"},
 	} {

@@ -7,10 +7,10 @@ import (
 	"log/slog"
 )
 
-// Cleanup removes all rules, chains and tables that twilld or stock flannel ever
-// made on this host, by their names and comments, whichever tool made them, and
-// nothing else. A tool that is not installed is not asked. It goes on where
-// something fails, and returns all errors.
+// Cleanup removes all rules, chains and tables of twilld and stock flannel from this
+// host, by their names and comments, whichever tool made them, and nothing else. Tools
+// that are not installed are skipped. It continues after failures and returns all
+// errors.
 func Cleanup(ctx context.Context, log *slog.Logger) error {
 	return cleanup(ctx, thisHost, log)
 }
@@ -28,7 +28,7 @@ func cleanup(ctx context.Context, h host, log *slog.Logger) error {
 		}
 	}
 	if asked == 0 {
-		log.Warn("no firewall rules looked for: neither iptables nor nft is there")
+		log.Warn("cannot look for firewall rules: neither iptables nor nft is installed")
 	}
 	return errors.Join(errs...)
 }

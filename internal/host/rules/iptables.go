@@ -11,8 +11,7 @@ import (
 	goiptables "github.com/coreos/go-iptables/iptables"
 )
 
-// lockSeconds is how long iptables waits for the lock that it shares with all
-// others of its kind.
+// lockSeconds is how long iptables waits for the lock that all iptables share.
 const lockSeconds = 5
 
 // Kinds of iptables: which of the kernel's two engines it feeds.
@@ -45,7 +44,7 @@ func openIPTables(f *family, program string) (*iptables, error) {
 	if err != nil {
 		return nil, fmt.Errorf("run %s --version: %w", program, err)
 	}
-	kind := kindLegacy // before 1.8 there was no other, and no word of it
+	kind := kindLegacy // before 1.8 there was no other, and the version did not name it
 	if bytes.Contains(version, []byte("("+kindNFT+")")) {
 		kind = kindNFT
 	}
@@ -85,7 +84,7 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 	return all, nil
 }
 
-// drift compares one chain and the jump to it; nil if all is well.
+// drift compares one chain and the jump to it; nil if they are as wanted.
 func (t *iptables) drift(c *chain, want []rule, tolerates func([]string, *family) bool) (*drift, error) {
 	hook, err := t.List(c.table, c.hook)
 	if err != nil {
@@ -102,7 +101,7 @@ func (t *iptables) drift(c *chain, want []rule, tolerates func([]string, *family
 	d.compareJumps(hook, len(want) > 0)
 	write := t.write
 	if len(want) == 0 && exists {
-		d.note("has a chain %s too many", c.name)
+		d.note("has a superfluous chain %s", c.name)
 		write = func(ctx context.Context, tx transaction) error { return t.remove(ctx, c, tx) }
 	}
 	if d.what == nil {
@@ -111,20 +110,20 @@ func (t *iptables) drift(c *chain, want []rule, tolerates func([]string, *family
 	return &drift{d.what, func(ctx context.Context) error { return write(ctx, d.tx) }}, nil
 }
 
-// difference is a drift of one chain that is being found out.
+// difference collects the drift of one chain.
 type difference struct {
 	tool  *iptables
 	chain *chain
 	what  []string
-	tx    transaction // that mends it
+	tx    transaction // that makes the wanted rules
 }
 
 func (d *difference) note(format string, args ...any) {
 	d.what = append(d.what, fmt.Sprintf("%s %s ", d.tool, d.chain.table)+fmt.Sprintf(format, args...))
 }
 
-// compareRules compares the rules in the chain. If they differ all are written
-// anew; those of other networks stay, behind the wanted ones.
+// compareRules compares the rules in the chain. If they differ all are written again;
+// those of other networks stay, behind the wanted ones.
 func (d *difference) compareRules(own []string, exists bool, want []rule, tolerates func([]string, *family) bool) {
 	c := d.chain
 	var mine, others []string
@@ -143,7 +142,7 @@ func (d *difference) compareRules(own []string, exists bool, want []rule, tolera
 	case !exists:
 		d.note("has no chain %s", c.name)
 	case !slices.EqualFunc(mine, lines, isLine):
-		d.note("%s has not the rules that it should have", c.name)
+		d.note("%s does not have the expected rules", c.name)
 	default:
 		return
 	}
@@ -156,7 +155,7 @@ func (d *difference) compareRules(own []string, exists bool, want []rule, tolera
 	}
 }
 
-// compareJumps sees that exactly one rule jumps to the chain, or none.
+// compareJumps checks that exactly one rule jumps to the chain, or none.
 func (d *difference) compareJumps(hook []string, wanted bool) {
 	c := d.chain
 	jump := []string{"-A", c.hook, "-m", "comment", "--comment", c.comment, "-j", c.name}
@@ -167,7 +166,7 @@ func (d *difference) compareJumps(hook []string, wanted bool) {
 		case wanted && !found && slices.Equal(words, jump):
 			found = true
 		default:
-			d.note("%s has a rule too many: %s", c.hook, line)
+			d.note("%s has a superfluous rule: %s", c.hook, line)
 			d.tx.delete(line)
 		}
 	}
@@ -177,14 +176,13 @@ func (d *difference) compareJumps(hook []string, wanted bool) {
 	}
 }
 
-// own lists the rules of flannel's chain. For a chain that is not there iptables
-// fails, with words that depend on its kind and version, so then the names of all
-// chains decide; they are not asked for first because in the table of a large
-// cluster that takes long.
+// own lists the rules of flannel's chain. Where the chain is missing iptables fails
+// with a message that depends on its kind and version, so then the names of all chains
+// decide; listing them first would take long in the table of a large cluster.
 func (t *iptables) own(c *chain) (lines []string, exists bool, err error) {
 	lines, err = t.List(c.table, c.name)
 	if err == nil {
-		// The first line makes the chain.
+		// The first line declares the chain.
 		return lines[min(1, len(lines)):], true, nil
 	}
 	names, namesErr := t.ListChains(c.table)
@@ -194,8 +192,8 @@ func (t *iptables) own(c *chain) (lines []string, exists bool, err error) {
 	return nil, false, err
 }
 
-// ours says whether a rule outside of flannel's chain is flannel's: it jumps
-// there, or, from the days before there was a chain, carries flannel's comment.
+// ours reports whether a rule outside flannel's chain is flannel's: it jumps there, or
+// carries flannel's comment, as in versions without a chain.
 func ours(words []string, c *chain) bool {
 	for i := 1; i < len(words); i++ {
 		switch words[i-1] {
@@ -212,8 +210,8 @@ func ours(words []string, c *chain) bool {
 	return false
 }
 
-// remove removes the chain, and with it what tx has. Where rules of others jump
-// to the chain it is only emptied.
+// remove removes the chain and commits tx. Where other rules jump to the chain it is
+// only emptied.
 func (t *iptables) remove(ctx context.Context, c *chain, tx transaction) error {
 	tx.flush(c.name)
 	all := tx
@@ -225,7 +223,7 @@ func (t *iptables) remove(ctx context.Context, c *chain, tx transaction) error {
 	if t.write(ctx, tx) != nil {
 		return err
 	}
-	return fmt.Errorf("remove %s %s with %s: rules that are not flannel's may jump to it; it is empty now; look with '%s -t %s -S | grep %s'",
+	return fmt.Errorf("remove %s %s with %s: rules that are not flannel's may jump to it, so it was only emptied; '%s -t %s -S | grep %s' lists them",
 		c.table, c.name, t, t, c.table, c.name)
 }
 
@@ -246,7 +244,7 @@ func (t *iptables) write(ctx context.Context, tx transaction) error {
 	return nil
 }
 
-// restoreWaits says whether iptables-restore knows --wait (1.6.2).
+// restoreWaits reports whether iptables-restore knows --wait (1.6.2).
 func (t *iptables) restoreWaits() bool {
 	v1, v2, v3 := t.GetIptablesVersion()
 	return slices.Compare([]int{v1, v2, v3}, []int{1, 6, 2}) >= 0

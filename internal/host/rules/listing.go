@@ -10,7 +10,7 @@ import (
 // listing is a table of nftables' as it is.
 type listing struct {
 	exists bool
-	// useless says why the table is to be made anew, if it is: it cannot be
+	// useless says why the table has to be replaced, if it has: it cannot be
 	// read, or is not in force.
 	useless string
 	chains  map[string]listedChain
@@ -22,8 +22,8 @@ type listedChain struct {
 	rules []string // as rule.nft writes them; others in ways that it never does
 }
 
-// hook is where a chain hangs in the packet's way. A chain that is only jumped
-// to has the zero hook.
+// hook is where a base chain is attached. A chain that is only jumped to has the zero
+// hook.
 type hook struct {
 	Type   string
 	Hook   string

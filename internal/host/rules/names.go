@@ -35,7 +35,7 @@ var (
 	families = []*family{&ipv4, &ipv6}
 )
 
-// holds says whether p is a prefix of the family that leaves something outside.
+// holds reports whether p is a prefix of the family, and not the whole of it.
 func (f *family) holds(p netip.Prefix) bool {
 	return p.IsValid() && p.Addr().BitLen() == f.bits && p.Bits() > 0
 }

@@ -18,8 +18,8 @@ const nftProgram = "nft"
 type nftables struct {
 	family *family
 	path   string
-	// writer is opened when there is something to write, since that runs nft
-	// several times to see what it can do.
+	// writer is opened when there is something to write, since that runs nft several
+	// times to find out its features.
 	writer knftables.Interface
 	random *bool // nil: not known yet
 }
@@ -43,12 +43,12 @@ func (t *nftables) open(table string) (knftables.Interface, error) {
 	return w, nil
 }
 
-// probeTable is the table of the rules that are only checked, never made: that
-// they fit must not depend on what is in flannel's.
+// probeTable is the table of rules that are only checked, never made, so that the
+// result does not depend on the content of flannel's table.
 const probeTable = "flannel-probe"
 
 // randomFully implements tool: it has the kernel check a rule, as flannel does.
-// A kernel that refuses the same rule without random ports has other troubles.
+// If the same rule is refused without random ports too, the reason is another one.
 func (t *nftables) randomFully(ctx context.Context) (bool, error) {
 	if t.random != nil {
 		return *t.random, nil
@@ -83,10 +83,10 @@ func (t *nftables) drifts(ctx context.Context, want target) ([]drift, error) {
 	if len(what) == 0 {
 		return nil, nil
 	}
-	return []drift{{what, func(ctx context.Context) error { return t.mend(ctx, have, want, rewrite) }}}, nil
+	return []drift{{what, func(ctx context.Context) error { return t.write(ctx, have, want, rewrite) }}}, nil
 }
 
-// compare tells which chains are not as wanted, and why.
+// compare returns the chains that are not as wanted, and why.
 func (t *nftables) compare(have listing, want target) (rewrite []*chain, what []string) {
 	differs := func(format string, args ...any) {
 		what = append(what, fmt.Sprintf("table %s %s ", t.family.nft, t.family.table)+fmt.Sprintf(format, args...))
@@ -107,27 +107,27 @@ func (t *nftables) compare(have listing, want target) (rewrite []*chain, what []
 		case len(rules) == 0 && !exists:
 			continue
 		case len(rules) == 0:
-			differs("has a chain %s too many", c.nft)
+			differs("has a superfluous chain %s", c.nft)
 		case !exists:
 			differs("has no chain %s", c.nft)
 		case got.hook != c.listed():
 			differs("hooks chain %s up as %s, not as %s", c.nft, got.hook, c.listed())
 		case !slices.Equal(slices.DeleteFunc(slices.Clone(got.rules), want.other(t.family)), t.texts(rules)):
-			differs("%s has not the rules that it should have", c.nft)
+			differs("%s does not have the expected rules", c.nft)
 		default:
 			continue
 		}
 		rewrite = append(rewrite, c)
 	}
 	if len(what) == 0 && wanted == 0 && len(want.rules) == len(chains) && have.exists {
-		differs("is there, and not wanted")
+		differs("is not wanted")
 	}
 	return rewrite, what
 }
 
-// mend brings the chains in rewrite into the wanted state in one transaction,
-// the whole table if nothing of it is wanted or nothing can be made of it.
-func (t *nftables) mend(ctx context.Context, have listing, want target, rewrite []*chain) error {
+// write makes the wanted rules of the chains in rewrite in one transaction; it
+// replaces or removes the whole table if it is useless or nothing of it is wanted.
+func (t *nftables) write(ctx context.Context, have listing, want target, rewrite []*chain) error {
 	if t.writer == nil {
 		w, err := t.open(t.family.table)
 		if err != nil {
@@ -181,7 +181,7 @@ func (t *nftables) mend(ctx context.Context, have listing, want target, rewrite 
 	return nil
 }
 
-// fill makes a chain that has these rules and no others.
+// fill makes a chain with exactly these rules.
 func (t *nftables) fill(tx *knftables.Transaction, c *chain, rules []rule) {
 	tx.Add(&knftables.Chain{
 		Name: c.nft, Comment: &c.about,
@@ -219,7 +219,7 @@ func (t *nftables) read(ctx context.Context) (listing, error) {
 		return parseListing(out), nil
 	case ctx.Err() != nil:
 		return listing{}, ctx.Err()
-	// Of the table that is asked for; nft says the same in no other case.
+	// The table does not exist; nft has this message in no other case.
 	case strings.Contains(stderr.String(), "No such file or directory"):
 		return listing{}, nil
 	}

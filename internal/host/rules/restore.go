@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// transaction is the input of iptables-restore --noflush for one table. The
-// kernel takes all of it or nothing.
+// transaction is the input of iptables-restore --noflush for one table. The kernel
+// applies all of it or nothing.
 type transaction struct {
 	table string
 	lines []string
 }
 
-// declare makes a chain that is empty, whether there was one or not.
+// declare creates the chain, or empties it if it exists.
 func (tx *transaction) declare(name string) { tx.line(":%s - [0:0]", name) }
 
 // add adds a rule; words begin with -A and the chain.
@@ -27,13 +27,13 @@ func (tx *transaction) add(words []string) {
 	tx.line("%s", strings.Join(quoted, " "))
 }
 
-// again adds a rule that iptables -S has listed.
+// again adds a rule in the form of iptables -S.
 func (tx *transaction) again(line string) {
 	line, _ = cutCounters(line)
 	tx.line("%s", line)
 }
 
-// delete deletes a rule that iptables -S has listed, the first of its like.
+// delete deletes the first rule equal to one in the form of iptables -S.
 func (tx *transaction) delete(line string) {
 	line, _ = cutCounters(line)
 	tx.line("-D%s", strings.TrimPrefix(line, "-A"))
@@ -42,7 +42,7 @@ func (tx *transaction) delete(line string) {
 func (tx *transaction) flush(name string)  { tx.line("-F %s", name) }
 func (tx *transaction) remove(name string) { tx.line("-X %s", name) }
 
-// line leaves the lines of copies of tx alone.
+// line adds a line; it does not change copies of tx.
 func (tx *transaction) line(format string, args ...any) {
 	tx.lines = append(slices.Clip(tx.lines), fmt.Sprintf(format, args...))
 }
@@ -51,7 +51,7 @@ func (tx *transaction) text() string {
 	return fmt.Sprintf("*%s\n%s\nCOMMIT\n", tx.table, strings.Join(tx.lines, "\n"))
 }
 
-// isLine says whether a line of iptables -S consists of these words.
+// isLine reports whether a line of iptables -S consists of these words.
 func isLine(line string, words []string) bool { return slices.Equal(split(line), words) }
 
 // split cuts a line of iptables -S into words. Words with other characters than
@@ -106,7 +106,7 @@ func cutCounters(line string) (rest string, cut bool) {
 	return line[:i], true
 }
 
-// oneLine is an error of a program that says several lines.
+// oneLine returns err with its text on one line.
 func oneLine(err error) error {
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	if text == err.Error() {

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// rule is one rule of flannel's, whichever tool makes it.
+// rule is one of flannel's rules, independent of the tool that makes it.
 type rule struct {
 	marked   bool    // only packets with kubeProxyMark
 	src, dst operand // zero: any
 	do       verdict
 }
 
-// operand is the set of addresses in a prefix or outside of it.
+// operand is the set of addresses inside or outside a prefix.
 type operand struct {
 	prefix netip.Prefix
 	not    bool
@@ -22,7 +22,7 @@ type operand struct {
 func in(p netip.Prefix) operand    { return operand{prefix: p} }
 func notIn(p netip.Prefix) operand { return operand{prefix: p, not: true} }
 
-// verdict is what becomes of a packet that a rule matches.
+// verdict is what a rule does with a packet that it matches.
 type verdict int
 
 const (
@@ -68,8 +68,8 @@ func (r rule) iptables(comment string) []string {
 	return append(w, "ACCEPT")
 }
 
-// nft returns the rule in the language of nft, as statement writes what is
-// there. The whole mark must be kubeProxyMark, as in flannel's rule.
+// nft returns the rule in the language of nft, in the form in which statement returns
+// existing ones. The whole mark must be kubeProxyMark, as in flannel's rule.
 func (r rule) nft(f *family) string {
 	var w []string
 	if r.marked {

@@ -14,20 +14,19 @@ import (
 // Config is what New needs.
 type Config struct {
 	Wanted Wanted
-	// Resync is how often Run looks whether the rules are still there; more
-	// than 0: --iptables-resync.
+	// Resync is how often Run checks the rules, more than 0: --iptables-resync.
 	Resync time.Duration
 	Logger *slog.Logger
 }
 
-// Rules keeps the rules of one host. Its methods may be called from several
-// goroutines. There is nothing to close: the rules stay, so that pods go on
-// talking while the daemon is down, until Cleanup.
+// Rules maintains the rules of one host. Its methods may be called from several
+// goroutines. There is nothing to close: the rules stay until Cleanup, so that pods
+// stay connected while the daemon is down.
 type Rules struct {
 	resync time.Duration
 	log    *slog.Logger
 	host   host
-	wake   chan struct{} // that Set was called; holds one
+	wake   chan struct{} // receives when Set was called; holds one
 
 	mu     sync.Mutex // guards what follows
 	wanted Wanted
@@ -37,7 +36,7 @@ type Rules struct {
 	// follows.
 	work  sync.Mutex
 	tools map[toolKey]tool // those that have worked
-	swept *Wanted          // for which nothing else is left; nil: none
+	swept *Wanted          // for which all other rules were removed; nil: none
 }
 
 type toolKey struct {
@@ -45,15 +44,15 @@ type toolKey struct {
 	nftables bool
 }
 
-// Status is what became of the rules.
+// Status is the state of the rules.
 type Status struct {
 	Wanted  Wanted
-	Mended  int       // how often a write was needed
-	Checked time.Time // when all was last as wanted; zero: never
-	Problem error     // of the last attempt; nil: all is as wanted
+	Written int       // how often a write was needed
+	Checked time.Time // when the rules were last found as wanted; zero: never
+	Problem error     // of the last attempt; nil: they are as wanted
 }
 
-// New returns rules that are not made yet. The error says what is wrong with
+// New returns rules that have not been applied. The error says what is wrong with
 // cfg.
 func New(cfg Config) (*Rules, error) {
 	w, err := cfg.Wanted.normal()
@@ -75,7 +74,7 @@ func New(cfg Config) (*Rules, error) {
 }
 
 // Set changes what is wanted, from the next Apply on; Run applies it at once.
-// If w is in error nothing changes.
+// If w is invalid nothing changes.
 func (r *Rules) Set(w Wanted) error {
 	w, err := w.normal()
 	if err != nil {
@@ -86,12 +85,12 @@ func (r *Rules) Set(w Wanted) error {
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
-	default: // Run has not looked yet
+	default: // Run has yet to receive the last one
 	}
 	return nil
 }
 
-// Status returns what became of the rules.
+// Status returns the state of the rules.
 func (r *Rules) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,8 +98,8 @@ func (r *Rules) Status() Status {
 }
 
 // Run applies the rules at once, with every Set and every resync period, until
-// ctx is done, whose error it returns. That rules cannot be kept is logged, once
-// for each reason, and tried again.
+// ctx is done, whose error it returns. A failure is logged once for each reason and
+// tried again after the period.
 func (r *Rules) Run(ctx context.Context) error {
 	ticks := time.NewTicker(r.resync)
 	defer ticks.Stop()
@@ -112,10 +111,10 @@ func (r *Rules) Run(ctx context.Context) error {
 			return ctx.Err()
 		case err != nil && err.Error() != trouble:
 			trouble = err.Error()
-			r.log.Error("firewall rules not kept", logging.KeyError, err)
+			r.log.Error("cannot apply firewall rules, retrying", logging.KeyError, err)
 		case err == nil && trouble != "":
 			trouble = ""
-			r.log.Info("firewall rules kept again")
+			r.log.Info("firewall rules applied again")
 		}
 		select {
 		case <-ctx.Done():
@@ -126,13 +125,13 @@ func (r *Rules) Run(ctx context.Context) error {
 	}
 }
 
-// Apply makes the rules as they are wanted. It writes nothing if they are so
-// already. A family that fails does not keep the other from its rules.
+// Apply makes the wanted rules. It writes nothing if they exist already. A failure in
+// one family does not affect the other.
 //
-// The first Apply, and the first after what is wanted has changed, also removes
-// what else there is of flannel's, whichever tool made it, once the wanted rules
-// stand. If another daemon serves another network on this host, its next resync
-// puts its rules back, and from then on they are left where they are.
+// Once the wanted rules exist, the first Apply, and the first after Set, also removes
+// all other rules of flannel's, whichever tool made them. If another daemon serves
+// another network on this host, its next resync restores its rules, and from then on
+// they are left alone.
 func (r *Rules) Apply(ctx context.Context) error {
 	r.work.Lock()
 	defer r.work.Unlock()
@@ -140,7 +139,7 @@ func (r *Rules) Apply(ctx context.Context) error {
 	w := r.wanted
 	r.mu.Unlock()
 
-	mended, err := r.apply(ctx, w)
+	written, err := r.apply(ctx, w)
 	if err == nil && (r.swept == nil || *r.swept != w) {
 		r.sweep(ctx, w)
 		if ctx.Err() == nil {
@@ -150,32 +149,32 @@ func (r *Rules) Apply(ctx context.Context) error {
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.status.Mended += mended
+	r.status.Written += written
 	switch {
 	case err == nil:
 		r.status.Problem, r.status.Checked = nil, time.Now()
-	case ctx.Err() == nil: // else nothing is known
+	case ctx.Err() == nil: // else the result is unknown
 		r.status.Problem = err
 	}
 	return err
 }
 
-func (r *Rules) apply(ctx context.Context, w Wanted) (mended int, err error) {
+func (r *Rules) apply(ctx context.Context, w Wanted) (written int, err error) {
 	var errs []error
 	for _, f := range families {
 		if w.of(f) == (Pods{}) {
 			continue
 		}
 		n, err := r.applyTo(ctx, w, f)
-		mended += n
+		written += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s rules: %w", f.name, r.host.explain(f, err)))
 		}
 	}
-	return mended, errors.Join(errs...)
+	return written, errors.Join(errs...)
 }
 
-func (r *Rules) applyTo(ctx context.Context, w Wanted, f *family) (mended int, err error) {
+func (r *Rules) applyTo(ctx context.Context, w Wanted, f *family) (written int, err error) {
 	key := toolKey{f, w.NFTables}
 	t, ok := r.tools[key]
 	if !ok {
@@ -186,13 +185,13 @@ func (r *Rules) applyTo(ctx context.Context, w Wanted, f *family) (mended int, e
 	}
 	want, err := targetOf(ctx, w, f, t, false)
 	if err == nil {
-		mended, err = r.reconcile(ctx, t, want)
+		written, err = r.reconcile(ctx, t, want)
 	}
 	if err != nil {
-		// It may have been replaced by another version.
+		// Its program may have been replaced by another version.
 		delete(r.tools, key)
 	}
-	return mended, err
+	return written, err
 }
 
 // targetOf returns the target of a tool that makes the wanted rules.
@@ -207,40 +206,39 @@ func targetOf(ctx context.Context, w Wanted, f *family, t tool, all bool) (targe
 	return w.target(f, random, all), nil
 }
 
-// attempts is how often reconcile writes before it gives up: others write to
-// the same tables, and what they change between reading and writing makes a
-// transaction fail.
+// attempts is how often reconcile writes before it gives up: a transaction fails if
+// others change the same tables between reading and writing.
 const attempts = 4
 
-// reconcile writes until what is there is what is wanted.
-func (r *Rules) reconcile(ctx context.Context, t tool, want target) (mended int, err error) {
+// reconcile writes until the existing rules are the wanted ones.
+func (r *Rules) reconcile(ctx context.Context, t tool, want target) (written int, err error) {
 	var failed error
 	for range attempts {
 		drifts, err := t.drifts(ctx, want)
 		if err != nil {
-			return mended, err
+			return written, err
 		}
 		if len(drifts) == 0 {
-			return mended, nil
+			return written, nil
 		}
-		failed = fmt.Errorf("%s: still after writing it", drifts[0].what[0])
+		failed = fmt.Errorf("%s, even after writing them", drifts[0].what[0])
 		for _, d := range drifts {
-			if err := d.mend(ctx); err != nil {
+			if err := d.write(ctx); err != nil {
 				failed = err
 				continue
 			}
-			mended++
+			written++
 			r.log.Info("firewall rules written", logging.KeyWhy, d.what)
 		}
 		if ctx.Err() != nil {
-			return mended, ctx.Err()
+			return written, ctx.Err()
 		}
 	}
-	return mended, failed
+	return written, failed
 }
 
-// sweep removes what any tool of the host has of flannel's and is not wanted.
-// What it cannot remove does not harm the wanted rules, so it is logged and left.
+// sweep removes flannel's rules of all tools of the host that are not wanted. What it
+// cannot remove does not affect the wanted rules, so it is only logged.
 func (r *Rules) sweep(ctx context.Context, w Wanted) {
 	for _, f := range families {
 		for _, t := range r.host.tools(f) {
@@ -252,14 +250,14 @@ func (r *Rules) sweep(ctx context.Context, w Wanted) {
 				_, err = r.reconcile(ctx, t, want)
 			}
 			if err != nil && ctx.Err() == nil && !kernelLacks(err) {
-				r.log.Warn("firewall rules of an earlier configuration may be left",
+				r.log.Warn("cannot remove firewall rules of an earlier configuration",
 					logging.KeyError, r.host.explain(f, err))
 			}
 		}
 	}
 }
 
-// makes says whether t is the tool that host.open chooses.
+// makes reports whether t is the tool that host.open chooses.
 func makes(t tool, f *family, nftables bool) bool {
 	ipt, ok := t.(*iptables)
 	if nftables {
@@ -268,7 +266,8 @@ func makes(t tool, f *family, nftables bool) bool {
 	return ok && ipt.program == f.iptables
 }
 
-// Differences says in words what is not as wanted. It writes nothing.
+// Differences describes how the existing rules differ from the wanted ones. It writes
+// nothing.
 func (r *Rules) Differences(ctx context.Context) ([]string, error) {
 	r.work.Lock()
 	defer r.work.Unlock()

@@ -19,20 +19,20 @@ type tool interface {
 	String() string
 	// randomFully says whether the tool can choose source ports at random.
 	randomFully(ctx context.Context) (bool, error)
-	// drifts says what is to be done to come from what is there to what is
-	// wanted; nothing if that is the same. It writes nothing.
+	// drifts returns the differences between want and the existing rules, none
+	// if they are equal. It writes nothing.
 	drifts(ctx context.Context, want target) ([]drift, error)
 }
 
-// drift is a difference between what is wanted and what is there.
+// drift is a difference between the wanted rules and the existing ones.
 type drift struct {
 	what []string // in words
-	// mend writes what is wanted in one transaction. It fails where others
-	// have changed what it rests upon in the meantime.
-	mend func(ctx context.Context) error
+	// write makes the wanted rules in one transaction. It fails if others have
+	// changed the rules that it depends on in the meantime.
+	write func(ctx context.Context) error
 }
 
-// host is where tools are looked for.
+// host is where tools are found.
 type host struct {
 	procNet string // /proc/net of the calling thread's network namespace
 }
@@ -47,9 +47,9 @@ func (h host) open(f *family, nftables bool) (tool, error) {
 	return openIPTables(f, f.iptables)
 }
 
-// tools returns all by which there may be rules of flannel's in a family, each
-// kind once. That one is not installed, or cannot run, is no error: then it did
-// not make rules here, or nothing can be done about them.
+// tools returns all with which flannel's rules of a family may have been made, each
+// kind once. A tool that is not installed or cannot run is left out: it has made no
+// rules here, or nothing can be done about them.
 func (h host) tools(f *family) []tool {
 	if f == &ipv6 && !h.hasIPv6() {
 		return nil
@@ -65,7 +65,7 @@ func (h host) tools(f *family) []tool {
 			continue
 		}
 		kinds = append(kinds, t.kind)
-		// Legacy iptables makes a table by looking at it.
+		// Legacy iptables creates a table by reading it.
 		if t.kind == kindLegacy {
 			t.only = h.legacyTables(f)
 		}
@@ -74,8 +74,8 @@ func (h host) tools(f *family) []tool {
 	return all
 }
 
-// legacyTables lists the tables that legacy iptables has in use. The file is not
-// there where the kernel knows none.
+// legacyTables lists the tables that exist for legacy iptables. The file is missing
+// where the kernel does not support them.
 func (h host) legacyTables(f *family) []string {
 	names, _ := os.ReadFile(filepath.Join(h.procNet, f.legacy))
 	tables := strings.Fields(string(names))
@@ -85,7 +85,7 @@ func (h host) legacyTables(f *family) []string {
 	return tables
 }
 
-// explain adds to an error of a tool of the family what can be done about it.
+// explain adds the remedy to an error of a tool of the family.
 func (h host) explain(f *family, err error) error {
 	if r := h.remedy(f, err); r != "" {
 		return fmt.Errorf("%w: %s", err, r)
@@ -97,33 +97,32 @@ func (h host) explain(f *family, err error) error {
 // nf_tables.
 const noNFTables = "Protocol not supported"
 
-// kernelLacks says whether a tool failed because the kernel does not have that
-// which it works on, so that it cannot have left anything there.
+// kernelLacks reports whether a tool failed because the kernel lacks its subsystem, so
+// that there cannot be any rules of it.
 func kernelLacks(err error) bool { return strings.Contains(err.Error(), noNFTables) }
 
-// hasIPv6 says whether the kernel speaks IPv6.
+// hasIPv6 reports whether the kernel has IPv6.
 func (h host) hasIPv6() bool {
 	_, err := os.Stat(filepath.Join(h.procNet, "if_inet6"))
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// remedies tells by what a tool says what to do about it. The first that fits
-// counts.
+// remedies are what to do about a message of a tool. The first that matches counts.
 var remedies = []struct{ says, remedy string }{
 	{noNFTables, "this kernel has no nftables; install iptables-legacy, or take EnableNFTables out of the network config"},
-	{"xtables lock", "see who holds it with 'fuser -v /run/xtables.lock'"},
+	{"xtables lock", "'fuser -v /run/xtables.lock' shows which process holds it"},
 	{"you must be root", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
 	{"Operation not permitted", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
 	{"Permission denied", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
 	{"is incompatible", "rules were made in the table that iptables cannot show; see them with 'nft list ruleset', " +
-		"or let twill keep its own out of there with EnableNFTables in the network config"},
+		"or move twill's rules to nftables with EnableNFTables in the network config"},
 	{"do you need to insmod", "the kernel lacks the table; load its module with 'modprobe iptable_nat iptable_filter', " +
 		"or set EnableNFTables in the network config"},
 	{"JSON support not compiled-in", "install an nft with JSON (nftables-json on OpenWrt)"},
 	{"nft version must be", "install a newer nftables, or take EnableNFTables out of the network config"},
 }
 
-// remedy returns what can be done about an error of a tool, if it is known.
+// remedy returns what to do about an error of a tool, "" if that is not known.
 func (h host) remedy(f *family, err error) string {
 	if f == &ipv6 && !h.hasIPv6() {
 		return "IPv6 is turned off in this kernel; boot without ipv6.disable=1, or set EnableIPv6 to false in the network config"
@@ -142,7 +141,7 @@ func (h host) remedy(f *family, err error) string {
 		}
 	}
 	if errors.Is(err, syscall.ENOENT) {
-		return "the program has gone; install it again"
+		return "the program was removed; install it again"
 	}
 	return ""
 }

@@ -188,7 +188,7 @@ func holdLock(t *testing.T) *os.File {
 	return f
 }
 
-// TestOthersMayWriteAtTheSameTime: while the rules are broken and mended over and
+// TestOthersMayWriteAtTheSameTime: while the rules are broken and written over and
 // over, somebody else changes the same chains.
 func TestOthersMayWriteAtTheSameTime(t *testing.T) {
 	for _, fl := range []flavour{iptablesNFT, iptablesLegacy} {
@@ -290,13 +290,13 @@ func TestRunTellsATroubleOnce(t *testing.T) {
 	if err := os.Remove(broken); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, "the trouble is over", func() bool { return strings.Contains(log.String(), "kept again") })
+	testkit.Eventually(t, "the trouble is over", func() bool { return strings.Contains(log.String(), "applied again") })
 	stop()
 	<-done
-	if n := strings.Count(log.String(), "firewall rules not kept"); n != 1 {
+	if n := strings.Count(log.String(), "cannot apply firewall rules"); n != 1 {
 		t.Errorf("%d lines in\n%s", n, log.String())
 	}
-	if s := r.Status(); s.Problem != nil || s.Checked.IsZero() || s.Mended == 0 {
+	if s := r.Status(); s.Problem != nil || s.Checked.IsZero() || s.Written == 0 {
 		t.Errorf("status %+v", s)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// Wanted says which rules there shall be.
+// Wanted describes the rules that there should be.
 type Wanted struct {
 	// NFTables has the rules made with nftables instead of iptables:
 	// EnableNFTables of the network config.
@@ -38,8 +38,8 @@ func (w Wanted) of(f *family) Pods {
 	return w.IPv4
 }
 
-// normal returns w with host bits cut off and without families that no rule
-// needs, or says what is wrong with it.
+// normal returns w without host bits and without families that no rule needs, or an
+// error that says what is wrong with it.
 func (w Wanted) normal() (Wanted, error) {
 	if !w.Masquerade && !w.Forward {
 		w.IPv4, w.IPv6 = Pods{}, Pods{}
@@ -50,7 +50,7 @@ func (w Wanted) normal() (Wanted, error) {
 			continue
 		}
 		if !f.holds(p.Network) {
-			return Wanted{}, fmt.Errorf("firewall rules: network %s is no %s prefix of one bit or more", p.Network, f.name)
+			return Wanted{}, fmt.Errorf("firewall rules: network %s is not an %s prefix of one bit or more", p.Network, f.name)
 		}
 		p.Network, p.Subnet = p.Network.Masked(), p.Subnet.Masked()
 		inside := p.Subnet.IsValid() && p.Subnet.Bits() >= p.Network.Bits() && p.Network.Contains(p.Subnet.Addr())
@@ -66,18 +66,17 @@ func (w Wanted) normal() (Wanted, error) {
 	return w, nil
 }
 
-// target is what is to be in the chains of one family.
+// target is the wanted content of the chains of one family.
 type target struct {
-	// rules has the chains that matter. One without rules is removed.
+	// rules has the chains to compare. One without rules is removed.
 	rules map[*chain][]rule
-	// beside, if it is valid, is the network of these rules, and rules of
-	// other networks may stand beside them: several daemons on one host share
-	// flannel's chains.
+	// beside, if valid, is the network of these rules, and rules of other networks
+	// are accepted in the same chains: several daemons on one host share them.
 	beside netip.Prefix
 }
 
 // target returns the rules of a family. Masquerading chooses ports at random if
-// random is set. With all, there is to be nothing else.
+// random is set. With all, no rules of other networks are accepted.
 func (w Wanted) target(f *family, random, all bool) target {
 	p := w.of(f)
 	t := target{rules: make(map[*chain][]rule), beside: p.Network}
@@ -104,8 +103,8 @@ func nothing() target {
 	return target{rules: map[*chain][]rule{&masquerading: nil, &forwarding: nil}}
 }
 
-// tolerates says whether a rule, given as its words, is one of flannel's for
-// another network, which may stand beside the wanted ones.
+// tolerates reports whether a rule, given as its words, is one of flannel's for
+// another network, which is accepted in the same chain.
 func (t target) tolerates(words []string, f *family) bool {
 	if !t.beside.IsValid() {
 		return false
@@ -130,9 +129,8 @@ func (w Wanted) masquerade(f *family, p Pods, random bool) []rule {
 		masq = masqueradeFully
 	}
 	// Packets from outside to a pod of this node keep their source, so that
-	// the pod sees who asks. Flannel's rule for nftables is wider: it lets
-	// alone also what goes to pods of other nodes, so that the last rule never
-	// matches.
+	// the pod sees it. Flannel's rule for nftables is wider: it also matches
+	// packets to pods of other nodes, so the last rule never matches.
 	stranger := rule{src: notIn(p.Network), dst: in(p.Subnet), do: goBack}
 	if w.NFTables {
 		stranger = rule{src: notIn(p.Subnet), dst: in(p.Network), do: goBack}
@@ -144,7 +142,7 @@ func (w Wanted) masquerade(f *family, p Pods, random bool) []rule {
 		{src: in(p.Subnet), dst: in(p.Network), do: goBack},
 		{src: in(p.Network), dst: in(p.Subnet), do: goBack},
 		stranger,
-		// From a pod to the world; who sends multicast must be known.
+		// From a pod to the world; multicast keeps its source.
 		{src: in(p.Network), dst: notIn(f.multicast), do: masq},
 		// From the world to a pod of another node: the answer must come back
 		// this way.

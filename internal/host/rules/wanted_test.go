@@ -21,9 +21,9 @@ func TestWrongConfigIsRefused(t *testing.T) {
 		wanted Wanted
 		want   string
 	}{
-		{"IPv6 as IPv4", Wanted{Forward: true, IPv4: pods("fd00::/8", "")}, "network fd00::/8 is no IPv4 prefix"},
-		{"IPv4 as IPv6", Wanted{Forward: true, IPv6: pods("10.5.0.0/16", "")}, "network 10.5.0.0/16 is no IPv6 prefix"},
-		{"all addresses", Wanted{Forward: true, IPv4: pods("0.0.0.0/0", "")}, "network 0.0.0.0/0 is no IPv4 prefix of one bit or more"},
+		{"IPv6 as IPv4", Wanted{Forward: true, IPv4: pods("fd00::/8", "")}, "network fd00::/8 is not an IPv4 prefix"},
+		{"IPv4 as IPv6", Wanted{Forward: true, IPv6: pods("10.5.0.0/16", "")}, "network 10.5.0.0/16 is not an IPv6 prefix"},
+		{"all addresses", Wanted{Forward: true, IPv4: pods("0.0.0.0/0", "")}, "network 0.0.0.0/0 is not an IPv4 prefix of one bit or more"},
 		{"no network", Wanted{Forward: true, IPv4: Pods{Subnet: netip.MustParsePrefix("10.5.1.0/24")}}, "network invalid Prefix"},
 		{"no subnet", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "")}, "subnet invalid Prefix is not inside the network 10.5.0.0/16"},
 		{"subnet elsewhere", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "10.6.1.0/24")}, "subnet 10.6.1.0/24 is not inside"},

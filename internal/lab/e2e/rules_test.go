@@ -191,7 +191,7 @@ func TestHostWithoutIptables(t *testing.T) {
 	}
 	d := l.daemons[0]
 	testkit.Eventually(t, "the log says what to do", func() bool {
-		return strings.Contains(d.stderr.String(), "firewall rules not kept") && strings.Contains(d.stderr.String(), "install iptables")
+		return strings.Contains(d.stderr.String(), "cannot apply firewall rules") && strings.Contains(d.stderr.String(), "install iptables")
 	})
 
 	d.stop(syscall.SIGTERM)
