@@ -49,7 +49,7 @@ func delivered(t testing.TB, c *Coalescer) (pkts [][]byte, sizes []int) {
 			total += len(b)
 		}
 		if len(out) != r.Segments || r.Bytes() != total || r.IPv6() != (out[0][0]>>4 == 6) {
-			t.Errorf("run %d tells of %d packets, %d bytes, IPv6 %v; holds %d, %d",
+			t.Errorf("run %d has %d packets, %d bytes, IPv6 %v; holds %d, %d",
 				i, r.Segments, r.Bytes(), r.IPv6(), len(out), total)
 		}
 		pkts, sizes = append(pkts, out...), append(sizes, r.Segments)
@@ -206,7 +206,7 @@ func TestNeverLaundersDamage(t *testing.T) {
 	}
 }
 
-// What a datagram holds behind the length that its UDP header tells would be
+// What a datagram holds behind the length in its UDP header would be
 // taken for data.
 func TestNeverMergesDatagramsWithATail(t *testing.T) {
 	for _, p := range udpFlows {

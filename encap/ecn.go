@@ -17,7 +17,7 @@ const (
 func OuterTOS(inner uint8) uint8 { return inner & ecnMask }
 
 // MergeECN folds the ECN field of the outer header into the packet b that h
-// describes, as RFC 6040 §4.2 (figure 4) has it, and mends the IPv4 header
+// describes, as RFC 6040 §4.2 (figure 4) has it, and updates the IPv4 header
 // checksum. It reports false if the packet must be dropped: congestion was
 // marked outside, and the inner sender would not understand the mark.
 func MergeECN(b []byte, h *Header, outer uint8) bool {

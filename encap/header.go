@@ -60,11 +60,11 @@ const (
 	protoDestOpts = 60
 )
 
-// MaxPacket is the largest inner packet in bytes: what the 16-bit length field
-// of IPv4 can tell.
+// MaxPacket is the largest inner packet in bytes: the most that the 16-bit length
+// field of IPv4 can hold.
 const MaxPacket = 65535
 
-// Header is what the data plane wants to know of a packet's IP header, the
+// Header is what the data plane uses of a packet's IP header, the
 // same for IPv4 and IPv6.
 type Header struct {
 	Src, Dst netip.Addr
@@ -78,8 +78,8 @@ type Header struct {
 
 // Parse reads the IP header of b into h. It reports whether b holds exactly
 // one well-formed IPv4 or IPv6 packet: the version is known, the header is
-// whole, and the length field is len(b). Header checksums are not looked at:
-// the kernel does that when the packet is written to a TUN device.
+// whole, and the length field is len(b). Header checksums are not
+// verified: the kernel does that when the packet is written to a TUN device.
 //
 // h is overwritten also where Parse returns false.
 func Parse(b []byte, h *Header) bool {
@@ -156,8 +156,8 @@ func ChecksumOffset(proto uint8) int {
 	return tcpChecksum
 }
 
-// setLen writes the packet length n into the IP header b and mends the IPv4
-// header checksum.
+// setLen writes the packet length n into the IP header b and updates the
+// IPv4 header checksum.
 func setLen(b []byte, ipLen, n int) {
 	if b[0]>>4 == 4 {
 		binary.BigEndian.PutUint16(b[ipv4TotalLen:], uint16(n))

@@ -208,7 +208,7 @@ func FuzzParse(f *testing.F) {
 			hc, bc := h, slices.Clone(b)
 			MergeECN(bc, &hc, ecn)
 			if h2 := (Header{}); !Parse(bc, &h2) || h2 != hc {
-				t.Fatalf("MergeECN left %+v, told %+v", h2, hc)
+				t.Fatalf("MergeECN left %+v, reported %+v", h2, hc)
 			}
 		}
 	})

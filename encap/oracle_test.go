@@ -10,7 +10,7 @@ import (
 // The oracle: packets built, cut and verified a second time, in the plainest
 // way, from the RFCs and without the package's own code.
 
-// packet describes a test packet. Lengths and checksums are not told: bytes
+// packet describes a test packet. Lengths and checksums are not given: bytes
 // fills them in.
 type packet struct {
 	v6       bool
@@ -189,7 +189,7 @@ func refChecksums(b []byte, ipLen int, proto uint8) {
 	}
 }
 
-// refVerify tells what is wrong with the lengths and checksums of b.
+// refVerify reports what is wrong with the lengths and checksums of b.
 func refVerify(b []byte, ipLen int, proto uint8) error {
 	if b[0]>>4 == 4 {
 		if n := int(b[2])<<8 | int(b[3]); n != len(b) {

@@ -177,7 +177,7 @@ func TestPartialAndCompletePacketsAreNotJoined(t *testing.T) {
 }
 
 // TestDamagedIPHeadersOfPartialPacketsAreNotMended: the run's header is made
-// anew, with a good checksum.
+// again, with a good checksum.
 func TestDamagedIPHeadersOfPartialPacketsAreNotMended(t *testing.T) {
 	for bad := range 3 {
 		c := NewCoalescer(8, true, true)
@@ -194,7 +194,7 @@ func TestDamagedIPHeadersOfPartialPacketsAreNotMended(t *testing.T) {
 			seen = seen || fold(sum(wire[:20], 0)) != 0xffff
 		}
 		if !seen {
-			t.Errorf("packet %d: its header checksum was mended", bad)
+			t.Errorf("packet %d: its header checksum was corrected", bad)
 		}
 	}
 }

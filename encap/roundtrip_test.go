@@ -28,7 +28,7 @@ func flowKey(b []byte) string {
 
 // sameFlowOrder checks that each flow of in comes out complete, in order and
 // byte by byte, but for the ID of IPv4 packets that must not be fragmented:
-// nobody looks at it (RFC 6864 §4.1), and the kernel numbers segments anew.
+// it has no meaning (RFC 6864 §4.1), and the kernel numbers segments itself.
 func sameFlowOrder(t testing.TB, in, out [][]byte) {
 	t.Helper()
 	if len(in) != len(out) {
@@ -77,7 +77,7 @@ func traffic(script []byte) (pkts [][]byte) {
 			})
 		}
 		p.payload = pattern(sizes[size%8])
-		p.payload[0] = byte(len(pkts)) // tells packets apart
+		p.payload[0] = byte(len(pkts)) // distinguishes packets
 		// What stays as it is with the flow.
 		switch special {
 		case 1:

@@ -10,8 +10,7 @@ import (
 // the rest is room for IPv6 extension headers.
 const MaxHeader = 256
 
-// ErrMalformedSuper says that a super-packet's headers contradict what was
-// told about it.
+// ErrMalformedSuper is for a super-packet whose headers contradict its Super.
 var ErrMalformedSuper = errors.New("super-packet does not match its offload header")
 
 const (
@@ -55,8 +54,8 @@ func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
 	s.payload, s.first, s.partial = nil, false, false
 	ipLen := h.IPLen
 	if super.Partial {
-		// Behind IPv6 extension headers only the checksum's start tells
-		// where the transport header is.
+		// Behind IPv6 extension headers only the checksum's start
+		// shows where the transport header is.
 		ipLen = super.CsumStart
 	}
 	proto := super.Kind.proto()
@@ -103,7 +102,7 @@ func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
 }
 
 // LeavePartial makes Next leave the TCP or UDP checksum to be finished by
-// whoever receives the segments (see PartialChecksum), which saves reading the
+// the receiver of the segments (see PartialChecksum), which saves reading the
 // payload. It is called after Reset. Behind IPv6 extension headers, where the
 // receiver would not find it, it does nothing.
 func (s *Splitter) LeavePartial() {

@@ -2,7 +2,7 @@ package encap
 
 import "encoding/binary"
 
-// Kind says what a packet stands for.
+// Kind is what a packet stands for.
 type Kind uint8
 
 const (
@@ -19,8 +19,8 @@ func (k Kind) proto() uint8 {
 	return protoTCP
 }
 
-// Super is what has to be told beside the bytes of a super-packet, in terms of
-// the virtio-net header (virtio 1.2 §5.1.6) but without its encoding. The zero
+// Super describes a super-packet beside its bytes, in terms of the virtio-net
+// header (virtio 1.2 §5.1.6) but without its encoding. The zero
 // Super describes one packet with complete checksums.
 type Super struct {
 	Kind Kind

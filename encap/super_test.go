@@ -20,8 +20,8 @@ func TestOversizeBecomesASuperPacket(t *testing.T) {
 		"wraps":        tcp4(20_001).with(func(p *packet) { p.seq, p.id = 0xffffff00, 0xffff }),
 		"last flags":   tcp6(20_001).with(func(p *packet) { p.flags |= tcpPSH | tcpFIN }),
 	} {
-		partial, told := p.super(1)
-		want := refSplit(partial, told.CsumStart, protoTCP, int(mtu)-told.HeaderLen)
+		partial, described := p.super(1)
+		want := refSplit(partial, described.CsumStart, protoTCP, int(mtu)-described.HeaderLen)
 		for state, pkt := range map[string][]byte{"complete": p.bytes(), "partial": partial} {
 			var h Header
 			Parse(pkt, &h)

@@ -59,7 +59,7 @@ func sendControl(b []byte, segment int, tos uint8, ipv6 bool) []byte {
 	return b
 }
 
-// recvInfo is what the control messages of a received datagram tell.
+// recvInfo is what the control messages of a received datagram hold.
 type recvInfo struct {
 	segment     int    // bytes of each segment of a GRO train, 0: one datagram
 	tos         uint8  // of the outer header

@@ -141,7 +141,7 @@ func TestParseControl(t *testing.T) {
 
 // FuzzParseControl looks for control messages that make the parser panic or read
 // behind the buffer: that ends, but for its alignment, where a page begins that
-// nobody may read.
+// must not be read.
 func FuzzParseControl(f *testing.F) {
 	for _, a := range []arrival{{}, {tos: 3}, {segment: 1400}, {segment: 1, tos: 1, overflow: 1 << 31}} {
 		b := received(a)

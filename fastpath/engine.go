@@ -18,7 +18,7 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// Config says what an Engine connects and how.
+// Config is what an Engine connects, and how.
 type Config struct {
 	Device *tun.Device     // one shard for each of its queues; it stays the caller's
 	Pairs  int             // of threads, over which the shards are spread; 0: one for each shard
@@ -46,7 +46,8 @@ type Engine struct {
 	closed bool // stop and the sockets are
 }
 
-// shard is one TUN queue and one socket, with what its two directions share.
+// shard is one TUN queue and its sockets, one to receive and one to send, with
+// what its two directions share.
 type shard struct {
 	index       int
 	queue       tun.Queue
@@ -124,7 +125,7 @@ func (e *Engine) separate(local netip.AddrPort) (granted string, err error) {
 	}
 	granted = fmt.Sprintf("granted: %d ports", len(fds))
 	if err := steer(receivers, local); err != nil {
-		granted += fmt.Sprintf("; peers' ports are told apart by the kernel's hash only: %v", err)
+		granted += fmt.Sprintf("; the kernel's hash alone distributes peers' ports: %v", err)
 	}
 	return granted, nil
 }
@@ -256,8 +257,8 @@ func reserveProcessors(n int) {
 }
 
 // Run forwards packets until ctx is done or the device is gone. It may be
-// called once. Its error is that of the thread which failed first; what ails
-// one ails the others.
+// called once. Its error is that of the thread that failed first, whose cause is
+// that of the others.
 func (e *Engine) Run(ctx context.Context) error {
 	var (
 		wg     sync.WaitGroup

@@ -122,7 +122,7 @@ func sum(parts ...[]byte) uint16 {
 	return uint16(s)
 }
 
-// verify tells what is wrong with the lengths and checksums of a TCP or UDP
+// verify reports what is wrong with the lengths and checksums of a TCP or UDP
 // packet without IP options or extension headers.
 func verify(b []byte) error {
 	ipLen := 20

@@ -16,7 +16,7 @@ func TestSockaddrRoundTrip(t *testing.T) {
 	for _, tt := range []struct {
 		endpoint string
 		length   uint32
-		wire     []byte // behind the family, as far as it is told
+		wire     []byte // behind the family, as far as it is defined
 	}{
 		{"192.0.2.7:8285", 16, []byte{0x20, 0x5d, 192, 0, 2, 7}},
 		{"[2001:db8::7]:8285", 28, append([]byte{0x20, 0x5d, 0, 0, 0, 0, 0x20, 1, 0xd, 0xb8}, append(make([]byte, 11), 7)...)},

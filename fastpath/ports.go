@@ -12,7 +12,7 @@ const (
 	// firstSourcePort and up are the ports that shards send from: the
 	// dynamic ones of RFC 6335 §6.
 	firstSourcePort = 49152
-	// sourcePortClasses is how many source ports a receiver can tell apart
+	// sourcePortClasses is how many source ports a receiver can distinguish,
 	// whatever the number of its sockets: shard i sends from a port that is
 	// i modulo this.
 	sourcePortClasses = 64
@@ -21,7 +21,7 @@ const (
 // openSenders opens a socket for each of n shards to send from, on ports of
 // their own, so that the flows of different shards stay apart: on the underlay,
 // which hashes over ports, and on the receiving host, which has several sockets
-// and reads them in turn. flannel's udp backend does not look at the source
+// and reads them in turn. flannel's udp backend ignores the source
 // port (proxy_amd64.c, sock_recv_packet).
 //
 // Nothing is received on these sockets.

@@ -114,7 +114,7 @@ func (r *rx) datagram(i int) error {
 	if info.hasOverflow {
 		r.overflows(info.overflows)
 	}
-	// Without its control messages a train cannot be told from a datagram.
+	// Without its control messages a train looks like a datagram.
 	if !ok || h.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		r.c.Drop(metrics.DropTruncated, 1)
 		return nil

@@ -35,7 +35,7 @@ func tcpTrain(n, size, last int) (pkts [][]byte) {
 	return pkts
 }
 
-// udpTrain is the same of UDP datagrams, each with a byte that tells it from
+// udpTrain is the same of UDP datagrams, each with a byte that distinguishes it from
 // the others.
 func udpTrain(n, size, last int) (pkts [][]byte) {
 	for i := range n {
@@ -55,7 +55,7 @@ func train(pkts [][]byte) arrival {
 }
 
 // samePackets compares packets, but for the ID of those with DF set, which the
-// kernel numbers anew when it cuts a super-packet (RFC 6864 §4.1).
+// kernel numbers itself when it cuts a super-packet (RFC 6864 §4.1).
 func samePackets(t *testing.T, got, want [][]byte) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -287,7 +287,7 @@ func TestRefusedSuperPacketIsWrittenSinglyAndNoMoreAreMade(t *testing.T) {
 		t.Errorf("%d attempts to write, want two refused and 12", q.wrote)
 	}
 	if !r.shard.mergeRefused.Load() {
-		t.Error("the refusal is not told")
+		t.Error("the refusal is not reported")
 	}
 	if n, p := dropped(r.c), r.c.Packets.Load(); n != 0 || p != 12 {
 		t.Errorf("%d dropped, %d written", n, p)

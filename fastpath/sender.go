@@ -105,7 +105,7 @@ type batchConn interface {
 
 // descriptor is a UDP socket as x/net wants it, without Go's poller. A net.UDPConn
 // registers its socket with the poller, which then wakes a thread of the runtime
-// for each datagram that arrives or has left; nobody waits there.
+// for each datagram that arrives or has left; nothing waits there.
 type descriptor struct {
 	*net.UDPConn // nil; that it has these methods makes this a UDP connection for x/net, which calls none but those below
 	fd           int

@@ -46,7 +46,7 @@ func newHarness(t testing.TB, segments int, ipv6 bool) *harness {
 func (h *harness) refusal() unix.Errno { return unix.Errno(h.exceptions.shard.gsoRefused.Load()) }
 
 // put adds a packet of size bytes, headerLen of them in the slab and the rest
-// borrowed. Its first bytes tell it from all others.
+// borrowed. Its first bytes are unique.
 func (h *harness) put(peer *Peer, tos uint8, size, headerLen int) {
 	pkt := pattern(size)
 	var serial [4]byte

@@ -25,7 +25,7 @@ const (
 //
 // Path MTU discovery is on and the socket never fragments (IP_PMTUDISC_DO), so
 // that a packet too big for the path comes back as EMSGSIZE and the inner
-// sender can be told.
+// sender can be sent an ICMP error.
 func openSocket(local netip.AddrPort, shared bool) (_ int, err error) {
 	family := unix.AF_INET
 	if local.Addr().Is6() {

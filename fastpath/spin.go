@@ -11,15 +11,14 @@ import (
 
 const (
 	// spinTime is how long a thread looks for the next packet before it
-	// sleeps: longer than a request and its answer take on a local network,
-	// for to be woken takes 20 to 50 µs on a virtual machine.
+	// sleeps: longer than a request and its answer take on a local network.
+	// Waking up takes 20 to 50 µs on a virtual machine.
 	spinTime = 150 * time.Microsecond
 	// spinBytes is the most that a batch may have to be worth waiting for
 	// the next: in a bulk transfer spinning would take the CPU from those
 	// that make the packets.
 	spinBytes = 4096
-	// bulkTime is for how long after a larger batch neither direction of a
-	// shard spins; the acknowledgements of a bulk transfer are small.
+	// bulkTime is how long after a larger batch no thread of the engine spins; the acknowledgements of a bulk transfer are small.
 	bulkTime = time.Millisecond
 	// maxSpinSkips bounds how many sleeps go by without spinning after it
 	// was in vain. It bounds what spinning costs where packets are few:
@@ -30,7 +29,7 @@ const (
 // spinner decides when a thread that has found nothing looks once more instead
 // of sleeping. It belongs to that thread. The zero spinner never spins.
 type spinner struct {
-	bulk  *atomic.Int64 // when the shard last had a large batch; nil: no spinning
+	bulk  *atomic.Int64 // when the engine last had a large batch; nil: no spinning
 	slots *atomic.Int32 // how many more threads of the engine may spin
 	until time.Duration // end of the spinning under way, since clockStart; 0: none
 	skip  int           // sleeps to go by without spinning
@@ -42,8 +41,8 @@ var clockStart = time.Now()
 // now is a monotonic clock.
 func now() time.Duration { return time.Since(clockStart) }
 
-// again is told how many bytes the last look has found and reports whether to
-// look again at once. If it reports true, other threads have been let run.
+// again takes how many bytes the last look found and reports whether to look
+// again at once. If it reports true, it has yielded to other threads.
 func (s *spinner) again(found int) bool {
 	switch {
 	case s.bulk == nil, found == 0 && s.until == 0:
@@ -109,7 +108,7 @@ func probeSpin() (string, error) {
 }
 
 // spinThreads returns how many threads of an engine may spin at a time: as many
-// as keep half of the CPUs busy, but at least the two of a shard, of which one
+// as keep half of the CPUs busy, but at least the two of a pair, of which one
 // finds the request and the other the answer. They give way to every other
 // thread that has something to do (sched_yield).
 func spinThreads() int { return max(2, runtime.NumCPU()/2) }

@@ -22,8 +22,8 @@ func spinners(n int, slots int32) []spinner {
 	return s
 }
 
-// spins tells s of a batch of n bytes, then lets it look in vain until it goes
-// to sleep, and returns for how long that was.
+// spins passes a batch of n bytes to s, then lets it look in vain until it goes
+// to sleep, and returns how long that took.
 func spins(s *spinner, n int) time.Duration {
 	from := now()
 	for again := s.again(n); again; again = s.again(0) {

@@ -32,7 +32,7 @@ type DeviceInfo struct{ Name, Kind, Reason string }
 // ("auto"), what the node takes first ("vxlan"), and why.
 type BackendInfo struct{ Configured, Backend, Reason string }
 
-// NewRegistry returns a registry with everything that twilld tells
+// NewRegistry returns a registry with everything that twilld shows
 // Prometheus: the data plane's counters, its state, the Go runtime, the
 // process and the build. shards and state are called at each scrape, from
 // several goroutines; shards returns nil as long as there is no data plane.
@@ -91,7 +91,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	st := c.state()
 	gauge(ch, peersDesc, float64(st.Peers))
 	gauge(ch, leasesDesc, float64(st.Leases))
-	gauge(ch, sourceDesc, truth(st.SourceOK))
+	gauge(ch, sourceDesc, boolToFloat(st.SourceOK))
 	if d := st.Device; d.Kind != "" {
 		gauge(ch, deviceDesc, 1, d.Name, d.Kind, d.Reason)
 	}
@@ -99,7 +99,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(ch, backendDesc, 1, b.Configured, b.Backend, b.Reason)
 	}
 	for name, inForce := range st.Offloads {
-		gauge(ch, offloadDesc, truth(inForce), name)
+		gauge(ch, offloadDesc, boolToFloat(inForce), name)
 	}
 }
 
@@ -124,8 +124,8 @@ func gauge(ch chan<- prometheus.Metric, desc *prometheus.Desc, v float64, labels
 	ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
 }
 
-// truth is Prometheus' form of a boolean.
-func truth(b bool) float64 {
+// boolToFloat is Prometheus' form of a boolean.
+func boolToFloat(b bool) float64 {
 	if b {
 		return 1
 	}

@@ -1,6 +1,5 @@
-// Package metrics counts what the data plane does and shows it to
-// Prometheus. It is a leaf: every package may import it, it imports none of
-// ours.
+// Package metrics counts what the data plane does and exports it to Prometheus.
+// It is a leaf: every package may import it, and it imports no other of twill.
 //
 // Counters are plain atomics that one goroutine writes and any number read.
 // The forwarding loops add to them once per batch or per run of packets, not
@@ -25,8 +24,8 @@ const (
 	DropForeignDestination
 	// DropNoRoute: no peer holds the inner destination.
 	DropNoRoute
-	// DropTooBig: the packet does not fit the path to its peer; the sender
-	// was told by ICMP where the packet allows it.
+	// DropTooBig: the packet does not fit the path to its peer; its sender
+	// was sent an ICMP error where the packet allows one.
 	DropTooBig
 	// DropCongestion: ECN says "congestion experienced" on the outer header
 	// of a packet whose inner header is not ECN-capable (RFC 6040 §4.2).
@@ -85,7 +84,8 @@ type Direction struct {
 // Drop counts n packets dropped for the reason d.
 func (c *Direction) Drop(d Drop, n int) { c.Drops[d].Add(uint64(n)) }
 
-// Shard holds the counters of one shard: one TUN queue and one UDP socket.
+// Shard holds the counters of one shard: one TUN queue, one socket that receives
+// and one that sends.
 // The two directions are written by different threads and are padded so that
 // they do not share a cache line.
 type Shard struct {

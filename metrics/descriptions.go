@@ -57,7 +57,7 @@ var shardCounters = []struct {
 
 var (
 	dropDesc = desc("dropped_packets_total",
-		"Packets not forwarded, each under one reason. On rx, unknown_peer and spoofed_source mean that somebody who may not sends to this node's UDP port.",
+		"Packets not forwarded, each under one reason. On rx, unknown_peer and spoofed_source mean that an unknown host, or a peer that is not entitled to the address, sends to this node's UDP port.",
 		"shard", "direction", "reason")
 	peersDesc  = desc("peers", "Other nodes that packets are sent to.")
 	leasesDesc = desc("leases", "Leases in force, the own one included.")
