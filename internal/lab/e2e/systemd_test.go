@@ -162,7 +162,7 @@ func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
 			l := embeddedLab(t)
 			a := boot(t, l.host.NS,
 				"FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_IP_MASQ=true",
-				"FLANNELD_EMBEDDED_ETCD=true", "FLANNELD_EMBEDDED_ETCD_LISTEN="+l.host.Addr.String())
+				"FLANNELD_EMBEDDED_ETCD=true", "FLANNELD_EMBEDDED_ETCD_LISTEN="+l.host.Addr.String(), "FLANNELD_EMBEDDED_ETCD_PLAINTEXT=true")
 
 			a.run("systemctl", "start", "--no-block", "twilld")
 			a.comes("StatusText", "waiting for a valid network configuration: …")
@@ -197,6 +197,10 @@ func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
 			log := a.run("journalctl", "--unit=twilld", "--no-pager", "--output=cat")
 			if n := strings.Count(log, "level=ERROR"); n != 1 || !strings.Contains(log, "msg=ready") {
 				t.Errorf("%d errors in\n%s", n, log)
+			}
+
+			if mode := a.run("stat", "--format=%a", "/run/flannel/subnet.env"); mode != "644" {
+				t.Errorf("subnet.env has mode %s", mode)
 			}
 
 			a.run("systemctl", "stop", "twilld")

@@ -32,7 +32,10 @@ mount -t proc none proc
 mount -t sysfs none sys
 mount -t cgroup2 none sys/fs/cgroup
 mount -t tmpfs -o mode=0755 none dev
-mkdir dev/net
+mkdir dev/net dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 none dev/pts
+ln -s pts/ptmx dev/ptmx
+mount -t tmpfs none dev/shm
 for device in null zero full random urandom tty net/tun; do
 	touch dev/$device
 	mount --bind /dev/$device dev/$device
