@@ -91,7 +91,10 @@ type Store interface {
 	Watch(ctx context.Context, updates chan<- Update) error
 }
 
-// Previous is the subnets that a node held before a restart.
+// Previous is what a node was before a restart.
 type Previous struct {
-	Subnet, IPv6Subnet netip.Prefix
+	Subnet, IPv6Subnet netip.Prefix // the subnets that it held
+	// Addrs are the addresses that the host has. A lease of those subnets under
+	// one of them is this node's, though it is announced under another now.
+	Addrs []netip.Addr
 }

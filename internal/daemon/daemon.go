@@ -56,6 +56,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		choose:       underlay.Choose,
 		stay:         underlay.Stay,
 		links:        watchLinks,
+		addrs:        hostAddrs,
 		probes:       backend.Probe,
 		macs:         backend.Settings.ReadMACs,
 	}
@@ -80,6 +81,7 @@ type daemon struct {
 	stay   func(underlay.Interface, underlay.Options) (underlay.Interface, error)
 	links  func() (changes <-chan struct{}, end func(), err error)
 	open   func(node) (dataPlane, error)
+	addrs  func() ([]netip.Addr, error)
 	probes backend.Probes
 	macs   func(backend.Settings, backend.Choice) (backend.MACs, error)
 }

@@ -374,6 +374,25 @@ func TestNewAddressIsWrittenToTheLease(t *testing.T) {
 	}
 }
 
+// Which of a host's addresses is announced may change from run to run.
+func TestNodeThatStartsUnderAnotherOfItsAddressesKeepsItsSubnet(t *testing.T) {
+	h := newEtcdRig(t)
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	key, _ := h.lease(t)
+	if err := h.stop(t); err != nil {
+		t.Fatal(err)
+	}
+	next := newRig(t)
+	next.options = h.options
+	next.wires.link = moved()
+	next.addrs = func() ([]netip.Addr, error) { return []netip.Addr{eth0.IPv4, moved().IPv4}, nil }
+	next.start(t)
+	if now, value := h.lease(t); now != key || !strings.Contains(value, moved().PublicIP.String()) {
+		t.Errorf("had %s, has %s %s", key, now, value)
+	}
+}
+
 // What is to be announced while etcd is away is announced when it is back.
 func TestAddressThatChangesWhileEtcdIsAwayIsAnnouncedLater(t *testing.T) {
 	h := newEtcdRig(t)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
+	"net/netip"
 	"time"
 
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -156,12 +158,32 @@ func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
 	return o
 }
 
-// previous returns the subnets that the node had in its last life. Not to know
-// them costs at most a change of subnet, so it is no reason not to start.
+// previous returns what the node was in its last life. Not to know
+// it costs at most a change of subnet, so it is no reason not to start.
 func (d *daemon) previous() lease.Previous {
 	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.log.Warn("subnet file not readable", logging.KeyError, err)
 	}
-	return env.Previous()
+	prev := env.Previous()
+	if prev.Addrs, err = d.addrs(); err != nil {
+		d.log.Warn("addresses of this host not read", logging.KeyError, err)
+	}
+	return prev
+}
+
+// hostAddrs returns the addresses in the network namespace of the calling thread by
+// which other hosts may know this one.
+func hostAddrs() ([]netip.Addr, error) {
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var all []netip.Addr
+	for _, a := range found {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {
+			all = append(all, p.Addr())
+		}
+	}
+	return all, nil
 }

@@ -86,7 +86,8 @@ func newRig(t *testing.T) *rig {
 			VXLAN: func(int) error { return errors.New("no VXLAN in a test") },
 			UDP:   func() error { return nil },
 		},
-		macs: func(backend.Settings, backend.Choice) (backend.MACs, error) { return backend.MACs{}, nil },
+		addrs: func() ([]netip.Addr, error) { return []netip.Addr{eth0.IPv4}, nil },
+		macs:  func(backend.Settings, backend.Choice) (backend.MACs, error) { return backend.MACs{}, nil },
 	}
 	h.write(t, twoNodes)
 	return h

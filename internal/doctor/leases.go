@@ -44,7 +44,7 @@ func (x *examination) ownLease(context.Context) []Finding {
 	}
 	key := lease.Lease{Subnet: own.Subnet, IPv6Subnet: own.IPv6Subnet}.Key()
 	switch {
-	case own == lease.Previous{}:
+	case !own.Subnet.IsValid() && !own.IPv6Subnet.IsValid():
 		return []Finding{badf(startDaemon, "this node has no lease yet")}
 	case x.StoreErr != nil:
 		return []Finding{warnf("", "%s; the store does not say whether it is still valid", key)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -87,21 +88,29 @@ func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lea
 	return t.create(ctx, l, misfits)
 }
 
-// owned returns the entries of this node, that of the previous subnets first.
+// owned returns the entries of this node, that of the previous subnets first. That
+// one may be under another address of the host, which has been chosen before.
 // A node that had another address for a while may have left more than one.
 func (t *taking) owned(prev lease.Previous) []entry {
 	var own []entry
 	for _, e := range t.snap.entries {
-		if e.bad != nil || !sameNode(e.Attrs, t.attrs) {
+		previous := e.Subnet == prev.Subnet && e.IPv6Subnet == prev.IPv6Subnet
+		if e.bad != nil || !sameNode(e.Attrs, t.attrs) && !(previous && !e.reserved() && isHere(e.Attrs, prev.Addrs)) {
 			continue
 		}
-		if e.Subnet == prev.Subnet && e.IPv6Subnet == prev.IPv6Subnet {
+		if previous {
 			own = slices.Insert(own, 0, e)
 		} else {
 			own = append(own, e)
 		}
 	}
 	return own
+}
+
+// isHere reports whether all addresses of a are among those of the host.
+func isHere(a lease.Attrs, host []netip.Addr) bool {
+	as := addrs(a)
+	return len(as) > 0 && !slices.ContainsFunc(as, func(ip netip.Addr) bool { return !slices.Contains(host, ip) })
 }
 
 // adopt takes a lease over that is this node's.

@@ -134,6 +134,53 @@ func TestALeaseThatDoesNotFitTheNetworkIsReplaced(t *testing.T) {
 	}
 }
 
+// A host may have several addresses, and choose another after a restart.
+func TestANodeKeepsItsSubnetUnderAnotherOfItsAddresses(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		prev lease.Previous
+		kept bool
+	}{
+		{"its own", lease.Previous{Addrs: []netip.Addr{node(2).PublicIP, node(1).PublicIP}}, true},
+		{"another node's", lease.Previous{Addrs: []netip.Addr{node(2).PublicIP}}, false},
+		// An address that moves from host to host does not bring a lease along.
+		{"its address, but not its subnet", lease.Previous{Subnet: netip.MustParsePrefix("10.5.200.0/24"), Addrs: []netip.Addr{node(1).PublicIP}}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := newNetwork(t, ipv4Only)
+			first := n.acquire(n.store(), node(1))
+			if !tt.prev.Subnet.IsValid() {
+				tt.prev.Subnet = first.Subnet
+			}
+			l, err := n.store().Acquire(n.ctx(), node(2), tt.prev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if kept := l.Subnet == first.Subnet; kept != tt.kept || kept != (len(n.all()) == 1) {
+				t.Errorf("got %v, had %v, want it kept: %t; etcd has %v", l.Subnet, first.Subnet, tt.kept, n.all())
+			}
+			if l.PublicIP != node(2).PublicIP {
+				t.Errorf("at %s, want %s", l.PublicIP, node(2).PublicIP)
+			}
+			if renewed, err := n.store().Renew(n.ctx(), l); err != nil || !renewed.Equal(*l) {
+				t.Errorf("renewed: %v, %v", renewed, err)
+			}
+		})
+	}
+}
+
+// What an operator has reserved for an address stays with the address.
+func TestAReservationIsNotKeptUnderAnotherAddress(t *testing.T) {
+	n := newNetwork(t, ipv4Only)
+	n.put("subnets/10.5.7.0-24", value(1))
+	prev := previous("10.5.7.0/24")
+	prev.Addrs = []netip.Addr{node(1).PublicIP}
+	l, err := n.store().Acquire(n.ctx(), node(2), prev)
+	if err != nil || l.Subnet == prev.Subnet {
+		t.Errorf("got %v, %v", l, err)
+	}
+}
+
 func TestAReservationStaysOneWhenItsNodeStarts(t *testing.T) {
 	n := newNetwork(t, ipv4Only)
 	n.put("subnets/10.5.7.0-24", `{"PublicIP":"192.0.2.1"}`) // as by hand

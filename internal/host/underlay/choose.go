@@ -165,7 +165,7 @@ func (c *chooser) take(l link, why string, asked ...netip.Addr) (Interface, erro
 	if !l.up {
 		return Interface{}, fmt.Errorf("%s: %s is down; ip link set %[2]s up", why, l.name)
 	}
-	asked = append(asked, c.publicIP, c.publicIPv6)
+	asked = append(append(asked, c.publicIP, c.publicIPv6), c.host.senders(l)...)
 	if c.needIPv4 {
 		if i.IPv4 = l.pick(netip.Addr.Is4, asked); !i.IPv4.IsValid() {
 			return Interface{}, fmt.Errorf("%s: %s has no usable IPv4 address", why, l.name)
@@ -182,8 +182,9 @@ func (c *chooser) take(l link, why string, asked ...netip.Addr) (Interface, erro
 }
 
 // pick returns the address of l to use in a family: the first of asked that l
-// has, or else the best without a fault. Asked for, an address may be of those
-// that would not be chosen, but others must be able to reach it.
+// has, or else the first without a fault, in the kernel's order but those that are a
+// subnet of their own last. Asked for, an address may be of those that would not be
+// chosen, but others must be able to reach it.
 func (l link) pick(inFamily func(netip.Addr) bool, asked []netip.Addr) netip.Addr {
 	for _, a := range asked {
 		if a.IsValid() && inFamily(a) && l.has(a) && !a.IsLoopback() && !(a.Is6() && a.IsLinkLocalUnicast()) {

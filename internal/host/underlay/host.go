@@ -30,15 +30,18 @@ type link struct {
 
 type address struct {
 	netip.Addr
+	prefix netip.Prefix // of the subnet that it is in
 	// fault says why the address is not chosen unless it is asked for.
 	fault string
 	rank  int // the lower the better
 }
 
 type nexthop struct {
-	index  int // of the link
-	ipv6   bool
-	metric int
+	index   int // of the link
+	ipv6    bool
+	metric  int
+	gateway netip.Addr // may be invalid
+	source  netip.Addr // that the route says packets leave from; may be invalid
 }
 
 // readHost reads links, addresses and default routes. A dump that changes in
@@ -107,7 +110,13 @@ func addrsOf(all []netlink.Addr, index int) []address {
 	var as []address
 	for _, a := range all {
 		if ip, ok := netip.AddrFromSlice(a.IP); ok && a.LinkIndex == index {
-			as = append(as, classify(ip.Unmap(), a.Flags, a.Scope))
+			one := classify(ip.Unmap(), a.Flags, a.Scope)
+			bits, _ := a.Mask.Size()
+			one.prefix = netip.PrefixFrom(one.Addr, bits).Masked()
+			if one.prefix.IsSingleIP() { // as those that move mostly are
+				one.rank += 2
+			}
+			as = append(as, one)
 		}
 	}
 	slices.SortStableFunc(as, func(a, b address) int {
@@ -118,7 +127,9 @@ func addrsOf(all []netlink.Addr, index int) []address {
 
 // classify says whether an address can stand for this node for long. The bit of
 // IFA_F_TEMPORARY is that of IFA_F_SECONDARY in IPv4 (linux/if_addr.h), where a
-// second address in a subnet does well, only not before the first.
+// second address in a subnet does well, only not before the first. How long it is
+// valid says nothing: a host has its own address by DHCP, and one that moves from
+// host to host (keepalived, kube-vip) for ever.
 func classify(ip netip.Addr, flags, scope int) address {
 	a := address{Addr: ip}
 	switch {
@@ -138,9 +149,6 @@ func classify(ip netip.Addr, flags, scope int) address {
 	if ip.Is4() && ip.IsLinkLocalUnicast() {
 		a.rank += 4
 	}
-	if flags&unix.IFA_F_PERMANENT == 0 { // DHCP's or autoconfigured
-		a.rank += 2
-	}
 	if ip.Is4() && flags&unix.IFA_F_SECONDARY != 0 {
 		a.rank++
 	}
@@ -158,15 +166,40 @@ func defaultsOf(routes []netlink.Route, ipv6 bool) []nexthop {
 		if !isDefault || r.Type != unix.RTN_UNICAST {
 			continue
 		}
+		source := addrOf(r.Src)
 		if r.LinkIndex > 0 {
-			hops = append(hops, nexthop{r.LinkIndex, ipv6, r.Priority})
+			hops = append(hops, nexthop{r.LinkIndex, ipv6, r.Priority, addrOf(r.Gw), source})
 		}
 		for _, m := range r.MultiPath {
-			hops = append(hops, nexthop{m.LinkIndex, ipv6, r.Priority})
+			hops = append(hops, nexthop{m.LinkIndex, ipv6, r.Priority, addrOf(m.Gw), source})
 		}
 	}
 	slices.SortStableFunc(hops, func(a, b nexthop) int { return a.metric - b.metric })
 	return hops
+}
+
+func addrOf(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}
+
+// senders returns the addresses of l that the kernel sends from by the default
+// routes through l: that which a route names or, without one, those in the gateway's
+// subnet (inet_select_addr of net/ipv4/devinet.c).
+func (h host) senders(l link) []netip.Addr {
+	var all []netip.Addr
+	for _, hop := range h.defaults {
+		if hop.index != l.index {
+			continue
+		}
+		for _, a := range l.addrs {
+			named, near := a.Addr == hop.source, hop.gateway.IsValid() && a.prefix.Contains(hop.gateway)
+			if a.fault == "" && (named || !hop.source.IsValid() && near) {
+				all = append(all, a.Addr)
+			}
+		}
+	}
+	return all
 }
 
 func (h host) byIndex(index int) (link, bool) {

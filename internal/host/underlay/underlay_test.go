@@ -233,6 +233,53 @@ func TestAddressesThatDoNotLastAreNotChosen(t *testing.T) {
 	}
 }
 
+// A virtual address that moves from host to host is valid for ever, the host's own
+// may be DHCP's. What counts is which one the kernel sends from.
+func TestAddressIsTheOneThatTheKernelSendsFrom(t *testing.T) {
+	lent := func(a *netlink.Addr) { a.ValidLft, a.PreferedLft = 86400, 86400 }
+	const own, virtual = "172.30.0.11", "172.30.0.100"
+	for _, tt := range []struct {
+		name  string
+		addrs []string // a "*" marks those with a lifetime
+		via   string   // gateway of the default route; empty: there is none
+		src   string   // that the route names
+		want  string
+	}{
+		{"virtual address behind the own", []string{own + "/24*", virtual + "/32"}, "172.30.0.1", own, own},
+		{"virtual address before the own", []string{virtual + "/32", own + "/24*"}, "172.30.0.1", own, own},
+		{"no source in the route", []string{virtual + "/32", own + "/24*"}, "172.30.0.1", "", own},
+		{"virtual address of the same subnet", []string{virtual + "/24", own + "/24*"}, "172.30.0.1", own, own},
+		{"two addresses for ever", []string{own + "/24", virtual + "/32"}, "172.30.0.1", "", own},
+		{"no default route", []string{virtual + "/32", own + "/24*"}, "", "", own},
+		{"gateway in the second subnet", []string{virtual + "/24", "172.31.0.11/24*"}, "172.31.0.1", "", "172.31.0.11"},
+		{"IPv6", []string{"2001:db8:1::100/128", "2001:db8:1::11/64*"}, "2001:db8:1::fe", "", "2001:db8:1::11"},
+		{"IPv6 with a source in the route", []string{"2001:db8:1::100/128", "2001:db8:1::11/128*"}, "2001:db8:1::fe", "2001:db8:1::11", "2001:db8:1::11"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := namespace(t)
+			eth0 := n.link("eth0")
+			for _, a := range tt.addrs {
+				if cidr, isLent := strings.CutSuffix(a, "*"); isLent {
+					n.addr(eth0, cidr, lent)
+				} else {
+					n.addr(eth0, a, nil)
+				}
+			}
+			ipv6 := netip.MustParseAddr(tt.want).Is6()
+			if tt.via != "" {
+				all := map[bool]string{false: "0.0.0.0/0", true: "::/0"}[ipv6]
+				_, to, _ := net.ParseCIDR(all)
+				n.must("add default route", netlink.RouteAdd(&netlink.Route{Dst: to, Gw: net.ParseIP(tt.via), Src: net.ParseIP(tt.src), LinkIndex: eth0.Attrs().Index, Flags: int(netlink.FLAG_ONLINK)}))
+			}
+			i, err := Choose(Options{Iface: []string{"eth0"}, NeedIPv4: !ipv6, NeedIPv6: ipv6})
+			n.must("choose", err)
+			if got := map[bool]netip.Addr{false: i.IPv4, true: i.IPv6}[ipv6]; got.String() != tt.want {
+				n.Errorf("chose %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestContainerLinksAreKnownByName(t *testing.T) {
 	for name, want := range map[string]bool{
 		"lo": true, "cni0": true, "veth0a1b2c3": true, "flannel0": true, "flannel.1": true, "flannel-v6.1": true, "docker0": true, "docker_gwbridge": true,
