@@ -32,6 +32,8 @@ type ConflictError struct {
 	IndexA, IndexB int    // in the checked leases; IndexA is the greater
 	Field          string // "Subnet", "IPv6Subnet", "PublicIP" or "PublicIPv6"
 	ValueA, ValueB string // of Field
+
+	loser int // IndexA or IndexB: the one that gives way
 }
 
 func (e *ConflictError) Error() string {
@@ -69,7 +71,9 @@ func Check(c *Config, leases []Lease) []error {
 	var errs []error
 	for _, f := range subnetFields {
 		errs = append(errs, checkOutside(leases, f.name, f.of, f.network(c))...)
-		errs = append(errs, checkOverlap(leases, f.name, f.of)...)
+		for _, err := range checkOverlap(leases, -1, f.name, f.of) {
+			errs = append(errs, err)
+		}
 	}
 	for _, f := range publicFields {
 		errs = append(errs, checkPublic(leases, f.name, f.of)...)
@@ -91,25 +95,63 @@ func checkOutside(leases []Lease, field string, of func(Lease) netip.Prefix, net
 
 // checkOverlap walks the subnets in the order of their addresses, the wider first:
 // two prefixes nest or are disjoint, so one that overlaps any before it overlaps the
-// last that overlapped none.
-func checkOverlap(leases []Lease, field string, of func(Lease) netip.Prefix) []error {
-	var order []int
+// last that overlapped none. The lease with the index own, if not negative, precedes
+// all.
+func checkOverlap(leases []Lease, own int, field string, of func(Lease) netip.Prefix) []*ConflictError {
+	order := make([]int, 0, len(leases))
 	for i, l := range leases {
 		if of(l).IsValid() {
 			order = append(order, i)
 		}
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return of(leases[a]).Compare(of(leases[b])) })
-	var errs []error
+	slices.SortStableFunc(order, func(a, b int) int { return comparePrefixes(of(leases[a]), of(leases[b])) })
+	var errs []*ConflictError
 	last := -1
 	for _, i := range order {
-		if last >= 0 && of(leases[last]).Overlaps(of(leases[i])) {
+		switch {
+		case own >= 0 && i != own && of(leases[own]).Overlaps(of(leases[i])):
+			errs = append(errs, conflict(leases, own, i, field, of))
+		case last >= 0 && i != own && of(leases[last]).Overlaps(of(leases[i])):
 			errs = append(errs, conflict(leases, last, i, field, of))
-			continue
+		default:
+			last = i
 		}
-		last = i
 	}
 	return errs
+}
+
+// Rightful returns the leases in their order, without subnets that overlap the
+// subnet of another node, and the conflicts that there were. own keeps its
+// subnets, and of two other nodes the one with the wider subnet does: stores
+// allocate subnets of one size, so the smaller was written by hand or for another
+// configuration, and a route to it would take packets away from the owner of the
+// other. A lease that has no subnet left is not among them. leases is not changed;
+// it is returned where there are no conflicts.
+func Rightful(leases []Lease, own Key) (kept []Lease, conflicts []*ConflictError) {
+	first := slices.IndexFunc(leases, func(l Lease) bool { return l.Key() == own })
+	dropped := make(map[int][]string)
+	for _, f := range subnetFields {
+		for _, c := range checkOverlap(leases, first, f.name, f.of) {
+			conflicts = append(conflicts, c)
+			dropped[c.loser] = append(dropped[c.loser], f.name)
+		}
+	}
+	if len(conflicts) == 0 {
+		return leases, nil
+	}
+	for i, l := range leases {
+		for _, field := range dropped[i] {
+			if field == "Subnet" {
+				l.Subnet = netip.Prefix{}
+			} else {
+				l.IPv6Subnet = netip.Prefix{}
+			}
+		}
+		if l.Subnet.IsValid() || l.IPv6Subnet.IsValid() {
+			kept = append(kept, l)
+		}
+	}
+	return kept, conflicts
 }
 
 func checkPublic(leases []Lease, field string, of func(Lease) netip.Addr) []error {
@@ -118,7 +160,7 @@ func checkPublic(leases []Lease, field string, of func(Lease) netip.Addr) []erro
 	for i, l := range leases {
 		a := of(l)
 		if j, taken := first[a]; taken && a.IsValid() {
-			errs = append(errs, conflict(leases, i, j, field, of))
+			errs = append(errs, conflict(leases, j, i, field, of))
 			continue
 		}
 		first[a] = i
@@ -126,10 +168,11 @@ func checkPublic(leases []Lease, field string, of func(Lease) netip.Addr) []erro
 	return errs
 }
 
-func conflict[V fmt.Stringer](leases []Lease, i, j int, field string, of func(Lease) V) error {
-	i, j = max(i, j), min(i, j)
+// conflict is that of two leases, of which the second has to give way.
+func conflict[V fmt.Stringer](leases []Lease, owner, loser int, field string, of func(Lease) V) *ConflictError {
+	i, j := max(owner, loser), min(owner, loser)
 	a, b := leases[i], leases[j]
-	return &ConflictError{a, b, i, j, field, of(a).String(), of(b).String()}
+	return &ConflictError{a, b, i, j, field, of(a).String(), of(b).String(), loser}
 }
 
 // node names the holder of l, for messages.
