@@ -27,8 +27,8 @@ func dying(pid int) bool {
 	}
 	dir := "/proc/" + strconv.Itoa(pid)
 	stat, err := os.ReadFile(dir + "/stat")
-	if err != nil {
-		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	if err != nil { // it ended just now, or is hidden (hidepid=)
+		return false
 	}
 	// The name, in parentheses, may hold anything.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
