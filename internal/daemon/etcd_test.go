@@ -77,6 +77,46 @@ func TestNodeWithoutPartialChecksumsHasALeaseLikeStockFlannels(t *testing.T) {
 	}
 }
 
+// A key inside a peer's subnet would take its traffic, on every backend, since the
+// longest prefix wins.
+func TestLeaseInsideThatOfAnotherNodeTakesNoTraffic(t *testing.T) {
+	h := newEtcdRig(t)
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	own, _ := h.lease(t)
+	const rightful = "/coreos.com/network/subnets/10.5.20.0-24"
+	h.put(t, rightful, `{"PublicIP":"192.0.2.2","PublicIPv6":null}`)
+	inside := []string{"/coreos.com/network/subnets/10.5.20.128-25", strings.TrimSuffix(own, "-24") + "-26"}
+	for _, key := range inside {
+		h.put(t, key, `{"PublicIP":"192.0.2.3","PublicIPv6":null}`)
+	}
+	h.eventually(t, "both conflicts are reported", func() bool {
+		s := h.status(t).Source
+		return s.Leases == 4 && s.Conflicts == 2 && strings.Contains(s.ConflictsWhy, "10.5.20.128/25")
+	})
+	h.eventually(t, "the data plane has the rightful leases", func() bool {
+		subnets := []string{}
+		for _, l := range h.dp.current() {
+			subnets = append(subnets, string(l.Key()))
+		}
+		slices.Sort(subnets)
+		want := []string{own[strings.LastIndex(own, "/")+1:], "10.5.20.0-24"}
+		slices.Sort(want)
+		return slices.Equal(subnets, want)
+	})
+	if got := strings.Count(h.logged(), "leases overlap, the wider subnet is used"); got > 2 {
+		t.Errorf("the conflicts are logged %d times:\n%s", got, h.logged())
+	}
+	for _, key := range inside {
+		if _, err := h.client.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.eventually(t, "the end of the conflicts is reported", func() bool {
+		return h.status(t).Source.Conflicts == 0 && strings.Contains(h.logged(), "leases overlap no longer")
+	})
+}
+
 func TestNodeTakesItsLeaseFromEtcd(t *testing.T) {
 	h := newEtcdRig(t)
 	h.put(t, configKey, goodConf)

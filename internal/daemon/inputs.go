@@ -117,7 +117,10 @@ func (s *session) takePeers() {
 		return
 	}
 	s.unplanned = false
-	s.in.peers = peers{s.in.peers.version + 1, s.in.leases.Leases()}
+	leases, conflicts := lease.Rightful(s.in.leases.Leases(), s.in.own.Key())
+	s.in.peers = peers{s.in.peers.version + 1, leases}
+	s.conflicts = conflicts
+	s.reportConflicts()
 }
 
 // between is the least time between two sets of peers.

@@ -147,6 +147,32 @@ func (s *session) reportSource() {
 	}
 }
 
+// maxConflicts is how many conflicts of leases are described; the number of all is
+// given beside them.
+const maxConflicts = 5
+
+// reportConflicts logs the leases that are left out since they overlap others, once
+// for each set of them, and that there are none any more.
+func (s *session) reportConflicts() {
+	text := s.describeConflicts()
+	switch {
+	case !s.shown.changed("conflicts", text):
+	case text != "":
+		s.log.Warn("leases overlap, the wider subnet is used", logging.KeyConflicts, len(s.conflicts), logging.KeyWhy, text,
+			logging.KeyRemedy, "delete the lease that is wrong, \"twill leases\" lists all")
+	default:
+		s.log.Info("leases overlap no longer")
+	}
+}
+
+func (s *session) describeConflicts() string {
+	var all []string
+	for _, c := range s.conflicts[:min(len(s.conflicts), maxConflicts)] {
+		all = append(all, c.Error())
+	}
+	return strings.Join(all, "; ")
+}
+
 // reportBackends logs which backends the node has, and why.
 func (s *session) reportBackends() {
 	settings, choice, err := s.in.backends()
@@ -178,7 +204,10 @@ func (s *session) publish() {
 func (s *session) document() status.Document {
 	d := status.Document{
 		Waiting: s.waiting, Restart: s.restart(),
-		Source: status.Source{Leases: s.in.leases.Len(), Updated: s.source.updated},
+		Source: status.Source{
+			Leases: s.in.leases.Len(), Updated: s.source.updated,
+			Conflicts: len(s.conflicts), ConflictsWhy: s.describeConflicts(),
+		},
 	}
 	if err := s.source.problem(); err != nil {
 		d.Source.LastError, d.Source.LastErrorAt = err.Error(), s.source.since

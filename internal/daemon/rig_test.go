@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -256,6 +257,13 @@ func (f *fakeDataplane) SetLeases(leases []lease.Lease) (again bool) {
 	defer f.mu.Unlock()
 	f.leases = leases
 	return f.again
+}
+
+// current returns the leases that it has.
+func (f *fakeDataplane) current() []lease.Lease {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.leases)
 }
 
 func (f *fakeDataplane) Run(ctx context.Context) error {

@@ -33,16 +33,17 @@ type session struct {
 	in      inputs
 	applied applied
 
-	unplanned bool         // leases have changed since the plan's peers were taken
-	macsOf    node         // that in.macs were read for
-	kept      result       // what became of the lease last
-	confirmed int          // number of the last announcement that the store has taken
-	source    sourceHealth // whether the store's updates are good
-	due       *time.Timer  // runs while changed leases wait for others
-	retry     *time.Timer  // runs while something could not be done
-	shown     shown        // what was logged last
-	waiting   string       // what keeps the node from being ready
-	reloading bool         // the service manager waits for the end of a change
+	unplanned bool                   // leases have changed since the plan's peers were taken
+	macsOf    node                   // that in.macs were read for
+	kept      result                 // what became of the lease last
+	confirmed int                    // number of the last announcement that the store has taken
+	conflicts []*lease.ConflictError // leases that were left out of the plan's peers
+	source    sourceHealth           // whether the store's updates are good
+	due       *time.Timer            // runs while changed leases wait for others
+	retry     *time.Timer            // runs while something could not be done
+	shown     shown                  // what was logged last
+	waiting   string                 // what keeps the node from being ready
+	reloading bool                   // the service manager waits for the end of a change
 }
 
 // retryAfter is how long what could not be done rests before it is tried again.

@@ -21,6 +21,7 @@ const (
 	KeyError     = "error"     // what failed
 	KeyInterface = "interface" // underlay interface: eth0
 	KeyKey       = "key"       // in etcd: /coreos.com/network/config
+	KeyConflicts = "conflicts" // number of subnets that overlap those of other leases
 	KeyLeases    = "leases"    // number of leases in force
 	KeyMTU       = "mtu"       // bytes
 	KeyNow       = "now"       // what a thing has changed to

@@ -59,6 +59,9 @@ func (p page) node(d *Document) {
 	}
 	s := d.Source
 	p.row("  leases", fmt.Sprintf("%d from %s%s", s.Leases, s.Name, since(" since ", s.Updated)))
+	if s.Conflicts > 0 {
+		p.row("  left out", fmt.Sprintf("%d subnets that overlap others: %s", s.Conflicts, s.ConflictsWhy))
+	}
 	if s.LastError != "" {
 		p.row("", "refused"+since(" ", s.LastErrorAt)+": "+s.LastError)
 	}

@@ -171,4 +171,8 @@ type Source struct {
 	Updated     time.Time `json:"updated,omitzero"`       // when the set in force came
 	LastError   string    `json:"last_error,omitempty"`   // the refusal that is in the way now; empty: none
 	LastErrorAt time.Time `json:"last_error_at,omitzero"` // when LastError came
+	// Conflicts is how many subnets of leases are left out since they overlap
+	// others; ConflictsWhy describes the first of them.
+	Conflicts    int    `json:"conflicts,omitempty"`
+	ConflictsWhy string `json:"conflicts_why,omitempty"`
 }
