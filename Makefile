@@ -88,24 +88,41 @@ peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laborato
 	cd bench/peers/tools && $(GOBUILD) -o ../../../bin/peers/wireguard-go golang.zx2c4.com/wireguard
 	cd bench/peers/tools && $(GOBUILD) -o ../../../bin/peers/ github.com/slackhq/nebula/cmd/nebula github.com/slackhq/nebula/cmd/nebula-cert
 
+# The stages of "make test". On two processors three at a time keep both busy: much
+# of what the tests in namespaces do is wait. Each has its log in bin/log.
+STAGES := build fetch netns unit cross lint
+
 .PHONY: test
 test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces
-	@$(STEP) "Debian packages that the tests need" scripts/install-deps.sh
-	@$(STEP) "build" $(MAKE) build peers cni etcd etcd-old guest docker
-	@$(STEP) "lint" $(MAKE) lint
-	@$(STEP) "unit tests with the race detector" $(MAKE) test-unit
-	@$(STEP) "other architectures" $(MAKE) test-cross
-	@$(STEP) "tests in network namespaces" $(MAKE) test-netns
+	@$(STEP) packages "Debian packages that the tests need" scripts/install-deps.sh
+	@$(MAKE) --jobs=3 --keep-going $(STAGES:%=stage-%)
+
+# A stage is a make of its own: it does not take part in this one's jobs.
+STAGE := @MAKEFLAGS=--no-print-directory $(STEP)
+
+.PHONY: $(STAGES:%=stage-%)
+stage-build: $(REPORT)
+	$(STAGE) build "build" $(MAKE) build peers cni etcd
+stage-fetch: # one after the other: APT locks its lists
+	$(STAGE) fetch "old etcd, kernels and dockerd" $(MAKE) etcd-old guest docker
+stage-netns: stage-build stage-fetch
+	$(STAGE) netns "tests in network namespaces" $(MAKE) test-netns
+stage-unit: stage-build stage-fetch
+	$(STAGE) unit "unit tests with the race detector" $(MAKE) test-unit
+stage-cross: $(REPORT)
+	$(STAGE) cross "other architectures" $(MAKE) test-cross
+stage-lint:
+	$(STAGE) lint "lint" $(MAKE) lint
 
 .PHONY: test-unit
 test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some skip
-	CGO_ENABLED=1 go test -race -json $(UNIT) | $(REPORT) $(SKIPS)
+	CGO_ENABLED=1 go test -race -p 4 -json $(UNIT) | $(REPORT) $(SKIPS)
 	@for m in $(filter-out .,$(MODULES)); do \
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
 
 .PHONY: test-netns
 test-netns: needs-root $(REPORT) cni etcd-old guest docker ## tests of the real binaries in network namespaces; root
-	go test -count=1 -timeout 30m -json ./internal/lab/e2e/... | $(REPORT) -each
+	go test -count=1 -parallel 4 -timeout 30m -json ./internal/lab/e2e/... | $(REPORT) -each
 
 .PHONY: test-cross
 test-cross: $(REPORT) ## build for other architectures; packet code under qemu for arm and arm64

@@ -61,6 +61,7 @@ func broken(from int) []intrusion {
 //	                         ├── host b ── flannel0
 //	host c, without a lease ─┘
 func TestHostAcceptsOnlyWhatItsSourceCheckAdmits(t *testing.T) {
+	t.Parallel()
 	const a, c = 0, 2 // hosts
 	for _, mode := range []struct {
 		name       string
@@ -170,6 +171,7 @@ func TestPeerIsKnownByItsPublicIPOnly(t *testing.T) {
 
 // pod-a ── host a ── ? 10.5.99.1
 func TestPodIsToldThatNobodyHoldsAnAddress(t *testing.T) {
+	t.Parallel()
 	for _, filter := range []struct{ name, value string }{{"without rp_filter", "0"}, {"with strict rp_filter", "1"}} {
 		t.Run(filter.name, func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -201,6 +203,7 @@ func TestPodIsToldThatNobodyHoldsAnAddress(t *testing.T) {
 
 // pod-a ── host a (1) ──────────── host b (2) ── pod-b (3)
 func TestTracerouteSeesBothHosts(t *testing.T) {
+	t.Parallel()
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e})
 		back, there := newTap(t, l.pod(0).NS, "eth0"), newTap(t, l.pod(1).NS, "eth0")

@@ -38,6 +38,7 @@ func (c *cluster) occupy(i int) netlink.Link {
 //
 //	flannel.1 refused   └── etcd
 func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
+	t.Parallel()
 	for _, when := range []string{"at the start", "later"} {
 		t.Run(when, func(t *testing.T) {
 			t.Parallel()
@@ -76,6 +77,7 @@ func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
 //
 //	port 8472 taken    └── etcd
 func TestTakenPortOfVXLANIsNamedAndPassedOverByAnAutomaticNode(t *testing.T) {
+	t.Parallel()
 	take := func(c *cluster) *net.UDPConn {
 		conn, err := listenUDP(c.nodes[0].NS, netip.MustParseAddrPort("0.0.0.0:8472"))
 		testkit.Must(t, err)

@@ -39,6 +39,7 @@ var badLeases = []string{
 //
 //	└── etcd, with leases that make no sense
 func TestLeasesThatMakeNoSenseDisturbNobody(t *testing.T) {
+	t.Parallel()
 	for _, backend := range []string{
 		`{"Type": "vxlan"}`, `{"Type": "vxlan", "DirectRouting": true}`, `{"Type": "host-gw"}`, `{"Type": "auto"}`, `{"Type": "udp"}`,
 	} {

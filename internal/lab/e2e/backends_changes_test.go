@@ -81,6 +81,7 @@ func containsOld(lines, old, want []string) bool {
 //
 //	MTU 1500, 1400, 1500   └── etcd
 func TestMTUOfTheUnderlayIsFollowedAndTheDeviceKept(t *testing.T) {
+	t.Parallel()
 	for _, b := range []struct {
 		backend, device string
 		overhead        int
@@ -150,6 +151,7 @@ func TestOptionsOfVXLANAreAppliedToTheLiveDevice(t *testing.T) {
 //
 //	.11 → .21   └── etcd
 func TestNewAddressOfTheUnderlayIsFollowedByTheNodeAndItsPeers(t *testing.T) {
+	t.Parallel()
 	for _, b := range kernelBackends {
 		t.Run(b.backend, func(t *testing.T) {
 			t.Parallel()
@@ -178,6 +180,7 @@ func TestNewAddressOfTheUnderlayIsFollowedByTheNodeAndItsPeers(t *testing.T) {
 //
 //	└── etcd, where another has taken the subnet of host a
 func TestNodeThatLosesItsLeaseMovesItsDevicesToTheNextSubnet(t *testing.T) {
+	t.Parallel()
 	for _, b := range kernelBackends {
 		t.Run(b.backend, func(t *testing.T) {
 			t.Parallel()

@@ -12,6 +12,7 @@ import (
 //
 //	└── etcd
 func TestCleanUpAfterEachBackendLeavesTheHostAsItWas(t *testing.T) {
+	t.Parallel()
 	for _, backend := range []string{
 		`{"Type": "vxlan"}`, `{"Type": "vxlan", "VNI": 7}`, `{"Type": "vxlan", "DirectRouting": true}`,
 		`{"Type": "host-gw"}`, `{"Type": "udp"}`, `{"Type": "udp", "DirectRouting": true}`,
@@ -52,6 +53,7 @@ func TestCleanUpAfterEachBackendLeavesTheHostAsItWas(t *testing.T) {
 //
 //	└── etcd, where other leases come and go
 func TestPacketsToOtherPeersAreNotLostWhileLeasesChange(t *testing.T) {
+	t.Parallel()
 	for _, b := range kernelBackends {
 		t.Run(b.backend, func(t *testing.T) {
 			t.Parallel()

@@ -17,6 +17,7 @@ import (
 //
 //	└── etcd
 func TestWhatOthersHaveMadeIsNeverTouched(t *testing.T) {
+	t.Parallel()
 	for _, b := range kernelBackends {
 		t.Run(b.backend, func(t *testing.T) {
 			t.Parallel()

@@ -16,6 +16,7 @@ import (
 //
 //	└── etcd
 func TestTablesAreThoseThatStockFlannelMakes(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, buildStock())
 	for _, g := range goldens {
 		// How many of the hosts run twilld; the others run stock flannel.

@@ -15,6 +15,7 @@ import (
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //	                 └── etcd, the network's configuration
 func TestBackendThatWasChangedWhileTheDaemonsWereDownLeavesNothing(t *testing.T) {
+	t.Parallel()
 	backends := []struct {
 		json    string
 		device  devices

@@ -62,6 +62,7 @@ var pairs = []pair{
 //
 //	└── etcd
 func TestPodsOfAnyTwoNodesThatCanTalkDoSoAtFullMTU(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, buildStock())
 	for _, p := range pairs {
 		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
@@ -80,6 +81,7 @@ func TestPodsOfAnyTwoNodesThatCanTalkDoSoAtFullMTU(t *testing.T) {
 //	   stock vxlan   │   auto   │  stock udp
 //	                 └── etcd ──┘
 func TestOneNodeTalksVXLANAndUDPAtTheSameTime(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, buildStock())
 	for _, own := range []kind{ownAuto, ownVXLAN} {
 		t.Run(own.name, func(t *testing.T) {
@@ -96,6 +98,7 @@ func TestOneNodeTalksVXLANAndUDPAtTheSameTime(t *testing.T) {
 }
 
 func TestPodsTalkInAnIPv6OnlyCluster(t *testing.T) {
+	t.Parallel()
 	for _, p := range []pair{
 		{ownVXLAN, ownVXLAN, ipv6Stack, [2]int{0, 1430}, viaVXLAN},
 		{ownUDP, ownUDP, ipv6Stack, [2]int{0, 1452}, viaUDP},
@@ -115,6 +118,7 @@ func TestPodsTalkInAnIPv6OnlyCluster(t *testing.T) {
 
 // An underlay of one family carries the pods of both.
 func TestPodsOfBothFamiliesTalkOverAnUnderlayOfOne(t *testing.T) {
+	t.Parallel()
 	for _, u := range []struct {
 		name     string
 		ipv6     bool
@@ -145,6 +149,7 @@ func TestPodsOfBothFamiliesTalkOverAnUnderlayOfOne(t *testing.T) {
 //
 //	└─ etcd, router ── host c ── pod-c
 func TestDirectRoutingTakesPlainRoutesOnTheLinkAndTheTunnelBeyondTheRouter(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		backend string
 		device  devices
@@ -179,6 +184,7 @@ func TestDirectRoutingTakesPlainRoutesOnTheLinkAndTheTunnelBeyondTheRouter(t *te
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //	                 └── etcd      stock udp
 func TestDirectRoutingLeavesTheTunnelToAStockUDPNode(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, buildStock())
 	const backend = `{"Type": "udp", "DirectRouting": true}`
 	for _, own := range []kind{ownUDP, ownVXLAN, ownAuto} {
@@ -196,6 +202,7 @@ func TestDirectRoutingLeavesTheTunnelToAStockUDPNode(t *testing.T) {
 //
 //	└── etcd
 func TestJumboFramesAreUsedByEveryBackend(t *testing.T) {
+	t.Parallel()
 	for _, p := range []pair{
 		{ownVXLAN, ownVXLAN, dualStack, [2]int{8950, 8930}, viaVXLAN},
 		{ownUDP, ownUDP, dualStack, [2]int{8972, 8972}, viaUDP},
@@ -214,6 +221,7 @@ func TestJumboFramesAreUsedByEveryBackend(t *testing.T) {
 
 // IPv6 is turned off on all interfaces, as many an operator does.
 func TestPodsTalkWhereHostsHaveNoIPv6(t *testing.T) {
+	t.Parallel()
 	for _, p := range []pair{
 		{ownVXLAN, ownVXLAN, ipv4Stack, overVXLAN, viaVXLAN},
 		{ownUDP, ownUDP, ipv4Stack, overUDP, viaUDP},
@@ -237,6 +245,7 @@ func TestPodsTalkWhereHostsHaveNoIPv6(t *testing.T) {
 //
 //	└── etcd, now and then a router between the two
 func TestDirectRoutingFollowsTheRoutesOfTheUnderlay(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		backend string
 		tunnel  devices

@@ -31,6 +31,7 @@ func (c *cluster) becomes(before, after string) {
 //
 //	└── etcd
 func TestEntriesThatAreTakenAwayComeBack(t *testing.T) {
+	t.Parallel()
 	for _, b := range kernelBackends {
 		t.Run(b.backend, func(t *testing.T) {
 			t.Parallel()
@@ -73,6 +74,7 @@ func TestEntriesThatAreTakenAwayComeBack(t *testing.T) {
 //
 //	a link down, then up   └── etcd
 func TestPodsOfKernelBackendsTalkAgainWhenALinkIsUpAgain(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		backend, link string
 	}{{"vxlan", "flannel.1"}, {"vxlan", netlab.UnderlayLink}, {"host-gw", netlab.UnderlayLink}} {
@@ -108,6 +110,7 @@ func TestPodsOfKernelBackendsTalkAgainWhenALinkIsUpAgain(t *testing.T) {
 //	pod-a ── host a ─ ✂ ─┬──────── host b ── pod-b
 //	                     └── etcd
 func TestPodsTalkAgainWhenTheUnderlayHasBeenTakenOutAndPutIn(t *testing.T) {
+	t.Parallel()
 	for _, backend := range []string{"vxlan", "host-gw", "udp"} {
 		t.Run(backend, func(t *testing.T) {
 			t.Parallel()

@@ -74,6 +74,7 @@ func (c *cluster) steadyBetween(i, j int) (flows steadyFlows) {
 //
 //	restarted  └── etcd
 func TestRestartFindsEverythingInPlaceAndChangesNothing(t *testing.T) {
+	t.Parallel()
 	for _, b := range []struct{ backend, lease string }{
 		{`{"Type": "vxlan"}`, kernelBackends[0].lease},
 		{`{"Type": "vxlan", "DirectRouting": true}`, kernelBackends[0].lease},
@@ -117,6 +118,7 @@ func TestRestartFindsEverythingInPlaceAndChangesNothing(t *testing.T) {
 //
 //	killed    └── etcd
 func TestPodsLoseNoPacketWhileTheDaemonIsKilledAndStartedAgain(t *testing.T) {
+	t.Parallel()
 	for _, b := range kernelBackends {
 		t.Run(b.backend, func(t *testing.T) {
 			t.Parallel()
@@ -194,6 +196,7 @@ func TestVXLANDeviceThatWasDeletedComesBackWithItsPeers(t *testing.T) {
 //
 //	restarted  └── etcd, with a lease less
 func TestPeerThatLeftWhileTheDaemonWasDownIsRemoved(t *testing.T) {
+	t.Parallel()
 	for _, b := range kernelBackends {
 		t.Run(b.backend, func(t *testing.T) {
 			t.Parallel()

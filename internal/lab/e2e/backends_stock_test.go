@@ -70,6 +70,7 @@ var update = flag.Bool("update", false, "write the tables that stock flannel mak
 
 // The goldens are what stock flannel really does, and the harness can tell.
 func TestStockFlannelStillMakesTheTablesThatAreKept(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, buildStock())
 	for _, g := range goldens {
 		t.Run(g.file, func(t *testing.T) {
@@ -94,6 +95,7 @@ func TestStockFlannelStillMakesTheTablesThatAreKept(t *testing.T) {
 //
 //	└── etcd
 func TestPodsOfStockNodesTalk(t *testing.T) {
+	t.Parallel()
 	for _, k := range []struct {
 		kind
 		stack

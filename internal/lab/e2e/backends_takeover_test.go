@@ -16,6 +16,7 @@ import (
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //	                 └── etcd
 func TestTwilldTakesOverFromEveryBackendOfStockFlannel(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, buildStock())
 	for _, from := range []struct {
 		name, backend string

@@ -10,6 +10,7 @@ import (
 //
 //	kernel refuses an offload
 func TestPodsTalkWhereTheKernelRefusesAnOffload(t *testing.T) {
+	t.Parallel()
 	for name, says := range map[string]string{
 		"tun-offload": "TUNSETOFFLOAD: invalid argument",
 		"udp-gso":     "UDP_SEGMENT: protocol not available",

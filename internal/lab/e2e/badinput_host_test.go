@@ -24,6 +24,7 @@ func (s *site) link(t testing.TB, name string) netlink.Link {
 }
 
 func TestInterfaceThatReachesNobodyIsRefused(t *testing.T) {
+	t.Parallel()
 	t.Run("there is none of that name", func(t *testing.T) {
 		s := newSite(t)
 		s.refuses(t, because("--iface=eth7: there is no such interface", "this host has", "eth0 (172.31.9.11"), s.flagsAnyInterface("--iface=eth7")...)
@@ -62,6 +63,7 @@ func TestInterfaceThatReachesNobodyIsRefused(t *testing.T) {
 }
 
 func TestPortInUseIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	hold := func(t *testing.T, network, addr string) {
 		t.Helper()
@@ -96,6 +98,7 @@ func TestPortInUseIsRefused(t *testing.T) {
 }
 
 func TestInterfaceInFlannel0sPlaceIsRefused(t *testing.T) {
+	t.Parallel()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "flannel0"
 	const remedy = "ip link delete flannel0"
@@ -128,6 +131,7 @@ func TestInterfaceInFlannel0sPlaceIsRefused(t *testing.T) {
 }
 
 func TestFlannel0OfAnotherProcessIsRefused(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		held tun.Config
@@ -153,6 +157,7 @@ func TestFlannel0OfAnotherProcessIsRefused(t *testing.T) {
 }
 
 func TestRouteToTheNetworkThatIsThereAlreadyIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	testkit.Must(t, s.NS.Netlink().RouteAdd(&netlink.Route{
 		LinkIndex: s.link(t, netlab.UnderlayLink).Attrs().Index,
@@ -162,6 +167,7 @@ func TestRouteToTheNetworkThatIsThereAlreadyIsRefused(t *testing.T) {
 }
 
 func TestHostWithoutTUNIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	for _, mode := range []string{"auto", "on", "off"} {
 		t.Run("tun-offload="+mode, func(t *testing.T) {
@@ -177,6 +183,7 @@ func TestHostWithoutTUNIsRefused(t *testing.T) {
 }
 
 func TestOffloadThatMustBeOnIsRefusedWhereTheKernelHasItNot(t *testing.T) {
+	t.Parallel()
 	for name, says := range map[string]string{
 		"tun-offload": "TUNSETOFFLOAD: invalid argument",
 		"udp-gso":     "UDP_SEGMENT: protocol not available",

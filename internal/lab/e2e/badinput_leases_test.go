@@ -8,6 +8,7 @@ import (
 )
 
 func TestUnusableLeaseFileIsRefusedWithItsLine(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	change := func(old, new string) string {
 		if !strings.Contains(soundLeases, old) {
@@ -57,6 +58,7 @@ func TestUnusableLeaseFileIsRefusedWithItsLine(t *testing.T) {
 }
 
 func TestWhatIsNoLeaseFileIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	absent := filepath.Join(s.dir, "absent.json")
 	s.refuses(t, because("lease file "+absent+": no such file", "--lease-file"), s.flags("--lease-file="+absent)...)
@@ -65,6 +67,7 @@ func TestWhatIsNoLeaseFileIsRefused(t *testing.T) {
 }
 
 func TestSubnetFileThatCannotBeWrittenIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	inTheWay := filepath.Join(s.dir, "directory")
 	if err := os.Mkdir(inTheWay, 0o755); err != nil {
@@ -75,6 +78,7 @@ func TestSubnetFileThatCannotBeWrittenIsRefused(t *testing.T) {
 }
 
 func TestControlSocketThatCannotBeMadeIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.refuses(t, because("control socket "+s.leaseFile, "not a socket", "--socket"), s.flags("--socket="+s.leaseFile)...)
 	long := filepath.Join(s.dir, strings.Repeat("x", 100))

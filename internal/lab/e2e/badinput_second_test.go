@@ -16,6 +16,7 @@ import (
 //
 //	twilld, twilld
 func TestSecondDaemonOnAHostIsRefusedAndTheFirstGoesOn(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{})
 	first := l.daemons[0]
 	s := &site{Host: l.Hosts[0], t: t, dir: filepath.Dir(first.socket), leaseFile: l.leaseFile}
@@ -53,6 +54,7 @@ func TestSecondDaemonOnAHostIsRefusedAndTheFirstGoesOn(t *testing.T) {
 }
 
 func TestOfTwoDaemonsStartedAtOnceOneRuns(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{nodes: 1, idle: true})
 	for _, own := range []string{"the same socket", "its own socket"} {
 		for range 5 {
@@ -93,6 +95,7 @@ func otherNetwork(option string) string {
 
 // pod-a ── host a ─── 8285, 8286 ─── host b ── pod-b
 func TestTwoNetworksShareAHost(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{})
 	other := newSite(t)
 	other.write(otherNetwork(`, "Port": 8286`))

@@ -201,6 +201,7 @@ func built(t testing.TB, name, pkg string) string {
 func without(t testing.TB) string { return built(t, "without", "./internal/lab/e2e/without") }
 
 func TestWrongCommandLineIsAUsageError(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	for _, c := range []struct {
 		name, flag string

@@ -86,6 +86,7 @@ func (t *trickle) stop() error {
 //
 //	the file breaks
 func TestBrokenLeaseFileIsRefusedWhileTrafficGoesOn(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
 	rewrite(t, l.leaseFile, leasesOf(2))
 	l.start()
@@ -121,6 +122,7 @@ func TestBrokenLeaseFileIsRefusedWhileTrafficGoesOn(t *testing.T) {
 }
 
 func TestChangeOfTheLeaseFileIsSeenHoweverItIsMade(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
 	rewrite(t, l.leaseFile, leasesOf(2))
 	l.start()
@@ -173,6 +175,7 @@ func TestChangeOfTheLeaseFileIsSeenHoweverItIsMade(t *testing.T) {
 
 // A node keeps what it was started with, and says what takes a restart.
 func TestChangeThatTakesARestartIsSaidAndLeavesTheNodeWorking(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, text, says string }{
 		{"own lease gone", strings.Replace(leasesOf(2), "    {\"Subnet\": \"10.5.1.0/24\", \"PublicIP\": \"172.31.9.11\"},\n", "", 1), "this node's lease 10.5.1.0-24 is gone"},
 		{"own lease given away", strings.Replace(leasesOf(2), "172.31.9.11", "172.31.9.19", 1), "another public IP"},

@@ -35,6 +35,7 @@ func openTUN(t *testing.T, ns *netlab.Namespace, name string, mode netlink.Tunta
 // TestCleanUpRemovesALeftDeviceAndNothingThatLooksLikeOne: only what the daemon
 // would make by that name goes.
 func TestCleanUpRemovesALeftDeviceAndNothingThatLooksLikeOne(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	nl := s.NS.Netlink()
 	d := newDaemon(t, s.NS, s.leaseFile, "--ip-blackhole-route")
@@ -79,6 +80,7 @@ func TestCleanUpRemovesALeftDeviceAndNothingThatLooksLikeOne(t *testing.T) {
 }
 
 func TestCleanUpLeavesADeviceOfAnotherKind(t *testing.T) {
+	t.Parallel()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "flannel0"
 	for _, c := range []struct {
@@ -104,6 +106,7 @@ func TestCleanUpLeavesADeviceOfAnotherKind(t *testing.T) {
 
 // A device may be open and persistent at once, and down.
 func TestCleanUpRefusesWhileADeviceIsOpen(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	for _, f := range openTUN(t, s.NS, "flannel0", netlink.TUNTAP_MODE_TUN) {
 		defer f.Close()

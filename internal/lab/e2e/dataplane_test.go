@@ -16,6 +16,7 @@ var wires = []netlab.WireKind{netlab.Super, netlab.MTU}
 //
 //	TCP, both ways at once
 func TestTCPCarriesContentBothWays(t *testing.T) {
+	t.Parallel()
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -37,6 +38,7 @@ func TestTCPCarriesContentBothWays(t *testing.T) {
 //
 //	UDP, each datagram sent back by pod-b
 func TestUDPCarriesContentBothWays(t *testing.T) {
+	t.Parallel()
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -58,6 +60,7 @@ func TestUDPCarriesContentBothWays(t *testing.T) {
 //
 //	UDP in 3 to 42 fragments, sent back by pod-b
 func TestFragmentedDatagramsArrive(t *testing.T) {
+	t.Parallel()
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -77,6 +80,7 @@ func TestFragmentedDatagramsArrive(t *testing.T) {
 
 // pod-a ── host a ── MTU 9000 ── host b ── pod-b
 func TestTunnelTakesTheMTUOfItsInterface(t *testing.T) {
+	t.Parallel()
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -98,6 +102,7 @@ func TestTunnelTakesTheMTUOfItsInterface(t *testing.T) {
 //
 // pod-a ── host a, n pairs ──────────── host b, n pairs ── pod-b
 func TestFlowsKeepTheirOrderWhateverTheNumberOfThreads(t *testing.T) {
+	t.Parallel()
 	for _, pairs := range []int{1, 2, 4} {
 		t.Run(strconv.Itoa(pairs), func(t *testing.T) {
 			t.Parallel()
@@ -153,6 +158,7 @@ func TestRepliesDoNotMoveFlowsToAnotherShard(t *testing.T) {
 //
 // host a ──────────── host b ── pod-b
 func TestHostTalksToPodsOfOtherHosts(t *testing.T) {
+	t.Parallel()
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e})
 		host := &netlab.Pod{NS: l.Hosts[0].NS, Addr: l.Hosts[0].Subnet.Addr(), Addr6: l.Hosts[0].Subnet6.Addr()}
@@ -170,6 +176,7 @@ func TestHostTalksToPodsOfOtherHosts(t *testing.T) {
 const gibibyte = 1 << 30
 
 func TestAGibibyteArrivesUnharmed(t *testing.T) {
+	t.Parallel()
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -184,6 +191,7 @@ func TestAGibibyteArrivesUnharmed(t *testing.T) {
 }
 
 func TestAGibibyteArrivesUnharmedOverALossyWire(t *testing.T) {
+	t.Parallel()
 	impair := netlab.Impairment{Loss: 0.01, Reorder: 0.01, Corrupt: 0.001, Seed: 1}
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e, Options: netlab.Options{Impair: &impair}})

@@ -146,6 +146,7 @@ func (d *docker) removeCgroups() {
 //
 //	dockerd --bip=10.5.1.1/24 --mtu=1472
 func TestContainersOfDockerAreInTheNetwork(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	opts := filepath.Join(scratchDir(t), "docker_opts.env")
 	for _, tc := range []struct {

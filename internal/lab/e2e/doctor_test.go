@@ -59,6 +59,7 @@ func (d *daemon) sh(command string) {
 //
 //	doctor ──── pings ───► UDP 8285 closed, MTU 1400, no daemon
 func TestDoctorFindsWhatKeepsNodesApartAndItsRemediesMendIt(t *testing.T) {
+	t.Parallel()
 	if err := build("twill", "./cmd/twill"); err != nil {
 		t.Fatal(err)
 	}
@@ -89,6 +90,7 @@ func TestDoctorFindsWhatKeepsNodesApartAndItsRemediesMendIt(t *testing.T) {
 //	auto   │   vxlan  │  udp
 //	       └── etcd ──┘
 func TestDoctorKnowsByWhichWayEachPeerIsReached(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})
 	c.run(twill("auto", "--backend=auto"), twill("vxlan", "--backend=vxlan"), twill("udp", "--backend=udp"))
@@ -109,6 +111,7 @@ func TestDoctorKnowsByWhichWayEachPeerIsReached(t *testing.T) {
 //
 //	vxlan, a device for each family
 func TestDoctorAsksBothFamiliesThroughTheirTunnels(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: dualStack})
 	c.run(twill("vxlan"), twill("vxlan"))
@@ -125,6 +128,7 @@ func TestDoctorAsksBothFamiliesThroughTheirTunnels(t *testing.T) {
 //
 //	plain routes
 func TestDoctorMissesNoTunnelWhereThereAreRoutes(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	c := newCluster(t, clusterOptions{backend: `{"Type": "host-gw"}`})
 	c.run(twill("host-gw"), twill("host-gw"))

@@ -13,6 +13,7 @@ import (
 //
 //	host a ── datagrams with an outer ECN field ── host b ── pod-b
 func TestCongestionMarkOfTheUnderlayReachesThePod(t *testing.T) {
+	t.Parallel()
 	for _, u := range underlays {
 		t.Run(u.name, func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -48,6 +49,7 @@ func TestCongestionMarkOfTheUnderlayReachesThePod(t *testing.T) {
 
 // pod-a ── host a ── wire that marks 2 % ── host b ── pod-b
 func TestTCPSlowsDownForMarksOnTheWireInsteadOfLosses(t *testing.T) {
+	t.Parallel()
 	impair := netlab.Impairment{Mark: 0.02, Seed: 1}
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e, Options: netlab.Options{Impair: &impair}})

@@ -97,6 +97,7 @@ func (l *etcdLab) reaches(i int) error {
 //
 //	etcd in twilld
 func TestEtcdInTwilldServesAnotherNodeAndKeepsLeases(t *testing.T) {
+	t.Parallel()
 	l := embeddedLab(t)
 	a, b := l.daemons[0], l.daemons[1]
 	a.args = append(a.args, "--embedded-etcd-listen="+l.Hosts[0].Addr.String())
@@ -128,6 +129,7 @@ func TestEtcdInTwilldServesAnotherNodeAndKeepsLeases(t *testing.T) {
 }
 
 func TestEtcdInTwilldRefusesNodesThatWereNotInvited(t *testing.T) {
+	t.Parallel()
 	l := embeddedLab(t)
 	l.daemons[0].args = append(l.daemons[0].args, "--embedded-etcd-listen="+l.Hosts[0].Addr.String())
 	l.configure()
@@ -148,6 +150,7 @@ func TestEtcdInTwilldRefusesNodesThatWereNotInvited(t *testing.T) {
 }
 
 func TestEtcdInTwilldAnswersOnTheLoopbackAlone(t *testing.T) {
+	t.Parallel()
 	l := embeddedLab(t)
 	l.configure()
 	for i := range l.Hosts {
@@ -158,6 +161,7 @@ func TestEtcdInTwilldAnswersOnTheLoopbackAlone(t *testing.T) {
 }
 
 func TestBuildWithoutEtcdSaysSo(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	testkit.Must(t, build("twilld-lite", "./cmd/twilld", "-tags=noembed"))
 	out, err := s.NS.Command(context.Background(), bin("twilld-lite"), "--embedded-etcd").CombinedOutput()

@@ -25,6 +25,7 @@ import (
 //	pod-a ── flannel0 ── socket ────────── socket ── flannel0 ── pod-b
 //	       TSO        GSO                GRO      coalescing
 func TestBulkTCPTravelsInTrains(t *testing.T) {
+	t.Parallel()
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			t.Parallel()
@@ -78,6 +79,7 @@ func (l *lab) arrivals(i int) *netlink.LinkStatistics {
 //	pod-a ── flannel0 ── socket ────────── socket ── flannel0 ── pod-b
 //	       USO        GSO                GRO      coalescing
 func TestBulkUDPTravelsInTrains(t *testing.T) {
+	t.Parallel()
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			t.Parallel()
@@ -134,6 +136,7 @@ func segmented(from, to *netlab.Pod, addr netip.Addr) error {
 }
 
 func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
+	t.Parallel()
 	for _, s := range []struct {
 		flag string
 		off  []string // not in force any more
@@ -175,6 +178,7 @@ func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 // TestFlowsOfOnePeerComeThroughSeveralSockets: were the kernel's hash random,
 // 64 flows would leave one of four queues empty once in 20 million runs.
 func TestFlowsOfOnePeerComeThroughSeveralSockets(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"on", "off"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
@@ -201,6 +205,7 @@ func TestFlowsOfOnePeerComeThroughSeveralSockets(t *testing.T) {
 }
 
 func TestBusyPollFindsPacketsThatComeOneByOne(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"on", "off"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()

@@ -127,6 +127,7 @@ func boundTo(name unix.Sockaddr) int {
 //
 // pod-a ── host a, eth0 without any offload ──── host b ── pod-b
 func TestPodsTalkOverAnInterfaceWithoutOffloads(t *testing.T) {
+	t.Parallel()
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e})
 		for _, h := range l.Hosts {

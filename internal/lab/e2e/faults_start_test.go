@@ -18,6 +18,7 @@ import (
 //
 //	host a, b, … x2 ── etcd
 func TestFiftyNodesThatStartAtOnceAllHaveASubnetAndReachEachOther(t *testing.T) {
+	t.Parallel()
 	const nodes = 50
 	lab := newLab(t, labOptions{
 		Options: netlab.Options{Hosts: nodes + 1}, nodes: nodes, idle: true, flags: []string{"--thread-pairs=1"},

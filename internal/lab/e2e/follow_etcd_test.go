@@ -13,6 +13,7 @@ import (
 //
 //	.11 → .21   └── etcd
 func TestNewAddressReachesEtcdAndThePeers(t *testing.T) {
+	t.Parallel()
 	l := newEtcdLab(t)
 	c := l.talk()
 	d, env := l.daemons[0], l.daemons[0].env()
@@ -47,6 +48,7 @@ func TestNewAddressReachesEtcdAndThePeers(t *testing.T) {
 //
 //	MTU 1400    └── etcd, killed
 func TestNewMTUIsFollowedWithoutEtcd(t *testing.T) {
+	t.Parallel()
 	l := newEtcdLab(t)
 	c := l.talk()
 	l.server.Kill()

@@ -98,6 +98,7 @@ func (l *lab) moveHost(i int, to netip.Addr) {
 //
 //	MTU 1500 → 1400 → 1500
 func TestNewMTUOfTheUnderlayIsFollowed(t *testing.T) {
+	t.Parallel()
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e})
 		c := l.talk()
@@ -132,6 +133,7 @@ func TestNewMTUOfTheUnderlayIsFollowed(t *testing.T) {
 //
 //	172.31.9.11 → 172.31.9.21
 func TestNewAddressOfTheUnderlayIsFollowed(t *testing.T) {
+	t.Parallel()
 	for _, order := range []string{"interface first", "lease first"} {
 		t.Run(order, func(t *testing.T) {
 			t.Parallel()
@@ -176,6 +178,7 @@ func TestNewAddressOfTheUnderlayIsFollowed(t *testing.T) {
 
 // pod-a ── host a ─── ✂ ────── host b ── pod-b
 func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{})
 	c := l.talk()
 	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
@@ -200,6 +203,7 @@ func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
 //
 //	both ends deleted, made anew
 func TestInterfaceDeletedAndMadeAnewIsFollowed(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{})
 	c := l.talk()
 	testkit.Must(t, l.Hosts[0].NS.Netlink().LinkDel(l.underlayLink(0)))
@@ -232,6 +236,7 @@ func TestInterfaceDeletedAndMadeAnewIsFollowed(t *testing.T) {
 //
 //	.11 goes, and the default route with it; .21 comes; the route comes
 func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
 	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
 	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--iface=") })
@@ -263,6 +268,7 @@ func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
 //
 //	the default route of host a comes after the start
 func TestDefaultRouteIsWaitedForAtTheStart(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
 	d := l.daemons[0]
 	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--iface=") })

@@ -175,6 +175,7 @@ func (n *guestNode) status() *status.Document {
 
 // pod-a ── host a, this kernel ────────── guest, another ── pod-b
 func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
+	t.Parallel()
 	for _, k := range otherKernels {
 		t.Run("Linux "+k.version+" on "+k.arch, func(t *testing.T) {
 			t.Parallel()

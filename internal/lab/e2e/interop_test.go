@@ -22,6 +22,7 @@ var interopEngines = []engine{offloadEngine, plainEngine}
 //
 //	twilld             stock flannel
 func TestPodsOfStockFlannelTalkWithOurs(t *testing.T) {
+	t.Parallel()
 	for _, wire := range wires {
 		for _, e := range interopEngines {
 			t.Run(string(wire)+" "+e.name, func(t *testing.T) {
@@ -66,6 +67,7 @@ func (l *stockLab) expectNoDrops(t *testing.T) {
 //
 //	twilld   └─ host c ── pod-c    stock flannel
 func TestLeaseOfAStockNodeComesAndGoes(t *testing.T) {
+	t.Parallel()
 	for _, e := range interopEngines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
@@ -102,6 +104,7 @@ func TestLeaseOfAStockNodeComesAndGoes(t *testing.T) {
 //	pod-a ── host a, twilld ────────┬── tap ─ host b
 //	pod-c ── host c, stock flannel ─┘
 func TestDatagramsAreThoseOfStockFlannel(t *testing.T) {
+	t.Parallel()
 	for _, e := range interopEngines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()

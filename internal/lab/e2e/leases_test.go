@@ -37,6 +37,7 @@ func (l *etcdLab) listedBeside(d *daemon) (rows []listed, table string) {
 //
 //	etcd ────── host c
 func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	l := newEtcdLab(t)
 	a := l.daemons[0]
@@ -78,6 +79,7 @@ func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
 //
 // The kernel carries the packets, and counts none by peer.
 func TestLeasesTellWhenTheKernelSentToANodeLast(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})
 	c.run(twill("vxlan"), twill("vxlan"), twill("vxlan"))

@@ -30,6 +30,7 @@ func confined(t *testing.T) []string {
 
 // pod-a ── host a ──────────── host b ── pod-b
 func TestCapabilitiesOfTheServiceUnitAreEnough(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
 	for _, d := range l.daemons {
 		d.wrap = confined(t)

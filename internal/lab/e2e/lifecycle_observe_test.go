@@ -38,6 +38,7 @@ func (l *lab) get(path string) (code int, body string, err error) {
 //
 //	/readyz             asks
 func TestReadyzSaysWhenPodsCanTalk(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
 	d := l.daemons[0]
 	d.args = append(d.args, "--healthz-port=8081", "--udp-gso=auto")
@@ -67,6 +68,7 @@ func TestReadyzSaysWhenPodsCanTalk(t *testing.T) {
 }
 
 func TestServiceManagerIsToldWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(scratchDir(t), "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	testkit.Must(t, err)
@@ -81,7 +83,7 @@ func TestServiceManagerIsToldWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
 	}
 	l := newLab(t, labOptions{idle: true})
 	d := l.daemons[0]
-	t.Setenv("NOTIFY_SOCKET", path)
+	d.wrap = []string{"env", "NOTIFY_SOCKET=" + path}
 	d.start()
 	if got := next(); got != "READY=1\nSTATUS=ready" {
 		t.Errorf("first it says %q", got)
@@ -97,9 +99,10 @@ func TestServiceManagerIsToldWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
 }
 
 func TestServiceManagerThatDoesNotListenIsNoReasonToEnd(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
-	t.Setenv("NOTIFY_SOCKET", filepath.Join(scratchDir(t), "nobody"))
 	d := l.daemons[0]
+	d.wrap = []string{"env", "NOTIFY_SOCKET=" + filepath.Join(scratchDir(t), "nobody")}
 	d.start()
 	d.waitReady()
 	testkit.Eventually(t, "the log says so", func() bool { return strings.Contains(d.stderr.String(), "service manager not notified") })
@@ -109,6 +112,7 @@ func TestServiceManagerThatDoesNotListenIsNoReasonToEnd(t *testing.T) {
 //
 //	/metrics            scrapes
 func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{flags: []string{"--healthz-port=8081"}})
 	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 	code, text, err := l.get("/metrics")
@@ -140,6 +144,7 @@ func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
 
 // The operator's command speaks of what is wrong when nobody answers.
 func TestTwillStatusSaysWhyItCannotAsk(t *testing.T) {
+	t.Parallel()
 	ns := newLab(t, labOptions{idle: true}).Hosts[0].NS
 	dir := scratchDir(t)
 	stale := filepath.Join(dir, "stale.sock")

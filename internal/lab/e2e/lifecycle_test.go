@@ -54,6 +54,7 @@ func (d *daemon) files() string {
 //
 //	SIGTERM
 func TestSIGTERMEndsUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
+	t.Parallel()
 	for _, e := range []engine{offloadEngine, plainEngine} {
 		t.Run(e.name, func(t *testing.T) {
 			l := newLab(t, labOptions{engine: e, idle: true})
@@ -92,6 +93,7 @@ func TestSIGTERMEndsUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
 }
 
 func TestSIGINTEndsAsSIGTERMDoes(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{})
 	if code := l.daemons[0].stop(syscall.SIGINT); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
@@ -99,6 +101,7 @@ func TestSIGINTEndsAsSIGTERMDoes(t *testing.T) {
 }
 
 func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
 	d := l.daemons[0]
 	before := netState(t, d.ns)
@@ -116,6 +119,7 @@ func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
 }
 
 func TestSIGTERMWhileStartingEndsToo(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true, flags: []string{"--udp-gso=auto"}})
 	d := l.daemons[0]
 	before := netState(t, d.ns)
@@ -134,6 +138,7 @@ func TestSIGTERMWhileStartingEndsToo(t *testing.T) {
 }
 
 func TestRestartAfterSIGKILLWaitsForNothing(t *testing.T) {
+	t.Parallel()
 	for _, e := range []engine{offloadEngine, plainEngine} {
 		t.Run(e.name, func(t *testing.T) {
 			l := newLab(t, labOptions{engine: e})
@@ -159,6 +164,7 @@ func TestRestartAfterSIGKILLWaitsForNothing(t *testing.T) {
 
 // A reader of subnet.env finds it before, during and after a restart.
 func TestSubnetEnvStaysWhatItWasOverARestart(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{})
 	d := l.daemons[0]
 	before, err := os.ReadFile(d.subnetFile)
@@ -192,6 +198,7 @@ func (l *lab) link(i int, name string) netlink.Link {
 
 // pod-a ── host a, flannel0 deleted ──────────── host b ── pod-b
 func TestDeletedDeviceIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	for _, e := range []engine{offloadEngine, plainEngine} {
 		t.Run(e.name, func(t *testing.T) {
 			l := newLab(t, labOptions{engine: e})
@@ -226,6 +233,7 @@ func TestDeletedDeviceIsMadeAnew(t *testing.T) {
 //
 //	flannel0 or eth0 down, then up
 func TestPodsTalkAgainWhenAnInterfaceIsUpAgain(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"flannel0", netlab.UnderlayLink} {
 		for _, e := range []engine{offloadEngine, plainEngine} {
 			t.Run(name+" "+e.name, func(t *testing.T) {
@@ -265,6 +273,7 @@ func (l *lab) talksAgain() {
 
 // The address of an interface may go and come back, with a DHCP client say.
 func TestPodsTalkAgainWhenTheUnderlayHasItsAddressAgain(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{})
 	nl, eth0 := l.Hosts[0].NS.Netlink(), l.link(0, netlab.UnderlayLink)
 	addrs, err := nl.AddrList(eth0, netlink.FAMILY_V4)

@@ -17,6 +17,7 @@ import (
 //
 // pod-a ── host a ────── tap ─ host b ── pod-b
 func TestChecksumsAreLeftToTheDatagramWhereBothNodesAnnounceIt(t *testing.T) {
+	t.Parallel()
 	for _, a := range []bool{true, false} {
 		for _, b := range []bool{true, false} {
 			for _, e := range []engine{offloadEngine, mixedEngine} {

@@ -20,6 +20,7 @@ import (
 // pod-a ── host a ─┬─ host c ── pod-c  10.5.3.2, and when that node has gone
 // pod-b ── host b ─┴─ host d ── pod-d  10.5.3.2
 func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
+	t.Parallel()
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e, nodes: 2, Options: netlab.Options{Hosts: 4}})
 		a, b, c, d := l.Hosts[0], l.Hosts[1], l.Hosts[2], l.Hosts[3]
@@ -88,6 +89,7 @@ func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
 //
 //	└─ host c, which cannot be reached
 func TestPeerThatCannotBeReachedDoesNotDisturbOthers(t *testing.T) {
+	t.Parallel()
 	for name, cut := range map[string]func(t *testing.T, l *lab){
 		"it is down": func(t *testing.T, l *lab) {
 			setDown(t, l.Hosts[2].NS, netlab.UnderlayLink)

@@ -28,6 +28,7 @@ func overheadOver(ipv6 bool) int {
 
 // pod-a ── 1472 ── host a ── 1500 ── host b ── 1472 ── pod-b
 func TestPingFillsTheMTUOfTheTunnelAndNotAByteMore(t *testing.T) {
+	t.Parallel()
 	for _, u := range underlays {
 		t.Run(u.name, func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -53,6 +54,7 @@ func TestPingFillsTheMTUOfTheTunnelAndNotAByteMore(t *testing.T) {
 //
 //	flannel0: 1472
 func TestPodThatWasNotToldTheMTUIsToldByItsHost(t *testing.T) {
+	t.Parallel()
 	for _, u := range underlays {
 		t.Run(u.name, func(t *testing.T) {
 			t.Parallel()
@@ -111,6 +113,7 @@ func (l *lab) routeToB(from int, via netip.Addr, mtu int) {
 //
 //	(host c)
 func TestPodLearnsThatThePathIsNarrowerThanTheTunnel(t *testing.T) {
+	t.Parallel()
 	const narrow = 1400
 	for _, u := range underlays {
 		for _, n := range narrowings {
@@ -129,6 +132,7 @@ func TestPodLearnsThatThePathIsNarrowerThanTheTunnel(t *testing.T) {
 
 // pod-a ── host a ── 1500, then 1400 ── host b ── pod-b
 func TestTCPGoesOnWhenThePathBecomesNarrower(t *testing.T) {
+	t.Parallel()
 	for _, u := range underlays {
 		for _, n := range narrowings {
 			t.Run(u.name+" "+n.name, func(t *testing.T) {
@@ -162,6 +166,7 @@ func (l *lab) txPackets(i int) (n uint64) {
 
 // pod-a ── host a ── 1400 ── host b ── pod-b
 func TestPacketThatMayBeFragmentedCrossesANarrowPath(t *testing.T) {
+	t.Parallel()
 	for _, u := range underlays {
 		for _, n := range narrowings {
 			t.Run(u.name+" "+n.name, func(t *testing.T) {
@@ -220,6 +225,7 @@ func (l *lab) echoWithout(addr netip.Addr, size int) error {
 //	pod-a ── host a ── 1300 ── host b ── pod-b
 //	             inside: 1272, 1252 over IPv6
 func TestIPv6PodsKeepTheirMinimumMTUOnANarrowPath(t *testing.T) {
+	t.Parallel()
 	for _, u := range underlays {
 		t.Run(u.name, func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {

@@ -61,6 +61,7 @@ func (d *daemon) cleanUp() (out string, code int) {
 
 // pod-a ── host a ──────────── host b ── pod-b
 func TestRulesStandWithSubnetEnvOutliveTheDaemonAndAreCleanedUp(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true, flags: withRules})
 	d := l.daemons[0]
 	foreign := []string{"iptables", "-A", "FORWARD", "-s", "192.0.2.0/24", "-m", "comment", "--comment", "of somebody else", "-j", "ACCEPT"}
@@ -139,6 +140,7 @@ func sameRules(a, b string) bool {
 }
 
 func TestRulesAndBlackholeRoutesComeBack(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{flags: withRules})
 	d := l.daemons[0]
 	want := []string{"10.5.1.0/24", "fd00:10:5:1::/64"}
@@ -157,6 +159,7 @@ func TestRulesAndBlackholeRoutesComeBack(t *testing.T) {
 
 // The daemon before had other flags, or was stock flannel: whose rules outlive it.
 func TestRulesThatNobodyWantsAnyMoreGoAwayAtTheStart(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{Options: netlab.Options{Hosts: 2}, flags: withRules})
 	d := l.daemons[0]
 	testkit.Must(t, d.ns.Command(t.Context(), "iptables", "-A", "FORWARD", "-s", "192.0.2.0/24", "-j", "ACCEPT").Run())
@@ -181,6 +184,7 @@ func TestRulesThatNobodyWantsAnyMoreGoAwayAtTheStart(t *testing.T) {
 // A host without iptables still carries packets, unless they would leave it
 // with addresses that nobody can answer.
 func TestHostWithoutIptables(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true, flags: []string{"--iptables-forward-rules=true", "--iptables-resync=1"}})
 	for _, d := range l.daemons {
 		d.wrap = []string{"/usr/bin/env", "PATH=/nonexistent"}
@@ -210,6 +214,7 @@ func TestHostWithoutIptables(t *testing.T) {
 }
 
 func TestAllocTakesALeaseAndMakesNoDevice(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.write(strings.Replace(soundLeases, `"udp"`, `"alloc"`, 1))
 	before := netState(t, s.NS)

@@ -30,6 +30,7 @@ const manyLeases = 5000
 //	pod-a ── host a ─┬─ host b ── pod-b
 //	                 └─ etcd with 5,000 leases more
 func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNobody(t *testing.T) {
+	t.Parallel()
 	l := idleEtcdLab(t, 2)
 	l.put("config", `{"Network": "10.0.0.0/8", "SubnetLen": 24, "Backend": {"Type": "udp"}}`)
 	l.grantAll()

@@ -157,6 +157,7 @@ func (m *machine) inService(command string) bool {
 //
 //	systemd, twilld.service, etcd in twilld
 func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
+	t.Parallel()
 	for backend, mtu := range map[string]int{"udp": 1472, "vxlan": 1450} {
 		t.Run(backend, func(t *testing.T) {
 			l := embeddedLab(t)
@@ -215,6 +216,7 @@ func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
 }
 
 func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	m := boot(t, s.NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_LEASE_FILE=/etc/twill/leases.json")
 	m.write("/etc/twill/leases.json", soundLeases)
@@ -256,6 +258,7 @@ func dropIn(t *testing.T) string {
 
 // The dockerd here writes down how it was called, and goes on.
 func TestDropInOfDockerStartsItWithTwilldsOptionsAndKeepsIt(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	s := newSite(t)
 	m := boot(t, s.NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_IP_MASQ=true", "FLANNELD_LEASE_FILE=/etc/twill/leases.json")

@@ -72,6 +72,7 @@ func oddPackets(from, to *netlab.Pod) map[string]packet {
 //
 //	sent       TTL − 1            TTL − 1   seen
 func TestPacketArrivesAsItWasSentButForTwoHops(t *testing.T) {
+	t.Parallel()
 	for _, u := range underlays {
 		t.Run(u.name, func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -92,6 +93,7 @@ func TestPacketArrivesAsItWasSentButForTwoHops(t *testing.T) {
 
 // pod-a ── host a ────── tap ─ host b ── pod-b
 func TestDatagramIsTheInnerPacketAndNothingElse(t *testing.T) {
+	t.Parallel()
 	for _, u := range underlays {
 		t.Run(u.name, func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -129,6 +131,7 @@ func TestDatagramIsTheInnerPacketAndNothingElse(t *testing.T) {
 //
 // pod-a, bad checksums ── host a ──────────── host b ── pod-b
 func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
+	t.Parallel()
 	for _, wire := range wires {
 		t.Run(string(wire), func(t *testing.T) {
 			forEngines(t, func(t *testing.T, e engine) {
@@ -179,6 +182,7 @@ func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
 //
 // pod-a, TCP with IP options ── host a ──────────── host b ── pod-b
 func TestTCPWithIPOptionsArrives(t *testing.T) {
+	t.Parallel()
 	forEngines(t, func(t *testing.T, e engine) {
 		l := newLab(t, labOptions{engine: e})
 		listener, err := l.pod(1).NS.Listen("tcp", netip.AddrPortFrom(l.pod(1).Addr, 0).String())
