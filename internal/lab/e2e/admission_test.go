@@ -100,11 +100,8 @@ func TestHostAcceptsOnlyWhatItsSourceCheckAdmits(t *testing.T) {
 		}},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{
-					engine: e, flags: []string{"--source-check=" + mode.name},
-					nodes: 2, Options: netlab.Options{Hosts: 3},
-				})
+			opts := labOptions{flags: []string{"--source-check=" + mode.name}, nodes: 2, Options: netlab.Options{Hosts: 3}}
+			forEngines(t, opts, func(t *testing.T, l *lab) {
 				passed := newTap(t, l.Hosts[1].NS, "flannel0")
 				for _, i := range append(mode.intrusions, broken(a)...) {
 					l.expectFate(passed, i)
@@ -174,8 +171,7 @@ func TestPodIsToldThatNobodyHoldsAnAddress(t *testing.T) {
 	t.Parallel()
 	for _, filter := range []struct{ name, value string }{{"without rp_filter", "0"}, {"with strict rp_filter", "1"}} {
 		t.Run(filter.name, func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e})
+			forEngines(t, labOptions{}, func(t *testing.T, l *lab) {
 				for _, link := range []string{"all", "flannel0", "cni0"} {
 					if err := l.Hosts[0].NS.Sysctl("net/ipv4/conf/"+link+"/rp_filter", filter.value); err != nil {
 						t.Fatal(err)
@@ -204,8 +200,7 @@ func TestPodIsToldThatNobodyHoldsAnAddress(t *testing.T) {
 // pod-a ── host a (1) ──────────── host b (2) ── pod-b (3)
 func TestTracerouteSeesBothHosts(t *testing.T) {
 	t.Parallel()
-	forEngines(t, func(t *testing.T, e engine) {
-		l := newLab(t, labOptions{engine: e})
+	forEngines(t, labOptions{}, func(t *testing.T, l *lab) {
 		back, there := newTap(t, l.pod(0).NS, "eth0"), newTap(t, l.pod(1).NS, "eth0")
 		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
 			from := netip.AddrPortFrom(ofFamily(l.pod(0), addr), 1000)

@@ -9,29 +9,21 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// wires are the kinds of underlay that make a difference to the data plane.
-var wires = []netlab.WireKind{netlab.Super, netlab.MTU}
-
 // pod-a ── host a ──────────── host b ── pod-b
 //
 //	TCP, both ways at once
 func TestTCPCarriesContentBothWays(t *testing.T) {
 	t.Parallel()
-	for _, wire := range wires {
-		t.Run(string(wire), func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Wire: wire}})
-				forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
-					for _, flows := range []int{1, 16} {
-						s := streams{flows: flows, up: 32 << 20, down: 32 << 20}
-						if err := s.run(l.pod(0), l.pod(1), addr); err != nil {
-							t.Errorf("%d flows: %v", flows, err)
-						}
-					}
-				})
-			})
+	forWires(t, labOptions{}, func(t *testing.T, l *lab) {
+		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+			for _, flows := range []int{1, 16} {
+				s := streams{flows: flows, up: 32 << 20, down: 32 << 20}
+				if err := s.run(l.pod(0), l.pod(1), addr); err != nil {
+					t.Errorf("%d flows: %v", flows, err)
+				}
+			}
 		})
-	}
+	})
 }
 
 // pod-a ── host a ──────────── host b ── pod-b
@@ -39,21 +31,16 @@ func TestTCPCarriesContentBothWays(t *testing.T) {
 //	UDP, each datagram sent back by pod-b
 func TestUDPCarriesContentBothWays(t *testing.T) {
 	t.Parallel()
-	for _, wire := range wires {
-		t.Run(string(wire), func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Wire: wire}})
-				forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
-					for _, flows := range []int{1, 16} {
-						d := datagrams{flows: flows, count: 4096 / flows, window: 16, sizes: []int{8, 1400, 1400, 1400, 700, 64}}
-						if err := d.run(l.pod(0), l.pod(1), addr); err != nil {
-							t.Errorf("%d flows: %v", flows, err)
-						}
-					}
-				})
-			})
+	forWires(t, labOptions{}, func(t *testing.T, l *lab) {
+		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+			for _, flows := range []int{1, 16} {
+				d := datagrams{flows: flows, count: 4096 / flows, window: 16, sizes: []int{8, 1400, 1400, 1400, 700, 64}}
+				if err := d.run(l.pod(0), l.pod(1), addr); err != nil {
+					t.Errorf("%d flows: %v", flows, err)
+				}
+			}
 		})
-	}
+	})
 }
 
 // pod-a ── host a ──────────── host b ── pod-b
@@ -61,41 +48,31 @@ func TestUDPCarriesContentBothWays(t *testing.T) {
 //	UDP in 3 to 42 fragments, sent back by pod-b
 func TestFragmentedDatagramsArrive(t *testing.T) {
 	t.Parallel()
-	for _, wire := range wires {
-		t.Run(string(wire), func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Wire: wire}})
-				forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
-					for _, size := range []int{4000, 60000} {
-						d := datagrams{flows: 2, count: 100, window: 2, sizes: []int{size}}
-						if err := d.run(l.pod(0), l.pod(1), addr); err != nil {
-							t.Errorf("%d bytes: %v", size, err)
-						}
-					}
-				})
-			})
+	forWires(t, labOptions{}, func(t *testing.T, l *lab) {
+		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+			for _, size := range []int{4000, 60000} {
+				d := datagrams{flows: 2, count: 100, window: 2, sizes: []int{size}}
+				if err := d.run(l.pod(0), l.pod(1), addr); err != nil {
+					t.Errorf("%d bytes: %v", size, err)
+				}
+			}
 		})
-	}
+	})
 }
 
 // pod-a ── host a ── MTU 9000 ── host b ── pod-b
 func TestTunnelTakesTheMTUOfItsInterface(t *testing.T) {
 	t.Parallel()
-	for _, wire := range wires {
-		t.Run(string(wire), func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Wire: wire, MTU: 9000}})
-				forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
-					if err := ping(l.pod(0), addr, 9000-28); err != nil {
-						t.Error(err)
-					}
-					if err := (streams{flows: 4, up: 32 << 20, down: 32 << 20}).run(l.pod(0), l.pod(1), addr); err != nil {
-						t.Error(err)
-					}
-				})
-			})
+	forWires(t, labOptions{Options: netlab.Options{MTU: 9000}}, func(t *testing.T, l *lab) {
+		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+			if err := ping(l.pod(0), addr, 9000-28); err != nil {
+				t.Error(err)
+			}
+			if err := (streams{flows: 4, up: 32 << 20, down: 32 << 20}).run(l.pod(0), l.pod(1), addr); err != nil {
+				t.Error(err)
+			}
 		})
-	}
+	})
 }
 
 // The order of a flow must not depend on how the work is shared out.
@@ -159,8 +136,7 @@ func TestRepliesDoNotMoveFlowsToAnotherShard(t *testing.T) {
 // host a ──────────── host b ── pod-b
 func TestHostTalksToPodsOfOtherHosts(t *testing.T) {
 	t.Parallel()
-	forEngines(t, func(t *testing.T, e engine) {
-		l := newLab(t, labOptions{engine: e})
+	forEngines(t, labOptions{}, func(t *testing.T, l *lab) {
 		host := &netlab.Pod{NS: l.Hosts[0].NS, Addr: l.Hosts[0].Subnet.Addr(), Addr6: l.Hosts[0].Subnet6.Addr()}
 		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
 			if err := (streams{flows: 2, up: 4 << 20, down: 4 << 20}).run(host, l.pod(1), addr); err != nil {
@@ -177,24 +153,18 @@ const gibibyte = 1 << 30
 
 func TestAGibibyteArrivesUnharmed(t *testing.T) {
 	t.Parallel()
-	for _, wire := range wires {
-		t.Run(string(wire), func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Wire: wire}})
-				s := streams{flows: 1, up: gibibyte}
-				if err := s.run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
-					t.Error(err)
-				}
-			})
-		})
-	}
+	forWires(t, labOptions{}, func(t *testing.T, l *lab) {
+		s := streams{flows: 1, up: gibibyte}
+		if err := s.run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestAGibibyteArrivesUnharmedOverALossyWire(t *testing.T) {
 	t.Parallel()
 	impair := netlab.Impairment{Loss: 0.01, Reorder: 0.01, Corrupt: 0.001, Seed: 1}
-	forEngines(t, func(t *testing.T, e engine) {
-		l := newLab(t, labOptions{engine: e, Options: netlab.Options{Impair: &impair}})
+	forEngines(t, labOptions{Options: netlab.Options{Impair: &impair}}, func(t *testing.T, l *lab) {
 		s := streams{flows: 8, up: gibibyte}
 		if err := s.run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
 			t.Error(err)

@@ -128,8 +128,7 @@ func boundTo(name unix.Sockaddr) int {
 // pod-a ── host a, eth0 without any offload ──── host b ── pod-b
 func TestPodsTalkOverAnInterfaceWithoutOffloads(t *testing.T) {
 	t.Parallel()
-	forEngines(t, func(t *testing.T, e engine) {
-		l := newLab(t, labOptions{engine: e})
+	forEngines(t, labOptions{}, func(t *testing.T, l *lab) {
 		for _, h := range l.Hosts {
 			if err := h.NS.SetFeatures("eth0", map[string]bool{
 				"tx-checksum-ip-generic": false, "tx-scatter-gather": false, "rx-gro": false,

@@ -99,8 +99,7 @@ func (l *lab) moveHost(i int, to netip.Addr) {
 //	MTU 1500 → 1400 → 1500
 func TestNewMTUOfTheUnderlayIsFollowed(t *testing.T) {
 	t.Parallel()
-	forEngines(t, func(t *testing.T, e engine) {
-		l := newLab(t, labOptions{engine: e})
+	forEngines(t, labOptions{}, func(t *testing.T, l *lab) {
 		c := l.talk()
 		for _, mtu := range []int{1400, 1500} {
 			for i, d := range l.daemons {

@@ -36,13 +36,39 @@ var (
 	engines = []engine{offloadEngine, plainEngine, mixedEngine}
 )
 
-// forEngines runs a test as a parallel subtest for each engine.
-func forEngines(t *testing.T, test func(t *testing.T, e engine)) {
-	for _, e := range engines {
-		t.Run(e.name, func(t *testing.T) {
+// forEngines runs a test as a parallel subtest for each engine, in a lab of its
+// own with these options.
+func forEngines(t *testing.T, opts labOptions, test func(t *testing.T, l *lab)) {
+	for _, opts.engine = range engines {
+		opts := opts
+		t.Run(opts.engine.name, func(t *testing.T) {
 			t.Parallel()
-			test(t, e)
+			test(t, newLab(t, opts))
 		})
+	}
+}
+
+// wires are the kinds of underlay that make a difference to the data plane.
+var wires = []netlab.WireKind{netlab.Super, netlab.MTU}
+
+// forWires is forEngines for each kind of wire.
+func forWires(t *testing.T, opts labOptions, test func(t *testing.T, l *lab)) {
+	for _, opts.Wire = range wires {
+		t.Run(string(opts.Wire), func(t *testing.T) { forEngines(t, opts, test) })
+	}
+}
+
+// underlays are the address families that datagrams between hosts can have.
+var underlays = []struct {
+	name string
+	ipv6 bool
+}{{"over ipv4", false}, {"over ipv6", true}}
+
+// forUnderlays is forEngines for each address family of the underlay.
+func forUnderlays(t *testing.T, opts labOptions, test func(t *testing.T, l *lab)) {
+	for _, u := range underlays {
+		opts.ipv6Underlay = u.ipv6
+		t.Run(u.name, func(t *testing.T) { forEngines(t, opts, test) })
 	}
 }
 
@@ -64,12 +90,15 @@ type lab struct {
 	t         testing.TB
 	leaseFile string
 	daemons   []*daemon // of the nodes, which are the first hosts
+
+	engine       engine
+	ipv6Underlay bool // hosts have IPv6 addresses only
 }
 
 // newLab builds a lab and, unless it is to stay idle, starts it.
 func newLab(t testing.TB, opts labOptions) *lab {
 	t.Helper()
-	l := &lab{Topology: netlabtest.New(t, opts.Options), t: t}
+	l := &lab{Topology: netlabtest.New(t, opts.Options), t: t, engine: opts.engine, ipv6Underlay: opts.ipv6Underlay}
 	l.leaseFile = filepath.Join(scratchDir(t), "leases.json")
 	if opts.ipv6Underlay {
 		for _, h := range l.Hosts {
@@ -80,11 +109,11 @@ func newLab(t testing.TB, opts labOptions) *lab {
 		opts.nodes = len(l.Hosts)
 	}
 	l.setLeases(l.leases()[:opts.nodes])
-	if opts.engine.flags == nil {
-		opts.engine = offloadEngine
+	if l.engine.flags == nil {
+		l.engine = offloadEngine
 	}
 	for i, h := range l.Hosts[:opts.nodes] {
-		flags := append([]string(nil), opts.engine.flags[i%len(opts.engine.flags)]...)
+		flags := append([]string(nil), l.engine.flags[i%len(l.engine.flags)]...)
 		l.daemons = append(l.daemons, newDaemon(t, h.NS, l.leaseFile, append(flags, opts.flags...)...))
 	}
 	if !opts.idle {

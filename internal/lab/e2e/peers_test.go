@@ -21,8 +21,7 @@ import (
 // pod-b ── host b ─┴─ host d ── pod-d  10.5.3.2
 func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
 	t.Parallel()
-	forEngines(t, func(t *testing.T, e engine) {
-		l := newLab(t, labOptions{engine: e, nodes: 2, Options: netlab.Options{Hosts: 4}})
+	forEngines(t, labOptions{nodes: 2, Options: netlab.Options{Hosts: 4}}, func(t *testing.T, l *lab) {
 		a, b, c, d := l.Hosts[0], l.Hosts[1], l.Hosts[2], l.Hosts[3]
 		ab := l.leases()[:2]
 		moving := l.leases()[2]
@@ -45,14 +44,14 @@ func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
 
 		l.setLeases(append(ab, moving))
 		l.expectPeers(b.Addr, c.Addr)
-		onC := startDaemon(t, c.NS, l.leaseFile, e.flags[0]...)
+		onC := startDaemon(t, c.NS, l.leaseFile, l.engine.flags[0]...)
 		l.expectAnswer(c.Pods[0], "c")
 
 		onC.stop(syscall.SIGTERM)
 		moving.PublicIP, moving.PublicIPv6 = d.Addr, d.Addr6
 		l.setLeases(append(ab, moving))
 		l.expectPeers(b.Addr, d.Addr)
-		startDaemon(t, d.NS, l.leaseFile, e.flags[0]...)
+		startDaemon(t, d.NS, l.leaseFile, l.engine.flags[0]...)
 		l.expectAnswer(c.Pods[0], "d")
 
 		if err := os.WriteFile(l.leaseFile, []byte("{"), 0o644); err != nil {
@@ -103,8 +102,7 @@ func TestPeerThatCannotBeReachedDoesNotDisturbOthers(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Hosts: 3}})
+			forEngines(t, labOptions{Options: netlab.Options{Hosts: 3}}, func(t *testing.T, l *lab) {
 				cut(t, l)
 				a, b, c := l.pod(0), l.pod(1), l.pod(2)
 				steady := []*steadyFlow{startSteadyFlow(t, a, b, b.Addr), startSteadyFlow(t, b, a, a.Addr6)}

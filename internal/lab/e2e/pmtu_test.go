@@ -29,25 +29,20 @@ func overheadOver(ipv6 bool) int {
 // pod-a ── 1472 ── host a ── 1500 ── host b ── 1472 ── pod-b
 func TestPingFillsTheMTUOfTheTunnelAndNotAByteMore(t *testing.T) {
 	t.Parallel()
-	for _, u := range underlays {
-		t.Run(u.name, func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6})
-				mtu := 1500 - overheadOver(u.ipv6)
-				for i, from := range []*netlab.Pod{l.pod(0), l.pod(1)} {
-					to := l.pod(1 - i)
-					forFamilies(t, to, func(t *testing.T, addr netip.Addr) {
-						if err := ping(from, addr, mtu); err != nil {
-							t.Errorf("%d bytes from %s: %v", mtu, from.NS, err)
-						}
-						if err := ping(from, addr, mtu+1); !errors.Is(err, unix.EMSGSIZE) {
-							t.Errorf("%d bytes from %s: %v, want EMSGSIZE", mtu+1, from.NS, err)
-						}
-					})
+	forUnderlays(t, labOptions{}, func(t *testing.T, l *lab) {
+		mtu := 1500 - overheadOver(l.ipv6Underlay)
+		for i, from := range []*netlab.Pod{l.pod(0), l.pod(1)} {
+			to := l.pod(1 - i)
+			forFamilies(t, to, func(t *testing.T, addr netip.Addr) {
+				if err := ping(from, addr, mtu); err != nil {
+					t.Errorf("%d bytes from %s: %v", mtu, from.NS, err)
+				}
+				if err := ping(from, addr, mtu+1); !errors.Is(err, unix.EMSGSIZE) {
+					t.Errorf("%d bytes from %s: %v, want EMSGSIZE", mtu+1, from.NS, err)
 				}
 			})
-		})
-	}
+		}
+	})
 }
 
 // pod-a ── 1500 ── host a ── 1500 ── host b ── 1500 ── pod-b
@@ -87,6 +82,17 @@ var narrowings = []struct {
 	}},
 }
 
+// forNarrowings is forUnderlays for each of the narrowings, which narrow does.
+func forNarrowings(t *testing.T, test func(t *testing.T, l *lab, narrow func(mtu int))) {
+	for _, n := range narrowings {
+		t.Run(n.name, func(t *testing.T) {
+			forUnderlays(t, labOptions{Options: netlab.Options{Hosts: 3}}, func(t *testing.T, l *lab) {
+				test(t, l, func(mtu int) { n.do(l, mtu) })
+			})
+		})
+	}
+}
+
 // routeToB adds a route for the underlay address of host b on host number from:
 // through a gateway if there is one, of an MTU if that is not 0.
 func (l *lab) routeToB(from int, via netip.Addr, mtu int) {
@@ -114,46 +120,32 @@ func (l *lab) routeToB(from int, via netip.Addr, mtu int) {
 //	(host c)
 func TestPodLearnsThatThePathIsNarrowerThanTheTunnel(t *testing.T) {
 	t.Parallel()
-	const narrow = 1400
-	for _, u := range underlays {
-		for _, n := range narrowings {
-			t.Run(u.name+" "+n.name, func(t *testing.T) {
-				forEngines(t, func(t *testing.T, e engine) {
-					l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6, Options: netlab.Options{Hosts: 3}})
-					n.do(l, narrow)
-					forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
-						l.expectPathMTU(t, addr, narrow-overheadOver(u.ipv6))
-					})
-				})
-			})
-		}
-	}
+	const width = 1400
+	forNarrowings(t, func(t *testing.T, l *lab, narrow func(mtu int)) {
+		narrow(width)
+		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+			l.expectPathMTU(t, addr, width-overheadOver(l.ipv6Underlay))
+		})
+	})
 }
 
 // pod-a ── host a ── 1500, then 1400 ── host b ── pod-b
 func TestTCPGoesOnWhenThePathBecomesNarrower(t *testing.T) {
 	t.Parallel()
-	for _, u := range underlays {
-		for _, n := range narrowings {
-			t.Run(u.name+" "+n.name, func(t *testing.T) {
-				forEngines(t, func(t *testing.T, e engine) {
-					l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6, Options: netlab.Options{Hosts: 3}})
-					results := make(chan error)
-					for _, addr := range []netip.Addr{l.pod(1).Addr, l.pod(1).Addr6} {
-						s := streams{flows: 4, up: 64 << 20, down: 1 << 20}
-						go func() { results <- s.run(l.pod(0), l.pod(1), addr) }()
-					}
-					testkit.Eventually(t, "traffic flows", func() bool { return l.txPackets(0) > 1000 })
-					n.do(l, 1400)
-					for range 2 {
-						if err := <-results; err != nil {
-							t.Error(err)
-						}
-					}
-				})
-			})
+	forNarrowings(t, func(t *testing.T, l *lab, narrow func(mtu int)) {
+		results := make(chan error)
+		for _, addr := range []netip.Addr{l.pod(1).Addr, l.pod(1).Addr6} {
+			s := streams{flows: 4, up: 64 << 20, down: 1 << 20}
+			go func() { results <- s.run(l.pod(0), l.pod(1), addr) }()
 		}
-	}
+		testkit.Eventually(t, "traffic flows", func() bool { return l.txPackets(0) > 1000 })
+		narrow(1400)
+		for range 2 {
+			if err := <-results; err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
 
 // txPackets returns how many packets host number i has sent to its peers.
@@ -167,19 +159,12 @@ func (l *lab) txPackets(i int) (n uint64) {
 // pod-a ── host a ── 1400 ── host b ── pod-b
 func TestPacketThatMayBeFragmentedCrossesANarrowPath(t *testing.T) {
 	t.Parallel()
-	for _, u := range underlays {
-		for _, n := range narrowings {
-			t.Run(u.name+" "+n.name, func(t *testing.T) {
-				forEngines(t, func(t *testing.T, e engine) {
-					l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6, Options: netlab.Options{Hosts: 3}})
-					n.do(l, 1400)
-					if err := l.echoWithout(l.pod(1).Addr, 1400); err != nil {
-						t.Error(err)
-					}
-				})
-			})
+	forNarrowings(t, func(t *testing.T, l *lab, narrow func(mtu int)) {
+		narrow(1400)
+		if err := l.echoWithout(l.pod(1).Addr, 1400); err != nil {
+			t.Error(err)
 		}
-	}
+	})
 }
 
 // echoWithout sends a datagram of size bytes of payload without DF from pod-a
@@ -226,18 +211,13 @@ func (l *lab) echoWithout(addr netip.Addr, size int) error {
 //	             inside: 1272, 1252 over IPv6
 func TestIPv6PodsKeepTheirMinimumMTUOnANarrowPath(t *testing.T) {
 	t.Parallel()
-	for _, u := range underlays {
-		t.Run(u.name, func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6})
-				l.routeToB(0, netip.Addr{}, 1300)
-				l.expectPathMTU(t, l.pod(1).Addr6, 1280)
-				if err := (streams{flows: 2, up: 8 << 20, down: 8 << 20}).run(l.pod(0), l.pod(1), l.pod(1).Addr6); err != nil {
-					t.Errorf("TCP after that: %v", err)
-				}
-			})
-		})
-	}
+	forUnderlays(t, labOptions{}, func(t *testing.T, l *lab) {
+		l.routeToB(0, netip.Addr{}, 1300)
+		l.expectPathMTU(t, l.pod(1).Addr6, 1280)
+		if err := (streams{flows: 2, up: 8 << 20, down: 8 << 20}).run(l.pod(0), l.pod(1), l.pod(1).Addr6); err != nil {
+			t.Errorf("TCP after that: %v", err)
+		}
+	})
 }
 
 // expectPathMTU sends packets that are too big, with DF, from pod-a to addr

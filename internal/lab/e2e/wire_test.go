@@ -13,12 +13,6 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// underlays are the address families that datagrams between hosts can have.
-var underlays = []struct {
-	name string
-	ipv6 bool
-}{{"over ipv4", false}, {"over ipv6", true}}
-
 // oddPackets are packets that a data plane could be tempted to change, from
 // one pod to the other.
 func oddPackets(from, to *netlab.Pod) map[string]packet {
@@ -73,57 +67,47 @@ func oddPackets(from, to *netlab.Pod) map[string]packet {
 //	sent       TTL − 1            TTL − 1   seen
 func TestPacketArrivesAsItWasSentButForTwoHops(t *testing.T) {
 	t.Parallel()
-	for _, u := range underlays {
-		t.Run(u.name, func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6})
-				arrivals := newTap(t, l.pod(1).NS, "eth0")
-				for name, p := range oddPackets(l.pod(0), l.pod(1)) {
-					sent := p.bytes()
-					sendRaw(t, l.pod(0).NS, p.dst, sent)
-					got := arrivals.next(name, func(b []byte) bool { return source(b) == p.src })
-					if want := afterHops(sent, 2); !bytes.Equal(got, want) {
-						t.Errorf("%s: got\n% x\nwant\n% x", name, got, want)
-					}
-				}
-			})
-		})
-	}
+	forUnderlays(t, labOptions{}, func(t *testing.T, l *lab) {
+		arrivals := newTap(t, l.pod(1).NS, "eth0")
+		for name, p := range oddPackets(l.pod(0), l.pod(1)) {
+			sent := p.bytes()
+			sendRaw(t, l.pod(0).NS, p.dst, sent)
+			got := arrivals.next(name, func(b []byte) bool { return source(b) == p.src })
+			if want := afterHops(sent, 2); !bytes.Equal(got, want) {
+				t.Errorf("%s: got\n% x\nwant\n% x", name, got, want)
+			}
+		}
+	})
 }
 
 // pod-a ── host a ────── tap ─ host b ── pod-b
 func TestDatagramIsTheInnerPacketAndNothingElse(t *testing.T) {
 	t.Parallel()
-	for _, u := range underlays {
-		t.Run(u.name, func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, ipv6Underlay: u.ipv6, flags: []string{"--source-ports=off"}})
-				outer := newTap(t, l.Hosts[1].NS, netlab.UnderlayLink)
-				for name, p := range oddPackets(l.pod(0), l.pod(1)) {
-					sendRaw(t, l.pod(0).NS, p.dst, p.bytes())
-					var tos uint8
-					datagram := outer.next(name, func(b []byte) bool {
-						inner, outerTOS, ok := tunnelled(b)
-						tos = outerTOS
-						return ok && source(inner) == p.src
-					})
-					if datagram == nil {
-						continue
-					}
-					inner, _, _ := tunnelled(datagram)
-					if want := afterHops(p.bytes(), 1); !bytes.Equal(inner, want) {
-						t.Errorf("%s: the datagram carries\n% x\nwant\n% x", name, inner, want)
-					}
-					if want := p.tos & ce; tos != want {
-						t.Errorf("%s: outer TOS %#02x, want the inner ECN field alone, %#02x", name, tos, want)
-					}
-					if from := binary.BigEndian.Uint16(datagram[len(datagram)-len(inner)-8:]); from != udpPort {
-						t.Errorf("%s: sent from port %d, stock flannel uses %d", name, from, udpPort)
-					}
-				}
+	forUnderlays(t, labOptions{flags: []string{"--source-ports=off"}}, func(t *testing.T, l *lab) {
+		outer := newTap(t, l.Hosts[1].NS, netlab.UnderlayLink)
+		for name, p := range oddPackets(l.pod(0), l.pod(1)) {
+			sendRaw(t, l.pod(0).NS, p.dst, p.bytes())
+			var tos uint8
+			datagram := outer.next(name, func(b []byte) bool {
+				inner, outerTOS, ok := tunnelled(b)
+				tos = outerTOS
+				return ok && source(inner) == p.src
 			})
-		})
-	}
+			if datagram == nil {
+				continue
+			}
+			inner, _, _ := tunnelled(datagram)
+			if want := afterHops(p.bytes(), 1); !bytes.Equal(inner, want) {
+				t.Errorf("%s: the datagram carries\n% x\nwant\n% x", name, inner, want)
+			}
+			if want := p.tos & ce; tos != want {
+				t.Errorf("%s: outer TOS %#02x, want the inner ECN field alone, %#02x", name, tos, want)
+			}
+			if from := binary.BigEndian.Uint16(datagram[len(datagram)-len(inner)-8:]); from != udpPort {
+				t.Errorf("%s: sent from port %d, stock flannel uses %d", name, from, udpPort)
+			}
+		}
+	})
 }
 
 // What the outer checksum covers on the wire must not hide that the packet was
@@ -132,50 +116,45 @@ func TestDatagramIsTheInnerPacketAndNothingElse(t *testing.T) {
 // pod-a, bad checksums ── host a ──────────── host b ── pod-b
 func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
 	t.Parallel()
-	for _, wire := range wires {
-		t.Run(string(wire), func(t *testing.T) {
-			forEngines(t, func(t *testing.T, e engine) {
-				l := newLab(t, labOptions{engine: e, Options: netlab.Options{Wire: wire}})
-				forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
-					server, err := listenUDP(l.pod(1).NS, netip.AddrPortFrom(addr, 0))
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer server.Close()
-					if err := acquaint(l.pod(0), addr); err != nil {
-						t.Fatal(err)
-					}
-					errs := map[bool]string{true: "UdpInCsumErrors", false: "Udp6InCsumErrors"}[addr.Is4()]
-					before := counters(t, l.pod(1).NS)[errs]
+	forWires(t, labOptions{}, func(t *testing.T, l *lab) {
+		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+			server, err := listenUDP(l.pod(1).NS, netip.AddrPortFrom(addr, 0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer server.Close()
+			if err := acquaint(l.pod(0), addr); err != nil {
+				t.Fatal(err)
+			}
+			errs := map[bool]string{true: "UdpInCsumErrors", false: "Udp6InCsumErrors"}[addr.Is4()]
+			before := counters(t, l.pod(1).NS)[errs]
 
-					const good, bad = 300, 100 // every fourth
-					var packets [][]byte
-					for i := range good + bad {
-						p := udpPacket(netip.AddrPortFrom(ofFamily(l.pod(0), addr), 1000), addrPort(server), binary.BigEndian.AppendUint32(nil, uint32(i)))
-						p.id = uint16(i + 1)
-						if i%4 == 3 {
-							p.payload[8] ^= 0x55 // the first byte behind the UDP header
-						}
-						packets = append(packets, p.bytes())
-					}
-					sendRaw(t, l.pod(0).NS, addr, packets...)
-					for i := range good + bad {
-						if i%4 == 3 {
-							continue
-						}
-						_ = server.SetReadDeadline(time.Now().Add(testkit.Patience))
-						buf := make([]byte, 8)
-						if n, err := server.Read(buf); err != nil || n != 4 || binary.BigEndian.Uint32(buf) != uint32(i) {
-							t.Fatalf("datagram %d: % x, %v", i, buf[:n], err)
-						}
-					}
-					testkit.Eventually(t, "the damaged ones are refused by pod-b's kernel", func() bool {
-						return counters(t, l.pod(1).NS)[errs] == before+bad
-					})
-				})
+			const good, bad = 300, 100 // every fourth
+			var packets [][]byte
+			for i := range good + bad {
+				p := udpPacket(netip.AddrPortFrom(ofFamily(l.pod(0), addr), 1000), addrPort(server), binary.BigEndian.AppendUint32(nil, uint32(i)))
+				p.id = uint16(i + 1)
+				if i%4 == 3 {
+					p.payload[8] ^= 0x55 // the first byte behind the UDP header
+				}
+				packets = append(packets, p.bytes())
+			}
+			sendRaw(t, l.pod(0).NS, addr, packets...)
+			for i := range good + bad {
+				if i%4 == 3 {
+					continue
+				}
+				_ = server.SetReadDeadline(time.Now().Add(testkit.Patience))
+				buf := make([]byte, 8)
+				if n, err := server.Read(buf); err != nil || n != 4 || binary.BigEndian.Uint32(buf) != uint32(i) {
+					t.Fatalf("datagram %d: % x, %v", i, buf[:n], err)
+				}
+			}
+			testkit.Eventually(t, "the damaged ones are refused by pod-b's kernel", func() bool {
+				return counters(t, l.pod(1).NS)[errs] == before+bad
 			})
 		})
-	}
+	})
 }
 
 // IP options stand between what a super-packet shares and what it does not.
@@ -183,8 +162,7 @@ func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
 // pod-a, TCP with IP options ── host a ──────────── host b ── pod-b
 func TestTCPWithIPOptionsArrives(t *testing.T) {
 	t.Parallel()
-	forEngines(t, func(t *testing.T, e engine) {
-		l := newLab(t, labOptions{engine: e})
+	forEngines(t, labOptions{}, func(t *testing.T, l *lab) {
 		listener, err := l.pod(1).NS.Listen("tcp", netip.AddrPortFrom(l.pod(1).Addr, 0).String())
 		if err != nil {
 			t.Fatal(err)
