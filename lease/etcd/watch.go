@@ -97,7 +97,7 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 		}
 		select {
 		case resp, ok := <-leases:
-			if err := w.check(resp, ok); err != nil {
+			if err := w.check(ctx, resp, ok, w.leasesAt); err != nil {
 				return some, err
 			}
 			if err := w.applyLeases(ctx, resp.Events); err != nil {
@@ -105,7 +105,7 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 			}
 			w.leasesAt = reached(w.leasesAt, resp)
 		case resp, ok := <-config:
-			if err := w.check(resp, ok); err != nil {
+			if err := w.check(ctx, resp, ok, w.configAt); err != nil {
 				return some, err
 			}
 			for _, e := range resp.Events {
@@ -132,22 +132,27 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 	}
 }
 
-// check returns why a watch has ended.
-func (w *watcher) check(resp clientv3.WatchResponse, ok bool) error {
+// check returns why a watch that had received all up to a revision has ended.
+//
+// The answer to a new watch has the revision of the member that serves it, at the
+// moment when it was made. That may be behind what the other watch has received
+// since, or what this one has received from another member, so an etcd that looks
+// older is asked again, by a read that all members agree on.
+func (w *watcher) check(ctx context.Context, resp clientv3.WatchResponse, ok bool, at int64) error {
 	if !ok {
 		return errors.New("the watch was closed")
 	}
 	if err := resp.Err(); err != nil {
 		return err
 	}
-	if resp.Created && w.isReplaced(resp.Header) {
-		return errReplaced
+	if h := resp.Header; resp.Created && (h.ClusterId != w.cluster || h.Revision < at) {
+		return w.checkSame(ctx)
 	}
 	return nil
 }
 
-// isReplaced reports whether an answer is from an etcd that does not continue where
-// it was.
+// isReplaced reports whether a linearizable read was answered by an etcd that does
+// not continue where it was.
 func (w *watcher) isReplaced(h *etcdserverpb.ResponseHeader) bool {
 	return h.ClusterId != w.cluster || h.Revision < max(w.leasesAt, w.configAt)
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
@@ -277,5 +278,37 @@ func TestALostLeaseGoesOnceTheNodeHasAnother(t *testing.T) {
 	w.until("10.5.77.0-24 of 192.0.2.1")
 	if l.Subnet.String() != "10.5.77.0/24" || w.losses != 1 {
 		t.Errorf("got %s, %d losses reported", l.Subnet, w.losses)
+	}
+}
+
+// TestAnAnswerWithAnOldRevisionIsNotAReplacedEtcd: the answers to the two watches are
+// read one after the other, while other nodes write, and a member may be behind.
+func TestAnAnswerWithAnOldRevisionIsNotAReplacedEtcd(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, ipv4Only)
+	s := n.store()
+	snap, err := s.read(n.ctx(), retryable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	created := func(cluster uint64, revision int64) clientv3.WatchResponse {
+		return clientv3.WatchResponse{Created: true, Header: &etcdserverpb.ResponseHeader{ClusterId: cluster, Revision: revision}}
+	}
+	w := &watcher{Store: s, cluster: snap.header.ClusterId, leasesAt: snap.revision, configAt: snap.revision - 1}
+	for name, resp := range map[string]clientv3.WatchResponse{
+		"older than what the other watch has received": created(w.cluster, w.configAt),
+		"of a member that is behind":                   created(w.cluster, w.configAt-1),
+	} {
+		if err := w.check(n.ctx(), resp, true, w.configAt); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	w.leasesAt = snap.revision + 1_000_000_000
+	if err := w.check(n.ctx(), created(w.cluster, snap.revision), true, w.leasesAt); !errors.Is(err, errReplaced) {
+		t.Errorf("an etcd that was put back: %v", err)
+	}
+	w.leasesAt, w.cluster = snap.revision, w.cluster+1
+	if err := w.check(n.ctx(), created(w.cluster-1, snap.revision), true, w.leasesAt); !errors.Is(err, errReplaced) {
+		t.Errorf("another cluster: %v", err)
 	}
 }
