@@ -42,7 +42,8 @@ func EncodeAttrs(a Attrs) ([]byte, error) {
 	return b, nil
 }
 
-// DecodeAttrs reads the value of an etcd key. Keys that it does not know are
+// DecodeAttrs reads the value of an etcd key. It refuses addresses at which no node can
+// be reached, such as those of the loopback. Keys that it does not know are
 // ignored; those that flannel or an operator left out are empty in the result.
 func DecodeAttrs(value []byte) (Attrs, error) {
 	var j attrsJSON
@@ -65,6 +66,9 @@ func DecodeAttrs(value []byte) (Attrs, error) {
 		ip, err := netip.ParseAddr(*f.text)
 		if err != nil || ip.BitLen() != f.bits || ip.Zone() != "" {
 			return Attrs{}, fmt.Errorf("decode lease value: %s %q; want an %s address", f.key, *f.text, f.name)
+		}
+		if err := CheckPublic(ip); err != nil {
+			return Attrs{}, fmt.Errorf("decode lease value: %s: %w", f.key, err)
 		}
 		*f.to = ip
 	}

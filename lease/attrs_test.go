@@ -48,7 +48,9 @@ func TestDecodeAttrsTakesWhatOperatorsWrite(t *testing.T) {
 	if err != nil || a.PublicIP.String() != "192.0.2.7" || a.PublicIPv6.IsValid() {
 		t.Errorf("got %+v, %v", a, err)
 	}
-	for _, text := range []string{``, `[]`, `{"PublicIP":7}`, `{"PublicIP":"x"}`, `{"PublicIP":"::1"}`, `{"PublicIPv6":"192.0.2.1"}`, `{"PublicIPv6":"fe80::1%eth0"}`} {
+	for _, text := range []string{``, `[]`, `{"PublicIP":7}`, `{"PublicIP":"x"}`, `{"PublicIP":"::1"}`, `{"PublicIPv6":"192.0.2.1"}`, `{"PublicIPv6":"fe80::1%eth0"}`,
+		`{"PublicIP":"127.0.0.1"}`, `{"PublicIP":"0.0.0.1"}`, `{"PublicIP":"224.0.0.1"}`, `{"PublicIP":"255.255.255.255"}`,
+		`{"PublicIPv6":"::1"}`, `{"PublicIPv6":"::ffff:192.0.2.1"}`, `{"PublicIPv6":"fe80::1"}`, `{"PublicIPv6":"ff02::1"}`} {
 		if a, err := DecodeAttrs([]byte(text)); err == nil {
 			t.Errorf("%s: got %+v, want an error", text, a)
 		}

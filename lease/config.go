@@ -41,6 +41,25 @@ func (c *Config) Networks() []netip.Prefix {
 	return n
 }
 
+// HandsOut reports whether the subnets of l are such as the network gives to a node: of
+// its families, of their lengths and within their bounds.
+func (c *Config) HandsOut(l Lease) bool {
+	for _, f := range []struct {
+		Range
+		subnet netip.Prefix
+	}{{c.IPv4, l.Subnet}, {c.IPv6, l.IPv6Subnet}} {
+		if f.Enabled() != f.subnet.IsValid() || f.Enabled() && !f.HandsOut(f.subnet) {
+			return false
+		}
+	}
+	return true
+}
+
+// HandsOut reports whether p is a subnet of the range.
+func (r Range) HandsOut(p netip.Prefix) bool {
+	return p.Bits() == r.SubnetLen && p == p.Masked() && !p.Addr().Less(r.SubnetMin) && !r.SubnetMax.Less(p.Addr())
+}
+
 // Equal reports whether two configurations mean the same. Backend options are
 // compared as they were written, without white space.
 func (c *Config) Equal(o *Config) bool { return reflect.DeepEqual(c, o) }

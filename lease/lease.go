@@ -97,4 +97,7 @@ type Previous struct {
 	// Addrs are the addresses that the host has. A lease of those subnets under
 	// one of them is this node's, though it is announced under another now.
 	Addrs []netip.Addr
+	// Gateways are next hops of the host's default routes. A new subnet contains
+	// none of Addrs and Gateways, since its route would cut them off.
+	Gateways []netip.Addr
 }

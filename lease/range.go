@@ -81,6 +81,9 @@ func (j rangeJSON) parseNetwork(r *Range) error {
 			fmt.Sprintf("/%d or wider, so that four subnets fit", longest)}
 	}
 	r.Network = n.Masked() // flannel accepts host bits
+	if err := checkNetwork(r.Network); err != nil {
+		return &ConfigError{j.prefix + "Network", string(j.network), fmt.Sprintf("%s that hosts route; %v", want, err)}
+	}
 	return nil
 }
 

@@ -80,8 +80,34 @@ func setConfig(ctx context.Context, s *etcd.Store, text []byte, stdout, stderr i
 	for _, n := range c.Networks() {
 		networks = append(networks, n.String())
 	}
-	_, err = fmt.Fprintf(stdout, "written: network %s, backend %s\n", strings.Join(networks, ", "), c.Backend.Type)
-	return err
+	if _, err = fmt.Fprintf(stdout, "written: network %s, backend %s\n", strings.Join(networks, ", "), c.Backend.Type); err != nil {
+		return err
+	}
+	leases, err := s.Leases(ctx)
+	if err != nil {
+		return fmt.Errorf("config set: the config is written, but the leases that it affects are unknown: %w", err)
+	}
+	warnMisfits(stderr, c, leases)
+	return nil
+}
+
+// warnMisfits says which leases a node does not keep under the config c.
+func warnMisfits(w io.Writer, c *lease.Config, leases []lease.Lease) {
+	var misfits []string
+	for _, l := range leases {
+		if !c.HandsOut(l) {
+			misfits = append(misfits, fmt.Sprintf("%s of %s", subnetText(l), nodeText(l)))
+		}
+	}
+	const most = 3
+	text := strings.Join(misfits[:min(len(misfits), most)], ", ")
+	if len(misfits) > most {
+		text += fmt.Sprintf(" and %d more", len(misfits)-most)
+	}
+	if len(misfits) > 0 {
+		fmt.Fprintf(w, "twill: config set: %d of %d leases do not fit this config (%s): their nodes get other subnets when twilld restarts there\n",
+			len(misfits), len(leases), text)
+	}
 }
 
 func readConfig(name string) ([]byte, error) {

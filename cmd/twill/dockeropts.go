@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/command"
+	"github.com/twillnet/twill/lease"
 )
 
 const aboutDockerOpts = `Writes the options with which Docker uses this node's pod subnet, from the file that
@@ -98,21 +99,22 @@ func splitLetters(args []string) []string {
 	return out
 }
 
-// readVariables reads a file of NAME=VALUE lines; other lines are passed over.
+// readVariables reads the subnet file.
 func readVariables(path string) (map[string]string, error) {
-	text, err := os.ReadFile(path)
+	env := make(map[string]string)
+	err := lease.ReadVariables(path, func(name, value string) error {
+		env[name] = value
+		return nil
+	})
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("docker-opts: %w; check that twilld is ready, or name another file with -f", err)
 	case err != nil:
 		return nil, fmt.Errorf("docker-opts: %w", err)
-	}
-	env := make(map[string]string)
-	for line := range strings.Lines(string(text)) {
-		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
-		if ok && variableName.MatchString(name) {
-			env[name] = strings.Trim(value, `"'`)
-		}
+	case env["FLANNEL_SUBNET"] == "" && env["FLANNEL_IPV6_SUBNET"] != "":
+		return nil, fmt.Errorf("docker-opts: %s: this node has an IPv6 subnet only, and Docker's bridge takes its addresses from an IPv4 subnet (--bip); set EnableIPv4 and Network in the network config", path)
+	case env["FLANNEL_SUBNET"] == "":
+		return nil, fmt.Errorf("docker-opts: %s: FLANNEL_SUBNET is missing, so Docker would choose a network of its own; check that twilld is ready, or name another file with -f", path)
 	}
 	return env, nil
 }
@@ -131,12 +133,11 @@ func (o *dockerOpts) text(env map[string]string, environ []string) ([]byte, erro
 			combined = value + " "
 		}
 	}
-	if v := env["FLANNEL_SUBNET"]; v != "" {
-		if p, err := netip.ParsePrefix(v); err != nil || !p.Addr().Is4() {
-			return nil, fmt.Errorf("FLANNEL_SUBNET %q: want an IPv4 address with a prefix length", v)
-		}
-		opts["DOCKER_OPT_BIP"] = "--bip=" + v
+	bip := env["FLANNEL_SUBNET"]
+	if p, err := netip.ParsePrefix(bip); err != nil || !p.Addr().Is4() {
+		return nil, fmt.Errorf("FLANNEL_SUBNET %q: want an IPv4 address with a prefix length", bip)
 	}
+	opts["DOCKER_OPT_BIP"] = "--bip=" + bip
 	if v := env["FLANNEL_MTU"]; v != "" {
 		if n, err := strconv.Atoi(v); err != nil || n <= 0 {
 			return nil, fmt.Errorf("FLANNEL_MTU %q: want a number of bytes", v)
@@ -171,11 +172,8 @@ func quoteVariable(value string) string {
 }
 
 // checkRoutes says if the pod subnet is routed elsewhere: Docker would not make
-// its bridge then. subnet is empty or valid.
+// its bridge then. subnet is valid.
 func checkRoutes(subnet string) error {
-	if subnet == "" {
-		return nil
-	}
 	p := netip.MustParsePrefix(subnet).Masked()
 	dst := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: dst}, netlink.RT_FILTER_DST)

@@ -63,8 +63,6 @@ func TestDockerOptionsAreFlannelsToTheLetter(t *testing.T) {
 			bip + ipmasq + `DOCKER_OPT_LOG="--log-level=warn"` + "\n" + mtu +
 				`DOCKER_OPTS="--debug  --bip=10.5.1.1/24 --ip-masq=false --log-level=warn --mtu=1450"` + "\n"},
 		{"subnet only", "FLANNEL_SUBNET=10.5.1.1/24\n", nil, nil, bip + `DOCKER_OPTS=" --bip=10.5.1.1/24"` + "\n"},
-		{"IPv6 only", "FLANNEL_IPV6_SUBNET=fd00::1/64\nFLANNEL_MTU=1450\n", []string{"-c"}, nil, `DOCKER_OPTS=" --mtu=1450"` + "\n"},
-		{"nothing", "", nil, nil, `DOCKER_OPTS=""` + "\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, e := range tt.environ {
@@ -95,14 +93,19 @@ func TestDockerOptionsOfTheEnvironmentReachTheShellAsTheyAre(t *testing.T) {
 	}
 }
 
+// TestWrongSubnetFileWritesNoDockerOptions: without a subnet Docker would start with a
+// network of its own, and no container would reach another node.
 func TestWrongSubnetFileWritesNoDockerOptions(t *testing.T) {
 	for env, want := range map[string]string{
-		"FLANNEL_IPMASQ=maybe\n":                     `FLANNEL_IPMASQ "maybe": want true or false`,
-		"FLANNEL_SUBNET=10.5.1.1\n":                  `FLANNEL_SUBNET "10.5.1.1": want an IPv4 address`,
-		"FLANNEL_SUBNET=fd00::1/64\n":                `FLANNEL_SUBNET "fd00::1/64": want an IPv4 address`,
-		"FLANNEL_SUBNET=10.5.1.1/24 --privileged\n":  "want an IPv4 address",
-		"FLANNEL_MTU=many\n":                         `FLANNEL_MTU "many": want a number of bytes`,
-		"FLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=-1": `FLANNEL_MTU "-1"`,
+		"":                                    "FLANNEL_SUBNET is missing, so Docker would choose a network of its own",
+		"FLANNEL_SUBNET=\nFLANNEL_MTU=1450\n": "FLANNEL_SUBNET is missing",
+		"FLANNEL_IPV6_SUBNET=fd00::1/64\nFLANNEL_MTU=1450\n": "this node has an IPv6 subnet only",
+		"FLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_IPMASQ=maybe\n": `FLANNEL_IPMASQ "maybe": want true or false`,
+		"FLANNEL_SUBNET=10.5.1.1\n":                          `FLANNEL_SUBNET "10.5.1.1": want an IPv4 address`,
+		"FLANNEL_SUBNET=fd00::1/64\n":                        `FLANNEL_SUBNET "fd00::1/64": want an IPv4 address`,
+		"FLANNEL_SUBNET=10.5.1.1/24 --privileged\n":          "want an IPv4 address",
+		"FLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=many\n":     `FLANNEL_MTU "many": want a number of bytes`,
+		"FLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=-1":         `FLANNEL_MTU "-1"`,
 	} {
 		if _, _, err := dockerOptions(t, env); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", env, err, want)

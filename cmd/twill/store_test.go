@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -157,6 +158,8 @@ func TestOnlyAConfigThatNodesCanUseIsSet(t *testing.T) {
 		`{`: "line 1, column 2",
 		`{"Network": "10.5.0.0/16", "SubnetLen": 31}`:                                   "SubnetLen 31: want a whole number from 18 to 30",
 		`{"Backend": {"Type": "udp"}}`:                                                  "Network is missing",
+		`{"Network": "127.0.0.0/8"}`:                                                    "127.0.0.0/8 is the loopback",
+		`{"Network": "224.0.0.0/4"}`:                                                    "224.0.0.0/4 is multicast",
 		`{"Network": "10.5.0.0/16", "Backend": {"Type": "udp", "Port": "many"}}`:        "Backend.Port",
 		`{"Network": "10.5.0.0/16", "Backend": {"Type": "ipsec", "PSK": "very quiet"}}`: `backend type "ipsec" is not supported`,
 	} {
@@ -165,6 +168,26 @@ func TestOnlyAConfigThatNodesCanUseIsSet(t *testing.T) {
 	}
 	o.refuses("nowhere.json", "config", "set", "/nonexistent/nowhere.json")
 	o.prints(someConfig+"\n", "config", "get")
+}
+
+// TestLeasesThatNoLongerFitAChangedConfigAreCounted: nodes keep them until they restart.
+func TestLeasesThatNoLongerFitAChangedConfigAreCounted(t *testing.T) {
+	o := newOperator(t)
+	o.prints("written: network 10.5.0.0/16, backend udp\n", "config", "set", o.file(someConfig))
+	for i := range 5 {
+		o.acquire(fmt.Sprintf("192.0.2.%d", i+1), fmt.Sprintf("10.5.%d.0/24", i+1))
+	}
+	for config, want := range map[string]string{
+		`{"Network": "10.5.0.0/16", "SubnetLen": 25}`:         "5 of 5 leases do not fit this config (10.5.1.0/24 of 192.0.2.1, 10.5.2.0/24 of 192.0.2.2, 10.5.3.0/24 of 192.0.2.3 and 2 more): their nodes get other subnets when twilld restarts there",
+		`{"Network": "10.5.0.0/16", "SubnetMin": "10.5.5.0"}`: "4 of 5 leases do not fit",
+		`{"Network": "10.5.0.0/16", "SubnetMax": "10.5.4.0"}`: "1 of 5 leases do not fit this config (10.5.5.0/24 of 192.0.2.5)",
+		`{"Network": "10.6.0.0/16"}`:                          "5 of 5 leases do not fit",
+	} {
+		if _, log, err := o.twill("config", "set", o.file(config)); err != nil || !strings.Contains(log, want) {
+			t.Errorf("%s: got %q, %v; want %q", config, log, err, want)
+		}
+	}
+	o.prints("written: network 10.5.0.0/16, backend vxlan\n", "config", "set", o.file(`{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}`))
 }
 
 func TestMisspeltKeyIsWrittenWithAWarning(t *testing.T) {

@@ -57,6 +57,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		stay:         underlay.Stay,
 		links:        watchLinks,
 		addrs:        hostAddrs,
+		gateways:     hostGateways,
 		probes:       backend.Probe,
 		macs:         backend.Settings.ReadMACs,
 	}
@@ -77,13 +78,13 @@ type daemon struct {
 	watchdog     time.Duration // how often the service manager wants a sign of life; 0: never
 
 	// What tests replace.
-	choose func(underlay.Options) (underlay.Interface, error)
-	stay   func(underlay.Interface, underlay.Options) (underlay.Interface, error)
-	links  func() (changes <-chan struct{}, end func(), err error)
-	open   func(node) (dataPlane, error)
-	addrs  func() ([]netip.Addr, error)
-	probes backend.Probes
-	macs   func(backend.Settings, backend.Choice) (backend.MACs, error)
+	choose          func(underlay.Options) (underlay.Interface, error)
+	stay            func(underlay.Interface, underlay.Options) (underlay.Interface, error)
+	links           func() (changes <-chan struct{}, end func(), err error)
+	open            func(node) (dataPlane, error)
+	addrs, gateways func() ([]netip.Addr, error)
+	probes          backend.Probes
+	macs            func(backend.Settings, backend.Choice) (backend.MACs, error)
 }
 
 // runUntilSignal runs until SIGTERM, SIGINT or the end of ctx, or until

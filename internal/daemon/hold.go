@@ -63,6 +63,8 @@ type holder struct {
 	margin time.Duration // a lease is renewed this long before it expires
 	onLost onLost
 	log    *slog.Logger
+	// previous returns what is known of the host when it asks for another lease.
+	previous func() lease.Previous
 
 	moved   int           // how often move was called
 	moves   chan move     // holds the last one
@@ -95,6 +97,7 @@ func newHolder(store lease.Store, margin time.Duration, onLost onLost, log *slog
 		store: store, margin: margin, onLost: onLost, log: log,
 		moves: make(chan move, 1), nudges: make(chan struct{}, 1), results: make(chan result),
 		shortest: shortestLease, retry: firstRetry, look: lookAtClock, now: time.Now,
+		previous: func() lease.Previous { return lease.Previous{} },
 	}
 }
 
@@ -236,7 +239,9 @@ func (k *tenure) try(ctx context.Context) error {
 			}
 		}
 	}
-	l, err := k.store.Acquire(ctx, wanted.Attrs, lease.Previous{Subnet: k.own.Subnet, IPv6Subnet: k.own.IPv6Subnet})
+	prev := k.previous()
+	prev.Subnet, prev.IPv6Subnet = k.own.Subnet, k.own.IPv6Subnet
+	l, err := k.store.Acquire(ctx, wanted.Attrs, prev)
 	if err != nil {
 		return err
 	}

@@ -3,10 +3,13 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
@@ -169,6 +172,9 @@ func (d *daemon) previous() lease.Previous {
 	if prev.Addrs, err = d.addrs(); err != nil {
 		d.log.Warn("addresses of this host not read", logging.KeyError, err)
 	}
+	if prev.Gateways, err = d.gateways(); err != nil {
+		d.log.Warn("cannot read gateways of this host", logging.KeyError, err)
+	}
 	return prev
 }
 
@@ -183,6 +189,30 @@ func hostAddrs() ([]netip.Addr, error) {
 	for _, a := range found {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {
 			all = append(all, p.Addr())
+		}
+	}
+	return all, nil
+}
+
+// hostGateways returns the next hops of the default routes in the network namespace
+// of the calling thread.
+func hostGateways() ([]netip.Addr, error) {
+	var all []netip.Addr
+	add := func(ip net.IP) {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			all = append(all, a.Unmap())
+		}
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_DST)
+		if err != nil {
+			return nil, fmt.Errorf("list default routes: %w", err)
+		}
+		for _, r := range routes {
+			add(r.Gw)
+			for _, hop := range r.MultiPath {
+				add(hop.Gw)
+			}
 		}
 	}
 	return all, nil

@@ -87,8 +87,9 @@ func newRig(t *testing.T) *rig {
 			VXLAN: func(int) error { return errors.New("no VXLAN in a test") },
 			UDP:   func() error { return nil },
 		},
-		addrs: func() ([]netip.Addr, error) { return []netip.Addr{eth0.IPv4}, nil },
-		macs:  func(backend.Settings, backend.Choice) (backend.MACs, error) { return backend.MACs{}, nil },
+		addrs:    func() ([]netip.Addr, error) { return []netip.Addr{eth0.IPv4}, nil },
+		gateways: func() ([]netip.Addr, error) { return nil, nil },
+		macs:     func(backend.Settings, backend.Choice) (backend.MACs, error) { return backend.MACs{}, nil },
 	}
 	h.write(t, twoNodes)
 	return h

@@ -65,6 +65,7 @@ func (d *daemon) newSession(store lease.Store, writable bool) *session {
 		retry:  time.NewTimer(retryAfter),
 		shown:  shown{"source": ""},
 	}
+	s.holder.previous = d.previous
 	s.due.Stop()
 	s.retry.Stop()
 	return s

@@ -28,6 +28,11 @@ const longestConflict = time.Second
 // error that wraps lease.ErrNoLease if all subnets are taken.
 func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous) (*lease.Lease, error) {
 	const op = "acquire a lease"
+	for _, ip := range addrs(a) {
+		if err := lease.CheckPublic(ip); err != nil {
+			return nil, fmt.Errorf("%s: %w: %w; choose another interface with --iface, or its address with --public-ip", op, lease.ErrNoLease, err)
+		}
+	}
 	if len(addrs(a)) == 0 {
 		return nil, fmt.Errorf("%s: %w: this node has no public address to be known by; choose an interface that has one with --iface", op, lease.ErrNoLease)
 	}
@@ -71,7 +76,7 @@ func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lea
 	c := t.snap.config.parsed
 	var misfits []entry
 	for _, e := range t.owned(prev) {
-		if fits(c, e.Subnet, e.IPv6Subnet) {
+		if c.HandsOut(e.Lease) {
 			return t.adopt(ctx, e)
 		}
 		if e.reserved() {
@@ -81,7 +86,7 @@ func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lea
 		}
 		misfits = append(misfits, e)
 	}
-	l, err := choose(c, t.snap.taken(), prev, among)
+	l, err := choose(c, append(t.snap.taken(), t.unroutable(prev)...), prev, among)
 	if err != nil {
 		return nil, t.full(err)
 	}
@@ -105,6 +110,40 @@ func (t *taking) owned(prev lease.Previous) []entry {
 		}
 	}
 	return own
+}
+
+// unroutable are the addresses that must stay reachable, each as a prefix: a subnet
+// that contains one becomes a route that swallows it. They are those of this host and
+// its gateways, of etcd, and of all nodes. An address in the subnets that the host had
+// is one of its bridge or its tunnel.
+func (t *taking) unroutable(prev lease.Previous) []netip.Prefix {
+	all := slices.Concat(addrs(t.attrs), prev.Gateways, t.endpointAddrs())
+	for _, a := range prev.Addrs {
+		if !prev.Subnet.Contains(a) && !prev.IPv6Subnet.Contains(a) {
+			all = append(all, a)
+		}
+	}
+	for _, e := range t.snap.entries {
+		all = append(all, addrs(e.Attrs)...)
+	}
+	prefixes := make([]netip.Prefix, len(all))
+	for i, a := range all {
+		prefixes[i] = netip.PrefixFrom(a, a.BitLen())
+	}
+	return prefixes
+}
+
+// endpointAddrs are those of the endpoints that are not names.
+func (s *Store) endpointAddrs() []netip.Addr {
+	var all []netip.Addr
+	for _, e := range s.endpoints {
+		if u, err := parseEndpoint(e); err == nil {
+			if a, err := netip.ParseAddr(u.Hostname()); err == nil {
+				all = append(all, a.Unmap())
+			}
+		}
+	}
+	return all
 }
 
 // isHere reports whether all addresses of a are among those of the host.

@@ -349,3 +349,79 @@ func TestKeysStandUnderThePrefixHoweverItEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestNoNodeGetsASubnetThatSwallowsAnAddressItNeeds: the route of such a subnet would
+// lead to the node's own pods.
+func TestNoNodeGetsASubnetThatSwallowsAnAddressItNeeds(t *testing.T) {
+	addr := netip.MustParseAddr
+	// Subnets 1 to 3; 3 is free.
+	const config = `{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.3.0"}`
+	for _, tt := range []struct {
+		name  string
+		attrs lease.Attrs
+		prev  lease.Previous
+		put   map[string]string
+	}{
+		{"its gateways", node(1), lease.Previous{Gateways: []netip.Addr{addr("10.5.1.1"), addr("10.5.2.254")}}, nil},
+		{"its own addresses", lease.Attrs{PublicIP: addr("10.5.1.11")}, lease.Previous{Addrs: []netip.Addr{addr("10.5.1.11"), addr("10.5.2.7")}}, nil},
+		{"those of other nodes", lease.Attrs{PublicIP: addr("10.5.1.11")}, lease.Previous{},
+			map[string]string{"subnets/10.5.9.0-24": `{"PublicIP":"10.5.2.12"}`}},
+		{"a previous subnet that has them", node(1),
+			lease.Previous{Subnet: netip.MustParsePrefix("10.5.1.0/24"), Gateways: []netip.Addr{addr("10.5.1.1"), addr("10.5.2.1")}}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := newNetwork(t, config)
+			for key, value := range tt.put {
+				n.put(key, value)
+			}
+			l, err := n.store().Acquire(n.ctx(), tt.attrs, tt.prev)
+			if err != nil || l.Subnet.String() != "10.5.3.0/24" {
+				t.Errorf("got %v, %v, want 10.5.3.0/24", l, err)
+			}
+		})
+	}
+	t.Run("those of etcd", func(t *testing.T) {
+		s := newNetwork(t, config).store(func(o *Options) { o.Endpoints = append(o.Endpoints, "http://10.5.2.9:2379") })
+		if got := s.endpointAddrs(); !slices.Contains(got, addr("10.5.2.9")) {
+			t.Errorf("got %v", got)
+		}
+	})
+	// The bridge and the tunnel of a node that restarts have addresses of its subnet.
+	t.Run("but its own subnet is kept", func(t *testing.T) {
+		n := newNetwork(t, config)
+		prev := previous("10.5.2.0/24")
+		prev.Addrs = []netip.Addr{addr("10.5.2.0"), addr("10.5.2.1")}
+		if l, err := n.store().Acquire(n.ctx(), node(1), prev); err != nil || l.Subnet != prev.Subnet {
+			t.Errorf("got %v, %v, want %v", l, err, prev.Subnet)
+		}
+	})
+}
+
+func TestANodeNeedsAnAddressThatOthersCanReach(t *testing.T) {
+	n := newNetwork(t, ipv4Only)
+	for _, a := range []string{"127.0.0.1", "224.0.0.1", "255.255.255.255"} {
+		_, err := n.store().Acquire(n.ctx(), lease.Attrs{PublicIP: netip.MustParseAddr(a)}, lease.Previous{})
+		if !errors.Is(err, lease.ErrNoLease) || !strings.Contains(err.Error(), a+" is ") || !strings.Contains(err.Error(), "--public-ip") {
+			t.Errorf("%s: got %v", a, err)
+		}
+	}
+}
+
+// TestALeaseAtAnAddressOfNoNodeIsNoPeer: what an operator or a broken node has written
+// would send packets to this host itself, or to all.
+func TestALeaseAtAnAddressOfNoNodeIsNoPeer(t *testing.T) {
+	n := newNetwork(t, ipv4Only)
+	n.put("subnets/10.5.1.0-24", `{"PublicIP":"127.0.0.1"}`)
+	n.put("subnets/10.5.2.0-24", `{"PublicIP":"255.255.255.255","BackendType":"host-gw"}`)
+	n.put("subnets/10.5.3.0-24", `{"PublicIP":"224.0.0.1"}`)
+	n.put("subnets/10.5.4.0-24", value(4))
+	w := n.watch(n.store())
+	w.snapshot()
+	w.until("10.5.4.0-24 of 192.0.2.4")
+	n.put("subnets/10.5.5.0-24", `{"PublicIP":"127.0.0.1"}`)
+	n.put("subnets/10.5.6.0-24", value(6))
+	w.until("10.5.4.0-24 of 192.0.2.4", "10.5.6.0-24 of 192.0.2.6")
+	if lines := n.log.Lines("cannot read lease in etcd"); len(lines) < 4 {
+		t.Errorf("logged: %q", lines)
+	}
+}

@@ -8,19 +8,6 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// fits reports whether the network hands out these subnets: of its families, of its
-// length and within its bounds.
-func fits(c *lease.Config, subnet, ipv6Subnet netip.Prefix) bool {
-	return fitsRange(c.IPv4, subnet) && fitsRange(c.IPv6, ipv6Subnet)
-}
-
-func fitsRange(r lease.Range, p netip.Prefix) bool {
-	if !r.Enabled() || !p.IsValid() {
-		return r.Enabled() == p.IsValid()
-	}
-	return p.Bits() == r.SubnetLen && p == p.Masked() && !p.Addr().Less(r.SubnetMin) && !r.SubnetMax.Less(p.Addr())
-}
-
 // firstFree is how many free subnets flannel looks at before it takes one of
 // them at random.
 const firstFree = 100
@@ -40,7 +27,7 @@ func choose(c *lease.Config, taken []netip.Prefix, prev lease.Previous, among in
 			continue
 		}
 		used := newUsed(f.Range, taken)
-		if f.prev.IsValid() && fitsRange(f.Range, f.prev) && !used.overlaps(f.prev) {
+		if f.prev.IsValid() && f.Range.HandsOut(f.prev) && !used.overlaps(f.prev) {
 			*f.to = f.prev
 			continue
 		}

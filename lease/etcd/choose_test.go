@@ -82,7 +82,7 @@ func TestChosenSubnetsOverlapNone(t *testing.T) {
 			if err != nil {
 				break
 			}
-			if !fits(c, l.Subnet, l.IPv6Subnet) || slices.ContainsFunc(taken, l.Subnet.Overlaps) {
+			if !c.HandsOut(l) || slices.ContainsFunc(taken, l.Subnet.Overlaps) {
 				t.Fatalf("got %s beside %v", l.Subnet, taken)
 			}
 			taken = append(taken, l.Subnet)

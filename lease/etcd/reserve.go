@@ -28,7 +28,7 @@ func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error
 		if err := s.configError(c); err != nil {
 			return nil, err
 		}
-		if !fits(c.parsed, l.Subnet, l.IPv6Subnet) {
+		if !c.parsed.HandsOut(l) {
 			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("the network hands out %s", handsOut(c.parsed))}
 		}
 		e, taken := snap.overlapping(l)

@@ -103,9 +103,11 @@ func (p *parser) addr(i int, n entry, key string, to *netip.Addr) {
 	switch a, err := netip.ParseAddr(s); {
 	case err != nil || a.BitLen() != bits || a.Is4In6() || a.Zone() != "":
 		p.fault(m.offset, "Leases[%d].%s %s: want %s", i, key, m.value, want)
-	case a.IsUnspecified() || a.IsMulticast() || bits == 128 && a.IsLinkLocalUnicast():
-		p.fault(m.offset, "Leases[%d].%s %s is not an address at which other nodes can reach this one", i, key, m.value)
 	default:
+		if err := lease.CheckPublic(a); err != nil {
+			p.fault(m.offset, "Leases[%d].%s: %v", i, key, err)
+			return
+		}
 		*to = a
 	}
 }

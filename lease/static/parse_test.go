@@ -106,8 +106,10 @@ func TestFaultsAreNamed(t *testing.T) {
 
 		{"host name", `"192.0.2.2"`, `"node-2"`, `lease file leases.json:8: Leases[1].PublicIP "node-2": want an IPv4 address such as "192.0.2.1"`},
 		{"zone", `"2001:db8::3"`, `"fe80::3%eth0"`, `lease file leases.json:9: Leases[2].PublicIPv6 "fe80::3%eth0": want an IPv6 address such as "2001:db8::1"`},
-		{"link-local", `"2001:db8::3"`, `"fe80::3"`, `lease file leases.json:9: Leases[2].PublicIPv6 "fe80::3" is not an address at which other nodes can reach this one`},
-		{"multicast", `"192.0.2.2"`, `"224.0.0.1"`, `lease file leases.json:8: Leases[1].PublicIP "224.0.0.1" is not an address at which other nodes can reach this one`},
+		{"link-local", `"2001:db8::3"`, `"fe80::3"`, `lease file leases.json:9: Leases[2].PublicIPv6: fe80::3 is link-local, so other nodes cannot reach it`},
+		{"multicast", `"192.0.2.2"`, `"224.0.0.1"`, `lease file leases.json:8: Leases[1].PublicIP: 224.0.0.1 is multicast, so other nodes cannot reach it`},
+		{"loopback", `"192.0.2.2"`, `"127.0.0.1"`, `lease file leases.json:8: Leases[1].PublicIP: 127.0.0.1 is the loopback, so other nodes cannot reach it`},
+		{"broadcast", `"192.0.2.2"`, `"255.255.255.255"`, `lease file leases.json:8: Leases[1].PublicIP: 255.255.255.255 is broadcast, so other nodes cannot reach it`},
 		{"one address", `"192.0.2.2"`, `"192.0.2.1"`, `lease file leases.json:8: Leases[1].PublicIP "192.0.2.1" is taken by Leases[0].PublicIP "192.0.2.1" (line 7)`},
 		{"backend type", `"VXLAN"`, `7`, `lease file leases.json:8: Leases[1].BackendType 7: want a string such as "udp"`},
 	} {
