@@ -69,9 +69,26 @@ func fold(acc uint64) uint16 {
 	return uint16(acc)
 }
 
+// without takes the 16-bit words at the beginning of each field out of the sum
+// acc, by adding their complements.
+func without(acc uint64, fields ...[]byte) uint64 {
+	s := uint64(fold(acc))
+	for _, f := range fields {
+		s += uint64(^binary.BigEndian.Uint16(f))
+	}
+	return s
+}
+
+// equalSums reports whether two accumulators have the same value. Ones' complement
+// has two zeros.
+func equalSums(a, b uint64) bool {
+	x, y := fold(a), fold(b)
+	return x == y || x%0xffff == 0 && y%0xffff == 0
+}
+
 // pseudoSum returns the sum of the pseudo header (RFC 9293 §3.1, RFC 8200
-// §8.1) of a packet with the IP header ip and n bytes of transport header and
-// payload.
+// §8.1) of a packet with the IP header ip, whose destination is the final one, and
+// n bytes of transport header and payload.
 func pseudoSum(ip []byte, proto uint8, n int) uint64 {
 	acc := uint64(proto) + uint64(n)
 	if ip[0]>>4 == 4 {
@@ -112,8 +129,15 @@ func checksumsValid(b []byte, ipLen int, proto uint8) bool {
 // complete checksum one in 65,536 looks the same; to finish it then does no harm
 // to a packet that is right, and the chance that one that is damaged passes is
 // that of the checksum itself.
+//
+// A datagram shorter than its IP packet (RFC 9868) is not one, since the checksum
+// does not cover the rest; nor is a packet on a source route, whose pseudo header
+// has another destination than its IP header.
 func PartialChecksum(b []byte, h *Header) bool {
-	if h.Fragment || transportLen(b, h.IPLen, h.Proto) == 0 {
+	if h.Fragment || transportLen(b, h.IPLen, h.Proto) == 0 || sourceRouted(b, h) {
+		return false
+	}
+	if h.Proto == protoUDP && int(binary.BigEndian.Uint16(b[h.IPLen+udpLength:])) != len(b)-h.IPLen {
 		return false
 	}
 	at := h.IPLen + ChecksumOffset(h.Proto)

@@ -15,6 +15,9 @@ const (
 	// maxOpenRuns is how many flows may be interleaved in a batch and still
 	// be coalesced. It bounds the search for a packet's run.
 	maxOpenRuns = 16
+	// maxRunHeader is the longest header of a run: IPv6 without extension
+	// headers, and TCP with all its options.
+	maxRunHeader = ipv6HeaderLen + 60
 )
 
 // Run is a packet to be written to the device: one as it arrived, or a
@@ -78,7 +81,7 @@ func NewCoalescer(n int, tcp, udp bool) *Coalescer {
 		runs:  make([]Run, 0, n),
 		open:  make([]int32, 0, maxOpenRuns),
 		parts: make([]part, 0, n),
-		slab:  make([]byte, 0, n/2*MaxHeader/2),
+		slab:  make([]byte, 0, n/2*maxRunHeader),
 	}
 }
 

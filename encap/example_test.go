@@ -17,6 +17,11 @@ func superPacket(n int) []byte {
 	copy(b[12:], []byte{10, 5, 1, 9, 10, 5, 2, 9})
 	copy(b[20:], []byte{0x9c, 0x40, 0x1b, 0x58}) // ports 40000 and 7000
 	binary.BigEndian.PutUint16(b[24:], uint16(8+n))
+	sum := 17 + 8 + n // of the pseudo header (RFC 768)
+	for i := 12; i < 20; i += 2 {
+		sum += int(binary.BigEndian.Uint16(b[i:]))
+	}
+	binary.BigEndian.PutUint16(b[26:], uint16(sum>>16+sum&0xffff))
 	return b
 }
 

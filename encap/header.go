@@ -47,6 +47,14 @@ const (
 	ipv4OffsetMask    = 0x1fff
 )
 
+// IPv4 options, RFC 791 §3.1.
+const (
+	ipv4OptEnd  = 0
+	ipv4OptNop  = 1
+	ipv4OptLSRR = 131 // loose source and record route
+	ipv4OptSSRR = 137 // strict source and record route
+)
+
 // IP protocol numbers that this package treats specially.
 const (
 	protoHopByHop = 0
@@ -124,6 +132,31 @@ func Parse(b []byte, h *Header) bool {
 // Parse described in h: IPv4 with DF set, and all of IPv6.
 func (h *Header) DontFragment(b []byte) bool {
 	return h.Version == 6 || binary.BigEndian.Uint16(b[ipv4Frag:])&ipv4DontFragment != 0
+}
+
+// sourceRouted reports whether the IPv4 packet b, which h describes, has a source
+// route (RFC 791 §3.1): its destination may then not be the final one.
+func sourceRouted(b []byte, h *Header) bool {
+	if h.Version != 4 {
+		return false
+	}
+	for opts := b[ipv4HeaderLen:h.IPLen]; len(opts) > 0; {
+		n := 1
+		switch opts[0] {
+		case ipv4OptEnd:
+			return false
+		case ipv4OptNop:
+		case ipv4OptLSRR, ipv4OptSSRR:
+			return true
+		default:
+			if len(opts) < 2 || opts[1] < 2 || int(opts[1]) > len(opts) {
+				return true // malformed; nothing relies on what may follow
+			}
+			n = int(opts[1])
+		}
+		opts = opts[n:]
+	}
+	return false
 }
 
 // transportLen returns the length of the transport header at b[ipLen:], or 0

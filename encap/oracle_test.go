@@ -44,7 +44,12 @@ var (
 	hopByHop   = extHeader{0, []byte{0, 1, 4, 0, 0, 0, 0}}                    // RFC 8200 §4.3, one PadN
 	destOpts16 = extHeader{60, append([]byte{1, 1, 12}, make([]byte, 12)...)} // RFC 8200 §4.6
 	authHeader = extHeader{51, append([]byte{4}, make([]byte, 22)...)}        // RFC 4302 §2
-	timestamps = []byte{1, 1, 8, 10, 0, 0, 1, 0, 0, 0, 2, 0}                  // RFC 7323 §3.2
+	// segmentRouting leads by way of the header's destination to host 9
+	// (RFC 8754 §2): one segment is left of two, the last comes first.
+	segmentRouting = extHeader{43, slices.Concat([]byte{4, 4, 1, 1, 0, 0, 0}, packet{v6: true}.addr(9), packet{v6: true}.addr(2))}
+	// sourceRoute does the same (RFC 791 §3.1): one address, not reached yet.
+	sourceRoute = slices.Concat([]byte{131, 7, 4}, packet{}.addr(9), []byte{0})
+	timestamps  = []byte{1, 1, 8, 10, 0, 0, 1, 0, 0, 0, 2, 0} // RFC 7323 §3.2
 )
 
 func tcp4(n int) packet {
@@ -161,9 +166,37 @@ func refSum(parts ...[]byte) uint16 {
 // IP headers.
 func refPseudo(b []byte, proto uint8, n int) []byte {
 	if b[0]>>4 == 4 {
-		return append(slices.Clone(b[12:20]), 0, proto, byte(n>>8), byte(n))
+		return slices.Concat(b[12:16], refFinal(b), []byte{0, proto, byte(n >> 8), byte(n)})
 	}
-	return append(slices.Clone(b[8:40]), 0, byte(n>>16), byte(n>>8), byte(n), 0, 0, 0, proto)
+	return slices.Concat(b[8:24], refFinal(b), []byte{0, byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, proto})
+}
+
+// refFinal returns the final destination of the packet b: that of the IP header,
+// unless a segment routing header or a source route has one that is still ahead.
+func refFinal(b []byte) []byte {
+	if b[0]>>4 == 6 {
+		next, at := b[6], 40
+		for slices.Contains([]byte{0, 43, 60}, next) && at+8 <= len(b) {
+			if next == 43 && b[at+2] == 4 && b[at+3] > 0 && at+24 <= len(b) {
+				return b[at+8:][:16]
+			}
+			next, at = b[at], at+(int(b[at+1])+1)*8
+		}
+		return b[24:40]
+	}
+	for opts := b[20 : int(b[0]&15)*4]; len(opts) > 0 && opts[0] != 0; {
+		switch {
+		case opts[0] == 1:
+			opts = opts[1:]
+			continue
+		case len(opts) < 3 || opts[1] < 2 || int(opts[1]) > len(opts):
+			return b[16:20]
+		case (opts[0] == 131 || opts[0] == 137) && opts[1] >= 7 && opts[2] < opts[1]:
+			return opts[opts[1]-4:][:4]
+		}
+		opts = opts[opts[1]:]
+	}
+	return b[16:20]
 }
 
 // refChecksums fills in the checksums of b whose transport header is at ipLen.

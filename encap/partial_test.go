@@ -2,6 +2,7 @@ package encap
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"testing"
 )
@@ -55,6 +56,7 @@ func TestWhatHasNoChecksumIsNotPartial(t *testing.T) {
 		"no checksum":    udp4(100).with(func(p *packet) { p.noChecksum = true }),
 		"hop by hop":     tcp6(100).with(func(p *packet) { p.ext = []extHeader{hopByHop} }),
 		"a later part":   udp4(100).with(func(p *packet) { p.frag = 7 }),
+		"source route":   tcp4(100).with(func(p *packet) { p.ipOpts = sourceRoute }),
 		"IPv6 fragments": tcp6(100).with(func(p *packet) { p.ext = []extHeader{{protoIPv6Frag, []byte{0, 0, 1, 0, 0, 0, 9}}} }),
 	} {
 		var h Header
@@ -64,6 +66,45 @@ func TestWhatHasNoChecksumIsNotPartial(t *testing.T) {
 		}
 		if PartialChecksum(b, &h) {
 			t.Errorf("%s: taken for partial", name)
+		}
+		if at := h.IPLen + ChecksumOffset(h.Proto); at+2 <= len(b) && !p.noChecksum { // what its pseudo header would be
+			binary.BigEndian.PutUint16(b[at:], fold(pseudoSum(b, h.Proto, len(b)-h.IPLen)))
+			if PartialChecksum(b, &h) {
+				t.Errorf("%s: taken for partial, with the sum of the pseudo header by chance", name)
+			}
+		}
+	}
+}
+
+// TestDatagramShorterThanItsPacketIsNotPartial: a correct checksum may by chance
+// have the value of the pseudo header with the length of the IP payload. The bytes
+// behind the datagram (RFC 9868) are not covered by it.
+func TestDatagramShorterThanItsPacketIsNotPartial(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		found := false
+		for try := range 1 << 17 {
+			p := udp4(4).with(func(p *packet) { p.v6 = v6 })
+			binary.BigEndian.PutUint32(p.payload, uint32(try)*0x9e3779b1)
+			b := p.bytes()
+			ipLen := len(b) - 12
+			b = append(b, 'o', 'p', 't', 's')
+			if v6 {
+				binary.BigEndian.PutUint16(b[ipv6PayloadLen:], uint16(len(b)-ipLen))
+			} else {
+				binary.BigEndian.PutUint16(b[ipv4TotalLen:], uint16(len(b)))
+			}
+			if binary.BigEndian.Uint16(b[ipLen+udpChecksum:]) != refSum(refPseudo(b, protoUDP, len(b)-ipLen)) {
+				continue
+			}
+			found = true
+			var h Header
+			if !Parse(b, &h) || PartialChecksum(b, &h) {
+				t.Errorf("IPv6 %t: complete checksum of % x taken for partial", v6, b)
+			}
+			break
+		}
+		if !found {
+			t.Errorf("IPv6 %t: no such datagram", v6)
 		}
 	}
 }
@@ -82,7 +123,7 @@ func TestSegmentsLeftPartialAreTheReferencesButForTheChecksum(t *testing.T) {
 		}
 		s.LeavePartial()
 		for i, want := range refSplit(pkt, super.CsumStart, p.proto, super.Size) {
-			hdr := make([]byte, MaxHeader)
+			hdr := make([]byte, 200)
 			payload := s.Next(hdr)
 			got := slices.Concat(hdr[:s.HeaderLen()], payload)
 			if want = refPartial(want, super.CsumStart, p.proto); !bytes.Equal(got, want) {
@@ -109,7 +150,7 @@ func TestBehindExtensionHeadersChecksumsAreComplete(t *testing.T) {
 	}
 	s.LeavePartial()
 	for s.Remaining() > 0 {
-		hdr := make([]byte, MaxHeader)
+		hdr := make([]byte, 200)
 		payload := s.Next(hdr)
 		if err := refVerify(slices.Concat(hdr[:s.HeaderLen()], payload), super.CsumStart, protoTCP); err != nil {
 			t.Fatal(err)
@@ -228,7 +269,7 @@ func FuzzPartial(f *testing.F) {
 		s.LeavePartial()
 		co := NewCoalescer(s.Remaining(), true, true)
 		for s.Remaining() > 0 {
-			hdr := make([]byte, MaxHeader)
+			hdr := make([]byte, 200)
 			payload := s.Next(hdr)
 			seg := slices.Concat(hdr[:s.HeaderLen()], payload)
 			var sh Header

@@ -5,11 +5,6 @@ import (
 	"errors"
 )
 
-// MaxHeader is the longest header, IP and transport together, of a
-// super-packet that Splitter accepts, in bytes. TCP over IPv4 has at most 120;
-// the rest is room for IPv6 extension headers.
-const MaxHeader = 256
-
 // ErrMalformedSuper is for a super-packet whose headers contradict its Super.
 var ErrMalformedSuper = errors.New("super-packet does not match its offload header")
 
@@ -30,13 +25,12 @@ const (
 // The zero Splitter has no segments. It may be used again after Reset, by one
 // goroutine at a time.
 type Splitter struct {
-	payload   []byte // not yet returned
-	template  [MaxHeader]byte
-	headerLen int
-	ipLen     int
-	size      int
-	kind      Kind
-	v4        bool
+	header  []byte // of the super-packet
+	payload []byte // not yet returned
+	ipLen   int    // with extension headers
+	size    int
+	kind    Kind
+	v4      bool
 
 	seq      uint32 // TCP sequence number of the next segment
 	id       uint16 // IPv4 identification of the next segment
@@ -45,13 +39,15 @@ type Splitter struct {
 	ipSum    uint64 // sum of the IPv4 header without total length, ID, checksum
 	pseudo   uint64 // sum of the pseudo header without length
 	transSum uint64 // pseudo and the transport header's, without lengths, sequence number, flags, checksum
+	final    bool   // the receiver can compute pseudo from the IP header
 	partial  bool
 }
 
 // Reset makes s ready to cut pkt, which s borrows until the last segment was
-// returned. pkt must have passed Parse into h.
+// returned. pkt must have passed Parse into h. Headers may be of any length: what
+// the kernel can segment can be cut here.
 func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
-	s.payload, s.first, s.partial = nil, false, false
+	s.header, s.payload, s.first, s.partial = nil, nil, false, false
 	ipLen := h.IPLen
 	if super.Partial {
 		// Behind IPv6 extension headers only the checksum's start
@@ -66,72 +62,81 @@ func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
 		ipLen < h.IPLen,
 		ipLen > h.IPLen && h.Version == 4,
 		ipLen == h.IPLen && h.Proto != proto,
-		super.Partial && super.CsumOffset != ChecksumOffset(proto):
+		super.Partial && super.CsumOffset != ChecksumOffset(proto),
+		!super.Partial && sourceRouted(pkt, h):
 		return ErrMalformedSuper
 	}
 	tl := transportLen(pkt, ipLen, proto)
-	if tl == 0 || ipLen+tl > MaxHeader {
+	if tl == 0 {
 		return ErrMalformedSuper
 	}
-	s.ipLen, s.headerLen = ipLen, ipLen+tl
-	s.size, s.kind, s.v4 = super.Size, super.Kind, h.Version == 4
-	s.payload = pkt[s.headerLen:]
+	s.header, s.payload = pkt[:ipLen+tl], pkt[ipLen+tl:]
+	s.ipLen, s.size, s.kind, s.v4 = ipLen, super.Size, super.Kind, h.Version == 4
 	s.first = true
-
-	t := s.template[:s.headerLen]
-	copy(t, pkt)
 	if s.v4 {
-		s.id = binary.BigEndian.Uint16(t[ipv4ID:])
-		clear(t[ipv4TotalLen : ipv4ID+2])
-		clear(t[ipv4Checksum : ipv4Checksum+2])
-		s.ipSum = sum(t[:ipLen], 0)
+		s.id = binary.BigEndian.Uint16(pkt[ipv4ID:])
+		s.ipSum = sum(pkt[:ipLen], 0)
+		s.ipSum = without(s.ipSum, pkt[ipv4TotalLen:], pkt[ipv4ID:], pkt[ipv4Checksum:])
 	}
-	trans := t[ipLen:]
+	s.sumPseudo(pkt, h, super.Partial)
+	trans := s.header[ipLen:]
+	s.transSum = sum(trans, s.pseudo)
 	if s.kind == SegTCP {
 		s.seq = binary.BigEndian.Uint32(trans[tcpSeq:])
 		s.flags = trans[tcpFlags]
-		clear(trans[tcpSeq : tcpSeq+4])
-		trans[tcpFlags] = 0
-		clear(trans[tcpChecksum : tcpChecksum+2])
+		s.transSum = without(s.transSum, trans[tcpSeq:], trans[tcpSeq+2:], []byte{0, s.flags}, trans[tcpChecksum:])
 	} else {
-		clear(trans[udpLength : udpChecksum+2])
+		s.transSum = without(s.transSum, trans[udpLength:], trans[udpChecksum:])
 	}
-	s.pseudo = pseudoSum(t, proto, 0)
-	s.transSum = sum(trans, s.pseudo)
 	return nil
+}
+
+// sumPseudo computes the sum of the pseudo header. The pseudo header has the
+// *final* destination, which is not the one in the IP header where a routing
+// header or a source route leads by way of other nodes (RFC 8200 §8.1, RFC 1122
+// §3.2.1.8). A partial checksum holds the right sum, with the length of the
+// super-packet.
+func (s *Splitter) sumPseudo(pkt []byte, h *Header, partial bool) {
+	header := pseudoSum(pkt, s.kind.proto(), 0)
+	s.pseudo, s.final = header, s.ipLen == h.IPLen
+	if partial {
+		at := s.ipLen + ChecksumOffset(s.kind.proto())
+		length := uint16(len(pkt) - s.ipLen)
+		s.pseudo = uint64(binary.BigEndian.Uint16(pkt[at:])) + uint64(^length)
+		s.final = s.final && equalSums(s.pseudo, header)
+	}
 }
 
 // LeavePartial makes Next leave the TCP or UDP checksum to be finished by
 // the receiver of the segments (see PartialChecksum), which saves reading the
-// payload. It is called after Reset. Behind IPv6 extension headers, where the
-// receiver would not find it, it does nothing.
-func (s *Splitter) LeavePartial() {
-	s.partial = s.v4 || s.template[ipv6NextHeader] == s.kind.proto()
-}
+// payload. It is called after Reset. Where the receiver would not recognise the
+// sum it does nothing: behind IPv6 extension headers, and where the destination in
+// the header is not the final one.
+func (s *Splitter) LeavePartial() { s.partial = s.final }
 
 // HeaderLen returns the length of each segment's header in bytes.
-func (s *Splitter) HeaderLen() int { return s.headerLen }
+func (s *Splitter) HeaderLen() int { return len(s.header) }
 
 // Remaining returns how many segments are left.
 func (s *Splitter) Remaining() int {
-	if s.first && len(s.payload) == 0 && s.headerLen > 0 {
+	if s.first && len(s.payload) == 0 {
 		return 1
 	}
-	if s.size == 0 {
+	if len(s.payload) == 0 {
 		return 0
 	}
 	return (len(s.payload) + s.size - 1) / s.size
 }
 
-// Next writes the header of the next segment, checksums complete but for
-// LeavePartial, to hdr[:HeaderLen()] and returns its payload, a view into the super-packet. It
-// must be called only while Remaining is not zero.
+// Next writes the header of the next segment, its checksum complete unless
+// LeavePartial says otherwise, to hdr[:HeaderLen()] and returns its payload, a view
+// into the super-packet. It must be called only while Remaining is not zero.
 func (s *Splitter) Next(hdr []byte) (payload []byte) {
 	n := min(s.size, len(s.payload))
 	payload, s.payload = s.payload[:n:n], s.payload[n:]
-	hdr = hdr[:s.headerLen]
-	copy(hdr, s.template[:s.headerLen])
-	total := s.headerLen + n
+	hdr = hdr[:len(s.header)]
+	copy(hdr, s.header)
+	total := len(s.header) + n
 	if s.v4 {
 		binary.BigEndian.PutUint16(hdr[ipv4TotalLen:], uint16(total))
 		binary.BigEndian.PutUint16(hdr[ipv4ID:], s.id)

@@ -23,7 +23,7 @@ func split(pkt []byte, super Super) ([][]byte, error) {
 		if s.Remaining() != want {
 			return nil, errors.New("Remaining does not count down by one")
 		}
-		hdr := make([]byte, MaxHeader)
+		hdr := make([]byte, MaxPacket)
 		payload := s.Next(hdr)
 		out = append(out, slices.Concat(hdr[:s.HeaderLen()], payload))
 	}
@@ -126,7 +126,7 @@ func TestSplitterNeedsNoPartialChecksum(t *testing.T) {
 	}
 }
 
-func TestSplitterIgnoresTheHeaderLengthTold(t *testing.T) {
+func TestSplitterIgnoresTheHeaderLengthGiven(t *testing.T) {
 	pkt, super := tcp4(3000).super(1000)
 	want, _ := split(pkt, super)
 	for _, n := range []int{0, 1, 54, 1500, -1} {
@@ -138,7 +138,6 @@ func TestSplitterIgnoresTheHeaderLengthTold(t *testing.T) {
 }
 
 func TestSplitterRefusesContradictions(t *testing.T) {
-	long := extHeader{60, append([]byte{31}, make([]byte, 254)...)} // 256 bytes
 	for name, c := range map[string]struct {
 		p      packet
 		change func(*Super)
@@ -159,7 +158,7 @@ func TestSplitterRefusesContradictions(t *testing.T) {
 		"checksum behind the packet": {tcp6(99), func(s *Super) { s.CsumStart = 60 + 99 }},
 		"checksum far behind":        {tcp6(99), func(s *Super) { s.CsumStart = math.MaxInt }},
 		"extensions without start":   {tcp6(99).with(func(p *packet) { p.ext = []extHeader{hopByHop} }), func(s *Super) { s.Partial = false }},
-		"headers beyond MaxHeader":   {tcp6(99).with(func(p *packet) { p.ext = []extHeader{long} }), func(*Super) {}},
+		"source route without sum":   {tcp4(99).with(func(p *packet) { p.ipOpts = sourceRoute }), func(s *Super) { s.Partial = false }},
 		"an IPv4 fragment":           {tcp4(99).with(func(p *packet) { p.frag = 0x2000 }), func(*Super) {}},
 		"an IPv6 fragment":           {tcp6(99).with(fragment6), func(*Super) {}},
 	} {
@@ -178,24 +177,77 @@ func TestSplitterRefusesContradictions(t *testing.T) {
 	}
 }
 
-func TestHeadersOfExactlyMaxHeaderAreCut(t *testing.T) {
-	ext := extHeader{60, append([]byte{(MaxHeader-60)/8 - 1}, make([]byte, MaxHeader-60-2)...)}
-	// 196 bytes are no multiple of 8: four bytes of TCP options fill up.
-	ext.body = ext.body[:len(ext.body)-4]
-	p := tcp6(3000).with(func(p *packet) { p.ext, p.tcpOpts = []extHeader{ext}, []byte{1, 1, 1, 1} })
-	pkt, super := p.super(1000)
-	if super.HeaderLen != MaxHeader {
-		t.Fatalf("headers of %d bytes", super.HeaderLen)
+// destOpts returns a destination options header of n bytes, a multiple of 8 and at
+// most 2048 (RFC 8200 §4.6), filled with PadN options.
+func destOpts(n int) extHeader {
+	body := []byte{byte(n/8 - 1)}
+	for left := n - 2; left > 0; {
+		pad := min(left, 255)
+		if left-pad == 1 {
+			pad-- // a single byte would be Pad1
+		}
+		body = append(append(body, 1, byte(pad-2)), make([]byte, pad-2)...)
+		left -= pad
 	}
-	got, err := split(pkt, super)
-	if err != nil || !slices.EqualFunc(got, refSplit(pkt, super.CsumStart, protoTCP, 1000), bytes.Equal) {
-		t.Errorf("%d segments, %v", len(got), err)
+	return extHeader{60, body}
+}
+
+func TestHeadersOfAnyLengthAreCut(t *testing.T) {
+	for _, ext := range [][]extHeader{
+		{destOpts(192)}, {destOpts(256)}, {destOpts(2048)},
+		{{0, destOpts(2048).body}, destOpts(2048), {43, append([]byte{255, 253, 0}, make([]byte, 2044)...)}, destOpts(2048)},
+	} {
+		for _, p := range []packet{tcp6(30_000), udp6(30_000)} {
+			p.ext = ext
+			pkt, super := p.super(1000)
+			got, err := split(pkt, super)
+			if err != nil || !slices.EqualFunc(got, refSplit(pkt, super.CsumStart, p.proto, 1000), bytes.Equal) {
+				t.Errorf("%d bytes of headers: %d segments, %v", super.HeaderLen, len(got), err)
+			}
+		}
 	}
 }
 
-func TestSplitterStartsAnewAfterReset(t *testing.T) {
+// TestChecksumsCoverTheFinalDestination: the pseudo header of a packet on its way
+// by other nodes has the last of them, not the destination of the IP header.
+func TestChecksumsCoverTheFinalDestination(t *testing.T) {
+	for name, p := range map[string]packet{
+		"segment routing, TCP": tcp6(5000).with(func(p *packet) { p.ext = []extHeader{segmentRouting} }),
+		"segment routing, UDP": udp6(5000).with(func(p *packet) { p.ext = []extHeader{segmentRouting} }),
+		"behind other headers": tcp6(5000).with(func(p *packet) { p.ext = []extHeader{hopByHop, segmentRouting, destOpts16} }),
+		"loose source route":   tcp4(5000).with(func(p *packet) { p.ipOpts = sourceRoute }),
+		"strict source route":  udp4(5000).with(func(p *packet) { p.ipOpts = append([]byte{137}, sourceRoute[1:]...) }),
+		"behind other options": tcp4(5000).with(func(p *packet) { p.ipOpts = slices.Concat([]byte{1, 148, 4, 0, 0, 1, 1, 1}, sourceRoute) }),
+	} {
+		for _, leave := range []bool{false, true} {
+			pkt, super := p.super(1000)
+			var h Header
+			if !Parse(pkt, &h) {
+				t.Fatal("malformed")
+			}
+			var s Splitter
+			if err := s.Reset(pkt, &h, super); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if leave {
+				s.LeavePartial() // which it must not here
+			}
+			for i, want := range refSplit(pkt, super.CsumStart, p.proto, 1000) {
+				hdr := make([]byte, s.HeaderLen())
+				got := slices.Concat(hdr, s.Next(hdr))
+				copy(got, hdr)
+				if !bytes.Equal(got, want) {
+					t.Errorf("%s, to be left partial: %t: segment %d:\n got % x\nwant % x", name, leave, i, got[:super.HeaderLen], want[:super.HeaderLen])
+					break
+				}
+			}
+		}
+	}
+}
+
+func TestSplitterIsReadyAgainAfterReset(t *testing.T) {
 	var s Splitter
-	var hdr [MaxHeader]byte
+	var hdr [100]byte
 	if s.Remaining() != 0 {
 		t.Error("the zero Splitter has segments")
 	}
@@ -222,7 +274,7 @@ func TestSplitterDoesNotAllocate(t *testing.T) {
 	pkt, super := tcp4(MaxPacket - 40).super(1448)
 	var h Header
 	var s Splitter
-	hdr := make([]byte, MaxHeader)
+	hdr := make([]byte, MaxPacket)
 	if n := testing.AllocsPerRun(10, func() {
 		Parse(pkt, &h)
 		s.Reset(pkt, &h, super)
