@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"regexp"
@@ -14,9 +13,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/twillnet/twill/internal/command"
+	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -171,19 +169,16 @@ func quoteVariable(value string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(value) + `"`
 }
 
-// checkRoutes says if the pod subnet is routed elsewhere: Docker would not make
-// its bridge then. subnet is valid.
+// checkRoutes refuses a pod subnet that is routed elsewhere: Docker would not make its
+// bridge then. subnet is valid.
 func checkRoutes(subnet string) error {
 	p := netip.MustParsePrefix(subnet).Masked()
-	dst := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: dst}, netlink.RT_FILTER_DST)
+	routes, err := doctor.ForeignRoutes(p)
 	if err != nil {
-		return fmt.Errorf("list routes to %s: %w", p, err)
+		return err
 	}
 	for _, r := range routes {
-		if r.Gw != nil {
-			return fmt.Errorf("this node's subnet %s is routed via %s; delete that route: ip route delete %s via %s", p, r.Gw, p, r.Gw)
-		}
+		return fmt.Errorf("this node's subnet %s leaves by the route %s; delete it: %s", p, r, r.Delete())
 	}
 	return nil
 }

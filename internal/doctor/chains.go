@@ -57,11 +57,13 @@ type packet struct {
 	src, dst netip.Addr
 	proto    string // "udp"; empty: any
 	dport    int
+	unmarked bool // no other program marks it, such as kube-proxy what is for a service
 }
 
 // fate is what happens to a packet.
 type fate struct {
 	accept bool
+	target string // of the rule
 	rule   string // that decides; empty: the policy does
 	// maybe are earlier rules that may decide otherwise: whether they match is
 	// not known here.
@@ -72,11 +74,16 @@ type fate struct {
 func (t *table) passes(chain string, p packet) fate {
 	var f fate
 	if verdict, rule := t.walk(chain, p, &f, 0); verdict != "" {
-		f.accept, f.rule = verdict == "ACCEPT", rule
+		f.accept, f.target, f.rule = verdict == "ACCEPT", verdict, rule
 		return f
 	}
 	f.accept = t.policy[chain] != "DROP"
 	return f
+}
+
+// translated reports whether the packet gets another source.
+func (f fate) translated() bool {
+	return f.target == "MASQUERADE" || f.target == "SNAT" || f.target == "NETMAP"
 }
 
 // deepest bounds jumps; iptables refuses loops.
@@ -90,7 +97,7 @@ func (t *table) walk(chain string, p packet, f *fate, depth int) (verdict, rule 
 			continue
 		}
 		switch target {
-		case "ACCEPT", "DROP", "REJECT":
+		case "ACCEPT", "DROP", "REJECT", "MASQUERADE", "SNAT", "NETMAP":
 			if m == yes {
 				return target, line
 			}
@@ -155,10 +162,17 @@ func match(line string, p packet) (m answer, target string) {
 			if value == "comment" || value == "udp" || value == "tcp" {
 				break
 			}
-			if value == "conntrack" || value == "state" {
-				break // decided by the states, below
+			if value == "conntrack" || value == "state" || value == "mark" && p.unmarked {
+				break // decided by their options, below
 			}
 			unsure()
+		case "--mark":
+			mark, _, _ := strings.Cut(value, "/")
+			if n, err := strconv.ParseUint(mark, 0, 32); err != nil || !p.unmarked {
+				unsure()
+			} else {
+				meets(n == 0) // under whatever mask
+			}
 		case "--comment":
 		case "--ctstate", "--state":
 			// The first packet of a connection is NEW.

@@ -24,16 +24,7 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 	if len(devices) == 0 {
 		devices = []string{""}
 	}
-	for _, f := range []struct {
-		program         string
-		network, subnet netip.Prefix
-	}{
-		{"iptables", x.Env.Network, x.Env.Subnet},
-		{"ip6tables", x.Env.IPv6Network, x.Env.IPv6Subnet},
-	} {
-		if !f.subnet.IsValid() || f.subnet.Bits() <= f.network.Bits() {
-			continue // no pods of this family, here or on other nodes
-		}
+	for _, f := range x.podFamilies() {
 		t, err := readChains(ctx, f.program, "filter")
 		if err != nil {
 			found = append(found, warnf("", "%v", err))
@@ -56,6 +47,51 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 		found = append(found, okf("lets packets of pods through"))
 	}
 	return found
+}
+
+// masquerade checks that packets from pods to those of other nodes keep their source.
+// Docker and CNI plugins that masquerade on their own do not except other nodes' pods.
+func (x *examination) masquerade(ctx context.Context) []Finding {
+	var found []Finding
+	for _, f := range x.podFamilies() {
+		t, err := readChains(ctx, f.program, "nat")
+		if err != nil {
+			found = append(found, warnf("", "%v", err))
+			continue
+		}
+		p := packet{src: podOf(f.subnet), dst: podOf(sibling(f.subnet)), unmarked: true}
+		for _, p.out = range append(x.devices(), "") {
+			if to := t.passes("POSTROUTING", p); to.translated() {
+				found = append(found, translatedBy(t, to, p))
+				break // the other devices have the same cause
+			}
+		}
+	}
+	if len(found) == 0 {
+		found = append(found, okf("packets to pods of other nodes keep their source"))
+	}
+	return found
+}
+
+// translatedBy is the finding for a packet whose source a rule translates.
+func translatedBy(t *table, to fate, p packet) Finding {
+	found := warnf(t.program+" -t nat -D"+strings.TrimPrefix(to.rule, "-A"),
+		"packets from %s to %s get this node's address, so that pods of other nodes do not see where they come from: %s", p.src, p.dst, to.rule)
+	if len(to.maybe) > 0 {
+		found.Text += ", unless it is decided before: " + to.maybe[0]
+	}
+	return found
+}
+
+// podFamily is a family in which this node and others have pods.
+type podFamily struct {
+	program         string // that has the rules
+	network, subnet netip.Prefix
+}
+
+func (x *examination) podFamilies() []podFamily {
+	all := []podFamily{{"iptables", x.Env.Network, x.Env.Subnet}, {"ip6tables", x.Env.IPv6Network, x.Env.IPv6Subnet}}
+	return slices.DeleteFunc(all, func(f podFamily) bool { return !f.subnet.IsValid() || f.subnet.Bits() <= f.network.Bits() })
 }
 
 // dropped reports whether FORWARD drops a packet, and why.

@@ -26,6 +26,7 @@ func (x *examination) store(context.Context) []Finding {
 	for _, err := range lease.Check(x.Config, x.Leases) {
 		found = append(found, badf("twill leases", "%v", err))
 	}
+	found = append(found, x.sharedVTEPs()...)
 	if len(found) == 0 {
 		found = append(found, okf("it answers; network config and %d leases are good", len(x.Leases)))
 	}
@@ -52,6 +53,9 @@ func (x *examination) ownLease(context.Context) []Finding {
 	for _, l := range x.Leases {
 		if l.Key() != key {
 			continue
+		}
+		if f, ok := foreignVTEP(l); ok {
+			return []Finding{f}
 		}
 		left := time.Until(l.Expiration)
 		d := x.Daemon

@@ -101,3 +101,16 @@ func (x *examination) deviceOf(way backend.Way) string {
 	}
 	return ""
 }
+
+// tunnels names the devices that carry packets of pods inside others.
+func (x *examination) tunnels() []string {
+	var names []string
+	if dp := x.dataplane(); dp != nil {
+		for _, d := range dp.Devices {
+			if d.Kind != status.KindHostGW {
+				names = append(names, d.Name)
+			}
+		}
+	}
+	return names
+}
