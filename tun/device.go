@@ -116,7 +116,7 @@ func explain(name string, err error) error {
 	remedy := ""
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		remedy = "; " + devNetTun + " is missing: load the module (modprobe tun), or give the container that device"
+		remedy = "; " + devNetTun + " is missing: load the module (modprobe tun), or give the container that device, or the capability MKNOD to make it"
 	case errors.Is(err, unix.EBUSY):
 		remedy = "; the name is in use, perhaps by another process: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):

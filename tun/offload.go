@@ -98,9 +98,9 @@ func openOffload(name string, n int) ([]Queue, Offloads, error) {
 // attach opens /dev/net/tun and makes it a queue of the device name. exclusive,
 // which is not a feature of the device, is IFF_TUN_EXCL or 0.
 func attach(name string, flags, exclusive uint16) (fd int, err error) {
-	fd, err = unix.Open(devNetTun, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err = openNode(unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK)
 	if err != nil {
-		return -1, fmt.Errorf("open %s: %w", devNetTun, err)
+		return -1, err
 	}
 	if have, err := features(fd); err != nil || have&flags&^unix.IFF_TUN != flags&^unix.IFF_TUN {
 		_ = unix.Close(fd)

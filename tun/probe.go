@@ -10,9 +10,9 @@ import (
 // them. It creates none, so that watchers of the interfaces see nothing. The error
 // names the remedy.
 func Probe() error {
-	fd, err := unix.Open(devNetTun, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := openNode(unix.O_RDWR | unix.O_CLOEXEC)
 	if err != nil {
-		return explain("", fmt.Errorf("open %s: %w", devNetTun, err))
+		return explain("", err)
 	}
 	defer unix.Close(fd)
 	if _, err := unix.IoctlGetInt(fd, unix.TUNGETFEATURES); err != nil {
