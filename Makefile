@@ -70,6 +70,32 @@ etcd: ## build bin/peers/etcd and etcdctl, which tests run
 cni: ## build bin/peers/cni, the CNI plugins and cnitool that tests run
 	cd tools/cni && $(GOBUILD) -o ../../bin/peers/cni/ tool
 
+# The image's name, and Go's names of the architectures it is made for.
+IMAGE       ?= localhost/twill:dev
+IMAGE_ARCHS ?= amd64 arm64 arm riscv64
+# The daemon of the image has no etcd of its own.
+GOIMAGE     := GOOS=linux GOARM=7 $(GOBUILD),noembed
+RELEASE     := $(shell sed -n 's/^const Release = "\(.*\)"$$/\1/p' internal/version/version.go)
+# All times in the image; the commit's, unless the caller has another.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.PHONY: image
+image: $(addprefix image-programs-,$(IMAGE_ARCHS)) ## make the container image: archives in bin/image, no container engine needed
+	go run -C tools ./image -dir $(CURDIR)/bin/image -licence $(CURDIR)/LICENSE -name $(IMAGE) \
+		-epoch $(SOURCE_DATE_EPOCH) -version $(RELEASE) $(IMAGE_ARCHS)
+
+.PHONY: image-host
+image-host: ## the same for this machine's architecture alone, which tests run
+	@$(MAKE) image IMAGE_ARCHS=$(GOARCH)
+
+image-programs-%: image-packages-%
+	GOARCH=$* $(GOIMAGE) -o bin/image/$*/programs/ ./cmd/twilld ./cmd/twill ./cmd/flannel-cni ./cmd/install-conf
+	cd tools/cni && GOARCH=$* $(GOIMAGE) -o ../../bin/image/$*/programs/ \
+		$(addprefix github.com/containernetworking/plugins/plugins/,main/bridge ipam/host-local main/loopback meta/portmap)
+
+image-packages-%:
+	@scripts/fetch-image.sh bin/image/$*/debian $*
+
 .PHONY: etcd-old
 etcd-old: ## fetch this Debian's etcd, an old one that tests run, to bin/peers/etcd-old
 	scripts/fetch-etcd.sh bin/peers/etcd-old
@@ -104,7 +130,7 @@ STAGE := @MAKEFLAGS=--no-print-directory $(STEP)
 stage-build: $(REPORT)
 	$(STAGE) build "build" $(MAKE) build peers cni etcd
 stage-fetch: # one after the other: APT locks its lists
-	$(STAGE) fetch "old etcd, kernels and dockerd" $(MAKE) etcd-old guest docker
+	$(STAGE) fetch "old etcd, kernels and dockerd" $(MAKE) etcd-old guest docker image-packages-$(GOARCH)
 stage-netns: stage-build stage-fetch
 	$(STAGE) netns "tests in network namespaces" $(MAKE) test-netns
 stage-unit: stage-build stage-fetch
@@ -121,7 +147,7 @@ test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some s
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
 
 .PHONY: test-netns
-test-netns: needs-root $(REPORT) cni etcd-old guest docker ## tests of the real binaries in network namespaces; root
+test-netns: needs-root $(REPORT) cni etcd-old guest docker image-host ## tests of the real binaries in network namespaces; root
 	go test -count=1 -parallel 4 -timeout 30m -json ./internal/lab/e2e/... | $(REPORT) -each
 
 .PHONY: test-cross

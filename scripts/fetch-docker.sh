@@ -32,7 +32,7 @@ done
 rm -rf "$dir"
 mkdir -p "$dir/bin" "$dir/lib"
 for program in usr/sbin/dockerd usr/sbin/runc usr/bin/runc usr/bin/docker usr/bin/docker-init \
-	usr/sbin/docker-proxy usr/bin/docker-proxy usr/bin/containerd usr/bin/containerd-shim-runc-v2 \
+	usr/sbin/docker-proxy usr/bin/docker-proxy usr/bin/containerd usr/bin/containerd-shim-runc-v2 usr/bin/ctr \
 	bin/busybox usr/bin/busybox; do
 	if [ -f "$tmp/root/$program" ] && [ ! -L "$tmp/root/$program" ]; then
 		mv "$tmp/root/$program" "$dir/bin/"

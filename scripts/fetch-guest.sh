@@ -26,48 +26,14 @@ esac
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-# mirror: where this system has its Debian packages from.
-mirror() {
-	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | sed -n 1p
-}
-
-uri=$(mirror)
-if [ -z "$uri" ] && [ "$(id -u)" = 0 ]; then
-	apt-get update -q # there may be no lists yet
-	uri=$(mirror)
-fi
-if [ -z "$uri" ]; then
-	echo "fetch-guest.sh: APT has no lists of a Debian mirror: run 'apt-get update' as root, on a Debian" >&2
-	exit 1
-fi
-
-# An APT with lists of that release and architecture and no others. The system's
-# own are left alone; its proxies and the like are in force.
-mkdir -p "$tmp"/{lists,cache,unpacked/usr/{bin,lib}}
+mkdir -p "$tmp"/unpacked/usr/{bin,lib}
 ln -s usr/bin usr/lib "$tmp/unpacked" # the same place in newer releases
-: >"$tmp/status"
-keys=/usr/share/keyrings/debian-archive-keyring.gpg
-echo "deb [arch=$arch signed-by=$keys] $uri $suite main" >"$tmp/sources.list"
-cat >"$tmp/apt.conf" <<-CONF
-	APT::Architecture "$arch";
-	APT::Architectures { "$arch"; };
-	APT::Sandbox::User "root"; // another user may not write here
-	Dir::Etc::SourceList "$tmp/sources.list";
-	Dir::Etc::SourceParts "/dev/null";
-	Dir::Etc::Preferences "/dev/null";
-	Dir::Etc::PreferencesParts "/dev/null";
-	Dir::State "$tmp";
-	Dir::State::Lists "$tmp/lists";
-	Dir::State::Status "$tmp/status";
-	Dir::Cache "$tmp/cache";
-	Acquire::Languages "none";
-CONF
-export APT_CONFIG=$tmp/apt.conf
-apt-get update -q
+. "$(dirname "${BASH_SOURCE[0]}")/debian-apt.sh"
+debian_apt "$tmp" "$suite" "$arch"
 kernel=$(apt-cache pkgnames "linux-image-$version." |
 	{ grep -xE "linux-image-[0-9.]+(-[0-9]+|\+deb[0-9]+)-$flavour" || true; } | sort -V | tail -n 1)
 if [ -z "$kernel" ]; then
-	echo "fetch-guest.sh: $uri has no linux-image-$version.…-$flavour in $suite" >&2
+	echo "fetch-guest.sh: the mirror has no linux-image-$version.…-$flavour in $suite" >&2
 	exit 1
 fi
 (cd "$tmp" && apt-get download -q "$kernel" busybox-static)

@@ -24,7 +24,8 @@ func TestWhatOthersHaveMadeIsNeverTouched(t *testing.T) {
 			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
 			ns := c.nodes[0].NS
 			addForeign(t, ns)
-			c.runTwill()
+			c.run(twill("a"), twill("b"))
+			c.waitTalk()
 			if b.backend == "vxlan" {
 				addForeignEntries(t, ns)
 			}
@@ -32,12 +33,18 @@ func TestWhatOthersHaveMadeIsNeverTouched(t *testing.T) {
 			m := startMonitor(t, ns)
 			d := c.running[0].(*daemon)
 			for range 2 {
-				c.ghostPasses(0, b.lease)
+				c.addGhost(b.lease)
+				c.seesGhost(0, true)
+				c.removeGhost()
+				c.seesGhost(0, false)
 				d.stop(unix.SIGTERM)
 				d.start()
 				d.waitReady()
 			}
-			c.ghostPasses(0, b.lease)
+			c.addGhost(b.lease)
+			c.seesGhost(0, true)
+			c.removeGhost()
+			c.seesGhost(0, false)
 			if after := hostState(t, ns); after != before {
 				t.Errorf("before\n%s\nafter\n%s", before, after)
 			}

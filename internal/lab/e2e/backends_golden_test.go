@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -31,7 +32,7 @@ func TestTablesAreThoseThatStockFlannelMakes(t *testing.T) {
 				c.waitTalk()
 				want := except(strings.Split(g.read(t), "\n"), linkLocal)
 				var got []string
-				if !testkit.Within(testkit.Patience, func() bool {
+				if !testkit.Within(time.Minute, func() bool {
 					got = except(strings.Split(stockWords.Replace(c.tables()), "\n"), linkLocal)
 					return slices.Equal(got, want)
 				}) {

@@ -90,7 +90,7 @@ func TestPortInUseIsRefused(t *testing.T) {
 	})
 	t.Run("health port", func(t *testing.T) {
 		hold(t, "tcp", "172.31.9.11:8081")
-		s.refuses(t, because("172.31.9.11:8081", "address already in use", "--healthz-port"), s.flags("--healthz-ip=172.31.9.11", "--healthz-port=8081")...)
+		s.refuses(t, because("172.31.9.11:8081", "the port is in use", "--healthz-port"), s.flags("--healthz-ip=172.31.9.11", "--healthz-port=8081")...)
 	})
 	t.Run("health address of another host", func(t *testing.T) {
 		s.refuses(t, because("192.0.2.1:8081", "no interface has this address", "--healthz-ip"), s.flags("--healthz-ip=192.0.2.1", "--healthz-port=8081")...)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
@@ -70,16 +71,18 @@ func startDocker(t testing.TB, ns *netlab.Namespace, options string) *docker {
 		}
 		_ = cmd.Process.Kill()
 		<-ended
-		d.removeCgroups()
+		removeCgroups(d.t, d.cgroups)
 	})
-	testkit.Eventually(t, fmt.Sprintf("dockerd in %s answers", ns), func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("dockerd in %s has ended: %s", ns, cmd.ProcessState)
 		default:
 		}
 		return d.command("version").Run() == nil
-	})
+	}) {
+		t.Fatalf("not within a minute: dockerd in %s answers", ns)
+	}
 	return d
 }
 
@@ -117,16 +120,16 @@ func (d *docker) importBusybox() {
 	d.run("import", root+".tar", "busybox")
 }
 
-// removeCgroups removes what a dockerd that was killed has left. The last
-// process of a group may take a moment to end.
-func (d *docker) removeCgroups() {
-	d.t.Helper()
+// removeCgroups removes what a runtime that was killed has left of its control
+// groups below parent. The last process of a group may take a moment to end.
+func removeCgroups(t testing.TB, parent string) {
+	t.Helper()
 	var left []string
 	if !testkit.Within(testkit.Patience, func() bool {
 		left = nil
 		for _, tree := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
-			groups, _ := filepath.Glob(tree + d.cgroups + "/*")
-			tops, _ := filepath.Glob(tree + d.cgroups)
+			groups, _ := filepath.Glob(tree + parent + "/*")
+			tops, _ := filepath.Glob(tree + parent)
 			for _, g := range append(groups, tops...) {
 				if os.Remove(g) != nil {
 					left = append(left, g)
@@ -135,7 +138,7 @@ func (d *docker) removeCgroups() {
 		}
 		return left == nil
 	}) {
-		d.t.Errorf("control groups left: %s", left)
+		t.Errorf("control groups left: %s", left)
 	}
 }
 

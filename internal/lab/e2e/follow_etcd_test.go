@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -21,10 +22,12 @@ func TestNewAddressReachesEtcdAndThePeers(t *testing.T) {
 	l.moveHost(0, to)
 	// The connection to etcd is one of the address that is gone, which it takes
 	// seconds to find out.
-	testkit.Eventually(t, "the lease and the peer know the address", func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		doc := d.status()
 		return doc.Waiting == "" && doc.Lease.PublicIP == to && l.daemons[1].status().Dataplane.Peers[0].PublicIP == to
-	})
+	}) {
+		t.Fatal("not within a minute: the lease and the peer know the address")
+	}
 	want, got := strings.Replace(value, "172.31.9.11", "172.31.9.21", 1), l.etcdctl("get", "--print-value-only", l.key(0))
 	if got != want {
 		t.Errorf("etcd has %s, want %s", got, want)
@@ -58,5 +61,7 @@ func TestNewMTUIsFollowedWithoutEtcd(t *testing.T) {
 	c.goesOn(t)
 	l.server.Restart(t)
 	l.etcdctl("put", "/coreos.com/network/subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","PublicIPv6":null}`)
-	testkit.Eventually(t, "leases of the etcd that is back", func() bool { return l.daemons[0].status().Source.Leases == 3 })
+	if !testkit.Within(time.Minute, func() bool { return l.daemons[0].status().Source.Leases == 3 }) {
+		t.Error("not within a minute: leases of the etcd that is back")
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
@@ -51,7 +52,7 @@ func boot(t testing.TB, ns *netlab.Namespace, settings ...string) *machine {
 		_ = cmd.Process.Kill()
 		<-ended
 	})
-	testkit.Eventually(t, fmt.Sprintf("systemd in %s is up", ns), func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("systemd in %s has ended: %s\n%s", ns, cmd.ProcessState, m.logged)
@@ -61,7 +62,9 @@ func boot(t testing.TB, ns *netlab.Namespace, settings ...string) *machine {
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 		m.init = strings.TrimSpace(string(children))
 		return m.init != "" && m.command("systemctl", "is-system-running").Run() == nil
-	})
+	}) {
+		t.Fatalf("not within a minute: systemd in %s is up", ns)
+	}
 	return m
 }
 
@@ -133,11 +136,13 @@ func (m *machine) property(name string) string {
 func (m *machine) comes(property, want string) {
 	m.t.Helper()
 	got := ""
-	testkit.Eventually(m.t, fmt.Sprintf("%s is %s", property, want), func() bool {
+	if !testkit.Within(time.Minute, func() bool {
 		got = m.property(property)
 		beginning, part := strings.CutSuffix(want, "…")
 		return got == want || part && strings.HasPrefix(got, beginning)
-	}, func() string { return fmt.Sprintf("it is %s", got) })
+	}) {
+		m.t.Fatalf("not within a minute: %s is %s; it is %s", property, want, got)
+	}
 }
 
 // inService runs a command of the shell with what the service can see and may

@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+// The image beside a twilld of the host. The container is not privileged, and its
+// /dev has no net/tun.
+//
+//	pod-a ── host a: containerd, the image's flanneld ─── host b: twilld ── pod-b
+func TestImageRunsWithoutPrivilegeAndWithoutDevNetTun(t *testing.T) {
+	l := newLab(t, labOptions{idle: true})
+	c := startContainerd(t, l.Hosts[0].NS)
+	a := l.daemons[0]
+	container := c.run([]string{filepath.Dir(l.leaseFile), filepath.Dir(a.subnetFile)}, "/opt/bin/flanneld")
+	// The laboratory puts the path of its own program behind wrap: that is left out.
+	a.wrap = append([]string{"bash", "-c", `n=$1; shift; exec "${@:1:n}" "${@:n+2}"`, "bash", fmt.Sprint(len(container))}, container...)
+	l.start()
+	for _, i := range []int{0, 1} {
+		testkit.Eventually(t, "the pods see each other", func() bool { return acquaint(l.pod(i), l.pod(1-i).Addr) == nil })
+		if err := pingWithin(5*time.Second, l.pod(i), l.pod(1-i).Addr, a.podMTU()); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := (streams{flows: 2, up: 8 << 20, down: 8 << 20}).run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
+		t.Error(err)
+	}
+}
+
+// The init containers of flannel's manifest, and of the component plugins.
+func TestImageInstallsPluginsAndConfiguration(t *testing.T) {
+	ns, err := netlab.New("node")
+	testkit.Must(t, err)
+	t.Cleanup(func() { testkit.Must(t, ns.Close()) })
+	c := startContainerd(t, ns)
+	host := scratchDir(t)
+	for _, d := range []string{"bin", "net.d", "cfg"} {
+		testkit.Must(t, os.Mkdir(filepath.Join(host, d), 0o755))
+	}
+	testkit.Must(t, os.WriteFile(filepath.Join(host, "cfg", "cni-conf.json"), []byte(`{"name": "cbr0"}`), 0o644))
+	bin, net, cfg := host+"/bin:/opt/cni/bin", host+"/net.d:/etc/cni/net.d", host+"/cfg:/etc/kube-flannel"
+
+	c.output([]string{bin}, "cp", "-f", "/flannel", "/opt/cni/bin/flannel")
+	c.output([]string{bin}, "sh", "-ec", `for p in /usr/lib/cni/*; do /opt/bin/install-conf $p /opt/cni/bin/${p##*/}; done`)
+	c.output([]string{net, cfg}, "/opt/bin/install-conf", "/etc/kube-flannel/cni-conf.json", "/etc/cni/net.d/10-flannel.conflist")
+
+	var files []string
+	testkit.Must(t, filepath.WalkDir(host, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			info, err := e.Info()
+			testkit.Must(t, err)
+			files = append(files, fmt.Sprintf("%v %s", info.Mode(), strings.TrimPrefix(path, host+"/")))
+		}
+		return err
+	}))
+	want := []string{
+		"-rwxr-xr-x bin/bridge", "-rwxr-xr-x bin/flannel", "-rwxr-xr-x bin/host-local", "-rwxr-xr-x bin/loopback",
+		"-rwxr-xr-x bin/portmap", "-rw-r--r-- cfg/cni-conf.json", "-rw-r--r-- net.d/10-flannel.conflist",
+	}
+	if !slices.Equal(files, want) {
+		t.Errorf("installed\n%s\nwant\n%s", strings.Join(files, "\n"), strings.Join(want, "\n"))
+	}
+	testkit.Must(t, os.WriteFile(filepath.Join(host, "cfg", "subnet.env"), []byte(dualEnv), 0o644))
+	opts := c.output([]string{cfg}, "sh", "-c", "/opt/bin/mk-docker-opts.sh -c -f /etc/kube-flannel/subnet.env -d /tmp/o && cat /tmp/o")
+	if !strings.Contains(opts, "--bip=10.244.3.1/24") {
+		t.Errorf("mk-docker-opts.sh has written %q", opts)
+	}
+}
+
+// The kubelet marks the kind of iptables that it uses by a chain.
+func TestImageUsesTheKindOfIPTablesOfTheKubelet(t *testing.T) {
+	for _, tt := range []struct{ name, before, want string }{
+		{"no kubelet", "", "nf_tables"},
+		{"nftables", "iptables-nft -t mangle -N KUBE-IPTABLES-HINT", "nf_tables"},
+		{"legacy", "iptables-legacy -t mangle -N KUBE-IPTABLES-HINT", "legacy"},
+		{"legacy, old kubelet, IPv6", "ip6tables-legacy -t mangle -N KUBE-KUBELET-CANARY", "legacy"},
+		{"legacy in use by others", "iptables-legacy -t mangle -N OTHER", "nf_tables"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ns, err := netlab.New("node")
+			testkit.Must(t, err)
+			t.Cleanup(func() { testkit.Must(t, ns.Close()) })
+			c := startContainerd(t, ns)
+			if tt.before != "" {
+				c.output(nil, "sh", "-c", tt.before)
+			}
+			// The second call is of what the first has left.
+			for _, name := range []string{"iptables", "ip6tables-restore"} {
+				out := c.output(nil, "sh", "-c", name+" --version && iptables --version")
+				if n := strings.Count(out, "("+tt.want+")"); n != 2 {
+					t.Errorf("%s is of another kind, want %s:\n%s", name, tt.want, out)
+				}
+			}
+		})
+	}
+}
+
+func TestImageIsTakenByDockerLoad(t *testing.T) {
+	ns, err := netlab.New("node")
+	testkit.Must(t, err)
+	t.Cleanup(func() { testkit.Must(t, ns.Close()) })
+	d := startDocker(t, ns, `DOCKER_OPTS="--bridge=none --iptables=false"`)
+	if out := d.run("load", "--input", imageArchive(t)); !strings.Contains(out, imageName) {
+		t.Errorf("docker load says %q", out)
+	}
+	out := d.run("run", "--rm", "--network=host", imageName, "--version")
+	if !strings.HasPrefix(out, "twilld ") {
+		t.Errorf("the image's entry point says %q, want twilld's version", out)
+	}
+}

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# fetch-image.sh DIR ARCH: the Debian packages that the container image is made of,
+# for ARCH in Go's words, from this system's mirror: DIR/*.deb. They are Debian
+# 13's, the first release with riscv64, whatever this system is. What is there
+# already is left as it is; remove DIR for newer ones.
+set -euo pipefail
+
+dir=${1:?"usage: fetch-image.sh DIR ARCH"}
+arch=${2:?"usage: fetch-image.sh DIR ARCH"}
+# What twilld runs and an init container or an operator needs, and the libraries of
+# that. tools/image fails if one is missing.
+packages=(
+	base-files netbase ca-certificates busybox-static
+	iptables libip4tc2 libip6tc2 libxtables12 libnetfilter-conntrack3 libnfnetlink0
+	nftables libnftables1 libjansson4 libgmp10 libedit2 libtinfo6 libbsd0 libmd0
+	libmnl0 libnftnl11 libc6 libgcc-s1 gcc-14-base
+)
+if [ -e "$dir/complete" ]; then
+	exit
+fi
+case $arch in
+arm) arch=armhf ;;
+esac
+. "$(dirname "${BASH_SOURCE[0]}")/debian-apt.sh"
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+mkdir "$tmp/debs"
+debian_apt "$tmp" trixie "$arch" security
+(cd "$tmp/debs" && apt-get download -q "${packages[@]}")
+rm -rf "$dir"
+mkdir -p "$dir"
+mv "$tmp"/debs/*.deb "$dir"
+touch "$dir/complete"

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"debug/elf"
+	"fmt"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// platforms are the architectures that there is an image for, by Go's names.
+var platforms = map[string]struct {
+	machine elf.Machine
+	variant string // as the OCI image specification has it
+}{
+	"amd64":   {elf.EM_X86_64, ""},
+	"arm64":   {elf.EM_AARCH64, "v8"},
+	"arm":     {elf.EM_ARM, "v7"}, // Debian's armhf
+	"riscv64": {elf.EM_RISCV, ""},
+}
+
+// platformOf returns what a registry calls an architecture.
+func platformOf(arch string) (*v1.Platform, elf.Machine, error) {
+	p, ok := platforms[arch]
+	if !ok {
+		return nil, 0, fmt.Errorf("there is no image for %q: amd64, arm64, arm or riscv64", arch)
+	}
+	return &v1.Platform{OS: "linux", Architecture: arch, Variant: p.variant}, p.machine, nil
+}
