@@ -36,7 +36,7 @@ func (l *lab) talk() conversation {
 func (c conversation) goesOn(t *testing.T) {
 	t.Helper()
 	for _, way := range [][2]*net.TCPConn{{c.a, c.b}, {c.b, c.a}} {
-		if err := exchange(moving{way[0]}, moving{way[1]}, 1<<20); err != nil {
+		if err := exchange(testkit.Moving{Conn: way[0]}, testkit.Moving{Conn: way[1]}, 1<<20); err != nil {
 			t.Errorf("the connection did not outlive the change: %v", err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +27,16 @@ func ping(from *netlab.Pod, to netip.Addr, size int) error {
 	return pingWithin(testkit.Patience, from, to, size)
 }
 
-// pingWithin is ping for whoever does not expect an answer.
+// pingOnce is a small ping that gives up soon. It takes no answer for its own that
+// comes late to another.
+func pingOnce(from *netlab.Pod, to netip.Addr) error {
+	return pingWithin(time.Second, from, to, 100)
+}
+
+// pings numbers the echo requests of this process.
+var pings atomic.Uint32
+
+// pingWithin is ping for callers that do not expect an answer.
 func pingWithin(wait time.Duration, from *netlab.Pod, to netip.Addr, size int) error {
 	network, src, headers, request := "ip4:icmp", from.Addr, 28, byte(8)
 	level, discover, do := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
@@ -49,7 +59,7 @@ func pingWithin(wait time.Duration, from *netlab.Pod, to netip.Addr, size int) e
 			return err
 		}
 	}
-	msg := []byte{request, 0, 0, 0, 0, 1, 0, 1} // checksum, identifier 1, sequence number 1
+	msg := binary.BigEndian.AppendUint32([]byte{request, 0, 0, 0}, pings.Add(1)) // identifier and sequence number behind the checksum
 	data := make([]byte, size-headers)
 	_, _ = io.ReadFull(content(uint64(size), int64(len(data))), data)
 	msg = append(msg, data...)

@@ -116,37 +116,17 @@ func connect(l net.Listener, from *netlab.Pod) (client, server *net.TCPConn, err
 	return c.(*net.TCPConn), s.(*net.TCPConn), nil
 }
 
-// moving is a connection that fails when no byte has moved for as long as
-// testkit.Patience. How long a transfer takes as a whole is the machine's affair.
-type moving struct{ *net.TCPConn }
-
-// Read implements io.Reader.
-func (m moving) Read(p []byte) (int, error) {
-	if err := m.SetReadDeadline(time.Now().Add(testkit.Patience)); err != nil {
-		return 0, err
-	}
-	return m.TCPConn.Read(p)
-}
-
-// Write implements io.Writer.
-func (m moving) Write(p []byte) (int, error) {
-	if err := m.SetWriteDeadline(time.Now().Add(testkit.Patience)); err != nil {
-		return 0, err
-	}
-	return m.TCPConn.Write(p)
-}
-
 // pump sends n bytes from one end of a connection to the other and compares.
 func pump(from, to *net.TCPConn, seed uint64, n int64) error {
 	sent := sha256.New()
 	failed := make(chan error, 1)
 	go func() {
 		// Without the wrapper io.Copy would use buffers of its own, of 32 KiB.
-		_, err := io.CopyBuffer(struct{ io.Writer }{moving{from}}, io.TeeReader(content(seed, n), sent), make([]byte, 256<<10))
+		_, err := io.CopyBuffer(struct{ io.Writer }{testkit.Moving{Conn: from}}, io.TeeReader(content(seed, n), sent), make([]byte, 256<<10))
 		failed <- errors.Join(err, from.CloseWrite())
 	}()
 	received := sha256.New()
-	got, err := io.CopyBuffer(received, struct{ io.Reader }{moving{to}}, make([]byte, 256<<10))
+	got, err := io.CopyBuffer(received, struct{ io.Reader }{testkit.Moving{Conn: to}}, make([]byte, 256<<10))
 	if err := errors.Join(err, <-failed); err != nil {
 		return fmt.Errorf("%s to %s: %d of %d bytes arrived: %w", from.LocalAddr(), from.RemoteAddr(), got, n, err)
 	}

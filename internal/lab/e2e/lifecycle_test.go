@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -18,22 +17,24 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// load is TCP both ways between pod-a and pod-b that goes on until the test ends,
-// whatever happens to the daemons.
-func (l *lab) load() {
+// load is TCP both ways between pod-a and pod-b, at addr, that goes on whatever
+// happens to the daemons, until it is stopped or the test ends.
+func (l *lab) load(addr netip.Addr) (stop func()) {
 	l.t.Helper()
 	before := l.txPackets(0)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = streams{flows: 4, up: 1 << 40, down: 1 << 40, until: ctx}.run(l.pod(0), l.pod(1), l.pod(1).Addr)
+		_ = streams{flows: 4, up: 1 << 40, down: 1 << 40, until: ctx}.run(l.pod(0), l.pod(1), addr)
 	}()
-	l.t.Cleanup(func() {
+	stop = func() {
 		cancel()
 		<-ended
-	})
+	}
+	l.t.Cleanup(stop)
 	testkit.Eventually(l.t, "traffic flows", func() bool { return l.txPackets(0) > before+1000 })
+	return stop
 }
 
 // files lists what is in the directory of the daemon's files.
@@ -69,7 +70,7 @@ func TestSIGTERMEndsUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
 			testkit.Must(t, err)
 			leases, err := os.ReadFile(l.leaseFile)
 			testkit.Must(t, err)
-			l.load()
+			l.load(l.pod(1).Addr)
 
 			if code := d.stop(syscall.SIGTERM); code != 0 {
 				t.Errorf("exit code %d, want 0", code)
@@ -107,7 +108,7 @@ func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
 	before := netState(t, d.ns)
 	l.start()
 	testkit.Must(t, l.SetPodMTU(1500))
-	l.load()
+	l.load(l.pod(1).Addr)
 	testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
 	d.stop(syscall.SIGTERM) // with 0, or by the signal where the second one came in time
 	if after := netState(t, d.ns); after != before {
@@ -143,7 +144,7 @@ func TestRestartAfterSIGKILLWaitsForNothing(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			l := newLab(t, labOptions{engine: e})
 			d := l.daemons[0]
-			l.load()
+			l.load(l.pod(1).Addr)
 			if code := d.stop(syscall.SIGKILL); code != -1 {
 				t.Fatalf("exit code %d of a killed process", code)
 			}
@@ -289,9 +290,4 @@ func TestPodsTalkAgainWhenTheUnderlayHasItsAddressAgain(t *testing.T) {
 	if l.daemons[0].ended() {
 		t.Error("the daemon has ended")
 	}
-}
-
-// pingOnce is a small ping that gives up soon.
-func pingOnce(from *netlab.Pod, to netip.Addr) error {
-	return pingWithin(100*time.Millisecond, from, to, 100)
 }

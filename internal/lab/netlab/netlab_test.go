@@ -265,15 +265,14 @@ func echo(t *testing.T, from *netlab.Pod, to *netlab.Pod, addr netip.Addr, size 
 	}
 	defer conn.Close()
 	buf := make([]byte, size)
-	for range 5 {
+	// The first ones may be lost, while neighbours are looked up.
+	testkit.Within(testkit.Patience, func() bool {
 		conn.SetDeadline(time.Now().Add(time.Second))
-		if _, err = conn.Write(buf); err != nil {
-			continue
+		if _, err = conn.Write(buf); err == nil {
+			_, err = conn.Read(buf)
 		}
-		if _, err = conn.Read(buf); err == nil {
-			return nil
-		}
-	}
+		return err == nil
+	})
 	return err
 }
 

@@ -10,6 +10,7 @@ package testkit
 
 import (
 	"errors"
+	"net"
 	"os"
 	"testing"
 	"testing/synctest"
@@ -92,4 +93,25 @@ func Descriptors(t testing.TB) int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	Must(t, err)
 	return len(entries)
+}
+
+// Moving is a connection of which a Read or Write fails when it has not moved a
+// byte for as long as Patience. How long a transfer takes as a whole is up to the
+// machine.
+type Moving struct{ net.Conn }
+
+// Read implements io.Reader.
+func (m Moving) Read(p []byte) (int, error) {
+	if err := m.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+		return 0, err
+	}
+	return m.Conn.Read(p)
+}
+
+// Write implements io.Writer.
+func (m Moving) Write(p []byte) (int, error) {
+	if err := m.SetWriteDeadline(time.Now().Add(Patience)); err != nil {
+		return 0, err
+	}
+	return m.Conn.Write(p)
 }
