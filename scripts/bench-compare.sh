@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# bench-compare.sh BASE PACKAGE...: benchmarks of the packages at the git
-# revision BASE and as they are now, uncommitted changes included, and what
-# benchstat makes of the difference. Both take turns, so that whatever else the
-# machine does falls on both alike. COUNT (10) is how often, BENCHTIME (100ms)
-# how long each benchmark runs, BENCH (.) which ones do.
+# bench-compare.sh BASE PACKAGE...: run the packages' benchmarks at the git revision
+# BASE and in the working tree, uncommitted changes included, and compare them with
+# benchstat. The two take turns, so that other load on the machine affects both alike.
+# Environment: COUNT (10) runs of BENCHTIME (100ms) for the benchmarks that match
+# BENCH (.).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 base=${1:-}
 shift || true
 if [ -z "$base" ]; then
-	echo "compare with which revision? make bench-compare BASE=REVISION" >&2
+	echo "usage: make bench-compare BASE=REVISION" >&2
 	exit 2
 fi
 if ! commit=$(git rev-parse --verify --quiet "$base^{commit}"); then
-	echo "$base is no revision of this repository" >&2
+	echo "$base is not a revision of this repository" >&2
 	exit 2
 fi
 
@@ -26,13 +26,13 @@ cleanup() {
 trap cleanup EXIT
 git worktree add --quiet --detach "$work/base" "$commit"
 
-# compile TREE NAME PACKAGE: a test binary, none if the package is not there.
+# compile TREE NAME PACKAGE: build the test binary, if the package exists there.
 compile() {
 	[ -d "$1/$3" ] || return 0
 	go test -C "$1" -c -o "$work/$2${3//\//-}.test" "$3"
 }
 
-# run TREE NAME PACKAGE: the benchmarks once more.
+# run TREE NAME PACKAGE: run the benchmarks once.
 run() {
 	local binary="$work/$2${3//\//-}.test"
 	[ -x "$binary" ] || return 0

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# dependency-size.sh: what each direct dependency costs in a static, stripped
-# binary; docs/dependencies.md has the figures.
+# dependency-size.sh: the cost of each direct dependency in a static, stripped binary;
+# docs/dependencies.md has the figures.
 #
-# First what it adds to a program that takes from the standard library what
-# twilld takes and makes of the dependency the calls that twill makes. Then the
-# programs with and without what can be left out, and what is in twilld: the bytes
-# of code and constants, by module.
+# Printed are: how much it adds to a program that already uses what twilld uses of the
+# standard library, through the calls that twill makes; the sizes of the programs, with
+# and without the parts that can be left out; and the bytes of code and constants in
+# twilld, by module.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tmp=$(mktemp -d)
@@ -48,7 +48,7 @@ size() {
 base=$(size "" "")
 printf '%-40s %6d KiB\n' "base" $((base / 1024))
 
-# row MODULE IMPORTS BODY: print what MODULE adds to the base.
+# row MODULE IMPORTS BODY: print how much MODULE adds to the base.
 row() {
 	local with
 	with=$(size "$2" "$3")
@@ -136,9 +136,9 @@ shipped "twill-lab without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./
 
 # contents TITLE FLAGS...: bytes of code and constants in twilld, by module.
 #
-# A symbol carries its package's path, and go list knows the module of that. What
-# the linker writes itself, type descriptors and the like, belongs to no package;
-# line tables are not symbols and come on top, in proportion to the code.
+# A symbol has its package's path, and go list maps that to a module. What the linker
+# itself writes (type descriptors) belongs to no package; line tables are not symbols
+# and are not counted: their size is in proportion to the code.
 contents() {
 	echo
 	echo "$1"

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# fuzz.sh TIME: run every fuzz target of the module for TIME, one after the
-# other. A failing input is written to the package's testdata/fuzz, and the run
-# goes on with the next target.
+# fuzz.sh TIME: run each fuzz target of the module for TIME, one after the other. A
+# failing input is written to the package's testdata/fuzz, and the next target runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 failed=0
