@@ -19,14 +19,15 @@ type announcement struct {
 	// backend has it not.
 	DirectRouting bool `json:",omitempty"`
 	udp.Announcement
+	identity
 }
 
 // vteps are the VXLAN devices of a node, by the family of the pods; nil where it
 // has none.
 type vteps struct{ v4, v6 *vxlan.Data }
 
-// attrs is what a node tells the others about itself.
-func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcement) lease.Attrs {
+// attrs is what the node with an ID announces about itself.
+func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcement, id string) lease.Attrs {
 	var out lease.Attrs
 	// The others conclude from them over which families the devices are.
 	if u.IPv4.IsValid() {
@@ -46,6 +47,10 @@ func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcem
 	}
 	if c.Knows(UDP) {
 		data.Announcement = a
+	}
+	// What stock flannel writes stays what stock flannel writes.
+	if data.DirectRouting || data.Backends != nil || data.Announcement != (udp.Announcement{}) {
+		data.Node = id
 	}
 	out.BackendData = encode(data)
 	if v.v6 != nil {

@@ -39,9 +39,15 @@ func TestLeaseSaysWhatStockFlannelReadsAndWhatElseTheNodeHas(t *testing.T) {
 		{"stock's vxlan with direct routing", []Way{VXLAN}, vteps{dataOf(vtep1), nil}, partial, true, "vxlan", vtep1, ""},
 		{"host-gw", []Way{HostGW}, vteps{}, partial, false, "host-gw", "", ""},
 	} {
-		a := Settings{DirectRouting: tt.direct}.attrs(Choice{Ways: tt.ways}, eth0, tt.v, tt.partial)
+		a := Settings{DirectRouting: tt.direct}.attrs(Choice{Ways: tt.ways}, eth0, tt.v, tt.partial, "")
 		if a.BackendType != tt.kind || string(a.BackendData) != tt.data || string(a.BackendV6Data) != tt.v6 {
 			t.Errorf("%s: %q %s %s, want %q %s %s", tt.name, a.BackendType, a.BackendData, a.BackendV6Data, tt.kind, tt.data, tt.v6)
+		}
+		// Which host it is stands only where the lease is not as stock flannel's.
+		identified := Settings{DirectRouting: tt.direct}.attrs(Choice{Ways: tt.ways}, eth0, tt.v, tt.partial, "7f")
+		node, _ := NodeOf(identified)
+		if ours := tt.data != "" && tt.data != vtep1; ours != (node == "7f") || !ours && !identified.Equal(a) {
+			t.Errorf("%s: with an ID %s", tt.name, identified.BackendData)
 		}
 		if a.PublicIP != eth0.PublicIP || a.PublicIPv6 != eth0.PublicIPv6 {
 			t.Errorf("%s: at %s and %s", tt.name, a.PublicIP, a.PublicIPv6)

@@ -187,7 +187,7 @@ func way(own, of []Way, direct, onLink bool) Way {
 	if knows(of, VXLAN) {
 		v = vteps{dataOf(vtep1), dataOf(vtep1)}
 	}
-	a := Settings{DirectRouting: direct}.attrs(Choice{Ways: of}, eth0, v, partial)
+	a := Settings{DirectRouting: direct}.attrs(Choice{Ways: of}, eth0, v, partial, "")
 	l.BackendType, l.BackendData, l.BackendV6Data = a.BackendType, a.BackendData, a.BackendV6Data
 	v4, _ := families(own, direct, onLink)
 	h, err := v4.hopTo(l, l.Subnet)

@@ -108,7 +108,7 @@ func (m MACs) of(v plannedVTEP) net.HardwareAddr {
 
 // Announce returns what a node with the choice c announces to the others in its
 // lease. A device that is there keeps its address.
-func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, there MACs, partialChecksums tun.Switch) (lease.Attrs, error) {
+func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, self Self, partialChecksums tun.Switch) (lease.Attrs, error) {
 	var v vteps
 	if c.Knows(VXLAN) {
 		planned, err := planVTEPs(u, config.IPv4.Enabled(), config.IPv6.Enabled())
@@ -116,7 +116,7 @@ func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface,
 			return lease.Attrs{}, err
 		}
 		for _, p := range planned {
-			mac := there.of(p)
+			mac := self.MACs.of(p)
 			if mac == nil {
 				mac = p.ownMAC(u, s.VXLAN.VNI)
 			}
@@ -129,5 +129,5 @@ func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface,
 			}
 		}
 	}
-	return s.attrs(c, u, v, udp.Announce(partialChecksums)), nil
+	return s.attrs(c, u, v, udp.Announce(partialChecksums), self.ID), nil
 }

@@ -105,7 +105,7 @@ func (s *session) readMACs() error {
 		return err
 	}
 	of.config = s.in.config
-	s.in.macs, s.macsOf = macs, of
+	s.in.self.MACs, s.macsOf = macs, of
 	return nil
 }
 

@@ -58,6 +58,8 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		links:        watchLinks,
 		addrs:        hostAddrs,
 		gateways:     hostGateways,
+		identity:     hostID,
+		answerWithin: answerWithin,
 		probes:       backend.Probe,
 		macs:         backend.Settings.ReadMACs,
 	}
@@ -84,6 +86,8 @@ type daemon struct {
 	open            func(node) (dataPlane, error)
 	addrs, gateways func() ([]netip.Addr, error)
 	probes          backend.Probes
+	identity        func(underlay.Interface) string // the ID of this host; empty: it has none
+	answerWithin    time.Duration
 	macs            func(backend.Settings, backend.Choice) (backend.MACs, error)
 }
 
@@ -142,22 +146,26 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		defer func() { err = embedded.close(err) }()
 		ctx = embedded.ctx
 	}
-	store, writable, end, err := d.openStore(ctx)
+	store, err := d.openStore(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, end()) }()
+	defer func() { err = errors.Join(err, store.close()) }()
 	// Before the interface is chosen, so that no change of it is missed.
 	links, unwatch, err := d.links()
 	if err != nil {
 		return err
 	}
 	defer unwatch()
-	s := d.newSession(store, writable)
-	if err := s.join(ctx, store, links); err != nil {
-		return err
+	for {
+		s := d.newSession(store)
+		if err := s.join(ctx, links); err != nil {
+			return err
+		}
+		if err := s.run(ctx, links); !errors.Is(err, errYield) {
+			return err
+		}
 	}
-	return s.run(ctx, store, links)
 }
 
 // watchLinks reports changes of interfaces until end is called.

@@ -19,30 +19,63 @@ import (
 
 // join finds out what this node is in the network: its backends, its interface and
 // its lease. links receives when an interface has changed.
-func (s *session) join(ctx context.Context, store lease.Store, links <-chan struct{}) error {
-	if err := s.takeConfig(ctx, store); err != nil {
+func (s *session) join(ctx context.Context, links <-chan struct{}) error {
+	if err := s.takeConfig(ctx); err != nil {
 		return err
 	}
 	s.reportBackends()
+	for {
+		w, err := s.identify(ctx, links)
+		if err != nil {
+			return err
+		}
+		s.waitFor("a lease")
+		twin, err := s.challenge(ctx, w.attrs)
+		if err != nil {
+			return err
+		}
+		if twin == "" {
+			return s.acquire(ctx, w.attrs)
+		}
+		s.twin, s.twinSeen = twin, time.Now()
+		s.waitFor("a lease: " + twin)
+		s.notifyManager(statusLine(s.waiting))
+		if s.shown.changed("twin", twin) {
+			s.log.Error("another host has this node's public address", logging.KeyWhy, twin)
+		}
+		select {
+		case <-links: // it may get another address
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// identify finds out by what the node is known to the others.
+func (s *session) identify(ctx context.Context, links <-chan struct{}) (want, error) {
 	s.waitFor(waitsForLink)
 	if err := s.takeLink(ctx, links); err != nil {
-		return err
+		return want{}, err
 	}
-	s.log.Info("interface chosen", logging.KeyInterface, s.in.link.Name, logging.KeyWhy, s.in.link.Why)
-
-	s.waitFor("a lease")
+	if s.shown.changed("chosen", s.in.link.String()) {
+		s.log.Info("interface chosen", logging.KeyInterface, s.in.link.Name, logging.KeyWhy, s.in.link.Why)
+	}
+	if s.store.byAddress && s.in.self.ID == "" {
+		s.in.self.ID = s.identity(s.in.link)
+	}
 	if err := s.readMACs(); err != nil {
-		return err
+		return want{}, err
 	}
-	w, err := plan(&s.in)
+	return plan(&s.in)
+}
+
+func (s *session) acquire(ctx context.Context, a lease.Attrs) error {
+	own, err := s.store.Acquire(ctx, a, s.previous())
 	if err != nil {
 		return err
 	}
-	own, err := store.Acquire(ctx, w.attrs, s.previous())
-	if err != nil {
-		return err
-	}
-	s.in.own, s.applied.attrs = *own, w.attrs
+	s.in.own, s.applied.attrs = *own, a
 	s.log.Info("lease acquired", logging.KeySubnet, own.Subnets())
 	return nil
 }
@@ -85,10 +118,10 @@ type configWaiter interface {
 // takeConfig puts the store's network configuration in force. What is wrong with it
 // ends a daemon that reads it from a file, next to which it runs; where others write
 // it for all nodes, it is waited for.
-func (s *session) takeConfig(ctx context.Context, store lease.Store) (err error) {
-	w, waits := store.(configWaiter)
+func (s *session) takeConfig(ctx context.Context) (err error) {
+	w, waits := s.store.Store.(configWaiter)
 	if !waits {
-		if s.in.latest, err = store.Config(ctx); err != nil {
+		if s.in.latest, err = s.store.Config(ctx); err != nil {
 			return err
 		}
 		return s.adopt(true)

@@ -19,7 +19,7 @@ type inputs struct {
 	config, latest *lease.Config
 	failed         failures
 	link           underlay.Interface
-	macs           backend.MACs // of the VXLAN devices that are there
+	self           backend.Self // VXLAN devices that are there, and which host this is
 	own            lease.Lease  // this node's lease, as the store gave it last
 	leases         *lease.Set   // of all nodes, as the store's updates add up
 	peers          peers
@@ -85,7 +85,7 @@ func plan(in *inputs) (want, error) {
 	}
 	w.attrs = lease.Attrs{PublicIP: in.link.PublicIP, PublicIPv6: in.link.PublicIPv6}
 	if settings.Carries() {
-		if w.attrs, err = settings.Announce(choice, in.config, in.link, in.macs, o.switches.PartialChecksums); err != nil {
+		if w.attrs, err = settings.Announce(choice, in.config, in.link, in.self, o.switches.PartialChecksums); err != nil {
 			return want{}, err
 		}
 	}

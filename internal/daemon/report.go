@@ -203,7 +203,7 @@ func (s *session) publish() {
 // document returns what the session knows of itself.
 func (s *session) document() status.Document {
 	d := status.Document{
-		Waiting: s.waiting, Restart: s.restart(),
+		Waiting: s.waiting, Restart: s.restart(), AddressConflict: s.addressConflict(),
 		Source: status.Source{
 			Leases: s.in.leases.Len(), Updated: s.source.updated,
 			Conflicts: len(s.conflicts), ConflictsWhy: s.describeConflicts(),

@@ -89,6 +89,7 @@ func newRig(t *testing.T) *rig {
 		},
 		addrs:    func() ([]netip.Addr, error) { return []netip.Addr{eth0.IPv4}, nil },
 		gateways: func() ([]netip.Addr, error) { return nil, nil },
+		identity: func(underlay.Interface) string { return "" },
 		macs:     func(backend.Settings, backend.Choice) (backend.MACs, error) { return backend.MACs{}, nil },
 	}
 	h.write(t, twoNodes)

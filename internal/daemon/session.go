@@ -29,12 +29,13 @@ import (
 // others are not in.
 type session struct {
 	*daemon
+	store   openedStore
 	holder  *holder
 	in      inputs
 	applied applied
 
 	unplanned bool                   // leases have changed since the plan's peers were taken
-	macsOf    node                   // that in.macs were read for
+	macsOf    node                   // that in.self.MACs were read for
 	kept      result                 // what became of the lease last
 	confirmed int                    // number of the last announcement that the store has taken
 	conflicts []*lease.ConflictError // leases that were left out of the plan's peers
@@ -43,6 +44,8 @@ type session struct {
 	retry     *time.Timer            // runs while something could not be done
 	shown     shown                  // what was logged last
 	waiting   string                 // what keeps the node from being ready
+	twin      string                 // another host with this one's public address; empty: none was seen
+	twinSeen  time.Time              // when it was last seen
 	reloading bool                   // the service manager waits for the end of a change
 }
 
@@ -50,17 +53,17 @@ type session struct {
 // Most of it is tried before that, when an interface changes.
 const retryAfter = time.Second
 
-// newSession returns the session of a node that has not joined yet; writable says
-// whether the store is.
-func (d *daemon) newSession(store lease.Store, writable bool) *session {
+// newSession returns the session of a node that has not joined yet.
+func (d *daemon) newSession(store openedStore) *session {
 	lost := d.options.onLost
-	if !writable {
+	if !store.writable {
 		lost = reacquireOnLost // as soon as an operator has put it back
 	}
 	s := &session{
 		daemon: d,
+		store:  store,
 		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, lost, d.log),
-		in:     inputs{options: d.options, leases: new(lease.Set), writable: writable},
+		in:     inputs{options: d.options, leases: new(lease.Set), writable: store.writable},
 		due:    time.NewTimer(between),
 		retry:  time.NewTimer(retryAfter),
 		shown:  shown{"source": ""},
@@ -81,10 +84,10 @@ type events struct {
 // run keeps the node as it is to be until ctx is done or something fails. The node
 // has joined; links receives when an interface has changed. When it returns nothing
 // of what it started runs any more.
-func (s *session) run(ctx context.Context, store lease.Store, links <-chan struct{}) (err error) {
+func (s *session) run(ctx context.Context, links <-chan struct{}) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	e := events{updates: make(chan lease.Update), links: links}
-	e.watch = start("watch leases", func() error { return store.Watch(ctx, e.updates) })
+	e.watch = start("watch leases", func() error { return s.store.Watch(ctx, e.updates) })
 	defer await(e.watch)
 	own := s.in.own
 	e.holding = start("keep the lease", func() error { return s.holder.run(ctx, own) })
@@ -103,7 +106,9 @@ func (s *session) run(ctx context.Context, store lease.Store, links <-chan struc
 		return errors.Unwrap(err)
 	}
 	s.report(nil)
-	err = s.handle(ctx, e)
+	if err = s.handle(ctx, e); errors.Is(err, errYield) {
+		return err
+	}
 	s.notifyManager(notifyStopping)
 	if ctx.Err() != nil {
 		s.log.Info("stopping", logging.KeyWhy, context.Cause(ctx))
@@ -126,6 +131,9 @@ func (s *session) awaitLeases(ctx context.Context, e events) error {
 		case u := <-e.updates:
 			s.follow(u)
 			s.publish()
+			if err := s.answer(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -158,6 +166,9 @@ func (s *session) handle(ctx context.Context, e events) error {
 			s.closeWithout(err)
 		case u := <-e.updates:
 			s.follow(u)
+			if err := s.answer(); err != nil {
+				return err
+			}
 		case r := <-s.holder.results:
 			s.takeResult(r)
 		case <-e.links:

@@ -42,20 +42,29 @@ func (o *options) settings() *status.Settings {
 	return s
 }
 
-// openStore opens the store of leases that the options name. writable says whether
-// nodes write to it, close ends its connections.
-func (d *daemon) openStore(ctx context.Context) (store lease.Store, writable bool, close func() error, err error) {
+// openedStore is a store of leases and what it is like.
+type openedStore struct {
+	lease.Store
+	writable bool // see inputs
+	// byAddress says that the store knows nodes by their public address, so that
+	// two hosts with one address are one node to it.
+	byAddress bool
+	close     func() error // ends its connections
+}
+
+// openStore opens the store of leases that the options name.
+func (d *daemon) openStore(ctx context.Context) (openedStore, error) {
 	if d.options.leaseFile != "" {
 		d.state.waitFor("the lease file")
 		s, err := static.Open(d.options.leaseFile, d.log)
-		return s, false, func() error { return nil }, err
+		return openedStore{Store: s, close: func() error { return nil }}, err
 	}
 	d.state.waitFor("etcd")
 	o := d.options.etcd
 	o.Logger = d.log
 	s, err := etcd.Open(ctx, o)
 	if err != nil {
-		return nil, false, nil, err // not s, which would be a non-nil interface
+		return openedStore{}, err
 	}
-	return s, true, s.Close, nil
+	return openedStore{Store: s, writable: true, byAddress: true, close: s.Close}, nil
 }

@@ -469,6 +469,9 @@ func TestStatusOfTheDaemonIsReported(t *testing.T) {
 	p.has("offloads", Warn, "udp-gso is not in force: refused by the kernel")
 	p.x.Daemon.Dataplane.Devices[0].MTU = 1372
 	p.has("subnet-file", Bad, "it has MTU 1472, but the device takes 1372")
+	p.x.Daemon.AddressConflict = "the public address 192.0.2.1 is also that of another host"
+	p.has("daemon", Bad, "192.0.2.1 is also that of another host")
+	p.x.Daemon.AddressConflict = ""
 	p.x.Daemon.Restart = "Backend"
 	p.has("daemon", Warn, "needs a restart: Backend")
 	p.x.Daemon.Waiting = "a lease"

@@ -22,6 +22,8 @@ func (x *examination) daemon(context.Context) []Finding {
 		return []Finding{badf(startDaemon, "%v", x.DaemonErr)}
 	case d.Waiting != "":
 		return []Finding{badf("journalctl -u twilld", "twilld %s waits for %s", d.Version, d.Waiting)}
+	case d.AddressConflict != "":
+		return []Finding{badf("", "%s", d.AddressConflict)}
 	case d.Restart != "":
 		return []Finding{warnf("systemctl restart twilld", "twilld %s needs a restart: %s", d.Version, d.Restart)}
 	default:

@@ -45,6 +45,9 @@ func (p page) node(d *Document) {
 	if d.Restart != "" {
 		fmt.Fprintf(p, "restart needed: %s\n", d.Restart)
 	}
+	if d.AddressConflict != "" {
+		fmt.Fprintf(p, "address conflict: %s\n", d.AddressConflict)
+	}
 	if len(d.Network) > 0 {
 		p.row("  network", join(d.Network)+", backend "+d.backends())
 	}

@@ -24,6 +24,10 @@ type Document struct {
 	// come into force; empty: none is pending.
 	Restart string `json:"restart_needed,omitempty"`
 
+	// AddressConflict says which other host has this one's public address; empty: none
+	// was seen lately.
+	AddressConflict string `json:"address_conflict,omitempty"`
+
 	Network []netip.Prefix `json:"network,omitempty"`
 	Backend string         `json:"backend,omitempty"` // what was asked for: "udp", "auto"
 	// Ways are the backends that the node has for its peers, the best first,

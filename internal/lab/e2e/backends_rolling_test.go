@@ -93,7 +93,7 @@ func TestConnectionOutlivesARollingSwapFromStockVXLANAndBack(t *testing.T) {
 			c.swap(i, k)
 			stream.passes(t, fmt.Sprintf("with %s on host %s", k.name, c.nodes[i].Letter))
 		}
-		if after := stockWords.Replace(c.tables()); after != before {
+		if after := stockWords(c.tables()); after != before {
 			t.Errorf("with %s the tables are other than they were with stock flannel:\n%s", k.name, differences(before, after))
 		}
 	}

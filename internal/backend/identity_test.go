@@ -1,0 +1,35 @@
+package backend
+
+import (
+	"testing"
+
+	"github.com/twillnet/twill/lease"
+)
+
+func TestChallengeChangesNothingElseOfALease(t *testing.T) {
+	a := Settings{}.attrs(Choice{Ways: []Way{VXLAN, UDP}}, eth0, vteps{v4: dataOf(vtep1)}, partial, "7f")
+	challenged := Challenge(a, "80")
+	if node, challenger := NodeOf(challenged); node != "7f" || challenger != "80" {
+		t.Errorf("written by %q, challenged by %q", node, challenger)
+	}
+	l := lease.Lease{Attrs: challenged}
+	if got := waysOf(l); len(got) != 2 {
+		t.Errorf("backends %v", got)
+	}
+	v := plannedVTEP{ipv4: true}
+	if d, err := v.dataIn(l, 1); err != nil || d.VNI != dataOf(vtep1).VNI || string(d.VtepMAC) != string(dataOf(vtep1).VtepMAC) {
+		t.Errorf("VTEP %+v, %v", d, err)
+	}
+	if node, challenger := NodeOf(a); node != "7f" || challenger != "" {
+		t.Errorf("the original: %q, %q", node, challenger)
+	}
+}
+
+func TestDataOfAnotherFormHasNoID(t *testing.T) {
+	for _, text := range []string{"", "null", "7", `"text"`, `{"Node": 7}`, `[{"Node": "7f"}]`} {
+		a := lease.Attrs{BackendData: []byte(text)}
+		if node, challenger := NodeOf(a); node != "" || challenger != "" {
+			t.Errorf("%s: %q, %q", text, node, challenger)
+		}
+	}
+}

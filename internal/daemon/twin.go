@@ -1,0 +1,165 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// Two hosts may have one public address: cloned machines, or virtual ones that are
+// all 10.0.2.15 behind a NAT each of its own. To a store that knows nodes by their
+// address they are one node, with one lease. An ID in the lease
+// distinguishes them.
+//
+// A node that finds a lease of its address with another ID writes a challenge into
+// it, which changes no packet's way. If the node of the lease is alive
+// it announces itself again within moments, and both report the other. If it is not,
+// as after the exchange of a machine, the lease is free for the taking. Where two
+// have come to share a lease because they started at once, the greater ID yields.
+
+const (
+	// answerWithin is how long a node that is alive may take to answer: one
+	// message from etcd, and one to it.
+	answerWithin = 5 * time.Second
+	// askAgain is how often a node that has a twin looks whether it is gone.
+	askAgain = 30 * time.Second
+)
+
+// errYield ends a session that has shared a lease with another host.
+var errYield = errors.New("another host has this node's lease")
+
+// hostID returns an ID that this host keeps over restarts and that its clones do not
+// have; empty if there is nothing to make it from. The facts themselves cannot be
+// found out from it, see machine-id(5).
+func hostID(link underlay.Interface) string {
+	var facts []string
+	for _, file := range []string{"/etc/machine-id", "/sys/class/dmi/id/product_uuid"} {
+		text, _ := os.ReadFile(file) // there may be none
+		facts = append(facts, strings.TrimSpace(string(text)))
+	}
+	mac := ""
+	if i, err := net.InterfaceByIndex(link.Index); err == nil {
+		mac = i.HardwareAddr.String()
+	}
+	facts = append(facts, mac)
+	if !slices.ContainsFunc(facts, func(f string) bool { return f != "" }) {
+		return ""
+	}
+	sum := sha256.Sum256([]byte("twill node\n" + strings.Join(facts, "\n")))
+	return hex.EncodeToString(sum[:8])
+}
+
+// challenge looks whether another host that is alive has the lease of the address in
+// a. It returns what to do about it; empty: there is none.
+func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, err error) {
+	own := s.in.self.ID
+	if own == "" {
+		return "", nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	updates := make(chan lease.Update)
+	watch := start("watch leases", func() error { return s.store.Watch(ctx, updates) })
+	defer await(watch)
+	defer cancel()
+	var (
+		leases  lease.Set
+		asked   lease.Key // that has the challenge
+		timeout <-chan time.Time
+	)
+	for {
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case err := <-watch:
+			return "", err
+		case <-timeout:
+			s.log.Info("the host of the lease does not answer, taking the lease over", logging.KeySubnet, asked)
+			return "", nil
+		case u := <-updates:
+			leases.Apply(u)
+			if asked != "" {
+				// Whatever the other has written since, it is alive.
+				if i := slices.IndexFunc(u.Put, func(l lease.Lease) bool { return l.Key() == asked }); i >= 0 {
+					if _, challenger := backend.NodeOf(u.Put[i].Attrs); challenger != own {
+						return twinOf(u.Put[i]), nil
+					}
+				}
+				continue
+			}
+			l := leaseAt(leases.Leases(), a)
+			if node, _ := backend.NodeOf(l.Attrs); node == "" || node == own {
+				return "", nil // free, this node's, or of one that says nothing
+			}
+			s.log.Warn("another host has a lease of this node's public address, asking whether it is alive", logging.KeySubnet, l.Subnets())
+			l.Attrs = backend.Challenge(l.Attrs, own)
+			switch _, err := s.store.Renew(ctx, &l); {
+			case errors.Is(err, lease.ErrLost):
+				return "", nil // it has gone meanwhile
+			case err != nil:
+				return "", err
+			}
+			asked, timeout = l.Key(), time.After(s.answerWithin)
+		}
+	}
+}
+
+// leaseAt returns the lease of the address in a, the zero lease if there is none.
+func leaseAt(all []lease.Lease, a lease.Attrs) lease.Lease {
+	for _, l := range all {
+		if a.PublicIP.IsValid() && l.PublicIP == a.PublicIP || !a.PublicIP.IsValid() && l.PublicIPv6 == a.PublicIPv6 {
+			return l
+		}
+	}
+	return lease.Lease{}
+}
+
+// twinOf says that the node of l has this one's address, and what to do.
+func twinOf(l lease.Lease) string {
+	addr := l.PublicIP
+	if !addr.IsValid() {
+		addr = l.PublicIPv6
+	}
+	return fmt.Sprintf("the public address %s is also that of another host, and the lease %s is under it: give each host an address of its own with --iface or --public-ip", addr, l.Key())
+}
+
+// answer looks whether another host has written to this node's lease, and has the
+// lease say again whose it is. An error means that this node yields.
+func (s *session) answer() error {
+	own := s.in.self.ID
+	listed, ok := s.in.leases.Get(s.in.own.Key())
+	node, challenger := backend.NodeOf(listed.Attrs)
+	challenged := challenger != "" && challenger != own
+	shared := node != "" && node != own
+	if own == "" || !ok || s.in.ownGone() != "" || !challenged && !shared {
+		return nil
+	}
+	s.twin, s.twinSeen = twinOf(listed), time.Now()
+	if s.shown.changed("twin", s.twin) {
+		s.log.Error("another host has this node's public address", logging.KeyWhy, s.twin)
+	}
+	if shared && node < own {
+		return errYield
+	}
+	s.holder.nudge()
+	return nil
+}
+
+// addressConflict returns what is known of a twin that was seen lately.
+func (s *session) addressConflict() string {
+	if s.twin == "" || time.Since(s.twinSeen) > 2*askAgain {
+		return ""
+	}
+	return s.twin
+}
