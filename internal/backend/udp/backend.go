@@ -15,8 +15,11 @@ import (
 	"runtime"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/host/ports"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
@@ -112,6 +115,9 @@ func Open(cfg Config) (_ *Backend, err error) {
 		Switches: cfg.Switches, PartialAnnounced: announced(cfg.Own).PartialChecksums,
 		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
 	})
+	if errors.Is(err, unix.EADDRINUSE) && ports.Device(int(cfg.Port)) != nil {
+		err = fmt.Errorf("%w; %s", err, ports.Holder(int(cfg.Port)))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -183,6 +183,16 @@ func TestFailureLeavesNothing(t *testing.T) {
 			}
 			return func() { c.Close() }
 		}, "bind UDP 192.0.2.1:8285: address already in use", false},
+		{"port of a kernel's device", func(t *testing.T, cfg *Config) func() {
+			dev := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "vxlan7"}, VxlanId: 7, Port: int(cfg.Port)}
+			if err := netlink.LinkAdd(dev); err != nil {
+				t.Fatal(err)
+			}
+			if err := netlink.LinkSetUp(dev); err != nil {
+				t.Fatal(err)
+			}
+			return func() { netlink.LinkDel(dev) }
+		}, "the kernel's vxlan device vxlan7 holds it (ip link delete vxlan7 removes it)", false},
 		{"another route to the network", func(t *testing.T, cfg *Config) func() {
 			lo, err := netlink.LinkByName("lo")
 			if err != nil {

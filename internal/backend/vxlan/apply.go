@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/internal/host/ports"
 	"github.com/twillnet/twill/internal/logging"
 )
 
@@ -98,8 +99,8 @@ func (d *Device) up(link netlink.Link) error {
 	_ = d.nl.LinkSetIP6AddrGenMode(link, addrGenModeNone)
 	err := d.nl.LinkSetUp(link)
 	if errors.Is(err, unix.EADDRINUSE) {
-		return fmt.Errorf("%w; UDP port %d is taken: see who has it (ss -lunp sport = :%d), or set another Backend.Port in the network configuration",
-			err, d.cfg.port(), d.cfg.port())
+		return fmt.Errorf("%w; UDP port %d is taken: %s, or set another Backend.Port in the network configuration",
+			err, d.cfg.port(), ports.Holder(d.cfg.port()))
 	}
 	return err
 }

@@ -271,7 +271,12 @@ func TestFailureLeavesNothing(t *testing.T) {
 			taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
 			h.must(err)
 			h.Cleanup(func() { taken.Close() })
-		}, "address already in use; UDP port 8472 is taken: see who has it (ss -lunp sport = :8472), or set another Backend.Port", ""},
+		}, "address already in use; UDP port 8472 is taken: see which process has it (ss -lunp sport = :8472), or set another Backend.Port", ""},
+		{"UDP port taken by another device", func(h host, c *Config) {
+			other := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "cilium_vxlan"}, VxlanId: 7, Port: 8472, FlowBased: true, GBP: true}
+			h.must(h.nl.LinkAdd(other))
+			h.must(h.nl.LinkSetUp(other))
+		}, "UDP port 8472 is taken: the kernel's vxlan device cilium_vxlan holds it (ip link delete cilium_vxlan removes it)", ""},
 		{"UDP port taken, of a device that is there", func(h host, c *Config) {
 			h.must(h.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: name}, VxlanId: 1, VtepDevIndex: c.Underlay.Index, SrcAddr: local4.AsSlice()}))
 			taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")

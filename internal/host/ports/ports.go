@@ -1,0 +1,50 @@
+// Package ports says which device of the kernel holds a UDP port. Such a port belongs
+// to no process, so ss(8) and /proc/net/udp show it without an owner, or not at all.
+package ports
+
+import (
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Device returns the tunnel device that receives on a UDP port in the network
+// namespace of the calling thread; nil if there is none, or it cannot be found out. The
+// ports of WireGuard's devices are not known here.
+func Device(port int) netlink.Link {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil
+	}
+	for _, l := range links {
+		switch l := l.(type) {
+		case *netlink.Vxlan:
+			if l.Port == port && up(l) {
+				return l
+			}
+		case *netlink.Geneve:
+			if int(l.Dport) == port && up(l) {
+				return l
+			}
+		case *netlink.BareUDP:
+			if int(l.Port) == port && up(l) {
+				return l
+			}
+		}
+	}
+	return nil
+}
+
+// up reports whether a device may hold its port: it is bound when the device comes up.
+func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
+
+// Holder says what holds a UDP port that is in use, in words that fit into a message: a
+// device, or else a process, with the command that removes or shows it.
+func Holder(port int) string {
+	if l := Device(port); l != nil {
+		name := l.Attrs().Name
+		return fmt.Sprintf("the kernel's %s device %s holds it (ip link delete %s removes it)", l.Type(), name, name)
+	}
+	return fmt.Sprintf("see which process has it (ss -lunp sport = :%d)", port)
+}
