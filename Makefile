@@ -13,7 +13,7 @@ BUILDVCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo fals
 export GOFLAGS := $(strip $(shell go env GOFLAGS) -buildvcs=$(BUILDVCS))
 
 # How a shipped binary is built: static, and the same bytes wherever it is.
-# Without gRPC's tracing, which nobody looks at, the linker can leave methods out.
+# Without gRPC's tracing, which is never used, the linker can leave methods out.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -tags grpcnotrace
 
 # Architectures that must build besides the host's; GOARM=6 is the oldest ARM

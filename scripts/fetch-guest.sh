@@ -4,8 +4,8 @@
 # DIR/linux-VERSION-ARCH. What is there already is left as it is.
 #
 # The kernels are those that Debian builds for virtual machines; for 32-bit ARM
-# there is only that of the boards. They have VXLAN as a module, so a guest that
-# has not its file has no VXLAN.
+# there is only that of the boards. They have VXLAN as a module, so a guest
+# without its file has no VXLAN.
 set -euo pipefail
 
 into=${1:?"usage: fetch-guest.sh DIR VERSION ARCH"}/linux-${2:?}-${3:?}

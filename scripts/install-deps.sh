@@ -32,7 +32,7 @@ if [ ${#missing[@]} = 0 ]; then
 	exit
 fi
 if ! command -v apt-get >/dev/null; then
-	echo "this system has no apt-get: install these by its own means and run again" >&2
+	echo "this system has no apt-get: install these with its package manager and run again" >&2
 	exit 1
 fi
 if [ "$(id -u)" != 0 ]; then

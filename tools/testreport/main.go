@@ -3,8 +3,8 @@
 // why, go test's line for each package, and one line of totals.
 //
 // A skipped test is a hole in what the suite proves, so it makes testreport
-// fail unless -skips allows it. That a test failed is go test's exit code to
-// tell: run the pipe with pipefail.
+// fail unless -skips allows it. Whether a test failed is go test's exit code:
+// run the pipe with pipefail.
 package main
 
 import (

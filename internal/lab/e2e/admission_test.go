@@ -167,7 +167,7 @@ func TestPeerIsKnownByItsPublicIPOnly(t *testing.T) {
 }
 
 // pod-a ── host a ── ? 10.5.99.1
-func TestPodIsToldThatNobodyHoldsAnAddress(t *testing.T) {
+func TestPodLearnsThatNoNodeHoldsAnAddress(t *testing.T) {
 	t.Parallel()
 	for _, filter := range []struct{ name, value string }{{"without rp_filter", "0"}, {"with strict rp_filter", "1"}} {
 		t.Run(filter.name, func(t *testing.T) {
@@ -177,20 +177,20 @@ func TestPodIsToldThatNobodyHoldsAnAddress(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				for _, nobody := range []string{"10.5.99.1:80", "[fd00:10:5:99::1]:80"} {
-					_, err := l.pod(0).NS.Dial(t.Context(), "tcp", nobody)
+				for _, free := range []string{"10.5.99.1:80", "[fd00:10:5:99::1]:80"} {
+					_, err := l.pod(0).NS.Dial(t.Context(), "tcp", free)
 					if !errors.Is(err, unix.ENETUNREACH) {
-						t.Errorf("connecting to %s: %v, want ENETUNREACH", nobody, err)
+						t.Errorf("connecting to %s: %v, want ENETUNREACH", free, err)
 					}
 				}
 				testkit.Eventually(t, "the two are counted", func() bool {
 					doc := l.daemons[0].status()
-					var told uint64
+					var answers uint64
 					for _, s := range doc.Shards {
-						told += s.ICMPSent
+						answers += s.ICMPSent
 					}
 					// The kernel's multicast listener reports have no route either.
-					return told == 2 && doc.Drops.TX["no_route"] >= 2
+					return answers == 2 && doc.Drops.TX["no_route"] >= 2
 				})
 			})
 		})

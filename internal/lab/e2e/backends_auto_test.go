@@ -13,7 +13,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// occupy makes a VXLAN device of somebody else on host number i that has the VNI
+// occupy makes a foreign VXLAN device on host number i that has the VNI
 // and port of flannel's, so that the kernel refuses another. flannel.1, if it is
 // there, goes.
 func (c *cluster) occupy(i int) netlink.Link {
@@ -22,7 +22,7 @@ func (c *cluster) occupy(i int) netlink.Link {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "occupier"
 	other := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, Port: 8472, VtepDevIndex: c.underlayLink(i).Attrs().Index}
-	// The daemon is not to make flannel.1 anew before the other stands there.
+	// The daemon must not recreate flannel.1 before the other device is there.
 	if d, ok := c.running[i].(*daemon); ok {
 		testkit.Must(c.t, d.cmd.Process.Signal(unix.SIGSTOP))
 		defer func() { testkit.Must(c.t, d.cmd.Process.Signal(unix.SIGCONT)) }()

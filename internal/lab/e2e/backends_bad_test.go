@@ -38,7 +38,7 @@ var badLeases = []string{
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
 //	└── etcd, with leases that make no sense
-func TestLeasesThatMakeNoSenseDisturbNobody(t *testing.T) {
+func TestLeasesThatMakeNoSenseDisturbNoOtherPeer(t *testing.T) {
 	t.Parallel()
 	for _, backend := range []string{
 		`{"Type": "vxlan"}`, `{"Type": "vxlan", "DirectRouting": true}`, `{"Type": "host-gw"}`, `{"Type": "auto"}`, `{"Type": "udp"}`,

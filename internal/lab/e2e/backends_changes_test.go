@@ -103,7 +103,7 @@ func TestMTUOfTheUnderlayIsFollowedAndTheDeviceKept(t *testing.T) {
 				c.waitTalk()
 			}
 			if now := c.link(0, b.device).Attrs().Index; now != index {
-				t.Errorf("%s was made anew", b.device)
+				t.Errorf("%s was recreated", b.device)
 			}
 		})
 	}
@@ -142,7 +142,7 @@ func TestOptionsOfVXLANAreAppliedToTheLiveDevice(t *testing.T) {
 		flows.pass(t, 500)
 	}
 	if now := c.link(0, "flannel.1").Attrs().Index; now != index {
-		t.Error("the device was made anew")
+		t.Error("the device was recreated")
 	}
 	flows.stop(t)
 }

@@ -76,7 +76,7 @@ func addForeign(t *testing.T, ns *netlab.Namespace) {
 		// Outside the network.
 		{Dst: cidr(t, "10.99.0.0/24"), Gw: via},
 		{Dst: cidr(t, "fd00:99::/64"), Gw: net.ParseIP("fd00:172:31:9::12")},
-		// Of a metric, a type, a table or a protocol that flannel's have not.
+		// Of a metric, a type, a table or a protocol that flannel never uses.
 		{Dst: cidr(t, "10.5.200.0/24"), Gw: via, Priority: 50, Protocol: unix.RTPROT_STATIC},
 		{Dst: cidr(t, "fd00:10:5:200::/64"), Gw: net.ParseIP("fd00:172:31:9::12"), Priority: 50},
 		{Dst: cidr(t, "10.5.201.0/24"), Type: unix.RTN_UNREACHABLE, Protocol: unix.RTPROT_STATIC},

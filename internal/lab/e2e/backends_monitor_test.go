@@ -17,9 +17,9 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// monitor hears what anybody changes of the links, addresses, routes of table
+// monitor receives every change of the links, addresses, routes of table
 // main, and of the neighbours and forwarding entries of flannel's links in a
-// namespace, as ip-monitor(8) does. Of an IPv6 route the kernel also tells when
+// namespace, as ip-monitor(8) does. For an IPv6 route the kernel also reports when
 // it is replaced by the same.
 type monitor struct {
 	t      testing.TB
@@ -66,7 +66,7 @@ func (m *monitor) changes() (lines []string) {
 	}
 }
 
-// line tells of a message; it is empty if that is of no interest.
+// line describes a message; it is empty if that is of no interest.
 func (m *monitor) line(msg syscall.NetlinkMessage) string {
 	b := msg.Data
 	switch t := msg.Header.Type; t {

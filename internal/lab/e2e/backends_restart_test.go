@@ -19,7 +19,7 @@ var kernelBackends = []struct{ backend, lease string }{
 	{"host-gw", `"BackendType":"host-gw"`},
 }
 
-// ghost is what tells all that is of a node that has a lease and does not run.
+// ghost is what every trace of a node that has a lease and does not run contains.
 var ghost = []string{"10.5.77.", "fd00:10:5:77:", "172.31.9.77", "fd00:172:31:9::77", "02:77:77:77:77:0"}
 
 // addGhost makes the lease of a ghost; with is what kernelBackends have.
@@ -106,7 +106,7 @@ func TestRestartFindsEverythingInPlaceAndChangesNothing(t *testing.T) {
 					t.Errorf("a restart has changed\n%s", strings.Join(other, "\n"))
 				}
 				if !slices.ContainsFunc(all, func(line string) bool { return strings.HasPrefix(line, "new route 10.5.77.0/24") }) {
-					t.Errorf("nothing is heard of the other node's route:\n%s", strings.Join(all, "\n"))
+					t.Errorf("no message about the other node's route:\n%s", strings.Join(all, "\n"))
 				}
 				c.becomes(before, "the other node has gone") // on host b too
 			})

@@ -68,7 +68,8 @@ func (g golden) read(t testing.TB) string {
 
 var update = flag.Bool("update", false, "write the tables that stock flannel makes to testdata/stock")
 
-// The goldens are what stock flannel really does, and the harness can tell.
+// The goldens are what stock flannel really does, and the harness would notice a
+// difference.
 func TestStockFlannelStillMakesTheTablesThatAreKept(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, buildStock())

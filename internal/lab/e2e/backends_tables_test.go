@@ -20,7 +20,7 @@ import (
 
 // tables is what backends have made of the hosts, and of etcd, one fact a line:
 // flannel's links with their addresses, the routes of table main, neighbours
-// that somebody has set, forwarding entries of VTEPs, leases. MAC addresses, of
+// that a program has set, forwarding entries of VTEPs, leases. MAC addresses, of
 // which no two runs have the same, have names.
 func (c *cluster) tables() string {
 	c.t.Helper()

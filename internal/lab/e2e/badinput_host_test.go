@@ -23,7 +23,7 @@ func (s *site) link(t testing.TB, name string) netlink.Link {
 	return l
 }
 
-func TestInterfaceThatReachesNobodyIsRefused(t *testing.T) {
+func TestUnusableInterfaceIsRefused(t *testing.T) {
 	t.Parallel()
 	t.Run("there is none of that name", func(t *testing.T) {
 		s := newSite(t)
@@ -182,7 +182,7 @@ func TestHostWithoutTUNIsRefused(t *testing.T) {
 	}
 }
 
-func TestOffloadThatMustBeOnIsRefusedWhereTheKernelHasItNot(t *testing.T) {
+func TestOffloadThatMustBeOnIsRefusedWhereTheKernelLacksIt(t *testing.T) {
 	t.Parallel()
 	for name, says := range map[string]string{
 		"tun-offload": "TUNSETOFFLOAD: invalid argument",

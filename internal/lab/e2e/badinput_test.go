@@ -24,7 +24,7 @@ import (
 type site struct {
 	*netlab.Host
 	t         *testing.T
-	dir       string // of all files that twilld is told of
+	dir       string // of all files that twilld is given
 	leaseFile string // sound unless a test changes it
 }
 

@@ -113,7 +113,7 @@ func TestBrokenLeaseFileIsRefusedWhileTrafficGoesOn(t *testing.T) {
 				t.Errorf("%d leases in force, want the 2 of the last good version", n)
 			}
 			replace(t, l.leaseFile, leasesOf(2))
-			d.seesLeases("mended", 2)
+			d.seesLeases("repaired", 2)
 		})
 	}
 	if err := traffic.stop(); err != nil {
@@ -150,9 +150,9 @@ func TestChangeOfTheLeaseFileIsSeenHoweverItIsMade(t *testing.T) {
 	}{
 		{"written in place", func(text string) { rewrite(t, l.leaseFile, text) }},
 		{"renamed over", func(text string) { replace(t, l.leaseFile, text) }},
-		{"deleted and made anew", func(text string) {
+		{"deleted and written again", func(text string) {
 			testkit.Must(t, os.Remove(l.leaseFile))
-			testkit.Eventually(t, "the loss is told", func() bool { return strings.Contains(d.status().Source.LastError, "no such file") })
+			testkit.Eventually(t, "the loss is reported", func() bool { return strings.Contains(d.status().Source.LastError, "no such file") })
 			rewrite(t, l.leaseFile, text)
 		}},
 		{"replaced by a link", func(text string) {

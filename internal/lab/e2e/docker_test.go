@@ -164,7 +164,7 @@ func TestContainersOfDockerAreInTheNetwork(t *testing.T) {
 			a, pod := l.daemons[0], l.pod(1)
 			a.sh("ip link delete cni0") // Docker's bridge takes its place
 			// As on a bare host. Docker turns it on, and has FORWARD drop what
-			// nobody accepts.
+			// no service accepts.
 			a.sh("sysctl -w net.ipv4.ip_forward=0")
 			d := startDocker(t, a.ns, "set -- "+a.subnetFile+"\n"+tc.options)
 			if rules := firewall(t, a.ns); !strings.Contains(rules, ":FORWARD DROP") {

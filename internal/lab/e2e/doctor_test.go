@@ -58,7 +58,7 @@ func (d *daemon) sh(command string) {
 // pod-a ── host a ──────────── host b ── pod-b
 //
 //	doctor ──── pings ───► UDP 8285 closed, MTU 1400, no daemon
-func TestDoctorFindsWhatKeepsNodesApartAndItsRemediesMendIt(t *testing.T) {
+func TestDoctorFindsWhatKeepsNodesApartAndItsRemediesHelp(t *testing.T) {
 	t.Parallel()
 	if err := build("twill", "./cmd/twill"); err != nil {
 		t.Fatal(err)

@@ -54,16 +54,16 @@ func TestTCPSlowsDownForMarksOnTheWireInsteadOfLosses(t *testing.T) {
 		}
 		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
 			arrived := map[bool]string{true: "IpExtInCEPkts", false: "Ip6InCEPkts"}[addr.Is4()]
-			const told = "TcpExtTCPDeliveredCE"
-			toldBefore, arrivedBefore := counters(t, l.pod(0).NS)[told], counters(t, l.pod(1).NS)[arrived]
+			const echoed = "TcpExtTCPDeliveredCE"
+			echoedBefore, arrivedBefore := counters(t, l.pod(0).NS)[echoed], counters(t, l.pod(1).NS)[arrived]
 			if err := (streams{flows: 2, up: 32 << 20}).run(l.pod(0), l.pod(1), addr); err != nil {
 				t.Error(err)
 			}
 			if counters(t, l.pod(1).NS)[arrived] == arrivedBefore {
 				t.Errorf("no marked packet reached pod-b; relay: %+v", l.Relay.Stats())
 			}
-			if counters(t, l.pod(0).NS)[told] == toldBefore {
-				t.Errorf("pod-a's TCP was not told of any mark; relay: %+v", l.Relay.Stats())
+			if counters(t, l.pod(0).NS)[echoed] == echoedBefore {
+				t.Errorf("no mark was echoed to pod-a's TCP; relay: %+v", l.Relay.Stats())
 			}
 		})
 		if n := l.daemons[1].status().Drops.RX["congestion"]; n > 0 {

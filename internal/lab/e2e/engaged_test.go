@@ -211,13 +211,14 @@ func TestBusyPollFindsPacketsThatComeOneByOne(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, labOptions{flags: []string{metricsFlag, "--busy-poll=" + mode}})
 			requests := datagrams{flows: 1, count: 3000, window: 1, sizes: []int{64}}
-			if err := requests.run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
-				t.Fatal(err)
-			}
-			text := l.metrics(1)
-			found := sum(t, text, "twill_busy_poll_hits_total")
-			if want := mode == "on"; found > 0 != want {
-				t.Errorf("%.0f packets found in 3000 requests, %.0f sleeps", found, sum(t, text, "twill_sleeps_total"))
+			found := 0.0
+			testkit.Eventually(t, "requests are answered, and packets found without a sleep where that is on", func() bool {
+				testkit.Must(t, requests.run(l.pod(0), l.pod(1), l.pod(1).Addr))
+				found = sum(t, l.metrics(1), "twill_busy_poll_hits_total")
+				return mode == "off" || found > 0
+			})
+			if mode == "off" && found > 0 {
+				t.Errorf("%.0f packets found by looking again", found)
 			}
 		})
 	}

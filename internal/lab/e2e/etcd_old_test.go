@@ -43,7 +43,7 @@ func TestNodesShareANetworkOnAnOldEtcd(t *testing.T) {
 	before := l.entry(0)
 	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
 
-	// What changes is told, before etcd has crashed and after.
+	// Changes are reported before and after a crash of etcd.
 	l.putLease("10.5.77.0/24", "172.31.9.77")
 	l.seesInTheEnd(0, 3)
 	l.server.Kill()

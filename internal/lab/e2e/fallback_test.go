@@ -56,7 +56,7 @@ func TestGSORefusedWhileRunningLosesAndDoublesNothing(t *testing.T) {
 		t.Errorf("dropped while falling back: %v", doc.Drops.TX)
 	}
 	if n := strings.Count(l.daemons[0].stderr.String(), "GSO"); n == 0 || n > len(doc.Shards) {
-		t.Errorf("the log speaks of GSO %d times, want once for each of the %d shards at most", n, len(doc.Shards))
+		t.Errorf("the log mentions GSO %d times, want once for each of the %d shards at most", n, len(doc.Shards))
 	}
 }
 

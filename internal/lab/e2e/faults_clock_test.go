@@ -36,12 +36,12 @@ func TestStepsOfTheClockTouchNeitherLeasesNorPackets(t *testing.T) {
 		if !testkit.Within(3*time.Minute, func() bool { return l.entry(i).lease != before[i].lease }) {
 			t.Fatalf("host %s: not within three minutes: a renewal that is due after one", l.Hosts[i].Letter)
 		}
-		testkit.Eventually(t, "the daemon tells when its lease ends by its own clock", func() bool {
+		testkit.Eventually(t, "the daemon reports the end of its lease by its own clock", func() bool {
 			end := d.status().Lease.Expiration.Add(-steps[i])
 			return end.After(time.Now().Add(23*time.Hour)) && end.Before(time.Now().Add(25*time.Hour))
 		})
 		if log := d.stderr.String(); strings.Contains(log, "lost") || strings.Contains(log, "not ready") || strings.Contains(log, "trying again") {
-			t.Errorf("host %s minds the step:\n%s", l.Hosts[i].Letter, log)
+			t.Errorf("host %s is disturbed by the step:\n%s", l.Hosts[i].Letter, log)
 		}
 		now := l.entry(i)
 		if n := now.version - before[i].version; n > 10 {

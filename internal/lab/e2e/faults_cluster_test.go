@@ -83,7 +83,7 @@ func TestNodesJoinAndPodsTalkWhileEtcdLosesItsLeader(t *testing.T) {
 	flows.stop(t)
 	for i, d := range l.daemons[:2] {
 		if log := d.stderr.String(); strings.Contains(log, "lease lost") || strings.Contains(log, "not ready") {
-			t.Errorf("host %s has minded:\n%s", l.Hosts[i].Letter, log)
+			t.Errorf("host %s was disturbed:\n%s", l.Hosts[i].Letter, log)
 		}
 	}
 	l.checkHistory()

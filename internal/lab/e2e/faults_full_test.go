@@ -59,7 +59,7 @@ func TestNodeThatJoinsWaitsWhileEtcdIsFullAndTheOthersTalk(t *testing.T) {
 	flows.stop(t)
 	for i, d := range l.daemons[:2] {
 		if log := d.stderr.String(); strings.Contains(log, "not ready") || strings.Contains(log, "lease lost") {
-			t.Errorf("host %s has minded:\n%s", l.Hosts[i].Letter, log)
+			t.Errorf("host %s was disturbed:\n%s", l.Hosts[i].Letter, log)
 		}
 	}
 	if got := len(l.entries()); got != 3 {

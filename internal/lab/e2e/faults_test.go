@@ -176,7 +176,7 @@ func TestKilledDaemonTakesTheSameSubnetAgain(t *testing.T) {
 		survives(t, "as it writes subnet.env")
 	}
 	l.checkHistory() // in which a node that moves is another one
-	// The address that the node tells the others is renewed with its lease.
+	// The address that the node announces is renewed with its lease.
 	d.start()
 	d.waitReady()
 	drained()
@@ -247,7 +247,7 @@ func TestNodeWhoseLeaseIsAnothersTakesAnotherSubnet(t *testing.T) {
 	l.checkHistory()
 }
 
-func TestNodeWhoseLeaseIsAnothersEndsIfToldTo(t *testing.T) {
+func TestNodeWhoseLeaseIsAnothersEndsIfConfiguredTo(t *testing.T) {
 	t.Parallel()
 	l, others := stolenLab(t, "--on-lease-lost=exit")
 	d := l.daemons[0]

@@ -60,7 +60,7 @@ func exchange(from, to net.Conn, n int) error {
 	return <-sent
 }
 
-// env returns what the daemon has told the CNI plugin.
+// env returns subnet.env, which the CNI plugin reads.
 func (d *daemon) env() string {
 	d.t.Helper()
 	text, err := os.ReadFile(d.subnetFile)
@@ -141,19 +141,19 @@ func TestNewAddressOfTheUnderlayIsFollowed(t *testing.T) {
 			env := l.daemons[0].env()
 			to := netip.MustParseAddr("172.31.9.21")
 			was := l.Hosts[0].Addr
-			tell := func() {
+			announce := func() {
 				l.Hosts[0].Addr = to
 				l.setLeases(l.leases())
 			}
 			if order == "lease first" {
-				tell()
+				announce()
 				testkit.Eventually(t, "the daemon sees that its lease is another's", func() bool { return l.daemons[0].status().Restart != "" })
 				l.Hosts[0].Addr = was
 				l.moveHost(0, to)
 			} else {
 				l.moveHost(0, to)
 				l.daemons[0].waits("172.31.9.21")
-				tell()
+				announce()
 			}
 			testkit.Eventually(t, "the lease says where the node is", func() bool {
 				d := l.daemons[0].status()
@@ -200,8 +200,8 @@ func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
 
 // pod-a ── host a ─── ✂ ────── host b ── pod-b
 //
-//	both ends deleted, made anew
-func TestInterfaceDeletedAndMadeAnewIsFollowed(t *testing.T) {
+//	both ends deleted and recreated
+func TestRecreatedInterfaceIsFollowed(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{})
 	c := l.talk()

@@ -75,7 +75,7 @@ func TestNodeWithoutVXLANJoinsAVXLANClusterWhichGoesOn(t *testing.T) {
 			return err == nil && strings.Contains(page, why) && strings.Contains(page, "--backend=auto")
 		})
 		if got := c.entries(); len(got) != 2 {
-			t.Errorf("it has taken a lease that nobody can use: %v", got)
+			t.Errorf("it has taken a lease that no peer can use: %v", got)
 		}
 		n.run("kill $(pidof twilld); while pidof twilld; do sleep 0.1; done")
 	})
@@ -147,6 +147,6 @@ func TestNodeThatCanHaveNoBackendSaysWhatEachNeeds(t *testing.T) {
 		return err == nil && strings.Contains(page, "modprobe vxlan") && strings.Contains(page, "modprobe tun")
 	})
 	if got := c.entries(); len(got) != 0 {
-		t.Errorf("it has taken a lease that nobody can use: %v", got)
+		t.Errorf("it has taken a lease that no peer can use: %v", got)
 	}
 }

@@ -62,7 +62,7 @@ type kind struct {
 
 // node is a twilld or a stock flannel that runs.
 type node interface {
-	// podMTU is the MTU that it tells the CNI plugin.
+	// podMTU is the MTU in its subnet.env, for the CNI plugin.
 	podMTU() int
 }
 
@@ -174,10 +174,10 @@ func (c *cluster) daemon(i int, flags ...string) *daemon {
 // threeHosts are three hosts of the usual kind.
 var threeHosts = netlab.Options{Hosts: 3}
 
-// run starts nodes on the hosts in turn and gives the pods the MTU that their
-// node tells. Those that want a configuration of their own read it at their
-// start and never again, so they come first. Peers may have yet to be told of
-// each other.
+// run starts nodes on the hosts in turn and gives the pods the MTU of their
+// node. Those that want a configuration of their own read it at their
+// start and never again, so they come first. Peers may not know of each other
+// yet.
 func (c *cluster) run(kinds ...kind) {
 	c.t.Helper()
 	for _, own := range []bool{true, false} {
@@ -189,7 +189,7 @@ func (c *cluster) run(kinds ...kind) {
 	}
 }
 
-// start starts a node on host number i and gives its pods the MTU that it tells.
+// start starts a node on host number i and gives its pods its MTU.
 func (c *cluster) start(i int, k kind) {
 	c.t.Helper()
 	if k.backend != "" {
@@ -246,10 +246,10 @@ func (c *cluster) waitReach(i, j int) {
 }
 
 // expectPair checks what a user notices of the way between the pods of hosts
-// number i and j, in both directions and of each family: what a node of ours has
-// told its pods fits into the way, packets as large as the MTU of both pods pass
-// whole, a pod that sends one of more than pathMTU bytes is told so, and TCP
-// moves bytes unchanged. pathMTU is by family, IPv4 first.
+// number i and j, in both directions and of each family: the MTU that a node of
+// ours announces to its pods fits into the path, packets as large as the MTU of
+// both pods pass whole, a pod that sends one of more than pathMTU bytes learns it,
+// and TCP moves bytes unchanged. pathMTU is by family, IPv4 first.
 func (c *cluster) expectPair(t *testing.T, i, j int, pathMTU [2]int) {
 	t.Helper()
 	c.waitReach(i, j)
@@ -260,7 +260,7 @@ func (c *cluster) expectPair(t *testing.T, i, j int, pathMTU [2]int) {
 			if _, own := c.running[way[0]].(*daemon); own && mtu > path {
 				t.Errorf("subnet.env of host %s says MTU %d, and %d fit into the way to %s", c.nodes[way[0]].Letter, mtu, path, addr)
 			}
-			// Stock flannel tells what fits into IPv4, whatever the family.
+			// Stock flannel announces what fits into IPv4, for either family.
 			largest := min(mtu, c.running[way[1]].podMTU(), path)
 			if err := ping(from, addr, largest); err != nil {
 				t.Errorf("ping of %d bytes from %s: %v", largest, from.NS, err)

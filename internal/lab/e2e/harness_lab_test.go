@@ -15,8 +15,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
-// engine is which of its ways of moving packets each host's twilld is told to
-// use: flags for the hosts in turn.
+// engine is how each host's twilld moves packets: flags for the hosts in turn.
 type engine struct {
 	name  string
 	flags [][]string

@@ -36,7 +36,7 @@ func (l *etcdLab) listedBeside(d *daemon) (rows []listed, table string) {
 // pod-a ── host a ──────────── host b ── pod-b
 //
 //	etcd ────── host c
-func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
+func TestLeasesShowWhenANodeWasLastActive(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	l := newEtcdLab(t)
@@ -54,12 +54,12 @@ func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
 
 	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 100))
 	rows, table = l.listedBeside(a)
-	b, nobody := rows[1], rows[2]
+	b, silent := rows[1], rows[2]
 	if b.Traffic == nil || b.Traffic.TXPackets == 0 || b.Traffic.RXPackets == 0 || b.Idle == nil || *b.Idle > 60 {
 		t.Errorf("after a ping, b: %+v", b)
 	}
-	if nobody.Traffic == nil || nobody.Idle != nil {
-		t.Errorf("a node that nothing was sent to: %+v", nobody)
+	if silent.Traffic == nil || silent.Idle != nil {
+		t.Errorf("a node that nothing was sent to: %+v", silent)
 	}
 	if !strings.Contains(table, "s ago ") || strings.Count(table, "never  ") != 1 {
 		t.Errorf("got\n%s", table)
@@ -78,7 +78,7 @@ func TestLeasesTellWhenANodeWasHeardOfLast(t *testing.T) {
 //	└── etcd ──┘
 //
 // The kernel carries the packets, and counts none by peer.
-func TestLeasesTellWhenTheKernelSentToANodeLast(t *testing.T) {
+func TestLeasesShowWhenTheKernelLastSentToANode(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})

@@ -67,7 +67,7 @@ func TestReadyzSaysWhenPodsCanTalk(t *testing.T) {
 	}
 }
 
-func TestServiceManagerIsToldWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
+func TestServiceManagerIsNotifiedWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(scratchDir(t), "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -142,7 +142,7 @@ func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
 	})
 }
 
-// The operator's command speaks of what is wrong when nobody answers.
+// The operator's command says what is wrong when no daemon answers.
 func TestTwillStatusSaysWhyItCannotAsk(t *testing.T) {
 	t.Parallel()
 	ns := newLab(t, labOptions{idle: true}).Hosts[0].NS

@@ -87,7 +87,7 @@ func TestSIGTERMEndsUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
 				}
 			}
 			if log := d.stderr.String(); strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {
-				t.Errorf("complaints of a daemon that was told to stop:\n%s", log)
+				t.Errorf("warnings of a daemon that was asked to stop:\n%s", log)
 			}
 		})
 	}
@@ -198,7 +198,7 @@ func (l *lab) link(i int, name string) netlink.Link {
 }
 
 // pod-a ── host a, flannel0 deleted ──────────── host b ── pod-b
-func TestDeletedDeviceIsMadeAnew(t *testing.T) {
+func TestDeletedDeviceIsRecreated(t *testing.T) {
 	t.Parallel()
 	for _, e := range []engine{offloadEngine, plainEngine} {
 		t.Run(e.name, func(t *testing.T) {
@@ -254,7 +254,7 @@ func TestPodsTalkAgainWhenAnInterfaceIsUpAgain(t *testing.T) {
 					t.Errorf("the host was\n%s\nand is\n%s", before, after)
 				}
 				if log := l.daemons[0].stderr.String(); strings.Contains(log, "level=WARN") {
-					t.Errorf("complaints:\n%s", log)
+					t.Errorf("warnings:\n%s", log)
 				}
 			})
 		}

@@ -48,7 +48,7 @@ func TestPingFillsTheMTUOfTheTunnelAndNotAByteMore(t *testing.T) {
 // pod-a ── 1500 ── host a ── 1500 ── host b ── 1500 ── pod-b
 //
 //	flannel0: 1472
-func TestPodThatWasNotToldTheMTUIsToldByItsHost(t *testing.T) {
+func TestPodThatDoesNotKnowTheMTULearnsItFromItsHost(t *testing.T) {
 	t.Parallel()
 	for _, u := range underlays {
 		t.Run(u.name, func(t *testing.T) {
@@ -221,7 +221,7 @@ func TestIPv6PodsKeepTheirMinimumMTUOnANarrowPath(t *testing.T) {
 }
 
 // expectPathMTU sends packets that are too big, with DF, from pod-a to addr
-// until the kernel of pod-a knows better, and checks that it then knows mtu,
+// until the kernel of pod-a has learnt the path MTU, and checks that it is mtu,
 // and that mtu fits.
 func (l *lab) expectPathMTU(t *testing.T, addr netip.Addr, mtu int) {
 	t.Helper()
@@ -244,7 +244,7 @@ func expectPathMTU(t *testing.T, from *netlab.Pod, addr netip.Addr, mtu int) {
 		t.Fatal(err)
 	}
 	tooBig := make([]byte, mtu+1-headers)
-	told := testkit.Within(testkit.Patience, func() bool {
+	learnt := testkit.Within(testkit.Patience, func() bool {
 		_, err := conn.Write(tooBig)
 		return errors.Is(err, unix.EMSGSIZE)
 	})
@@ -252,11 +252,11 @@ func expectPathMTU(t *testing.T, from *netlab.Pod, addr netip.Addr, mtu int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !told || got != mtu {
-		t.Errorf("%d bytes from %s to %s: the pod was told: %t, and takes the path for one of %d bytes, want %d", mtu+1, from.NS, addr, told, got, mtu)
+	if !learnt || got != mtu {
+		t.Errorf("%d bytes from %s to %s: refused as too big: %t; the pod takes the path MTU to be %d, want %d", mtu+1, from.NS, addr, learnt, got, mtu)
 		return
 	}
 	if err := ping(from, addr, mtu); err != nil {
-		t.Errorf("a ping of %d bytes, what the pod was told: %v", mtu, err)
+		t.Errorf("a ping of %d bytes, the path MTU that the pod has learnt: %v", mtu, err)
 	}
 }

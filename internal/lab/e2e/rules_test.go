@@ -64,7 +64,7 @@ func TestRulesStandWithSubnetEnvOutliveTheDaemonAndAreCleanedUp(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{idle: true, flags: withRules})
 	d := l.daemons[0]
-	foreign := []string{"iptables", "-A", "FORWARD", "-s", "192.0.2.0/24", "-m", "comment", "--comment", "of somebody else", "-j", "ACCEPT"}
+	foreign := []string{"iptables", "-A", "FORWARD", "-s", "192.0.2.0/24", "-m", "comment", "--comment", "of another program", "-j", "ACCEPT"}
 	testkit.Must(t, d.ns.Command(t.Context(), foreign[0], foreign[1:]...).Run())
 	routes := netState(t, d.ns)
 	l.start()
@@ -104,7 +104,7 @@ func TestRulesStandWithSubnetEnvOutliveTheDaemonAndAreCleanedUp(t *testing.T) {
 	}
 	if after := firewall(t, d.ns); strings.Contains(after, "FLANNEL") || strings.Contains(after, "flanneld forward") {
 		t.Errorf("left after the clean-up:\n%s", after)
-	} else if !strings.Contains(after, "of somebody else") {
+	} else if !strings.Contains(after, "of another program") {
 		t.Errorf("the clean-up took a foreign rule away:\n%s", after)
 	}
 	if after := netState(t, d.ns); after != routes {
@@ -158,7 +158,7 @@ func TestRulesAndBlackholeRoutesComeBack(t *testing.T) {
 }
 
 // The daemon before had other flags, or was stock flannel: whose rules outlive it.
-func TestRulesThatNobodyWantsAnyMoreGoAwayAtTheStart(t *testing.T) {
+func TestRulesThatAreNoLongerWantedGoAwayAtTheStart(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{Options: netlab.Options{Hosts: 2}, flags: withRules})
 	d := l.daemons[0]
@@ -174,7 +174,7 @@ func TestRulesThatNobodyWantsAnyMoreGoAwayAtTheStart(t *testing.T) {
 	d.start()
 	d.waitReady()
 	if got := firewall(t, d.ns); strings.Contains(got, "FLANNEL") || !strings.Contains(got, "-s 192.0.2.0/24 -j ACCEPT") {
-		t.Errorf("there are\n%s\nwant somebody else's rule alone", got)
+		t.Errorf("there are\n%s\nwant the other program's rule alone", got)
 	}
 	if rules := d.status().Rules; rules == nil || rules.Masquerade || rules.Forward || rules.Problem != "" {
 		t.Errorf("status: rules %+v", rules)
@@ -182,7 +182,7 @@ func TestRulesThatNobodyWantsAnyMoreGoAwayAtTheStart(t *testing.T) {
 }
 
 // A host without iptables still carries packets, unless they would leave it
-// with addresses that nobody can answer.
+// with addresses that cannot be answered.
 func TestHostWithoutIptables(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{idle: true, flags: []string{"--iptables-forward-rules=true", "--iptables-resync=1"}})
@@ -209,7 +209,7 @@ func TestHostWithoutIptables(t *testing.T) {
 		t.Errorf("with --ip-masq:\n%s", log)
 	}
 	if got := d.files(); got != "" {
-		t.Errorf("pods are told of a network that is not there: %s", got)
+		t.Errorf("subnet.env describes a network that is not there: %s", got)
 	}
 }
 

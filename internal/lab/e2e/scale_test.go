@@ -29,7 +29,7 @@ const manyLeases = 5000
 //
 //	pod-a ── host a ─┬─ host b ── pod-b
 //	                 └─ etcd with 5,000 leases more
-func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNobody(t *testing.T) {
+func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNoPeer(t *testing.T) {
 	t.Parallel()
 	l := idleEtcdLab(t, 2)
 	l.put("config", `{"Network": "10.0.0.0/8", "SubnetLen": 24, "Backend": {"Type": "udp"}}`)
@@ -150,7 +150,7 @@ func (l *etcdLab) timeChanges(t *testing.T) {
 		if !testkit.Within(time.Minute, func() bool {
 			for range 20 { // within polls each 5 ms
 				number++
-				_, _ = probe.Write(binary.BigEndian.AppendUint64(nil, number)) // an error tells of an ICMP message
+				_, _ = probe.Write(binary.BigEndian.AppendUint64(nil, number)) // an error reports an ICMP message
 				select {
 				case n := <-arrived:
 					if n > stop {
@@ -228,7 +228,7 @@ func (d *daemon) memory() string {
 	return strings.Join(found, ", ")
 }
 
-// forgetPeak makes VmHWM begin anew, proc_pid_clear_refs(5).
+// forgetPeak resets VmHWM, proc_pid_clear_refs(5).
 func (d *daemon) forgetPeak(t *testing.T) {
 	t.Helper()
 	testkit.Must(t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", d.cmd.Process.Pid), []byte("5"), 0))

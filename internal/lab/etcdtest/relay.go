@@ -13,7 +13,7 @@ import (
 
 // Relay stands between clients and a server, and can be cut: it then passes
 // nothing on and closes nothing, as a wire would that is pulled out. It can be
-// told to cut itself at a moment that a clock would not find, such as between a
+// made to cut itself at a moment that a clock would not find, such as between a
 // request and its answer.
 //
 // Its methods may be called from several goroutines.

@@ -67,7 +67,7 @@ func value(ctx context.Context, t *testing.T, c *clientv3.Client, old string) st
 	}
 }
 
-func TestARelayStopsTheRequestThatItIsToldOf(t *testing.T) {
+func TestARelayStopsTheChosenRequest(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	r, far, near := relayed(t)
@@ -78,7 +78,7 @@ func TestARelayStopsTheRequestThatItIsToldOf(t *testing.T) {
 	reached := r.CutBefore("old-one")
 	select {
 	case <-reached:
-		t.Fatal("the relay has found what went through before it was told")
+		t.Fatal("the relay has found what went through before the order")
 	default:
 	}
 	reached = r.CutBefore("new-one")
@@ -106,7 +106,7 @@ func TestARelayStopsTheRequestThatItIsToldOf(t *testing.T) {
 	}
 }
 
-func TestARelayStopsTheAnswerThatItIsToldOf(t *testing.T) {
+func TestARelayStopsTheChosenAnswer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	r, far, near := relayed(t)

@@ -159,7 +159,7 @@ func Launch(dir string, n int, o Options) ([]*Server, error) {
 	return servers, nil
 }
 
-// freePorts returns n addresses that nobody listens on. Another process might
+// freePorts returns n addresses that no process listens on. Another process might
 // take one before etcd does; the kernel hands them out in turn, so it is late.
 func freePorts(host string, n int) ([]string, error) {
 	var addrs []string

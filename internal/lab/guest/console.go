@@ -20,7 +20,7 @@ type console struct {
 	ended   bool
 }
 
-// errEnded says that the guest has ended, by a panic or because it was told to.
+// errEnded means that the guest has ended, by a panic or on request.
 var errEnded = errors.New("the guest has ended")
 
 // Write takes what the guest writes. The terminal driver puts a carriage return

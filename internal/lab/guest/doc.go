@@ -1,7 +1,7 @@
 // Package guest boots another Linux kernel in qemu and puts it in the place of
 // a host of internal/lab/netlab, for tests of what an older kernel, or one without a
-// module, has not. It needs root, qemu and what "make guest" fetches; KVM it does
-// not need, every instruction is emulated.
+// module, lacks. It needs root, qemu and what "make guest" fetches, but not KVM:
+// every instruction is emulated.
 //
 // The guest takes over the addresses of the host, whose namespace is left with
 // two bridges. The host's pods stay what they are, namespaces of this machine,

@@ -40,7 +40,7 @@ func TestGuest(t *testing.T) {
 			t.Errorf("%q, %v", out, err)
 		}
 	})
-	t.Run("tells how a command has ended", func(t *testing.T) {
+	t.Run("reports how a command has ended", func(t *testing.T) {
 		if out, err := g.Run("echo no; exit 3"); err == nil || !strings.Contains(err.Error(), "exit code 3") || out != "no" {
 			t.Errorf("%q, %v; want exit code 3", out, err)
 		}

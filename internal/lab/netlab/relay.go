@@ -73,7 +73,7 @@ func (r *Relay) Set(impair Impairment) {
 	r.impair.Store(&impair)
 }
 
-// Stats tells what the relay has done since it was started.
+// Stats returns what the relay has done since it was started.
 func (r *Relay) Stats() RelayStats {
 	return RelayStats{
 		Received: r.received.Load(), Dropped: r.dropped.Load(), Corrupted: r.corrupted.Load(),

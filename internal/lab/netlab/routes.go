@@ -84,7 +84,7 @@ func (h *Host) addVTEP(mtu int) error {
 	return h.NS.linkUp(vxlanLink)
 }
 
-// addVXLANPeer tells h how to reach the pods of peer: neighbour, FDB entry and
+// addVXLANPeer makes the pods of peer reachable from h: neighbour, FDB entry and
 // route, in flannel's order.
 func (h *Host) addVXLANPeer(peer *Host) error {
 	link, err := h.NS.nl.LinkByName(vxlanLink)

@@ -16,7 +16,7 @@ func onThread(f func()) {
 		// Never unlocked: a goroutine that ends locked takes its thread along.
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			// The main thread cannot end, and /proc/self speaks of it.
+			// The main thread cannot end, and /proc/self describes it.
 			// Keep it busy while another thread does the work.
 			onThread(f)
 			runtime.UnlockOSThread()

@@ -37,7 +37,7 @@ func NewBatch(n int) *Batch {
 func (b *Batch) Size() int { return len(b.hdrs) }
 
 // Set gives message i its memory: what to send, or where to receive. The batch
-// keeps buf until Set is called anew. buf is not empty.
+// keeps buf until the next call of Set. buf is not empty.
 func (b *Batch) Set(i int, buf []byte) {
 	b.iovs[i].Base = &buf[0]
 	b.iovs[i].SetLen(len(buf))
