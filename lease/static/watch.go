@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/internal/filewatch"
 )
 
 // Watch sends the last good version as a snapshot and then what changes in the
@@ -24,10 +25,10 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	if err := send(f.snapshot()); err != nil {
 		return err
 	}
-	n := notifier{path: s.path, log: s.log, open: s.newNotify}
-	defer n.close()
+	n := filewatch.Notifier{Path: s.path, What: "lease file", Log: s.log, Open: s.newNotify}
+	defer n.Close()
 	for {
-		n.arm() // before the file is read, so that no change falls between
+		n.Arm()
 		u, ok, err := f.next(ctx)
 		if err != nil {
 			return err
@@ -38,7 +39,7 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 				return err
 			}
 		}
-		if err := n.wait(ctx); err != nil {
+		if err := n.Wait(ctx); err != nil {
 			return err
 		}
 	}
@@ -87,7 +88,7 @@ func (f *follower) next(ctx context.Context) (u lease.Update, ok bool, err error
 		}
 		before = seen
 		select {
-		case <-time.After(settle):
+		case <-time.After(filewatch.Settle):
 		case <-ctx.Done():
 			return lease.Update{}, false, ctx.Err()
 		}

@@ -1,4 +1,7 @@
-package static
+// Package filewatch waits until a file may have become another: written to, replaced
+// by a rename, removed and made again, or exchanged by a symbolic link anywhere on
+// the way to it.
+package filewatch
 
 import (
 	"context"
@@ -18,52 +21,59 @@ import (
 )
 
 const (
-	// settle is how long a file must be left alone before it is read: an
+	// Settle is how long a file must be left alone before it is read: an
 	// editor truncates, writes and renames within a few milliseconds.
-	settle = 50 * time.Millisecond
+	Settle = 50 * time.Millisecond
 	// settleMost bounds the wait where the writing does not end.
 	settleMost = 500 * time.Millisecond
 	// pollEvery is how often the file is read where there is no inotify.
 	pollEvery = time.Second
 )
 
-// notifier waits until the file at path may have changed. It watches every directory
+// Notifier waits until the file at Path may have changed. It watches every directory
 // on the way there, so it notices when the file is written, replaced by a rename or
 // created again, and the same for each directory and symbolic link above it
-// (Kubernetes swaps a link "..data" to change a ConfigMap).
-type notifier struct {
-	path string
-	log  *slog.Logger
-	open func() (*fsnotify.Watcher, error)
+// (Kubernetes swaps a link "..data" to change a ConfigMap). It is for one goroutine.
+type Notifier struct {
+	Path string
+	What string // what the file is, for the log: "lease file"
+	Log  *slog.Logger
+	// Open opens inotify; nil means fsnotify.NewWatcher.
+	Open func() (*fsnotify.Watcher, error)
 
-	fs   *fsnotify.Watcher // nil before arm, and when polling
+	fs   *fsnotify.Watcher // nil before Arm, and when polling
 	way  []string          // the names whose change matters
 	poll bool
 }
 
-// arm watches the way that leads to the file now. Where inotify is not available it
-// logs that once, and wait polls.
-func (n *notifier) arm() {
-	n.close()
+// Arm starts to watch, on the way that leads to the file now. Call it before the
+// file is read, so that no change falls between. Where inotify is not available it
+// logs that once, and Wait polls.
+func (n *Notifier) Arm() {
+	n.Close()
 	if n.poll {
 		return
 	}
 	if err := n.listen(); err != nil {
-		n.close()
+		n.Close()
 		n.poll = true
-		n.log.Warn("cannot watch lease file, polling it every second",
-			logging.KeyPath, n.path, logging.KeyError, err,
+		n.Log.Warn("cannot watch file, polling it every second",
+			logging.KeyWhat, n.What, logging.KeyPath, n.Path, logging.KeyError, err,
 			logging.KeyRemedy, "raise fs.inotify.max_user_instances and fs.inotify.max_user_watches")
 	}
 }
 
-func (n *notifier) listen() (err error) {
-	if n.fs, err = n.open(); err != nil {
+func (n *Notifier) listen() (err error) {
+	open := n.Open
+	if open == nil {
+		open = fsnotify.NewWatcher
+	}
+	if n.fs, err = open(); err != nil {
 		return fmt.Errorf("open inotify: %w", err)
 	}
 	n.way = nil
 	for {
-		way, err := steps(n.path)
+		way, err := steps(n.Path)
 		if err != nil {
 			return err
 		}
@@ -80,16 +90,17 @@ func (n *notifier) listen() (err error) {
 	}
 }
 
-func (n *notifier) close() {
+// Close ends the watch.
+func (n *Notifier) Close() {
 	if n.fs != nil {
 		n.fs.Close()
 		n.fs = nil
 	}
 }
 
-// wait returns nil when the file may have changed and has settled, or is due to
+// Wait returns nil when the file may have changed and has settled, or is due to
 // be polled, and ctx.Err() when ctx is done.
-func (n *notifier) wait(ctx context.Context) error {
+func (n *Notifier) Wait(ctx context.Context) error {
 	if n.fs == nil {
 		select {
 		case <-time.After(pollEvery):
@@ -113,7 +124,7 @@ func (n *notifier) wait(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		settled = time.After(settle)
+		settled = time.After(Settle)
 		if most == nil {
 			most = time.After(settleMost)
 		}
