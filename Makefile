@@ -29,10 +29,17 @@ UNIT = $$(go list ./... | grep -v /internal/lab/e2e)
 
 FUZZTIME ?= 20s
 GOARCH   := $(shell go env GOARCH)
-MODULES  := . tools tools/cni tools/etcd tools/release
+MODULES  := . tools tools/cni tools/etcd tools/kubernetes tools/release
 ifeq ($(GOARCH),amd64)
 MODULES  += bench/peers/flannel
 endif
+
+# Kubernetes' programs take minutes to build, so each is built once a version.
+KUBE          := bin/peers/kubernetes
+KUBE_PROGRAMS := kube-apiserver kube-controller-manager kubectl
+# The tests that run them.
+KUBE_TESTS    := ^TestKube
+KUBE_VERSION  := $(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' tools/kubernetes/go.mod)
 
 STEP   := scripts/step
 REPORT := bin/tools/testreport
@@ -49,8 +56,8 @@ build: ## build what is in cmd/ to bin, static
 	$(GOBUILD) -o bin/ ./cmd/...
 
 .PHONY: build-lite
-build-lite: ## build bin/twilld-lite, the smallest daemon: without --embedded-etcd
-	$(GOBUILD),noembed -o bin/twilld-lite ./cmd/twilld
+build-lite: ## build bin/twilld-lite, the smallest daemon: without --embedded-etcd and Kubernetes
+	$(GOBUILD),noembed,nokube -o bin/twilld-lite ./cmd/twilld
 
 .PHONY: peers
 peers: ## build bin/peers/floor, and flannel-udp, stock flannel's udp backend (amd64, cgo)
@@ -96,6 +103,13 @@ image-programs-%: image-packages-%
 image-packages-%:
 	@scripts/fetch-image.sh bin/image/$*/debian $*
 
+.PHONY: kubernetes
+kubernetes: $(addprefix $(KUBE)/,$(KUBE_PROGRAMS)) ## build the Kubernetes programs that tests run to bin/peers/kubernetes, 6 min
+
+$(KUBE)/%: tools/kubernetes/go.mod
+	cd tools/kubernetes && $(GOBUILD) -ldflags='-s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION)' \
+		-o ../../$@ k8s.io/kubernetes/cmd/$*
+
 .PHONY: etcd-old
 etcd-old: ## fetch this Debian's etcd, an old one that tests run, to bin/peers/etcd-old
 	scripts/fetch-etcd.sh bin/peers/etcd-old
@@ -116,10 +130,10 @@ peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laborato
 
 # The stages of "make test". On two processors three at a time keep both busy: much
 # of what the tests in namespaces do is wait. Each has its log in bin/log.
-STAGES := build fetch netns unit cross lint
+STAGES := build fetch netns kubernetes unit cross lint
 
 .PHONY: test
-test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces
+test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces, Kubernetes
 	@$(STEP) packages "Debian packages that the tests need" scripts/install-deps.sh
 	@$(MAKE) --jobs=3 --keep-going $(STAGES:%=stage-%)
 
@@ -133,6 +147,8 @@ stage-fetch: # one after the other: APT locks its lists
 	$(STAGE) fetch "old etcd, kernels and dockerd" $(MAKE) etcd-old guest docker image-packages-$(GOARCH)
 stage-netns: stage-build stage-fetch
 	$(STAGE) netns "tests in network namespaces" $(MAKE) test-netns
+stage-kubernetes: stage-build
+	$(STAGE) kubernetes "tests with Kubernetes" $(MAKE) test-kubernetes
 stage-unit: stage-build stage-fetch
 	$(STAGE) unit "unit tests with the race detector" $(MAKE) test-unit
 stage-cross: $(REPORT)
@@ -142,13 +158,17 @@ stage-lint:
 
 .PHONY: test-unit
 test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some skip
-	CGO_ENABLED=1 go test -race -p 4 -json $(UNIT) | $(REPORT) $(SKIPS)
+	CGO_ENABLED=1 go test -race -p 4 -json -skip '$(KUBE_TESTS)' $(UNIT) | $(REPORT) $(SKIPS)
 	@for m in $(filter-out .,$(MODULES)); do \
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
 
 .PHONY: test-netns
 test-netns: needs-root $(REPORT) cni etcd-old guest docker image-host ## tests of the real binaries in network namespaces; root
-	go test -count=1 -parallel 4 -timeout 30m -json ./internal/lab/e2e/... | $(REPORT) -each
+	go test -count=1 -parallel 4 -timeout 30m -json -skip '$(KUBE_TESTS)' ./internal/lab/e2e/... | $(REPORT) -each
+
+.PHONY: test-kubernetes
+test-kubernetes: needs-root $(REPORT) etcd kubernetes ## tests with a real kube-apiserver, in network namespaces; root
+	go test -count=1 -timeout 30m -p 1 -json -run '$(KUBE_TESTS)' ./lease/kube ./internal/lab/e2e | $(REPORT) -each
 
 .PHONY: test-cross
 test-cross: $(REPORT) ## build for other architectures; packet code under qemu for arm and arm64

@@ -102,15 +102,22 @@ func ConfigKeys() []string {
 // ParseConfig reads a network configuration with flannel's keys, defaults and
 // bounds. Its error wraps a *SyntaxError if text is not JSON and a *ConfigError if
 // a value cannot be used. null counts as absent.
-func ParseConfig(text []byte) (*Config, error) {
-	c, err := parseConfig(text)
+func ParseConfig(text []byte) (*Config, error) { return parseAs(text, rangeJSON.parse) }
+
+// ParseAssigned is ParseConfig for a network whose subnets are not leased but
+// assigned, as Kubernetes does: SubnetLen, SubnetMin and SubnetMax are not read,
+// and are zero in the result, and the network may be that of a single node.
+func ParseAssigned(text []byte) (*Config, error) { return parseAs(text, rangeJSON.parseAssigned) }
+
+func parseAs(text []byte, parseRange func(rangeJSON) (Range, error)) (*Config, error) {
+	c, err := parseConfig(text, parseRange)
 	if err != nil {
 		return nil, fmt.Errorf("network config: %w", err)
 	}
 	return c, nil
 }
 
-func parseConfig(text []byte) (*Config, error) {
+func parseConfig(text []byte, parseRange func(rangeJSON) (Range, error)) (*Config, error) {
 	var j configJSON
 	if err := unmarshal(text, &j); err != nil {
 		return nil, err
@@ -137,13 +144,13 @@ func parseConfig(text []byte) (*Config, error) {
 		return nil, &ConfigError{"EnableIPv4", "false", `true, or "EnableIPv6": true`}
 	}
 	if ipv4 {
-		c.IPv4, err = rangeJSON{familyIPv4, j.Network, j.SubnetLen, j.SubnetMin, j.SubnetMax}.parse()
+		c.IPv4, err = parseRange(rangeJSON{familyIPv4, j.Network, j.SubnetLen, j.SubnetMin, j.SubnetMax})
 		if err != nil {
 			return nil, err
 		}
 	}
 	if ipv6 {
-		c.IPv6, err = rangeJSON{familyIPv6, j.IPv6Network, j.IPv6SubnetLen, j.IPv6SubnetMin, j.IPv6SubnetMax}.parse()
+		c.IPv6, err = parseRange(rangeJSON{familyIPv6, j.IPv6Network, j.IPv6SubnetLen, j.IPv6SubnetMin, j.IPv6SubnetMax})
 		if err != nil {
 			return nil, err
 		}

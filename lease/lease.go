@@ -47,9 +47,10 @@ type Update struct {
 	Put      []Lease
 	Delete   []Key
 	// Err is not nil when the store refuses something, such as a broken
-	// configuration, or when the node's own lease is lost, which wraps
-	// ErrLost. The rest of the update is then empty, and what was sent before
-	// stays in force.
+	// configuration; when the node's own lease is lost, or is not as the node
+	// wrote it, which wraps ErrLost and calls for Renew; or when the store
+	// refuses this node, which wraps ErrDenied. The rest of the update is then
+	// empty, and what was sent before stays in force.
 	Err error
 }
 
@@ -61,8 +62,20 @@ var ErrNoLease = errors.New("no lease for this node")
 // become another node's. The node may acquire another.
 var ErrLost = errors.New("lease lost")
 
+// ErrConfig says that a store's network configuration is missing, or is not what it
+// is meant to be. A text of which a value is wrong is a *ConfigError or *SyntaxError.
+var ErrConfig = errors.New("network config")
+
+// ErrPending says that what makes the node's lease is not there yet, or that the
+// store cannot be asked now. The same call may succeed later.
+var ErrPending = errors.New("no lease yet")
+
+// ErrDenied says that the store refuses the credentials of this node, so that
+// what was known may be out of date without notice.
+var ErrDenied = errors.New("access denied")
+
 // Store is where the nodes of a network find their configuration and leases.
-// lease/static and lease/etcd implement it.
+// lease/static, lease/etcd and lease/kube implement it.
 //
 // All methods may be called from several goroutines.
 type Store interface {
@@ -73,7 +86,8 @@ type Store interface {
 	// Acquire returns the lease of the node that a describes, taking a new
 	// one where the store can. prev is the subnets the node had before (from
 	// subnet.env); either may be invalid. It returns an error that wraps
-	// ErrNoLease when there is none to be had.
+	// ErrNoLease when there is none to be had, and one that wraps ErrPending
+	// when the caller is to ask again.
 	Acquire(ctx context.Context, a Attrs, prev Previous) (*Lease, error)
 
 	// Renew extends own before own.Expiration and returns the resulting

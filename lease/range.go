@@ -40,7 +40,7 @@ type rangeJSON struct {
 // below SubnetMin, with which no subnet could be leased.
 func (j rangeJSON) parse() (Range, error) {
 	var r Range
-	if err := j.parseNetwork(&r); err != nil {
+	if err := j.parseNetwork(&r, j.maxLen()-minSplit, "so that four subnets fit"); err != nil {
 		return Range{}, err
 	}
 	if err := j.parseLen(&r); err != nil {
@@ -63,7 +63,15 @@ func (j rangeJSON) parse() (Range, error) {
 	return r, nil
 }
 
-func (j rangeJSON) parseNetwork(r *Range) error {
+// parseAssigned is parse where somebody else hands out the subnets: only the
+// network counts, and it may be a single subnet.
+func (j rangeJSON) parseAssigned() (Range, error) {
+	var r Range
+	return r, j.parseNetwork(&r, j.maxLen(), "so that a subnet fits")
+}
+
+// parseNetwork reads the network, whose prefix may be no longer than longest.
+func (j rangeJSON) parseNetwork(r *Range, longest int, why string) error {
 	want := fmt.Sprintf("an %s network such as %q", j.name, j.example)
 	if absent(j.network) {
 		return &ConfigError{j.prefix + "Network", "", fmt.Sprintf(`%s, or "Enable%s": false`, want, j.name)}
@@ -76,9 +84,8 @@ func (j rangeJSON) parseNetwork(r *Range) error {
 	if err != nil || n.Addr().BitLen() != j.bits || n.Addr().Is4In6() || n.Bits() == 0 {
 		return &ConfigError{j.prefix + "Network", string(j.network), want}
 	}
-	if longest := j.maxLen() - minSplit; n.Bits() > longest {
-		return &ConfigError{j.prefix + "Network", string(j.network),
-			fmt.Sprintf("/%d or wider, so that four subnets fit", longest)}
+	if n.Bits() > longest {
+		return &ConfigError{j.prefix + "Network", string(j.network), fmt.Sprintf("/%d or wider, %s", longest, why)}
 	}
 	r.Network = n.Masked() // flannel accepts host bits
 	if err := checkNetwork(r.Network); err != nil {

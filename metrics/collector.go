@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -15,6 +16,9 @@ type State struct {
 	// SourceOK is false while the lease store shows something that is
 	// refused, a broken file say, and the last good leases stay in force.
 	SourceOK bool
+	// SourceAway is for how long the lease store has not answered, or has refused
+	// this node; 0: it answers.
+	SourceAway time.Duration
 
 	// Device describes the TUN device; the zero value: there is none yet.
 	Device DeviceInfo
@@ -72,7 +76,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range shardCounters {
 		ch <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{dropDesc, peersDesc, leasesDesc, sourceDesc, deviceDesc, backendDesc, offloadDesc} {
+	for _, d := range []*prometheus.Desc{dropDesc, peersDesc, leasesDesc, sourceDesc, awayDesc, deviceDesc, backendDesc, offloadDesc} {
 		ch <- d
 	}
 }
@@ -92,6 +96,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(ch, peersDesc, float64(st.Peers))
 	gauge(ch, leasesDesc, float64(st.Leases))
 	gauge(ch, sourceDesc, boolToFloat(st.SourceOK))
+	gauge(ch, awayDesc, st.SourceAway.Seconds())
 	if d := st.Device; d.Kind != "" {
 		gauge(ch, deviceDesc, 1, d.Name, d.Kind, d.Reason)
 	}

@@ -63,6 +63,8 @@ var (
 	leasesDesc = desc("leases", "Leases in force, the own one included.")
 	sourceDesc = desc("lease_source_ok",
 		"1 if the newest version of the lease source is in force; 0 while it is refused and the last good one stays. The log and twill status say why.")
+	awayDesc = desc("lease_source_away_seconds",
+		"For how long the lease source has not answered, or has refused this node; 0 if it answers. What was known stays in force.")
 	backendDesc = desc("backend_info",
 		"Always 1; the labels say which backend the network configuration, or --backend, asks for, which one this node takes first, and why.",
 		"configured", "backend", "reason")

@@ -129,7 +129,9 @@ printf '{"Replace": {"%s": "%s", "%s": "%s"}}' \
 
 echo
 shipped "twilld" "" ./cmd/twilld
+shipped "twilld without Kubernetes" ,nokube ./cmd/twilld
 shipped "twilld without etcd's server" ,noembed ./cmd/twilld
+shipped "twilld without both" ,noembed,nokube ./cmd/twilld
 shipped "twill" "" ./cmd/twill
 shipped "twill-lab" "" ./cmd/twill-lab
 shipped "twill-lab without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./cmd/twill-lab
@@ -160,4 +162,4 @@ contents() {
 }
 
 contents "code and constants in twilld" -tags grpcnotrace
-contents "and without etcd's server" -tags grpcnotrace,noembed
+contents "and without etcd's server and Kubernetes" -tags grpcnotrace,noembed,nokube

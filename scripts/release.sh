@@ -72,7 +72,7 @@ for arch in "${arches[@]}"; do
 	(
 		for variable in $(target "$arch"); do export "${variable?}"; done
 		program twilld twilld grpcnotrace
-		program twilld-lite twilld grpcnotrace,noembed
+		program twilld-lite twilld grpcnotrace,noembed,nokube
 		program twill twill grpcnotrace
 	)
 	cp -r LICENSE README.md CHANGELOG.md docs deploy "$dir/"

@@ -15,6 +15,7 @@ import (
 	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
+	"github.com/twillnet/twill/lease/kube"
 )
 
 const aboutConfig = `get prints the network config. set replaces it by that in FILE or standard input
@@ -35,13 +36,20 @@ func runConfig(ctx context.Context, call *command.Call) error {
 	case len(rest) == 0:
 		return c.Usagef("want get or set")
 	case rest[0] == "get" && len(rest) == 1:
-		return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error { return getConfig(ctx, s, c.Stdout, c.Stderr) })
+		if c.kube.On {
+			return c.askKube(ctx, func(ctx context.Context, s *kube.Store) error {
+				return getConfig(ctx, s.PublishedText, lease.ParseAssigned, c.Stdout, c.Stderr)
+			})
+		}
+		return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error {
+			return getConfig(ctx, s.ConfigText, lease.ParseConfig, c.Stdout, c.Stderr)
+		})
 	case rest[0] == "set" && len(rest) <= 2:
 		text, err := readConfig(append(rest, "-")[1])
 		if err != nil {
 			return err
 		}
-		if err := checkConfig(text); err != nil {
+		if err := checkConfig(text, lease.ParseConfig); err != nil {
 			return fmt.Errorf("config set: %w; nothing was written", err)
 		}
 		return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error { return setConfig(ctx, s, text, c.Stdout, c.Stderr) })
@@ -53,12 +61,12 @@ func runConfig(ctx context.Context, call *command.Call) error {
 
 // getConfig prints even a config that cannot be used, so that it can be corrected, and
 // writes to stderr what is wrong with it.
-func getConfig(ctx context.Context, s *etcd.Store, stdout, stderr io.Writer) error {
-	text, err := s.ConfigText(ctx)
+func getConfig(ctx context.Context, read func(context.Context) ([]byte, error), parse parser, stdout, stderr io.Writer) error {
+	text, err := read(ctx)
 	if err != nil {
 		return err
 	}
-	if err := checkConfig(text); err != nil {
+	if err := checkConfig(text, parse); err != nil {
 		fmt.Fprintln(stderr, "twill: config get:", err)
 	}
 	if !strings.HasSuffix(string(text), "\n") {
@@ -132,12 +140,15 @@ func readConfig(name string) ([]byte, error) {
 	return text, nil
 }
 
+// parser reads a network config.
+type parser func(text []byte) (*lease.Config, error)
+
 // checkConfig returns why a node could not use the config.
-func checkConfig(text []byte) error {
+func checkConfig(text []byte, parse parser) error {
 	if len(text) == 0 {
 		return errors.New("network config: the text is empty")
 	}
-	c, err := lease.ParseConfig(text)
+	c, err := parse(text)
 	if err != nil {
 		return err
 	}

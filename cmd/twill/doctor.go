@@ -10,7 +10,6 @@ import (
 	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/lease"
-	"github.com/twillnet/twill/lease/etcd"
 )
 
 const aboutDoctor = `Looks for what keeps the pods of this node from reaching those of other nodes: kernel,
@@ -39,15 +38,10 @@ func runDoctor(ctx context.Context, call *command.Call) error {
 	}
 	n := doctor.Node{Forward: *forward, RandomFully: !*orderly, Daemon: c.daemon, DaemonErr: c.daemonErr}
 	n.Env, n.EnvErr = lease.ReadSubnetEnv(cmp.Or(*subnetFile, c.settings().SubnetFile, defaultSubnetFile))
-	if file := cmp.Or(*leaseFile, c.leaseFile()); file != "" {
-		n.Config, n.Leases, n.StoreErr = c.readLeaseFile(ctx, file)
-	} else {
-		n.StoreErr = c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
-			if n.Config, err = s.Config(ctx); err == nil {
-				n.Leases, err = s.Leases(ctx)
-			}
-			return err
-		})
+	if *leaseFile != "" {
+		n.Config, n.Leases, n.StoreErr = c.readLeaseFile(ctx, *leaseFile)
+	} else if n.Config, n.StoreErr = c.config(ctx); n.StoreErr == nil {
+		n.Leases, n.StoreErr = c.leases(ctx)
 	}
 	findings := doctor.Examine(ctx, n)
 	worst := doctor.Worst(findings)

@@ -13,7 +13,6 @@ import (
 	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
-	"github.com/twillnet/twill/lease/etcd"
 )
 
 const aboutLeases = `Lists the leases: which node has which pod subnet, and until when. If a twilld runs
@@ -54,20 +53,14 @@ func runLeases(ctx context.Context, call *command.Call) error {
 	if _, help, err := c.parse(ctx, aboutLeases, ""); help || err != nil {
 		return err
 	}
-	var leases []lease.Lease
-	var err error
-	if file := c.leaseFile(); file != "" {
-		_, leases, err = c.readLeaseFile(ctx, file)
-	} else {
-		err = c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
-			leases, err = s.Leases(ctx)
-			return err
-		})
-	}
+	leases, err := c.leases(ctx)
 	if err != nil {
 		return err
 	}
 	rows := leaseRows(leases, c.daemon)
+	for i := range rows {
+		rows[i].Reserved = rows[i].Reserved && !c.kube.On // the lease goes with the node
+	}
 	if *asJSON {
 		e := json.NewEncoder(c.Stdout)
 		e.SetIndent("", "  ")
@@ -154,6 +147,8 @@ func expires(r leaseRow, now time.Time) string {
 	switch {
 	case r.Reserved:
 		return "never (reserved)"
+	case r.Expiration.IsZero():
+		return "with the node"
 	case left <= 0:
 		return "expired"
 	case left < time.Minute:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -11,23 +12,26 @@ import (
 
 	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/etcdflags"
+	"github.com/twillnet/twill/internal/kubeflags"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
+	"github.com/twillnet/twill/lease/kube"
 	"github.com/twillnet/twill/lease/static"
 )
 
 // aboutStore ends the help text of the commands that read or write the store.
 const aboutStore = `
 
-Where the store is, the running twilld says; the flags --etcd-* and the variables
-FLANNELD_ETCD_*, which are twilld's, override it.`
+Where the store is, the running twilld says; the flags --etcd-* and those for
+Kubernetes, and their variables FLANNELD_*, which are twilld's, override it.`
 
 // storeCommand is a subcommand that reads or writes the store of leases.
 type storeCommand struct {
 	*command.Call
 	etcd    *etcdflags.Flags
+	kube    *kubeflags.Flags
 	socket  string
 	timeout time.Duration
 
@@ -41,6 +45,7 @@ type storeCommand struct {
 func newStoreCommand(call *command.Call) *storeCommand {
 	c := &storeCommand{Call: call}
 	c.etcd = etcdflags.Define(c.FlagSet)
+	c.kube = kubeflags.Define(c.FlagSet)
 	c.StringVar(&c.socket, "socket", status.DefaultSocket, aboutSocket)
 	c.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for the store, `TIME`")
 	return c
@@ -57,7 +62,7 @@ func (c *storeCommand) parse(ctx context.Context, about, usage string) (operands
 	if c.timeout <= 0 {
 		return nil, false, c.Usagef("--timeout %s: want more than 0", c.timeout)
 	}
-	if err := c.etcd.Settle(os.LookupEnv); err != nil {
+	if err := errors.Join(c.etcd.Settle(os.LookupEnv), c.kube.Settle(os.LookupEnv)); err != nil {
 		return nil, false, c.Usagef("%v", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
@@ -78,6 +83,10 @@ func (c *storeCommand) settings() status.Settings {
 // etcd that a flag names is not the daemon's, so its certificates are not either.
 func (c *storeCommand) adopt() error {
 	s := c.settings()
+	if k := s.Kubernetes; k != nil && !c.etcd.Given("etcd-endpoints") {
+		c.kube.On = true
+		c.kube.Adopt(kube.Options{APIURL: k.APIURL, Kubeconfig: k.Kubeconfig, Prefix: k.Prefix, ConfigFile: k.ConfigFile})
+	}
 	if c.etcd.Given("etcd-endpoints") {
 		s = status.Settings{Prefix: s.Prefix}
 	}
@@ -100,7 +109,7 @@ func (c *storeCommand) adopt() error {
 
 // leaseFile is the daemon's, empty where leases are in etcd.
 func (c *storeCommand) leaseFile() string {
-	if c.etcd.Given("etcd-endpoints") {
+	if c.etcd.Given("etcd-endpoints") || c.kube.On {
 		return ""
 	}
 	return c.settings().LeaseFile
@@ -112,6 +121,9 @@ func (c *storeCommand) ask(ctx context.Context, f func(context.Context, *etcd.St
 	if file := c.leaseFile(); file != "" {
 		return fmt.Errorf("%s: the twilld on this node has its leases in %s, not in etcd; edit that file, or name an etcd with --etcd-endpoints", c.Name(), file)
 	}
+	if c.kube.On {
+		return fmt.Errorf("%s: the leases are in Kubernetes, not in etcd: the cluster assigns podCIDRs, and the network config is the ConfigMap of the DaemonSet (kubectl -n kube-flannel edit configmap kube-flannel-cfg); or name an etcd with --etcd-endpoints", c.Name())
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	o := c.etcd.Options
@@ -122,6 +134,61 @@ func (c *storeCommand) ask(ctx context.Context, f func(context.Context, *etcd.St
 	}
 	defer store.Close()
 	return f(ctx, store)
+}
+
+// askKube calls f with an open store in Kubernetes and a context that ends with the
+// timeout.
+func (c *storeCommand) askKube(ctx context.Context, f func(context.Context, *kube.Store) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	o := c.kube.Options
+	o.Logger = logging.New(c.Stderr, logging.Text, slog.LevelError) // what is wrong comes as an error
+	store, err := kube.Open(o)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return f(ctx, store)
+}
+
+// leases returns all leases of the store, wherever that is.
+func (c *storeCommand) leases(ctx context.Context) (all []lease.Lease, err error) {
+	if file := c.leaseFile(); file != "" {
+		_, all, err = c.readLeaseFile(ctx, file)
+		return all, err
+	}
+	if c.kube.On {
+		err = c.askKube(ctx, func(ctx context.Context, s *kube.Store) (err error) {
+			all, err = s.Leases(ctx)
+			return err
+		})
+		return all, err
+	}
+	err = c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
+		all, err = s.Leases(ctx)
+		return err
+	})
+	return all, err
+}
+
+// config returns the network config of the store.
+func (c *storeCommand) config(ctx context.Context) (config *lease.Config, err error) {
+	if file := c.leaseFile(); file != "" {
+		config, _, err = c.readLeaseFile(ctx, file)
+		return config, err
+	}
+	if c.kube.On {
+		err = c.askKube(ctx, func(ctx context.Context, s *kube.Store) (err error) {
+			config, err = s.Published(ctx)
+			return err
+		})
+		return config, err
+	}
+	err = c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
+		config, err = s.Config(ctx)
+		return err
+	})
+	return config, err
 }
 
 // readLeaseFile reads a lease file as it is now.

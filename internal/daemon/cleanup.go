@@ -13,6 +13,7 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/lastknown"
 )
 
 // cleanUp removes what runs of twilld and of stock flannel have left on this
@@ -41,7 +42,7 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	if device != nil {
 		errs = append(errs, d.removeDevice(device))
 	}
-	errs = append(errs, d.removeVXLAN(), d.removeRoutes())
+	errs = append(errs, d.removeVXLAN(), d.removeRoutes(), lastknown.Remove(d.options.leasesFile()))
 	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)

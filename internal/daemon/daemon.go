@@ -78,6 +78,12 @@ type daemon struct {
 	state        *state
 	notifySocket string
 	watchdog     time.Duration // how often the service manager wants a sign of life; 0: never
+	// nodeAddrs returns the addresses that the store has for the choice of this
+	// node's interface; nil: it has none.
+	nodeAddrs func(context.Context) (ipv4, ipv6 netip.Addr, err error)
+	// ready is called, and must not block, each time that pods are found to be able
+	// to talk; nil: the store does not want to know.
+	ready func()
 
 	// What tests replace.
 	choose          func(underlay.Options) (underlay.Interface, error)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/etcdflags"
+	"github.com/twillnet/twill/internal/kubeflags"
 )
 
 // flagDef is one line in the table of flags.
@@ -101,8 +102,7 @@ var groups = []string{
 var (
 	onlyEtcd = &absence{false, "leases come from the file of --lease-file", fromFile}
 	expiring = &absence{false, "leases in a file do not expire", fromFile}
-	noKube   = &absence{true, "twilld does not read leases from Kubernetes; leave it out to read them from etcd (--etcd-endpoints), or name a lease file with --lease-file", nil}
-	onlyKube = &absence{false, "it matters with --kube-subnet-mgr only, which twilld does not have", nil}
+	onlyKube = &absence{false, "it matters with --kube-subnet-mgr only", func(o *options) bool { return !o.kube.on }}
 )
 
 func fromFile(o *options) bool { return o.leaseFile != "" }
@@ -110,10 +110,9 @@ func fromFile(o *options) bool { return o.leaseFile != "" }
 // Fields of flags whose value is not used: what counts is that they were set.
 
 func anyString(*options) any { return new(string) }
-func anyBool(*options) any   { return new(bool) }
 
 // flags is the table of all flags: flannel's, and our own.
-var flags = slices.Concat(hostFlags, switchFlags(), serviceFlags, etcdFlags(), embeddedFlags, kubernetesFlags)
+var flags = slices.Concat(hostFlags, switchFlags(), serviceFlags, etcdFlags(), embeddedFlags, kubernetesFlags())
 
 // renamed are the former names of flags, which are still understood.
 var renamed = map[string]string{"control-socket": "socket"}
@@ -241,11 +240,18 @@ var embeddedFlags = []flagDef{
 		func(o *options) any { return &o.embedded.plaintext }, onlyEtcd},
 }
 
-var kubernetesFlags = []flagDef{
-	{groupKubernetes, "kube-subnet-mgr", "", "refused", anyBool, noKube},
-	{groupKubernetes, "kube-api-url", "URL", "ignored", anyString, onlyKube},
-	{groupKubernetes, "kubeconfig-file", "FILE", "ignored", anyString, onlyKube},
-	{groupKubernetes, "kube-annotation-prefix", "PREFIX", "ignored", anyString, onlyKube},
-	{groupKubernetes, "net-config-path", "FILE", "ignored", anyString, onlyKube},
-	{groupKubernetes, "set-node-network-unavailable", "", "ignored", anyBool, onlyKube},
+// kubernetesFlags are those that the commands of twill have, too, and the daemon's
+// own.
+func kubernetesFlags() []flagDef {
+	defs := []flagDef{
+		{groupKubernetes, kubeflags.Manager, "",
+			"leases are the podCIDRs of the cluster's nodes, not in etcd; NODE_NAME, or POD_NAME and POD_NAMESPACE, in the environment say which node this is",
+			func(o *options) any { return &o.kube.on }, nil},
+	}
+	for _, f := range kubeflags.All {
+		defs = append(defs, flagDef{groupKubernetes, f.Name, f.Value, f.Help, func(o *options) any { return f.Field(&o.kube.Options) }, onlyKube})
+	}
+	return append(defs, flagDef{groupKubernetes, "set-node-network-unavailable", "",
+		"set the node's condition NetworkUnavailable to False when pods can talk",
+		func(o *options) any { return &o.kube.Condition }, onlyKube})
 }

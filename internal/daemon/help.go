@@ -17,7 +17,8 @@ Flags may be written -flag or --flag, with "=" or a space before the value. Each
 is also read from the environment, as FLANNELD_ and its name in capitals with
 underscores (--iface: FLANNELD_IFACE); the command line wins.
 
-Leases come from etcd, in flannel's layout, or from a file: --lease-file.
+Leases come from etcd or Kubernetes (--kube-subnet-mgr), in flannel's layout, or
+from a file: --lease-file.
 
 All of flannel's flags are known. Those that ask for something twilld does not
 do are refused if it would be missed, and ignored with a warning if not.

@@ -165,7 +165,7 @@ func configFault(err error) bool {
 		config *lease.ConfigError
 		ours   *settingsError
 	)
-	return errors.As(err, &syntax) || errors.As(err, &config) || errors.As(err, &ours) || errors.Is(err, etcd.ErrNoConfig)
+	return errors.As(err, &syntax) || errors.As(err, &config) || errors.As(err, &ours) || errors.Is(err, etcd.ErrNoConfig) || errors.Is(err, lease.ErrConfig)
 }
 
 // chooseLink chooses the interface. In a network of both families it takes one
@@ -189,6 +189,8 @@ func (d *daemon) chooseLink(c *lease.Config) (underlay.Interface, error) {
 // underlayOptions says which interface to choose for the network of c.
 func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
 	o := d.options.underlay()
+	ipv4, ipv6 := d.chosenAddrs()
+	o.PublicIP, o.PublicIPv6 = text(ipv4), text(ipv6)
 	o.Own = d.options.tunName
 	o.NeedIPv4, o.NeedIPv6 = c.IPv4.Enabled(), c.IPv6.Enabled()
 	return o

@@ -22,6 +22,7 @@ type options struct {
 	subnetFile string
 	etcd       etcd.Options // without a Logger
 	embedded   embeddedEtcd
+	kube       kubernetes
 	onLost     onLost
 	// renewMargin is how long before its end a lease is renewed, in minutes.
 	renewMargin int
@@ -123,6 +124,9 @@ func (o *options) check() error {
 	if err := o.embedded.check(); err != nil {
 		return err
 	}
+	if err := o.kube.check(o.leaseFile, o.embedded.on); err != nil {
+		return err
+	}
 	if err := o.etcd.Check(); err != nil {
 		return usagef("%v", err)
 	}
@@ -154,6 +158,10 @@ func (o *options) namesLink() bool {
 // routesFile is where the plain routes that this host has been given are written
 // down: beside the subnet file, of which every daemon of a host has its own.
 func (o *options) routesFile() string { return o.subnetFile + ".routes" }
+
+// leasesFile is where the leases known last are written down, for a start without
+// the store.
+func (o *options) leasesFile() string { return o.subnetFile + ".leases" }
 
 // text is a as it may stand on the command line: empty if there is none.
 func text(a netip.Addr) string {

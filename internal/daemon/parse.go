@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/twillnet/twill/internal/etcdflags"
+	"github.com/twillnet/twill/internal/kubeflags"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 )
@@ -43,6 +44,7 @@ func parse(args []string, env environment) (*options, error) {
 		return nil, err
 	}
 	o.ignored = append(o.ignored, env.unknown()...)
+	o.kube.Node, o.kube.PodNamespace, o.kube.PodName = env["NODE_NAME"], env["POD_NAMESPACE"], env["POD_NAME"]
 	if o.embedded.on {
 		o.embedded.settle(env)
 		if settings["etcd-endpoints"] == "" {
@@ -64,6 +66,7 @@ func defaults() *options {
 		forwardRules:  true,
 		resync:        5,
 		etcd:          etcdflags.Defaults(),
+		kube:          kubernetes{Options: kubeflags.Defaults()},
 	}
 }
 

@@ -90,11 +90,15 @@ func TestFlagsAndEnvironment(t *testing.T) {
 				{"FLANNELD_ETCD_PASSWORD", "leases come from the file of --lease-file"},
 			}
 		}},
+		{"Kubernetes", []string{"-kube-subnet-mgr", "-kubeconfig-file=k", "-set-node-network-unavailable=false"}, environment{"NODE_NAME": "n1", "FLANNELD_KUBE_API_URL": "https://192.0.2.1"}, func(o *options) {
+			o.leaseFile, o.kube.on, o.kube.Node = "", true, "n1"
+			o.kube.Kubeconfig, o.kube.APIURL, o.kube.Condition = "k", "https://192.0.2.1", false
+		}},
 		{"harmless flags of flannel", []string{"-lease-file=f", "-kube-api-url=http://192.0.2.1"}, environment{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN": "30"}, func(o *options) {
-			o.renewMargin = 30
+			o.renewMargin, o.kube.APIURL = 30, "http://192.0.2.1"
 			o.ignored = []ignoredFlag{
 				{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "leases in a file do not expire"},
-				{"--kube-api-url", "it matters with --kube-subnet-mgr only, which twilld does not have"},
+				{"--kube-api-url", "it matters with --kube-subnet-mgr only"},
 			}
 		}},
 	} {
@@ -149,7 +153,11 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"-etcd-keyfile=k"}, nil, "--etcd-certfile and --etcd-keyfile come together"},
 		{[]string{"-on-lease-lost=panic"}, nil, "want reacquire or exit"},
 		{[]string{"-lease-file=f", "-iptables-resync=0"}, nil, "--iptables-resync: 0 is not from 1 to 86400 seconds"},
-		{[]string{"-kube-subnet-mgr"}, nil, "--kube-subnet-mgr: twilld does not read leases from Kubernetes; leave it out to read them from etcd"},
+		{[]string{"-kube-subnet-mgr"}, nil, "--kube-subnet-mgr: NODE_NAME is not set, and POD_NAME and POD_NAMESPACE are not both"},
+		{[]string{"-kube-subnet-mgr"}, environment{"POD_NAME": "p"}, "--kube-subnet-mgr: NODE_NAME is not set"},
+		{[]string{"-kube-subnet-mgr", "-lease-file=f"}, environment{"NODE_NAME": "n1"}, "from Kubernetes or from --lease-file, not from both"},
+		{[]string{"-kube-subnet-mgr", "-embedded-etcd"}, environment{"NODE_NAME": "n1"}, "from Kubernetes or from --embedded-etcd, not from both"},
+		{[]string{"-kube-subnet-mgr", "-kube-annotation-prefix=a/b/c"}, environment{"NODE_NAME": "n1"}, `--kube-annotation-prefix: annotation prefix "a/b/c"`},
 	} {
 		_, err := parse(tc.args, tc.env)
 		if err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -53,6 +54,9 @@ func (s *session) report(err error) {
 	}
 	why := s.problem(err)
 	s.waitFor(why)
+	if why == "" && s.ready != nil {
+		s.ready()
+	}
 	if !s.shown.changed("problem", why) && !s.reloading {
 		return
 	}
@@ -80,6 +84,9 @@ func (s *session) problem(err error) string {
 	}
 	if err := s.source.config(); err != nil {
 		return waitsForConfig + err.Error()
+	}
+	if errors.Is(s.source.refused, lease.ErrDenied) {
+		return "access to the leases: " + s.source.refused.Error()
 	}
 	return ""
 }

@@ -16,6 +16,9 @@ func (o *options) source() string {
 	if o.leaseFile != "" {
 		return "file " + o.leaseFile
 	}
+	if o.kube.on {
+		return o.kube.source()
+	}
 	kind := "etcd "
 	if o.embedded.on {
 		kind = "embedded etcd "
@@ -35,7 +38,13 @@ func (o *options) settings() *status.Settings {
 		return path // the working directory is gone
 	}
 	s := &status.Settings{SubnetFile: absolute(o.subnetFile), LeaseFile: absolute(o.leaseFile)}
-	if o.leaseFile == "" {
+	switch {
+	case o.leaseFile != "":
+	case o.kube.on:
+		s.Kubernetes = &status.Kubernetes{
+			APIURL: o.kube.APIURL, Kubeconfig: absolute(o.kube.Kubeconfig), Prefix: o.kube.Prefix, ConfigFile: absolute(o.kube.ConfigFile),
+		}
+	default:
 		s.Endpoints, s.Prefix = o.etcd.Endpoints, o.etcd.Prefix
 		s.CAFile, s.CertFile, s.KeyFile = absolute(o.etcd.CAFile), absolute(o.etcd.CertFile), absolute(o.etcd.KeyFile)
 	}
@@ -59,6 +68,10 @@ func (d *daemon) openStore(ctx context.Context) (openedStore, error) {
 		s, err := static.Open(d.options.leaseFile, d.log)
 		return openedStore{Store: s, close: func() error { return nil }}, err
 	}
+	if d.options.kube.on {
+		s, err := d.openKube()
+		return openedStore{Store: s, writable: true, close: func() error { return nil }}, err
+	}
 	d.state.waitFor("etcd")
 	o := d.options.etcd
 	o.Logger = d.log
@@ -66,5 +79,5 @@ func (d *daemon) openStore(ctx context.Context) (openedStore, error) {
 	if err != nil {
 		return openedStore{}, err
 	}
-	return openedStore{Store: s, writable: true, byAddress: true, close: s.Close}, nil
+	return openedStore{Store: d.withLastKnown(s), writable: true, byAddress: true, close: s.Close}, nil
 }

@@ -33,6 +33,8 @@ type state struct {
 	activity status.Activity
 	// rules are nil until some are kept.
 	rules *rules.Rules
+	// away says since when the store does not answer; nil: nobody knows.
+	away func() (since time.Time, why error)
 }
 
 // samplePeriod is how often the peers' counters are looked at, to know which
@@ -56,6 +58,14 @@ func (s *state) waitFor(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.doc.Waiting = what
+}
+
+// watchSource has the document say since when the store does not answer, which away
+// knows.
+func (s *state) watchSource(away func() (since time.Time, why error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = away
 }
 
 // publish replaces all that is known of the session. It is called from the network
@@ -130,6 +140,11 @@ func (s *state) document() status.Document {
 	defer s.mu.RUnlock()
 	d := s.doc
 	d.Uptime = time.Since(d.Started).Seconds()
+	if s.away != nil {
+		if since, why := s.away(); why != nil {
+			d.Source.AwaySince, d.Source.Away = since, why.Error()
+		}
+	}
 	var counters []*metrics.Shard
 	if s.dp != nil {
 		if dp := s.dp.Status(); len(dp.Devices) > 0 { // or else it has none
@@ -185,6 +200,11 @@ func (s *state) gauges() metrics.State {
 	st := metrics.State{
 		Leases:   s.doc.Source.Leases,
 		SourceOK: s.doc.Source.LastError == "",
+	}
+	if s.away != nil {
+		if since, why := s.away(); why != nil {
+			st.SourceAway = time.Since(since)
+		}
 	}
 	st.Backend = metrics.BackendInfo{Configured: s.doc.Backend, Reason: s.doc.BackendWhy}
 	if len(s.doc.Ways) > 0 {

@@ -8,17 +8,21 @@ import (
 
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
+	"github.com/twillnet/twill/lease/kube"
 )
 
 // store reports the answer of the store, and leases that contradict each other.
 func (x *examination) store(context.Context) []Finding {
 	var e *etcd.Error
+	var k *kube.Error
 	switch {
 	case errors.As(x.StoreErr, &e):
 		remedy := e.Remedy
 		short := *e
 		short.Remedy = ""
 		return []Finding{badf(remedy, "%v", &short)}
+	case errors.As(x.StoreErr, &k):
+		return []Finding{badf(k.Remedy, "%s: %v", k.Op, k.Err)}
 	case x.StoreErr != nil:
 		return []Finding{badf("", "%v", x.StoreErr)}
 	}

@@ -22,12 +22,15 @@ const (
 	KeyInterface = "interface" // underlay interface: eth0
 	KeyKey       = "key"       // in etcd: /coreos.com/network/config
 	KeyConflicts = "conflicts" // number of subnets that overlap those of other leases
+	KeyKnown     = "known"     // when what is gone on with was known
 	KeyLeases    = "leases"    // number of leases in force
 	KeyMTU       = "mtu"       // bytes
+	KeyNode      = "node"      // name of a Node object
 	KeyNow       = "now"       // what a thing has changed to
 	KeyOf        = "of"        // which part of the data plane
 	KeyOffload   = "offload"   // whether the offload device runs
 	KeyOperation = "operation" // request to etcd
+	KeyOther     = "other"     // the second of two that are in conflict
 	KeyPath      = "path"      // file
 	KeyQueues    = "queues"    // number of TUN queues
 	KeyRemedy    = "remedy"    // what to do about it
@@ -38,6 +41,7 @@ const (
 	KeySubnet    = "subnet"    // pod subnets of a lease
 	KeyVersion   = "version"   // of the running binary
 	KeyWas       = "was"       // what it was before
+	KeyWhat      = "what"      // the kind of thing that is meant: lease file
 	KeyWhy       = "why"       // why it is so
 )
 

@@ -49,13 +49,25 @@ type Document struct {
 // same host need not be told. Files have absolute names. Of a lease file there
 // are no fields of etcd, and the other way round.
 type Settings struct {
-	SubnetFile string   `json:"subnet_file"`
-	LeaseFile  string   `json:"lease_file,omitempty"`
-	Endpoints  []string `json:"etcd_endpoints,omitempty"`
-	Prefix     string   `json:"etcd_prefix,omitempty"`
-	CAFile     string   `json:"etcd_cafile,omitempty"`
-	CertFile   string   `json:"etcd_certfile,omitempty"`
-	KeyFile    string   `json:"etcd_keyfile,omitempty"`
+	SubnetFile string `json:"subnet_file"`
+	LeaseFile  string `json:"lease_file,omitempty"`
+	// Kubernetes is not nil where leases are there.
+	Kubernetes *Kubernetes `json:"kubernetes,omitempty"`
+	Endpoints  []string    `json:"etcd_endpoints,omitempty"`
+	Prefix     string      `json:"etcd_prefix,omitempty"`
+	CAFile     string      `json:"etcd_cafile,omitempty"`
+	CertFile   string      `json:"etcd_certfile,omitempty"`
+	KeyFile    string      `json:"etcd_keyfile,omitempty"`
+}
+
+// Kubernetes is where the daemon finds the nodes and the network configuration: the
+// flags of the same names. With neither URL nor kubeconfig that is the API of the pod
+// that the daemon runs in.
+type Kubernetes struct {
+	APIURL     string `json:"api_url,omitempty"`
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+	Prefix     string `json:"annotation_prefix"`
+	ConfigFile string `json:"net_config"`
 }
 
 // Lease is the lease that this node holds. Prefixes and addresses of a family
@@ -179,4 +191,8 @@ type Source struct {
 	// others; ConflictsWhy describes the first of them.
 	Conflicts    int    `json:"conflicts,omitempty"`
 	ConflictsWhy string `json:"conflicts_why,omitempty"`
+	// AwaySince is since when the store does not answer, or refuses this node, and
+	// Away is why. What was known stays in force.
+	AwaySince time.Time `json:"away_since,omitzero"`
+	Away      string    `json:"away,omitempty"`
 }

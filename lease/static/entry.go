@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/internal/spelling"
 )
 
 // entry is one element of Leases.
@@ -30,7 +31,7 @@ func (p *parser) parseEntry(i int, e member) {
 	}
 	before := len(p.faults)
 	for _, m := range members(e.value, e.offset) {
-		key, distance := nearest(m.key, entryKeys)
+		key, distance := spelling.Nearest(m.key, entryKeys)
 		switch _, twice := n.fields[key]; {
 		case distance > 3:
 			p.fault(m.offset, "Leases[%d]: unknown key %q; want one of %s", i, m.key, strings.Join(entryKeys, ", "))

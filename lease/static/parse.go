@@ -10,6 +10,7 @@ import (
 
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/internal/jsonerr"
+	"github.com/twillnet/twill/lease/internal/spelling"
 )
 
 // version is the content of one good text of the file. It is immutable.
@@ -135,7 +136,7 @@ func (p *parser) keyOffset(key string) (offset int) {
 func (p *parser) checkKeys() {
 	known := append(lease.ConfigKeys(), "Leases")
 	for _, m := range members(p.text, 0) {
-		if k, distance := nearest(m.key, known); distance > 0 && distance <= 2 {
+		if k, distance := spelling.Nearest(m.key, known); distance > 0 && distance <= 2 {
 			p.fault(m.offset, "unknown key %q; did you mean %q?", m.key, k)
 		}
 	}

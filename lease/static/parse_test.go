@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/internal/spelling"
 )
 
 const good = `{
@@ -164,7 +165,7 @@ func TestNearest(t *testing.T) {
 	}{
 		{"subnet", "Subnet", 0}, {"Subnets", "Subnet", 1}, {"PublicIPv4", "PublicIPv6", 1}, {"PubIP", "PublicIP", 3}, {"", "Subnet", 6},
 	} {
-		if got, d := nearest(tt.key, entryKeys); got != tt.want || d != tt.distance {
+		if got, d := spelling.Nearest(tt.key, entryKeys); got != tt.want || d != tt.distance {
 			t.Errorf("nearest to %q: got %q at %d, want %q at %d", tt.key, got, d, tt.want, tt.distance)
 		}
 	}

@@ -3,7 +3,6 @@ package static
 import (
 	"bytes"
 	"encoding/json"
-	"strings"
 )
 
 // member is a value in a JSON text and where it begins.
@@ -42,37 +41,4 @@ func walk(text []byte, base int, keys bool) []member {
 		ms = append(ms, m)
 	}
 	return ms
-}
-
-// nearest returns the known key that key is meant to be, and how many letters
-// must change for that: 0 if only the case differs.
-func nearest(key string, known []string) (best string, distance int) {
-	distance = -1
-	for _, k := range known {
-		if d := edits(strings.ToLower(key), strings.ToLower(k)); distance < 0 || d < distance {
-			best, distance = k, d
-		}
-	}
-	return best, distance
-}
-
-// edits is the Levenshtein distance, in bytes.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replace := diagonal
-			if a[i] != b[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -1,0 +1,91 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/twillnet/twill/internal/kubeflags"
+	"github.com/twillnet/twill/lease/kube"
+	"github.com/twillnet/twill/lease/lastknown"
+)
+
+// kubernetes is what the flags say of a store in Kubernetes.
+type kubernetes struct {
+	on bool
+	kube.Options
+}
+
+// check finds what cannot be, whatever the cluster is like.
+func (k *kubernetes) check(leaseFile string, embedded bool) error {
+	switch {
+	case !k.on:
+		return nil
+	case !kube.Built:
+		return usagef("--kube-subnet-mgr: %s", kubeflags.NotBuilt)
+	case leaseFile != "":
+		return usagef("--kube-subnet-mgr: leases come from Kubernetes or from --lease-file, not from both; leave one out")
+	case embedded:
+		return usagef("--kube-subnet-mgr: leases come from Kubernetes or from --embedded-etcd, not from both; leave one out")
+	}
+	if err := k.CheckNode(); err != nil {
+		return usagef("--kube-subnet-mgr: %v", err)
+	}
+	if err := k.Check(); err != nil {
+		return usagef("--kube-annotation-prefix: %v", err)
+	}
+	return nil
+}
+
+// source says where leases come from, as it stands in the status.
+func (k *kubernetes) source() string {
+	switch {
+	case k.APIURL != "":
+		return "Kubernetes " + k.APIURL
+	case k.Kubeconfig != "":
+		return "Kubernetes of " + k.Kubeconfig
+	}
+	return "Kubernetes"
+}
+
+// openKube opens the store in Kubernetes, with what was known where the API does not
+// answer.
+func (d *daemon) openKube() (*lastknown.Store, error) {
+	o := d.options.kube.Options
+	o.Logger = d.log
+	s, err := kube.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	d.ready = s.Ready
+	return d.withLastKnown(s), nil
+}
+
+// withLastKnown has the daemon start with what was known where source does not
+// answer.
+func (d *daemon) withLastKnown(source lastknown.Source) *lastknown.Store {
+	s := lastknown.Open(source, lastknown.Options{
+		Path:    d.options.leasesFile(),
+		Waiting: func(why error) { d.state.waitFor("a lease: " + why.Error()) },
+		Logger:  d.log,
+	})
+	d.nodeAddrs = s.NodeAddrs
+	d.state.watchSource(s.Away)
+	return s
+}
+
+// chosenAddrs returns the addresses that the interface is chosen by: those that the
+// store has for this node, else those of the flags.
+func (d *daemon) chosenAddrs() (ipv4, ipv6 netip.Addr) {
+	ipv4, ipv6 = d.options.publicIP, d.options.publicIPv6
+	if d.nodeAddrs == nil {
+		return ipv4, ipv6
+	}
+	v4, v6, _ := d.nodeAddrs(context.Background()) // why there are none the store says when it is asked for the lease
+	if v4.IsValid() {
+		ipv4 = v4
+	}
+	if v6.IsValid() {
+		ipv6 = v6
+	}
+	return ipv4, ipv6
+}

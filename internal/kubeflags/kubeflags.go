@@ -1,0 +1,103 @@
+// Package kubeflags has flannel's flags for Kubernetes: their names, texts, defaults
+// and variables of the environment. twilld puts them into its own table, the commands
+// of twill define them here.
+package kubeflags
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+
+	"github.com/twillnet/twill/internal/etcdflags"
+	"github.com/twillnet/twill/lease/kube"
+)
+
+// Flag is one of the flags that say where the API and the network configuration
+// are. All have a text as their value.
+type Flag struct {
+	Name, Value, Help string
+	Field             func(*kube.Options) *string
+}
+
+// Manager is the flag that makes Kubernetes the store of leases.
+const Manager = "kube-subnet-mgr"
+
+// All are the flags, in the order of the help text.
+var All = []Flag{
+	{"kube-api-url", "URL",
+		"API server, in the place of the kubeconfig's; without a kubeconfig it is asked without credentials (default: that of the pod's service account)",
+		func(o *kube.Options) *string { return &o.APIURL }},
+	{"kubeconfig-file", "FILE",
+		"kubeconfig whose current context has API server and credentials, where twilld does not run in a pod",
+		func(o *kube.Options) *string { return &o.Kubeconfig }},
+	{"kube-annotation-prefix", "PREFIX",
+		"beginning of the names of the nodes' annotations",
+		func(o *kube.Options) *string { return &o.Prefix }},
+	{"net-config-path", "FILE",
+		"network configuration, JSON; another version of it is applied at once",
+		func(o *kube.Options) *string { return &o.ConfigFile }},
+}
+
+// Defaults returns flannel's, without a Logger.
+func Defaults() kube.Options {
+	return kube.Options{Prefix: kube.DefaultPrefix, ConfigFile: kube.DefaultConfigFile, Condition: true}
+}
+
+// Flags are the flags of one command line.
+type Flags struct {
+	kube.Options // without a Logger
+	On           bool
+	fs           *flag.FlagSet
+}
+
+// Define adds the flags to fs.
+func Define(fs *flag.FlagSet) *Flags {
+	f := &Flags{Options: Defaults(), fs: fs}
+	fs.BoolVar(&f.On, Manager, false, "leases are in Kubernetes, not in etcd; so they are where one of the next flags is given")
+	for _, d := range All {
+		p := d.Field(&f.Options)
+		fs.StringVar(p, d.Name, *p, "`"+d.Value+"`: "+d.Help)
+	}
+	return f
+}
+
+// Settle sets the flags that the command line does not from the environment, where
+// an empty variable counts as unset, and checks them all. It is called after fs is
+// parsed.
+func (f *Flags) Settle(lookup func(string) (string, bool)) error {
+	given := map[string]bool{}
+	f.fs.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
+	names := []string{Manager}
+	for _, d := range All {
+		names = append(names, d.Name)
+	}
+	for _, name := range names {
+		v, _ := lookup(etcdflags.Variable(name))
+		if v == "" || given[name] {
+			continue
+		}
+		if err := f.fs.Set(name, v); err != nil {
+			return fmt.Errorf("%s: invalid value %q: %w", etcdflags.Variable(name), v, err)
+		}
+	}
+	f.On = f.On || f.APIURL != "" || f.Kubeconfig != ""
+	if f.On && !kube.Built {
+		return errors.New(NotBuilt)
+	}
+	return f.Check()
+}
+
+// NotBuilt says that a program cannot ask Kubernetes.
+const NotBuilt = "this program was built without Kubernetes (make build-lite); take the full one"
+
+// Adopt takes the options of a daemon for those that are not given. An API that
+// a flag names is not the daemon's, so its other options count all the same.
+func (f *Flags) Adopt(o kube.Options) {
+	defaults := Defaults()
+	for _, d := range All {
+		if p := d.Field(&f.Options); *p == *d.Field(&defaults) {
+			*p = cmp.Or(*d.Field(&o), *p)
+		}
+	}
+}

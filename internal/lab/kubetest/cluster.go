@@ -1,0 +1,263 @@
+// Package kubetest runs a real Kubernetes control plane for tests: kube-apiserver on
+// an etcd and, if wanted, the controllers that assign podCIDRs, on free ports, with
+// data in a directory that goes with the test. The API server can be killed and
+// started again. There are no kubelets: nodes are objects that the test makes.
+package kubetest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/etcdtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+// Options is how a cluster runs. The zero Options are an API server on the
+// loopback, and nobody who assigns podCIDRs.
+type Options struct {
+	// Host is the address that the API server is reached at; empty means
+	// 127.0.0.1.
+	Host string
+	// ClusterCIDR are the networks that podCIDRs are assigned from, with commas in
+	// between; empty: none are assigned.
+	ClusterCIDR string
+	// Command makes the command that runs a program and says how to start it, in a
+	// network namespace say; nil means exec.Command and its Start.
+	Command func(name string, args ...string) (cmd *exec.Cmd, start func() error)
+	// Dial connects the test to the API server; nil means that of package net.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Cluster is a control plane. Its methods are for one goroutine, but for those
+// that ask the API.
+type Cluster struct {
+	// URL is that of the API server, and CAFile has the authority of its
+	// certificate.
+	URL, CAFile string
+
+	t       testing.TB
+	dir     string
+	options Options
+	etcd    *etcdtest.Server
+	args    []string // of the API server
+	api     *process // nil while it does not run
+	client  *http.Client
+	starts  int
+}
+
+// Tokens of users that need no service account.
+const (
+	adminToken = "admin"
+	// FlannelToken is that of the user who has the rights of flannel's ClusterRole
+	// while Grant is in force.
+	FlannelToken = "flannel"
+)
+
+// Start runs a cluster until the test ends.
+func Start(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	if o.Host == "" {
+		o.Host = "127.0.0.1"
+	}
+	c := &Cluster{t: t, dir: t.TempDir(), options: o}
+	c.etcd = etcdtest.Start(t, etcdtest.Options{Command: o.Command})
+	c.prepare()
+	t.Cleanup(c.Kill)
+	c.Restart()
+	c.grantRights()
+	c.Grant()
+	if o.ClusterCIDR != "" {
+		c.assign()
+	}
+	return c
+}
+
+// Binary returns the path of a program that "make kubernetes" builds.
+func Binary(t testing.TB, name string) string {
+	t.Helper()
+	_, file, _, _ := runtime.Caller(0)
+	path := filepath.Join(filepath.Dir(file), "..", "..", "..", "bin", "peers", "kubernetes", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is not built: run make kubernetes in the root of the repository", name)
+	}
+	return path
+}
+
+// prepare writes the files of the API server, and its arguments.
+func (c *Cluster) prepare() {
+	c.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	testkit.Must(c.t, err)
+	der, err := x509.MarshalECPrivateKey(key)
+	testkit.Must(c.t, err)
+	c.write("sa.key", string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})))
+	c.write("tokens.csv", adminToken+",admin,1,system:masters\n"+FlannelToken+",flannel,2\n")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	testkit.Must(c.t, err)
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	testkit.Must(c.t, err, l.Close())
+	c.URL = "https://" + net.JoinHostPort(c.options.Host, port)
+	c.CAFile = filepath.Join(c.dir, "certs", "apiserver.crt")
+	key509 := filepath.Join(c.dir, "sa.key")
+	c.args = []string{
+		"--etcd-servers=" + c.etcd.Endpoint, "--bind-address=" + c.options.Host, "--advertise-address=" + c.options.Host,
+		"--secure-port=" + port, "--cert-dir=" + filepath.Dir(c.CAFile), "--service-cluster-ip-range=10.96.0.0/16",
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + key509,
+		"--service-account-signing-key-file=" + key509, "--token-auth-file=" + filepath.Join(c.dir, "tokens.csv"),
+		"--authorization-mode=RBAC", "--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount",
+		"--shutdown-delay-duration=0s", "--allow-privileged=true",
+	}
+	dial := c.options.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	c.client = &http.Client{Transport: &http.Transport{
+		DialContext:       dial,
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the test has started what answers
+		ForceAttemptHTTP2: true,
+	}}
+}
+
+func (c *Cluster) write(name, text string) string {
+	c.t.Helper()
+	path := filepath.Join(c.dir, name)
+	testkit.Must(c.t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// Restart starts the API server, on the same address and data, and waits until it
+// is ready.
+func (c *Cluster) Restart() {
+	c.t.Helper()
+	c.starts++
+	c.api = c.start("kube-apiserver", fmt.Sprintf("apiserver.%d.log", c.starts), c.args)
+	testkit.Eventually(c.t, "the API server is ready", func() bool {
+		select {
+		case <-c.api.ended:
+			c.t.Fatalf("the API server has ended:\n%s", c.api.tail())
+		default:
+		}
+		code, _, err := c.ask(http.MethodGet, "/readyz", "", nil)
+		return err == nil && code == http.StatusOK
+	})
+}
+
+// Kill ends the API server as a crash would, and waits for it.
+func (c *Cluster) Kill() {
+	c.api.kill()
+	c.api = nil
+	c.client.CloseIdleConnections()
+}
+
+// assign starts the controller that assigns podCIDRs.
+func (c *Cluster) assign() {
+	c.t.Helper()
+	p := c.start("kube-controller-manager", "manager.log", []string{
+		"--kubeconfig=" + c.Kubeconfig(adminToken), "--controllers=node-ipam-controller", "--leader-elect=false",
+		"--allocate-node-cidrs=true", "--cluster-cidr=" + c.options.ClusterCIDR, "--service-cluster-ip-range=10.96.0.0/16",
+		"--secure-port=0",
+	})
+	c.t.Cleanup(p.kill)
+}
+
+// process is a program that runs.
+type process struct {
+	os    *os.Process
+	ended chan struct{}
+	log   string
+}
+
+// start starts a program, which ends with the test's process if not before.
+func (c *Cluster) start(program, log string, args []string) *process {
+	c.t.Helper()
+	path := Binary(c.t, program)
+	command := c.options.Command
+	if command == nil {
+		command = func(name string, args ...string) (*exec.Cmd, func() error) {
+			cmd := exec.Command(name, args...)
+			return cmd, cmd.Start
+		}
+	}
+	cmd, start := command(path, args...)
+	p := &process{ended: make(chan struct{}), log: filepath.Join(c.dir, log)}
+	out, err := os.Create(p.log)
+	testkit.Must(c.t, err)
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	started := make(chan error)
+	go func() {
+		// The signal comes when the thread ends that has started the process.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+			close(p.ended)
+		}
+	}()
+	testkit.Must(c.t, <-started)
+	p.os = cmd.Process
+	c.t.Cleanup(func() {
+		if c.t.Failed() {
+			c.t.Logf("log of %s:\n%s", program, p.tail())
+		}
+	})
+	return p
+}
+
+// tail returns the end of the log.
+func (p *process) tail() string {
+	const most = 4 << 10
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-most):])
+}
+
+func (p *process) kill() {
+	if p == nil {
+		return
+	}
+	_ = p.os.Kill() // an error says that it has ended
+	<-p.ended
+}
+
+// Kubeconfig writes a kubeconfig with a token and returns its path.
+func (c *Cluster) Kubeconfig(token string) string {
+	return c.KubeconfigOf("token: " + token)
+}
+
+// KubeconfigOf writes a kubeconfig whose user is a line of YAML.
+func (c *Cluster) KubeconfigOf(user string) string {
+	c.t.Helper()
+	return c.write(fmt.Sprintf("kubeconfig.%d", time.Now().UnixNano()), fmt.Sprintf(`apiVersion: v1
+kind: Config
+current-context: it
+contexts: [{name: it, context: {cluster: it, user: it}}]
+clusters: [{name: it, cluster: {server: %q, certificate-authority: %q}}]
+users:
+- name: it
+  user: {%s}
+`, c.URL, c.CAFile, user))
+}

@@ -1,0 +1,238 @@
+package kubetest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+// Node is what tests look at of a Node object.
+type Node struct {
+	Metadata struct {
+		Name        string            `json:"name"`
+		UID         string            `json:"uid"`
+		Annotations map[string]string `json:"annotations"`
+	} `json:"metadata"`
+	Spec struct {
+		PodCIDR  string   `json:"podCIDR"`
+		PodCIDRs []string `json:"podCIDRs"`
+	} `json:"spec"`
+	Status struct {
+		Conditions []Condition `json:"conditions"`
+	} `json:"status"`
+}
+
+// Condition is one of a Node's.
+type Condition struct {
+	Type, Status, Reason, Message string
+	LastHeartbeatTime             time.Time
+}
+
+// Condition returns the condition of a type; the zero value: there is none.
+func (n *Node) Condition(kind string) Condition {
+	for _, c := range n.Status.Conditions {
+		if c.Type == kind {
+			return c
+		}
+	}
+	return Condition{}
+}
+
+// ask sends a request as the administrator.
+func (c *Cluster) ask(method, path, contentType string, body []byte) (code int, answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+adminToken)
+	req.Header.Set("Content-Type", contentType)
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	answer, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, answer, err
+}
+
+// Do sends a request and fails the test unless the API grants it. body is encoded
+// as JSON; answer may be nil.
+func (c *Cluster) Do(method, path string, body, answer any) {
+	c.t.Helper()
+	contentType := "application/json"
+	if method == http.MethodPatch {
+		contentType = "application/merge-patch+json"
+	}
+	text, err := json.Marshal(body)
+	testkit.Must(c.t, err)
+	code, got, err := c.ask(method, path, contentType, text)
+	if err != nil || code >= 300 {
+		c.t.Fatalf("%s %s: %d %s, %v", method, path, code, got, err)
+	}
+	if answer != nil {
+		testkit.Must(c.t, json.Unmarshal(got, answer))
+	}
+}
+
+const nodesPath = "/api/v1/nodes"
+
+// AddNode makes a node with podCIDRs; without, they are left to be assigned.
+func (c *Cluster) AddNode(name string, podCIDRs ...string) {
+	c.t.Helper()
+	c.AddAnnotatedNode(name, nil, podCIDRs...)
+}
+
+// AddAnnotatedNode is AddNode with annotations.
+func (c *Cluster) AddAnnotatedNode(name string, annotations map[string]string, podCIDRs ...string) {
+	c.t.Helper()
+	spec := map[string]any{}
+	if len(podCIDRs) > 0 {
+		spec["podCIDR"], spec["podCIDRs"] = podCIDRs[0], podCIDRs
+	}
+	c.Do(http.MethodPost, nodesPath, map[string]any{
+		"apiVersion": "v1", "kind": "Node",
+		"metadata": map[string]any{"name": name, "annotations": annotations}, "spec": spec,
+	}, nil)
+}
+
+// DeleteNode deletes a node.
+func (c *Cluster) DeleteNode(name string) {
+	c.t.Helper()
+	c.Do(http.MethodDelete, nodesPath+"/"+name, nil, nil)
+}
+
+// Node returns a node.
+func (c *Cluster) Node(name string) *Node {
+	c.t.Helper()
+	var n Node
+	c.Do(http.MethodGet, nodesPath+"/"+name, nil, &n)
+	return &n
+}
+
+// Annotate sets annotations of a node; nil removes one.
+func (c *Cluster) Annotate(name string, annotations map[string]any) {
+	c.t.Helper()
+	c.PatchNode(name, map[string]any{"metadata": map[string]any{"annotations": annotations}})
+}
+
+// PatchNode merges p into a node.
+func (c *Cluster) PatchNode(name string, p any) {
+	c.t.Helper()
+	c.Do(http.MethodPatch, nodesPath+"/"+name, p, nil)
+}
+
+// SetCondition writes a condition of a node, as a controller of the cluster would.
+func (c *Cluster) SetCondition(name, kind, status, reason string) {
+	c.t.Helper()
+	c.Do(http.MethodPatch, nodesPath+"/"+name+"/status", map[string]any{"status": map[string]any{"conditions": []any{
+		map[string]any{"type": kind, "status": status, "reason": reason, "message": reason},
+	}}}, nil)
+}
+
+const rbacPath = "/apis/rbac.authorization.k8s.io/v1"
+
+// grantRights makes the ClusterRole that flannel's manifest has.
+func (c *Cluster) grantRights() {
+	c.t.Helper()
+	rule := func(resource string, verbs ...string) map[string]any {
+		return map[string]any{"apiGroups": []string{""}, "resources": []string{resource}, "verbs": verbs}
+	}
+	c.Do(http.MethodPost, rbacPath+"/clusterroles", map[string]any{
+		"metadata": map[string]any{"name": "flannel"},
+		"rules":    []any{rule("pods", "get"), rule("nodes", "get", "list", "watch"), rule("nodes/status", "patch")},
+	}, nil)
+}
+
+// Grant gives flannel's rights to the user of FlannelToken and to the service
+// account default/flannel.
+func (c *Cluster) Grant() {
+	c.t.Helper()
+	c.Do(http.MethodPost, rbacPath+"/clusterrolebindings", map[string]any{
+		"metadata": map[string]any{"name": "flannel"},
+		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "flannel"},
+		"subjects": []any{
+			map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "flannel"},
+			map[string]any{"kind": "ServiceAccount", "namespace": "default", "name": "flannel"},
+		},
+	}, nil)
+}
+
+// Revoke takes the rights of Grant away.
+func (c *Cluster) Revoke() {
+	c.t.Helper()
+	c.Do(http.MethodDelete, rbacPath+"/clusterrolebindings/flannel", nil, nil)
+}
+
+// ServiceAccountToken returns a token of the service account default/flannel, which
+// it makes if need be. It is bound to a secret of that name, with which it ends.
+func (c *Cluster) ServiceAccountToken(secret string) string {
+	c.t.Helper()
+	const accounts = "/api/v1/namespaces/default/serviceaccounts"
+	code, answer, err := c.ask(http.MethodPost, accounts, "application/json", []byte(`{"metadata":{"name":"flannel"}}`))
+	if err != nil || code >= 300 && code != http.StatusConflict {
+		c.t.Fatalf("make service account: %d %s, %v", code, answer, err)
+	}
+	c.Do(http.MethodPost, "/api/v1/namespaces/default/secrets", map[string]any{"metadata": map[string]any{"name": secret}}, nil)
+	var out struct {
+		Status struct{ Token string } `json:"status"`
+	}
+	c.Do(http.MethodPost, accounts+"/flannel/token", map[string]any{"spec": map[string]any{
+		"boundObjectRef": map[string]any{"apiVersion": "v1", "kind": "Secret", "name": secret},
+	}}, &out)
+	if out.Status.Token == "" {
+		c.t.Fatal("the API server gave an empty token")
+	}
+	return out.Status.Token
+}
+
+// DeleteSecret deletes a secret, and with it the token that is bound to it.
+func (c *Cluster) DeleteSecret(name string) {
+	c.t.Helper()
+	c.Do(http.MethodDelete, "/api/v1/namespaces/default/secrets/"+name, nil, nil)
+}
+
+// AddPod makes a pod that is bound to a node.
+func (c *Cluster) AddPod(name, node string) {
+	c.t.Helper()
+	c.Do(http.MethodPost, "/api/v1/namespaces/default/pods", map[string]any{
+		"metadata": map[string]any{"name": name},
+		"spec":     map[string]any{"nodeName": node, "containers": []any{map[string]any{"name": "c", "image": "none"}}},
+	}, nil)
+}
+
+// OurAnnotations returns those of a node under a prefix, without it.
+func (n *Node) OurAnnotations(prefix string) map[string]string {
+	m := map[string]string{}
+	for k, v := range n.Metadata.Annotations {
+		if name, ok := strings.CutPrefix(k, prefix); ok {
+			m[name] = v
+		}
+	}
+	return m
+}
+
+// String names the node for messages.
+func (n *Node) String() string {
+	return fmt.Sprintf("%s %v %v", n.Metadata.Name, n.Spec.PodCIDRs, n.Metadata.Annotations)
+}
+
+// ResourceVersion returns the version of a node's object, which each write changes.
+func (c *Cluster) ResourceVersion(name string) string {
+	c.t.Helper()
+	var n struct {
+		Metadata struct {
+			ResourceVersion string `json:"resourceVersion"`
+		} `json:"metadata"`
+	}
+	c.Do(http.MethodGet, nodesPath+"/"+name, nil, &n)
+	return n.Metadata.ResourceVersion
+}

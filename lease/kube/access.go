@@ -1,0 +1,153 @@
+//go:build !nokube
+
+package kube
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// requestTimeout is how long one request waits for its answer; watches wait
+// longer.
+const requestTimeout = 5 * time.Second
+
+// access makes the client of the API, and another one when what it is made of has
+// changed.
+type access struct {
+	o Options
+
+	mu     sync.Mutex
+	client rest.Interface // nil: none yet
+	made   []byte         // the text of the file that client was made of
+	doubt  bool           // a request was refused: that text may be out of date
+}
+
+// serviceAccountCA is where a pod finds the authority of the API server's
+// certificate. Its token, beside it, is read again by the client's transport.
+const serviceAccountCA = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+
+// get returns the client.
+func (a *access) get() (rest.Interface, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.client != nil && !a.doubt {
+		return a.client, nil
+	}
+	text, err := a.source()
+	if err == nil && (a.client == nil || !bytes.Equal(text, a.made)) {
+		var c rest.Interface
+		if c, err = a.build(text); err == nil {
+			a.client, a.made = c, text
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.doubt = false
+	return a.client, nil
+}
+
+// question has the next get look whether the credentials were replaced.
+func (a *access) question() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.doubt = true
+}
+
+// source returns the text of the file that the credentials are in, if they are in
+// one.
+func (a *access) source() ([]byte, error) {
+	path, remedy := a.o.Kubeconfig, "name another file with --kubeconfig-file"
+	switch {
+	case path == "" && a.o.APIURL != "":
+		return nil, nil
+	case path == "":
+		path, remedy = serviceAccountCA, "outside of a pod name a kubeconfig with --kubeconfig-file; in one see that automountServiceAccountToken is not false"
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, &Error{Op: "read credentials", Err: err, Kind: lease.ErrPending, Remedy: remedy}
+	}
+	return text, nil
+}
+
+// build makes a client from the text of a kubeconfig, if the options name one.
+func (a *access) build(text []byte) (rest.Interface, error) {
+	c, err := a.config(text)
+	if err != nil {
+		op, remedy := "use the pod's service account", "outside of a pod name a kubeconfig with --kubeconfig-file"
+		if a.o.Kubeconfig != "" {
+			op, remedy = "use kubeconfig "+a.o.Kubeconfig, "correct the file, or name another with --kubeconfig-file"
+		}
+		return nil, &Error{Op: op, Err: err, Kind: lease.ErrPending, Remedy: remedy}
+	}
+	scheme := runtime.NewScheme()
+	if err := corev1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("register core/v1: %w", err)
+	}
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	c.GroupVersion, c.APIPath = &corev1.SchemeGroupVersion, "/api"
+	c.ContentType = runtime.ContentTypeProtobuf
+	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	c.UserAgent = "twilld"
+	r, err := rest.RESTClientFor(c)
+	if err != nil {
+		return nil, &Error{Op: "prepare access to the API", Err: err, Kind: lease.ErrPending, Remedy: "correct --kube-api-url or --kubeconfig-file"}
+	}
+	return r, nil
+}
+
+func (a *access) config(kubeconfig []byte) (*rest.Config, error) {
+	switch {
+	case a.o.Kubeconfig != "":
+		parsed, err := clientcmd.Load(kubeconfig)
+		if err != nil {
+			return nil, err
+		}
+		// Paths in it are relative to the file.
+		for _, c := range parsed.Clusters {
+			c.LocationOfOrigin = a.o.Kubeconfig
+		}
+		for _, u := range parsed.AuthInfos {
+			u.LocationOfOrigin = a.o.Kubeconfig
+		}
+		if err := clientcmd.ResolveLocalPaths(parsed); err != nil {
+			return nil, err
+		}
+		if len(parsed.Clusters) == 0 && a.o.APIURL == "" {
+			return nil, errors.New("clusters: none; want one with the server's URL")
+		}
+		o := &clientcmd.ConfigOverrides{ClusterInfo: clientcmdapi.Cluster{Server: a.o.APIURL}}
+		return clientcmd.NewNonInteractiveClientConfig(*parsed, "", o, nil).ClientConfig()
+	case a.o.APIURL != "":
+		return &rest.Config{Host: a.o.APIURL}, nil
+	}
+	return rest.InClusterConfig()
+}
+
+// try sends one request and notes what its outcome says of the API.
+func (s *Store) try(ctx context.Context, op string, request func(context.Context, rest.Interface) error) error {
+	c, err := s.access.get()
+	if err == nil {
+		attempt, cancel := context.WithTimeout(ctx, requestTimeout)
+		err = request(attempt, c)
+		cancel()
+	}
+	return s.outcome(ctx, op, err)
+}

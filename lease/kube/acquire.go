@@ -1,0 +1,165 @@
+//go:build !nokube
+
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// Acquire annotates this node's object with a, where that does not say so yet, and
+// returns the lease of the subnets that the cluster has assigned to it. prev is of
+// no use. The lease has a as it is, also where a user's annotation has the others
+// see another address.
+func (s *Store) Acquire(ctx context.Context, a lease.Attrs, _ lease.Previous) (*lease.Lease, error) {
+	return s.hold(ctx, a, "")
+}
+
+// Renew is Acquire for a node whose subnets have stayed. It changes nothing and
+// returns an error that wraps lease.ErrLost if the node's object is gone or has
+// other subnets now.
+func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, error) {
+	return s.hold(ctx, own.Attrs, own.Key())
+}
+
+// hold makes the node's object say a. was is the lease that the node is to have;
+// empty: any.
+func (s *Store) hold(ctx context.Context, a lease.Attrs, was lease.Key) (*lease.Lease, error) {
+	c, err := s.Config(ctx)
+	if err != nil {
+		return nil, &Error{Op: "read the network configuration", Err: err, Kind: lease.ErrPending}
+	}
+	e, err := s.node(ctx)
+	if err != nil {
+		if was != "" && errors.Is(err, errNoNode) {
+			return nil, errLost("%w", err)
+		}
+		return nil, err
+	}
+	l, err := assigned(c, e)
+	if err != nil {
+		fault := s.unassigned(c, e, err)
+		if was != "" {
+			return nil, errLost("%w", fault)
+		}
+		return nil, fault
+	}
+	if was != "" && l.Key() != was {
+		return nil, errLost("Kubernetes: node %s has the podCIDR %s now", e.name, l.Key())
+	}
+	l.Attrs = a
+	if err := s.annotate(ctx, e, a); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.own.lease = &l
+	s.table.setOwn(e.name, l)
+	s.mu.Unlock()
+	s.notify()
+	return &l, nil
+}
+
+// errNoNode says that the cluster does not have the object of this node.
+var errNoNode = errors.New("no such node")
+
+// absent replaces the error of a Node that is not there.
+func (s *Store) absent(err error, op string) error {
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	return &Error{Op: op, Err: errNoNode, Kind: lease.ErrPending,
+		Remedy: "it comes when the kubelet registers; if that has another name, set NODE_NAME to it"}
+}
+
+// unassigned makes the error of a Node whose podCIDRs do not do.
+func (s *Store) unassigned(c *lease.Config, e *entry, err error) error {
+	remedy := "set the Network in " + s.path + " to the cluster's --cluster-cidr, or delete the node so that it gets another podCIDR"
+	if len(e.podCIDRs) == 0 {
+		remedy = "run kube-controller-manager with --allocate-node-cidrs=true and --cluster-cidr=" + networks(c)
+	}
+	return &Error{Op: "assign a lease to node " + e.name, Err: err, Kind: lease.ErrPending, Remedy: remedy}
+}
+
+func networks(c *lease.Config) string {
+	text := ""
+	for _, n := range c.Networks() {
+		if text != "" {
+			text += ","
+		}
+		text += n.String()
+	}
+	return text
+}
+
+// annotate makes the annotations of e, which is this node, those of a.
+func (s *Store) annotate(ctx context.Context, e *entry, a lease.Attrs) error {
+	want, err := s.keys.wanted(e, a, s.started)
+	op := "annotate node " + e.name
+	if err != nil {
+		return &Error{Op: op, Err: err, Kind: lease.ErrPending, Remedy: "correct or remove that annotation"}
+	}
+	c := changes(e, want, s.keys.kind)
+	if len(c) == 0 {
+		return nil
+	}
+	return s.patch(ctx, op, e.name, map[string]any{"metadata": map[string]any{"annotations": c}})
+}
+
+// patch sends a strategic merge patch of this node's status, of which annotations
+// may be a part, and takes in the outcome.
+func (s *Store) patch(ctx context.Context, op, name string, p any) error {
+	body, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	var n corev1.Node
+	err = s.try(ctx, op, func(ctx context.Context, c rest.Interface) error {
+		return c.Patch(types.StrategicMergePatchType).Resource("nodes").Name(name).SubResource("status").Body(body).Do(ctx).Into(&n)
+	})
+	if err != nil {
+		return s.absent(err, op)
+	}
+	s.log.Debug("node patched", logging.KeyNode, name, logging.KeyOperation, op)
+	s.see(s.entry(&n))
+	return nil
+}
+
+// see takes in this node's object.
+func (s *Store) see(e *entry) {
+	s.mu.Lock()
+	s.own.seen, s.own.gone = e, false
+	s.mu.Unlock()
+	s.notify()
+}
+
+// NodeAddrs returns the addresses that users have annotated this node with, to
+// choose its interface by; invalid ones where they have not. It asks the API the
+// first time, and after that says what Watch has seen.
+func (s *Store) NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error) {
+	s.mu.Lock()
+	e := s.own.seen
+	s.mu.Unlock()
+	if e == nil {
+		if e, err = s.node(ctx); err != nil {
+			return ipv4, ipv6, err
+		}
+	}
+	if ipv4, err = s.keys.address(e, s.keys.node, true); err == nil {
+		ipv6, err = s.keys.address(e, s.keys.nodeV6, false)
+	}
+	if err != nil {
+		err = &Error{Op: "choose the interface of node " + e.name, Err: err, Kind: lease.ErrPending, Remedy: "correct or remove that annotation"}
+	}
+	return ipv4, ipv6, err
+}

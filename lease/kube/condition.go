@@ -1,0 +1,86 @@
+//go:build !nokube
+
+package kube
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// What stock flannel writes into the condition NetworkUnavailable.
+const (
+	upReason  = "FlannelIsUp"
+	upMessage = "Flannel is running on this node"
+)
+
+// conditionRest is the least time between two writes of the condition, should
+// another keep writing the opposite.
+const conditionRest = 10 * time.Second
+
+// Ready says that the pods of this node can talk. It does not block; Watch writes
+// the node's condition.
+func (s *Store) Ready() {
+	s.mu.Lock()
+	s.ready = true
+	s.mu.Unlock()
+	s.notify()
+}
+
+// keepCondition writes the condition NetworkUnavailable=False, as soon as the node
+// is ready, until ctx is done. False for another's reason stands: the routes of a
+// cloud, say, or another network on top of this one.
+func (s *Store) keepCondition(ctx context.Context) {
+	if !s.access.o.Condition {
+		return
+	}
+	changes, end := s.subscribe()
+	defer end()
+	for {
+		var rest <-chan time.Time
+		if e := s.unavailable(); e != nil {
+			_ = s.setCondition(ctx, e) // a failure is noted, and tried again
+			rest = time.After(conditionRest)
+		}
+		if rest != nil {
+			select {
+			case <-rest:
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// unavailable returns this node if its condition is to be written.
+func (s *Store) unavailable() *entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.own.seen
+	if !s.ready || e == nil || s.own.gone || e.unavailable == string(corev1.ConditionFalse) {
+		return nil
+	}
+	return e
+}
+
+func (s *Store) setCondition(ctx context.Context, e *entry) error {
+	// Not later than the extras began to count, which see.
+	since := s.started
+	if x, err := s.keys.extrasOf(e); err == nil && !x.Since.IsZero() {
+		since = x.Since
+	}
+	c := corev1.NodeCondition{
+		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: upReason, Message: upMessage,
+		LastHeartbeatTime: metav1.Time{Time: since}, LastTransitionTime: metav1.Now(),
+	}
+	return s.patch(ctx, "set condition NetworkUnavailable of node "+e.name, e.name,
+		map[string]any{"status": map[string]any{"conditions": []corev1.NodeCondition{c}}})
+}

@@ -1,0 +1,85 @@
+//go:build !nokube
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// inBrief is an error in other words.
+type inBrief struct {
+	text string
+	error
+}
+
+func (e *inBrief) Error() string { return e.text }
+func (e *inBrief) Unwrap() error { return e.error }
+
+// cause is the text of err without the words of the client around it.
+func cause(err error) string {
+	var status apierrors.APIStatus
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case apierrors.IsUnauthorized(err):
+		return "the API server does not accept the credentials"
+	case errors.As(err, &status) && status.Status().Message != "":
+		return status.Status().Message
+	}
+	return err.Error()
+}
+
+// refused says whether the API server, or what is between, refuses the node
+// itself: that does not pass without an operator.
+func refused(err error) bool {
+	text := err.Error()
+	return apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err) ||
+		strings.Contains(text, "x509:") || strings.Contains(text, "remote error: tls") ||
+		strings.Contains(text, "getting credentials:")
+}
+
+// fail makes the error of a request.
+func (s *Store) fail(op string, err error) *Error {
+	var made *Error
+	if errors.As(err, &made) {
+		return made
+	}
+	e := &Error{Op: op, Err: &inBrief{cause(err), err}, Kind: lease.ErrPending, Remedy: s.remedy(err)}
+	if refused(err) {
+		e.Kind = errDeniedForNow
+	}
+	return e
+}
+
+// errDeniedForNow is lease.ErrDenied of a request that may be granted later.
+var errDeniedForNow = fmt.Errorf("%w: %w", lease.ErrDenied, lease.ErrPending)
+
+// remedy says what an operator can do about err.
+func (s *Store) remedy(err error) string {
+	text := err.Error()
+	credentials := "the service account's token"
+	switch {
+	case s.access.o.Kubeconfig != "":
+		credentials = "the user in " + s.access.o.Kubeconfig
+	case s.access.o.APIURL != "":
+		credentials = "--kubeconfig-file, since --kube-api-url alone gives no credentials"
+	}
+	switch {
+	case apierrors.IsUnauthorized(err):
+		return "check " + credentials
+	case apierrors.IsForbidden(err):
+		return "let this user get, list and watch nodes, patch nodes/status and get pods (ClusterRole flannel)"
+	case strings.Contains(text, "getting credentials:"):
+		return "the kubeconfig's exec command must be there and work where twilld runs: correct users[].user.exec in " + s.access.o.Kubeconfig
+	case strings.Contains(text, "x509:"), strings.Contains(text, "remote error: tls"):
+		return "check the certificate authority, and client certificate if there is one, of " + credentials
+	}
+	return "see that the API server runs and can be reached from this node, or correct --kube-api-url or --kubeconfig-file"
+}

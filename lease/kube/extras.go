@@ -1,0 +1,98 @@
+package kube
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// extras is the annotation of what twill announces beyond stock flannel. Stock
+// cuts its MAC address out of backend-data as text, so that further keys there
+// would break it.
+type extras struct {
+	BackendData   map[string]json.RawMessage `json:",omitempty"`
+	BackendV6Data map[string]json.RawMessage `json:",omitempty"`
+	// Since is when this was first announced. A stock flannel that takes over the
+	// node leaves the annotation as it is, but sets the node's condition when it
+	// starts: what is older than that does not count any more.
+	Since time.Time
+}
+
+// stockKeys are the keys of backend data that stock flannel has, in its order.
+var stockKeys = []string{"VNI", "VtepMAC"}
+
+// extrasOf returns what counts of a node's extras.
+func (k *keys) extrasOf(e *entry) (extras, error) {
+	text := e.annotations[k.extras]
+	if text == "" {
+		return extras{}, nil
+	}
+	var x extras
+	if err := json.Unmarshal([]byte(text), &x); err != nil {
+		return extras{}, fmt.Errorf("annotation %s: %q: want what twilld writes there", k.extras, brief(text))
+	}
+	if e.up.After(x.Since) {
+		return extras{}, nil
+	}
+	return x, nil
+}
+
+// split parts backend data into what stock flannel writes, byte for byte, and the
+// rest. Data that are no object stay whole.
+func split(data json.RawMessage) (stock string, rest map[string]json.RawMessage) {
+	if len(data) == 0 {
+		return noData, nil
+	}
+	if json.Unmarshal(data, &rest) != nil {
+		return string(data), nil
+	}
+	var members []string
+	for _, key := range stockKeys {
+		if value, ok := rest[key]; ok {
+			members = append(members, quoted(key)+":"+string(value))
+			delete(rest, key)
+		}
+	}
+	if members == nil {
+		return noData, rest
+	}
+	return "{" + strings.Join(members, ",") + "}", rest
+}
+
+// merge is the opposite of split. Keys that stock has count from its data alone.
+func merge(stock json.RawMessage, rest map[string]json.RawMessage) json.RawMessage {
+	if len(rest) == 0 {
+		return stock
+	}
+	var all map[string]json.RawMessage
+	if len(stock) > 0 && json.Unmarshal(stock, &all) != nil {
+		return stock
+	}
+	var members []string
+	for _, key := range stockKeys {
+		if value, ok := all[key]; ok {
+			members = append(members, quoted(key)+":"+string(value))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(rest)) {
+		if !slices.Contains(stockKeys, key) {
+			members = append(members, quoted(key)+":"+string(rest[key]))
+		}
+	}
+	if members == nil {
+		return nil
+	}
+	return json.RawMessage("{" + strings.Join(members, ",") + "}")
+}
+
+// quoted is a JSON string.
+func quoted(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // a text
+	}
+	return string(b)
+}

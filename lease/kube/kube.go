@@ -1,0 +1,81 @@
+// Package kube is a lease.Store over the Node objects of a Kubernetes cluster, in
+// stock flannel's layout, so that nodes of both kinds share one network:
+//
+//	spec.podCIDRs       the subnets of a node, which the cluster assigns
+//	metadata.annotations what the node announces: its address, backend and data
+//	net-conf.json       the network configuration, a file on each node
+//
+// A lease is a node that takes part. It does not expire; it goes with the Node
+// object. What is wrong with one node's object is logged and keeps the lease that
+// the node had.
+//
+// What is not there yet, the node's object or its podCIDR, and an API that does
+// not answer or that refuses this node, is an *Error that wraps lease.ErrPending:
+// the same call may succeed later.
+package kube
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// Error says what of Kubernetes could not be used, and what to do about it. It
+// never holds a token.
+type Error struct {
+	Op     string // "read node n1"
+	Err    error
+	Remedy string // empty if Err says it
+	Kind   error  // lease.ErrPending, lease.ErrDenied or lease.ErrLost; nil: none
+}
+
+func (e *Error) Error() string {
+	text := fmt.Sprintf("Kubernetes: %s: %v", e.Op, e.Err)
+	if e.Remedy != "" {
+		text += "; " + e.Remedy
+	}
+	return text
+}
+
+// Unwrap returns what went wrong, and of which kind that is.
+func (e *Error) Unwrap() []error {
+	if e.Kind == nil {
+		return []error{e.Err}
+	}
+	return []error{e.Kind, e.Err}
+}
+
+// errLost makes an error of the own lease that calls for Renew.
+func errLost(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", lease.ErrLost, fmt.Errorf(format, args...))
+}
+
+// inside says whether the subnets that are assigned to a node lie in the network.
+func inside(c *lease.Config, l lease.Lease) error {
+	errs := lease.Check(c, []lease.Lease{l})
+	var outside *lease.OutsideError
+	if len(errs) > 0 && errors.As(errs[0], &outside) && outside.Network.IsValid() {
+		return fmt.Errorf("its podCIDR %s is outside of the network %s", outside.Subnet, outside.Network)
+	}
+	return nil
+}
+
+// assigned returns the part of a node's subnets that c has a use for: those of the
+// address families that it enables.
+func assigned(c *lease.Config, e *entry) (l lease.Lease, err error) {
+	subnet, ipv6Subnet, err := e.subnets()
+	if err != nil {
+		return l, err
+	}
+	if c.IPv4.Enabled() {
+		l.Subnet = subnet
+	}
+	if c.IPv6.Enabled() {
+		l.IPv6Subnet = ipv6Subnet
+	}
+	if len(l.Subnets()) == 0 {
+		return l, errors.New("spec.podCIDR has no subnet of an address family that the network enables")
+	}
+	return l, inside(c, l)
+}

@@ -1,0 +1,224 @@
+//go:build !nokube
+
+package kube
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// nodes follows the Node objects of the cluster into the store's table, by the
+// client's reflector. Nothing of a Node is kept but what counts, and there is no
+// queue that could be full.
+type nodes struct {
+	*Store
+	synced bool // the table has been complete once; the mutex guards it
+}
+
+// backoff is the pace of attempts to list and watch.
+var backoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 6, Cap: 5 * time.Second}
+
+// run lists and watches until ctx is done. It tries again for ever.
+func (n *nodes) run(ctx context.Context) {
+	changes, end := n.subscribe()
+	defer end()
+	for ctx.Err() == nil {
+		alone := n.alone()
+		following, cancel := context.WithCancel(ctx)
+		n.follow(following, alone)
+		for ctx.Err() == nil && n.alone() == alone {
+			select {
+			case <-changes:
+			case <-ctx.Done():
+			}
+		}
+		cancel()
+	}
+}
+
+// alone names this node if it needs to know of no other: where something else
+// brings packets from node to node. Empty: it needs to know all.
+func (n *nodes) alone() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.config != nil && n.config.Backend.Type == "alloc" {
+		return n.name
+	}
+	return ""
+}
+
+// follow starts a reflector, which ends some time after ctx is done: it rests
+// between two attempts without looking at ctx.
+func (n *nodes) follow(ctx context.Context, alone string) {
+	pace := backoff
+	r := cache.NewReflectorWithOptions(n.listWatch(alone), &corev1.Node{}, &receiver{n, ctx}, cache.ReflectorOptions{Name: "nodes", Backoff: &pace})
+	go r.RunWithContext(ctx)
+}
+
+// receiver is what a reflector takes for its cache. It takes nothing in once its
+// reflector was ended, since another one may have begun.
+type receiver struct {
+	*nodes
+	ctx context.Context
+}
+
+// listWatch asks for all nodes, or for one alone. Both of its functions note whether the API
+// answers.
+func (n *nodes) listWatch(alone string) *cache.ListWatch {
+	selector := ""
+	if alone != "" {
+		selector = fields.OneTermEqualSelector(metav1.ObjectNameField, alone).String()
+	}
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = selector
+			return n.list(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.Watch, o.FieldSelector = true, selector
+			c, err := n.access.get()
+			if err != nil {
+				return nil, n.outcome(ctx, "watch nodes", err)
+			}
+			w, err := c.Get().Resource("nodes").VersionedParams(&o, metav1.ParameterCodec).
+				Timeout(time.Duration(*o.TimeoutSeconds) * time.Second).Watch(ctx)
+			if noted := n.outcome(ctx, "watch nodes", err); noted == nil {
+				return w, nil
+			}
+			return nil, err // as it is: the reflector looks what it says
+		},
+	}
+}
+
+// list returns a page of nodes, trimmed.
+func (s *Store) list(ctx context.Context, o metav1.ListOptions) (*corev1.NodeList, error) {
+	var l corev1.NodeList
+	const op = "list nodes"
+	c, err := s.access.get()
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, listTimeout)
+		defer cancel()
+		err = c.Get().Resource("nodes").VersionedParams(&o, metav1.ParameterCodec).Do(ctx).Into(&l)
+	}
+	if noted := s.outcome(ctx, op, err); noted != nil {
+		if err == nil {
+			err = noted
+		}
+		return nil, err
+	}
+	for i := range l.Items {
+		small, err := s.trim(&l.Items[i])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", op, err)
+		}
+		l.Items[i] = *small.(*corev1.Node)
+	}
+	return &l, nil
+}
+
+// listTimeout is how long a page of nodes may take.
+const listTimeout = 30 * time.Second
+
+// Transformer implements cache.TransformingStore.
+func (r *receiver) Transformer() cache.TransformFunc { return r.trim }
+
+// Add implements cache.ReflectorStore.
+func (r *receiver) Add(o any) error { return r.Update(o) }
+
+// Update implements cache.ReflectorStore.
+func (r *receiver) Update(o any) error {
+	node, ok := o.(*corev1.Node)
+	if !ok {
+		return fmt.Errorf("watch nodes: %T is no Node", o)
+	}
+	e := r.entry(node)
+	r.change(func() {
+		r.table.put(e)
+		if e.name == r.name {
+			r.own.seen, r.own.gone = e, false
+		}
+	})
+	return nil
+}
+
+// Delete implements cache.ReflectorStore.
+func (r *receiver) Delete(o any) error {
+	node, ok := o.(*corev1.Node)
+	if !ok {
+		return fmt.Errorf("watch nodes: %T is no Node", o)
+	}
+	r.change(func() {
+		r.table.remove(node.Name)
+		if node.Name == r.name {
+			r.own.gone = true
+		}
+	})
+	return nil
+}
+
+// Replace implements cache.ReflectorStore.
+func (r *receiver) Replace(all []any, _ string) error {
+	entries := make([]*entry, 0, len(all))
+	for _, o := range all {
+		if node, ok := o.(*corev1.Node); ok {
+			entries = append(entries, r.entry(node))
+		}
+	}
+	r.change(func() {
+		r.own.gone = r.own.seen != nil
+		for _, e := range entries {
+			if e.name == r.name {
+				r.own.seen, r.own.gone = e, false
+			}
+		}
+		r.table.replace(entries)
+		r.synced = true
+	})
+	return nil
+}
+
+// change calls f with the mutex held, and notifies of what it has changed.
+func (r *receiver) change(f func()) {
+	r.mu.Lock()
+	if r.ctx.Err() == nil {
+		f()
+	}
+	r.mu.Unlock()
+	r.notify()
+}
+
+// Resync implements cache.ReflectorStore.
+func (r *receiver) Resync() error { return nil }
+
+// Leases returns the leases of all nodes in the order of their subnets, as the API
+// has them now. What is wrong with a node is logged, and it is left out.
+func (s *Store) Leases(ctx context.Context) ([]lease.Lease, error) {
+	t := newTable(&s.keys, s.log)
+	o := metav1.ListOptions{Limit: pageSize}
+	for {
+		l, err := s.list(ctx, o)
+		if err != nil {
+			return nil, s.fail("list nodes", err)
+		}
+		for i := range l.Items {
+			t.put(s.entry(&l.Items[i]))
+		}
+		if o.Continue = l.Continue; o.Continue == "" {
+			return t.leases(), nil
+		}
+	}
+}
+
+// pageSize is how many nodes are read at once.
+const pageSize = 500

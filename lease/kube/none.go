@@ -1,0 +1,36 @@
+//go:build nokube
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// Built says whether this build can ask Kubernetes.
+const Built = false
+
+// Store does not exist in this build.
+type Store struct{ methods }
+
+// methods are those of the Store of other builds.
+type methods interface {
+	lease.Store
+	WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error)
+	PublishedText(ctx context.Context) ([]byte, error)
+	Published(ctx context.Context) (*lease.Config, error)
+	Leases(ctx context.Context) ([]lease.Lease, error)
+	NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error)
+	Away() (since time.Time, why error)
+	Ready()
+	Close() error
+}
+
+// Open refuses.
+func Open(Options) (*Store, error) {
+	return nil, errors.New("open Kubernetes: this build has no access to it (nokube)")
+}

@@ -1,0 +1,95 @@
+//go:build !nokube
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// reach is whether the API can be asked. The mutex of the Store guards it.
+type reach struct {
+	away   time.Time // since when not; zero: it answers
+	why    *Error    // of the last request that failed
+	logged time.Time
+}
+
+// logEvery bounds what the log says while the API is away.
+const logEvery = 30 * time.Second
+
+// Away returns since when the API does not answer, or refuses this node, and why;
+// the zero time: it answers.
+func (s *Store) Away() (since time.Time, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reach.away.IsZero() {
+		return time.Time{}, nil
+	}
+	return s.reach.away, s.reach.why
+}
+
+// outcome notes what has become of a request, logs what is new, and returns the
+// *Error for the caller.
+func (s *Store) outcome(ctx context.Context, op string, err error) error {
+	if err == nil || answered(err) {
+		s.answers(op)
+		if err == nil {
+			return nil
+		}
+		return s.fail(op, err)
+	}
+	e := s.fail(op, err)
+	if ctx.Err() != nil {
+		return errors.Join(ctx.Err(), e) // the caller has given up, the API may be well
+	}
+	denied := errors.Is(e, lease.ErrDenied)
+	if denied {
+		s.access.question()
+	}
+	now := time.Now()
+	s.mu.Lock()
+	r := &s.reach
+	isNew := r.why == nil || denied != errors.Is(r.why, lease.ErrDenied)
+	if r.away.IsZero() {
+		r.away = now
+	}
+	log := isNew || now.Sub(r.logged) >= logEvery
+	if log {
+		r.logged = now
+	}
+	r.why = e
+	s.mu.Unlock()
+	if log {
+		s.log.Warn("Kubernetes API does not serve this node, going on with what is known", logging.KeyOperation, e.Op,
+			logging.KeyError, e.Err, logging.KeyRemedy, e.Remedy)
+	}
+	if isNew {
+		s.notify()
+	}
+	return e
+}
+
+// answered says whether the API has answered a request that it could not grant for
+// what was asked, not for who asked.
+func answered(err error) bool {
+	return apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
+		apierrors.IsConflict(err) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err)
+}
+
+// answers notes that the API has answered.
+func (s *Store) answers(op string) {
+	s.mu.Lock()
+	was := s.reach
+	s.reach = reach{}
+	s.mu.Unlock()
+	if !was.away.IsZero() {
+		s.log.Info("Kubernetes API answers again", logging.KeyOperation, op, logging.KeyAway, time.Since(was.away).Round(time.Millisecond))
+		s.notify()
+	}
+}

@@ -1,0 +1,193 @@
+//go:build !nokube
+
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// Built says whether this build can ask Kubernetes.
+const Built = true
+
+// Store is the leases of one network in Kubernetes. It is safe for concurrent
+// use.
+type Store struct {
+	access  access
+	keys    keys
+	path    string // of the network configuration
+	log     *slog.Logger
+	started time.Time // with the precision of a Node's conditions
+
+	mu    sync.Mutex
+	reach reach
+	name  string // of this node; empty: not known yet
+	own   own
+	ready bool // Ready was called
+	table *table
+	// config is the last good network configuration, nil before there was one.
+	config *lease.Config
+	// watchers are notified of each change of what stands above.
+	watchers map[chan struct{}]bool
+}
+
+// own is this node, as it was given its lease and as it was seen last.
+type own struct {
+	lease *lease.Lease // nil: none was acquired yet
+	seen  *entry       // nil: never
+	gone  bool         // the object was deleted since
+}
+
+var _ lease.Store = (*Store)(nil)
+
+// Open returns a store. It asks nothing of the API and reads no file yet.
+func Open(o Options) (*Store, error) {
+	k, err := newKeys(o.Prefix)
+	if err != nil {
+		return nil, err
+	}
+	if o.ConfigFile == "" {
+		o.ConfigFile = DefaultConfigFile
+	}
+	// The client's own log says in its way what the errors of its calls say.
+	klog.SetLogger(logr.Discard())
+	s := &Store{
+		access: access{o: o}, keys: k, path: o.ConfigFile, log: o.Logger, name: o.Node,
+		started:  time.Now().UTC().Truncate(time.Second),
+		watchers: map[chan struct{}]bool{},
+	}
+	s.table = newTable(&s.keys, o.Logger)
+	return s, nil
+}
+
+// Close does nothing: what a store runs ends with Watch.
+func (s *Store) Close() error { return nil }
+
+// nodeName returns the name of this node.
+func (s *Store) nodeName(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	name := s.name
+	s.mu.Unlock()
+	if name != "" {
+		return name, nil
+	}
+	o := &s.access.o
+	op := fmt.Sprintf("read pod %s/%s for the name of this node", o.PodNamespace, o.PodName)
+	var pod corev1.Pod
+	err := s.try(ctx, op, func(ctx context.Context, c rest.Interface) error {
+		return c.Get().Namespace(o.PodNamespace).Resource("pods").Name(o.PodName).Do(ctx).Into(&pod)
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case pod.Spec.NodeName == "":
+		return "", &Error{Op: op, Err: fmt.Errorf("spec.nodeName is empty"), Kind: lease.ErrPending, Remedy: "set NODE_NAME to the name of this node"}
+	}
+	s.mu.Lock()
+	s.name = pod.Spec.NodeName
+	s.mu.Unlock()
+	return pod.Spec.NodeName, nil
+}
+
+// node asks the API for this node's object.
+func (s *Store) node(ctx context.Context) (*entry, error) {
+	name, err := s.nodeName(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var n corev1.Node
+	op := "read node " + name
+	err = s.try(ctx, op, func(ctx context.Context, c rest.Interface) error {
+		return c.Get().Resource("nodes").Name(name).Do(ctx).Into(&n)
+	})
+	if err != nil {
+		return nil, s.absent(err, op)
+	}
+	e := s.entry(&n)
+	s.see(e)
+	return e, nil
+}
+
+// entry returns what of n counts.
+func (s *Store) entry(n *corev1.Node) *entry {
+	e := &entry{name: n.Name, podCIDRs: n.Spec.PodCIDRs, annotations: s.trimmed(n.Annotations)}
+	if len(e.podCIDRs) == 0 && n.Spec.PodCIDR != "" {
+		e.podCIDRs = []string{n.Spec.PodCIDR}
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeNetworkUnavailable {
+			e.unavailable = string(c.Status)
+			if c.Reason == upReason {
+				e.up = c.LastHeartbeatTime.Time
+			}
+		}
+	}
+	return e
+}
+
+func (s *Store) trimmed(all map[string]string) map[string]string {
+	m := map[string]string{}
+	for _, k := range s.keys.all() {
+		if v, ok := all[k]; ok {
+			m[k] = v
+		}
+	}
+	return m
+}
+
+// trim is entry for the caches of the client, which are to hold Nodes.
+func (s *Store) trim(o any) (any, error) {
+	n, ok := o.(*corev1.Node)
+	if !ok {
+		return o, nil
+	}
+	small := &corev1.Node{}
+	small.Name, small.ResourceVersion = n.Name, n.ResourceVersion
+	small.Annotations = s.trimmed(n.Annotations)
+	small.Spec.PodCIDR, small.Spec.PodCIDRs = n.Spec.PodCIDR, n.Spec.PodCIDRs
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeNetworkUnavailable {
+			small.Status.Conditions = append(small.Status.Conditions, c)
+		}
+	}
+	return small, nil
+}
+
+var _ runtime.Object = (*corev1.Node)(nil)
+
+// subscribe returns a channel that receives after each change of what the store
+// knows.
+func (s *Store) subscribe() (changes chan struct{}, end func()) {
+	c := make(chan struct{}, 1)
+	s.mu.Lock()
+	s.watchers[c] = true
+	s.mu.Unlock()
+	return c, func() {
+		s.mu.Lock()
+		delete(s.watchers, c)
+		s.mu.Unlock()
+	}
+}
+
+// notify wakes those who subscribed.
+func (s *Store) notify() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.watchers {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}

@@ -1,0 +1,182 @@
+package kube
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// table is the leases that the nodes of the cluster make: one a node, and one node
+// a lease. It remembers which leases have changed until they are taken. It is not
+// for concurrent use.
+type table struct {
+	keys  *keys
+	log   *slog.Logger
+	nodes map[string]*row
+	// holder is the node that has a lease, the first of those that claim it.
+	holder map[lease.Key]string
+	dirty  map[lease.Key]bool
+
+	// own is this node's name, empty before it is known. Its lease is what it was
+	// given, not what its annotations say.
+	own string
+}
+
+// row is what is known of a node.
+type row struct {
+	lease lease.Lease // valid if has is
+	has   bool
+	fault string // why its annotations do not count; empty: they do
+}
+
+func newTable(k *keys, log *slog.Logger) *table {
+	return &table{
+		keys: k, log: log,
+		nodes: map[string]*row{}, holder: map[lease.Key]string{}, dirty: map[lease.Key]bool{},
+	}
+}
+
+// put takes in a node as it is now. What is wrong with it is logged, and the lease
+// that it had stays: other nodes may reach it still.
+func (t *table) put(e *entry) {
+	r := t.nodes[e.name]
+	if r == nil {
+		r = &row{}
+		t.nodes[e.name] = r
+	}
+	if e.name == t.own && r.has {
+		return
+	}
+	if !t.keys.isManaged(e) {
+		fault := ""
+		if r.has {
+			fault = fmt.Sprintf("annotation %s: not \"true\" any more", t.keys.managed)
+		}
+		t.blame(e.name, r, fault, "annotate it again by starting its flannel, or delete the node")
+		return
+	}
+	l, err := t.keys.lease(e)
+	if err != nil {
+		t.blame(e.name, r, err.Error(), "correct it; flannel on that node writes its annotations when it starts")
+		return
+	}
+	t.blame(e.name, r, "", "")
+	t.give(e.name, r, l)
+}
+
+// blame notes why a node does not count, and logs what is new.
+func (t *table) blame(name string, r *row, fault, remedy string) {
+	switch {
+	case fault == "" || fault == r.fault:
+	case r.has:
+		t.log.Warn("node is not valid any more, its last good lease stays in force",
+			logging.KeyNode, name, logging.KeyWhy, fault, logging.KeyRemedy, remedy)
+	default:
+		t.log.Warn("node passed over", logging.KeyNode, name, logging.KeyWhy, fault, logging.KeyRemedy, remedy)
+	}
+	r.fault = fault
+}
+
+// give makes l the lease of a node.
+func (t *table) give(name string, r *row, l lease.Lease) {
+	if r.has && r.lease.Equal(l) {
+		return
+	}
+	if r.has && r.lease.Key() != l.Key() {
+		t.release(name, r)
+	}
+	r.lease, r.has = l, true
+	k := l.Key()
+	switch other, taken := t.holder[k]; {
+	case !taken || other == name || name == t.own:
+		t.holder[k] = name
+		t.dirty[k] = true
+	default:
+		t.log.Warn("two nodes have one subnet, the first keeps it", logging.KeySubnet, l.Subnets(),
+			logging.KeyNode, other, logging.KeyOther, name, logging.KeyRemedy, "delete the node that is not there any more")
+	}
+}
+
+// release takes a node's lease away, and gives it to another that claims it.
+func (t *table) release(name string, r *row) {
+	k := r.lease.Key()
+	r.has = false
+	if t.holder[k] != name {
+		return
+	}
+	delete(t.holder, k)
+	t.dirty[k] = true
+	for _, other := range slices.Sorted(maps.Keys(t.nodes)) {
+		if o := t.nodes[other]; o.has && o.lease.Key() == k {
+			t.holder[k] = other
+			return
+		}
+	}
+}
+
+// remove forgets a node. The own lease stays until another is given.
+func (t *table) remove(name string) {
+	r := t.nodes[name]
+	if r == nil || name == t.own && r.has {
+		return
+	}
+	if r.has {
+		t.release(name, r)
+	}
+	delete(t.nodes, name)
+}
+
+// setOwn makes l, which this node was given, its lease.
+func (t *table) setOwn(name string, l lease.Lease) {
+	t.own = name
+	r := t.nodes[name]
+	if r == nil {
+		r = &row{}
+		t.nodes[name] = r
+	}
+	r.fault = ""
+	t.give(name, r, l)
+}
+
+// replace makes the table what a complete list says.
+func (t *table) replace(all []*entry) {
+	there := make(map[string]bool, len(all))
+	for _, e := range all {
+		there[e.name] = true
+	}
+	// What is gone first, so that its subnet is free for another.
+	for name := range t.nodes {
+		if !there[name] {
+			t.remove(name)
+		}
+	}
+	for _, e := range all {
+		t.put(e)
+	}
+}
+
+// take returns what has changed since the last time.
+func (t *table) take() (u lease.Update) {
+	for _, k := range slices.Sorted(maps.Keys(t.dirty)) {
+		if name, ok := t.holder[k]; ok {
+			u.Put = append(u.Put, t.nodes[name].lease)
+		} else {
+			u.Delete = append(u.Delete, k)
+		}
+	}
+	clear(t.dirty)
+	return u
+}
+
+// leases returns all that are in force.
+func (t *table) leases() []lease.Lease {
+	all := make([]lease.Lease, 0, len(t.holder))
+	for _, name := range t.holder {
+		all = append(all, t.nodes[name].lease)
+	}
+	return lease.NewSet(all).Leases()
+}

@@ -1,0 +1,84 @@
+package kube
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/twillnet/twill/lease"
+)
+
+// wanted returns the annotations that a node with the attributes a has to have,
+// beside those that users write; an empty text stands for none. now is the time
+// from which on new extras count.
+//
+// They are stock flannel's byte for byte (AcquireLease of pkg/subnet/kube in
+// v0.28.9), with two exceptions: what stock leaves behind when it changes is
+// removed, and a node of the udp backend announces its IPv6 address, which stock's
+// has no use for.
+func (k *keys) wanted(e *entry, a lease.Attrs, now time.Time) (map[string]string, error) {
+	data, more := split(a.BackendData)
+	v6Data, moreV6 := split(a.BackendV6Data)
+	want := map[string]string{
+		k.managed: "true", k.kind: a.BackendType,
+		k.data: "", k.public: "", k.v6Data: "", k.publicV6: "",
+	}
+	if a.BackendType != "vxlan" || data != noData {
+		want[k.data] = data
+		want[k.public] = noIPv4
+		if a.PublicIP.IsValid() {
+			want[k.public] = a.PublicIP.String()
+		}
+	}
+	if a.PublicIPv6.IsValid() {
+		want[k.publicV6] = a.PublicIPv6.String()
+		if a.BackendType == "host-gw" || v6Data != noData {
+			want[k.v6Data] = v6Data
+		}
+	}
+	for _, o := range []struct{ by, of string }{{k.overwrite, k.public}, {k.overwriteV6, k.publicV6}} {
+		if text := e.annotations[o.by]; text != "" && want[o.of] != "" {
+			if _, err := k.address(e, o.by, o.of == k.public); err != nil {
+				return nil, err
+			}
+			want[o.of] = text
+		}
+	}
+	x, err := k.wantedExtras(e, extras{BackendData: more, BackendV6Data: moreV6, Since: now})
+	want[k.extras] = x
+	return want, err
+}
+
+// wantedExtras returns the text that stands there where it still says x.
+func (k *keys) wantedExtras(e *entry, x extras) (string, error) {
+	if len(x.BackendData) == 0 && len(x.BackendV6Data) == 0 {
+		return "", nil
+	}
+	if was, err := k.extrasOf(e); err == nil && !was.Since.IsZero() {
+		since := x.Since
+		x.Since = was.Since
+		text, err := json.Marshal(x)
+		if err != nil || string(text) == e.annotations[k.extras] {
+			return string(text), err
+		}
+		x.Since = since
+	}
+	text, err := json.Marshal(x)
+	return string(text), err
+}
+
+// changes returns what a patch has to write so that e has want: nil removes.
+func changes(e *entry, want map[string]string, kind string) map[string]any {
+	c := map[string]any{}
+	for key, text := range want {
+		is, there := e.annotations[key]
+		switch {
+		case text == "" && key != kind:
+			if there {
+				c[key] = nil
+			}
+		case !there || is != text:
+			c[key] = text
+		}
+	}
+	return c
+}

@@ -1,0 +1,211 @@
+//go:build !nokube
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/internal/filewatch"
+)
+
+// Watch sends the network configuration and all leases as soon as both are known,
+// and then what changes. What it has to say beside that comes in Err: that the
+// configuration is no good, once for each version; that this node is refused; and,
+// as lease.ErrLost, that this node's object is gone, has another podCIDR, or is not
+// annotated as it should be any more. The own lease stays in force until Acquire
+// returns another.
+//
+// While it runs it keeps the condition NetworkUnavailable of the node False, once
+// Ready was called.
+func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	changes, end := s.subscribe()
+	defer end()
+	f := s.configWatch()
+	defer f.Close()
+	file := follow(ctx, f, &running)
+	n := &nodes{Store: s}
+	running.Go(func() { n.run(ctx) })
+	running.Go(func() { s.keepCondition(ctx) })
+	w := &watcher{Store: s, updates: updates, nodes: n}
+	w.readFile()
+	for {
+		if err := w.step(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-changes:
+		case <-file:
+			w.readFile()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// follow returns a channel that receives when the file may have changed.
+func follow(ctx context.Context, f *filewatch.Notifier, running *sync.WaitGroup) <-chan struct{} {
+	f.Arm()
+	changes := make(chan struct{}, 1)
+	running.Go(func() {
+		for f.Wait(ctx) == nil {
+			f.Arm()
+			select {
+			case changes <- struct{}{}:
+			default:
+			}
+		}
+	})
+	return changes
+}
+
+// watcher is what one Watch has sent.
+type watcher struct {
+	*Store
+	updates chan<- lease.Update
+	nodes   *nodes
+
+	read    *lease.Config // of the file; nil: it is no good, because of bad
+	bad     error
+	config  *lease.Config // sent last; nil: none
+	refused string        // the error of the configuration sent since then
+	begun   bool          // the snapshot was sent
+	denied  bool          // that the API refuses this node was sent last
+	lost    string        // what of the own node was sent last; empty: all was well
+	addrs   string        // annotations that choose the interface, as last seen
+}
+
+// readFile takes in the network configuration as the file has it.
+func (w *watcher) readFile() {
+	w.read, w.bad = w.readConfig()
+	if w.bad == nil {
+		w.mu.Lock()
+		w.Store.config = w.read
+		w.mu.Unlock()
+		w.notify() // it says which nodes matter
+	}
+}
+
+// step sends what is new.
+func (w *watcher) step(ctx context.Context) error {
+	u, errs := w.collect()
+	if u != nil {
+		if err := w.send(ctx, *u); err != nil {
+			return err
+		}
+	}
+	for _, e := range errs {
+		if err := w.send(ctx, lease.Update{Err: e}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect returns the update that brings the receiver up to date, nil if there is
+// none, and the errors to send after it.
+func (w *watcher) collect() (*lease.Update, []error) {
+	var u lease.Update
+	var errs []error
+	some := false
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.bad == nil && (w.config == nil || w.refused != "" || !w.read.Equal(w.config)):
+		w.config, w.refused = w.read, ""
+		u.Config, some = w.read, true
+	case w.bad != nil && w.bad.Error() != w.refused:
+		w.refused = w.bad.Error()
+		errs = append(errs, w.bad)
+	}
+	if denied := errors.Is(w.reach.reason(), lease.ErrDenied); denied != w.denied {
+		w.denied = denied
+		if denied {
+			errs = append(errs, w.reach.reason())
+		} else {
+			some = true // an empty update: all is well again
+		}
+	}
+	if w.config == nil || !w.begun && !w.nodes.synced {
+		return nil, errs // nothing but errors before there is a snapshot
+	}
+	changed := w.table.take()
+	switch {
+	case !w.begun:
+		w.begun = true
+		u.Snapshot, u.Config, u.Put, some = true, w.config, w.table.leases(), true
+	case changed.Put != nil || changed.Delete != nil:
+		u.Put, u.Delete, some = changed.Put, changed.Delete, true
+	}
+	if addrs := w.own.addrs(&w.keys); addrs != w.addrs {
+		w.addrs, some = addrs, true // for NodeAddrs is asked again
+	}
+	if lost := w.ownFault(); lost != nil && lost.Error() != w.lost {
+		w.lost = lost.Error()
+		errs = append(errs, lost)
+	} else if lost == nil {
+		w.lost = ""
+	}
+	if !some {
+		return nil, errs
+	}
+	return &u, errs
+}
+
+func (w *watcher) send(ctx context.Context, u lease.Update) error {
+	select {
+	case w.updates <- u:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ownFault says, as lease.ErrLost, what of this node's object is not as Acquire left
+// it. The mutex is held.
+func (s *Store) ownFault() error {
+	if s.own.lease == nil || s.config == nil {
+		return nil
+	}
+	if s.own.gone {
+		return errLost("Kubernetes: node %s was deleted", s.name)
+	}
+	e := s.own.seen
+	l, err := assigned(s.config, e)
+	switch {
+	case err != nil:
+		return errLost("Kubernetes: node %s: %w", e.name, err)
+	case l.Key() != s.own.lease.Key():
+		return errLost("Kubernetes: node %s has the podCIDR %s now", e.name, l.Key())
+	}
+	want, err := s.keys.wanted(e, s.own.lease.Attrs, s.started)
+	if err != nil {
+		return errLost("Kubernetes: node %s: %w", e.name, err)
+	}
+	if c := changes(e, want, s.keys.kind); len(c) > 0 {
+		return errLost("Kubernetes: node %s: annotations are not as this node wrote them: %v", e.name, c)
+	}
+	return nil
+}
+
+// addrs are the annotations that choose the interface, as text.
+func (o *own) addrs(k *keys) string {
+	if o.seen == nil {
+		return ""
+	}
+	return o.seen.annotations[k.node] + " " + o.seen.annotations[k.nodeV6]
+}
+
+// reason is why, as an error that may be nil.
+func (r *reach) reason() error {
+	if r.why == nil {
+		return nil
+	}
+	return r.why
+}

@@ -1,0 +1,155 @@
+package lastknown
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/lease"
+)
+
+// memory is what a node has known, and the JSON of its file. It is not changed but
+// replaced.
+type memory struct {
+	At     time.Time
+	Config *lease.Config
+	Own    *lease.Lease
+	Leases []lease.Lease // in force, the own one included
+
+	// What users have annotated the node with.
+	NodeIPv4, NodeIPv6 netip.Addr
+}
+
+// own returns the lease that the node which a describes has, with a as its
+// attributes; nil if none is known that still stands at now.
+func (m memory) own(a lease.Attrs, now time.Time) *lease.Lease {
+	o := m.Own
+	switch {
+	case o == nil || m.Config == nil,
+		!o.Expiration.IsZero() && !now.Before(o.Expiration),
+		o.PublicIP != a.PublicIP || o.PublicIPv6 != a.PublicIPv6:
+		return nil
+	}
+	l := *o
+	l.Attrs = a
+	return &l
+}
+
+// maxFile bounds what is read: some 10,000 leases take 3 MB.
+const maxFile = 64 << 20
+
+// read returns the memory in a file, an empty one where there is none.
+func read(path string) (m memory, err error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxFile) {
+		return m, fmt.Errorf("read %s: not a file of at most %d bytes", path, maxFile)
+	}
+	var text []byte
+	if err == nil {
+		text, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return m, fmt.Errorf("read leases known last: %w", err)
+	}
+	if err := json.Unmarshal(text, &m); err != nil {
+		return memory{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	return m, nil
+}
+
+// write replaces the file.
+func (m memory) write(path string) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("write leases known last: %w", err)
+	}
+	temp := path + ".new" // a fixed name: what a killed writer leaves behind, the next one takes over
+	err = os.WriteFile(temp, text, 0o600)
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		return fmt.Errorf("write leases known last: %w", err)
+	}
+	return nil
+}
+
+// Remove removes the file, and what a killed writer has left of it. That there is
+// none is no error.
+func Remove(path string) error {
+	for _, p := range []string{path, path + ".new"} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove leases known last: %w", err)
+		}
+	}
+	return nil
+}
+
+// writer keeps the file of one Watch.
+type writer struct {
+	*Store
+	set    lease.Set
+	timer  *time.Timer // runs while the file is older than set; nil: it is not
+	last   time.Time
+	failed bool
+}
+
+// apply takes an update in, and writes the file at once or soon.
+func (w *writer) apply(u lease.Update) {
+	if u.Err != nil {
+		return
+	}
+	if u.Config != nil {
+		w.mu.Lock()
+		w.known.Config = u.Config
+		w.mu.Unlock()
+	}
+	if !w.set.Apply(u) && u.Config == nil || w.timer != nil {
+		return
+	}
+	if wait := writeEvery - time.Since(w.last); wait > 0 {
+		w.timer = time.NewTimer(wait)
+		return
+	}
+	w.write()
+}
+
+// due receives when the file is to be written.
+func (w *writer) due() <-chan time.Time {
+	if w.timer == nil {
+		return nil
+	}
+	return w.timer.C
+}
+
+func (w *writer) write() {
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+	w.last = time.Now()
+	w.mu.Lock()
+	w.known.At, w.known.Leases = w.last.Round(0), w.set.Leases()
+	m := w.known
+	w.mu.Unlock()
+	err := m.write(w.o.Path)
+	if err != nil && !w.failed {
+		w.o.Logger.Warn("leases not written down, a start without the store would wait for it", logging.KeyError, err)
+	}
+	w.failed = err != nil
+}
+
+// end writes what is not written yet.
+func (w *writer) end() {
+	if w.timer != nil {
+		w.write()
+	}
+}
