@@ -20,7 +20,7 @@ func (d *Document) WritePage(w io.Writer) error {
 	p := page{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
 	p.node(d)
 	if d.Dataplane != nil {
-		p.engine(d)
+		p.dataPlane(d)
 		p.offloads(d.Dataplane.Offloads)
 		p.peers(d.Dataplane.Peers)
 		p.drops(d.Drops)
@@ -103,7 +103,7 @@ func (d *Document) backends() string {
 	return fmt.Sprintf("%s: %s (%s)", d.Backend, strings.Join(d.Ways, ", "), d.BackendWhy)
 }
 
-func (p page) engine(d *Document) {
+func (p page) dataPlane(d *Document) {
 	dp := d.Dataplane
 	for _, dev := range dp.Devices {
 		p.row("  device", fmt.Sprintf("%s, %s, MTU %d (%s)", dev.Name, dev.Kind, dev.MTU, dev.Why))

@@ -14,7 +14,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func full() Document {
 	return Document{
 		Version: "v0.1.0", PID: 4242, Uptime: 7384.2,
-		Restart: "Network is now 10.96.0.0/16",
+		Restart: "Network is now 10.96.0.0/16", AddressConflict: "the public address 172.31.9.11 is also that of another host",
 		Network: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		Backend: "udp",
 		Lease: &Lease{

@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,4 +66,34 @@ func TestNewMTUIsFollowedWithoutEtcd(t *testing.T) {
 	if !testkit.Within(time.Minute, func() bool { return l.daemons[0].status().Source.Leases == 3 }) {
 		t.Error("not within a minute: leases of the etcd that is back")
 	}
+}
+
+// host a ─┬──────── host b, a clone of a but for its MAC
+//
+//	└── etcd
+func TestSecondHostWithAPublicAddressWaitsAndTheFirstIsNotDisturbed(t *testing.T) {
+	t.Parallel()
+	l := newEtcdLab(t)
+	c := l.talk() // b has its own address so far
+	a, b := l.daemons[0], l.daemons[1]
+	before := l.etcdctl("get", "--print-value-only", l.key(0))
+	clone := *b
+	clone.stderr = new(testkit.Log)
+	b.stop(syscall.SIGTERM)
+	clone.args = append(slices.Clone(b.args), "--public-ip="+l.Hosts[0].Addr.String())
+	clone.start()
+	testkit.Eventually(t, "the clone waits for an address of its own", func() bool {
+		return strings.Contains(clone.stderr.String(), `msg="another host has this node's public address" why="the public address 172.31.9.11 is also that of another host, and the lease 10.5.1.0-24 is under it`)
+	})
+	if doc := clone.status(); !strings.HasPrefix(doc.Waiting, "a lease: the public address 172.31.9.11 is also") || doc.Lease != nil || doc.AddressConflict == "" {
+		t.Errorf("status of the clone: %+v", doc)
+	}
+	testkit.Eventually(t, "the lease is as before, and its node says what is wrong", func() bool {
+		doc := a.status()
+		return l.etcdctl("get", "--print-value-only", l.key(0)) == before && strings.Contains(doc.AddressConflict, "172.31.9.11") && doc.Waiting == ""
+	})
+	clone.stop(syscall.SIGTERM)
+	b.start()
+	b.waitReady()
+	c.goesOn(t)
 }
