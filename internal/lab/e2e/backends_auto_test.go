@@ -1,11 +1,11 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -46,17 +46,14 @@ func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
 			if when == "at the start" {
 				c.occupy(0)
 			}
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
+			c.runTwill()
 			talk := c.talk()
 			if when == "later" {
 				c.expectRoutes(t, 0, 1, viaVXLAN)
 				c.occupy(0)
 			}
 			for i := range 2 {
-				if !testkit.Within(time.Minute, func() bool { return c.sendsThrough(i, 1-i, viaUDP) }) {
-					t.Errorf("not within a minute: host %s sends through flannel0", c.nodes[i].Letter)
-				}
+				testkit.Eventually(t, fmt.Sprintf("host %s sends through flannel0", c.nodes[i].Letter), func() bool { return c.sendsThrough(i, 1-i, viaUDP) })
 			}
 			talk.goesOn(t)
 			c.waitTalk()
@@ -88,8 +85,7 @@ func TestTakenPortOfVXLANIsNamedAndPassedOverByAnAutomaticNode(t *testing.T) {
 		t.Parallel()
 		c := newCluster(t, clusterOptions{backend: `{"Type": "auto"}`})
 		take(c)
-		c.run(twill("a"), twill("b"))
-		c.waitTalk()
+		c.runTwill()
 		c.expectRoutes(t, 0, 1, viaUDP)
 		c.expectRoutes(t, 1, 0, viaUDP)
 		if log := c.running[0].(*daemon).stderr.String(); !strings.Contains(log, "UDP port 8472 is taken") {
@@ -108,8 +104,7 @@ func TestTakenPortOfVXLANIsNamedAndPassedOverByAnAutomaticNode(t *testing.T) {
 			t.Errorf("left: %v", left)
 		}
 		other.Close()
-		c.run(twill("a"), twill("b"))
-		c.waitTalk()
+		c.runTwill()
 		c.expectRoutes(t, 0, 1, viaVXLAN)
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -22,8 +21,7 @@ import (
 func TestChangeOfOneFamilyOfALeaseIsApplied(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: dualStack})
-	c.run(twill("a"), twill("b"))
-	c.waitTalk()
+	c.runTwill()
 	const key = "subnets/10.5.77.0-24&fd00:10:5:77::-64"
 	value := func(addr, mac, addr6, mac6 string) string {
 		return fmt.Sprintf(`{"PublicIP":%q,"PublicIPv6":%q,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":%q},"BackendV6Data":{"VNI":1,"VtepMAC":%q}}`,
@@ -51,12 +49,10 @@ func TestChangeOfOneFamilyOfALeaseIsApplied(t *testing.T) {
 		want := entries(step.addr, step.mac, "flannel.1", "10.5.77.0")
 		want6 := entries(step.addr6, step.mac6, "flannel-v6.1", "fd00:10:5:77::")
 		var got []string
-		if !testkit.Within(time.Minute, func() bool {
+		testkit.Eventually(t, fmt.Sprintf("the entries of %+v", step), func() bool {
 			got = facts(t, c.nodes[0].NS, nil)
 			return contains(got, append(want, want6...)) && !containsOld(got, was, want) && !containsOld(got, was6, want6)
-		}) {
-			t.Fatalf("not within a minute: the entries of %+v; there are\n%s", step, strings.Join(got, "\n"))
-		}
+		}, func() string { return fmt.Sprintf("there are\n%s", strings.Join(got, "\n")) })
 		was, was6 = want, want6
 		for _, line := range m.changes() {
 			if step.still != "" && (strings.HasSuffix(line, " dev "+step.still) || strings.Contains(line, "route")) {
@@ -89,17 +85,14 @@ func TestMTUOfTheUnderlayIsFollowedAndTheDeviceKept(t *testing.T) {
 		t.Run(b.backend, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
+			c.runTwill()
 			d, index := c.running[0].(*daemon), c.link(0, b.device).Attrs().Index
 			for _, mtu := range []int{1400, 1500} {
 				testkit.Must(t, c.nodes[0].NS.Netlink().LinkSetMTU(c.underlayLink(0), mtu))
 				want := mtu - b.overhead
-				if !testkit.Within(time.Minute, func() bool {
+				testkit.Eventually(t, fmt.Sprintf("%s and subnet.env have an MTU of %d", b.device, want), func() bool {
 					return strings.Contains(d.env(), fmt.Sprintf("FLANNEL_MTU=%d\n", want)) && c.link(0, b.device).Attrs().MTU == want
-				}) {
-					t.Fatalf("not within a minute: %s and subnet.env have an MTU of %d: %s", b.device, want, d.env())
-				}
+				}, d.env)
 				c.waitTalk()
 			}
 			if now := c.link(0, b.device).Attrs().Index; now != index {
@@ -115,8 +108,7 @@ func TestMTUOfTheUnderlayIsFollowedAndTheDeviceKept(t *testing.T) {
 func TestOptionsOfVXLANAreAppliedToTheLiveDevice(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`})
-	c.run(twill("a"), twill("b"))
-	c.waitTalk()
+	c.runTwill()
 	flows := c.steadyBetween(0, 1)
 	index := c.link(0, "flannel.1").Attrs().Index
 	for _, change := range []struct {
@@ -131,13 +123,11 @@ func TestOptionsOfVXLANAreAppliedToTheLiveDevice(t *testing.T) {
 		c.configure(change.backend)
 		for i := range 2 {
 			var v *netlink.Vxlan
-			if !testkit.Within(time.Minute, func() bool {
+			testkit.Eventually(t, fmt.Sprintf("host %s has %s", c.nodes[i].Letter, change.backend), func() bool {
 				v = c.link(i, "flannel.1").(*netlink.Vxlan)
 				env := c.running[i].(*daemon).env()
 				return v.Learning == change.learning && v.MTU == change.mtu && strings.Contains(env, fmt.Sprintf("FLANNEL_MTU=%d\n", change.mtu))
-			}) {
-				t.Fatalf("not within a minute: host %s has %s; there is %+v", c.nodes[i].Letter, change.backend, v)
-			}
+			}, func() string { return fmt.Sprintf("there is %+v", v) })
 		}
 		flows.pass(t, 500)
 	}
@@ -152,28 +142,22 @@ func TestOptionsOfVXLANAreAppliedToTheLiveDevice(t *testing.T) {
 //	.11 → .21   └── etcd
 func TestNewAddressOfTheUnderlayIsFollowedByTheNodeAndItsPeers(t *testing.T) {
 	t.Parallel()
-	for _, b := range kernelBackends {
-		t.Run(b.backend, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
-			before, talk := c.tables(), c.talk()
-			c.moveHost(0, netip.MustParseAddr("172.31.9.21"))
-			want := strings.NewReplacer("172.31.9.11", "172.31.9.21").Replace(before)
-			var got string
-			// The connection to etcd is one of the address that is gone, which
-			// it takes seconds to find out.
-			if !testkit.Within(2*time.Minute, func() bool {
-				got = c.tables()
-				return got == want
-			}) {
-				t.Fatalf("not within two minutes:\n%s", differences(want, got))
-			}
-			c.waitTalk()
-			talk.goesOn(t)
-		})
-	}
+	forKernelBackends(t, func(t *testing.T, c *cluster, b kernelBackend) {
+		before, talk := c.tables(), c.talk()
+		c.moveHost(0, netip.MustParseAddr("172.31.9.21"))
+		want := strings.NewReplacer("172.31.9.11", "172.31.9.21").Replace(before)
+		var got string
+		// The connection to etcd is one of the address that is gone, which
+		// it takes seconds to find out.
+		if !testkit.Within(testkit.Patience, func() bool {
+			got = c.tables()
+			return got == want
+		}) {
+			t.Fatalf("the tables do not follow the address:\n%s", differences(want, got))
+		}
+		c.waitTalk()
+		talk.goesOn(t)
+	})
 }
 
 // pod-a ── host a ─┬──────── host b ── pod-b
@@ -181,50 +165,40 @@ func TestNewAddressOfTheUnderlayIsFollowedByTheNodeAndItsPeers(t *testing.T) {
 //	└── etcd, where another has taken the subnet of host a
 func TestNodeThatLosesItsLeaseMovesItsDevicesToTheNextSubnet(t *testing.T) {
 	t.Parallel()
-	for _, b := range kernelBackends {
-		t.Run(b.backend, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
-			d, lost := c.running[0].(*daemon), c.nodes[0].Subnet
-			key := fmt.Sprintf("subnets/%s-24&%s-64", lost.Addr(), c.nodes[0].Subnet6.Addr())
-			c.remove(key)
-			c.put(key, `{"PublicIP":"172.31.9.77","PublicIPv6":"fd00:172:31:9::77",`+b.lease+`}`)
-			var now netip.Prefix
-			if !testkit.Within(time.Minute, func() bool {
-				doc := d.status()
-				if doc.Waiting != "" || doc.Lease == nil {
-					return false
-				}
-				now = doc.Lease.Subnet
-				return now.IsValid() && now != lost
-			}) {
-				t.Fatalf("not within a minute: another subnet than %s; it has %s", lost, now)
+	forKernelBackends(t, func(t *testing.T, c *cluster, b kernelBackend) {
+		d, lost := c.running[0].(*daemon), c.nodes[0].Subnet
+		key := fmt.Sprintf("subnets/%s-24&%s-64", lost.Addr(), c.nodes[0].Subnet6.Addr())
+		c.remove(key)
+		c.put(key, `{"PublicIP":"172.31.9.77","PublicIPv6":"fd00:172:31:9::77",`+b.lease+`}`)
+		var now netip.Prefix
+		testkit.Eventually(t, fmt.Sprintf("another subnet than %s", lost), func() bool {
+			doc := d.status()
+			if doc.Waiting != "" || doc.Lease == nil {
+				return false
 			}
-			via := "via " + c.nodes[0].Addr.String()
-			if b.backend == "vxlan" {
-				via = "via " + now.Addr().String()
-			}
-			if !testkit.Within(time.Minute, func() bool {
-				return len(except(facts(t, c.nodes[1].NS, nil), "route "+now.String()+" "+via)) < len(facts(t, c.nodes[1].NS, nil))
-			}) {
-				t.Errorf("not within a minute: host b has a route for %s", now)
-			}
-			// Of its pods, that still have the old addresses, some may be left.
-			if own := "route " + lost.String() + " via <nil> dev cni0"; len(except(facts(t, c.nodes[0].NS, nil), own)) == len(facts(t, c.nodes[0].NS, nil)) {
-				t.Errorf("the bridge's route of its own subnet is gone:\n%s", strings.Join(facts(t, c.nodes[0].NS, nil), "\n"))
-			}
-			if b.backend != "vxlan" {
-				return
-			}
-			has := facts(t, c.nodes[0].NS, nil)
-			if addr := "address " + now.Addr().String() + "/32 dev flannel.1"; len(except(has, addr)) == len(has) {
-				t.Errorf("no %s:\n%s", addr, strings.Join(has, "\n"))
-			}
-			if addr := "address " + lost.Addr().String(); len(except(has, addr)) < len(has) {
-				t.Errorf("%s is still there:\n%s", addr, strings.Join(has, "\n"))
-			}
+			now = doc.Lease.Subnet
+			return now.IsValid() && now != lost
+		}, func() string { return fmt.Sprintf("it has %s", now) })
+		via := "via " + c.nodes[0].Addr.String()
+		if b.backend == "vxlan" {
+			via = "via " + now.Addr().String()
+		}
+		testkit.Eventually(t, fmt.Sprintf("host b has a route for %s", now), func() bool {
+			return len(except(facts(t, c.nodes[1].NS, nil), "route "+now.String()+" "+via)) < len(facts(t, c.nodes[1].NS, nil))
 		})
-	}
+		// Of its pods, that still have the old addresses, some may be left.
+		if own := "route " + lost.String() + " via <nil> dev cni0"; len(except(facts(t, c.nodes[0].NS, nil), own)) == len(facts(t, c.nodes[0].NS, nil)) {
+			t.Errorf("the bridge's route of its own subnet is gone:\n%s", strings.Join(facts(t, c.nodes[0].NS, nil), "\n"))
+		}
+		if b.backend != "vxlan" {
+			return
+		}
+		has := facts(t, c.nodes[0].NS, nil)
+		if addr := "address " + now.Addr().String() + "/32 dev flannel.1"; len(except(has, addr)) == len(has) {
+			t.Errorf("no %s:\n%s", addr, strings.Join(has, "\n"))
+		}
+		if addr := "address " + lost.Addr().String(); len(except(has, addr)) < len(has) {
+			t.Errorf("%s is still there:\n%s", addr, strings.Join(has, "\n"))
+		}
+	})
 }

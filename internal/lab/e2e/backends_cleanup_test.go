@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 
@@ -24,8 +23,7 @@ func TestCleanUpAfterEachBackendLeavesTheHostAsItWas(t *testing.T) {
 			addForeign(t, ns)
 			c.setPodMTU(0, 1400)
 			before := hostState(t, ns)
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
+			c.runTwill()
 			c.setPodMTU(0, 1400)
 			if hostState(t, ns) == before {
 				t.Fatal("a running daemon changes nothing")
@@ -54,28 +52,22 @@ func TestCleanUpAfterEachBackendLeavesTheHostAsItWas(t *testing.T) {
 //	└── etcd, where other leases come and go
 func TestPacketsToOtherPeersAreNotLostWhileLeasesChange(t *testing.T) {
 	t.Parallel()
-	for _, b := range kernelBackends {
-		t.Run(b.backend, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
-			before, flows := c.tables(), c.steadyBetween(0, 1)
-			for range 100 {
-				c.addGhost(b.lease)
-				c.put("subnets/10.5.78.0-24&fd00:10:5:78::-64", strings.NewReplacer("77:0", "78:0").Replace(
-					`{"PublicIP":"172.31.9.78","PublicIPv6":"fd00:172:31:9::78",`+b.lease+`}`))
-				c.seesGhost(0, true)
-				c.remove("subnets/10.5.77.0-24&fd00:10:5:77::-64")
-				c.remove("subnets/10.5.78.0-24&fd00:10:5:78::-64")
-				c.seesGhost(0, false)
-			}
-			flows.pass(t, 500)
-			flows.stop(t)
-			for i := range 2 {
-				c.seesGhost(i, false)
-			}
-			c.becomes(before, "all other leases have gone")
-		})
-	}
+	forKernelBackends(t, func(t *testing.T, c *cluster, b kernelBackend) {
+		before, flows := c.tables(), c.steadyBetween(0, 1)
+		for range 100 {
+			c.addGhost(b.lease)
+			c.put("subnets/10.5.78.0-24&fd00:10:5:78::-64", strings.NewReplacer("77:0", "78:0").Replace(
+				`{"PublicIP":"172.31.9.78","PublicIPv6":"fd00:172:31:9::78",`+b.lease+`}`))
+			c.seesGhost(0, true)
+			c.remove("subnets/10.5.77.0-24&fd00:10:5:77::-64")
+			c.remove("subnets/10.5.78.0-24&fd00:10:5:78::-64")
+			c.seesGhost(0, false)
+		}
+		flows.pass(t, 500)
+		flows.stop(t)
+		for i := range 2 {
+			c.seesGhost(i, false)
+		}
+		c.becomes(before, "all other leases have gone")
+	})
 }

@@ -24,8 +24,7 @@ func TestWhatOthersHaveMadeIsNeverTouched(t *testing.T) {
 			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
 			ns := c.nodes[0].NS
 			addForeign(t, ns)
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
+			c.runTwill()
 			if b.backend == "vxlan" {
 				addForeignEntries(t, ns)
 			}
@@ -33,18 +32,12 @@ func TestWhatOthersHaveMadeIsNeverTouched(t *testing.T) {
 			m := startMonitor(t, ns)
 			d := c.running[0].(*daemon)
 			for range 2 {
-				c.addGhost(b.lease)
-				c.seesGhost(0, true)
-				c.removeGhost()
-				c.seesGhost(0, false)
+				c.ghostPasses(0, b.lease)
 				d.stop(unix.SIGTERM)
 				d.start()
 				d.waitReady()
 			}
-			c.addGhost(b.lease)
-			c.seesGhost(0, true)
-			c.removeGhost()
-			c.seesGhost(0, false)
+			c.ghostPasses(0, b.lease)
 			if after := hostState(t, ns); after != before {
 				t.Errorf("before\n%s\nafter\n%s", before, after)
 			}

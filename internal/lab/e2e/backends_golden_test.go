@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -33,7 +32,7 @@ func TestTablesAreThoseThatStockFlannelMakes(t *testing.T) {
 				c.waitTalk()
 				want := except(strings.Split(g.read(t), "\n"), linkLocal)
 				var got []string
-				if !testkit.Within(time.Minute, func() bool {
+				if !testkit.Within(testkit.Patience, func() bool {
 					got = except(strings.Split(stockWords(c.tables()), "\n"), linkLocal)
 					return slices.Equal(got, want)
 				}) {

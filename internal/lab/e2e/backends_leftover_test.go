@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,8 +34,7 @@ func TestBackendThatWasChangedWhileTheDaemonsWereDownLeavesNothing(t *testing.T)
 			t.Run(from.json+" to "+to.json, func(t *testing.T) {
 				t.Parallel()
 				c := newCluster(t, clusterOptions{backend: from.json, stack: dualStack})
-				c.run(twill("a"), twill("b"))
-				c.waitTalk()
+				c.runTwill()
 				for k := range 2 {
 					c.running[k].(*daemon).stop(unix.SIGKILL)
 				}
@@ -48,7 +46,7 @@ func TestBackendThatWasChangedWhileTheDaemonsWereDownLeavesNothing(t *testing.T)
 					c.setPodMTU(k, d.podMTU())
 				}
 				for k := range 2 {
-					if !testkit.Within(time.Minute, func() bool { return c.sendsThrough(k, 1-k, to.device) }) {
+					if !testkit.Within(testkit.Patience, func() bool { return c.sendsThrough(k, 1-k, to.device) }) {
 						c.expectRoutes(t, k, 1-k, to.device)
 					}
 					var links []string

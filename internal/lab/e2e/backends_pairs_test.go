@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -58,21 +57,34 @@ var pairs = []pair{
 	{ownHostGW, stockHostGW, dualStack, overRoute, viaLink},
 }
 
+// expectPairs runs a parallel subtest for each pair, in a cluster with these
+// options that prepare may change before its nodes run: pods talk at full MTU,
+// through the device of the pair.
+func expectPairs(t *testing.T, pairs []pair, opts clusterOptions, prepare func(c *cluster)) {
+	opts.backend = `{"Type": "vxlan"}`
+	for _, p := range pairs {
+		opts := opts
+		opts.stack = p.stack
+		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, opts)
+			if prepare != nil {
+				prepare(c)
+			}
+			c.run(p.a, p.b)
+			c.expectPair(t, 0, 1, p.pathMTU)
+			c.expectRoutes(t, 0, 1, p.device)
+		})
+	}
+}
+
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
 //	└── etcd
 func TestPodsOfAnyTwoNodesThatCanTalkDoSoAtFullMTU(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, buildStock())
-	for _, p := range pairs {
-		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack})
-			c.run(p.a, p.b)
-			c.expectPair(t, 0, 1, p.pathMTU)
-			c.expectRoutes(t, 0, 1, p.device)
-		})
-	}
+	expectPairs(t, pairs, clusterOptions{}, nil)
 }
 
 // A node that speaks both is between two that cannot talk with each other.
@@ -99,21 +111,13 @@ func TestOneNodeTalksVXLANAndUDPAtTheSameTime(t *testing.T) {
 
 func TestPodsTalkInAnIPv6OnlyCluster(t *testing.T) {
 	t.Parallel()
-	for _, p := range []pair{
+	expectPairs(t, []pair{
 		{ownVXLAN, ownVXLAN, ipv6Stack, [2]int{0, 1430}, viaVXLAN},
 		{ownUDP, ownUDP, ipv6Stack, [2]int{0, 1452}, viaUDP},
 		{ownVXLAN, ownUDP, ipv6Stack, [2]int{0, 1452}, viaUDP},
 		{ownAuto, ownAuto, ipv6Stack, [2]int{0, 1430}, viaVXLAN},
 		{ownHostGW, ownHostGW, ipv6Stack, overRoute, viaLink},
-	} {
-		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack, ipv6Underlay: true})
-			c.run(p.a, p.b)
-			c.expectPair(t, 0, 1, p.pathMTU)
-			c.expectRoutes(t, 0, 1, p.device)
-		})
-	}
+	}, clusterOptions{ipv6Underlay: true}, nil)
 }
 
 // An underlay of one family carries the pods of both.
@@ -128,20 +132,14 @@ func TestPodsOfBothFamiliesTalkOverAnUnderlayOfOne(t *testing.T) {
 		{"ipv4", false, devices{"flannel.1", "flannel.1"}, 28},
 		{"ipv6", true, devices{"flannel-v6.1", "flannel-v6.1"}, 48},
 	} {
-		udp, vxlan := 1500-u.overhead, 1500-u.overhead-22
-		for _, p := range []pair{
-			{ownVXLAN, ownVXLAN, dualStack, [2]int{vxlan, vxlan}, u.vxlan},
-			{ownVXLAN, ownUDP, dualStack, [2]int{udp, udp}, viaUDP},
-			{ownUDP, ownUDP, dualStack, [2]int{udp, udp}, viaUDP},
-		} {
-			t.Run(u.name+", "+p.a.name+" and "+p.b.name, func(t *testing.T) {
-				t.Parallel()
-				c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack, ipv6Underlay: u.ipv6, ipv4Underlay: !u.ipv6})
-				c.run(p.a, p.b)
-				c.expectPair(t, 0, 1, p.pathMTU)
-				c.expectRoutes(t, 0, 1, p.device)
-			})
-		}
+		t.Run(u.name, func(t *testing.T) {
+			udp, vxlan := 1500-u.overhead, 1500-u.overhead-22
+			expectPairs(t, []pair{
+				{ownVXLAN, ownVXLAN, dualStack, [2]int{vxlan, vxlan}, u.vxlan},
+				{ownVXLAN, ownUDP, dualStack, [2]int{udp, udp}, viaUDP},
+				{ownUDP, ownUDP, dualStack, [2]int{udp, udp}, viaUDP},
+			}, clusterOptions{ipv6Underlay: u.ipv6, ipv4Underlay: !u.ipv6}, nil)
+		})
 	}
 }
 
@@ -203,42 +201,27 @@ func TestDirectRoutingLeavesTheTunnelToAStockUDPNode(t *testing.T) {
 //	└── etcd
 func TestJumboFramesAreUsedByEveryBackend(t *testing.T) {
 	t.Parallel()
-	for _, p := range []pair{
+	expectPairs(t, []pair{
 		{ownVXLAN, ownVXLAN, dualStack, [2]int{8950, 8930}, viaVXLAN},
 		{ownUDP, ownUDP, dualStack, [2]int{8972, 8972}, viaUDP},
 		{ownVXLAN, ownUDP, dualStack, [2]int{8972, 8972}, viaUDP},
 		{ownHostGW, ownHostGW, dualStack, [2]int{9000, 9000}, viaLink},
-	} {
-		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack, Options: netlab.Options{MTU: 9000}})
-			c.run(p.a, p.b)
-			c.expectPair(t, 0, 1, p.pathMTU)
-			c.expectRoutes(t, 0, 1, p.device)
-		})
-	}
+	}, clusterOptions{Options: netlab.Options{MTU: 9000}}, nil)
 }
 
 // IPv6 is turned off on all interfaces, as many an operator does.
 func TestPodsTalkWhereHostsHaveNoIPv6(t *testing.T) {
 	t.Parallel()
-	for _, p := range []pair{
+	expectPairs(t, []pair{
 		{ownVXLAN, ownVXLAN, ipv4Stack, overVXLAN, viaVXLAN},
 		{ownUDP, ownUDP, ipv4Stack, overUDP, viaUDP},
 		{ownVXLAN, ownUDP, ipv4Stack, overUDP, viaUDP},
 		{ownHostGW, ownHostGW, ipv4Stack, overRoute, viaLink},
-	} {
-		t.Run(p.a.name+" and "+p.b.name, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: p.stack})
-			for _, h := range c.nodes {
-				testkit.Must(t, h.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"), h.NS.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
-			}
-			c.run(p.a, p.b)
-			c.expectPair(t, 0, 1, p.pathMTU)
-			c.expectRoutes(t, 0, 1, p.device)
-		})
-	}
+	}, clusterOptions{}, func(c *cluster) {
+		for _, h := range c.nodes {
+			testkit.Must(t, h.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"), h.NS.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
+		}
+	})
 }
 
 // pod-a ── host a ─┬──────── host b ── pod-b
@@ -253,13 +236,12 @@ func TestDirectRoutingFollowsTheRoutesOfTheUnderlay(t *testing.T) {
 		t.Run(tt.backend, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q, "DirectRouting": true}`, tt.backend)})
-			c.run(twill("a", "--iptables-resync=1"), twill("b", "--iptables-resync=1"))
-			c.waitTalk()
+			c.runTwill("--iptables-resync=1")
 			talk := c.talk()
 			become := func(what string, want devices) {
 				t.Helper()
 				for i := range 2 {
-					if !testkit.Within(2*time.Minute, func() bool { return c.sendsThrough(i, 1-i, want) }) {
+					if !testkit.Within(testkit.Patience, func() bool { return c.sendsThrough(i, 1-i, want) }) {
 						t.Errorf("with %s:", what)
 						c.expectRoutes(t, i, 1-i, want)
 					}

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,11 +18,11 @@ import (
 func (c *cluster) becomes(before, after string) {
 	c.t.Helper()
 	var now string
-	if !testkit.Within(time.Minute, func() bool {
+	if !testkit.Within(testkit.Patience, func() bool {
 		now = c.tables()
 		return now == before
 	}) {
-		c.t.Fatalf("not within a minute after %s:\n%s", after, differences(before, now))
+		c.t.Fatalf("after %s:\n%s", after, differences(before, now))
 	}
 }
 
@@ -36,8 +35,7 @@ func TestEntriesThatAreTakenAwayComeBack(t *testing.T) {
 		t.Run(b.backend, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack, Options: threeHosts})
-			c.run(twill("a"), twill("b"), twill("c"))
-			c.waitTalk()
+			c.runTwill()
 			before, nl := c.tables(), c.nodes[0].NS.Netlink()
 			routes, err := nl.RouteList(nil, netlink.FAMILY_ALL)
 			testkit.Must(t, err)
@@ -83,8 +81,7 @@ func TestPodsOfKernelBackendsTalkAgainWhenALinkIsUpAgain(t *testing.T) {
 			// With IPv4 only: of a link that is down the kernel forgets the
 			// IPv6 addresses.
 			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, tt.backend)})
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
+			c.runTwill()
 			before, talk := c.tables(), c.talk()
 			// What does not belong to the network is for others to put back.
 			ipv6 := func(s string) string { return strings.Join(except(strings.Split(s, "\n"), "fd00:172:31:9:"), "\n") }
@@ -92,12 +89,10 @@ func TestPodsOfKernelBackendsTalkAgainWhenALinkIsUpAgain(t *testing.T) {
 				testkit.Must(t, c.nodes[0].NS.Netlink().LinkSetDown(c.link(0, tt.link)))
 				testkit.Must(t, c.nodes[0].NS.Netlink().LinkSetUp(c.link(0, tt.link)))
 				var now string
-				if !testkit.Within(time.Minute, func() bool {
+				testkit.Eventually(t, "the tables are as before "+tt.link+" went down and up", func() bool {
 					now = c.tables()
 					return ipv6(now) == ipv6(before)
-				}) {
-					t.Fatalf("not within a minute after %s went down and up:\n%s", tt.link, differences(before, now))
-				}
+				}, func() string { return differences(before, now) })
 				talk.goesOn(t)
 			}
 		})
@@ -115,8 +110,7 @@ func TestPodsTalkAgainWhenTheUnderlayHasBeenTakenOutAndPutIn(t *testing.T) {
 		t.Run(backend, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, backend), stack: dualStack})
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
+			c.runTwill()
 			before, talk := c.tables(), c.talk()
 			a, drawer := c.nodes[0].NS, netlabtest.Namespace(t, "drawer")
 			move := func(from, to *netlab.Namespace) {
@@ -126,9 +120,7 @@ func TestPodsTalkAgainWhenTheUnderlayHasBeenTakenOutAndPutIn(t *testing.T) {
 			}
 			move(a, drawer)
 			d := c.running[0].(*daemon)
-			if !testkit.Within(time.Minute, func() bool { return d.status().Waiting != "" }) {
-				t.Error("not within a minute: the daemon misses its interface")
-			}
+			testkit.Eventually(t, "the daemon misses its interface", func() bool { return d.status().Waiting != "" })
 			move(drawer, a)
 			testkit.Must(t, a.Netlink().LinkSetUp(c.underlayLink(0)))
 			addAddr(t, a, netlab.UnderlayLink, netip.PrefixFrom(c.nodes[0].Addr, 24))

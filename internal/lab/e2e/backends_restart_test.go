@@ -7,16 +7,30 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// kernelBackends are those whose packets the kernel forwards by itself, and what
-// a lease of theirs says besides its addresses.
-var kernelBackends = []struct{ backend, lease string }{
+// kernelBackend is a backend whose packets the kernel forwards by itself, and what
+// a lease of it says besides its addresses.
+type kernelBackend struct{ backend, lease string }
+
+var kernelBackends = []kernelBackend{
 	{"vxlan", `"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:04"},"BackendV6Data":{"VNI":1,"VtepMAC":"02:77:77:77:77:06"}`},
 	{"host-gw", `"BackendType":"host-gw"`},
+}
+
+// forKernelBackends runs a test as a parallel subtest for each of them, in a
+// cluster of two nodes whose pods, of both families, talk.
+func forKernelBackends(t *testing.T, test func(t *testing.T, c *cluster, b kernelBackend)) {
+	for _, b := range kernelBackends {
+		t.Run(b.backend, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
+			c.runTwill()
+			test(t, c, b)
+		})
+	}
 }
 
 // ghost is what every trace of a node that has a lease and does not run contains.
@@ -36,7 +50,7 @@ func (c *cluster) removeGhost() {
 // remove deletes a key under the prefix.
 func (c *cluster) remove(key string) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	_, err := c.client.Delete(ctx, etcdPrefix+"/"+key)
 	testkit.Must(c.t, err)
@@ -46,16 +60,25 @@ func (c *cluster) remove(key string) {
 // nothing of one.
 func (c *cluster) seesGhost(i int, there bool) {
 	c.t.Helper()
-	if !testkit.Within(time.Minute, func() bool {
+	testkit.Eventually(c.t, fmt.Sprintf("host %s sees a node come: %t", c.nodes[i].Letter, there), func() bool {
 		all := facts(c.t, c.nodes[i].NS, nil)
 		if !there {
 			return len(except(all, ghost...)) == len(all)
 		}
 		routes := except(all, "neighbour", "fdb")
 		return len(except(routes, ghost[0])) < len(routes) && len(except(routes, ghost[1])) < len(routes)
-	}) {
-		c.t.Fatalf("not within a minute: host %s sees a node come: %t", c.nodes[i].Letter, there)
-	}
+	})
+}
+
+// ghostPasses makes and removes the lease of a ghost, and waits each time until
+// host number i has followed. By then it has also done what was to be done for
+// anything that happened before.
+func (c *cluster) ghostPasses(i int, with string) {
+	c.t.Helper()
+	c.addGhost(with)
+	c.seesGhost(i, true)
+	c.removeGhost()
+	c.seesGhost(i, false)
 }
 
 // steadyBetween starts flows between the pods of hosts number i and j, both ways
@@ -75,7 +98,7 @@ func (c *cluster) steadyBetween(i, j int) (flows steadyFlows) {
 //	restarted  └── etcd
 func TestRestartFindsEverythingInPlaceAndChangesNothing(t *testing.T) {
 	t.Parallel()
-	for _, b := range []struct{ backend, lease string }{
+	for _, b := range []kernelBackend{
 		{`{"Type": "vxlan"}`, kernelBackends[0].lease},
 		{`{"Type": "vxlan", "DirectRouting": true}`, kernelBackends[0].lease},
 		{`{"Type": "auto"}`, kernelBackends[0].lease},
@@ -85,8 +108,7 @@ func TestRestartFindsEverythingInPlaceAndChangesNothing(t *testing.T) {
 			t.Run(fmt.Sprint(b.backend, " ", signal), func(t *testing.T) {
 				t.Parallel()
 				c := newCluster(t, clusterOptions{backend: b.backend, stack: dualStack})
-				c.run(twill("a"), twill("b"))
-				c.waitTalk()
+				c.runTwill()
 				before := c.tables()
 				m := startMonitor(t, c.nodes[0].NS)
 				d := c.running[0].(*daemon)
@@ -94,12 +116,7 @@ func TestRestartFindsEverythingInPlaceAndChangesNothing(t *testing.T) {
 					d.stop(signal)
 					d.start()
 					d.waitReady()
-					// What it does with the leases that it finds, it has done
-					// when it has dealt with one that comes later.
-					c.addGhost(b.lease)
-					c.seesGhost(0, true)
-					c.removeGhost()
-					c.seesGhost(0, false)
+					c.ghostPasses(0, b.lease)
 				}
 				all := m.changes()
 				if other := except(all, ghost...); len(other) > 0 {
@@ -119,25 +136,19 @@ func TestRestartFindsEverythingInPlaceAndChangesNothing(t *testing.T) {
 //	killed    └── etcd
 func TestPodsLoseNoPacketWhileTheDaemonIsKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
-	for _, b := range kernelBackends {
-		t.Run(b.backend, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
-			flows := c.steadyBetween(0, 1)
+	forKernelBackends(t, func(t *testing.T, c *cluster, b kernelBackend) {
+		flows := c.steadyBetween(0, 1)
+		flows.pass(t, 500)
+		for i, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+			d := c.running[i].(*daemon)
+			d.stop(signal)
+			flows.pass(t, 1000)
+			d.start()
+			d.waitReady()
 			flows.pass(t, 500)
-			for i, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
-				d := c.running[i].(*daemon)
-				d.stop(signal)
-				flows.pass(t, 1000)
-				d.start()
-				d.waitReady()
-				flows.pass(t, 500)
-			}
-			flows.stop(t)
-		})
-	}
+		}
+		flows.stop(t)
+	})
 }
 
 // pod-a ── host a ─┬─ host b ── pod-b    VXLAN
@@ -171,19 +182,18 @@ func TestPeersWithVXLANLoseNoPacketWhileANodeThatAlsoHasUDPIsKilled(t *testing.T
 func TestVXLANDeviceThatWasDeletedComesBackWithItsPeers(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: dualStack, Options: threeHosts})
-	c.run(twill("a"), twill("b"), twill("c"))
-	c.waitTalk()
+	c.runTwill()
 	before, vteps := c.tables(), c.macNames()
 	for _, name := range []string{"flannel.1", "flannel-v6.1", "flannel.1"} {
 		link, err := c.nodes[0].NS.Netlink().LinkByName(name)
 		testkit.Must(t, err)
 		testkit.Must(t, c.nodes[0].NS.Netlink().LinkDel(link))
 		var after string
-		if !testkit.Within(time.Minute, func() bool {
+		if !testkit.Within(testkit.Patience, func() bool {
 			after = c.tables()
 			return after == before
 		}) {
-			t.Fatalf("a minute after %s was deleted there is\n%s\nbefore there was\n%s", name, after, before)
+			t.Fatalf("after %s was deleted there is\n%s\nbefore there was\n%s", name, after, before)
 		}
 		c.waitTalk()
 		if now := c.macNames(); fmt.Sprint(now) != fmt.Sprint(vteps) {
@@ -197,35 +207,28 @@ func TestVXLANDeviceThatWasDeletedComesBackWithItsPeers(t *testing.T) {
 //	restarted  └── etcd, with a lease less
 func TestPeerThatLeftWhileTheDaemonWasDownIsRemoved(t *testing.T) {
 	t.Parallel()
-	for _, b := range kernelBackends {
-		t.Run(b.backend, func(t *testing.T) {
-			t.Parallel()
-			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, b.backend), stack: dualStack})
-			c.run(twill("a"), twill("b"))
-			c.waitTalk()
-			before := c.tables()
-			d := c.running[0].(*daemon)
-			c.addGhost(b.lease)
-			c.seesGhost(0, true)
-			d.stop(syscall.SIGKILL)
-			c.removeGhost()
-			d.start()
-			d.waitReady()
-			c.seesGhost(0, false)
-			c.seesGhost(1, false)
-			if after := c.tables(); after != before {
-				t.Errorf("before there was a third node\n%s\nand now\n%s", before, after)
-			}
-		})
-	}
+	forKernelBackends(t, func(t *testing.T, c *cluster, b kernelBackend) {
+		before := c.tables()
+		d := c.running[0].(*daemon)
+		c.addGhost(b.lease)
+		c.seesGhost(0, true)
+		d.stop(syscall.SIGKILL)
+		c.removeGhost()
+		d.start()
+		d.waitReady()
+		c.seesGhost(0, false)
+		c.seesGhost(1, false)
+		if after := c.tables(); after != before {
+			t.Errorf("before there was a third node\n%s\nand now\n%s", before, after)
+		}
+	})
 }
 
 // Peers need not learn a new MAC address when a node has been rebooted.
 func TestVTEPsKeepTheirMACAddressesWhenTheirDevicesAreGoneAtTheStart(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, stack: dualStack})
-	c.run(twill("a"), twill("b"))
-	c.waitTalk()
+	c.runTwill()
 	before, d := c.tables(), c.running[0].(*daemon)
 	macs := fmt.Sprint(c.macNames())
 	d.stop(syscall.SIGTERM)

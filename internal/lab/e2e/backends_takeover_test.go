@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -47,7 +46,7 @@ func TestTwilldTakesOverFromEveryBackendOfStockFlannel(t *testing.T) {
 					c.swap(i, to.kind)
 				}
 				for i := range 2 {
-					if !testkit.Within(10*time.Second, func() bool { return c.sendsThrough(i, 1-i, to.through) }) {
+					if !testkit.Within(testkit.Patience, func() bool { return c.sendsThrough(i, 1-i, to.through) }) {
 						c.expectRoutes(t, i, 1-i, to.through)
 					}
 				}

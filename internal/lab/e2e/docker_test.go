@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
@@ -73,16 +72,14 @@ func startDocker(t testing.TB, ns *netlab.Namespace, options string) *docker {
 		<-ended
 		removeCgroups(d.t, d.cgroups)
 	})
-	if !testkit.Within(time.Minute, func() bool {
+	testkit.Eventually(t, fmt.Sprintf("dockerd in %s answers", ns), func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("dockerd in %s has ended: %s", ns, cmd.ProcessState)
 		default:
 		}
 		return d.command("version").Run() == nil
-	}) {
-		t.Fatalf("not within a minute: dockerd in %s answers", ns)
-	}
+	})
 	return d
 }
 

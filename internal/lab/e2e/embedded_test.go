@@ -82,6 +82,24 @@ func embeddedDir(d *daemon) (dir string) {
 	return dir
 }
 
+// remember reads the subnet.env of d and the leases in etcd. The function that it
+// returns checks that both are the same again, and that pods talk.
+func (l *etcdLab) remember(d *daemon) (expectKept func()) {
+	l.t.Helper()
+	leases := func() string { return l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/") }
+	env, before := d.env(), leases()
+	return func() {
+		l.t.Helper()
+		if got := d.env(); got != env {
+			l.t.Errorf("subnet.env was\n%s\nand is\n%s", env, got)
+		}
+		if got := leases(); got != before {
+			l.t.Errorf("the leases were\n%s\nand are\n%s", before, got)
+		}
+		testkit.Must(l.t, ping(l.pod(0), l.pod(1).Addr, 1472))
+	}
+}
+
 // reaches dials the etcd of host a from host number i.
 func (l *etcdLab) reaches(i int) error {
 	return l.Hosts[i].NS.Do(func() error {
@@ -107,25 +125,17 @@ func TestEtcdInTwilldServesAnotherNodeAndKeepsLeases(t *testing.T) {
 	b.waitReady()
 	testkit.Must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(1), l.pod(0).Addr, 1472))
 
-	env, leases := a.env(), l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/")
+	expectKept := l.remember(a)
 	if code := a.stop(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	a.start()
 	a.waitReady()
-	if got := a.env(); got != env {
-		t.Errorf("subnet.env was\n%s\nand is\n%s", env, got)
-	}
-	if got := l.etcdctl("get", "--prefix", "/coreos.com/network/subnets/"); got != leases {
-		t.Errorf("the leases were\n%s\nand are\n%s", leases, got)
-	}
-	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+	expectKept()
 
 	// The other node follows the etcd that is back.
 	l.etcdctl("put", "/coreos.com/network/subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","PublicIPv6":null}`)
-	if !testkit.Within(time.Minute, func() bool { return b.status().Source.Leases == 3 }) {
-		t.Error("not within a minute: the other node has the new lease")
-	}
+	testkit.Eventually(t, "the other node has the new lease", func() bool { return b.status().Source.Leases == 3 })
 }
 
 func TestEtcdInTwilldRefusesNodesThatWereNotInvited(t *testing.T) {

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
-	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
@@ -22,36 +20,19 @@ import (
 //	└── etcd, with room for 8 MB
 func TestNodeThatJoinsWaitsWhileEtcdIsFullAndTheOthersTalk(t *testing.T) {
 	t.Parallel()
-	l := serveEtcdCluster(t, newLab(t, labOptions{Options: netlab.Options{Hosts: 4}, nodes: 3, idle: true}), 1,
-		etcdtest.Options{Flags: []string{"--quota-backend-bytes=8388608"}})
-	l.put("config", `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.3.0", "Backend": {"Type": "udp"}}`)
-	for i, d := range l.daemons {
-		d.readEtcd(l.endpoint())
-		if i < 2 {
-			l.grant(i)
-			d.start()
-		}
-	}
-	for _, d := range l.daemons[:2] {
-		d.waitReady()
-	}
-	testkit.Must(t, l.SetPodMTU(1472))
+	l := awaitThird(t, 1, etcdtest.Options{Flags: []string{"--quota-backend-bytes=8388608"}})
 	flows := l.steady(0, 1)
 	l.fill(t)
 
 	c := l.daemons[2]
 	c.start()
-	if !testkit.Within(time.Minute, func() bool {
+	testkit.Eventually(t, "host c says what it waits for, and what to do", func() bool {
 		doc := c.tryStatus()
 		return doc != nil && doc.Waiting == "a lease" && strings.Contains(c.stderr.String(), "etcd's database is full: compact and defragment it")
-	}) {
-		t.Fatalf("not within a minute: host c says what it waits for, and what to do: %+v", c.tryStatus())
-	}
+	}, func() string { return fmt.Sprintf("%+v", c.tryStatus()) })
 	flows.pass(t, 2000)
 	l.makeRoom(t)
-	if !testkit.Within(time.Minute, func() bool { return c.status().Waiting == "" }) {
-		t.Fatal("not within a minute: host c joins an etcd that has room again")
-	}
+	testkit.Eventually(t, "host c joins an etcd that has room again", func() bool { return c.status().Waiting == "" })
 	for i := range l.daemons {
 		l.seesInTheEnd(i, 3)
 	}
@@ -70,7 +51,7 @@ func TestNodeThatJoinsWaitsWhileEtcdIsFullAndTheOthersTalk(t *testing.T) {
 // fill writes to etcd until it takes no more.
 func (l *etcdLab) fill(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	var err error
 	for i := 0; err == nil; i++ {
@@ -84,7 +65,7 @@ func (l *etcdLab) fill(t *testing.T) {
 // makeRoom does what the log says, and undoes fill.
 func (l *etcdLab) makeRoom(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	resp, err := l.client.Delete(ctx, "/filler/", clientv3.WithPrefix())
 	testkit.Must(t, err)

@@ -167,7 +167,7 @@ func (l *etcdLab) killWhen(t *testing.T, reached <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-reached:
-	case <-time.After(3 * time.Minute):
+	case <-time.After(2 * testkit.Patience):
 		t.Fatal("not within three minutes: a write of the lease that is due after one")
 	}
 	if code := l.daemons[0].stop(syscall.SIGKILL); code != -1 {
@@ -232,7 +232,7 @@ func (l *etcdLab) only() entry {
 
 func (l *etcdLab) one(key string, options ...clientv3.OpOption) entry {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	resp, err := l.client.Get(ctx, key, options...)
 	testkit.Must(l.t, err)

@@ -78,7 +78,7 @@ func (l *etcdLab) startAtOnce() []*status.Document {
 	}
 	all := make([]*status.Document, len(l.daemons))
 	for i, d := range l.daemons {
-		if !testkit.Within(3*time.Minute, func() bool {
+		if !testkit.Within(2*testkit.Patience, func() bool {
 			doc := d.tryStatus()
 			if doc == nil || doc.Waiting != "" {
 				return d.ended()
@@ -86,7 +86,7 @@ func (l *etcdLab) startAtOnce() []*status.Document {
 			all[i] = doc
 			return true
 		}) || all[i] == nil {
-			l.t.Fatalf("host %s is not ready within three minutes, or has ended", l.Hosts[i].Letter)
+			l.t.Fatalf("host %s is not ready, or has ended", l.Hosts[i].Letter)
 		}
 	}
 	return all

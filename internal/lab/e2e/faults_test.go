@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -84,7 +85,7 @@ func TestChangesCompactedAwayAreMadeUpForWithoutAFlap(t *testing.T) {
 	testkit.Must(t, err)
 	heal()
 	want := []string{"10.5.2.0/24", "10.5.77.0/24", "10.5.78.0/24"}
-	if !testkit.Within(time.Minute, func() bool { return slices.Equal(l.daemons[0].subnets(), want) }) {
+	if !testkit.Within(testkit.Patience, func() bool { return slices.Equal(l.daemons[0].subnets(), want) }) {
 		t.Errorf("peers of host a: %v, want %v", l.daemons[0].subnets(), want)
 	}
 	flows.stop(t)
@@ -130,8 +131,8 @@ func TestKilledDaemonTakesTheSameSubnetAgain(t *testing.T) {
 		t.Helper()
 		select {
 		case <-writes:
-		case <-time.After(time.Minute):
-			t.Fatal("not within a minute: etcd has a write of the lease")
+		case <-time.After(testkit.Patience):
+			t.Fatal("etcd has no write of the lease")
 		}
 	}
 	var key string
@@ -167,10 +168,10 @@ func TestKilledDaemonTakesTheSameSubnetAgain(t *testing.T) {
 		dir := filepath.Dir(d.subnetFile)
 		before := dirNames(t, dir)
 		d.start() // removes subnet.env
-		deadline := time.Now().Add(time.Minute)
+		deadline := time.Now().Add(testkit.Patience)
 		for !strings.Contains(strings.Join(dirNames(t, dir), " "), "subnet") {
 			if time.Now().After(deadline) {
-				t.Fatalf("not within a minute: subnet.env beside %v", before)
+				t.Fatalf("no subnet.env beside %v", before)
 			}
 		}
 		survives(t, "as it writes subnet.env")
@@ -226,12 +227,10 @@ func TestNodeWhoseLeaseIsAnothersTakesAnotherSubnet(t *testing.T) {
 	t.Parallel()
 	l, others := stolenLab(t, "--on-lease-lost=reacquire")
 	d, old := l.daemons[0], l.Hosts[0].Subnet
-	if !testkit.Within(time.Minute, func() bool {
+	testkit.Eventually(t, "host a has another lease", func() bool {
 		doc := d.status()
 		return doc.Waiting == "" && doc.Lease != nil && doc.Lease.Subnet != old
-	}) {
-		t.Fatalf("not within a minute: host a has another lease: %+v", d.status().Lease)
-	}
+	}, func() string { return fmt.Sprintf("%+v", d.status().Lease) })
 	now := d.status().Lease.Subnet
 	gateway := netip.PrefixFrom(now.Addr().Next(), now.Bits())
 	if env := d.env(); !strings.Contains(env, "FLANNEL_SUBNET="+gateway.String()+"\n") {
@@ -251,9 +250,7 @@ func TestNodeWhoseLeaseIsAnothersEndsIfConfiguredTo(t *testing.T) {
 	t.Parallel()
 	l, others := stolenLab(t, "--on-lease-lost=exit")
 	d := l.daemons[0]
-	if !testkit.Within(time.Minute, d.ended) {
-		t.Fatal("not within a minute: the daemon ends")
-	}
+	testkit.Eventually(t, "the daemon ends", d.ended)
 	if code := d.wait(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
@@ -283,8 +280,8 @@ func TestDeletedLeaseIsTakenAgainUnderAConnection(t *testing.T) {
 		if key != l.key(0) {
 			t.Errorf("the node takes %s, it had %s", key, l.key(0))
 		}
-	case <-time.After(time.Minute):
-		t.Fatal("not within a minute: the node takes a lease")
+	case <-time.After(testkit.Patience):
+		t.Fatal("the node takes no lease")
 	}
 	l.daemons[0].waitReady()
 	c.goesOn(t)

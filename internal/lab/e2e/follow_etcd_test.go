@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -24,12 +23,10 @@ func TestNewAddressReachesEtcdAndThePeers(t *testing.T) {
 	l.moveHost(0, to)
 	// The connection to etcd is one of the address that is gone, which it takes
 	// seconds to find out.
-	if !testkit.Within(time.Minute, func() bool {
+	testkit.Eventually(t, "the lease and the peer know the address", func() bool {
 		doc := d.status()
 		return doc.Waiting == "" && doc.Lease.PublicIP == to && l.daemons[1].status().Dataplane.Peers[0].PublicIP == to
-	}) {
-		t.Fatal("not within a minute: the lease and the peer know the address")
-	}
+	})
 	want, got := strings.Replace(value, "172.31.9.11", "172.31.9.21", 1), l.etcdctl("get", "--print-value-only", l.key(0))
 	if got != want {
 		t.Errorf("etcd has %s, want %s", got, want)
@@ -63,9 +60,7 @@ func TestNewMTUIsFollowedWithoutEtcd(t *testing.T) {
 	c.goesOn(t)
 	l.server.Restart(t)
 	l.etcdctl("put", "/coreos.com/network/subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","PublicIPv6":null}`)
-	if !testkit.Within(time.Minute, func() bool { return l.daemons[0].status().Source.Leases == 3 }) {
-		t.Error("not within a minute: leases of the etcd that is back")
-	}
+	testkit.Eventually(t, "leases of the etcd that is back", func() bool { return l.daemons[0].status().Source.Leases == 3 })
 }
 
 // host a ─┬──────── host b, a clone of a but for its MAC

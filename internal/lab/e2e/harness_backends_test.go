@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
@@ -202,6 +201,18 @@ func (c *cluster) start(i int, k kind) {
 	c.setPodMTU(i, c.running[i].podMTU())
 }
 
+// runTwill starts a twilld with these flags on each host, and waits until their
+// pods talk.
+func (c *cluster) runTwill(flags ...string) {
+	c.t.Helper()
+	var kinds []kind
+	for _, h := range c.nodes {
+		kinds = append(kinds, twill(h.Letter, flags...))
+	}
+	c.run(kinds...)
+	c.waitTalk()
+}
+
 // setPodMTU sets the MTU of the pods of host number i, as a CNI plugin does.
 func (c *cluster) setPodMTU(i, mtu int) {
 	c.t.Helper()
@@ -239,9 +250,7 @@ func (c *cluster) waitTalk() {
 func (c *cluster) waitReach(i, j int) {
 	c.t.Helper()
 	for _, addr := range c.addrs(j) {
-		if !testkit.Within(time.Minute, func() bool { return pingOnce(c.pod(i), addr) == nil }) {
-			c.t.Fatalf("not within a minute: %s reaches %s", c.pod(i).NS, addr)
-		}
+		testkit.Eventually(c.t, fmt.Sprintf("%s reaches %s", c.pod(i).NS, addr), func() bool { return pingOnce(c.pod(i), addr) == nil })
 	}
 }
 

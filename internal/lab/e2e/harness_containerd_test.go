@@ -70,16 +70,14 @@ func startContainerd(t testing.TB, ns *netlab.Namespace) *containerd {
 		<-ended
 		removeCgroups(t, "/"+c.namespace)
 	})
-	if !testkit.Within(time.Minute, func() bool {
+	testkit.Eventually(t, fmt.Sprintf("containerd in %s answers", ns), func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("containerd in %s has ended: %s", ns, cmd.ProcessState)
 		default:
 		}
 		return c.ctr("version").Run() == nil
-	}) {
-		t.Fatalf("not within a minute: containerd in %s answers", ns)
-	}
+	})
 	if out, err := c.ctr("images", "import", imageArchive(t)).CombinedOutput(); err != nil {
 		t.Fatalf("import the image: %v\n%s", err, out)
 	}

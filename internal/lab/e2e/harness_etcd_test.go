@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -142,7 +141,7 @@ func (l *etcdLab) etcdctl(args ...string) string {
 // put writes a key under the prefix.
 func (l *etcdLab) put(key, value string) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	_, err := l.client.Put(ctx, etcdPrefix+"/"+key, value)
 	testkit.Must(l.t, err)
@@ -157,7 +156,7 @@ func (l *etcdLab) putLease(subnet, publicIP string) {
 // entries returns the leases in etcd: values by keys.
 func (l *etcdLab) entries() map[string]string {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	resp, err := l.client.Get(ctx, etcdPrefix+"/subnets/", clientv3.WithPrefix())
 	testkit.Must(l.t, err)
@@ -212,9 +211,7 @@ func (l *etcdLab) cutOff(i int) (heal func()) {
 // connection to etcd that was cut takes time to come back.
 func (l *etcdLab) seesInTheEnd(i, n int) {
 	l.t.Helper()
-	if !testkit.Within(time.Minute, func() bool { return l.daemons[i].status().Source.Leases == n }) {
-		l.t.Fatalf("not within a minute: host %s has %d leases", l.Hosts[i].Letter, n)
-	}
+	testkit.Eventually(l.t, fmt.Sprintf("host %s has %d leases", l.Hosts[i].Letter, n), func() bool { return l.daemons[i].status().Source.Leases == n })
 }
 
 // checkHistory fails the test if a subnet ever had two owners.
@@ -242,8 +239,8 @@ func (s steadyFlows) pass(t testing.TB, n uint64) {
 	t.Helper()
 	for _, f := range s {
 		before := f.received.Load()
-		if !testkit.Within(time.Minute, func() bool { return f.received.Load() >= before+n }) {
-			t.Fatalf("%s: not within a minute: %d more datagrams, there are %d", f.name, n, f.received.Load()-before)
+		if !testkit.Within(testkit.Patience, func() bool { return f.received.Load() >= before+n }) {
+			t.Fatalf("%s: want %d more datagrams, there are %d", f.name, n, f.received.Load()-before)
 		}
 	}
 }

@@ -2,9 +2,9 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -65,12 +65,10 @@ func TestLeasesShowWhenANodeWasLastActive(t *testing.T) {
 		t.Errorf("got\n%s", table)
 	}
 
-	if !testkit.Within(time.Minute, func() bool {
+	testkit.Eventually(t, "b has been idle for more than a second", func() bool {
 		rows, _ = l.listedBeside(a)
 		return rows[1].Idle != nil && *rows[1].Idle > 1
-	}) {
-		t.Errorf("not within a minute: b has been idle for more than a second: %+v", rows[1])
-	}
+	}, func() string { return fmt.Sprintf("%+v", rows[1]) })
 }
 
 // pod-a ── host a ─┬─ host b ─┬─ host c ── pod-c

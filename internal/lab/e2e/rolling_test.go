@@ -134,8 +134,8 @@ func startStockNode(t testing.TB, ns *netlab.Namespace, endpoint, subnetFile str
 		if _, err := fmt.Sscanf(line, "ready mtu=%d", &n.mtu); err != nil {
 			t.Fatalf("stock flannel in %s says %q\n%s", ns, line, log)
 		}
-	case <-time.After(time.Minute):
-		t.Fatalf("stock flannel in %s is not ready within a minute\n%s", ns, log)
+	case <-time.After(testkit.Patience):
+		t.Fatalf("stock flannel in %s is not ready\n%s", ns, log)
 	}
 	return n
 }
@@ -220,10 +220,10 @@ func (s *stream) receive(from *net.TCPConn, seed uint64) error {
 func (s *stream) passes(t *testing.T, when string) {
 	t.Helper()
 	before := [2]int64{s.arrived[0].Load(), s.arrived[1].Load()}
-	if !testkit.Within(time.Minute, func() bool {
+	if !testkit.Within(testkit.Patience, func() bool {
 		return s.arrived[0].Load() > before[0]+512<<10 && s.arrived[1].Load() > before[1]+512<<10
 	}) {
-		t.Fatalf("%s the connection does not go on within a minute", when)
+		t.Fatalf("%s the connection does not go on", when)
 	}
 }
 
@@ -237,8 +237,8 @@ func (s *stream) stop(t *testing.T) {
 			if err != nil {
 				t.Errorf("stream: %v", err)
 			}
-		case <-time.After(time.Minute):
-			t.Fatal("stream: not at its end within a minute")
+		case <-time.After(testkit.Patience):
+			t.Fatal("stream: not at its end")
 		}
 	}
 }

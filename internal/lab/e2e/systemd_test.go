@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
@@ -52,7 +51,7 @@ func boot(t testing.TB, ns *netlab.Namespace, settings ...string) *machine {
 		_ = cmd.Process.Kill()
 		<-ended
 	})
-	if !testkit.Within(time.Minute, func() bool {
+	testkit.Eventually(t, fmt.Sprintf("systemd in %s is up", ns), func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("systemd in %s has ended: %s\n%s", ns, cmd.ProcessState, m.logged)
@@ -62,9 +61,7 @@ func boot(t testing.TB, ns *netlab.Namespace, settings ...string) *machine {
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 		m.init = strings.TrimSpace(string(children))
 		return m.init != "" && m.command("systemctl", "is-system-running").Run() == nil
-	}) {
-		t.Fatalf("not within a minute: systemd in %s is up", ns)
-	}
+	})
 	return m
 }
 
@@ -136,13 +133,11 @@ func (m *machine) property(name string) string {
 func (m *machine) comes(property, want string) {
 	m.t.Helper()
 	got := ""
-	if !testkit.Within(time.Minute, func() bool {
+	testkit.Eventually(m.t, fmt.Sprintf("%s is %s", property, want), func() bool {
 		got = m.property(property)
 		beginning, part := strings.CutSuffix(want, "…")
 		return got == want || part && strings.HasPrefix(got, beginning)
-	}) {
-		m.t.Fatalf("not within a minute: %s is %s; it is %s", property, want, got)
-	}
+	}, func() string { return fmt.Sprintf("it is %s", got) })
 }
 
 // inService runs a command of the shell with what the service can see and may
