@@ -95,7 +95,7 @@ func daemonSays(t *testing.T, d status.Document) (socket string) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	socket = filepath.Join(dir, "twilld.sock")
-	s, err := status.Listen(socket, func() status.Document { return d })
+	s, err := status.Listen(socket, func() status.Document { return d }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

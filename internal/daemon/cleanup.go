@@ -26,7 +26,7 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	socketLeft := exists(d.options.controlSocket)
 	// Keeps a daemon from starting meanwhile, finds one that runs, and takes the
 	// place of a socket that was left.
-	control, err := status.Listen(d.options.controlSocket, d.state.document)
+	control, err := status.Listen(d.options.controlSocket, d.state.document, d.log)
 	if err != nil {
 		return err
 	}

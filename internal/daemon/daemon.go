@@ -131,7 +131,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 	// First of all, since the socket keeps a second daemon out, and since an
 	// operator wants to know what the others are waiting for.
-	control, err := status.Listen(d.options.controlSocket, d.state.document)
+	control, err := status.Listen(d.options.controlSocket, d.state.document, d.log)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package status
 import (
 	"bufio"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -36,7 +37,7 @@ func TestSocketOfAKilledProcessIsTakenOver(t *testing.T) {
 	} else {
 		conn.Close()
 	}
-	s, err := Listen(path, func() Document { return Document{} })
+	s, err := Listen(path, func() Document { return Document{} }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func TestSocketOfAProcessThatIsJustDyingIsTakenOver(t *testing.T) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		s, err := Listen(path, func() Document { return Document{} })
+		s, err := Listen(path, func() Document { return Document{} }, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +81,7 @@ func TestSocketOfAProcessThatIsJustDyingIsTakenOver(t *testing.T) {
 func TestProcessThatHangsIsDistinguishedFromOneThatRuns(t *testing.T) {
 	path := socketPath(t)
 	cmd := otherProcess(t, "silent", path)
-	_, err := Listen(path, func() Document { return Document{} })
+	_, err := Listen(path, func() Document { return Document{} }, slog.New(slog.DiscardHandler))
 	for _, want := range []string{fmt.Sprintf("(pid %d)", cmd.Process.Pid), "has not answered", "kill -9"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want it to say %q", err, want)

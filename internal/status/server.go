@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
-	"time"
+
+	"github.com/twillnet/twill/internal/httplimit"
 )
 
 // DefaultSocket is where twilld listens and twill asks by default.
 const DefaultSocket = "/run/flannel/twilld.sock"
+
+// maxConnections bounds the commands that ask at once, each of which may be sent some
+// MB.
+const maxConnections = 16
 
 // Server answers GET /status on a unix socket. The socket is also what keeps
 // a second daemon from starting with the same one.
@@ -26,7 +32,7 @@ type Server struct {
 // A socket that a dead daemon left is replaced, and one of a daemon that is dying
 // is waited for. A process that answers on it, or holds it without answering, is
 // an error that names the process.
-func Listen(path string, document func() Document) (*Server, error) {
+func Listen(path string, document func() Document, log *slog.Logger) (*Server, error) {
 	l, err := listen(path)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w; run twilld as root, or choose another path with --socket", err)
@@ -42,12 +48,12 @@ func Listen(path string, document func() Document) (*Server, error) {
 		_ = enc.Encode(document()) // fails only if the client has gone
 	})
 	s := &Server{
-		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second},
+		http: httplimit.Server(mux, log),
 		done: make(chan struct{}),
 	}
 	go func() {
 		defer close(s.done)
-		_ = s.http.Serve(l) // ends by Close
+		_ = s.http.Serve(httplimit.Listener(l, httplimit.Limits{Local: maxConnections})) // ends by Close
 	}()
 	return s, nil
 }

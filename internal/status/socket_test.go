@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -29,7 +30,7 @@ func socketPath(t *testing.T) string {
 
 func serve(t *testing.T, path string, d Document) *Server {
 	t.Helper()
-	s, err := Listen(path, func() Document { return d })
+	s, err := Listen(path, func() Document { return d }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +65,7 @@ func TestSocketIsForItsOwnerOnly(t *testing.T) {
 func TestSecondDaemonIsRefusedAndNamesTheFirst(t *testing.T) {
 	path := socketPath(t)
 	serve(t, path, Document{PID: 1})
-	_, err := Listen(path, func() Document { return Document{PID: 2} })
+	_, err := Listen(path, func() Document { return Document{PID: 2} }, slog.New(slog.DiscardHandler))
 	want := fmt.Sprintf("another twilld is running (pid %d)", os.Getpid())
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Fatalf("got %v, want %q", err, want)
@@ -97,7 +98,7 @@ func TestFileThatIsNoSocketIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(path)
-	if _, err := Listen(path, nil); err == nil || !strings.Contains(err.Error(), "not a socket") {
+	if _, err := Listen(path, nil, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "not a socket") {
 		t.Errorf("got %v", err)
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "data" {
@@ -114,7 +115,7 @@ func TestOfManyAtOnceOneListens(t *testing.T) {
 	)
 	for range 16 {
 		wg.Go(func() {
-			if s, err := Listen(path, func() Document { return Document{} }); err == nil {
+			if s, err := Listen(path, func() Document { return Document{} }, slog.New(slog.DiscardHandler)); err == nil {
 				mu.Lock()
 				defer mu.Unlock()
 				servers = append(servers, s)
@@ -142,7 +143,7 @@ func TestCloseRemovesTheSocket(t *testing.T) {
 }
 
 func TestPathTooLongForTheKernelIsNamed(t *testing.T) {
-	_, err := Listen("/tmp/"+strings.Repeat("x", 104), nil)
+	_, err := Listen("/tmp/"+strings.Repeat("x", 104), nil, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "109 bytes") {
 		t.Errorf("got %v", err)
 	}

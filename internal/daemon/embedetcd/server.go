@@ -35,6 +35,11 @@ const (
 	oldFiles = 1
 	// lockWait is how long another process may take to release the database.
 	lockWait = time.Second
+	// maxStreams bounds the requests and watches of one connection that are open at
+	// once; a node has one stream for its watches and one for each request.
+	maxStreams = 64
+	// pingEvery and pingWait find connections whose client is gone.
+	pingEvery, pingWait = 30 * time.Second, 20 * time.Second
 	// closeWait is how long requests under way may hold up the end. When it has
 	// passed, the data has long been written.
 	closeWait = 2 * time.Second
@@ -150,6 +155,9 @@ func etcdConfig(cfg Config) (*embed.Config, error) {
 	c.QuotaBackendBytes = quota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
 	c.MaxSnapFiles, c.MaxWalFiles = oldFiles, oldFiles
+	// What a client can make grow, and for how long one that is gone counts.
+	c.MaxConcurrentStreams = maxStreams
+	c.GRPCKeepAliveInterval, c.GRPCKeepAliveTimeout = pingEvery, pingWait
 	c.EnableGRPCGateway = false // web pages could write through it
 	return c, nil
 }

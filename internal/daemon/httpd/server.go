@@ -3,6 +3,9 @@
 //	/healthz  200 as long as the process answers
 //	/readyz   200 when pods can talk, else 503 and what is being waited for
 //	/metrics  Prometheus
+//
+// The port is open to every host and pod that reaches it, so whatever a client can make
+// grow is bounded, see package httplimit.
 package httpd
 
 import (
@@ -13,11 +16,12 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/httplimit"
 )
 
 // Config says what is served.
@@ -28,6 +32,10 @@ type Config struct {
 	Metrics prometheus.Gatherer
 	Logger  *slog.Logger
 }
+
+// limits bound the connections: the port is open to every pod. A connection takes some
+// 30 KB, and 100 KB while it is sent the metrics.
+var limits = httplimit.Limits{Remote: 64, PerAddress: 8, Local: 16}
 
 // Server is a listening server.
 type Server struct {
@@ -51,17 +59,13 @@ func Listen(addr netip.AddrPort, c Config) (*Server, error) {
 		return nil, fmt.Errorf("listen on %s for health and metrics: %w", addr, err)
 	}
 	s := &Server{
-		http: &http.Server{
-			Handler:           handler(c),
-			ReadHeaderTimeout: 5 * time.Second,
-			ErrorLog:          slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
-		},
+		http: httplimit.Server(handler(c), c.Logger),
 		addr: l.Addr().(*net.TCPAddr).AddrPort(),
 		done: make(chan struct{}),
 	}
 	go func() {
 		defer close(s.done)
-		_ = s.http.Serve(l) // ends by Close
+		_ = s.http.Serve(httplimit.Listener(l, limits)) // ends by Close
 	}()
 	return s, nil
 }
@@ -78,7 +82,7 @@ func handler(c Config) http.Handler {
 		}
 		io.WriteString(w, "ok\n")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", &page{render: promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{DisableCompression: true})})
 	return mux
 }
 

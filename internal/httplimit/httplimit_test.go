@@ -1,0 +1,115 @@
+package httplimit
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// fakeConn is a connection between two addresses.
+type fakeConn struct {
+	net.Conn
+	local, remote string
+	closed        bool
+}
+
+func (c *fakeConn) LocalAddr() net.Addr  { return tcp(c.local) }
+func (c *fakeConn) RemoteAddr() net.Addr { return tcp(c.remote) }
+func (c *fakeConn) Close() error         { c.closed = true; return nil }
+
+func tcp(a string) net.Addr {
+	addr, err := net.ResolveTCPAddr("tcp", a)
+	if err != nil {
+		panic(err)
+	}
+	return addr
+}
+
+// queue is a listener whose connections are given.
+type queue struct {
+	net.Listener
+	conns []*fakeConn
+}
+
+func (q *queue) Accept() (net.Conn, error) {
+	if len(q.conns) == 0 {
+		return nil, io.EOF
+	}
+	c := q.conns[0]
+	q.conns = q.conns[1:]
+	return c, nil
+}
+
+// accepted returns the connections that come through.
+func accepted(t *testing.T, l net.Listener) (all []net.Conn) {
+	t.Helper()
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+}
+
+func TestAStrangerTakesNoMoreThanItsShareOfConnections(t *testing.T) {
+	q := &queue{}
+	l := Listener(q, Limits{Remote: 3, PerAddress: 2, Local: 2})
+	come := func(n int, remote string) {
+		for range n {
+			q.conns = append(q.conns, &fakeConn{local: "192.0.2.1:8081", remote: remote})
+		}
+	}
+	come(100, "10.5.1.2:1000")
+	stranger := accepted(t, l)
+	if len(stranger) != 2 {
+		t.Fatalf("one address has %d connections, want 2", len(stranger))
+	}
+	come(1, "10.5.1.3:1000")
+	if other := accepted(t, l); len(other) != 1 {
+		t.Errorf("another address got %d connections, want 1", len(other))
+	}
+	come(1, "10.5.1.4:1000")
+	if further := accepted(t, l); len(further) != 0 {
+		t.Errorf("%d connections beyond the limit", len(further))
+	}
+	come(1, "127.0.0.1:1000")
+	come(100, "192.0.2.1:1000") // this host, by its own address
+	if own := accepted(t, l); len(own) != 2 {
+		t.Errorf("this host got %d connections, want 2", len(own))
+	}
+	stranger[0].Close()
+	stranger[0].Close() // counts once
+	come(2, "10.5.1.4:1000")
+	if next := accepted(t, l); len(next) != 1 {
+		t.Errorf("after one had closed, %d came in, want 1", len(next))
+	}
+}
+
+func TestRefusedConnectionsAreClosed(t *testing.T) {
+	c := &fakeConn{local: "192.0.2.1:8081", remote: "10.5.1.2:1000"}
+	accepted(t, Listener(&queue{conns: []*fakeConn{c}}, Limits{}))
+	if !c.closed {
+		t.Error("it is open")
+	}
+}
+
+func TestErrorsOfTheServerAreLoggedOnceAndStructured(t *testing.T) {
+	var out bytes.Buffer
+	s := Server(http.NotFoundHandler(), slog.New(slog.NewTextHandler(&out, nil)))
+	for range 1000 {
+		s.ErrorLog.Printf("http: Accept error: %v; retrying in 1s", errors.New("accept4: too many open files"))
+	}
+	if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), `level=WARN msg="HTTP server has a problem`) ||
+		!strings.Contains(out.String(), `error="Accept error: accept4: too many open files; retrying in 1s"`) {
+		t.Errorf("%d lines: %s", n, out.String())
+	}
+}
