@@ -231,6 +231,10 @@ release: ## build the release of this commit into dist: archives for ten archite
 release-check: release ## build it a second time elsewhere, compare the bytes, run every program
 	@scripts/release-check.sh dist $(ARCHES)
 
+.PHONY: packages
+packages: release ## make deb and rpm packages of the release in dist, for all ARCHES
+	@scripts/packages.sh dist $(ARCHES)
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin dist

@@ -23,6 +23,7 @@ need "gcc libc6-dev"    "the race detector and flannel's forwarding loop"  compi
 need "nftables"         "wires that lose packets, and firewall rules"      command -v nft
 need "iptables"         "firewall rules, with both kinds of iptables"      command -v iptables-legacy
 need "systemd"          "checks of the service unit"                       command -v systemd-analyze
+need "rpm"              "checks of the rpm package"                        command -v rpm
 need "qemu-user-static" "unit tests of the packet code on arm and arm64"   command -v qemu-aarch64-static
 need "qemu-system-x86"  "nodes with another kernel"                        command -v qemu-system-x86_64
 need "qemu-system-arm"  "nodes with another kernel, on arm and arm64"      command -v qemu-system-aarch64

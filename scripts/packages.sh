@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# packages.sh DIST [ARCH...]: make deb and rpm packages of the release archives in the
+# directory DIST, for all that are there or for these architectures.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ $# = 0 ]; then
+	echo "usage: packages.sh DIST [ARCH...]" >&2
+	exit 2
+fi
+dist=$(realpath "$1")
+shift
+
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+VERSION=$(sed -n 's/^const Release = "\(.*\)"$/\1/p' internal/version/version.go)
+arches=("$@")
+if [ ${#arches[@]} = 0 ]; then
+	for archive in "$dist/twill-$VERSION"-linux-*.tar.gz; do
+		archive=${archive%.tar.gz}
+		arches+=("${archive##*-}")
+	done
+fi
+CGO_ENABLED=0 go build -C tools/release -o "$tmp/nfpm" github.com/goreleaser/nfpm/v2/cmd/nfpm
+
+for arch in "${arches[@]}"; do
+	tar -C "$tmp" -xzf "$dist/twill-$VERSION-linux-$arch.tar.gz"
+	root=$tmp/twill-$VERSION-linux-$arch
+	sed 's#/usr/local/bin/#/usr/bin/#' "$root/deploy/systemd/twilld.service" >"$root/twilld.service"
+	SOURCE_DATE_EPOCH=$(stat -c %Y "$root/LICENSE") # that of the commit, in a release
+	ARCH=${arch/#armv/arm} # nfpm's names for armv6 and armv7
+	export VERSION ARCH SOURCE_DATE_EPOCH
+	for format in deb rpm; do
+		(cd "$root" && "$tmp/nfpm" package --config deploy/packages/nfpm.yaml --packager $format --target "$dist" >/dev/null)
+	done
+	rm -r "$root"
+done
