@@ -52,7 +52,13 @@ func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNoPeer(t *testing.T) 
 	}
 	testkit.Must(t, l.SetPodMTU(doc.Dataplane.MTU()))
 
-	l.timeChanges(t)
+	l.timeChanges(t, func(addr string) error {
+		_, err := l.client.Put(context.Background(), etcdPrefix+"/subnets/10.200.0.0-24", fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, addr))
+		return err
+	})
+	_, err := l.client.Delete(t.Context(), etcdPrefix+"/subnets/10.200.0.0-24")
+	testkit.Must(t, err)
+	l.seesInTheEnd(0, manyLeases+2)
 
 	flows := l.steady(0, 1)
 	flows.pass(t, 500)
@@ -114,10 +120,11 @@ func (d *daemon) tryStatus() *status.Document {
 	return doc
 }
 
-// timeChanges moves a lease between two addresses and measures how long it takes
-// from the moment before etcd is asked until a datagram with a packet of pod-a
-// arrives at the other one. Sockets on host b stand for the two nodes.
-func (l *etcdLab) timeChanges(t *testing.T) {
+// timeChanges moves the lease of 10.200.0.0/24 between two addresses, which put
+// writes to the store, and measures how long it takes from the moment before that
+// until a datagram with a packet of pod-a arrives at the other one. Sockets on host b
+// stand for the two nodes.
+func (l *lab) timeChanges(t *testing.T, put func(addr string) error) {
 	t.Helper()
 	const changes = 100
 	var arrivals [2]chan uint64
@@ -140,11 +147,7 @@ func (l *etcdLab) timeChanges(t *testing.T) {
 		stop := number // probes up to this were sent before the change
 		begin := time.Now()
 		changed := make(chan error, 1)
-		go func() {
-			_, err := l.client.Put(context.Background(), etcdPrefix+"/subnets/10.200.0.0-24",
-				fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, nodes[i%2]))
-			changed <- err
-		}()
+		go func() { changed <- put(nodes[i%2].String()) }()
 		if !testkit.Within(testkit.Patience, func() bool {
 			for range 20 { // within polls each 5 ms
 				number++
@@ -164,11 +167,8 @@ func (l *etcdLab) timeChanges(t *testing.T) {
 		}
 		testkit.Must(t, <-changed)
 	}
-	_, err = l.client.Delete(t.Context(), etcdPrefix+"/subnets/10.200.0.0-24")
-	testkit.Must(t, err)
 	slices.Sort(took)
 	t.Logf("from a change to the first packet that uses it, of %d: p50 %s, p99 %s, most %s", changes, took[changes/2], took[changes*99/100-1], took[changes-1])
-	l.seesInTheEnd(0, manyLeases+2)
 }
 
 // latest sends the numbers in the packets that conn receives to c, which holds

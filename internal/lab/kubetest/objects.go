@@ -68,19 +68,27 @@ func (c *Cluster) ask(method, path, contentType string, body []byte) (code int, 
 // as JSON; answer may be nil.
 func (c *Cluster) Do(method, path string, body, answer any) {
 	c.t.Helper()
+	testkit.Must(c.t, c.try(method, path, body, answer))
+}
+
+// try is Do for any goroutine: it returns why the API did not grant the request.
+func (c *Cluster) try(method, path string, body, answer any) error {
 	contentType := "application/json"
 	if method == http.MethodPatch {
 		contentType = "application/merge-patch+json"
 	}
 	text, err := json.Marshal(body)
-	testkit.Must(c.t, err)
+	if err != nil {
+		return err
+	}
 	code, got, err := c.ask(method, path, contentType, text)
 	if err != nil || code >= 300 {
-		c.t.Fatalf("%s %s: %d %s, %v", method, path, code, got, err)
+		return fmt.Errorf("%s %s: %d %s, %w", method, path, code, got, err)
 	}
-	if answer != nil {
-		testkit.Must(c.t, json.Unmarshal(got, answer))
+	if answer == nil {
+		return nil
 	}
+	return json.Unmarshal(got, answer)
 }
 
 const nodesPath = "/api/v1/nodes"
@@ -94,13 +102,18 @@ func (c *Cluster) AddNode(name string, podCIDRs ...string) {
 // AddAnnotatedNode is AddNode with annotations.
 func (c *Cluster) AddAnnotatedNode(name string, annotations map[string]string, podCIDRs ...string) {
 	c.t.Helper()
+	testkit.Must(c.t, c.TryAddNode(name, annotations, nil, podCIDRs...))
+}
+
+// TryAddNode makes a node with annotations and a status, from any goroutine.
+func (c *Cluster) TryAddNode(name string, annotations map[string]string, status map[string]any, podCIDRs ...string) error {
 	spec := map[string]any{}
 	if len(podCIDRs) > 0 {
 		spec["podCIDR"], spec["podCIDRs"] = podCIDRs[0], podCIDRs
 	}
-	c.Do(http.MethodPost, nodesPath, map[string]any{
+	return c.try(http.MethodPost, nodesPath, map[string]any{
 		"apiVersion": "v1", "kind": "Node",
-		"metadata": map[string]any{"name": name, "annotations": annotations}, "spec": spec,
+		"metadata": map[string]any{"name": name, "annotations": annotations}, "spec": spec, "status": status,
 	}, nil)
 }
 
@@ -122,6 +135,11 @@ func (c *Cluster) Node(name string) *Node {
 func (c *Cluster) Annotate(name string, annotations map[string]any) {
 	c.t.Helper()
 	c.PatchNode(name, map[string]any{"metadata": map[string]any{"annotations": annotations}})
+}
+
+// TryAnnotate is Annotate for any goroutine.
+func (c *Cluster) TryAnnotate(name string, annotations map[string]any) error {
+	return c.try(http.MethodPatch, nodesPath+"/"+name, map[string]any{"metadata": map[string]any{"annotations": annotations}}, nil)
 }
 
 // PatchNode merges p into a node.
