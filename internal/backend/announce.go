@@ -2,7 +2,6 @@ package backend
 
 import (
 	"encoding/json"
-	"slices"
 
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
@@ -13,10 +12,10 @@ import (
 // announcement is the BackendData of a lease. The keys of VXLAN come first, as
 // stock flannel writes them; it passes over the others.
 type announcement struct {
-	*vxlan.Data       // nil: no VXLAN for IPv4
-	Backends    []Way `json:",omitempty"` // more than one; else BackendType says it all
+	*vxlan.Data        // nil: no VXLAN for IPv4
+	Backends    []Kind `json:",omitempty"` // more than one; else BackendType says it all
 	// DirectRouting of a node that says nothing of its backend: stock's udp
-	// backend has it not.
+	// backend does not have it.
 	DirectRouting bool `json:",omitempty"`
 	udp.Announcement
 	identity
@@ -42,10 +41,10 @@ func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcem
 	} else {
 		out.BackendType = string(c.First())
 	}
-	if len(c.Ways) > 1 {
-		data.Backends = c.Ways
+	if len(c.Kinds) > 1 {
+		data.Backends = c.Kinds
 	}
-	if c.Knows(UDP) {
+	if c.Has(UDP) {
 		data.Announcement = a
 	}
 	// What stock flannel writes stays what stock flannel writes.
@@ -59,54 +58,14 @@ func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcem
 	return out
 }
 
-// encode returns nil for what says nothing.
+// encode returns nil for an announcement that is empty.
 func encode(a announcement) json.RawMessage {
 	b, err := json.Marshal(a)
 	if err != nil {
-		panic(err) // numbers, strings and truths
+		panic(err) // numbers, strings and booleans
 	}
 	if string(b) == "{}" {
 		return nil
 	}
 	return b
 }
-
-// waysOf returns the ways that the node of l knows. Those of another kind, such
-// as a backend that only stock flannel has, are not among them.
-func waysOf(l lease.Lease) []Way {
-	var a struct{ Backends []Way }
-	// What is of another form says nothing of this kind.
-	if json.Unmarshal(l.BackendData, &a) == nil && len(a.Backends) > 0 {
-		return slices.DeleteFunc([]Way{VXLAN, UDP, HostGW}, func(w Way) bool { return !slices.Contains(a.Backends, w) })
-	}
-	switch w := Way(l.BackendType); w {
-	case "":
-		return []Way{UDP} // stock's udp backend writes none
-	case UDP, VXLAN, HostGW:
-		return []Way{w}
-	case typeAuto: // only in a file, where nodes do not write
-		return []Way{VXLAN, UDP}
-	}
-	return nil
-}
-
-// answersPlain says whether the node of l sends to peers on its link by plain
-// routes where the network configuration has DirectRouting. One that does not
-// may take packets that come so for forged (rp_filter).
-func answersPlain(l lease.Lease) bool {
-	var a struct{ DirectRouting bool }
-	return l.BackendType != "" || json.Unmarshal(l.BackendData, &a) == nil && a.DirectRouting
-}
-
-// tellsVTEP says whether l tells of a VXLAN device, be it nonsense.
-func tellsVTEP(l lease.Lease) bool {
-	for _, text := range []json.RawMessage{l.BackendData, l.BackendV6Data} {
-		var d struct{ VNI, VtepMAC json.RawMessage }
-		if len(text) > 0 && (json.Unmarshal(text, &d) != nil || d.VNI != nil || d.VtepMAC != nil) {
-			return true
-		}
-	}
-	return false
-}
-
-func knows(ways []Way, w Way) bool { return slices.Contains(ways, w) }

@@ -23,28 +23,28 @@ func dataOf(text string) *vxlan.Data {
 func TestLeaseSaysWhatStockFlannelReadsAndWhatElseTheNodeHas(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
-		ways           []Way
+		ways           []Kind
 		v              vteps
 		partial        udp.Announcement
 		direct         bool
 		kind, data, v6 string
 	}{
-		{"stock's udp", []Way{UDP}, vteps{}, udp.Announcement{}, false, "", "", ""},
-		{"udp", []Way{UDP}, vteps{}, partial, false, "", `{"PartialChecksums":true}`, ""},
-		{"stock's vxlan", []Way{VXLAN}, vteps{dataOf(vtep1), nil}, partial, false, "vxlan", vtep1, ""},
-		{"stock's vxlan, both families", []Way{VXLAN}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, false, "vxlan", vtep1, vtep1},
-		{"both backends", []Way{VXLAN, UDP}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, false, "vxlan", twill, vtep1},
-		{"both backends, IPv6", []Way{VXLAN, UDP}, vteps{nil, dataOf(vtep1)}, udp.Announcement{}, false, "vxlan", `{"Backends":["vxlan","udp"]}`, vtep1},
-		{"udp with direct routing", []Way{UDP}, vteps{}, udp.Announcement{}, true, "", `{"DirectRouting":true}`, ""},
-		{"stock's vxlan with direct routing", []Way{VXLAN}, vteps{dataOf(vtep1), nil}, partial, true, "vxlan", vtep1, ""},
-		{"host-gw", []Way{HostGW}, vteps{}, partial, false, "host-gw", "", ""},
+		{"stock's udp", []Kind{UDP}, vteps{}, udp.Announcement{}, false, "", "", ""},
+		{"udp", []Kind{UDP}, vteps{}, partial, false, "", `{"PartialChecksums":true}`, ""},
+		{"stock's vxlan", []Kind{VXLAN}, vteps{dataOf(vtep1), nil}, partial, false, "vxlan", vtep1, ""},
+		{"stock's vxlan, both families", []Kind{VXLAN}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, false, "vxlan", vtep1, vtep1},
+		{"both backends", []Kind{VXLAN, UDP}, vteps{dataOf(vtep1), dataOf(vtep1)}, partial, false, "vxlan", twill, vtep1},
+		{"both backends, IPv6", []Kind{VXLAN, UDP}, vteps{nil, dataOf(vtep1)}, udp.Announcement{}, false, "vxlan", `{"Backends":["vxlan","udp"]}`, vtep1},
+		{"udp with direct routing", []Kind{UDP}, vteps{}, udp.Announcement{}, true, "", `{"DirectRouting":true}`, ""},
+		{"stock's vxlan with direct routing", []Kind{VXLAN}, vteps{dataOf(vtep1), nil}, partial, true, "vxlan", vtep1, ""},
+		{"host-gw", []Kind{HostGW}, vteps{}, partial, false, "host-gw", "", ""},
 	} {
-		a := Settings{DirectRouting: tt.direct}.attrs(Choice{Ways: tt.ways}, eth0, tt.v, tt.partial, "")
+		a := Settings{DirectRouting: tt.direct}.attrs(Choice{Kinds: tt.ways}, eth0, tt.v, tt.partial, "")
 		if a.BackendType != tt.kind || string(a.BackendData) != tt.data || string(a.BackendV6Data) != tt.v6 {
 			t.Errorf("%s: %q %s %s, want %q %s %s", tt.name, a.BackendType, a.BackendData, a.BackendV6Data, tt.kind, tt.data, tt.v6)
 		}
 		// Which host it is stands only where the lease is not as stock flannel's.
-		identified := Settings{DirectRouting: tt.direct}.attrs(Choice{Ways: tt.ways}, eth0, tt.v, tt.partial, "7f")
+		identified := Settings{DirectRouting: tt.direct}.attrs(Choice{Kinds: tt.ways}, eth0, tt.v, tt.partial, "7f")
 		node, _ := NodeOf(identified)
 		if ours := tt.data != "" && tt.data != vtep1; ours != (node == "7f") || !ours && !identified.Equal(a) {
 			t.Errorf("%s: with an ID %s", tt.name, identified.BackendData)
@@ -52,7 +52,7 @@ func TestLeaseSaysWhatStockFlannelReadsAndWhatElseTheNodeHas(t *testing.T) {
 		if a.PublicIP != eth0.PublicIP || a.PublicIPv6 != eth0.PublicIPv6 {
 			t.Errorf("%s: at %s and %s", tt.name, a.PublicIP, a.PublicIPv6)
 		}
-		if got := waysOf(lease.Lease{Attrs: a}); !slices.Equal(got, tt.ways) {
+		if got := decode(lease.Lease{Attrs: a}, 1).kinds; !slices.Equal(got, tt.ways) {
 			t.Errorf("%s: read as %v", tt.name, got)
 		}
 	}

@@ -9,32 +9,38 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// Way is how packets get to a peer. It is the name of the backend.
-type Way string
+// Kind names a backend.
+type Kind string
 
-// The ways, of which the first that two nodes share is taken.
+// The backends, of which two nodes use the first that both have.
 const (
-	VXLAN  Way = "vxlan"   // a VXLAN device of the kernel
-	UDP    Way = "udp"     // datagrams through a TUN device, in user space
-	HostGW Way = "host-gw" // a plain route through the peer's address
+	VXLAN  Kind = "vxlan"   // a VXLAN device of the kernel
+	UDP    Kind = "udp"     // datagrams through a TUN device, in user space
+	HostGW Kind = "host-gw" // a plain route through the peer's address
 )
 
-// Choice is which ways a node knows, and why these.
+// Choice is which backends a node has, and why these.
 type Choice struct {
-	Ways []Way  // the best first, never empty
-	Why  string // in words, for the log
+	Kinds []Kind // the best first
+	Why   string // in words, for the log
 	// Auto says that the node may do with fewer of them than it was to have.
 	Auto bool
 }
 
 // Equal says whether two choices are the same, for whatever reason.
-func (c Choice) Equal(o Choice) bool { return slices.Equal(c.Ways, o.Ways) }
+func (c Choice) Equal(o Choice) bool { return slices.Equal(c.Kinds, o.Kinds) }
 
-// Knows says whether w is among the ways.
-func (c Choice) Knows(w Way) bool { return slices.Contains(c.Ways, w) }
+// Has says whether k is among the backends.
+func (c Choice) Has(k Kind) bool { return slices.Contains(c.Kinds, k) }
 
-// First is the way that stock flannel is told as the node's backend.
-func (c Choice) First() Way { return c.Ways[0] }
+// First is the backend that stock flannel takes the node's for; empty: the node
+// carries no packets.
+func (c Choice) First() Kind {
+	if len(c.Kinds) == 0 {
+		return ""
+	}
+	return c.Kinds[0]
+}
 
 // Probes find out what this kernel, with the rights that the process has, can
 // do. An error says why not.
@@ -60,7 +66,7 @@ func probeVXLAN(vni int) error {
 
 // Failed says of backends why they cannot be used on this host. Those that are
 // not in it can be, as far as is known.
-type Failed map[Way]error
+type Failed map[Kind]error
 
 // Probe finds out which of the backends that s may choose among cannot be used in
 // the network namespace of the calling thread.
@@ -78,7 +84,7 @@ func (s Settings) Probe(p Probes) Failed {
 	return f
 }
 
-// Choose chooses the ways that s asks for among those that have not failed.
+// Choose chooses the backends that s asks for among those that have not failed.
 func (s Settings) Choose(f Failed) (Choice, error) {
 	named := "the network configuration names it"
 	if s.Overridden {
@@ -86,22 +92,22 @@ func (s Settings) Choose(f Failed) (Choice, error) {
 	}
 	switch s.Type {
 	case typeUDP:
-		return Choice{Ways: []Way{UDP}, Why: named}, nil
+		return Choice{Kinds: []Kind{UDP}, Why: named}, nil
 	case typeHostGW:
-		return Choice{Ways: []Way{HostGW}, Why: named}, nil
+		return Choice{Kinds: []Kind{HostGW}, Why: named}, nil
 	}
 	noVXLAN, noUDP := f[VXLAN], f[UDP]
 	switch {
 	case noVXLAN == nil && noUDP == nil:
-		return Choice{[]Way{VXLAN, UDP}, "the kernel has VXLAN; udp for peers that have not", s.auto()}, nil
+		return Choice{[]Kind{VXLAN, UDP}, "the kernel has VXLAN; udp for peers without it", s.auto()}, nil
 	case noVXLAN == nil:
-		return Choice{[]Way{VXLAN}, fmt.Sprintf("the kernel has VXLAN; no udp for peers that have not: %v", noUDP), s.auto()}, nil
+		return Choice{[]Kind{VXLAN}, fmt.Sprintf("the kernel has VXLAN; no udp for peers without it: %v", noUDP), s.auto()}, nil
 	case !s.auto():
 		return Choice{}, fmt.Errorf("vxlan: %w; or start twilld with --backend=auto, which takes udp on this node and leaves the others as they are", noVXLAN)
 	case noUDP == nil:
-		return Choice{[]Way{UDP}, fmt.Sprintf("no VXLAN: %v", noVXLAN), true}, nil
+		return Choice{[]Kind{UDP}, fmt.Sprintf("no VXLAN: %v", noVXLAN), true}, nil
 	}
-	return Choice{}, fmt.Errorf("no backend can be had here: %w", errors.Join(
+	return Choice{}, fmt.Errorf("no backend is available here: %w", errors.Join(
 		fmt.Errorf("vxlan: %w", noVXLAN), fmt.Errorf("udp: %w", noUDP)))
 }
 

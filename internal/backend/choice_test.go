@@ -43,21 +43,21 @@ func TestBestPossibleWayIsChosen(t *testing.T) {
 		backend  string
 		override string
 		probes   Probes
-		ways     []Way
+		ways     []Kind
 		says     string // of the reason, or of the error
 	}{
-		{`{"Type": "auto"}`, "", both, []Way{VXLAN, UDP}, "the kernel has VXLAN"},
-		{`{"Type": "auto"}`, "", noVXLAN, []Way{UDP}, "no VXLAN: the kernel has no VXLAN"},
-		{`{"Type": "auto"}`, "", noUDP, []Way{VXLAN}, "/dev/net/tun is missing"},
-		{`{"Type": "auto"}`, "", none, nil, "no backend can be had here"},
-		{`{"Type": "vxlan"}`, "", both, []Way{VXLAN, UDP}, "the kernel has VXLAN"},
+		{`{"Type": "auto"}`, "", both, []Kind{VXLAN, UDP}, "the kernel has VXLAN"},
+		{`{"Type": "auto"}`, "", noVXLAN, []Kind{UDP}, "no VXLAN: the kernel has no VXLAN"},
+		{`{"Type": "auto"}`, "", noUDP, []Kind{VXLAN}, "/dev/net/tun is missing"},
+		{`{"Type": "auto"}`, "", none, nil, "no backend is available here"},
+		{`{"Type": "vxlan"}`, "", both, []Kind{VXLAN, UDP}, "the kernel has VXLAN"},
 		{`{"Type": "vxlan"}`, "", noVXLAN, nil, "start twilld with --backend=auto"},
-		{`{"Type": "vxlan"}`, "auto", noVXLAN, []Way{UDP}, "no VXLAN"},
-		{`{"Type": "udp"}`, "", none, []Way{UDP}, ""}, // opening it says why not
-		{`{"Type": "udp"}`, "auto", both, []Way{VXLAN, UDP}, ""},
-		{`{"Type": "udp"}`, "vxlan", both, []Way{VXLAN, UDP}, ""},
-		{`{"Type": "auto"}`, "udp", both, []Way{UDP}, ""},
-		{`{"Type": "host-gw"}`, "", none, []Way{HostGW}, ""},
+		{`{"Type": "vxlan"}`, "auto", noVXLAN, []Kind{UDP}, "no VXLAN"},
+		{`{"Type": "udp"}`, "", none, []Kind{UDP}, ""}, // opening it says why not
+		{`{"Type": "udp"}`, "auto", both, []Kind{VXLAN, UDP}, ""},
+		{`{"Type": "udp"}`, "vxlan", both, []Kind{VXLAN, UDP}, ""},
+		{`{"Type": "auto"}`, "udp", both, []Kind{UDP}, ""},
+		{`{"Type": "host-gw"}`, "", none, []Kind{HostGW}, ""},
 	} {
 		s := settings(t, tt.backend, tt.override)
 		c, err := s.Choose(s.Probe(tt.probes))
@@ -65,8 +65,8 @@ func TestBestPossibleWayIsChosen(t *testing.T) {
 		if err != nil {
 			says = err.Error()
 		}
-		if (err == nil) != (tt.ways != nil) || !slices.Equal(c.Ways, tt.ways) || !strings.Contains(says, tt.says) {
-			t.Errorf("%s, --backend=%s: %v %q (%v), want %v %q", tt.backend, tt.override, c.Ways, c.Why, err, tt.ways, tt.says)
+		if (err == nil) != (tt.ways != nil) || !slices.Equal(c.Kinds, tt.ways) || !strings.Contains(says, tt.says) {
+			t.Errorf("%s, --backend=%s: %v %q (%v), want %v %q", tt.backend, tt.override, c.Kinds, c.Why, err, tt.ways, tt.says)
 		}
 	}
 }
@@ -76,7 +76,7 @@ func TestBestPossibleWayIsChosen(t *testing.T) {
 func TestWayThatFailsLeavesTheNext(t *testing.T) {
 	failed := Failed{VXLAN: errNoVXLAN}
 	c, err := settings(t, `{"Type": "auto"}`, "").Choose(failed)
-	if err != nil || !slices.Equal(c.Ways, []Way{UDP}) || c.Why != "no VXLAN: the kernel has no VXLAN" {
+	if err != nil || !slices.Equal(c.Kinds, []Kind{UDP}) || c.Why != "no VXLAN: the kernel has no VXLAN" {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if _, err := settings(t, `{"Type": "vxlan"}`, "").Choose(failed); err == nil {

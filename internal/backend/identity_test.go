@@ -1,24 +1,25 @@
 package backend
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/twillnet/twill/lease"
 )
 
 func TestChallengeChangesNothingElseOfALease(t *testing.T) {
-	a := Settings{}.attrs(Choice{Ways: []Way{VXLAN, UDP}}, eth0, vteps{v4: dataOf(vtep1)}, partial, "7f")
+	a := Settings{}.attrs(Choice{Kinds: []Kind{VXLAN, UDP}}, eth0, vteps{v4: dataOf(vtep1)}, partial, "7f")
 	challenged := Challenge(a, "80")
 	if node, challenger := NodeOf(challenged); node != "7f" || challenger != "80" {
 		t.Errorf("written by %q, challenged by %q", node, challenger)
 	}
-	l := lease.Lease{Attrs: challenged}
-	if got := waysOf(l); len(got) != 2 {
-		t.Errorf("backends %v", got)
+	l := lease.Lease{Attrs: challenged, Subnet: netip.MustParsePrefix("10.5.2.0/24")}
+	p := decode(l, 1)
+	if len(p.kinds) != 2 {
+		t.Errorf("backends %v", p.kinds)
 	}
-	v := plannedVTEP{ipv4: true}
-	if d, err := v.dataIn(l, 1); err != nil || d.VNI != dataOf(vtep1).VNI || string(d.VtepMAC) != string(dataOf(vtep1).VtepMAC) {
-		t.Errorf("VTEP %+v, %v", d, err)
+	if d := p.v4; d.err != nil || d.VNI != dataOf(vtep1).VNI || string(d.VtepMAC) != string(dataOf(vtep1).VtepMAC) {
+		t.Errorf("VTEP %+v", d)
 	}
 	if node, challenger := NodeOf(a); node != "7f" || challenger != "" {
 		t.Errorf("the original: %q, %q", node, challenger)

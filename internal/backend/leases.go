@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -9,131 +8,109 @@ import (
 
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
-	"github.com/twillnet/twill/internal/host/routes"
+	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 )
 
 // SetLeases makes the nodes of leases, but for this one, the peers, each by the
-// best way. It must not run at the same time as itself, and runs in the network
+// best backend. It must not run at the same time as itself, and runs in the network
 // namespace of Open. A peer that stays where it is is not disturbed; one that
 // moves does so by one route that is replaced.
 //
 // What cannot be done for one peer is logged, once, and done for the others. again
-// says that the same leases are worth telling again after some seconds: something
+// says that the same leases are worth setting again after some seconds: something
 // went wrong, or how a peer is reached depends on routes of the underlay, which
-// change without a word.
+// change without notice.
 func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
-	p.failed = false
-	hops, accepted := p.decide(leases)
-	if err := p.openTable(leases); err != nil {
-		p.note("routes", err)
-		return true
+	if !p.cfg.Settings.Carries() {
+		s, _ := p.layout().state(nil)
+		return !p.keeper.Set(s)
 	}
-	if b := p.udpFor(hops); b != nil {
+	paths, senders := p.decide(leases)
+	p.openUDPFor(paths)
+	if b := p.backend(); b != nil {
 		// Before the routes, or else packets go where nobody knows the way.
-		b.SetLeases(accepted)
+		b.SetPeers(senders)
 	}
-	// The order is stock flannel's: a packet that a route sends to a VTEP finds
-	// that it is known.
-	vteps, failed := p.addVTEPs(hops)
-	var want, plain []routes.Route
-	for _, h := range hops {
-		if failed[h.subnet] {
-			// Where it was reached without them it still may be.
-			if r, ok := p.routes[h.subnet]; ok && !r.OnLink {
-				want = append(want, r)
-			}
-			continue
-		}
-		dev := p.cfg.Underlay.Index
-		switch h.way {
-		case UDP:
-			if p.choice.First() == UDP {
-				continue // the route of the whole network leads there
-			}
-			b := p.backend()
-			if b == nil {
-				continue // it could not be opened, which is told
-			}
-			dev = b.Index()
-		case VXLAN:
-			dev = p.vteps[p.vtepOf(h.subnet.Addr())].Index()
-		}
-		want = append(want, h.route(dev))
-		if h.way == HostGW {
-			plain = append(plain, h.route(dev))
-		}
+	if !p.claimed {
+		p.keeper.Claim(p.plainRoutes())
+		p.claimed = true
 	}
-	p.routes = make(map[netip.Prefix]routes.Route, len(want))
-	for _, r := range want {
-		p.routes[r.Dst] = r
-	}
-	unlisted := p.memory.remember(plain, p.cfg.Underlay.Name)
-	p.note("routes", p.table.Set(want))
-	if !p.retired { // now that nothing leads there any more but what is to go
-		err := p.retire()
-		p.note("what earlier runs have left", err)
-		p.retired = err == nil
-	}
-	p.note("the list of routes", errors.Join(unlisted, p.memory.keep(plain, p.cfg.Underlay.Name)))
-	for i, v := range p.vteps {
-		p.note("old entries of "+v.Name(), v.Retain(vteps[i]))
-	}
+	s, shared := p.layout().state(paths)
+	p.warnShared(shared)
+	done := p.keeper.Set(s)
 	p.mu.Lock()
-	p.hops = hops
+	p.paths = paths
 	p.mu.Unlock()
-	return p.failed || len(p.told) > 0 || len(plain) > 0 || p.cfg.Settings.DirectRouting
+	plain := slices.ContainsFunc(paths, func(to *path) bool { return to.kind == HostGW })
+	return !done || p.udpFault != "" || len(p.reasons) > 0 || plain || p.cfg.Settings.DirectRouting
 }
 
-// addVTEPs makes the peers known to the VXLAN devices. It returns the peers of
-// each, and the subnets of those that could not be made known.
-func (p *Plane) addVTEPs(hops []*hop) (peers [][]vxlan.Peer, failed map[netip.Prefix]bool) {
-	peers = make([][]vxlan.Peer, len(p.vteps))
-	for _, h := range hops {
-		if h.way == VXLAN {
-			i := p.vtepOf(h.subnet.Addr())
-			peers[i] = append(peers[i], h.vtep)
-		}
+// openUDPFor opens the udp backend for the first peer that needs it.
+func (p *Plane) openUDPFor(paths []*path) {
+	if p.backend() != nil || !slices.ContainsFunc(paths, func(to *path) bool { return to.kind == UDP }) {
+		p.udpFault = ""
+		return
 	}
-	failed = make(map[netip.Prefix]bool)
-	for i, v := range p.vteps {
-		err := v.Add(peers[i])
-		p.note("entries of "+v.Name(), err)
-		var some vxlan.PeerErrors
-		errors.As(err, &some)
-		for _, e := range some {
-			failed[e.Peer.Subnet] = true
-		}
+	err := p.openUDP()
+	switch {
+	case err == nil:
+		p.udpFault = ""
+	case err.Error() != p.udpFault:
+		p.udpFault = err.Error()
+		p.cfg.Logger.Warn("udp backend for peers without VXLAN unavailable, trying again", logging.KeyError, err)
 	}
-	return peers, failed
 }
 
-// subnets tell one lease from another, as its key does, which takes longer to
-// make.
+// warnShared logs, once, of peers whose MAC address a later lease announces too.
+func (p *Plane) warnShared(peers []vxlan.Peer) {
+	shared := make(map[netip.Prefix]netip.Addr, len(peers))
+	for _, v := range peers {
+		shared[v.Subnet] = v.Endpoint
+		if p.shared[v.Subnet] != v.Endpoint {
+			p.cfg.Logger.Warn("two leases announce the same MAC address, the later one has it",
+				logging.KeySubnet, v.Subnet, logging.KeyAddress, v.Endpoint)
+		}
+	}
+	p.shared = shared
+}
+
+// plainRoutes returns the routes that stock flannel's host-gw backend and
+// DirectRouting make to the peers. Left on the host, they would go before others.
+func (p *Plane) plainRoutes() (all []keep.Route) {
+	for _, d := range p.decisions {
+		for _, s := range d.lease.Subnets() {
+			if via := d.public(s.Addr()); via.IsValid() {
+				all = append(all, keep.Route{Dst: s, Via: via, Dev: p.cfg.Underlay.Name})
+			}
+		}
+	}
+	return all
+}
+
+// subnets distinguish leases, as their keys do, which take longer to make.
 type subnets struct{ v4, v6 netip.Prefix }
 
 func subnetsOf(l lease.Lease) subnets { return subnets{l.Subnet, l.IPv6Subnet} }
 
-// decided is what was decided for a lease.
+// decided is what was decided for a peer.
 type decided struct {
-	lease   lease.Lease
-	accepts bool // it may send datagrams, whatever way leads to it
-	hops    []*hop
-	whole   bool // each of its subnets has a hop
-	round   uint // of decide, that it was part of last
+	*peer
+	sends bool // it may send datagrams, whatever path leads to it
+	paths []*path
+	whole bool // each of its subnets has a path
+	since uint // the round of decide in which its lease became this one
+	round uint // of decide, that it was part of last
 }
 
-// decide chooses a hop for each subnet of each peer. accepted are the nodes that
-// may send datagrams, this one included; it may be leases. What was decided for a
-// lease that has not changed stands, until what is known of the link grows old.
-func (p *Plane) decide(leases []lease.Lease) (hops []*hop, accepted []lease.Lease) {
-	if p.links.forget() {
-		clear(p.decisions)
-	}
+// decide chooses a path for each subnet of each peer. senders are the peers that
+// may send datagrams. What was decided for a lease that has not changed stands,
+// until what is known of the link grows old.
+func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer) {
+	stale := p.links.forget()
 	p.round++
-	hops = make([]*hop, 0, len(leases))
-	refuses := false // some node
+	paths, senders = make([]*path, 0, len(leases)), make([]udp.Peer, 0, len(leases))
 	reasons := make(map[netip.Prefix]string)
 	families := [2]family{p.family(netip.IPv4Unspecified()), p.family(netip.IPv6Unspecified())}
 	own := subnetsOf(p.cfg.Own)
@@ -143,67 +120,65 @@ func (p *Plane) decide(leases []lease.Lease) (hops []*hop, accepted []lease.Leas
 			continue
 		}
 		d, ok := p.decisions[key]
-		// What has no way yet is asked anew each time.
-		if !ok || !d.lease.Equal(l) || !d.whole {
-			d = p.decideFor(l, families, reasons)
+		if !ok || !d.lease.Equal(l) {
+			d = &decided{peer: decode(l, p.cfg.Settings.VXLAN.VNI), since: p.round}
 			p.decisions[key] = d
 		}
+		// What has no path yet is decided each time.
+		if stale || !d.whole {
+			p.decideFor(d, families, reasons)
+		}
 		d.round = p.round
-		hops = append(hops, d.hops...)
-		refuses = refuses || !d.accepts
+		paths = append(paths, d.paths...)
+		if to := d.public(families[0].udp); d.sends && to.IsValid() {
+			senders = append(senders, udp.Peer{Subnets: l.Subnets(), Addr: to, Partial: d.partial})
+		}
 	}
 	if len(p.decisions) > len(leases) {
 		maps.DeleteFunc(p.decisions, func(_ subnets, d *decided) bool { return d.round != p.round })
 	}
-	p.told = reasons
-	if !refuses { // as in most networks, of which some are large
-		return hops, leases
-	}
-	accepted = slices.DeleteFunc(slices.Clone(leases), func(l lease.Lease) bool {
-		d := p.decisions[subnetsOf(l)]
-		return d != nil && !d.accepts
-	})
-	return hops, accepted
+	p.reasons = reasons
+	return paths, senders
 }
 
-// decideFor decides for one lease, and logs why a subnet of it has no way unless
-// it has been told.
-func (p *Plane) decideFor(l lease.Lease, families [2]family, reasons map[netip.Prefix]string) *decided {
-	d := &decided{lease: l, accepts: knows(waysOf(l), UDP)}
-	for _, subnet := range l.Subnets() {
+// decideFor decides for one peer, and logs why a subnet of it has no path unless
+// it was logged before.
+func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Prefix]string) {
+	d.sends, d.paths = d.has(UDP), nil
+	for _, subnet := range d.lease.Subnets() {
 		f := families[0]
 		if subnet.Addr().Is6() {
 			f = families[1]
 		}
-		var h hop
-		err := p.sound(subnet)
+		var to path
+		err := p.validate(subnet)
 		if err == nil {
-			h, err = f.hopTo(l, subnet)
+			to, err = f.pathTo(d.peer, subnet)
 		} else {
-			d.accepts = false // or else it could send as one of this node's pods
+			d.sends = false // or else it could send as one of this node's pods
 		}
 		if err == nil {
-			d.hops = append(d.hops, &h)
+			to.since = d.since
+			d.paths = append(d.paths, &to)
 			continue
 		}
 		reasons[subnet] = err.Error()
-		if p.told[subnet] != reasons[subnet] {
+		if p.reasons[subnet] != reasons[subnet] {
 			p.cfg.Logger.Warn("peer cannot be reached", logging.KeySubnet, subnet, logging.KeyWhy, err)
 		}
 	}
-	d.whole = len(d.hops) == len(l.Subnets())
-	return d
+	d.whole = len(d.paths) == len(d.lease.Subnets())
 }
 
-// sound refuses a subnet to which there must be no route through another node.
-func (p *Plane) sound(subnet netip.Prefix) error {
+// validate refuses a subnet to which there must be no route through another node.
+func (p *Plane) validate(subnet netip.Prefix) error {
 	for _, own := range p.cfg.Own.Subnets() {
 		if own.Overlaps(subnet) {
 			return fmt.Errorf("it overlaps %s, which this node has: release one of the two leases (twill release)", own)
 		}
 	}
 	if !slices.ContainsFunc(p.cfg.Networks, func(n netip.Prefix) bool { return n.Bits() < subnet.Bits() && n.Contains(subnet.Addr()) }) {
-		return fmt.Errorf("it is no part of the networks %v", p.cfg.Networks)
+		return fmt.Errorf("it is not part of the networks %v", p.cfg.Networks)
 	}
 	return nil
 }
@@ -212,58 +187,20 @@ func (p *Plane) sound(subnet netip.Prefix) error {
 func (p *Plane) family(like netip.Addr) family {
 	f := family{
 		vni:    p.cfg.Settings.VXLAN.VNI,
-		direct: p.cfg.Settings.DirectRouting, plain: p.choice.Knows(HostGW),
+		direct: p.cfg.Settings.DirectRouting, plain: p.choice.Has(HostGW),
 		gateway: p.cfg.Underlay.IPv4.IsValid(),
 		onLink:  p.links.reaches,
 	}
 	if like.Is6() {
 		f.gateway = p.cfg.Underlay.IPv6.IsValid()
 	}
-	if i := p.vtepOf(like); i >= 0 {
-		f.vtep = p.vteps[i].local
+	for i := range p.vteps {
+		if p.vteps[i].carries(like) {
+			f.vtep = &p.vteps[i].Device
+		}
 	}
-	if p.choice.Knows(UDP) {
+	if p.choice.Has(UDP) {
 		f.udp, _ = udp.LocalAddr(p.cfg.Underlay) // or else Open has failed
 	}
 	return f
-}
-
-// vtepOf returns the index of the VXLAN device for pods of the family of like,
-// -1 if there is none.
-func (p *Plane) vtepOf(like netip.Addr) int {
-	for i, v := range p.vteps {
-		if v.carries(like) {
-			return i
-		}
-	}
-	return -1
-}
-
-// udpFor returns the udp backend, which is opened for the first peer that needs
-// it; nil if none does.
-func (p *Plane) udpFor(hops []*hop) *udp.Backend {
-	needed := func(h *hop) bool { return h.way == UDP }
-	if p.backend() == nil && slices.ContainsFunc(hops, needed) {
-		p.note("udp for peers without VXLAN", p.openUDP(nil))
-	}
-	return p.backend()
-}
-
-// note logs what went wrong with the peers' what, once for each reason, and has
-// SetLeases ask for another try.
-func (p *Plane) note(what string, err error) {
-	why := ""
-	if err != nil {
-		why = err.Error()
-		p.failed = true
-	}
-	if p.noted[what] == why {
-		return
-	}
-	p.noted[what] = why
-	if err != nil {
-		p.cfg.Logger.Warn("not all peers can be reached", logging.KeyOf, what, logging.KeyError, err)
-	} else {
-		p.cfg.Logger.Info("all peers can be reached again", logging.KeyOf, what)
-	}
 }

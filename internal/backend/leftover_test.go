@@ -48,7 +48,7 @@ func TestDeviceHasTheMACThatTheLeaseTells(t *testing.T) {
 func TestFamilyThatCannotBeHadDoesNotTakeTheOtherAway(t *testing.T) {
 	inside(t, func(n node) {
 		p, end := n.open(n.config(`{"Type": "vxlan"}`))
-		p.SetLeases([]lease.Lease{peer(2, "vxlan", vtepOf("2"))})
+		p.SetLeases([]lease.Lease{leaseOf(2, "vxlan", vtepOf("2"))})
 		end()
 		n.must(n.nl.LinkDel(n.link("flannel-v6.1")))
 		attrs := netlink.NewLinkAttrs()
@@ -98,7 +98,7 @@ func TestFamilyIsAddedWhereTheUnderlayHasOne(t *testing.T) {
 func TestPlainRoutesOverAnotherInterfaceGo(t *testing.T) {
 	inside(t, func(n node) {
 		p, end := n.open(n.config(`{"Type": "udp", "DirectRouting": true}`))
-		p.SetLeases([]lease.Lease{peer(2, "udp", "")})
+		p.SetLeases([]lease.Lease{leaseOf(2, "udp", "")})
 		end()
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "eth1"
@@ -109,7 +109,7 @@ func TestPlainRoutesOverAnotherInterfaceGo(t *testing.T) {
 		u := &cfg.Underlay
 		u.Name, u.Index, u.IPv4, u.IPv6 = "eth1", n.link("eth1").Attrs().Index, netip.MustParseAddr("203.0.113.1"), netip.Addr{}
 		u.PublicIP, u.PublicIPv6 = u.IPv4, u.IPv6
-		moved := peer(2, "udp", "")
+		moved := leaseOf(2, "udp", "")
 		moved.PublicIP = netip.MustParseAddr("203.0.113.2")
 		p, _ = n.open(cfg)
 		p.SetLeases([]lease.Lease{moved})
@@ -131,7 +131,7 @@ func TestOwnPodsAreNotRoutedToAPeer(t *testing.T) {
 		p, _ := n.open(cfg)
 		var leases []lease.Lease
 		for i, subnet := range []string{"10.5.1.0/24", "10.5.1.128/25", "10.5.0.0/16", "10.6.0.0/24"} {
-			l := peer(byte(2+i), []string{"host-gw", "", "host-gw", ""}[i], "")
+			l := leaseOf(byte(2+i), []string{"host-gw", "", "host-gw", ""}[i], "")
 			l.Subnet = netip.MustParsePrefix(subnet)
 			leases = append(leases, l)
 		}
@@ -140,7 +140,7 @@ func TestOwnPodsAreNotRoutedToAPeer(t *testing.T) {
 		if peers := p.backend(); peers != nil && len(peers.Status().Peers) > 0 {
 			t.Errorf("they may send: %v", peers.Status().Peers)
 		}
-		for _, want := range []string{"it overlaps 10.5.1.0/24, which this node has", "it is no part of the networks"} {
+		for _, want := range []string{"it overlaps 10.5.1.0/24, which this node has", "it is not part of the networks"} {
 			if !strings.Contains(log.String(), want) {
 				t.Errorf("the log lacks %q:\n%s", want, &log)
 			}
@@ -152,7 +152,7 @@ func TestOwnPodsAreNotRoutedToAPeer(t *testing.T) {
 func TestPeerThatLeavesTheLinkIsReachedThroughTheTunnel(t *testing.T) {
 	inside(t, func(n node) {
 		p, _ := n.open(n.config(`{"Type": "vxlan", "DirectRouting": true}`))
-		leases := []lease.Lease{peer(2, "vxlan", vtepOf("2"))}
+		leases := []lease.Lease{leaseOf(2, "vxlan", vtepOf("2"))}
 		if !p.SetLeases(leases) {
 			t.Error("no other look is asked for")
 		}
@@ -175,9 +175,9 @@ func TestSubnetThatABridgeOfTheHostHasStaysItsOwn(t *testing.T) {
 		addr := &netlink.Addr{IPNet: netlab.IPNet(netip.MustParsePrefix("10.5.2.1/24"))}
 		n.must(n.nl.AddrAdd(n.link("cni0"), addr))
 		p, _ := n.open(n.config(`{"Type": "auto"}`))
-		leases := []lease.Lease{peer(3, "vxlan", vtepOf("3"))}
+		leases := []lease.Lease{leaseOf(3, "vxlan", vtepOf("3"))}
 		p.SetLeases(leases) // the table knows what there is
-		leases = append(leases, peer(2, "vxlan", vtepOf("2")))
+		leases = append(leases, leaseOf(2, "vxlan", vtepOf("2")))
 		if !p.SetLeases(leases) {
 			t.Error("no other try is asked for")
 		}
@@ -208,10 +208,12 @@ func TestNothingIsLeftForANodeThatCarriesNoPackets(t *testing.T) {
 	inside(t, func(n node) {
 		cfg := n.config(`{"Type": "vxlan", "DirectRouting": true}`)
 		p, end := n.open(cfg)
-		p.SetLeases([]lease.Lease{peer(2, "vxlan", vtepOf("2")), peer(9, "vxlan", vtepOf("9"))})
+		p.SetLeases([]lease.Lease{leaseOf(2, "vxlan", vtepOf("2")), leaseOf(9, "vxlan", vtepOf("9"))})
 		end()
 		n.route("10.5.7.0/24", "192.0.2.7")
-		n.must(Clear(cfg.Networks, cfg.Memory, cfg.Logger))
+		alloc := n.config(`{"Type": "alloc"}`)
+		p, _ = n.open(alloc)
+		p.SetLeases([]lease.Lease{leaseOf(2, "vxlan", vtepOf("2"))})
 		n.wantRoutes("10.5.7.0/24 via 192.0.2.7 dev eth0")
 		if n.has("flannel.1") || n.has("flannel-v6.1") {
 			t.Error("a VXLAN device is left")
@@ -222,9 +224,9 @@ func TestNothingIsLeftForANodeThatCarriesNoPackets(t *testing.T) {
 func TestPeerWhoseEntriesAreRefusedHasNoRouteIntoNothing(t *testing.T) {
 	inside(t, func(n node) {
 		p, _ := n.open(n.config(`{"Type": "auto"}`))
-		p.SetLeases([]lease.Lease{peer(2, "vxlan", twill)})
+		p.SetLeases([]lease.Lease{leaseOf(2, "vxlan", twill)})
 		own := n.link("flannel.1").Attrs().HardwareAddr.String()
-		p.SetLeases([]lease.Lease{peer(2, "vxlan", `{"VNI":1,"VtepMAC":"`+own+`"}`)})
+		p.SetLeases([]lease.Lease{leaseOf(2, "vxlan", `{"VNI":1,"VtepMAC":"`+own+`"}`)})
 		n.wantRoutes()
 	})
 }

@@ -15,7 +15,7 @@ import (
 func many(n int, kind string, data func(i int) string) []lease.Lease {
 	leases := make([]lease.Lease, n)
 	for i := range leases {
-		l := peer(2, kind, data(i))
+		l := leaseOf(2, kind, data(i))
 		l.PublicIP = netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})
 		l.Subnet = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 5 + byte(i>>12), byte(i >> 4), byte(i) << 4}), 28)
 		leases[i] = l

@@ -23,7 +23,7 @@ const (
 // override of it, may name.
 var Types = []string{typeAlloc, typeAuto, typeHostGW, typeUDP, typeVXLAN}
 
-// stockOnly are the backend types of flannel that twilld has not.
+// stockOnly are the backend types of flannel that twilld does not have.
 var stockOnly = []string{"extension", "ipip", "ipsec", "tencent-vpc", "wireguard"}
 
 // Settings is what a network configuration asks of the data plane of a node.

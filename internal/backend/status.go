@@ -6,11 +6,11 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// Status tells how the plane runs. It may be called at any time, from any
+// Status reports how the plane runs. It may be called at any time, from any
 // goroutine.
 func (p *Plane) Status() status.Dataplane {
 	p.mu.Lock()
-	b, hops := p.udp, p.hops
+	b, paths := p.udp, p.paths
 	p.mu.Unlock()
 	var d status.Dataplane
 	traffic := make(map[netip.Addr]status.Peer)
@@ -21,15 +21,16 @@ func (p *Plane) Status() status.Dataplane {
 		}
 	}
 	d.Devices = append(p.devices(), d.Devices...)
-	d.Peers = peersOf(hops, traffic)
+	d.Peers = peersOf(paths, traffic)
 	return d
 }
 
 // devices returns the devices of the kernel's own that carry packets of pods.
 func (p *Plane) devices() []status.Device {
 	var all []status.Device
-	for _, v := range p.vteps {
-		all = append(all, status.Device{Name: v.Name(), Kind: status.KindVXLAN, Why: p.choice.Why, MTU: v.MTU()})
+	for i := range p.vteps {
+		v := &p.vteps[i]
+		all = append(all, status.Device{Name: v.Name(), Kind: status.KindVXLAN, Why: p.choice.Why, MTU: int(v.TunnelMTU())})
 	}
 	if p.choice.First() == HostGW {
 		all = append(all, status.Device{Name: p.cfg.Underlay.Name, Kind: status.KindHostGW, Why: p.choice.Why, MTU: p.cfg.Underlay.MTU})
@@ -37,23 +38,39 @@ func (p *Plane) devices() []status.Device {
 	return all
 }
 
-// peersOf makes one peer of the hops that lead to the same node in the same way.
-// What went to and came from it is known of the udp backend only.
-func peersOf(hops []*hop, traffic map[netip.Addr]status.Peer) []status.Peer {
-	peers := make([]status.Peer, 0, len(hops))
-	for i, h := range hops {
-		if i > 0 && hops[i-1].way == h.way && subnetsOf(hops[i-1].peer) == subnetsOf(h.peer) {
+// peersOf makes one peer of the paths that lead to the same node by the same
+// backend. What went to and came from it is known of the udp backend only.
+func peersOf(paths []*path, traffic map[netip.Addr]status.Peer) []status.Peer {
+	peers := make([]status.Peer, 0, len(paths))
+	for i, to := range paths {
+		if i > 0 && paths[i-1].kind == to.kind && paths[i-1].peer == to.peer {
 			last := &peers[len(peers)-1]
-			last.Subnets = append(last.Subnets, h.subnet)
+			last.Subnets = append(last.Subnets, to.subnet)
 			continue
 		}
-		peer := status.Peer{PublicIP: h.via}
-		if h.way == UDP {
-			peer = traffic[h.via]
-			peer.PublicIP = h.via
+		peer := status.Peer{PublicIP: to.via}
+		if to.kind == UDP {
+			peer = traffic[to.via]
+			peer.PublicIP = to.via
 		}
-		peer.Subnets, peer.Backend = []netip.Prefix{h.subnet}, string(h.way)
+		peer.Subnets, peer.Backend = []netip.Prefix{to.subnet}, string(to.kind)
 		peers = append(peers, peer)
 	}
 	return peers
+}
+
+// SetIdle adds to peers of Status for how long the kernel has sent nothing to those
+// that it reaches by VXLAN. It may be called at any time before Close, from any
+// goroutine.
+func (p *Plane) SetIdle(peers []status.Peer) {
+	if len(p.vteps) == 0 {
+		return
+	}
+	idle := p.keeper.Idle()
+	for i := range peers {
+		if since, ok := idle[peers[i].PublicIP]; ok && peers[i].Backend == string(VXLAN) {
+			seconds := since.Seconds()
+			peers[i].Idle = &seconds
+		}
+	}
 }

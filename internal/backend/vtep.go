@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
@@ -47,29 +46,6 @@ func planVTEPs(u underlay.Interface, ipv4, ipv6 bool) ([]plannedVTEP, error) {
 	return nil, fmt.Errorf("interface %s has no address for the vxlan backend: give it one, or choose another with --iface", u.Name)
 }
 
-// plannedFor returns the device of the node of l that has the pods of subnet, one
-// of l's.
-func plannedFor(l lease.Lease, subnet netip.Prefix) (plannedVTEP, error) {
-	all, err := planVTEPs(underlayOf(l), l.Subnet.IsValid(), l.IPv6Subnet.IsValid())
-	if err != nil {
-		return plannedVTEP{}, err
-	}
-	return all[slices.IndexFunc(all, func(v plannedVTEP) bool { return v.carries(subnet.Addr()) })], nil
-}
-
-// dataIn reads what l tells of the device v of its node. Where it tells nothing
-// of any, as in a file that people write, the MAC is the one that a node of twill
-// takes by itself, in the VXLAN of number vni.
-func (v *plannedVTEP) dataIn(l lease.Lease, vni int) (vxlan.Data, error) {
-	switch {
-	case !tellsVTEP(l):
-		return vxlan.Data{VNI: vni, VtepMAC: vxlan.HardwareAddr(v.ownMAC(underlayOf(l), vni))}, nil
-	case v.ipv4:
-		return vxlan.ParseData(l.BackendData)
-	}
-	return vxlan.ParseData(l.BackendV6Data)
-}
-
 // ownMAC returns the address that a node takes by itself: one that follows from
 // its public address, so that it is the same after a reboot, and nothing has to
 // be kept.
@@ -88,7 +64,7 @@ type MACs struct{ v4, v6 net.HardwareAddr }
 // ReadMACs reads those that a node with the choice c is to have, in the network
 // namespace of the calling thread.
 func (s Settings) ReadMACs(c Choice) (m MACs, err error) {
-	if !c.Knows(VXLAN) {
+	if !c.Has(VXLAN) {
 		return m, nil
 	}
 	if m.v4, err = vxlan.Existing(s.VXLAN.VNI, false); err != nil {
@@ -110,7 +86,7 @@ func (m MACs) of(v plannedVTEP) net.HardwareAddr {
 // lease. A device that is there keeps its address.
 func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, self Self, partialChecksums tun.Switch) (lease.Attrs, error) {
 	var v vteps
-	if c.Knows(VXLAN) {
+	if c.Has(VXLAN) {
 		planned, err := planVTEPs(u, config.IPv4.Enabled(), config.IPv6.Enabled())
 		if err != nil {
 			return lease.Attrs{}, err

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"time"
 
@@ -28,11 +27,10 @@ type applied struct {
 	again  bool      // they are worth passing again, after some seconds
 	passed time.Time // when they were passed
 
-	rules      *rules.Rules // nil: none are kept yet
-	rulesEnd   <-chan error // of what keeps them
-	wanted     rules.Wanted // by rules
-	blackholes []netip.Prefix
-	env        lease.SubnetEnv
+	rules    *rules.Rules // nil: none are kept yet
+	rulesEnd <-chan error // of what keeps them
+	wanted   rules.Wanted // by rules
+	env      lease.SubnetEnv
 }
 
 // reconcile plans and does what differs from what is applied. It may be called at
@@ -62,10 +60,6 @@ func (s *session) reconcile(ctx context.Context) error {
 	if err := s.keepRules(ctx, w.rules); err != nil {
 		return &missing{"the firewall rules", err}
 	}
-	if err := addBlackholes(w.blackholes, s.applied.blackholes); err != nil {
-		return &missing{"the blackhole routes", err}
-	}
-	s.applied.blackholes = w.blackholes
 	if err := s.writeSubnetEnv(w.env); err != nil {
 		return &missing{"the subnet file", err}
 	}

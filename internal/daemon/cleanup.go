@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/twillnet/twill/internal/backend"
-	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
@@ -42,19 +43,11 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	if device != nil {
 		errs = append(errs, d.removeDevice(device))
 	}
-	errs = append(errs, d.removeVXLAN(), d.removeRoutes(), lastknown.Remove(d.options.leasesFile()))
 	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
-	errs = append(errs, rules.Cleanup(ctx, d.log))
-	for _, subnet := range (lease.Lease{Subnet: env.Subnet, IPv6Subnet: env.IPv6Subnet}).Subnets() {
-		n, err := removeBlackholes(subnet)
-		errs = append(errs, err)
-		if n > 0 {
-			d.log.Info("blackhole route removed", logging.KeySubnet, subnet)
-		}
-	}
+	errs = append(errs, d.removeKept(env), lastknown.Remove(d.options.leasesFile()), rules.Cleanup(ctx, d.log))
 	fileLeft := exists(d.options.subnetFile)
 	err = lease.RemoveSubnetEnv(d.options.subnetFile)
 	if errs = append(errs, err); err == nil && fileLeft {
@@ -67,26 +60,15 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	return nil
 }
 
-// removeVXLAN deletes the VXLAN devices of flannel's names, whatever their VNI.
-func (d *daemon) removeVXLAN() error {
-	names, err := vxlan.Left()
-	errs := []error{err}
-	for _, name := range names {
-		err := vxlan.Remove(name)
-		if errs = append(errs, err); err == nil {
-			d.log.Info("device and its routes removed", logging.KeyDevice, name)
-		}
-	}
-	return errors.Join(errs...)
+// removeKept deletes the VXLAN devices of flannel's names, whatever their VNI, the
+// plain routes to peers and the blackhole routes.
+func (d *daemon) removeKept(env lease.SubnetEnv) error {
+	return backend.Clean(valid(env.Network, env.IPv6Network), valid(env.Subnet, env.IPv6Subnet), d.options.routesFile(), d.log)
 }
 
-// removeRoutes deletes the plain routes to peers.
-func (d *daemon) removeRoutes() error {
-	removed, err := backend.RemoveRoutes(d.options.routesFile(), d.log)
-	for _, r := range removed {
-		d.log.Info("route removed", logging.KeyRoute, r)
-	}
-	return err
+// valid returns those of the prefixes that are.
+func valid(prefixes ...netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(prefixes, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
 func exists(path string) bool {

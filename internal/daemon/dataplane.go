@@ -26,8 +26,8 @@ func (n *node) opensLike(o *node) bool {
 	return n.link.Equal(o.link) && n.own.Key() == o.own.Key() && n.settings == o.settings && n.choice.Equal(o.choice)
 }
 
-// dataPlane is what the daemon asks of an open data plane. Status and Counters may
-// be called from any goroutine, the rest is for the session's.
+// dataPlane is what the daemon asks of an open data plane. Status, SetIdle and Counters
+// may be called from any goroutine, the rest is for the session's.
 type dataPlane interface {
 	// SetLeases makes the other nodes of the leases the peers. The set is
 	// complete and has this node's own lease. again says that the same set is
@@ -43,28 +43,29 @@ type dataPlane interface {
 	// Failed returns the backends that it was to have and goes on without.
 	Failed() backend.Failed
 	Status() status.Dataplane
+	// SetIdle adds to peers of Status for how long the kernel has sent nothing to
+	// them, which costs more to find out.
+	SetIdle([]status.Peer)
 	Counters() []*metrics.Shard
 }
 
 // openDataPlane opens the data plane of n. What is left of a failure does not keep
 // the next attempt from succeeding.
 func (d *daemon) openDataPlane(n node) (dataPlane, error) {
-	if !n.settings.Carries() {
-		return alloc{n.link.MTU}, backend.Clear(n.config.Networks(), d.options.routesFile(), d.log)
-	}
 	p, err := backend.Open(backend.Config{
-		Settings: n.settings,
-		Choice:   n.choice,
-		Underlay: n.link,
-		Networks: n.config.Networks(),
-		Own:      n.own,
+		Settings:  n.settings,
+		Choice:    n.choice,
+		Underlay:  n.link,
+		Networks:  n.config.Networks(),
+		Own:       n.own,
+		Blackhole: d.options.blackhole,
 		UDP: udp.Config{
 			TunName:     d.options.tunName,
 			Pairs:       d.options.threadPairs,
 			Switches:    d.options.switches,
 			SourceCheck: d.options.sourceCheck,
 		},
-		Memory: d.options.routesFile(),
+		Record: d.options.routesFile(),
 		Logger: d.log,
 	})
 	if err != nil {

@@ -274,7 +274,7 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 	h.eventually(t, "vxlan is tried again", func() bool {
 		h.dp.mu.Lock()
 		defer h.dp.mu.Unlock()
-		return h.dp.node.link.MTU == eth0.MTU && h.dp.node.choice.Knows(backend.VXLAN)
+		return h.dp.node.link.MTU == eth0.MTU && h.dp.node.choice.Has(backend.VXLAN)
 	})
 }
 

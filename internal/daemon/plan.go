@@ -46,12 +46,11 @@ type peers struct {
 
 // want is how a node is to be, by its inputs.
 type want struct {
-	node       node
-	attrs      lease.Attrs // announced in the lease
-	peers      peers
-	rules      rules.Wanted
-	blackholes []netip.Prefix  // subnets that get a blackhole route
-	env        lease.SubnetEnv // but for the MTU, which the open data plane knows
+	node  node
+	attrs lease.Attrs // announced in the lease
+	peers peers
+	rules rules.Wanted
+	env   lease.SubnetEnv // but for the MTU, which the open data plane knows
 }
 
 // plan says how the node is to be. It looks at nothing but the inputs. An error
@@ -79,9 +78,6 @@ func plan(in *inputs) (want, error) {
 			IPv6Subnet:  own.IPv6Subnet,
 			IPMasq:      o.ipMasq,
 		},
-	}
-	if o.blackhole {
-		w.blackholes = own.Subnets()
 	}
 	w.attrs = lease.Attrs{PublicIP: in.link.PublicIP, PublicIPv6: in.link.PublicIPv6}
 	if settings.Carries() {

@@ -48,27 +48,27 @@ func TestAnnouncementFollowsFromConfigurationAndHost(t *testing.T) {
 	for _, tc := range []struct {
 		name, backend string
 		change        func(*inputs)
-		backends      []backend.Way
+		backends      []backend.Kind
 		announced     string // type and data
 	}{
 		{"udp", `{"Type": "udp"}`, func(*inputs) {},
-			[]backend.Way{backend.UDP}, `"" {"PartialChecksums":true}`},
+			[]backend.Kind{backend.UDP}, `"" {"PartialChecksums":true}`},
 		{"vxlan", `{"Type": "vxlan"}`, func(*inputs) {},
-			[]backend.Way{backend.VXLAN, backend.UDP}, `"vxlan" {"VNI":1,"VtepMAC":`},
+			[]backend.Kind{backend.VXLAN, backend.UDP}, `"vxlan" {"VNI":1,"VtepMAC":`},
 		{"auto without VXLAN", `{"Type": "auto"}`, func(in *inputs) { in.failed.Failed = backend.Failed{backend.VXLAN: refused} },
-			[]backend.Way{backend.UDP}, `"" {"PartialChecksums":true}`},
+			[]backend.Kind{backend.UDP}, `"" {"PartialChecksums":true}`},
 		{"vxlan without udp", `{"Type": "vxlan"}`, func(in *inputs) { in.failed.Failed = backend.Failed{backend.UDP: refused} },
-			[]backend.Way{backend.VXLAN}, `"vxlan" {"VNI":1,"VtepMAC":`},
+			[]backend.Kind{backend.VXLAN}, `"vxlan" {"VNI":1,"VtepMAC":`},
 		{"host-gw", `{"Type": "host-gw"}`, func(*inputs) {},
-			[]backend.Way{backend.HostGW}, `"host-gw" `},
+			[]backend.Kind{backend.HostGW}, `"host-gw" `},
 		{"--backend", `{"Type": "vxlan"}`, func(in *inputs) { in.options.backend = "udp" },
-			[]backend.Way{backend.UDP}, `"" {"PartialChecksums":true}`},
+			[]backend.Kind{backend.UDP}, `"" {"PartialChecksums":true}`},
 		{"alloc", `{"Type": "alloc"}`, func(*inputs) {}, nil, `"" `},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, w := planned(t, tc.backend, tc.change)
-			if !slices.Equal(w.node.choice.Ways, tc.backends) {
-				t.Errorf("backends %v, want %v", w.node.choice.Ways, tc.backends)
+			if !slices.Equal(w.node.choice.Kinds, tc.backends) {
+				t.Errorf("backends %v, want %v", w.node.choice.Kinds, tc.backends)
 			}
 			if got := fmt.Sprintf("%q %s", w.attrs.BackendType, w.attrs.BackendData); !strings.HasPrefix(got, tc.announced) {
 				t.Errorf("announced %s, want %s", got, tc.announced)
@@ -125,12 +125,12 @@ func TestRulesRoutesAndSubnetFileFollowFromNetworkAndFlags(t *testing.T) {
 	if want := (rules.Wanted{RandomFully: true, Forward: true, IPv4: pods}); w.rules != want {
 		t.Errorf("rules %+v, want %+v", w.rules, want)
 	}
-	if want := (lease.SubnetEnv{Network: network, Subnet: subnet}); w.env != want || w.blackholes != nil {
-		t.Errorf("subnet.env %+v, want %+v; blackholes %v", w.env, want, w.blackholes)
+	if want := (lease.SubnetEnv{Network: network, Subnet: subnet}); w.env != want {
+		t.Errorf("subnet.env %+v, want %+v", w.env, want)
 	}
 	_, w = planned(t, `{"Type": "udp"}`, func(in *inputs) {
 		o := in.options
-		o.ipMasq, o.ipMasqOrderly, o.forwardRules, o.blackhole = true, true, false, true
+		o.ipMasq, o.ipMasqOrderly, o.forwardRules = true, true, false
 		latest := *in.latest
 		latest.EnableNFTables = true
 		in.latest = &latest // which rules are made with is the same for every network
@@ -138,8 +138,8 @@ func TestRulesRoutesAndSubnetFileFollowFromNetworkAndFlags(t *testing.T) {
 	if want := (rules.Wanted{NFTables: true, Masquerade: true, IPv4: pods}); w.rules != want {
 		t.Errorf("rules %+v, want %+v", w.rules, want)
 	}
-	if !w.env.IPMasq || !slices.Equal(w.blackholes, []netip.Prefix{subnet}) {
-		t.Errorf("subnet.env %+v, blackholes %v", w.env, w.blackholes)
+	if !w.env.IPMasq {
+		t.Errorf("subnet.env %+v", w.env)
 	}
 }
 

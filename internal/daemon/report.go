@@ -183,8 +183,8 @@ func (s *session) describeConflicts() string {
 // reportBackends logs which backends the node has, and why.
 func (s *session) reportBackends() {
 	settings, choice, err := s.in.backends()
-	if err == nil && settings.Carries() && s.shown.changed("backends", fmt.Sprint(choice.Ways, choice.Why)) {
-		s.log.Info("backends chosen", logging.KeyBackends, choice.Ways, logging.KeyWhy, choice.Why)
+	if err == nil && settings.Carries() && s.shown.changed("backends", fmt.Sprint(choice.Kinds, choice.Why)) {
+		s.log.Info("backends chosen", logging.KeyBackends, choice.Kinds, logging.KeyWhy, choice.Why)
 	}
 }
 
@@ -224,7 +224,7 @@ func (s *session) document() status.Document {
 	}
 	settings, choice, _ := s.in.backends() // an error is the problem of the source
 	d.Network, d.Backend, d.BackendWhy = s.in.config.Networks(), settings.Type, choice.Why
-	for _, w := range choice.Ways {
+	for _, w := range choice.Kinds {
 		d.Ways = append(d.Ways, string(w))
 	}
 	if l := s.in.link; l.Name != "" {

@@ -287,6 +287,8 @@ func (f *fakeDataplane) Close() error {
 
 func (f *fakeDataplane) Failed() backend.Failed { return nil }
 
+func (f *fakeDataplane) SetIdle([]status.Peer) {}
+
 func (f *fakeDataplane) MTU() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

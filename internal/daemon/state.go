@@ -6,9 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/version"
@@ -24,10 +21,6 @@ type state struct {
 	doc status.Document
 	// dp is nil before the data plane is open and after it is closed.
 	dp dataPlane
-	// fdb reads the forwarding entries of dp's VXLAN devices: a netlink socket
-	// of the network namespace in which dp was opened. The other goroutines may
-	// be in another.
-	fdb *netlink.Handle
 	// sampled ends what looks at dp's counters; nil: nothing does.
 	sampled  context.CancelFunc
 	activity status.Activity
@@ -84,14 +77,8 @@ func (s *state) publish(doc status.Document, dp dataPlane, r *rules.Rules) {
 		s.sampled()
 		s.sampled = nil
 	}
-	if s.fdb != nil {
-		s.fdb.Close()
-		s.fdb = nil
-	}
 	s.dp = dp
 	if dp != nil {
-		// Without it, it is not known when packets went to VXLAN peers.
-		s.fdb, _ = netlink.NewHandle(unix.NETLINK_ROUTE)
 		ctx, cancel := context.WithCancel(context.Background())
 		s.sampled = cancel
 		go s.sample(ctx)
@@ -149,9 +136,7 @@ func (s *state) document() status.Document {
 	if s.dp != nil {
 		if dp := s.dp.Status(); len(dp.Devices) > 0 { // or else it has none
 			s.activity.Note(dp.Peers, time.Now())
-			if s.fdb != nil {
-				_ = vxlanIdle(s.fdb, &dp) // that the device is gone, the session finds out
-			}
+			s.dp.SetIdle(dp.Peers)
 			d.Dataplane = &dp
 		}
 		counters = s.dp.Counters()

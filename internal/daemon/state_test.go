@@ -27,6 +27,8 @@ func (c *countingPlane) Status() status.Dataplane {
 	}
 }
 
+func (*countingPlane) SetIdle([]status.Peer) {}
+
 func (c *countingPlane) Counters() []*metrics.Shard { return []*metrics.Shard{&c.shard} }
 
 // TestStatusTellsHowLongAPeerHasBeenIdle also where it was not asked for in

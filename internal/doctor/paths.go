@@ -14,14 +14,14 @@ import (
 type path struct {
 	subnet netip.Prefix
 	public netip.Addr // where packets for the subnet go on the underlay
-	way    backend.Way
+	way    backend.Kind
 	port   int // of UDP, where the packets come in; 0: they are not in datagrams
 }
 
 // paths returns those that the daemon has, or else those that the leases allow.
 func (x *examination) paths() []path {
 	var all []path
-	add := func(subnet netip.Prefix, public netip.Addr, way backend.Way) {
+	add := func(subnet netip.Prefix, public netip.Addr, way backend.Kind) {
 		if public.IsValid() {
 			all = append(all, path{subnet, public, way, x.portOf(way)})
 		}
@@ -48,18 +48,18 @@ func (x *examination) paths() []path {
 }
 
 // wayOf reads the type of a lease's backend; udp's leases have none.
-func wayOf(backendType string) backend.Way {
+func wayOf(backendType string) backend.Kind {
 	if backendType == "" {
 		return backend.UDP
 	}
-	return backend.Way(backendType)
+	return backend.Kind(backendType)
 }
 
 // publicOf returns the address on the underlay to which packets for a subnet of l
 // go: plain routes and devices of a family lead to the address of that family,
 // udp's datagrams to IPv4 where there is a choice, and where there is none VXLAN
 // carries both families over the address that there is.
-func publicOf(l lease.Lease, subnet netip.Prefix, way backend.Way) netip.Addr {
+func publicOf(l lease.Lease, subnet netip.Prefix, way backend.Kind) netip.Addr {
 	same, other := l.PublicIP, l.PublicIPv6
 	if subnet.Addr().Is6() {
 		same, other = other, same
@@ -75,7 +75,7 @@ func publicOf(l lease.Lease, subnet netip.Prefix, way backend.Way) netip.Addr {
 
 // publicFor is publicOf for a peer of the daemon, whose status has only the first
 // address of a node; the lease has both.
-func (x *examination) publicFor(subnet netip.Prefix, first netip.Addr, way backend.Way) netip.Addr {
+func (x *examination) publicFor(subnet netip.Prefix, first netip.Addr, way backend.Kind) netip.Addr {
 	for _, l := range x.Leases {
 		if way != backend.UDP && (l.Subnet == subnet || l.IPv6Subnet == subnet) {
 			if a := publicOf(l, subnet, way); a.IsValid() {

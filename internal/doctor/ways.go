@@ -18,7 +18,7 @@ const (
 const udpHeader = 8
 
 // portOf is where datagrams come in that take a way; 0 if there are none.
-func (x *examination) portOf(way backend.Way) int {
+func (x *examination) portOf(way backend.Kind) int {
 	switch way {
 	case backend.HostGW:
 		return 0
@@ -52,19 +52,19 @@ func (x *examination) settings() backend.Settings {
 }
 
 // ways are the backends of this node, as far as is known.
-func (x *examination) ways() []backend.Way {
+func (x *examination) ways() []backend.Kind {
 	if x.Daemon != nil && len(x.Daemon.Ways) > 0 {
-		var all []backend.Way
+		var all []backend.Kind
 		for _, w := range x.Daemon.Ways {
-			all = append(all, backend.Way(w))
+			all = append(all, backend.Kind(w))
 		}
 		return all
 	}
-	switch t := backend.Way(x.settings().Type); t {
+	switch t := backend.Kind(x.settings().Type); t {
 	case backend.VXLAN, backend.HostGW:
-		return []backend.Way{t}
+		return []backend.Kind{t}
 	}
-	return []backend.Way{backend.UDP}
+	return []backend.Kind{backend.UDP}
 }
 
 // devices names those that carry packets of pods; none may be known.
@@ -81,12 +81,12 @@ func (x *examination) devices() []string {
 }
 
 // deviceOf names the device of a way; empty if it is not known.
-func (x *examination) deviceOf(way backend.Way) string {
+func (x *examination) deviceOf(way backend.Kind) string {
 	dp := x.dataplane()
 	if dp == nil {
 		return ""
 	}
-	kinds := map[backend.Way][]string{
+	kinds := map[backend.Kind][]string{
 		backend.UDP:    {status.KindOffload, status.KindPlain, ""},
 		backend.VXLAN:  {status.KindVXLAN},
 		backend.HostGW: {status.KindHostGW},

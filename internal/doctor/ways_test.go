@@ -13,7 +13,7 @@ func TestWayOfAPeerSaysPortAndSize(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("fd00::2")
 	for _, tt := range []struct {
 		config, asked string
-		way           backend.Way
+		way           backend.Kind
 		peer          netip.Addr
 		port, outer   int // outer of an inner packet of 1400 bytes
 	}{

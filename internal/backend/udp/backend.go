@@ -1,9 +1,9 @@
 // Package udp is flannel's udp backend: inner packets go through a TUN device
 // and cross the underlay as the payload of UDP datagrams, in user space.
 //
-// It puts together what the other packages know: the device (tun), its address
-// and routes (netlink), the engine (fastpath) and the peers (lease). On the
-// wire and on the host it looks as stock flannel does.
+// It puts together the device (tun), the engine (fastpath) and the peers. Address,
+// MTU and routes of the device are values of package keep. On the wire and on the
+// host it looks as stock flannel does.
 package udp
 
 import (
@@ -13,17 +13,16 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
-	"sync"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/host/ports"
 	"github.com/twillnet/twill/internal/host/underlay"
-	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
 	"github.com/twillnet/twill/tun"
 )
@@ -40,14 +39,18 @@ const queuesPerPair = 4
 type Config struct {
 	Options
 	Underlay underlay.Interface
-	Networks []netip.Prefix // routed into the device; what they lie in other routes may go round
-	Own      lease.Lease    // the lease of this node
+	Subnets  []netip.Prefix // of this node
 	TunName  string         // of the device, "flannel0"
 	Pairs    int            // of threads; 0: chosen by the number of CPUs
+	// PartialAnnounced says that the lease of this node announces
+	// PartialChecksums.
+	PartialAnnounced bool
 
 	fastpath.Switches
 	SourceCheck fastpath.SourceCheck
-	Logger      *slog.Logger
+
+	Keeper *keep.Keeper // sets the device up, with its MTU and addresses
+	Logger *slog.Logger
 }
 
 // Backend is a running udp backend.
@@ -56,13 +59,12 @@ type Backend struct {
 	local  netip.Addr // the address of this node on the underlay
 	mtu    encap.TunnelMTU
 	device *tun.Device
-	link   *link
 	engine *fastpath.Engine
 }
 
-// Open makes the device with its address and routes, and opens the sockets, in
-// the network namespace of the calling thread. Nothing is forwarded before
-// Run. On failure nothing is left.
+// Open makes the device, has the keeper set it up, and opens the sockets, in the
+// network namespace of the calling thread. Nothing is forwarded before Run. On
+// failure nothing is left.
 func Open(cfg Config) (_ *Backend, err error) {
 	b := &Backend{cfg: cfg}
 	if b.local, err = LocalAddr(cfg.Underlay); err != nil {
@@ -71,15 +73,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if b.mtu, err = cfg.TunnelMTU(cfg.Underlay); err != nil {
 		return nil, err
 	}
-	if cfg.MTU > cfg.Underlay.MTU {
-		cfg.Logger.Warn("MTU of the network configuration is more than the interface has, which is taken",
-			logging.KeyDevice, cfg.TunName, logging.KeyWas, cfg.MTU, logging.KeyNow, cfg.Underlay.MTU)
-	}
-	if !b.mtu.Usable(cfg.Own.IPv6Subnet.IsValid()) {
-		return nil, fmt.Errorf("interface %s: MTU %d leaves %d bytes for packets of pods, too few: raise it to %d or more",
-			cfg.Underlay.Name, int(b.mtu)+encap.Overhead(b.local), b.mtu, int(encap.Least(cfg.Own.IPv6Subnet.IsValid()))+encap.Overhead(b.local))
-	}
-	if cfg.PartialChecksums == tun.Off && announced(cfg.Own).PartialChecksums {
+	if cfg.PartialChecksums == tun.Off && cfg.PartialAnnounced {
 		return nil, errors.New("--partial-checksums=off, but the lease of this node announces PartialChecksums: take it out of the lease's BackendData")
 	}
 	if err := checkFree(cfg.TunName); err != nil {
@@ -102,17 +96,13 @@ func Open(cfg Config) (_ *Backend, err error) {
 			_ = b.device.Close()
 		}
 	}()
-	if b.link, err = openLink(&b.cfg, b.mtu); err != nil {
+	// Probes of the device write to it, so it is up before.
+	if err = cfg.Keeper.Ensure(b.Link()); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			b.link.close()
-		}
-	}()
 	b.engine, err = fastpath.New(fastpath.Config{
 		Device: b.device, Pairs: pairs, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
-		Switches: cfg.Switches, PartialAnnounced: announced(cfg.Own).PartialChecksums,
+		Switches: cfg.Switches, PartialAnnounced: cfg.PartialAnnounced,
 		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
 	})
 	if errors.Is(err, unix.EADDRINUSE) && ports.Device(int(cfg.Port)) != nil {
@@ -121,7 +111,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b.SetLeases(nil)
+	b.SetPeers(nil)
 	return b, nil
 }
 
@@ -151,41 +141,37 @@ func (o Options) TunnelMTU(u underlay.Interface) (encap.TunnelMTU, error) {
 	return encap.UnderlayMTU(mtu).Tunnel(local), nil
 }
 
-// Run forwards until ctx is done (the error is nil then) or something fatal
-// happens, such as the device being deleted. It may be called once.
-func (b *Backend) Run(ctx context.Context) error {
-	ctx, stop := context.WithCancel(ctx)
-	var keeping sync.WaitGroup
-	keeping.Go(func() { b.link.keep(ctx) })
-	defer keeping.Wait()
-	defer stop()
-	return b.engine.Run(ctx)
+// Link returns the device that the kernel is to have, with the first address of
+// each subnet.
+func (b *Backend) Link() keep.Link {
+	l := keep.Link{Name: b.cfg.TunName, MTU: int(b.mtu)}
+	for _, s := range b.cfg.Subnets {
+		l.Addrs = append(l.Addrs, s.Masked().Addr())
+	}
+	return l
 }
 
+// Run forwards until ctx is done (the error is nil then) or something fatal
+// happens, such as the device being deleted. It may be called once.
+func (b *Backend) Run(ctx context.Context) error { return b.engine.Run(ctx) }
+
 // Close removes what Open made. Run must have returned.
-func (b *Backend) Close() error {
-	b.link.close()
-	return errors.Join(b.engine.Close(), b.device.Close())
-}
+func (b *Backend) Close() error { return errors.Join(b.engine.Close(), b.device.Close()) }
 
 // MTU returns the MTU of the device in bytes.
 func (b *Backend) MTU() int { return int(b.mtu) }
 
-// Index returns the number of the device, for routes into it.
-func (b *Backend) Index() int { return b.link.index }
-
 // Counters returns the counters of each shard.
 func (b *Backend) Counters() []*metrics.Shard { return b.engine.Counters() }
 
-// SetLeases makes the nodes of leases, but for this one, the peers. It must
-// not run at the same time as itself. Peers that have not changed are not
-// disturbed; packets under way see the old or the new set, never a mixture. Nodes
-// without a public address of this one's family are passed over.
-func (b *Backend) SetLeases(leases []lease.Lease) {
-	b.engine.SetPeers(peersOf(leases, b.cfg.Own, b.local, b.cfg.Port, b.engine.Peers()))
+// SetPeers replaces the peers. It must not run at the same time as itself. Peers
+// that have not changed are not disturbed; packets under way see the old or the
+// new set, never a mixture.
+func (b *Backend) SetPeers(peers []Peer) {
+	b.engine.SetPeers(snapshot(peers, b.cfg.Subnets, b.cfg.Port, b.engine.Peers()))
 }
 
-// Status tells how the data plane runs.
+// Status reports how the data plane runs.
 func (b *Backend) Status() status.Dataplane {
 	kind := status.KindPlain
 	if b.device.Offload() {
@@ -207,4 +193,29 @@ func (b *Backend) Status() status.Dataplane {
 		})
 	}
 	return d
+}
+
+// checkFree refuses a device name that an interface has already. The device is
+// to be ours alone: the kernel would let us open further queues of one that
+// another process serves, and a persistent one would outlive us with its
+// address and routes. Of two processes that look at once, opening refuses one.
+func checkFree(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up interface %s: %w", name, err)
+	}
+	kind, command := link.Type(), "ip link delete "+name
+	if t, ok := link.(*netlink.Tuntap); ok {
+		if kind = "TAP"; t.Mode == netlink.TUNTAP_MODE_TUN {
+			kind, command = "persistent TUN", "twilld --cleanup, or "+command
+		}
+		if t.NonPersist { // or else it would be gone
+			return fmt.Errorf("interface %s is open in another process: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name", name)
+		}
+	}
+	return fmt.Errorf("interface %s exists and is not twilld's (%s): choose another name with --tun-name, or delete it (%s)",
+		name, kind, command)
 }

@@ -14,11 +14,11 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/lab/testkit"
-	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/tun"
 )
 
@@ -58,25 +58,43 @@ func config() Config {
 	return Config{
 		Underlay: underlay.Interface{Name: "eth0", MTU: 1500, IPv4: local4},
 		Options:  Options{Port: 8285},
-		Networks: []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16"), netip.MustParsePrefix("fd00:5::/32")},
-		Own:      node(1),
+		Subnets:  node(1).Subnets(),
 		TunName:  "flannel0",
 		Logger:   slog.New(slog.DiscardHandler),
 	}
 }
 
+// openKept opens a backend whose device has a keeper of its own; end closes both.
+func openKept(cfg Config) (b *Backend, end func() error, err error) {
+	cfg.Keeper, err = keep.Open(keep.Config{
+		Networks: []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16"), netip.MustParsePrefix("fd00:5::/32")},
+		Subnets:  cfg.Subnets, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if b, err = Open(cfg); err != nil {
+		return nil, nil, errors.Join(err, cfg.Keeper.Close())
+	}
+	return b, func() error { return errors.Join(b.Close(), cfg.Keeper.Close()) }, nil
+}
+
 func open(t *testing.T, cfg Config) *Backend {
 	t.Helper()
-	b, err := Open(cfg)
+	b, end, err := openKept(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.Close() })
+	t.Cleanup(func() { end() })
 	return b
 }
 
-// settings are the addresses of flannel0 and the routes into it.
-func settings(t *testing.T) (addrs, routes []string) {
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// addrs are the addresses of flannel0.
+func addrs(t *testing.T) (all []string) {
 	t.Helper()
 	link, err := netlink.LinkByName("flannel0")
 	if err != nil {
@@ -87,54 +105,38 @@ func settings(t *testing.T) (addrs, routes []string) {
 		t.Fatal(err)
 	}
 	for _, a := range list {
-		addrs = append(addrs, a.IPNet.String())
+		all = append(all, a.IPNet.String())
 	}
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_MAIN},
-			netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range list {
-			routes = append(routes, r.Dst.String())
-		}
-	}
-	slices.Sort(addrs)
-	slices.Sort(routes)
-	return addrs, routes
+	slices.Sort(all)
+	return all
 }
 
 func TestDeviceLooksAsFlannelsDoes(t *testing.T) {
 	for _, tt := range []struct {
-		name          string
-		change        func(*Config)
-		mtu           int
-		addrs, routes []string
+		name   string
+		change func(*Config)
+		mtu    int
+		addrs  []string
 	}{
 		{"dual stack", func(*Config) {}, 1472,
-			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
-			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
+			[]string{"10.5.1.0/32", "fd00:5:1::/128"}},
 		{"IPv4 only", func(c *Config) {
-			c.Own.IPv6Subnet = netip.Prefix{}
-			c.Networks = c.Networks[:1]
-		}, 1472, []string{"10.5.1.0/32"}, []string{"10.5.0.0/16"}},
+			c.Subnets = c.Subnets[:1]
+		}, 1472, []string{"10.5.1.0/32"}},
 		{"IPv6 underlay", func(c *Config) {
 			c.Underlay.IPv4, c.Underlay.IPv6 = netip.Addr{}, local6
 		}, 1452,
-			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
-			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
+			[]string{"10.5.1.0/32", "fd00:5:1::/128"}},
 		{"plain", func(c *Config) { c.TunOffload = tun.Off }, 1472,
-			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
-			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
+			[]string{"10.5.1.0/32", "fd00:5:1::/128"}},
 		{"jumbo frames", func(c *Config) { c.Underlay.MTU = 9000 }, 8972,
-			[]string{"10.5.1.0/32", "fd00:5:1::/128"},
-			[]string{"10.5.0.0/16", "fd00:5:1::/128", "fd00:5::/32"}},
+			[]string{"10.5.1.0/32", "fd00:5:1::/128"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inside(t, func(*netlab.Namespace) {
 				cfg := config()
 				tt.change(&cfg)
-				b, err := Open(cfg)
+				b, end, err := openKept(cfg)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -148,14 +150,10 @@ func TestDeviceLooksAsFlannelsDoes(t *testing.T) {
 				if link.Attrs().Flags&net.FlagUp == 0 {
 					t.Error("flannel0 is down")
 				}
-				addrs, routes := settings(t)
-				if !slices.Equal(addrs, tt.addrs) { // no link-local one
-					t.Errorf("addresses %v, want %v", addrs, tt.addrs)
+				if got := addrs(t); !slices.Equal(got, tt.addrs) { // no link-local one
+					t.Errorf("addresses %v, want %v", got, tt.addrs)
 				}
-				if !slices.Equal(routes, tt.routes) {
-					t.Errorf("routes %v, want %v", routes, tt.routes)
-				}
-				if err := b.Close(); err != nil {
+				if err := end(); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := netlink.LinkByName("flannel0"); !errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -193,26 +191,11 @@ func TestFailureLeavesNothing(t *testing.T) {
 			}
 			return func() { netlink.LinkDel(dev) }
 		}, "the kernel's vxlan device vxlan7 holds it (ip link delete vxlan7 removes it)", false},
-		{"another route to the network", func(t *testing.T, cfg *Config) func() {
-			lo, err := netlink.LinkByName("lo")
-			if err != nil {
-				t.Fatal(err)
-			}
-			r := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(cfg.Networks[0])}
-			if err := netlink.RouteAdd(r); err != nil {
-				t.Fatal(err)
-			}
-			return func() { netlink.RouteDel(r) }
-		}, "add route 10.5.0.0/16 dev flannel0: file exists; another route to it exists", false},
 		{"address of another host", func(t *testing.T, cfg *Config) func() {
 			good := cfg.Underlay.IPv4
 			cfg.Underlay.IPv4 = netip.MustParseAddr("192.0.2.99")
 			return func() { cfg.Underlay.IPv4 = good }
 		}, "the address is not on this host", false},
-		{"underlay too narrow", func(t *testing.T, cfg *Config) func() {
-			cfg.Underlay.MTU = 1300
-			return func() { cfg.Underlay.MTU = 1500 }
-		}, "interface eth0: MTU 1300 leaves 1272 bytes", false},
 		{"IPv6 turned off", func(t *testing.T, cfg *Config) func() {
 			const file = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 			if err := os.WriteFile(file, []byte("1"), 0); err != nil {
@@ -230,11 +213,11 @@ func TestFailureLeavesNothing(t *testing.T) {
 			return func() { netlink.LinkDel(bridge) }
 		}, "interface flannel0 exists and is not twilld's (bridge)", true},
 		{"a second backend", func(t *testing.T, cfg *Config) func() {
-			first, err := Open(*cfg)
+			_, end, err := openKept(*cfg)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return func() { first.Close() }
+			return func() { end() }
 		}, "interface flannel0 is open in another process", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -242,14 +225,14 @@ func TestFailureLeavesNothing(t *testing.T) {
 				cfg := config()
 				cfg.Logger = logger
 				// Go's poller and netlink open theirs once.
-				if b, err := Open(cfg); err != nil || b.Close() != nil {
+				if _, end, err := openKept(cfg); err != nil || end() != nil {
 					t.Fatal(err)
 				}
 				mend := tt.cause(t, &cfg)
-				before := testkit.Descriptors(t)
-				b, err := Open(cfg)
+				before := descriptors(t)
+				_, end, err := openKept(cfg)
 				if err == nil {
-					b.Close()
+					end()
 					t.Fatal("opened")
 				}
 				if !strings.Contains(err.Error(), tt.err) {
@@ -258,7 +241,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 				if _, err := netlink.LinkByName("flannel0"); (err == nil) != tt.keeps {
 					t.Errorf("flannel0 afterwards: %v", err)
 				}
-				testkit.Eventually(t, "descriptors are closed", func() bool { return testkit.Descriptors(t) <= before })
+				testkit.Eventually(t, "descriptors are closed", func() bool { return descriptors(t) <= before })
 				mend()
 				open(t, cfg)
 			})
@@ -266,47 +249,75 @@ func TestFailureLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestRoutesComeBackWithTheDevice(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
-		b := open(t, config())
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- b.Run(ctx) }()
-		defer func() { cancel(); <-done }()
-		addrs, routes := settings(t)
-		link, err := netlink.LinkByName("flannel0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			if err := errors.Join(netlink.LinkSetDown(link), netlink.LinkSetUp(link)); err != nil {
-				t.Fatal(err)
-			}
-			testkit.Eventually(t, "addresses and routes are back", func() bool {
-				a, r := settings(t)
-				return slices.Equal(a, addrs) && slices.Equal(r, routes)
-			})
-		}
-	})
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
 }
 
-func TestLeasesShowInTheStatus(t *testing.T) {
+func TestPeersShowInTheStatus(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
 		b := open(t, config())
 		if n := len(b.Status().Peers); n != 0 {
-			t.Errorf("%d peers before there are leases", n)
+			t.Errorf("%d peers before there are any", n)
 		}
-		v6only := node(3)
-		v6only.PublicIP = netip.Addr{}
-		b.SetLeases([]lease.Lease{node(1), node(2), v6only})
+		b.SetPeers([]Peer{peerOf(node(2), local4)})
 		b.engine.Peers().All()[0].Traffic.RXBytes.Add(99)
-		b.SetLeases([]lease.Lease{node(2), node(4)})
+		b.SetPeers([]Peer{peerOf(node(2), local4), peerOf(node(4), local4)})
 		s := b.Status()
-		if s.Port != 8285 || s.TUN().Name != "flannel0" || s.MTU() != 1472 || s.SourceCheck != "strict" || len(s.Offloads) != 7 {
+		if s.Port != 8285 || len(s.Devices) != 1 || s.Devices[0].Name != "flannel0" || s.Devices[0].MTU != 1472 || s.SourceCheck != "strict" || len(s.Offloads) != 7 {
 			t.Errorf("%+v", s)
 		}
 		if len(s.Peers) != 2 || s.Peers[0].PublicIP != node(2).PublicIP || s.Peers[0].RXBytes != 99 || s.Peers[1].PublicIP != node(4).PublicIP {
 			t.Errorf("%+v", s.Peers)
 		}
+	})
+}
+
+// TestDeletedDeviceEndsTheBackend: who deletes it is not fought.
+func TestDeletedDeviceEndsTheBackend(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		b := open(t, config())
+		done := make(chan error, 1)
+		go func() { done <- b.Run(context.Background()) }()
+		link, err := netlink.LinkByName("flannel0")
+		if err := errors.Join(err, netlink.LinkDel(link)); err != nil {
+			t.Fatal(err)
+		}
+		testkit.Eventually(t, "Run has ended", func() bool { return len(done) == 1 })
+		if err := <-done; err == nil {
+			t.Error("Run ended without an error")
+		}
+		if _, err := netlink.LinkByName("flannel0"); !errors.As(err, &netlink.LinkNotFoundError{}) {
+			t.Errorf("flannel0 afterwards: %v", err)
+		}
+	})
+}
+
+// TestOpenRefusesALeftTUN: a persistent device may be anybody's, so it is named
+// together with what to do about it.
+func TestOpenRefusesALeftTUN(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "flannel0"
+		left := &netlink.Tuntap{LinkAttrs: attrs, Mode: unix.IFF_TUN, Flags: unix.IFF_NO_PI}
+		if err := netlink.LinkAdd(left); err != nil {
+			t.Fatal(err)
+		}
+		_, end, err := openKept(config())
+		if err == nil {
+			end()
+			t.Fatal("opened")
+		}
+		if !strings.Contains(err.Error(), "(persistent TUN)") || !strings.Contains(err.Error(), "twilld --cleanup") {
+			t.Errorf("%v", err)
+		}
+		if err := netlink.LinkDel(left); err != nil {
+			t.Fatal(err)
+		}
+		open(t, config())
 	})
 }

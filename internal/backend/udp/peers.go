@@ -5,51 +5,32 @@ import (
 	"slices"
 
 	"github.com/twillnet/twill/fastpath"
-	"github.com/twillnet/twill/lease"
 )
 
-// peersOf turns leases into a snapshot of peers. Peers of the snapshot old that
-// are the same keep their value, and with it their counters. A node without a
-// public address of the family of local is none. What backend a lease is of does
-// not matter here.
-func peersOf(leases []lease.Lease, own lease.Lease, local netip.Addr, port uint16, old *fastpath.Peers) *fastpath.Peers {
+// Peer is another node that datagrams go to and come from.
+type Peer struct {
+	Subnets []netip.Prefix // of its pods: what it may send from
+	Addr    netip.Addr     // of its socket, of the family of this node's
+	Partial bool           // it understands partial checksums: see Announcement
+}
+
+// snapshot turns peers into a snapshot for the engine of a node with the subnets
+// own. Peers of the snapshot old that are the same keep their value, and with it
+// their counters.
+func snapshot(peers []Peer, own []netip.Prefix, port uint16, old *fastpath.Peers) *fastpath.Peers {
 	known := make(map[netip.AddrPort]*fastpath.Peer, len(old.All()))
 	for _, p := range old.All() {
 		known[p.Endpoint] = p
 	}
-	all := make([]*fastpath.Peer, 0, len(leases))
-	said := announcements{}
-	for _, l := range leases {
-		if l.Subnet == own.Subnet && l.IPv6Subnet == own.IPv6Subnet { // the same key
-			continue
+	all := make([]*fastpath.Peer, 0, len(peers))
+	for _, p := range peers {
+		endpoint := netip.AddrPortFrom(p.Addr, port)
+		f, ok := known[endpoint]
+		if !ok || !slices.Equal(f.Subnets, p.Subnets) || f.Partial != p.Partial {
+			f = fastpath.NewPeer(p.Subnets, endpoint)
+			f.Partial = p.Partial
 		}
-		public := l.PublicIP
-		if local.Is6() {
-			public = l.PublicIPv6
-		}
-		if !public.IsValid() {
-			continue
-		}
-		endpoint := netip.AddrPortFrom(public, port)
-		subnets := subnetsOf(l)
-		partial := said.of(l).PartialChecksums
-		p, ok := known[endpoint]
-		if !ok || !slices.Equal(p.Subnets, subnets) || p.Partial != partial {
-			p = fastpath.NewPeer(subnets, endpoint)
-			p.Partial = partial
-		}
-		all = append(all, p)
+		all = append(all, f)
 	}
-	return fastpath.NewPeers(subnetsOf(own), all)
-}
-
-// subnetsOf returns the pod subnets of l.
-func subnetsOf(l lease.Lease) []netip.Prefix {
-	var s []netip.Prefix
-	for _, p := range []netip.Prefix{l.Subnet, l.IPv6Subnet} {
-		if p.IsValid() {
-			s = append(s, p)
-		}
-	}
-	return s
+	return fastpath.NewPeers(own, all)
 }

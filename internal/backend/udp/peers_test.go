@@ -23,9 +23,22 @@ func node(i byte) lease.Lease {
 	}
 }
 
+// peerOf is the node of l as a peer of one whose socket is of the family of local.
+func peerOf(l lease.Lease, local netip.Addr) Peer {
+	p := Peer{Subnets: l.Subnets(), Addr: l.PublicIP}
+	if local.Is6() {
+		p.Addr = l.PublicIPv6
+	}
+	return p
+}
+
 func (s nodes) peers(t *testing.T, local netip.Addr, old *fastpath.Peers) *fastpath.Peers {
 	t.Helper()
-	return peersOf(s, node(1), local, 8285, old)
+	var peers []Peer
+	for _, l := range s {
+		peers = append(peers, peerOf(l, local))
+	}
+	return snapshot(peers, node(1).Subnets(), 8285, old)
 }
 
 type nodes []lease.Lease
@@ -36,12 +49,10 @@ var (
 	none   = fastpath.NewPeers(nil, nil)
 )
 
-func TestLeasesOfOtherNodesBecomePeers(t *testing.T) {
+func TestPeersHaveTheirSubnetsAndThePort(t *testing.T) {
 	v4only := node(3)
 	v4only.IPv6Subnet, v4only.PublicIPv6 = netip.Prefix{}, netip.Addr{}
-	vxlan := node(4)
-	vxlan.BackendType = "vxlan"
-	peers := nodes{node(2), node(1), v4only, vxlan}.peers(t, local4, none)
+	peers := nodes{node(2), v4only, node(4)}.peers(t, local4, none)
 	want := []struct {
 		endpoint string
 		subnets  []netip.Prefix
@@ -60,40 +71,16 @@ func TestLeasesOfOtherNodesBecomePeers(t *testing.T) {
 	}
 }
 
-func TestPeersAreReachedInTheFamilyOfTheUnderlay(t *testing.T) {
-	v4only, v6only := node(3), node(4)
-	v4only.PublicIPv6, v6only.PublicIP = netip.Addr{}, netip.Addr{}
-	for _, tt := range []struct {
-		local     netip.Addr
-		endpoints []string
-	}{
-		{local4, []string{"192.0.2.2:8285", "192.0.2.3:8285"}},
-		{local6, []string{"[2001:db8::2]:8285", "[2001:db8::4]:8285"}},
-	} {
-		peers := nodes{node(2), v4only, v6only}.peers(t, tt.local, none)
-		var got []string
-		for _, p := range peers.All() {
-			got = append(got, p.Endpoint.String())
-		}
-		if !slices.Equal(got, tt.endpoints) {
-			t.Errorf("from %s: %v, want %v", tt.local, got, tt.endpoints)
-		}
-	}
-}
-
 func TestPeersThatDidNotChangeKeepTheirValue(t *testing.T) {
-	before := nodes{node(1), node(2), node(3), node(4)}.peers(t, local4, none)
+	before := nodes{node(2), node(3), node(4)}.peers(t, local4, none)
 	old := before.All()
 	old[0].Traffic.TXPackets.Add(7)
 
 	moved, regrown := node(3), node(4)
 	moved.PublicIP = netip.MustParseAddr("192.0.2.33")
 	regrown.IPv6Subnet = netip.Prefix{}
-	// In another order, with one more node, and an attribute that the data
-	// plane does not look at.
-	same := node(2)
-	same.BackendType = "udp"
-	after := nodes{node(5), regrown, moved, same, node(1)}.peers(t, local4, before)
+	// In another order, with one more node.
+	after := nodes{node(5), regrown, moved, node(2)}.peers(t, local4, before)
 	got := after.All()
 	if len(got) != 4 {
 		t.Fatalf("%d peers", len(got))

@@ -1,10 +1,7 @@
 package vxlan
 
 import (
-	"strings"
 	"testing"
-
-	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func TestKernelsWithTheChecksumBugAreKnown(t *testing.T) {
@@ -40,9 +37,8 @@ func TestChecksumOffloadIsOffOnKernelsWithTheBug(t *testing.T) {
 	} {
 		t.Run(tt.release, func(t *testing.T) {
 			inside(t, func(h host) {
-				out := new(testkit.Log)
 				cfg := h.config4()
-				cfg.Logger, cfg.release = out.Logger(), tt.release
+				cfg.release = tt.release
 				for range 2 { // the second finds it as the first has left it
 					h.must(h.open(cfg).Close())
 					features, err := h.ns.Features("flannel.1")
@@ -50,13 +46,6 @@ func TestChecksumOffloadIsOffOnKernelsWithTheBug(t *testing.T) {
 					if got := features["tx-checksum-ip-generic"]; got != tt.on {
 						t.Errorf("tx-checksum-ip-generic is %t, want %t", got, tt.on)
 					}
-				}
-				said := 1
-				if tt.on {
-					said = 0
-				}
-				if n := strings.Count(out.String(), "checksum offload of the device is off"); n != said {
-					t.Errorf("said %d times, want %d:\n%s", n, said, out)
 				}
 			})
 		})

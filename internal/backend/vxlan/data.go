@@ -8,10 +8,10 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/twillnet/twill/internal/host/nlbatch"
+	"github.com/twillnet/twill/internal/host/keep"
 )
 
-// Data is what a lease tells of a node's VTEP, in BackendData for IPv4 and in
+// Data is what a lease announces of a node's VTEP, in BackendData for IPv4 and in
 // BackendV6Data for IPv6. Its JSON is stock flannel's to the byte.
 type Data struct {
 	VNI     int
@@ -33,14 +33,14 @@ func (a HardwareAddr) MarshalText() ([]byte, error) { return []byte(a.String()),
 func (a *HardwareAddr) UnmarshalText(text []byte) error {
 	const most = 59 // an address of 20 bytes, the longest
 	if len(text) > most {
-		return fmt.Errorf("%d bytes are no MAC address", len(text)) // whoever wrote them, the log is not theirs
+		return fmt.Errorf("%d bytes are not a MAC address", len(text)) // too long to be repeated in the log
 	}
 	mac, err := net.ParseMAC(string(text))
 	*a = HardwareAddr(mac)
 	return err
 }
 
-// ParseData reads what a lease tells. Keys that it does not know are passed
+// ParseData reads what a lease announces. Keys that it does not know are passed
 // over, as in stock flannel. The error says what is wrong with it.
 func ParseData(text json.RawMessage) (Data, error) {
 	var d Data
@@ -56,25 +56,16 @@ func ParseData(text json.RawMessage) (Data, error) {
 	return d, nil
 }
 
-// Encode returns the data as stock flannel writes them.
-func (d Data) Encode() json.RawMessage {
-	b, err := json.Marshal(d)
-	if err != nil {
-		panic(err) // a number and a text
-	}
-	return b
-}
-
 // macOf returns the address that a host's device can have: of 6 bytes, unicast,
 // not zero.
-func macOf(a net.HardwareAddr) (nlbatch.MAC, error) {
+func macOf(a net.HardwareAddr) (keep.MAC, error) {
 	if len(a) == 0 {
-		return nlbatch.MAC{}, errors.New("no MAC address")
+		return keep.MAC{}, errors.New("no MAC address")
 	}
-	if len(a) != len(nlbatch.MAC{}) || a[0]&1 != 0 || nlbatch.MAC(a) == (nlbatch.MAC{}) {
-		return nlbatch.MAC{}, fmt.Errorf("%s is not the MAC address of a host", a)
+	if len(a) != len(keep.MAC{}) || a[0]&1 != 0 || keep.MAC(a) == (keep.MAC{}) {
+		return keep.MAC{}, fmt.Errorf("%s is not the MAC address of a host", a)
 	}
-	return nlbatch.MAC(a), nil
+	return keep.MAC(a), nil
 }
 
 // MAC returns the address for the device of the node that the others reach at

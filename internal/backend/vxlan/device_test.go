@@ -21,24 +21,24 @@ import (
 func TestDeviceIsReadyForPods(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		config func(h host) Config
+		config func(h host) setup
 		device string
 		mtu    int
 		addrs  []string
 	}{
 		{"IPv4", host.config4, "flannel.1", 1450, []string{"10.5.1.0/32"}},
 		{"IPv6", host.config6, "flannel-v6.1", 1430, []string{"fd00:5:0:1::/128"}},
-		{"IPv4 pods over IPv6", func(h host) Config {
+		{"IPv4 pods over IPv6", func(h host) setup {
 			c := h.config4()
 			c.Local = local6
 			return c
 		}, "flannel.1", 1430, []string{"10.5.1.0/32"}},
-		{"both kinds of pods over IPv6, on one device", func(h host) Config {
+		{"both kinds of pods over IPv6, on one device", func(h host) setup {
 			c := h.config4()
 			c.Local, c.Subnets = local6, append(c.Subnets, h.config6().Subnets...)
 			return c
 		}, "flannel.1", 1430, []string{"10.5.1.0/32", "fd00:5:0:1::/128"}},
-		{"MTU option", func(h host) Config {
+		{"MTU option", func(h host) setup {
 			c := h.config4()
 			c.VNI, c.Options.MTU = 77, 1400
 			return c
@@ -50,14 +50,14 @@ func TestDeviceIsReadyForPods(t *testing.T) {
 				h.must(os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("1"), 0))
 				d := h.open(cfg)
 				a := h.link(tt.device).Attrs()
-				if d.Name() != tt.device || d.Index() != a.Index || d.MTU() != tt.mtu || a.MTU != tt.mtu {
-					t.Errorf("told %s, index %d, MTU %d; has index %d, MTU %d, want MTU %d", d.Name(), d.Index(), d.MTU(), a.Index, a.MTU, tt.mtu)
+				if d.Name() != tt.device || d.Index() != a.Index || int(d.TunnelMTU()) != tt.mtu || a.MTU != tt.mtu {
+					t.Errorf("told %s, index %d, MTU %d; has index %d, MTU %d, want MTU %d", d.Name(), d.Index(), int(d.TunnelMTU()), a.Index, a.MTU, tt.mtu)
 				}
 				if a.Flags&net.FlagUp == 0 {
 					t.Error("it is down")
 				}
-				if !bytes.Equal(a.HardwareAddr, cfg.MAC) || !bytes.Equal(d.MAC(), cfg.MAC) {
-					t.Errorf("MAC %s, told %s, want %s", a.HardwareAddr, d.MAC(), cfg.MAC)
+				if !bytes.Equal(a.HardwareAddr, cfg.MAC) || !bytes.Equal(d.MAC, cfg.MAC) {
+					t.Errorf("MAC %s, told %s, want %s", a.HardwareAddr, d.MAC, cfg.MAC)
 				}
 				if got := h.addrs(tt.device); !slices.Equal(got, tt.addrs) { // no link-local one
 					t.Errorf("addresses %v, want %v", got, tt.addrs)
@@ -72,13 +72,13 @@ func TestDeviceIsReadyForPods(t *testing.T) {
 	}
 }
 
-// TestTwoFamiliesOverIPv6NeedOneDevice is why Config.Subnets may have both.
+// TestTwoFamiliesOverIPv6NeedOneDevice is why setup.Subnets may have both.
 func TestTwoFamiliesOverIPv6NeedOneDevice(t *testing.T) {
 	inside(t, func(h host) {
 		h.open(h.config6())
 		cfg := h.config4()
 		cfg.Local = local6
-		_, err := Open(cfg)
+		_, err := openKept(cfg)
 		if err == nil || !strings.Contains(err.Error(), "flannel-v6.1 has VNI 1 and UDP port 8472 already: delete it (ip link delete flannel-v6.1), or set another Backend.VNI or Backend.Port") {
 			t.Errorf("%v", err)
 		}
@@ -89,7 +89,7 @@ func TestTwoFamiliesOverIPv6NeedOneDevice(t *testing.T) {
 }
 
 func TestRestartFindsTheDeviceAndWritesNothing(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		peers := []Peer{peer(2), peer(3), peer(4)}
 		told := h.listen()
 		first := h.open(cfg)
@@ -99,23 +99,23 @@ func TestRestartFindsTheDeviceAndWritesNothing(t *testing.T) {
 				return strings.HasPrefix(m, fmt.Sprintf("message of type %d:", unix.RTM_NEWADDR))
 			})
 		})
-		h.must(first.Add(peers), first.Close())
+		h.must(first.add(peers...), first.Close())
 		table := h.table(first.Name())
 		told(first.Name())
 
 		cfg.MAC = net.HardwareAddr{2, 9, 9, 9, 9, 9} // another than it was
 		d := h.open(cfg)
-		h.must(d.Add(peers), d.Retain(peers), d.Add(peers))
+		h.must(d.add(peers...), d.retain(peers...), d.add(peers...))
 		h.run(d)() // looks once
 		if got := told(first.Name()); len(got) > 0 {
 			h.Errorf("changes were told:\n%s", strings.Join(got, "\n"))
 		}
-		if d.Index() != first.Index() || !bytes.Equal(d.MAC(), first.MAC()) {
-			h.Errorf("index %d, MAC %s; before the restart %d, %s", d.Index(), d.MAC(), first.Index(), first.MAC())
+		if d.Index() != first.Index() || !bytes.Equal(d.MAC, first.MAC) {
+			h.Errorf("index %d, MAC %s; before the restart %d, %s", d.Index(), d.MAC, first.Index(), first.MAC)
 		}
 		h.hasTable(d.Name(), table...)
 		// The ear is not deaf.
-		h.must(d.Add([]Peer{peer(5)}))
+		h.must(d.add(peer(5)))
 		if got := told(d.Name()); len(got) != 2 {
 			h.Errorf("a new peer is %d changes, want 2:\n%s", len(got), strings.Join(got, "\n"))
 		}
@@ -125,7 +125,7 @@ func TestRestartFindsTheDeviceAndWritesNothing(t *testing.T) {
 // TestMACIsThereBeforeAnybodyHearsOfTheDevice: systemd-udevd gives one that it
 // hears of without a set address another.
 func TestMACIsThereBeforeAnybodyHearsOfTheDevice(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, _ func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, _ func(int) Peer) {
 		told := h.listen(unix.RTNLGRP_LINK)
 		d := h.open(cfg)
 		if first := told(d.Name())[0]; !strings.Contains(first, hex.EncodeToString(cfg.MAC)) {
@@ -140,8 +140,8 @@ func TestExistingDeviceTellsItsMAC(t *testing.T) {
 			t.Errorf("of no device %v, %v", m, err)
 		}
 		d := h.open(h.config4())
-		if m, err := Existing(1, false); !bytes.Equal(m, d.MAC()) || err != nil {
-			t.Errorf("%v, %v, want %s", m, err, d.MAC())
+		if m, err := Existing(1, false); !bytes.Equal(m, d.MAC) || err != nil {
+			t.Errorf("%v, %v, want %s", m, err, d.MAC)
 		}
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "flannel-v6.1"}}
 		h.must(h.nl.LinkAdd(bridge))
@@ -157,39 +157,39 @@ func TestExistingDeviceTellsItsMAC(t *testing.T) {
 func TestChangedOptionIsApplied(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		change func(h host, c *Config)
+		change func(h host, c *setup)
 		live   bool
 		is     func(h host, v *netlink.Vxlan) bool
 	}{
-		{"MTU option", func(h host, c *Config) { c.Options.MTU = 1400 }, true,
+		{"MTU option", func(h host, c *setup) { c.Options.MTU = 1400 }, true,
 			func(h host, v *netlink.Vxlan) bool { return v.MTU == 1350 }},
-		{"MTU of the underlay, less", func(h host, c *Config) {
+		{"MTU of the underlay, less", func(h host, c *setup) {
 			h.must(h.nl.LinkSetMTU(h.link("eth0"), 1400))
 			c.Underlay = h.eth0()
 		}, true, func(h host, v *netlink.Vxlan) bool { return v.MTU == 1350 }},
-		{"MTU of the underlay, more", func(h host, c *Config) {
+		{"MTU of the underlay, more", func(h host, c *setup) {
 			h.must(h.nl.LinkSetMTU(h.link("eth0"), 9000))
 			c.Underlay = h.eth0()
 		}, true, func(h host, v *netlink.Vxlan) bool { return v.MTU == 8950 }},
-		{"Learning", func(h host, c *Config) { c.Learning = true }, true,
+		{"Learning", func(h host, c *setup) { c.Learning = true }, true,
 			func(h host, v *netlink.Vxlan) bool { return v.Learning && v.MTU == 1450 }},
-		{"DirectRouting", func(h host, c *Config) { c.DirectRouting = true }, true,
+		{"DirectRouting", func(h host, c *setup) { c.DirectRouting = true }, true,
 			func(h host, v *netlink.Vxlan) bool { return v.MTU == 1450 }},
-		{"subnet", func(h host, c *Config) { c.Subnets = []netip.Prefix{netip.MustParsePrefix("10.5.7.0/24")} }, true,
+		{"subnet", func(h host, c *setup) { c.Subnets = []netip.Prefix{netip.MustParsePrefix("10.5.7.0/24")} }, true,
 			func(h host, v *netlink.Vxlan) bool { return slices.Equal(h.addrs(v.Name), []string{"10.5.7.0/32"}) }},
-		{"Port", func(h host, c *Config) { c.Port = 4789 }, false,
+		{"Port", func(h host, c *setup) { c.Port = 4789 }, false,
 			func(h host, v *netlink.Vxlan) bool { return v.Port == 4789 }},
-		{"Port, the default by its number", func(h host, c *Config) { c.Port = 8472 }, true,
+		{"Port, the default by its number", func(h host, c *setup) { c.Port = 8472 }, true,
 			func(h host, v *netlink.Vxlan) bool { return v.Port == 8472 }},
-		{"GBP", func(h host, c *Config) { c.GBP = true }, false,
+		{"GBP", func(h host, c *setup) { c.GBP = true }, false,
 			func(h host, v *netlink.Vxlan) bool { return v.GBP }},
-		{"local address", func(h host, c *Config) {
+		{"local address", func(h host, c *setup) {
 			h.must(h.nl.AddrAdd(h.link("eth0"), addr("192.0.2.100/24")))
 			c.Local = netip.MustParseAddr("192.0.2.100")
 		}, false, func(h host, v *netlink.Vxlan) bool { return v.SrcAddr.String() == "192.0.2.100" }},
-		{"family of the underlay", func(h host, c *Config) { c.Local = local6 }, false,
+		{"family of the underlay", func(h host, c *setup) { c.Local = local6 }, false,
 			func(h host, v *netlink.Vxlan) bool { return v.SrcAddr.Equal(local6.AsSlice()) && v.MTU == 1430 }},
-		{"interface", func(h host, c *Config) {
+		{"interface", func(h host, c *setup) {
 			wire := h.link("wire").Attrs()
 			c.Underlay = underlay.Interface{Name: "wire", Index: wire.Index, MTU: wire.MTU}
 		}, false, func(h host, v *netlink.Vxlan) bool { return v.VtepDevIndex == h.link("wire").Attrs().Index }},
@@ -197,7 +197,7 @@ func TestChangedOptionIsApplied(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inside(t, func(h host) {
 				before := h.open(h.config4())
-				h.must(before.Add([]Peer{peer4(2)}))
+				h.must(before.add(peer4(2)))
 				cfg := h.config4()
 				cfg.MAC = net.HardwareAddr{2, 9, 9, 9, 9, 9}
 				tt.change(h, &cfg)
@@ -208,13 +208,13 @@ func TestChangedOptionIsApplied(t *testing.T) {
 				if !tt.is(h, v) {
 					t.Errorf("not applied: %+v, addresses %v", v, h.addrs("flannel.1"))
 				}
-				if !bytes.Equal(v.HardwareAddr, before.MAC()) || !bytes.Equal(d.MAC(), before.MAC()) {
-					t.Errorf("MAC %s, told %s, was %s", v.HardwareAddr, d.MAC(), before.MAC())
+				if !bytes.Equal(v.HardwareAddr, before.MAC) || !bytes.Equal(d.MAC, before.MAC) {
+					t.Errorf("MAC %s, told %s, was %s", v.HardwareAddr, d.MAC, before.MAC)
 				}
 				if same := d.Index() == before.Index(); same != tt.live {
 					t.Errorf("the same device: %t, want %t", same, tt.live)
 				}
-				if made := strings.Contains(out.String(), "made anew"); made == tt.live {
+				if made := strings.Contains(out.String(), "replacing VXLAN device"); made == tt.live {
 					t.Errorf("log of a device that was made anew (%t):\n%s", !tt.live, out)
 				}
 				if tt.live {
@@ -248,46 +248,43 @@ func TestFailureLeavesNothing(t *testing.T) {
 	const name = "flannel.1"
 	for _, tt := range []struct {
 		what  string
-		cause func(h host, c *Config)
+		cause func(h host, c *setup)
 		err   string
 		keeps string // type of the interface of this name that stays
 	}{
-		{"no address", func(h host, c *Config) { c.Local = netip.Addr{} }, "make flannel.1: interface eth0 has no address for it: give it one, or choose another with --iface", ""},
-		{"no subnet", func(h host, c *Config) { c.Subnets = nil }, "this node has no subnet of its family", ""},
-		{"no MAC", func(h host, c *Config) { c.MAC = nil }, "no MAC address", ""},
-		{"multicast MAC", func(h host, c *Config) { c.MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }, "01:00:00:00:00:01 is not the MAC address of a host", ""},
-		{"no index", func(h host, c *Config) { c.Underlay.Index = 0 }, "interface eth0 has no index", ""},
-		{"narrow underlay", func(h host, c *Config) {
-			c.Underlay.MTU, c.Subnets = 1300, append(c.Subnets, netip.MustParsePrefix("fd00:5:0:1::/64"))
-		}, "MTU 1300 of interface eth0 leaves 1250 bytes for packets of pods, too few: raise it to 1330 or more", ""},
-		{"interface gone", func(h host, c *Config) { c.Underlay.Index = 9999 }, "make VXLAN device flannel.1 on eth0: ", ""},
-		{"a bridge of that name", func(h host, c *Config) {
+		{"no address", func(h host, c *setup) { c.Local = netip.Addr{} }, "make flannel.1: interface eth0 has no address for it: give it one, or choose another with --iface", ""},
+		{"no subnet", func(h host, c *setup) { c.Subnets = nil }, "this node has no subnet of its family", ""},
+		{"no MAC", func(h host, c *setup) { c.MAC = nil }, "no MAC address", ""},
+		{"multicast MAC", func(h host, c *setup) { c.MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }, "01:00:00:00:00:01 is not the MAC address of a host", ""},
+		{"no index", func(h host, c *setup) { c.Underlay.Index = 0 }, "interface eth0 has no index", ""},
+		{"interface gone", func(h host, c *setup) { c.Underlay.Index = 9999 }, "make VXLAN device flannel.1 on eth0: ", ""},
+		{"a bridge of that name", func(h host, c *setup) {
 			h.must(h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}))
 		}, "interface flannel.1 exists and is not a VXLAN device (bridge): delete it (ip link delete flannel.1), or set another Backend.VNI in the network configuration", "bridge"},
-		{"VNI of another device", func(h host, c *Config) {
+		{"VNI of another device", func(h host, c *setup) {
 			h.must(h.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "vxlan0"}, VxlanId: 1, Port: 8472}))
 		}, "file exists; vxlan0 has VNI 1 and UDP port 8472 already: delete it (ip link delete vxlan0), or set another Backend.VNI or Backend.Port", ""},
-		{"UDP port taken", func(h host, c *Config) {
+		{"UDP port taken", func(h host, c *setup) {
 			taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
 			h.must(err)
 			h.Cleanup(func() { taken.Close() })
 		}, "address already in use; UDP port 8472 is taken: see which process has it (ss -lunp sport = :8472), or set another Backend.Port", ""},
-		{"UDP port taken by another device", func(h host, c *Config) {
+		{"UDP port taken by another device", func(h host, c *setup) {
 			other := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "cilium_vxlan"}, VxlanId: 7, Port: 8472, FlowBased: true, GBP: true}
 			h.must(h.nl.LinkAdd(other))
 			h.must(h.nl.LinkSetUp(other))
 		}, "UDP port 8472 is taken: the kernel's vxlan device cilium_vxlan holds it (ip link delete cilium_vxlan removes it)", ""},
-		{"UDP port taken, of a device that is there", func(h host, c *Config) {
+		{"UDP port taken, of a device that is there", func(h host, c *setup) {
 			h.must(h.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: name}, VxlanId: 1, VtepDevIndex: c.Underlay.Index, SrcAddr: local4.AsSlice()}))
 			taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
 			h.must(err)
 			h.Cleanup(func() { taken.Close() })
 		}, "UDP port 8472 is taken", "vxlan"},
-		{"IPv6 turned off on the underlay", func(h host, c *Config) {
+		{"IPv6 turned off on the underlay", func(h host, c *setup) {
 			c.Local = local6
 			h.must(os.WriteFile("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", []byte("1"), 0))
 		}, "IPv6 is turned off on the interface: set net.ipv6.conf.eth0.disable_ipv6=0", ""},
-		{"IPv6 turned off on the device", func(h host, c *Config) {
+		{"IPv6 turned off on the device", func(h host, c *setup) {
 			c.Subnets = append(c.Subnets, netip.MustParsePrefix("fd00:5:0:1::/64"))
 			h.must(os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0))
 		}, "IPv6 is turned off here: set net.ipv6.conf.all.disable_ipv6=0", ""},
@@ -296,7 +293,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 			inside(t, func(h host) {
 				cfg := h.config4()
 				tt.cause(h, &cfg)
-				d, err := Open(cfg)
+				d, err := openKept(cfg)
 				if err == nil {
 					d.Close()
 					t.Fatal("opened")
@@ -338,11 +335,11 @@ func TestDescriptorsAreClosed(t *testing.T) {
 		h.must(h.open(h.config4()).Close()) // Go's poller opens its own once
 		before := count()
 		for range 3 {
-			d, err := Open(h.config4())
+			d, err := openKept(h.config4())
 			h.must(err, d.Close())
 			bad := h.config4()
 			bad.Underlay.Index = 9999
-			if _, err := Open(bad); err == nil {
+			if _, err := openKept(bad); err == nil {
 				t.Fatal("opened")
 			}
 		}

@@ -103,15 +103,15 @@ func (h host) eth0() underlay.Interface {
 var networks = []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16"), netip.MustParsePrefix("fd00:5::/48")}
 
 // config4 is flannel.1 for IPv4 pods over IPv4.
-func (h host) config4() Config {
-	return Config{
+func (h host) config4() setup {
+	return setup{
 		Options: Options{VNI: 1}, Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.1.0/24")}, Networks: networks,
 		Underlay: h.eth0(), Local: local4, MAC: MAC(local4, 1, false), Logger: slog.New(slog.DiscardHandler),
 	}
 }
 
 // config6 is flannel-v6.1 for IPv6 pods over IPv6.
-func (h host) config6() Config {
+func (h host) config6() setup {
 	c := h.config4()
 	c.IPv6, c.Local, c.MAC = true, local6, MAC(local6, 1, true)
 	c.Subnets = []netip.Prefix{netip.MustParsePrefix("fd00:5:0:1::/64")}
@@ -119,16 +119,16 @@ func (h host) config6() Config {
 }
 
 // open opens the device until the test ends.
-func (h host) open(cfg Config) *Device {
+func (h host) open(cfg setup) *kept {
 	h.Helper()
-	d, err := Open(cfg)
+	d, err := openKept(cfg)
 	h.must(err)
 	h.Cleanup(func() { d.Close() })
 	return d
 }
 
 // run runs the device until stop is called, at the latest when the test ends.
-func (h host) run(d *Device) (stop func()) {
+func (h host) run(d *kept) (stop func()) {
 	h.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -219,7 +219,7 @@ func lines(peers ...Peer) (all []string) {
 // family is the two families as the tests of entries need them.
 type family struct {
 	name   string
-	config func(h host) Config
+	config func(h host) setup
 	peer   func(n int) Peer
 }
 
@@ -229,7 +229,7 @@ var families = []family{
 }
 
 // forFamilies runs f in a namespace a family.
-func forFamilies(t *testing.T, f func(h host, cfg Config, peer func(n int) Peer)) {
+func forFamilies(t *testing.T, f func(h host, cfg setup, peer func(n int) Peer)) {
 	for _, fam := range families {
 		t.Run(fam.name, func(t *testing.T) {
 			inside(t, func(h host) { f(h, fam.config(h), fam.peer) })
@@ -263,9 +263,10 @@ func (h host) listen(groups ...uint) (told func(name string) []string) {
 			for _, m := range messages {
 				// Neighbours for groups come and go as the kernel likes, by what
 				// goes on in all namespaces of the machine.
-				n, _ := parseNeigh(m.Data)
-				if (m.Header.Type == unix.RTM_NEWNEIGH || m.Header.Type == unix.RTM_DELNEIGH) && !n.bridge && n.dst.IsMulticast() {
-					continue
+				if m.Header.Type == unix.RTM_NEWNEIGH || m.Header.Type == unix.RTM_DELNEIGH {
+					if n, err := netlink.NeighDeserialize(m.Data); err == nil && n.Family != unix.AF_BRIDGE && n.IP.IsMulticast() {
+						continue
+					}
 				}
 				// The index stands in the same place in ifinfomsg, ifaddrmsg and ndmsg.
 				if len(m.Data) >= 8 && int(binary.NativeEndian.Uint32(m.Data[4:])) == index {

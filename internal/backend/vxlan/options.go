@@ -35,7 +35,7 @@ type Options struct {
 	// Learning lets the kernel learn FDB entries from what comes in.
 	Learning bool
 	// DirectRouting sends packets to peers on the same link without a tunnel.
-	// It is the caller's affair.
+	// The caller sees to it.
 	DirectRouting bool
 }
 
@@ -75,7 +75,7 @@ func OptionsOf(c *lease.Config) (Options, error) {
 // of the family of a: 50 for IPv4 and 70 for IPv6.
 func Overhead(a netip.Addr) int { return encap.Overhead(a) + headersLen }
 
-// port returns the UDP port as the kernel tells it.
+// port returns the UDP port as the kernel reports it.
 func (o Options) port() int {
 	if o.Port == 0 {
 		return defaultPort

@@ -28,16 +28,16 @@ func neigh(dev int, a netip.Addr, mac net.HardwareAddr, state int) *netlink.Neig
 }
 
 func TestPeersHaveTheirEntries(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		d := h.open(cfg)
 		h.hasTable(d.Name())
-		h.must(d.Add([]Peer{peer(2), peer(3)}))
+		h.must(d.add(peer(2), peer(3)))
 		h.hasTable(d.Name(), lines(peer(2), peer(3))...)
-		h.must(d.Add([]Peer{peer(4)}))
+		h.must(d.add(peer(4)))
 		h.hasTable(d.Name(), lines(peer(2), peer(3), peer(4))...)
-		h.must(d.Retain([]Peer{peer(2), peer(4)}))
+		h.must(d.retain(peer(2), peer(4)))
 		h.hasTable(d.Name(), lines(peer(2), peer(4))...)
-		h.must(d.Retain(nil))
+		h.must(d.retain())
 		h.hasTable(d.Name())
 	})
 }
@@ -50,47 +50,48 @@ func TestPeersOfBothFamiliesShareADevice(t *testing.T) {
 		v4, v6 := peer4(2), peer6(2)
 		v4.MAC, v4.Endpoint = v6.MAC, v6.Endpoint // of one node
 		both := slices.Compact(slices.Sorted(slices.Values(lines(v4, v6))))
-		h.must(d.Add([]Peer{v4, v6}))
+		h.must(d.add(v4, v6))
 		h.hasTable("flannel.1", both...)
-		h.must(d.Retain([]Peer{v6})) // whose FDB entry it is too
+		h.must(d.retain(v6)) // whose FDB entry it is too
 		h.hasTable("flannel.1", lines(v6)...)
-		h.must(d.Add([]Peer{v4}), d.Retain([]Peer{v4, v6}))
+		h.must(d.add(v4), d.retain(v4, v6))
 		h.hasTable("flannel.1", both...)
 	})
 }
 
 // TestChangedPeerIsReplaced: by another lease for the same subnet.
 func TestChangedPeerIsReplaced(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		d := h.open(cfg)
-		h.must(d.Add([]Peer{peer(2), peer(3)}))
+		h.must(d.add(peer(2), peer(3)))
 		moved := peer(2)
 		moved.Endpoint = peer(9).Endpoint
-		h.must(d.Add([]Peer{moved, peer(3)}))
+		h.must(d.add(moved, peer(3)))
 		h.hasTable(d.Name(), lines(moved, peer(3))...)
 		renewed := moved
 		renewed.MAC = net.HardwareAddr{2, 0, 0, 9, 9, 9}
 		told := h.listen(unix.RTNLGRP_NEIGH)
-		h.must(d.Add([]Peer{renewed, peer(3)}))
-		// Packets are never led to a MAC that is nowhere: the FDB entry is first.
-		if got := told(d.Name()); len(got) != 2 || !strings.HasPrefix(got[0], fmt.Sprintf("message of type %d: %02x", unix.RTM_NEWNEIGH, unix.AF_BRIDGE)) {
+		h.must(d.add(renewed, peer(3)))
+		// Packets are never led to a MAC that is nowhere: the FDB entry is first, and
+		// the former one goes last.
+		if got := told(d.Name()); len(got) != 3 || !strings.HasPrefix(got[2], fmt.Sprintf("message of type %d: %02x", unix.RTM_DELNEIGH, unix.AF_BRIDGE)) || !strings.HasPrefix(got[0], fmt.Sprintf("message of type %d: %02x", unix.RTM_NEWNEIGH, unix.AF_BRIDGE)) {
 			h.Errorf("told was\n%s", strings.Join(got, "\n"))
 		}
-		h.must(d.Retain([]Peer{renewed, peer(3)}))
+		h.must(d.retain(renewed, peer(3)))
 		h.hasTable(d.Name(), lines(renewed, peer(3))...)
 	})
 }
 
 // TestSubnetsThatChangeHandsKeepBothPeers: two nodes have each other's subnet.
 func TestSubnetsThatChangeHandsKeepBothPeers(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		a, b := peer(2), peer(3)
 		first := h.open(cfg)
-		h.must(first.Add([]Peer{a, b}), first.Close())
+		h.must(first.add(a, b), first.Close())
 		a.Subnet, b.Subnet = b.Subnet, a.Subnet
 		d := h.open(cfg)
 		told := h.listen(unix.RTNLGRP_NEIGH)
-		h.must(d.Add([]Peer{a, b}), d.Retain([]Peer{a, b}))
+		h.must(d.add(a, b), d.retain(a, b))
 		h.hasTable(d.Name(), lines(a, b)...)
 		if got := told(d.Name()); len(got) != 2 {
 			h.Errorf("%d changes, want 2, of the neighbours:\n%s", len(got), strings.Join(got, "\n"))
@@ -101,7 +102,7 @@ func TestSubnetsThatChangeHandsKeepBothPeers(t *testing.T) {
 // TestStalePeersOfFormerRunsAreRemoved: those of stock flannel and of a twilld
 // that was killed, with what is half of a peer.
 func TestStalePeersOfFormerRunsAreRemoved(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		d := h.open(cfg)
 		dev := d.Index()
 		for _, n := range []int{2, 3, 4} {
@@ -109,7 +110,7 @@ func TestStalePeersOfFormerRunsAreRemoved(t *testing.T) {
 			h.must(h.nl.NeighSet(neigh(dev, p.Subnet.Addr(), p.MAC, netlink.NUD_PERMANENT)), h.nl.NeighSet(fdb(dev, p.MAC, p.Endpoint)))
 		}
 		h.must(h.nl.NeighSet(neigh(dev, peer(5).Subnet.Addr(), peer(5).MAC, netlink.NUD_PERMANENT))) // no FDB entry
-		h.must(d.Add([]Peer{peer(2), peer(6)}), d.Retain([]Peer{peer(2), peer(6)}))
+		h.must(d.add(peer(2), peer(6)), d.retain(peer(2), peer(6)))
 		h.hasTable(d.Name(), lines(peer(2), peer(6))...)
 	})
 }
@@ -117,7 +118,7 @@ func TestStalePeersOfFormerRunsAreRemoved(t *testing.T) {
 // TestForeignEntriesStay: an operator's, those that the kernel has learnt, and
 // what is no subnet's address.
 func TestForeignEntriesStay(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		d := h.open(cfg)
 		dev, p := d.Index(), peer(7)
 		host, outside := p.Subnet.Addr().Next(), netip.MustParseAddr("198.51.100.0")
@@ -143,60 +144,51 @@ func TestForeignEntriesStay(t *testing.T) {
 		if len(foreign) != 8 {
 			h.Fatalf("%q", foreign)
 		}
-		h.must(d.Add([]Peer{peer(2)}), d.Retain([]Peer{peer(2)}))
+		h.must(d.add(peer(2)), d.retain(peer(2)))
 		h.hasTable(d.Name(), append(lines(peer(2)), foreign...)...)
-		h.must(d.Retain(nil))
+		h.must(d.retain())
 		h.hasTable(d.Name(), foreign...)
 	})
 }
 
-// TestPeerThatTheKernelRefusesHasNoEntries: the device was made by hand, with
+// TestPeerThatTheKernelRefusesHasNoNeighbour: the device was made by hand, with
 // room for so many FDB entries; its limit is none of the things in which it may
 // not differ.
-func TestPeerThatTheKernelRefusesHasNoEntries(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+func TestPeerThatTheKernelRefusesHasNoNeighbour(t *testing.T) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		name := Name(1, cfg.IPv6)
 		h.must(h.nl.LinkAdd(&netlink.Vxlan{
 			LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: cfg.MAC}, VxlanId: 1,
 			VtepDevIndex: cfg.Underlay.Index, SrcAddr: cfg.Local.AsSlice(), Limit: 3,
 		}))
+		out := new(testkit.Log)
+		cfg.Logger = out.Logger()
 		d := h.open(cfg)
-		peers := []Peer{peer(2), peer(3), peer(4), peer(5), peer(6)}
-		err := d.Add(peers)
-		var bad PeerErrors
-		if !errors.As(err, &bad) || len(bad) != 2 || !errors.Is(err, unix.ENOSPC) {
-			h.Fatalf("%v", err)
-		}
-		if bad[0].Peer.Subnet != peer(5).Subnet || bad[1].Peer.Subnet != peer(6).Subnet {
-			h.Errorf("refused are %v and %v", bad[0].Peer, bad[1].Peer)
+		if d.add(peer(2), peer(3), peer(4), peer(5), peer(6)) == nil {
+			h.Fatal("all done")
 		}
 		for _, part := range []string{
-			fmt.Sprintf("add VXLAN peer %s at %s: write FDB entry %s dst %[2]s: no space left on device", peer(5).Subnet, peer(5).Endpoint, peer(5).MAC),
-			"(and 1 other peers)",
+			fmt.Sprintf("write FDB entry %s dev %s dst %s: no space left on device", peer(5).MAC, name, peer(5).Endpoint),
+			"(and 1 more)",
 		} {
-			if !strings.Contains(err.Error(), part) {
-				h.Errorf("%v\nlacks %q", err, part)
+			if !strings.Contains(out.String(), part) {
+				h.Errorf("%s\nlacks %q", out, part)
 			}
 		}
 		h.hasTable(name, lines(peer(2), peer(3), peer(4))...)
 		// Where there is room again, they are added.
-		h.must(d.Retain([]Peer{peer(2)}))
-		h.must(d.Add([]Peer{peer(2), peer(5), peer(6)}))
+		_ = d.retain(peer(2))
+		h.must(d.add(peer(2), peer(5), peer(6)))
 		h.hasTable(name, lines(peer(2), peer(5), peer(6))...)
-		// One that was there is left with nothing too.
-		changed := peer(6)
-		changed.MAC = net.HardwareAddr{2, 0, 0, 9, 9, 9}
-		if err := d.Add([]Peer{peer(2), changed}); !errors.As(err, &bad) || len(bad) != 1 {
-			h.Errorf("%v", err)
-		}
-		h.must(d.Retain([]Peer{peer(2), peer(5), changed}))
-		h.hasTable(name, lines(peer(2), peer(5))...)
 	})
 }
 
-// TestPeerThatMakesNoSenseIsRefusedAlone: by its error, and without its former
-// entries.
-func TestPeerThatMakesNoSenseIsRefusedAlone(t *testing.T) {
+// TestPeerThatMakesNoSenseIsRefused: the kernel would take some of them.
+func TestPeerThatMakesNoSenseIsRefused(t *testing.T) {
+	d := Device{Options: Options{VNI: 1}, Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.1.0/24")}, Local: local4, MAC: MAC(local4, 1, false)}
+	if err := d.CheckPeer(peer4(3)); err != nil {
+		t.Errorf("a sound one: %v", err)
+	}
 	for _, tt := range []struct {
 		name   string
 		change func(p *Peer)
@@ -210,91 +202,66 @@ func TestPeerThatMakesNoSenseIsRefusedAlone(t *testing.T) {
 		{"zero MAC", func(p *Peer) { p.MAC = make(net.HardwareAddr, 6) }, "not the MAC address of a host"},
 		{"group MAC", func(p *Peer) { p.MAC = net.HardwareAddr{3, 0, 0, 0, 0, 1} }, "not the MAC address of a host"},
 		{"long MAC", func(p *Peer) { p.MAC = make(net.HardwareAddr, 20) }, "not the MAC address of a host"},
-		{"own MAC", func(p *Peer) { p.MAC = MAC(local4, 1, false) }, "delete flannel.1 on one of the two and start its flanneld or twilld again"},
+		{"own MAC", func(p *Peer) { p.MAC = MAC(local4, 1, false) }, "delete flannel.1 on one of the two and restart its flanneld or twilld"},
 		{"no endpoint", func(p *Peer) { p.Endpoint = netip.Addr{} }, "the endpoint is not the address of a host"},
 		{"unspecified endpoint", func(p *Peer) { p.Endpoint = netip.IPv4Unspecified() }, "the endpoint is not the address of a host"},
 		{"multicast endpoint", func(p *Peer) { p.Endpoint = netip.MustParseAddr("239.1.1.1") }, "the endpoint is not the address of a host"},
 		{"endpoint of the other family", func(p *Peer) { p.Endpoint = peer6(3).Endpoint }, "of another address family than 192.0.2.1"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			inside(t, func(h host) {
-				d := h.open(h.config4())
-				h.must(d.Add([]Peer{peer4(3)}))
-				p := peer4(3)
-				tt.change(&p)
-				err := d.Add([]Peer{peer4(2), p, peer4(4)})
-				var bad PeerErrors
-				if !errors.As(err, &bad) || len(bad) != 1 || !strings.Contains(err.Error(), tt.err) {
-					t.Errorf("%v\nlacks %q", err, tt.err)
-				}
-				want := lines(peer4(2), peer4(4))
-				if p.Subnet != peer4(3).Subnet {
-					want = append(want, lines(peer4(3))...)
-				}
-				h.hasTable("flannel.1", want...)
-			})
-		})
+		p := peer4(3)
+		tt.change(&p)
+		if err := d.CheckPeer(p); err == nil || !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.err)
+		}
 	}
 }
 
 // TestLastOfTwoLeasesHasTheMAC: a node has changed its address and has got
 // another subnet, and its former lease has not expired.
 func TestLastOfTwoLeasesHasTheMAC(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
-		out := new(testkit.Log)
-		cfg.Logger = out.Logger()
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		d := h.open(cfg)
 		former, now := peer(2), peer(3)
 		now.MAC = former.MAC
-		h.must(d.Add([]Peer{former}))
-		h.must(d.Add([]Peer{former, now}))
+		h.must(d.add(former))
+		h.must(d.add(former, now))
 		want := append(lines(now), fmt.Sprintf("%s %s", former.Subnet.Addr(), former.MAC))
 		h.hasTable(d.Name(), want...)
 		told := h.listen(unix.RTNLGRP_NEIGH)
-		h.must(d.Add([]Peer{now, former}), d.Retain([]Peer{former, now}))
+		h.must(d.add(now, former), d.retain(former, now))
 		h.run(d)()
 		if got := told(d.Name()); len(got) > 0 {
 			h.Errorf("they take it from each other:\n%s", strings.Join(got, "\n"))
 		}
-		if n := strings.Count(out.String(), "the same MAC address"); n != 1 {
-			h.Errorf("said %d times:\n%s", n, out)
+		if len(d.shared) != 1 || d.shared[0].Subnet != former.Subnet {
+			h.Errorf("of the same MAC are %v, want %v", d.shared, former)
 		}
-		h.must(d.Retain([]Peer{now}))
+		h.must(d.retain(now))
 		h.hasTable(d.Name(), lines(now)...)
 		// And the other way round, the one that goes is the one that has it.
-		h.must(d.Add([]Peer{former}), d.Retain([]Peer{former}))
+		h.must(d.add(former), d.retain(former))
 		h.hasTable(d.Name(), lines(former)...)
 	})
 }
 
 // TestLastOfThoseThatAreLeftHasTheMAC: of three leases the newest goes.
 func TestLastOfThoseThatAreLeftHasTheMAC(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		d := h.open(cfg)
 		var peers []Peer
 		for n := 2; n <= 5; n++ {
 			p := peer(n)
 			p.MAC = peer(2).MAC
 			peers = append(peers, p)
-			h.must(d.Add(peers))
+			h.must(d.add(peers...))
 		}
 		for left := 3; left > 0; left-- {
-			h.must(d.Retain(peers[:left]), d.Add(peers[:left]))
+			h.must(d.retain(peers[:left]...), d.add(peers[:left]...))
 			want := lines(peers[left-1])
 			for _, p := range peers[:left-1] {
 				want = append(want, lines(p)[0])
 			}
 			h.hasTable(d.Name(), want...)
-		}
-	})
-}
-
-func TestPeersOfADeviceThatIsGoneAreNotAdded(t *testing.T) {
-	inside(t, func(h host) {
-		d := h.open(h.config4())
-		h.must(d.Add([]Peer{peer4(2)}), d.Delete())
-		if err := d.Add([]Peer{peer4(2), peer4(3)}); !errors.Is(err, ErrDeviceGone) {
-			t.Errorf("%v, want ErrDeviceGone", err)
 		}
 	})
 }
@@ -319,7 +286,7 @@ func many() (peers []Peer) {
 }
 
 // configMany is for a network with room for many, as node 0 of it.
-func (h host) configMany() Config {
+func (h host) configMany() setup {
 	cfg := h.config4()
 	cfg.Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	cfg.Subnets = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}
@@ -336,23 +303,23 @@ func TestThousandsOfPeersAreAddedFoundAndRemoved(t *testing.T) {
 			h.must(f())
 			t.Logf("%s: %v", what, time.Since(begin).Round(100*time.Microsecond))
 		}
-		timed("add 5,000 peers", func() error { return d.Add(peers) })
+		timed("add 5,000 peers", func() error { return d.add(peers...) })
 		if got := len(h.table("flannel.1")); got != 2*manyPeers {
 			t.Fatalf("%d entries, want %d", got, 2*manyPeers)
 		}
-		timed("add them again", func() error { return d.Add(peers) })
-		timed("add one more", func() error { return d.Add([]Peer{node(manyPeers + 1)}) })
+		timed("add them again", func() error { return d.add(peers...) })
+		timed("add one more", func() error { return d.add(node(manyPeers + 1)) })
 		h.must(d.Close())
 
 		d = h.open(h.configMany())
 		peers = append(peers, node(manyPeers+1))
 		told := h.listen(unix.RTNLGRP_NEIGH)
-		timed("find them after a restart", func() error { return errors.Join(d.Add(peers), d.Retain(peers)) })
+		timed("find them after a restart", func() error { return errors.Join(d.add(peers...), d.retain(peers...)) })
 		if got := told("flannel.1"); len(got) > 0 {
 			t.Errorf("%d changes, want none", len(got))
 		}
 		stop := h.run(d)
-		timed("remove all but one", func() error { return d.Retain(peers[:1]) })
+		timed("remove all but one", func() error { return d.retain(peers[:1]...) })
 		stop()
 		h.hasTable("flannel.1", lines(peers[0])...)
 	})
@@ -371,11 +338,11 @@ func BenchmarkPeers(b *testing.B) {
 		}
 		for b.Loop() {
 			d := h.open(h.configMany())
-			took(&add, func() error { return d.Add(peers) })
+			took(&add, func() error { return d.add(peers...) })
 			h.must(d.Close())
 			d = h.open(h.configMany())
-			took(&find, func() error { return errors.Join(d.Add(peers), d.Retain(peers)) })
-			took(&remove, func() error { return d.Retain(nil) })
+			took(&find, func() error { return errors.Join(d.add(peers...), d.retain(peers...)) })
+			took(&remove, func() error { return d.retain() })
 			h.must(d.Close())
 		}
 		for _, m := range []struct {
@@ -393,13 +360,13 @@ func BenchmarkChange(b *testing.B) {
 	inside(b, func(h host) {
 		peers := many()
 		d := h.open(h.configMany())
-		h.must(d.Add(peers), d.Retain(peers))
+		h.must(d.add(peers...), d.retain(peers...))
 		n := 0
 		for b.Loop() {
 			n++
 			p := &peers[n%manyPeers]
 			p.Endpoint = netip.AddrFrom4([4]byte{172, 17, byte(n >> 8), byte(n)})
-			h.must(d.Add(peers), d.Retain(peers))
+			h.must(d.add(peers...), d.retain(peers...))
 		}
 	})
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/host/keep"
 )
 
 const (
@@ -43,7 +45,7 @@ func Probe() error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("probe VXLAN: make a device: %w%s", err, remedy(err))
+		return fmt.Errorf("probe VXLAN: make a device: %w%s", err, keep.VXLANRemedy(err))
 	}
 	return removeProbe(h)
 }

@@ -2,6 +2,7 @@ package vxlan
 
 import (
 	"errors"
+	"github.com/twillnet/twill/internal/host/keep"
 	"strings"
 	"sync"
 	"testing"
@@ -96,7 +97,7 @@ func TestProbeSaysThatThePrivilegeIsMissing(t *testing.T) {
 		if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN is missing: give it to the process or container") {
 			t.Errorf("%v", err)
 		}
-		if _, err := Open(h.config4()); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN is missing") {
+		if _, err := openKept(h.config4()); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN is missing") {
 			t.Errorf("Open: %v", err)
 		}
 		if after := h.links(); after != before {
@@ -114,7 +115,7 @@ func TestErrorOfAKernelWithoutVXLANSaysWhatToDo(t *testing.T) {
 		{unix.EAFNOSUPPORT, "; this kernel has no VXLAN over IPv6"},
 		{unix.ENOMEM, ""},
 	} {
-		if got := remedy(tt.err); got != tt.remedy {
+		if got := keep.VXLANRemedy(tt.err); got != tt.remedy {
 			t.Errorf("of %v %q, want %q", tt.err, got, tt.remedy)
 		}
 	}

@@ -131,21 +131,21 @@ func TestStockFlannelsDeviceIsTakenOver(t *testing.T) {
 	const dual = `"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:5::/48"`
 	for _, tt := range []struct {
 		name, config string
-		configs      func(h host) []Config
+		configs      func(h host) []setup
 		// sameMTU: stock flannel takes 50 bytes from the MTU for IPv6 too, which
 		// is 20 too few.
 		sameMTU []bool
 	}{
 		{"IPv4", `{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}`,
-			func(h host) []Config { return []Config{h.config4()} }, []bool{true}},
+			func(h host) []setup { return []setup{h.config4()} }, []bool{true}},
 		{"dual stack", `{` + dual + `, "Backend": {"Type": "vxlan"}}`,
-			func(h host) []Config { return []Config{h.config4(), h.config6()} }, []bool{true, false}},
+			func(h host) []setup { return []setup{h.config4(), h.config6()} }, []bool{true, false}},
 		{"all options", `{` + dual + `, "Backend": {"Type": "vxlan", "VNI": 77, "Port": 4789, "MTU": 1400, "GBP": true, "Learning": true}}`,
-			func(h host) []Config {
+			func(h host) []setup {
 				a, b := h.config4(), h.config6()
 				a.Options = Options{VNI: 77, Port: 4789, MTU: 1400, GBP: true, Learning: true}
 				b.Options = a.Options
-				return []Config{a, b}
+				return []setup{a, b}
 			}, []bool{true, false}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -156,10 +156,10 @@ func TestStockFlannelsDeviceIsTakenOver(t *testing.T) {
 				vni := cfgs[0].VNI
 				peers := []Peer{peer4(2), peer6(2)}[:len(cfgs)]
 				key, value := "subnets/10.5.2.0-24", fmt.Sprintf(`"PublicIP":%q,"PublicIPv6":null,"BackendType":"vxlan","BackendData":%s`,
-					peers[0].Endpoint, Data{vni, HardwareAddr(peers[0].MAC)}.Encode())
+					peers[0].Endpoint, encoded(Data{vni, HardwareAddr(peers[0].MAC)}))
 				if len(peers) == 2 {
 					key, value = "subnets/10.5.2.0-24&fd00:5:0:2::-64", strings.Replace(value, "null", fmt.Sprintf("%q", peers[1].Endpoint), 1)+
-						fmt.Sprintf(`,"BackendV6Data":%s`, Data{vni, HardwareAddr(peers[1].MAC)}.Encode())
+						fmt.Sprintf(`,"BackendV6Data":%s`, encoded(Data{vni, HardwareAddr(peers[1].MAC)}))
 				}
 				s.put(key, "{"+value+"}")
 				s.run(func() bool {
@@ -186,14 +186,14 @@ func TestStockFlannelsDeviceIsTakenOver(t *testing.T) {
 					stock := h.attributes(name)
 					told := h.listen()
 					d := h.open(cfg)
-					h.must(d.Add(peers[i:i+1]), d.Retain(peers[i:i+1]))
+					h.must(d.add(peers[i:i+1]...), d.retain(peers[i:i+1]...))
 					if got := told(name); tt.sameMTU[i] && len(got) > 0 {
 						t.Errorf("%s: changes were told:\n%s", name, strings.Join(got, "\n"))
 					}
 					h.hasTable(name, lines(peers[i])...)
 					h.must(d.Delete(), d.Close())
 
-					cfg.MAC = d.MAC()
+					cfg.MAC = d.MAC
 					h.must(h.open(cfg).Close())
 					ours := h.attributes(name)
 					if !tt.sameMTU[i] {

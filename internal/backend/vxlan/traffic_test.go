@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -20,11 +19,11 @@ import (
 // pair is two hosts whose devices know each other.
 type pair struct {
 	*netlab.Topology
-	devices []*Device
+	devices []*kept
 }
 
 // connect opens a device on each host, for pods of one or both families (IPv6:
-// true) over an underlay of one, and makes the routes that a caller makes.
+// true) over an underlay of one.
 func connect(t *testing.T, topo *netlab.Topology, pods []bool, ipv6Underlay bool) *pair {
 	t.Helper()
 	p := &pair{Topology: topo}
@@ -51,7 +50,7 @@ func connect(t *testing.T, topo *netlab.Topology, pods []bool, ipv6Underlay bool
 			if err != nil {
 				return err
 			}
-			d, err := Open(Config{
+			d, err := openKept(setup{
 				Options: Options{VNI: 1}, IPv6: pods[0], Subnets: subnets(h),
 				Networks: []netip.Prefix{netlab.Network, netlab.Network6},
 				Underlay: underlay.Interface{Name: netlab.UnderlayLink, Index: eth0.Attrs().Index, MTU: eth0.Attrs().MTU},
@@ -63,12 +62,7 @@ func connect(t *testing.T, topo *netlab.Topology, pods []bool, ipv6Underlay bool
 			t.Cleanup(func() { d.Close() })
 			p.devices = append(p.devices, d)
 			for _, s := range subnets(other) {
-				err = errors.Join(err,
-					d.Add([]Peer{{Subnet: s, MAC: MAC(local(other), 1, pods[0]), Endpoint: local(other)}}),
-					nl.RouteAdd(&netlink.Route{
-						Dst: &net.IPNet{IP: s.Addr().AsSlice(), Mask: net.CIDRMask(s.Bits(), s.Addr().BitLen())},
-						Gw:  s.Addr().AsSlice(), LinkIndex: d.Index(), Flags: int(netlink.FLAG_ONLINK),
-					}))
+				err = errors.Join(err, d.add(Peer{Subnet: s, MAC: MAC(local(other), 1, pods[0]), Endpoint: local(other)}))
 			}
 			return err
 		}); err != nil {
@@ -169,7 +163,7 @@ func TestPacketOfTheMTUCrossesAndOneByteMoreIsRefused(t *testing.T) {
 			topo := netlabtest.New(t, netlab.Options{Wire: netlab.MTU})
 			p := connect(t, topo, tt.pods, tt.underlay)
 			for i := range 2 {
-				if got := p.devices[i].MTU(); got != tt.mtu {
+				if got := int(p.devices[i].TunnelMTU()); got != tt.mtu {
 					t.Fatalf("MTU %d, want %d", got, tt.mtu)
 				}
 				for _, ipv6 := range tt.pods {
@@ -224,13 +218,13 @@ func TestPodsTalkWhileTheDeviceIsClosedAndTakenOver(t *testing.T) {
 	testkit.Eventually(t, "packets cross while nobody looks after the device", crosses)
 	other := topo.Hosts[1]
 	if err := topo.Hosts[0].NS.Do(func() error {
-		again, err := Open(d.cfg)
+		again, err := openKept(d.setup)
 		if err != nil {
 			return err
 		}
 		defer again.Close()
-		peers := []Peer{{Subnet: other.Subnet, MAC: p.devices[1].MAC(), Endpoint: other.Addr}}
-		return errors.Join(again.Add(peers), again.Retain(peers))
+		peers := []Peer{{Subnet: other.Subnet, MAC: p.devices[1].MAC, Endpoint: other.Addr}}
+		return errors.Join(again.add(peers...), again.retain(peers...))
 	}); err != nil {
 		t.Fatal(err)
 	}

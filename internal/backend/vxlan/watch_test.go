@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -15,7 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/twillnet/twill/internal/host/nlwatch"
+	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -33,7 +32,7 @@ func (h host) state(name string) []string {
 // taking takes one thing away from a device with the peers 2 and 3.
 type taking struct {
 	name string
-	take func(h host, d *Device, peer func(int) Peer) error
+	take func(h host, d *kept, peer func(int) Peer) error
 	log  string // says that it was put back
 }
 
@@ -41,42 +40,42 @@ type taking struct {
 const tooLow = "MTU, too low for IPv6"
 
 func takings() []taking {
-	link := func(d *Device) netlink.Link {
+	link := func(d *kept) netlink.Link {
 		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: d.Index()}}
 	}
 	return []taking{
-		{"address", func(h host, d *Device, _ func(int) Peer) error {
+		{"address", func(h host, d *kept, _ func(int) Peer) error {
 			list, err := h.nl.AddrList(link(d), netlink.FAMILY_ALL)
 			h.must(err)
 			return h.nl.AddrDel(link(d), &list[0])
 		}, "address "},
-		{"MTU, lower", func(h host, d *Device, _ func(int) Peer) error { return h.nl.LinkSetMTU(link(d), 1300) }, "MTU "},
-		{tooLow, func(h host, d *Device, _ func(int) Peer) error { return h.nl.LinkSetMTU(link(d), 1000) }, "MTU "},
-		{"MAC", func(h host, d *Device, _ func(int) Peer) error {
+		{"MTU, lower", func(h host, d *kept, _ func(int) Peer) error { return h.nl.LinkSetMTU(link(d), 1300) }, "MTU "},
+		{tooLow, func(h host, d *kept, _ func(int) Peer) error { return h.nl.LinkSetMTU(link(d), 1000) }, "MTU "},
+		{"MAC", func(h host, d *kept, _ func(int) Peer) error {
 			return h.nl.LinkSetHardwareAddr(link(d), net.HardwareAddr{2, 9, 9, 9, 9, 9})
 		}, "MAC "},
-		{"up state", func(h host, d *Device, _ func(int) Peer) error { return h.nl.LinkSetDown(link(d)) }, "up"},
-		{"neighbour", func(h host, d *Device, peer func(int) Peer) error {
+		{"up state", func(h host, d *kept, _ func(int) Peer) error { return h.nl.LinkSetDown(link(d)) }, "up"},
+		{"neighbour", func(h host, d *kept, peer func(int) Peer) error {
 			return h.nl.NeighDel(neigh(d.Index(), peer(2).Subnet.Addr(), nil, 0))
-		}, "1 neighbours, 0 FDB entries"},
-		{"neighbour, changed", func(h host, d *Device, peer func(int) Peer) error {
+		}, "neighbour "},
+		{"neighbour, changed", func(h host, d *kept, peer func(int) Peer) error {
 			return h.nl.NeighSet(neigh(d.Index(), peer(2).Subnet.Addr(), peer(3).MAC, netlink.NUD_PERMANENT))
-		}, "1 neighbours, 0 FDB entries"},
-		{"neighbour, not permanent", func(h host, d *Device, peer func(int) Peer) error {
+		}, "neighbour "},
+		{"neighbour, not permanent", func(h host, d *kept, peer func(int) Peer) error {
 			return h.nl.NeighSet(neigh(d.Index(), peer(2).Subnet.Addr(), peer(2).MAC, netlink.NUD_STALE))
-		}, "1 neighbours, 0 FDB entries"},
-		{"FDB entry", func(h host, d *Device, peer func(int) Peer) error {
+		}, "neighbour "},
+		{"FDB entry", func(h host, d *kept, peer func(int) Peer) error {
 			return h.nl.NeighDel(fdb(d.Index(), peer(2).MAC, peer(2).Endpoint))
-		}, "0 neighbours, 1 FDB entries"},
-		{"FDB entry, changed", func(h host, d *Device, peer func(int) Peer) error {
+		}, "FDB entry "},
+		{"FDB entry, changed", func(h host, d *kept, peer func(int) Peer) error {
 			return h.nl.NeighSet(fdb(d.Index(), peer(2).MAC, peer(9).Endpoint))
-		}, "0 neighbours, 1 FDB entries"},
-		{"FDB entry, not permanent", func(h host, d *Device, peer func(int) Peer) error {
+		}, "FDB entry "},
+		{"FDB entry, not permanent", func(h host, d *kept, peer func(int) Peer) error {
 			e := fdb(d.Index(), peer(2).MAC, peer(2).Endpoint)
 			e.State = netlink.NUD_REACHABLE
 			return h.nl.NeighSet(e)
-		}, "0 neighbours, 1 FDB entries"},
-		{"learning", func(h host, d *Device, _ func(int) Peer) error {
+		}, "FDB entry "},
+		{"learning", func(h host, d *kept, _ func(int) Peer) error {
 			return h.change(d, nl.NewRtAttr(nl.IFLA_VXLAN_LEARNING, nl.Uint8Attr(1)))
 		}, "learning false"},
 	}
@@ -87,11 +86,11 @@ func takings() []taking {
 func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 	for _, tt := range takings() {
 		t.Run(tt.name, func(t *testing.T) {
-			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+			forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 				out := new(testkit.Log)
 				cfg.Logger = out.Logger()
 				d := h.open(cfg)
-				h.must(d.Add([]Peer{peer(2), peer(3)}))
+				h.must(d.add(peer(2), peer(3)))
 				want := h.state(d.Name())
 				stop := h.run(d)
 				h.must(tt.take(h, d, peer))
@@ -108,35 +107,12 @@ func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 	}
 }
 
-// TestWhatIsTakenIsHeardOf: Run would see it by chance, if it looked for another
-// reason, such as that it has just begun.
-func TestWhatIsTakenIsHeardOf(t *testing.T) {
-	for _, tt := range takings() {
-		t.Run(tt.name, func(t *testing.T) {
-			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
-				d := h.open(cfg)
-				h.must(d.Add([]Peer{peer(2), peer(3)}))
-				listener, err := nlwatch.Open(unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_NEIGH)
-				h.must(err)
-				defer listener.Close()
-				h.must(tt.take(h, d, peer))
-				testkit.Eventually(h, "Run would look", func() bool {
-					messages, missed := listener.Next(time.Now().Add(testkit.Patience))
-					wait, err := d.concerns(messages, missed)
-					h.must(err)
-					return wait != never
-				})
-			})
-		})
-	}
-}
-
 // TestPeersAddedWhileItRunsAreLookedAfter: and those that were removed are not.
 func TestPeersAddedWhileItRunsAreLookedAfter(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		d := h.open(cfg)
 		h.run(d)
-		h.must(d.Add([]Peer{peer(2), peer(3)}), d.Retain([]Peer{peer(3)}))
+		h.must(d.add(peer(2), peer(3)), d.retain(peer(3)))
 		h.must(h.nl.NeighDel(fdb(d.Index(), peer(3).MAC, peer(3).Endpoint)))
 		testkit.Eventually(h, "the entry is back", func() bool {
 			return slices.Equal(h.table(d.Name()), slices.Sorted(slices.Values(lines(peer(3)))))
@@ -147,11 +123,11 @@ func TestPeersAddedWhileItRunsAreLookedAfter(t *testing.T) {
 // TestForeignEntriesAreNoConcernOfRun: nothing is written, whatever comes and
 // goes beside ours.
 func TestForeignEntriesAreNoConcernOfRun(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		out := new(testkit.Log)
 		cfg.Logger = out.Logger()
 		d := h.open(cfg)
-		h.must(d.Add([]Peer{peer(2)}))
+		h.must(d.add(peer(2)))
 		stop := h.run(d)
 		foreign := fdb(d.Index(), net.HardwareAddr{0, 0, 0, 0, 0, 0}, peer(9).Endpoint)
 		h.must(h.nl.NeighAppend(foreign), h.nl.NeighDel(foreign), h.nl.NeighAppend(foreign))
@@ -161,7 +137,7 @@ func TestForeignEntriesAreNoConcernOfRun(t *testing.T) {
 		slices.Sort(want)
 		testkit.Eventually(h, "our entry is back", func() bool { return slices.Equal(h.table(d.Name()), want) })
 		stop()
-		if n := strings.Count(out.String(), "put back"); n != 1 {
+		if n := strings.Count(out.String(), "restored"); n != 1 {
 			h.Errorf("put back %d times:\n%s", n, out)
 		}
 	})
@@ -170,37 +146,37 @@ func TestForeignEntriesAreNoConcernOfRun(t *testing.T) {
 func TestDeviceThatIsGoneEndsRun(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		do   func(h host, d *Device)
+		do   func(h host, d *kept)
 	}{
-		{"deleted", func(h host, d *Device) { h.must(d.Delete()) }},
-		{"deleted with its interface", func(h host, d *Device) { h.must(h.nl.LinkDel(h.link("eth0"))) }},
-		{"deleted and made anew by another", func(h host, d *Device) {
+		{"deleted", func(h host, d *kept) { h.must(d.Delete()) }},
+		{"deleted with its interface", func(h host, d *kept) { h.must(h.nl.LinkDel(h.link("eth0"))) }},
+		{"deleted and made anew by another", func(h host, d *kept) {
 			v := h.vxlan(d.Name())
 			again := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: d.Name()}, VxlanId: v.VxlanId, VtepDevIndex: v.VtepDevIndex, SrcAddr: v.SrcAddr}
 			h.must(h.nl.LinkDel(v), h.nl.LinkAdd(again))
 		}},
-		{"another local address", func(h host, d *Device) {
+		{"another local address", func(h host, d *kept) {
 			local := nl.NewRtAttr(nl.IFLA_VXLAN_LOCAL, []byte{192, 0, 2, 77})
-			if d.Local().Is6() {
+			if d.Local.Is6() {
 				local = nl.NewRtAttr(nl.IFLA_VXLAN_LOCAL6, net.ParseIP("2001:db8::77"))
 			}
 			h.must(h.change(d, local))
 		}},
-		{"moved to another namespace", func(h host, d *Device) {
+		{"moved to another namespace", func(h host, d *kept) {
 			h.must(h.nl.LinkSetNsFd(h.vxlan(d.Name()), other(h)))
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+			forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 				d := h.open(cfg)
-				h.must(d.Add([]Peer{peer(2)}))
+				h.must(d.add(peer(2)))
 				done := make(chan error, 1)
 				go func() { done <- d.Run(context.Background()) }()
 				tt.do(h, d)
 				select {
 				case err := <-done:
-					if !errors.Is(err, ErrDeviceGone) || !strings.Contains(err.Error(), d.Name()) {
-						h.Errorf("%v, want ErrDeviceGone with the name", err)
+					if !errors.Is(err, keep.ErrDeviceGone) || !strings.Contains(err.Error(), d.Name()) {
+						h.Errorf("%v, want keep.ErrDeviceGone with the name", err)
 					}
 				case <-time.After(testkit.Patience):
 					h.Fatal("Run has not ended")
@@ -212,7 +188,7 @@ func TestDeviceThatIsGoneEndsRun(t *testing.T) {
 }
 
 // change changes one VXLAN option of a device that is there.
-func (h host) change(d *Device, option *nl.RtAttr) error {
+func (h host) change(d *kept, option *nl.RtAttr) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(d.Index())
@@ -231,20 +207,20 @@ func other(h host) int {
 	return netlabtest.Namespace(h, "elsewhere").FD()
 }
 
-// TestDeviceComesBackWithItsPeers is what a caller does after ErrDeviceGone.
+// TestDeviceComesBackWithItsPeers is what a caller does after keep.ErrDeviceGone.
 func TestDeviceComesBackWithItsPeers(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		peers := []Peer{peer(2), peer(3)}
 		d := h.open(cfg)
-		h.must(d.Add(peers))
+		h.must(d.add(peers...))
 		want := h.state(d.Name())
 		h.must(d.Delete())
-		if err := d.Run(context.Background()); !errors.Is(err, ErrDeviceGone) {
+		if err := d.Run(context.Background()); !errors.Is(err, keep.ErrDeviceGone) {
 			h.Fatal(err)
 		}
 		h.must(d.Close())
 		d = h.open(cfg)
-		h.must(d.Add(peers), d.Retain(peers))
+		h.must(d.add(peers...), d.retain(peers...))
 		if got := h.state(d.Name()); !slices.Equal(got, want) {
 			h.Errorf("it is\n%q\nand was\n%q", got, want)
 		}
@@ -254,35 +230,12 @@ func TestDeviceComesBackWithItsPeers(t *testing.T) {
 // TestWhoFightsIsNotAnsweredFaster: a program deletes an entry as soon as it is
 // there. What is put back is bounded, and said once.
 func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
-	var p pace
-	now := time.Now()
-	var gaps []time.Duration
-	for range 9 {
-		p.put(now)
-		next := p.earliest(now)
-		gaps = append(gaps, next.Sub(now))
-		now = next
-	}
-	want := []time.Duration{100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000}
-	for i := range want {
-		if gaps[i] != want[i]*time.Millisecond {
-			t.Fatalf("gaps %v, want %v ms", gaps, want)
-		}
-	}
-	if later := now.Add(2 * calm); p.earliest(later) != later {
-		t.Error("after a pause it is not put back at once")
-	}
-	p.put(now.Add(2 * calm))
-	if p.gap != firstGap {
-		t.Errorf("after a pause the gap is %v", p.gap)
-	}
-
 	inside(t, func(h host) {
 		out := new(testkit.Log)
 		cfg := h.config4()
 		cfg.Logger = out.Logger()
 		d := h.open(cfg)
-		h.must(d.Add([]Peer{peer4(2)}))
+		h.must(d.add(peer4(2)))
 		stop := h.run(d)
 		begin, back := time.Now(), 0
 		entry := fdb(d.Index(), peer4(2).MAC, peer4(2).Endpoint)
@@ -290,12 +243,12 @@ func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
 		for ; back < 4; back++ {
 			testkit.Eventually(t, "the entry is back", func() bool { return h.nl.NeighDel(entry) == nil })
 		}
-		// At the earliest at 0, 100, 300 and 700 ms.
-		if took := time.Since(begin); took < 600*time.Millisecond {
+		// At the earliest at 0, 50, 150 and 350 ms.
+		if took := time.Since(begin); took < 350*time.Millisecond {
 			t.Errorf("put back %d times in %v", back, took)
 		}
 		stop()
-		if n := strings.Count(out.String(), "put back"); n != 1 {
+		if n := strings.Count(out.String(), "restored"); n != 1 {
 			t.Errorf("said %d times:\n%s", n, out)
 		}
 	})
@@ -308,7 +261,7 @@ func TestWhatCannotBePutBackIsToldOnce(t *testing.T) {
 		cfg := h.config4()
 		cfg.Logger = out.Logger()
 		d := h.open(cfg)
-		h.must(d.Add([]Peer{peer4(2)}), h.nl.LinkSetDown(h.link("flannel.1")))
+		h.must(d.add(peer4(2)), h.nl.LinkSetDown(h.link("flannel.1")))
 		taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
 		h.must(err)
 		stop := h.run(d)
@@ -322,67 +275,6 @@ func TestWhatCannotBePutBackIsToldOnce(t *testing.T) {
 		stop()
 		if n := strings.Count(out.String(), "level=WARN"); n != 1 {
 			t.Errorf("%d warnings:\n%s", n, out)
-		}
-	})
-}
-
-// TestOwnAndForeignChangesAreNoConcernOfRun: after each of them it would read
-// all tables for nothing.
-func TestOwnAndForeignChangesAreNoConcernOfRun(t *testing.T) {
-	forFamilies(t, func(h host, cfg Config, peer func(int) Peer) {
-		d := h.open(cfg)
-		h.must(d.Add([]Peer{peer(2)}))
-		listener, err := nlwatch.Open(unix.RTNLGRP_NEIGH)
-		h.must(err)
-		defer listener.Close()
-		foreign := neigh(d.Index(), peer(9).Subnet.Addr(), peer(9).MAC, netlink.NUD_STALE)
-		changed := peer(3)
-		changed.Endpoint = peer(9).Endpoint
-		for _, tt := range []struct {
-			what   string
-			change func() error
-		}{
-			{"a new peer", func() error { return d.Add([]Peer{peer(3)}) }},
-			{"a changed peer", func() error { return d.Add([]Peer{changed}) }},
-			{"a peer that goes", func() error { return d.Retain([]Peer{peer(2)}) }},
-			{"a neighbour of another", func() error {
-				return errors.Join(h.nl.NeighSet(foreign), h.nl.NeighDel(foreign))
-			}},
-			{"an FDB entry of another", func() error {
-				return errors.Join(h.nl.NeighSet(fdb(d.Index(), peer(8).MAC, peer(9).Endpoint)), h.nl.NeighDel(fdb(d.Index(), peer(8).MAC, peer(9).Endpoint)))
-			}},
-			{"an entry of another device", func() error {
-				return h.nl.NeighSet(neigh(cfg.Underlay.Index, peer(2).Subnet.Addr(), peer(9).MAC, netlink.NUD_PERMANENT))
-			}},
-		} {
-			h.must(tt.change())
-			told := 0
-			for {
-				messages, missed := listener.Next(time.Now())
-				if len(messages) == 0 {
-					break
-				}
-				told += len(messages)
-				if wait, err := d.concerns(messages, missed); wait != never || err != nil {
-					h.Errorf("%s: %v, %v", tt.what, wait, err)
-				}
-			}
-			if told == 0 {
-				h.Errorf("%s: nothing is told", tt.what)
-			}
-		}
-	})
-}
-
-func TestMessagesThatAreCutShortAreNoConcern(t *testing.T) {
-	inside(t, func(h host) {
-		d := h.open(h.config4())
-		for _, kind := range []uint16{unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH, 0} {
-			for size := range 8 {
-				if wait, err := d.concern(syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: make([]byte, size)}); wait != never || err != nil {
-					t.Errorf("type %d, %d bytes: %v, %v", kind, size, wait, err)
-				}
-			}
 		}
 	})
 }

@@ -68,12 +68,6 @@ func FDBReplace(f FDB) Request {
 	return f.request("replace FDB entry", unix.RTM_NEWNEIGH, replace)
 }
 
-// FDBAppend adds one more destination to a MAC that may have several: a
-// multicast address, or the zero MAC, of frames that have no entry.
-func FDBAppend(f FDB) Request {
-	return f.request("append FDB entry", unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_APPEND)
-}
-
 // FDBDel deletes the entry of this MAC with this Dst. It fails with unix.ENOENT
 // if there is none.
 func FDBDel(f FDB) Request { return f.request("delete FDB entry", unix.RTM_DELNEIGH, 0) }

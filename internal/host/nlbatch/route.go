@@ -9,20 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Route is a unicast route in table main.
+// Route is a route in table main, unicast or a blackhole.
 type Route struct {
-	Dst      netip.Prefix
-	Via      netip.Addr // the gateway; invalid: Dst is on the link of Dev
-	Dev      int        // index of the device
-	OnLink   bool       // Via is on the link of Dev, whatever its addresses say
-	Metric   uint32     // 0: the kernel's own, 0 for IPv4 and 1,024 for IPv6
-	Protocol uint8      // RTPROT_BOOT, …; 0: RTPROT_BOOT
-	Scope    uint8      // RT_SCOPE_UNIVERSE (0), RT_SCOPE_LINK, …; IPv4 only
+	Dst       netip.Prefix
+	Via       netip.Addr // the gateway; invalid: Dst is on the link of Dev
+	Dev       int        // index of the device
+	OnLink    bool       // Via is on the link of Dev, whatever its addresses say
+	Blackhole bool       // packets are dropped; there is neither gateway nor device
+	Metric    uint32     // 0: the kernel's own, 0 for IPv4 and 1,024 for IPv6
+	Protocol  uint8      // RTPROT_BOOT, …; 0: RTPROT_BOOT
 }
 
 // String writes the route as ip-route(8) does, with the index for the device.
 func (r Route) String() string {
 	s := r.Dst.String()
+	if r.Blackhole {
+		s = "blackhole " + s
+	}
 	if r.Via.IsValid() {
 		s += " via " + r.Via.String()
 	}
@@ -51,19 +54,21 @@ func route(op string, r Route, flags uint16) Request {
 	if err := r.check(); err != nil {
 		return wrong(op, r, err)
 	}
-	if r.Dev <= 0 {
+	if r.Dev <= 0 && !r.Blackhole {
 		return wrong(op, r, errNoDevice)
 	}
 	msg := nl.NewRtMsg() // table main, protocol boot, scope universe, unicast
 	if r.Protocol != 0 {
 		msg.Protocol = r.Protocol
 	}
-	msg.Scope = r.Scope
+	if r.Blackhole {
+		msg.Type = unix.RTN_BLACKHOLE
+	}
 	return Request{kind: unix.RTM_NEWROUTE, flags: flags, body: r.body(msg)}
 }
 
 // RouteDel deletes the first route to Dst of which all is true that r says:
-// gateway, device, metric and protocol where they are not zero. It fails with
+// type, gateway, device, metric and protocol where they are not zero. It fails with
 // unix.ESRCH if there is none.
 func RouteDel(r Route) Request {
 	if err := r.check(); err != nil {
@@ -71,6 +76,9 @@ func RouteDel(r Route) Request {
 	}
 	msg := nl.NewRtDelMsg() // table main, any scope, protocol and type
 	msg.Protocol = r.Protocol
+	if r.Blackhole {
+		msg.Type = unix.RTN_BLACKHOLE
+	}
 	return Request{kind: unix.RTM_DELROUTE, body: r.body(msg)}
 }
 

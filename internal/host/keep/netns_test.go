@@ -1,4 +1,4 @@
-package routes
+package keep
 
 import (
 	"context"
@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/host/nlwatch"
-	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -123,17 +122,21 @@ func address(cidr string) *netlink.Addr {
 
 // direct is the route to peer i through eth0.
 func (n *node) direct(f family, i int) Route {
-	return Route{Dst: f.subnet(i), Via: f.gateway, Dev: n.eth0.Attrs().Index}
+	return Route{Dst: f.subnet(i), Via: f.gateway, Dev: "eth0"}
 }
 
 // tunnelled is the route to peer i through flannel.1.
 func (n *node) tunnelled(f family, i int) Route {
-	return Route{Dst: f.subnet(i), Via: f.subnet(i).Addr(), Dev: n.vtep.Attrs().Index, OnLink: true}
+	return Route{Dst: f.subnet(i), Via: f.subnet(i).Addr(), Dev: "flannel.1", OnLink: true}
 }
 
 // stock is the route as flannel makes it, with github.com/vishvananda/netlink.
 func (r Route) stock() *netlink.Route {
-	s := &netlink.Route{LinkIndex: r.Dev, Dst: netlab.IPNet(r.Dst), Gw: r.Via.AsSlice()}
+	dev, err := netlink.LinkByName(r.Dev)
+	if err != nil {
+		panic(err)
+	}
+	s := &netlink.Route{LinkIndex: dev.Attrs().Index, Dst: ipNet(r.Dst), Gw: r.Via.AsSlice()}
 	if r.OnLink {
 		s.SetFlag(unix.RTNH_F_ONLINK)
 	}
@@ -146,33 +149,62 @@ func with(r *netlink.Route, change func(*netlink.Route)) *netlink.Route {
 	return r
 }
 
-// config lets the table have all that leads through flannel.1 or has a gateway
-// through eth0.
+// table is a Keeper that has routes only.
+type table struct{ *Keeper }
+
+// Set returns what could not be done.
+func (t *table) Set(want []Route) error {
+	if t.Keeper.Set(State{Routes: want}) {
+		return nil
+	}
+	return errors.Join(t.failures()...)
+}
+
+func (t *table) failures() (all []error) {
+	for _, err := range t.said.failures {
+		all = append(all, err)
+	}
+	return all
+}
+
+// config lets the table have what leads to a peer as direct or tunnelled says.
 func (n *node) config() Config {
 	return Config{
-		Ours: func(r Route) bool {
-			return r.Dev == n.vtep.Attrs().Index || r.Dev == n.eth0.Attrs().Index && r.Via.IsValid()
-		},
 		Networks: []netip.Prefix{families[0].network, families[1].network},
+		Subnets:  []netip.Prefix{families[0].subnet(1), families[1].subnet(1)},
 		Logger:   slog.New(slog.DiscardHandler),
 	}
 }
 
 // open opens a table that is closed, and leaves its routes, at the end.
-func (n *node) open(cfg Config) *Table {
+func (n *node) open(cfg Config) *table {
 	n.Helper()
-	t, err := Open(cfg)
-	n.must(err)
+	t := n.begin(cfg)
 	n.Cleanup(func() {
-		if err := t.Close(false); err != nil {
+		if err := t.Close(); err != nil {
 			n.Error(err)
 		}
 	})
 	return t
 }
 
+// begin opens a table.
+func (n *node) begin(cfg Config) *table {
+	n.Helper()
+	k, err := Open(cfg)
+	n.must(err)
+	var earlier []Route
+	for _, f := range families {
+		for i := range 64 {
+			earlier = append(earlier, n.direct(f, i), n.tunnelled(f, i))
+		}
+	}
+	k.Claim(earlier)
+	return &table{k}
+}
+
 // run runs the table until the end.
-func (n *node) run(t *Table) {
+func (n *node) run(t *table) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- t.Run(ctx) }()
@@ -191,7 +223,7 @@ func (n *node) run(t *Table) {
 }
 
 // unseen runs f while Run neither hears nor does anything.
-func (n *node) unseen(t *Table, f func() error) {
+func (n *node) unseen(t *table, f func() error) {
 	n.Helper()
 	t.mu.Lock()
 	err := f()
@@ -200,7 +232,7 @@ func (n *node) unseen(t *Table, f func() error) {
 }
 
 // logged opens a table with a log, and runs it.
-func (n *node) logged() (*Table, *testkit.Log) {
+func (n *node) logged() (*table, *testkit.Log) {
 	n.Helper()
 	out, cfg := new(testkit.Log), n.config()
 	cfg.Logger = out.Logger()
@@ -211,7 +243,11 @@ func (n *node) logged() (*Table, *testkit.Log) {
 
 func (n *node) eventually(what string, cond func() bool) {
 	n.Helper()
-	testkit.Eventually(n, what, cond, func() string { return "routes:\n" + strings.Join(n.routes(), "\n") })
+	for deadline := time.Now().Add(testkit.Patience); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			n.Fatalf("not within %v: %s\nroutes:\n%s", testkit.Patience, what, strings.Join(n.routes(), "\n"))
+		}
+	}
 }
 
 // routes are all unicast and special routes of all tables but local, sorted,
@@ -285,7 +321,7 @@ func (n *node) monitor() *monitor {
 // "new" or "del" with Dst.
 func (m *monitor) seen() (changes []string) {
 	m.Helper()
-	marker := &netlink.Route{LinkIndex: m.eth0.Attrs().Index, Dst: netlab.IPNet(netip.MustParsePrefix("203.0.113.0/24"))}
+	marker := &netlink.Route{LinkIndex: m.eth0.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("203.0.113.0/24"))}
 	m.must(netlink.RouteAdd(marker), netlink.RouteDel(marker))
 	for deadline := time.Now().Add(testkit.Patience); ; {
 		messages, missed := m.events.Next(deadline)

@@ -3,11 +3,14 @@ package backend
 import (
 	"encoding/json"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/twillnet/twill/internal/backend/udp"
-	"github.com/twillnet/twill/internal/host/routes"
+	"github.com/twillnet/twill/internal/backend/vxlan"
+	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/lease"
 )
@@ -45,7 +48,7 @@ const (
 
 // families is what nodes of each kind know, and of which families their
 // underlay is.
-func families(ways []Way, direct, onLink bool) (v4, v6 family) {
+func families(ways []Kind, direct, onLink bool) (v4, v6 family) {
 	f := family{vni: 1, gateway: true, direct: direct, onLink: func(netip.Addr) bool { return onLink }}
 	for _, w := range ways {
 		switch w {
@@ -56,14 +59,22 @@ func families(ways []Way, direct, onLink bool) (v4, v6 family) {
 		}
 	}
 	v4, v6 = f, f
-	if knows(ways, VXLAN) {
-		v4.vtep, v6.vtep = eth0.IPv4, eth0.IPv6
+	if slices.Contains(ways, VXLAN) {
+		v4.vtep, v6.vtep = device(eth0.IPv4), device(eth0.IPv6)
 	}
 	return v4, v6
 }
 
+// device is a VXLAN device of node 1 at local.
+func device(local netip.Addr) *vxlan.Device {
+	return &vxlan.Device{
+		Options: vxlan.Options{VNI: 1}, Local: local, MAC: vxlan.MAC(local, 1, false),
+		Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.1.0/24"), netip.MustParsePrefix("fd00:5:0:1::/64")},
+	}
+}
+
 func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
-	auto, udpOnly, gw := []Way{VXLAN, UDP}, []Way{UDP}, []Way{HostGW}
+	auto, udpOnly, gw := []Kind{VXLAN, UDP}, []Kind{UDP}, []Kind{HostGW}
 	stockUDP := peerWith("", "", "")
 	stockVXLAN := peerWith("vxlan", vtep1, vtep1)
 	stockGW := peerWith("host-gw", "", "")
@@ -73,11 +84,11 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 	noMAC := peerWith("vxlan", `{"Backends":["vxlan","udp"]}`, "")
 	for _, tt := range []struct {
 		name   string
-		own    []Way
+		own    []Kind
 		direct bool
 		onLink bool
 		peer   lease.Lease
-		v4, v6 Way    // empty: none
+		v4, v6 Kind   // empty: none
 		says   string // why not
 	}{
 		{"auto to auto", auto, false, true, both, VXLAN, VXLAN, ""},
@@ -86,7 +97,7 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 		{"auto to stock vxlan", auto, false, true, stockVXLAN, VXLAN, VXLAN, ""},
 		{"udp to auto", udpOnly, false, true, both, UDP, UDP, ""},
 		{"udp to stock vxlan", udpOnly, false, true, stockVXLAN, "", "", "its backends are [vxlan], of which this node has none"},
-		{"vxlan without udp to udp", []Way{VXLAN}, false, true, stockUDP, "", "", "its backends are [udp]"},
+		{"vxlan without udp to udp", []Kind{VXLAN}, false, true, stockUDP, "", "", "its backends are [udp]"},
 		{"direct on the link", auto, true, true, both, HostGW, HostGW, ""},
 		{"direct behind a router", auto, true, false, both, VXLAN, VXLAN, ""},
 		{"direct udp on the link", udpOnly, true, true, directUDP, HostGW, HostGW, ""},
@@ -99,27 +110,27 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 		{"host-gw behind a router", gw, false, false, stockGW, "", "", "it is behind a gateway"},
 		{"vxlan to host-gw", auto, false, true, stockGW, HostGW, HostGW, ""},
 		{"vxlan to host-gw behind a router", auto, false, false, stockGW, "", "", "it is behind a gateway"},
-		{"another VNI", []Way{VXLAN}, false, true, peerWith("vxlan", vtep7, vtep7), "", "", "its VXLAN is number 7, this node's 1"},
+		{"another VNI", []Kind{VXLAN}, false, true, peerWith("vxlan", vtep7, vtep7), "", "", "its VXLAN is number 7, this node's 1"},
 		{"another VNI, and udp", auto, false, true, peerWith("vxlan", `{"VNI":7,"VtepMAC":"8e:3b:1c:52:a0:07","Backends":["vxlan","udp"]}`, vtep7), UDP, UDP, ""},
 		{"VXLAN for IPv4 only", auto, false, true, peerWith("vxlan", twill, ""), VXLAN, UDP, ""},
 		{"no MAC, as in a file", auto, false, true, noMAC, VXLAN, VXLAN, ""},
-		{"a backend that only flannel has", auto, false, true, peerWith("wireguard", `{"PublicKey":"x"}`, ""), "", "", `its backend is "wireguard", which this node has not`},
+		{"a backend that only flannel has", auto, false, true, peerWith("wireguard", `{"PublicKey":"x"}`, ""), "", "", `its backend is "wireguard", which this node does not have`},
 		{"a backend of a later version", auto, false, true, peerWith("quic", future, ""), UDP, UDP, ""},
-		{"VXLAN data of another form", []Way{VXLAN}, false, true, peerWith("vxlan", `[]`, ""), "", "", "decode VXLAN data"},
+		{"VXLAN data of another form", []Kind{VXLAN}, false, true, peerWith("vxlan", `[]`, ""), "", "", "decode VXLAN data"},
 		{"data of another form", auto, false, true, peerWith("", `"?"`, ""), UDP, UDP, ""},
 	} {
 		v4, v6 := families(tt.own, tt.direct, tt.onLink)
 		for _, c := range []struct {
 			family
 			subnet netip.Prefix
-			want   Way
+			want   Kind
 		}{{v4, tt.peer.Subnet, tt.v4}, {v6, tt.peer.IPv6Subnet, tt.v6}} {
-			h, err := c.hopTo(tt.peer, c.subnet)
+			h, err := c.pathTo(decode(tt.peer, 1), c.subnet)
 			switch {
 			case c.want == "" && (err == nil || !strings.Contains(err.Error(), tt.says)):
 				t.Errorf("%s, %s: %v, want %q", tt.name, c.subnet, err, tt.says)
-			case c.want != "" && (err != nil || h.way != c.want):
-				t.Errorf("%s, %s: %q (%v), want %q", tt.name, c.subnet, h.way, err, c.want)
+			case c.want != "" && (err != nil || h.kind != c.want):
+				t.Errorf("%s, %s: %q (%v), want %q", tt.name, c.subnet, h.kind, err, c.want)
 			}
 		}
 	}
@@ -128,7 +139,7 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 // Both ends of a pair have to come to the same, or packets come back another
 // way than they went.
 func TestBothEndsChooseTheSameWay(t *testing.T) {
-	kinds := map[string][]Way{"auto": {VXLAN, UDP}, "vxlan": {VXLAN}, "udp": {UDP}, "host-gw": {HostGW}}
+	kinds := map[string][]Kind{"auto": {VXLAN, UDP}, "vxlan": {VXLAN}, "udp": {UDP}, "host-gw": {HostGW}}
 	for a, aWays := range kinds {
 		for b, bWays := range kinds {
 			for _, direct := range []bool{false, true} {
@@ -149,12 +160,12 @@ func TestEndsWithUnderlaysOfDifferentFamiliesChooseTheSameWay(t *testing.T) {
 	a, b := peerWith("vxlan", twill, vtep1), peerWith("vxlan", twill, vtep1)
 	a.PublicIPv6 = netip.Addr{}
 	onLink := func(netip.Addr) bool { return true }
-	fromA := family{vni: 1, vtep: a.PublicIP, udp: a.PublicIP, onLink: onLink}
-	fromB := family{vni: 1, vtep: b.PublicIPv6, udp: b.PublicIP, onLink: onLink}
-	there, err := fromA.hopTo(b, b.IPv6Subnet)
-	back, err2 := fromB.hopTo(a, a.IPv6Subnet)
-	if err != nil || err2 != nil || there.way != UDP || back.way != UDP {
-		t.Errorf("there %q (%v), back %q (%v), want udp", there.way, err, back.way, err2)
+	fromA := family{vni: 1, vtep: device(a.PublicIP), udp: a.PublicIP, onLink: onLink}
+	fromB := family{vni: 1, vtep: device(b.PublicIPv6), udp: b.PublicIP, onLink: onLink}
+	there, err := fromA.pathTo(decode(b, 1), b.IPv6Subnet)
+	back, err2 := fromB.pathTo(decode(a, 1), a.IPv6Subnet)
+	if err != nil || err2 != nil || there.kind != UDP || back.kind != UDP {
+		t.Errorf("there %q (%v), back %q (%v), want udp", there.kind, err, back.kind, err2)
 	}
 
 	// The socket of udp is at one address, IPv4 where there is one.
@@ -163,17 +174,17 @@ func TestEndsWithUnderlaysOfDifferentFamiliesChooseTheSameWay(t *testing.T) {
 	dual := peerWith("", "", "")
 	for from, to := range map[*lease.Lease]lease.Lease{&c: dual, &dual: c} {
 		local, _ := udp.LocalAddr(underlayOf(*from))
-		if h, err := (family{udp: local}).hopTo(to, to.Subnet); err == nil || !strings.Contains(err.Error(), "another address family") {
-			t.Errorf("from %s: %q (%v)", local, h.way, err)
+		if h, err := (family{udp: local}).pathTo(decode(to, 1), to.Subnet); err == nil || !strings.Contains(err.Error(), "another address family") {
+			t.Errorf("from %s: %q (%v)", local, h.kind, err)
 		}
 	}
 }
 
 func TestWhatOthersWroteIsCutInTheLog(t *testing.T) {
 	long := strings.Repeat("x", 1<<20)
-	v4, _ := families([]Way{VXLAN}, false, false)
+	v4, _ := families([]Kind{VXLAN}, false, false)
 	for _, l := range []lease.Lease{peerWith(long, "", ""), peerWith("vxlan", `{"Backends":["`+long+`"]}`, "")} {
-		if _, err := v4.hopTo(l, l.Subnet); err == nil || len(err.Error()) > 300 {
+		if _, err := v4.pathTo(decode(l, 1), l.Subnet); err == nil || len(err.Error()) > 300 {
 			t.Errorf("a message of %d bytes", len(err.Error()))
 		}
 	}
@@ -181,35 +192,68 @@ func TestWhatOthersWroteIsCutInTheLog(t *testing.T) {
 
 // way returns how a node of the ways own reaches one of the ways of, as this
 // package announces them.
-func way(own, of []Way, direct, onLink bool) Way {
+func way(own, of []Kind, direct, onLink bool) Kind {
 	l := peerWith("", "", "")
 	var v vteps
-	if knows(of, VXLAN) {
+	if slices.Contains(of, VXLAN) {
 		v = vteps{dataOf(vtep1), dataOf(vtep1)}
 	}
-	a := Settings{DirectRouting: direct}.attrs(Choice{Ways: of}, eth0, v, partial, "")
+	a := Settings{DirectRouting: direct}.attrs(Choice{Kinds: of}, eth0, v, partial, "")
 	l.BackendType, l.BackendData, l.BackendV6Data = a.BackendType, a.BackendData, a.BackendV6Data
 	v4, _ := families(own, direct, onLink)
-	h, err := v4.hopTo(l, l.Subnet)
+	h, err := v4.pathTo(decode(l, 1), l.Subnet)
 	if err != nil {
 		return ""
 	}
-	return h.way
+	return h.kind
 }
 
-func TestRoutesAreStockFlannels(t *testing.T) {
-	peer := peerWith("vxlan", twill, vtep1)
+// TestStateIsStockFlannels: devices, entries and routes of each backend, from the
+// leases alone.
+func TestStateIsStockFlannels(t *testing.T) {
+	p := decode(peerWith("vxlan", twill, vtep1), 1)
+	vtep := ownVTEP{*device(eth0.IPv4), plannedVTEP{ipv4: true, local: eth0.IPv4}}
+	vtep.Underlay, vtep.Subnets = eth0, vtep.Subnets[:1]
+	mac := keep.MAC{0x8e, 0x3b, 0x1c, 0x52, 0xa0, 0x07}
+	tun := &keep.Link{Name: "flannel0", MTU: 1472, Addrs: []netip.Addr{netip.MustParseAddr("10.5.1.0")}}
+	networks := []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")}
+	device := keep.Link{
+		Name: "flannel.1", MTU: 1450, MAC: keep.MAC(vtep.MAC), Addrs: []netip.Addr{netip.MustParseAddr("10.5.1.0")},
+		VXLAN: &keep.VXLAN{VNI: 1, Port: 8472, Underlay: 2, UnderlayName: "eth0", Local: eth0.IPv4},
+	}
+	subnet := p.lease.Subnet
 	for _, tt := range []struct {
-		way  Way
-		want routes.Route
+		name   string
+		layout layout
+		kind   Kind
+		want   keep.State
 	}{
-		{VXLAN, routes.Route{Dst: peer.Subnet, Via: peer.Subnet.Addr(), Dev: 9, OnLink: true}},
-		{UDP, routes.Route{Dst: peer.Subnet, Dev: 9}},
-		{HostGW, routes.Route{Dst: peer.Subnet, Via: peer.PublicIP, Dev: 9}},
+		{"vxlan", layout{vteps: []ownVTEP{vtep}}, VXLAN, keep.State{
+			Links:  []keep.Link{device},
+			FDB:    []keep.FDB{{Dev: "flannel.1", MAC: mac, Dst: p.lease.PublicIP}},
+			Neighs: []keep.Neigh{{Dev: "flannel.1", IP: subnet.Addr(), MAC: mac}},
+			Routes: []keep.Route{{Dst: subnet, Via: subnet.Addr(), Dev: "flannel.1", OnLink: true}},
+		}},
+		{"udp beside vxlan", layout{vteps: []ownVTEP{vtep}, tun: tun}, UDP, keep.State{
+			Links: []keep.Link{*tun, device}, Routes: []keep.Route{{Dst: subnet, Dev: "flannel0"}},
+		}},
+		{"udp", layout{tun: tun, wholeUDP: true, networks: networks}, UDP, keep.State{
+			Links: []keep.Link{*tun}, Routes: []keep.Route{{Dst: networks[0], Dev: "flannel0", Yield: true}},
+		}},
+		{"host-gw", layout{underlay: "eth0"}, HostGW, keep.State{
+			Routes: []keep.Route{{Dst: subnet, Via: p.lease.PublicIP, Dev: "eth0"}},
+		}},
+		{"blackhole", layout{underlay: "eth0", blackhole: networks}, HostGW, keep.State{
+			Routes: []keep.Route{{Dst: subnet, Via: p.lease.PublicIP, Dev: "eth0"}, {Dst: networks[0], Blackhole: true}},
+		}},
 	} {
-		h := hop{peer: peer, subnet: peer.Subnet, way: tt.way, via: peer.PublicIP}
-		if got := h.route(9); got != tt.want {
-			t.Errorf("%s: %+v, want %+v", tt.way, got, tt.want)
+		to := &path{peer: p, subnet: subnet, kind: tt.kind, via: p.lease.PublicIP}
+		if tt.kind == VXLAN {
+			to.vtep = vxlan.Peer{Subnet: subnet, MAC: mac[:], Endpoint: p.lease.PublicIP}
+		}
+		tt.layout.release = "6.1.0"
+		if got, _ := tt.layout.state([]*path{to}); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s:\n%+v\nwant\n%+v", tt.name, got, tt.want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package routes
+package keep
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 
 // moving is a host whose peer is reached by two ways.
 type moving struct {
-	table *Table
+	table *table
 	ways  [2][]Route // of IPv4 and IPv6 each: through VXLAN, and plain
 }
 
@@ -36,21 +36,18 @@ func hosts(t *testing.T) (*netlab.Topology, []*moving) {
 	for i, h := range topo.Hosts {
 		peer := topo.Hosts[1-i]
 		m := new(moving)
-		vtep, err1 := h.NS.Netlink().LinkByName("flannel.1")
-		eth0, err2 := h.NS.Netlink().LinkByName("eth0")
-		if err := errors.Join(err1, err2); err != nil {
-			t.Fatal(err)
-		}
 		for j, subnet := range []netip.Prefix{peer.Subnet, peer.Subnet6} {
 			public := []netip.Addr{peer.Addr, peer.Addr6}[j]
-			m.ways[0] = append(m.ways[0], Route{Dst: subnet, Via: subnet.Addr(), Dev: vtep.Attrs().Index, OnLink: true})
-			m.ways[1] = append(m.ways[1], Route{Dst: subnet, Via: public, Dev: eth0.Attrs().Index})
+			m.ways[0] = append(m.ways[0], Route{Dst: subnet, Via: subnet.Addr(), Dev: "flannel.1", OnLink: true})
+			m.ways[1] = append(m.ways[1], Route{Dst: subnet, Via: public, Dev: "eth0"})
 		}
 		if err := h.NS.Do(func() (err error) {
-			m.table, err = Open(Config{
+			k, err := Open(Config{
 				Networks: []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16"), netip.MustParsePrefix("fd00:10:5::/48")},
+				Subnets:  []netip.Prefix{h.Subnet, h.Subnet6},
 				Logger:   slog.New(slog.DiscardHandler),
 			})
+			m.table = &table{k}
 			return err
 		}); err != nil {
 			t.Fatal(err)
@@ -60,7 +57,7 @@ func hosts(t *testing.T) (*netlab.Topology, []*moving) {
 		go func() { done <- m.table.Run(ctx) }()
 		t.Cleanup(func() {
 			cancel()
-			if err := errors.Join(<-done, m.table.Close(false)); err != nil {
+			if err := errors.Join(<-done, m.table.Close()); err != nil {
 				t.Error(err)
 			}
 		})

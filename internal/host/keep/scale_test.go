@@ -1,4 +1,4 @@
-package routes
+package keep
 
 import (
 	"testing"
@@ -23,12 +23,11 @@ func TestFiveThousandRoutes(t *testing.T) {
 		for i := range peers {
 			direct, tunnelled = append(direct, n.direct(f, i+2)), append(tunnelled, n.tunnelled(f, i+2))
 		}
-		table, err := Open(n.config())
-		n.must(err)
+		table := n.begin(n.config())
 		took("set", func() { n.must(table.Set(direct)) })
 		took("moved into the tunnel", func() { n.must(table.Set(tunnelled)) })
 		took("moved out of it", func() { n.must(table.Set(direct)) })
-		n.must(table.Close(false))
+		n.must(table.Close())
 		m := n.monitor()
 		took("opened after a restart", func() { table = n.open(n.config()) })
 		took("nothing to do, all is read", func() { n.must(table.Set(direct)) })

@@ -1,0 +1,134 @@
+package backend
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+
+	"github.com/twillnet/twill/internal/backend/udp"
+	"github.com/twillnet/twill/internal/backend/vxlan"
+	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/lease"
+)
+
+// peer is another node: what its lease announces, decoded once.
+type peer struct {
+	lease lease.Lease
+	kinds []Kind // the backends that it has and this package knows, the best first
+	// direct says that it sends to peers on its link by plain routes where the
+	// network configuration has DirectRouting. One that does not may take packets
+	// that come so for forged (rp_filter).
+	direct  bool
+	partial bool       // it understands partial checksums
+	socket  netip.Addr // of its udp backend, which is where [udp.LocalAddr] puts it
+	noUDP   error      // why socket is invalid
+	v4, v6  vtep       // its VXLAN devices for its IPv4 and IPv6 pods
+}
+
+// vtep is a VXLAN device of a peer.
+type vtep struct {
+	vxlan.Data
+	local netip.Addr // on the underlay
+	err   error      // why it cannot be used
+}
+
+// decode reads what l announces. Where it says nothing of a VXLAN device, as in a
+// file that people write, its MAC is the one that a node of twill takes by itself,
+// in the VXLAN of number vni.
+func decode(l lease.Lease, vni int) *peer {
+	f := fieldsOf(l.BackendData)
+	p := &peer{lease: l, kinds: f.kinds(l.BackendType)}
+	p.direct = l.BackendType != "" || f.isTrue(f.DirectRouting)
+	p.partial = f.isTrue(f.PartialChecksums)
+	u := underlayOf(l)
+	p.socket, p.noUDP = udp.LocalAddr(u)
+	says := f.saysVTEP() || fieldsOf(l.BackendV6Data).saysVTEP()
+	planned, err := planVTEPs(u, l.Subnet.IsValid(), l.IPv6Subnet.IsValid())
+	p.v4.err, p.v6.err = err, err
+	for _, d := range planned {
+		v := vtep{local: d.local}
+		text := l.BackendV6Data
+		if d.ipv4 {
+			text = l.BackendData
+		}
+		if says {
+			v.Data, v.err = vxlan.ParseData(text)
+		} else {
+			v.Data = vxlan.Data{VNI: vni, VtepMAC: vxlan.HardwareAddr(d.ownMAC(u, vni))}
+		}
+		if d.ipv4 {
+			p.v4 = v
+		}
+		if d.ipv6 {
+			p.v6 = v
+		}
+	}
+	return p
+}
+
+// vtep returns the VXLAN device that has the pods of the family of a.
+func (p *peer) vtep(a netip.Addr) vtep {
+	if a.Is4() {
+		return p.v4
+	}
+	return p.v6
+}
+
+// public returns the address of the peer of the family of like.
+func (p *peer) public(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return p.lease.PublicIP
+	}
+	return p.lease.PublicIPv6
+}
+
+func (p *peer) has(k Kind) bool { return slices.Contains(p.kinds, k) }
+
+// fields are the keys of BackendData. What is of another form than twill's or
+// flannel's says nothing: broken is set, or the key in question is of no use.
+type fields struct {
+	VNI, VtepMAC     json.RawMessage
+	Backends         json.RawMessage
+	DirectRouting    json.RawMessage
+	PartialChecksums json.RawMessage
+	broken           bool
+}
+
+func fieldsOf(text json.RawMessage) (f fields) {
+	if len(text) > 0 && json.Unmarshal(text, &f) != nil {
+		return fields{broken: true}
+	}
+	return f
+}
+
+func (f fields) isTrue(text json.RawMessage) (is bool) {
+	return json.Unmarshal(text, &is) == nil && is
+}
+
+// kinds returns the backends that a node of this type has. Those of another kind,
+// such as one that only stock flannel has, are not among them.
+func (f fields) kinds(backendType string) []Kind {
+	var all []Kind
+	if json.Unmarshal(f.Backends, &all) == nil && len(all) > 0 {
+		return slices.DeleteFunc([]Kind{VXLAN, UDP, HostGW}, func(k Kind) bool { return !slices.Contains(all, k) })
+	}
+	switch k := Kind(backendType); k {
+	case "":
+		return []Kind{UDP} // stock's udp backend writes none
+	case UDP, VXLAN, HostGW:
+		return []Kind{k}
+	case typeAuto: // only in a file, where nodes do not write
+		return []Kind{VXLAN, UDP}
+	}
+	return nil
+}
+
+// saysVTEP reports whether the lease announces a VXLAN device, in whatever form.
+func (f fields) saysVTEP() bool { return f.broken || f.VNI != nil || f.VtepMAC != nil }
+
+// underlayOf is the interface of the node of l, as far as the others know it.
+func underlayOf(l lease.Lease) underlay.Interface {
+	return underlay.Interface{
+		Name: "of the peer", IPv4: l.PublicIP, PublicIP: l.PublicIP, IPv6: l.PublicIPv6, PublicIPv6: l.PublicIPv6,
+	}
+}

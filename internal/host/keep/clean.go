@@ -1,0 +1,136 @@
+package keep
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/host/nlbatch"
+	"github.com/twillnet/twill/internal/logging"
+)
+
+// leftDevices returns the VXLAN devices whose names owned matches. With networks
+// they are those of the cluster only: a device has an address in its network.
+func leftDevices(h *netlink.Handle, owned *regexp.Regexp, networks []network) (left []*netlink.Vxlan, err error) {
+	all, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, l := range all {
+		v, ok := l.(*netlink.Vxlan)
+		if !ok || owned == nil || !owned.MatchString(v.Name) {
+			continue
+		}
+		addrs, err := h.AddrList(v, netlink.FAMILY_ALL)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return nil, fmt.Errorf("list addresses of %s: %w", v.Name, err)
+		}
+		if networks == nil || slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+			ip, _ := netip.AddrFromSlice(a.IP)
+			return slices.ContainsFunc(networks, func(n network) bool { return n.Contains(ip.Unmap()) })
+		}) {
+			left = append(left, v)
+		}
+	}
+	return left, nil
+}
+
+// Clean removes what earlier runs have left on this host, of twill and of stock
+// flannel: VXLAN devices of cfg.Owned, whatever their network, the plain routes
+// that the record lists and that are still as they were, blackhole routes to
+// cfg.Subnets and twill's own in the networks, and the record. It logs each thing
+// that it has removed, and goes on where something cannot be. It works in the
+// network namespace of the calling thread.
+func Clean(cfg Config) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink socket: %w", err)
+	}
+	defer h.Close()
+	_ = h.SetStrictCheck(true)
+	left, err := leftDevices(h, cfg.Owned, nil)
+	errs := []error{err}
+	for _, v := range left {
+		switch err := h.LinkDel(v); {
+		case err == nil:
+			cfg.Logger.Info("leftover device removed", logging.KeyDevice, v.Name)
+		case !errors.Is(err, unix.ENODEV):
+			errs = append(errs, fmt.Errorf("delete interface %s: %w", v.Name, err))
+		}
+	}
+	r, err := openRecord(cfg.Record)
+	if err == nil {
+		err = cleanRoutes(h, cfg, r)
+	}
+	if errs = append(errs, err); err == nil && cfg.Record != "" {
+		if err := os.Remove(cfg.Record); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove the list of routes: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cleanRoutes deletes the routes that Clean removes.
+func cleanRoutes(h *netlink.Handle, cfg Config, r *record) (err error) {
+	names := make(map[int]string)
+	all, err := h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, l := range all {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	networks := append(currentNetworks(cfg), r.networks...)
+	leftover := func(f foundRoute) bool {
+		route := Route{Dst: f.Dst, Via: f.Via, Dev: names[f.Dev], OnLink: f.OnLink}
+		switch {
+		case !f.plain:
+			return false
+		case !f.Blackhole:
+			return f.protocol == unix.RTPROT_BOOT && r.has(route)
+		case slices.Contains(cfg.Subnets, f.Dst): // stock flannel's too
+			return true
+		}
+		return f.Metric == lastMetric && f.protocol == unix.RTPROT_BOOT &&
+			(r.has(Route{Dst: f.Dst, Blackhole: true}) || slices.ContainsFunc(networks, func(n network) bool { return n.Overlaps(f.Dst) }))
+	}
+	conn, err := nlbatch.Dial()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	var requests []nlbatch.Request
+	var routes []Route
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		found, err := dumpRoutes(h, family)
+		if err != nil {
+			return fmt.Errorf("read the routes: %w", err)
+		}
+		for _, f := range found {
+			if leftover(f) {
+				requests = append(requests, f.del())
+				routes = append(routes, Route{Dst: f.Dst, Via: f.Via, Dev: names[f.Dev], OnLink: f.OnLink, Blackhole: f.Blackhole})
+			}
+		}
+	}
+	answers, err := conn.Do(requests)
+	errs := []error{err}
+	for i, a := range answers {
+		switch {
+		case a == nil && routes[i].Blackhole:
+			cfg.Logger.Info("leftover blackhole route removed", logging.KeySubnet, routes[i].Dst)
+		case a == nil:
+			cfg.Logger.Info("leftover route removed", logging.KeyRoute, routes[i])
+		case !errors.Is(a, unix.ESRCH):
+			errs = append(errs, fmt.Errorf("delete route %s: %w", routes[i], a))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,214 @@
+package keep
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// record is the file of what this host was given that does not show whose it is.
+// It lies where files are gone after a reboot, as routes are. Its lines are
+//
+//	network 10.5.0.0/16 /24               a network, and the length of its subnets
+//	10.5.2.0/24 via 192.0.2.2 dev eth0    a plain route
+//	blackhole 10.5.1.0/24                 a blackhole route
+//
+// A line stands there before what it says is made, so that there may be more
+// lines than routes. Lines that make no sense are passed over.
+type record struct {
+	path     string
+	networks []network
+	routes   map[Route]bool
+}
+
+// spare is how many lines more than there are routes are put up with before the
+// file is rewritten.
+const spare = 256
+
+// openRecord reads the file at path, which may be missing. With an empty path
+// nothing is read or written.
+func openRecord(path string) (*record, error) {
+	r := &record{path: path, routes: make(map[Route]bool)}
+	if path == "" {
+		return r, nil
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read which routes an earlier run has made: %w", err)
+	}
+	defer f.Close()
+	var text bytes.Buffer
+	if _, err := text.ReadFrom(f); err != nil {
+		return nil, fmt.Errorf("read which routes an earlier run has made: %w", err)
+	}
+	for line := range strings.Lines(text.String()) {
+		line = strings.TrimSuffix(line, "\n")
+		if n, ok := parseNetwork(line); ok {
+			r.networks = append(r.networks, n)
+		} else if route, err := parseRoute(line); err == nil && route.outlives() {
+			r.routes[route] = true
+		}
+	}
+	return r, nil
+}
+
+func (n network) String() string { return fmt.Sprintf("network %s /%d", n.Prefix, n.subnetBits) }
+
+func parseNetwork(line string) (n network, ok bool) {
+	f := strings.Fields(line)
+	if len(f) != 3 || f[0] != "network" {
+		return n, false
+	}
+	var errs [2]error
+	n.Prefix, errs[0] = netip.ParsePrefix(f[1])
+	n.subnetBits, errs[1] = strconv.Atoi(strings.TrimPrefix(f[2], "/"))
+	return n, errors.Join(errs[:]...) == nil && n.subnetBits >= n.Bits() && n.subnetBits <= n.Addr().BitLen()
+}
+
+// has reports whether an earlier run has made the route.
+func (r *record) has(route Route) bool { return r.routes[route] }
+
+// add writes down the networks, and those of the routes that outlive a process,
+// before they are made.
+func (r *record) add(networks []network, routes []Route) error {
+	if r.path == "" {
+		return nil
+	}
+	var added []string
+	var fresh []Route
+	for _, n := range networks {
+		if !slices.Contains(r.networks, n) {
+			added = append(added, n.String())
+		}
+	}
+	for _, route := range routes {
+		if route.outlives() && !r.routes[route] {
+			added, fresh = append(added, route.String()), append(fresh, route)
+		}
+	}
+	if err := r.append(added); err != nil {
+		return err
+	}
+	for _, n := range networks {
+		if !slices.Contains(r.networks, n) {
+			r.networks = append(r.networks, n)
+		}
+	}
+	for _, route := range fresh {
+		r.routes[route] = true
+	}
+	return nil
+}
+
+func (r *record) append(lines []string) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(r.path), 0o755); err != nil {
+		return fmt.Errorf("write down routes: %w", err)
+	}
+	f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return fmt.Errorf("write down routes: %w", err)
+	}
+	// With an empty line in front, in case a killed writer has left half a one.
+	_, err = f.WriteString("\n" + strings.Join(lines, "\n") + "\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write down routes: %w", err)
+	}
+	return nil
+}
+
+// trim forgets all but these networks and routes, if there is much to forget. All
+// else is gone from the kernel. Without any there is no file.
+func (r *record) trim(networks []network, routes []Route) error {
+	stays := make(map[Route]bool)
+	for _, route := range routes {
+		if route.outlives() {
+			stays[route] = true
+		}
+	}
+	if r.path == "" || len(r.networks) <= len(networks) && len(r.routes) <= len(stays)+spare {
+		return nil
+	}
+	var text bytes.Buffer
+	for _, n := range networks {
+		text.WriteString(n.String() + "\n")
+	}
+	for _, route := range routes {
+		if route.outlives() {
+			text.WriteString(route.String() + "\n")
+		}
+	}
+	err := r.rewrite(text.Bytes())
+	if err != nil {
+		return fmt.Errorf("write down routes: %w", err)
+	}
+	r.networks, r.routes = slices.Clone(networks), stays
+	return nil
+}
+
+// rewrite replaces the file in one step. A symbolic link in its place, or in that
+// of the temporary file, is not followed.
+func (r *record) rewrite(text []byte) error {
+	if len(text) == 0 {
+		if err := os.Remove(r.path); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	temp := r.path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(temp, r.path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return nil
+}
+
+// recorded returns the networks to write down: none if nothing of s outlives the
+// process.
+func (k *Keeper) recorded(s State) []network {
+	if slices.ContainsFunc(s.Links, func(l Link) bool { return l.VXLAN != nil }) || slices.ContainsFunc(s.Routes, Route.outlives) {
+		return currentNetworks(k.cfg)
+	}
+	return nil
+}
+
+// trimRecord has the record forget what is gone from the kernel. Networks of
+// earlier runs are forgotten if clean says that nothing of them is left.
+func (k *Keeper) trimRecord(s State, clean bool) error {
+	networks := k.record.networks
+	if clean && k.retired {
+		networks = k.recorded(s)
+		k.networks = currentNetworks(k.cfg)
+	}
+	all := s.Routes
+	for key, h := range k.have.routes {
+		if _, wanted := k.want.routes[key]; !wanted { // it could not be deleted
+			all = append(slices.Clip(all), Route{Dst: h.Dst, Via: h.Via, Dev: k.link(h.Dev).name, OnLink: h.OnLink, Blackhole: h.Blackhole})
+		}
+	}
+	return k.record.trim(networks, all)
+}

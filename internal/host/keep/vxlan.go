@@ -1,0 +1,208 @@
+package keep
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/logging"
+)
+
+// makeVXLAN makes the device, down, as stock flannel does.
+func (k *Keeper) makeVXLAN(d *device) error {
+	v := d.VXLAN
+	err := k.nl.LinkAdd(&netlink.Vxlan{
+		LinkAttrs: netlink.LinkAttrs{
+			Name: d.Name,
+			MTU:  d.MTU,
+			// In the request itself: of an address that is set afterwards,
+			// systemd-udevd's MACAddressPolicy might make another in between.
+			HardwareAddr: d.MAC[:],
+			TxQLen:       0, // which is what flannel's calls say
+		},
+		VxlanId: v.VNI, VtepDevIndex: v.Underlay, SrcAddr: v.Local.AsSlice(), Port: v.Port, Learning: v.Learning, GBP: v.GBP,
+	})
+	if err != nil {
+		return fmt.Errorf("make VXLAN device %s on %s: %w%s", d.Name, v.UnderlayName, err, k.vxlanRemedy(v, err))
+	}
+	link, err := k.nl.LinkByName(d.Name)
+	if err != nil {
+		return fmt.Errorf("look up interface %s: %w", d.Name, err)
+	}
+	d.index = link.Attrs().Index
+	return nil
+}
+
+// takeOver uses the device that is there, or replaces it if it differs.
+func (k *Keeper) takeOver(d *device, link netlink.Link) (made bool, err error) {
+	if _, ok := link.(*netlink.Vxlan); !ok {
+		return false, fmt.Errorf("interface %s exists and is not a VXLAN device (%s): delete it (ip link delete %s), or set another Backend.VNI in the network configuration",
+			d.Name, link.Type(), d.Name)
+	}
+	diffs := differences(link, d.VXLAN)
+	if len(diffs) == 0 {
+		return false, nil
+	}
+	k.cfg.Logger.Info("replacing VXLAN device that has other settings", logging.KeyDevice, d.Name, logging.KeyWhy, strings.Join(diffs, ", "))
+	if err := k.deleteLink(d.index, d.Name); err != nil {
+		return false, err
+	}
+	return true, k.makeVXLAN(d)
+}
+
+// differences returns in which respects, that cannot be changed, link is not the
+// wanted VXLAN device.
+func differences(link netlink.Link, want *VXLAN) (diffs []string) {
+	v, ok := link.(*netlink.Vxlan)
+	if !ok {
+		return []string{fmt.Sprintf("it is of type %s", link.Type())}
+	}
+	local, _ := netip.AddrFromSlice(v.SrcAddr)
+	for _, a := range []struct {
+		what      string
+		has, want any
+	}{
+		{"VNI", v.VxlanId, want.VNI},
+		{"interface index", v.VtepDevIndex, want.Underlay},
+		{"local address", local.Unmap(), want.Local},
+		{"UDP port", v.Port, want.Port},
+		{"GBP", v.GBP, want.GBP},
+		{"multicast group", len(v.Group) > 0, false},
+		{"external", v.FlowBased, false},
+		{"proxy", v.Proxy, false},
+		{"rsc", v.RSC, false},
+		{"l2miss", v.L2miss, false},
+		{"l3miss", v.L3miss, false},
+	} {
+		if a.has != a.want {
+			diffs = append(diffs, fmt.Sprintf("%s %v, want %v", a.what, a.has, a.want))
+		}
+	}
+	return diffs
+}
+
+// setLearning changes nothing but learning: asked for anything else besides,
+// the kernel refuses to change a device that is there (vxlan_nl2flag in
+// drivers/net/vxlan/vxlan_core.c). Before Linux 4.12 it changes nothing at all.
+func (k *Keeper) setLearning(d *device) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(d.index)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
+	learning := uint8(0)
+	if d.VXLAN.Learning {
+		learning = 1
+	}
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_VXLAN_LEARNING, nl.Uint8Attr(learning))
+	req.AddData(msg)
+	req.AddData(info)
+	_, err := k.request(req, 0)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		d.learningFixed = true
+		k.cfg.Logger.Warn("kernel cannot change learning of an existing VXLAN device",
+			logging.KeyDevice, d.Name, logging.KeyRemedy, "ip link delete "+d.Name)
+		return nil
+	}
+	return err
+}
+
+// request has the kernel answer on a socket in the namespace of Open.
+func (k *Keeper) request(req *nl.NetlinkRequest, answers uint16) ([][]byte, error) {
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: &k.requests}
+	return req.Execute(unix.NETLINK_ROUTE, answers)
+}
+
+// vxlanRemedy says what to do where the kernel does not make the device.
+func (k *Keeper) vxlanRemedy(v *VXLAN, err error) string {
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return k.clash(v)
+	case errors.Is(err, unix.ENODEV):
+		return "; the interface is gone"
+	case errors.Is(err, unix.EPERM) && v.Local.Is6():
+		return "; CAP_NET_ADMIN is missing, or IPv6 is turned off on the interface: set net.ipv6.conf." + v.UnderlayName + ".disable_ipv6=0"
+	}
+	return VXLANRemedy(err)
+}
+
+// VXLANRemedy says what the process or the kernel lacks where the making of a
+// VXLAN device fails with err; empty if that is not known.
+func VXLANRemedy(err error) string {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return "; CAP_NET_ADMIN is missing: give it to the process or container"
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return "; this kernel has no VXLAN: load the module vxlan (modprobe vxlan), or use the udp backend"
+	case errors.Is(err, unix.EAFNOSUPPORT):
+		return "; this kernel has no VXLAN over IPv6"
+	}
+	return ""
+}
+
+// clash names the device that has the VNI already.
+func (k *Keeper) clash(v *VXLAN) string {
+	all, err := k.nl.LinkList()
+	if err != nil {
+		return ""
+	}
+	for _, l := range all {
+		if o, ok := l.(*netlink.Vxlan); ok && o.VxlanId == v.VNI && o.Port == v.Port {
+			return fmt.Sprintf("; %s has VNI %d and UDP port %d already: delete it (ip link delete %s), or set another Backend.VNI or Backend.Port in the network configuration",
+				o.Name, o.VxlanId, o.Port, o.Name)
+		}
+	}
+	return ""
+}
+
+// makeRoom deletes devices of earlier runs in the networks that have the VNI of
+// one of all and another name: the kernel has no second device of the same VNI
+// and port for one family of the underlay.
+func (k *Keeper) makeRoom(all []Link) error {
+	left, err := leftDevices(k.nl, k.cfg.Owned, k.networks)
+	if err != nil {
+		return err
+	}
+	for _, old := range left {
+		wanted := slices.ContainsFunc(all, func(l Link) bool { return l.Name == old.Name })
+		inTheWay := slices.ContainsFunc(all, func(l Link) bool { return l.VXLAN != nil && l.VXLAN.VNI == old.VxlanId })
+		if !wanted && inTheWay {
+			if err := k.removeDevice(old); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// retire deletes, once, the devices of earlier runs in the networks that are not
+// wanted. Their routes go with them, which would lead to where nobody listens. It
+// follows the first Set, when other routes have taken their place.
+func (k *Keeper) retire(o *outcome) {
+	if k.retired {
+		return
+	}
+	left, err := leftDevices(k.nl, k.cfg.Owned, k.networks)
+	for _, old := range left {
+		if _, wanted := k.devices[old.Name]; !wanted {
+			err = errors.Join(err, k.removeDevice(old))
+		}
+	}
+	if k.retired = err == nil; err != nil {
+		o.fail(linkKey{what: "leftover devices"}, err)
+	}
+}
+
+func (k *Keeper) removeDevice(old *netlink.Vxlan) error {
+	if err := k.deleteLink(old.Index, old.Name); err != nil {
+		return err
+	}
+	k.cfg.Logger.Info("leftover device removed", logging.KeyDevice, old.Name)
+	return nil
+}
