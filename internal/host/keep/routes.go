@@ -243,9 +243,7 @@ const passes = 3
 // of ours that are not.
 func (b *batch) applyRoutes() error {
 	look := b.dirty&routes != 0
-	for _, f := range b.want.twice {
-		b.o.failures = append(b.o.failures, f)
-	}
+	b.o.failures = append(b.o.failures, b.want.twice...)
 	failures, due := b.o.failures, b.o.due
 	for range passes {
 		var found map[routeKey][]foundRoute
