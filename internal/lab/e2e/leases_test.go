@@ -81,8 +81,14 @@ func TestLeasesShowWhenTheKernelLastSentToANode(t *testing.T) {
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`, Options: threeHosts})
 	c.run(twill("vxlan"), twill("vxlan"), twill("vxlan"))
-	c.waitReach(0, 1)
-	rows, table := c.listedBeside(c.running[0].(*daemon))
+	var rows []listed
+	var table string
+	// The kernel counts in ticks: a packet has to come later than the entry.
+	testkit.Eventually(t, "it is known when a sent to b", func() bool {
+		c.waitReach(0, 1)
+		rows, table = c.listedBeside(c.running[0].(*daemon))
+		return len(rows) == 3 && rows[1].Idle != nil
+	})
 	if len(rows) != 3 || rows[1].Idle == nil || *rows[1].Idle > 60 || rows[1].Traffic != nil {
 		t.Errorf("after a ping, b: %+v", rows)
 	}
