@@ -25,10 +25,20 @@ func TestGSORefusedWhileRunningLosesAndDoublesNothing(t *testing.T) {
 	l := newLab(t, labOptions{})
 	a, b := l.pod(0), l.pod(1)
 	steady := []*steadyFlow{startSteadyFlow(t, a, b, b.Addr), startSteadyFlow(t, a, b, b.Addr6)}
+	// One transfer after the other, for as long as it takes.
 	result := make(chan error, 1)
-	go func() { result <- streams{flows: 2, up: 128 << 20}.run(a, b, b.Addr) }()
-	stop := l.load(b.Addr) // for as long as it takes
+	transfer := func() { go func() { result <- streams{flows: 2, up: 128 << 20}.run(a, b, b.Addr) }() }
+	again := func() {
+		select {
+		case err := <-result:
+			testkit.Must(t, err)
+			transfer()
+		default:
+		}
+	}
+	transfer()
 	testkit.Eventually(t, "trains are sent", func() bool {
+		again()
 		tx, _ := directions(l.daemons[0].status())
 		return tx.Packets > tx.Datagrams
 	})
@@ -39,10 +49,10 @@ func TestGSORefusedWhileRunningLosesAndDoublesNothing(t *testing.T) {
 		}
 	}
 	testkit.Eventually(t, "status says that GSO is refused, and why", func() bool {
+		again()
 		gso := offloadNamed(l.daemons[0].status(), "udp-gso")
 		return !gso.InForce && strings.Contains(gso.Why, unix.EINVAL.Error())
 	})
-	stop()
 	if err := <-result; err != nil {
 		t.Error(err)
 	}

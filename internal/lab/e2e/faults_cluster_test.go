@@ -26,6 +26,10 @@ func awaitThird(t *testing.T, members int, opts etcdtest.Options) *etcdLab {
 		if i < 2 {
 			l.grant(i)
 			d.start()
+		} else {
+			// Its bridge has an address of that subnet, which it gets only if it
+			// had it before.
+			d.previous = ipv4Stack.lastSubnets(l.Hosts[i])
 		}
 	}
 	for _, d := range l.daemons[:2] {

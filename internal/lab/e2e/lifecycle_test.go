@@ -108,7 +108,7 @@ func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
 	before := netState(t, d.ns)
 	l.start()
 	testkit.Must(t, l.SetPodMTU(1500))
-	l.load(l.pod(1).Addr)
+	stop := l.load(l.pod(1).Addr)
 	testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
 	d.stop(syscall.SIGTERM) // with 0, or by the signal where the second one came in time
 	if after := netState(t, d.ns); after != before {
@@ -116,6 +116,7 @@ func TestSecondSIGTERMLeavesNothingThatIsInTheWay(t *testing.T) {
 	}
 	d.start()
 	d.waitReady()
+	stop() // a full queue loses pings
 	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 }
 
@@ -144,7 +145,7 @@ func TestRestartAfterSIGKILLWaitsForNothing(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			l := newLab(t, labOptions{engine: e})
 			d := l.daemons[0]
-			l.load(l.pod(1).Addr)
+			stop := l.load(l.pod(1).Addr)
 			if code := d.stop(syscall.SIGKILL); code != -1 {
 				t.Fatalf("exit code %d of a killed process", code)
 			}
@@ -157,6 +158,7 @@ func TestRestartAfterSIGKILLWaitsForNothing(t *testing.T) {
 			if log := d.stderr.String()[logged:]; strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {
 				t.Errorf("it waited for something, or failed before it was ready:\n%s", log)
 			}
+			stop() // a full queue loses pings
 			testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
 			testkit.Must(t, ping(l.pod(1), l.pod(0).Addr6, 1472))
 		})
