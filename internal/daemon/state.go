@@ -143,6 +143,7 @@ func (s *state) document() status.Document {
 	}
 	d.Shards, d.Drops = status.Summarize(counters)
 	d.Rules = rulesOf(s.rules)
+	d.Waiting = waitingFor(d.Waiting, d.Rules)
 	return d
 }
 
@@ -166,7 +167,16 @@ func rulesOf(r *rules.Rules) *status.Rules {
 func (s *state) waiting() string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.doc.Waiting
+	return waitingFor(s.doc.Waiting, rulesOf(s.rules))
+}
+
+// waitingFor returns what the node waits for: what the session says, or else the rules
+// without which packets of pods that leave the network have no sender to answer to.
+func waitingFor(session string, r *status.Rules) string {
+	if session == "" && r != nil && r.Masquerade && r.Problem != "" {
+		return "the firewall rules: " + r.Problem
+	}
+	return session
 }
 
 func (s *state) counters() []*metrics.Shard {

@@ -20,7 +20,7 @@ func cleanup(ctx context.Context, h host, log *slog.Logger) error {
 	asked := 0
 	var errs []error
 	for _, f := range families {
-		for _, t := range h.tools(f) {
+		for _, t := range h.tools(ctx, f) {
 			asked++
 			if _, err := r.reconcile(ctx, t, nothing()); err != nil && !kernelLacks(err) {
 				errs = append(errs, fmt.Errorf("clean up %s rules: %w", f.name, h.explain(f, err)))

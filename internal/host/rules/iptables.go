@@ -1,11 +1,12 @@
 package rules
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
@@ -22,16 +23,18 @@ const (
 
 // iptables is a tool.
 type iptables struct {
-	*goiptables.IPTables
+	*goiptables.IPTables // knows what its version can do
+	runner
 	family  *family
 	program string
+	path    string
 	restore string // path of the program that writes
 	kind    string
 	only    []string // tables that are in use; nil: any may be
 }
 
 // openIPTables finds a program by its name and the one beside it that writes.
-func openIPTables(f *family, program string) (*iptables, error) {
+func openIPTables(ctx context.Context, f *family, program string, r runner) (*iptables, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", program, err)
@@ -40,19 +43,23 @@ func openIPTables(f *family, program string) (*iptables, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find %s-restore: %w", program, err)
 	}
-	version, err := exec.Command(path, "--version").Output()
+	version, err := r.output(ctx, "", path, "--version")
 	if err != nil {
 		return nil, fmt.Errorf("run %s --version: %w", program, err)
 	}
 	kind := kindLegacy // before 1.8 there was no other, and the version did not name it
-	if bytes.Contains(version, []byte("("+kindNFT+")")) {
+	if strings.Contains(version, "("+kindNFT+")") {
 		kind = kindNFT
 	}
-	t, err := goiptables.New(goiptables.IPFamily(f.protocol), goiptables.Path(path), goiptables.Timeout(lockSeconds))
+	t := &iptables{runner: r, family: f, program: program, path: path, restore: restore, kind: kind}
+	err = r.await(ctx, program, func() (err error) { // it asks for the version again
+		t.IPTables, err = goiptables.New(goiptables.IPFamily(f.protocol), goiptables.Path(path))
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", program, err)
 	}
-	return &iptables{IPTables: t, family: f, program: program, restore: restore, kind: kind}, nil
+	return t, nil
 }
 
 // String implements tool.
@@ -73,7 +80,7 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		d, err := t.drift(c, rules, want.tolerates)
+		d, err := t.drift(ctx, c, rules, want.tolerates)
 		if err != nil {
 			return nil, err
 		}
@@ -85,12 +92,12 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 }
 
 // drift compares one chain and the jump to it; nil if they are as wanted.
-func (t *iptables) drift(c *chain, want []rule, tolerates func([]string, *family) bool) (*drift, error) {
-	hook, err := t.List(c.table, c.hook)
+func (t *iptables) drift(ctx context.Context, c *chain, want []rule, tolerates func([]string, *family) bool) (*drift, error) {
+	hook, err := t.list(ctx, c.table, c.hook)
 	if err != nil {
 		return nil, fmt.Errorf("read %s %s with %s: %w", c.table, c.hook, t, oneLine(err))
 	}
-	own, exists, err := t.own(c)
+	own, exists, err := t.own(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("read %s %s with %s: %w", c.table, c.name, t, oneLine(err))
 	}
@@ -179,18 +186,42 @@ func (d *difference) compareJumps(hook []string, wanted bool) {
 // own lists the rules of flannel's chain. Where the chain is missing iptables fails
 // with a message that depends on its kind and version, so then the names of all chains
 // decide; listing them first would take long in the table of a large cluster.
-func (t *iptables) own(c *chain) (lines []string, exists bool, err error) {
-	lines, err = t.List(c.table, c.name)
+func (t *iptables) own(ctx context.Context, c *chain) (lines []string, exists bool, err error) {
+	lines, err = t.list(ctx, c.table, c.name)
 	if err == nil {
 		// The first line declares the chain.
 		return lines[min(1, len(lines)):], true, nil
 	}
-	names, namesErr := t.ListChains(c.table)
-	if namesErr == nil && !slices.Contains(names, c.name) {
+	all, allErr := t.list(ctx, c.table)
+	if allErr == nil && !slices.ContainsFunc(all, func(line string) bool { return isLine(line, []string{"-N", c.name}) }) {
 		return nil, false, nil
 	}
 	return nil, false, err
 }
+
+// list returns the rules of a chain, or of all chains of a table, in the form of
+// iptables -S.
+func (t *iptables) list(ctx context.Context, table string, chain ...string) ([]string, error) {
+	args := append([]string{"-t", table, "-S"}, chain...)
+	switch { // as go-iptables does
+	case t.since(1, 4, 22):
+		args = append(args, "--wait", strconv.Itoa(lockSeconds))
+	case t.since(1, 4, 20):
+		args = append(args, "--wait")
+	}
+	text, err := t.output(ctx, "", t.path, args...)
+	if err != nil {
+		return nil, err
+	}
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for i, line := range lines {
+		lines[i] = listedCounters.ReplaceAllString(line, "")
+	}
+	return lines, nil
+}
+
+// listedCounters are what some versions with nftables put before a rule.
+var listedCounters = regexp.MustCompile(`^\[[0-9]+:[0-9]+\] `)
 
 // ours reports whether a rule outside flannel's chain is flannel's: it jumps there, or
 // carries flannel's comment, as in versions without a chain.
@@ -230,22 +261,20 @@ func (t *iptables) remove(ctx context.Context, c *chain, tx transaction) error {
 // write runs a transaction.
 func (t *iptables) write(ctx context.Context, tx transaction) error {
 	args := []string{"--noflush"}
-	if t.restoreWaits() {
+	if t.since(1, 6, 2) { // before, iptables-restore does not know it
 		args = append(args, fmt.Sprintf("--wait=%d", lockSeconds))
 	}
-	cmd := exec.CommandContext(ctx, t.restore, args...)
-	cmd.Stdin = strings.NewReader(tx.text())
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if _, err := t.output(ctx, tx.text(), t.restore, args...); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("write %s with %s-restore: %w: %s", tx.table, t, err, strings.Join(strings.Fields(string(out)), " "))
+		return fmt.Errorf("write %s with %s-restore: %w", tx.table, t, err)
 	}
 	return nil
 }
 
-// restoreWaits reports whether iptables-restore knows --wait (1.6.2).
-func (t *iptables) restoreWaits() bool {
+// since reports whether the program has this version or a later one.
+func (t *iptables) since(version ...int) bool {
 	v1, v2, v3 := t.GetIptablesVersion()
-	return slices.Compare([]int{v1, v2, v3}, []int{1, 6, 2}) >= 0
+	return slices.Compare([]int{v1, v2, v3}, version) >= 0
 }

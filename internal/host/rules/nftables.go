@@ -1,9 +1,7 @@
 package rules
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -16,6 +14,7 @@ const nftProgram = "nft"
 
 // nftables is a tool.
 type nftables struct {
+	runner
 	family *family
 	path   string
 	// writer is opened when there is something to write, since that runs nft several
@@ -24,23 +23,31 @@ type nftables struct {
 	random *bool // nil: not known yet
 }
 
-func openNFTables(f *family) (*nftables, error) {
+func openNFTables(f *family, r runner) (*nftables, error) {
 	path, err := exec.LookPath(nftProgram)
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", nftProgram, err)
 	}
-	return &nftables{family: f, path: path}, nil
+	return &nftables{runner: r, family: f, path: path}, nil
 }
 
 // String implements tool.
 func (t *nftables) String() string { return nftProgram }
 
-func (t *nftables) open(table string) (knftables.Interface, error) {
-	w, err := knftables.New(t.family.nft, table)
+func (t *nftables) open(ctx context.Context, table string) (w knftables.Interface, err error) {
+	// New runs nft to see what it can do, without a deadline.
+	if _, err := t.output(ctx, "", t.path, "--version"); err != nil {
+		return nil, fmt.Errorf("run %s --version: %w", nftProgram, err)
+	}
+	var opened knftables.Interface
+	err = t.await(ctx, nftProgram, func() (err error) {
+		opened, err = knftables.New(t.family.nft, table)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", nftProgram, oneLine(err))
 	}
-	return w, nil
+	return opened, nil
 }
 
 // probeTable is the table of rules that are only checked, never made, so that the
@@ -53,7 +60,7 @@ func (t *nftables) randomFully(ctx context.Context) (bool, error) {
 	if t.random != nil {
 		return *t.random, nil
 	}
-	w, err := t.open(probeTable)
+	w, err := t.open(ctx, probeTable)
 	if err != nil {
 		return false, err
 	}
@@ -61,12 +68,14 @@ func (t *nftables) randomFully(ctx context.Context) (bool, error) {
 		tx := w.NewTransaction()
 		tx.Add(&knftables.Table{})
 		t.fill(tx, &masquerading, []rule{{do: do}})
-		return w.Check(ctx, tx)
+		limited, cancel := t.limit(ctx)
+		defer cancel()
+		return t.explain(ctx, limited, nftProgram, w.Check(limited, tx))
 	}
 	can := check(masqueradeFully) == nil
 	if !can {
 		if err := check(masquerade); err != nil {
-			return false, fmt.Errorf("check a masquerading rule with %s: %w", nftProgram, oneLine(err))
+			return false, fmt.Errorf("check a masquerading rule with %s: %w", nftProgram, err)
 		}
 	}
 	t.random = &can
@@ -129,7 +138,7 @@ func (t *nftables) compare(have listing, want target) (rewrite []*chain, what []
 // replaces or removes the whole table if it is useless or nothing of it is wanted.
 func (t *nftables) write(ctx context.Context, have listing, want target, rewrite []*chain) error {
 	if t.writer == nil {
-		w, err := t.open(t.family.table)
+		w, err := t.open(ctx, t.family.table)
 		if err != nil {
 			return err
 		}
@@ -172,11 +181,13 @@ func (t *nftables) write(ctx context.Context, have listing, want target, rewrite
 			}
 		}
 	}
-	if err := t.writer.Run(ctx, tx); err != nil {
+	limited, cancel := t.limit(ctx)
+	defer cancel()
+	if err := t.explain(ctx, limited, nftProgram, t.writer.Run(limited, tx)); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("write table %s %s with %s: %w", t.family.nft, t.family.table, nftProgram, oneLine(err))
+		return fmt.Errorf("write table %s %s with %s: %w", t.family.nft, t.family.table, nftProgram, err)
 	}
 	return nil
 }
@@ -210,22 +221,15 @@ func (t *nftables) texts(rules []rule) []string {
 
 // read lists flannel's table.
 func (t *nftables) read(ctx context.Context) (listing, error) {
-	cmd := exec.CommandContext(ctx, t.path, "--json", "list", "table", string(t.family.nft), t.family.table)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	out, err := t.output(ctx, "", t.path, "--json", "list", "table", string(t.family.nft), t.family.table)
 	switch {
 	case err == nil:
-		return parseListing(out), nil
+		return parseListing([]byte(out)), nil
 	case ctx.Err() != nil:
 		return listing{}, ctx.Err()
 	// The table does not exist; nft has this message in no other case.
-	case strings.Contains(stderr.String(), "No such file or directory"):
+	case strings.Contains(err.Error(), "No such file or directory"):
 		return listing{}, nil
-	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		err = fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(stderr.String()), " "))
 	}
 	return listing{}, fmt.Errorf("read table %s %s with %s: %w", t.family.nft, t.family.table, nftProgram, err)
 }

@@ -31,6 +31,7 @@ type Rules struct {
 	mu     sync.Mutex // guards what follows
 	wanted Wanted
 	status Status
+	began  time.Time // of the Apply that is under way; zero: none is
 
 	// work is held while rules are compared and written, and guards what
 	// follows.
@@ -94,8 +95,16 @@ func (r *Rules) Set(w Wanted) error {
 func (r *Rules) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.status
+	s := r.status
+	if took := time.Since(r.began); !r.began.IsZero() && took > overdue && s.Problem == nil {
+		s.Problem = fmt.Errorf("overdue: the programs that read and write them have taken %s so far", took.Round(time.Second))
+	}
+	return s
 }
+
+// overdue is how long an Apply takes before its Status is a problem: longer than
+// iptables waits for its lock, and than a large cluster's rules take.
+const overdue = 15 * time.Second
 
 // Run applies the rules at once, with every Set and every resync period, until
 // ctx is done, whose error it returns. A failure is logged once for each reason and
@@ -137,6 +146,7 @@ func (r *Rules) Apply(ctx context.Context) error {
 	defer r.work.Unlock()
 	r.mu.Lock()
 	w := r.wanted
+	r.began = time.Now()
 	r.mu.Unlock()
 
 	written, err := r.apply(ctx, w)
@@ -149,6 +159,7 @@ func (r *Rules) Apply(ctx context.Context) error {
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.began = time.Time{}
 	r.status.Written += written
 	switch {
 	case err == nil:
@@ -178,7 +189,7 @@ func (r *Rules) applyTo(ctx context.Context, w Wanted, f *family) (written int, 
 	key := toolKey{f, w.NFTables}
 	t, ok := r.tools[key]
 	if !ok {
-		if t, err = r.host.open(f, w.NFTables); err != nil {
+		if t, err = r.host.open(ctx, f, w.NFTables); err != nil {
 			return 0, err
 		}
 		r.tools[key] = t
@@ -241,7 +252,7 @@ func (r *Rules) reconcile(ctx context.Context, t tool, want target) (written int
 // cannot remove does not affect the wanted rules, so it is only logged.
 func (r *Rules) sweep(ctx context.Context, w Wanted) {
 	for _, f := range families {
-		for _, t := range r.host.tools(f) {
+		for _, t := range r.host.tools(ctx, f) {
 			want, err := nothing(), error(nil)
 			if makes(t, f, w.NFTables) {
 				want, err = targetOf(ctx, w, f, t, true)
@@ -292,7 +303,7 @@ func (r *Rules) Differences(ctx context.Context) ([]string, error) {
 }
 
 func (r *Rules) differences(ctx context.Context, w Wanted, f *family) ([]string, error) {
-	t, err := r.host.open(f, w.NFTables)
+	t, err := r.host.open(ctx, f, w.NFTables)
 	if err != nil {
 		return nil, err
 	}

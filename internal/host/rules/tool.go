@@ -35,32 +35,33 @@ type drift struct {
 // host is where tools are found.
 type host struct {
 	procNet string // /proc/net of the calling thread's network namespace
+	runner
 }
 
-var thisHost = host{procNet: "/proc/thread-self/net"}
+var thisHost = host{procNet: "/proc/thread-self/net", runner: runner{toolTimeout}}
 
 // open returns the tool that makes the rules of a family.
-func (h host) open(f *family, nftables bool) (tool, error) {
+func (h host) open(ctx context.Context, f *family, nftables bool) (tool, error) {
 	if nftables {
-		return openNFTables(f)
+		return openNFTables(f, h.runner)
 	}
-	return openIPTables(f, f.iptables)
+	return openIPTables(ctx, f, f.iptables, h.runner)
 }
 
 // tools returns all with which flannel's rules of a family may have been made, each
 // kind once. A tool that is not installed or cannot run is left out: it has made no
 // rules here, or nothing can be done about them.
-func (h host) tools(f *family) []tool {
+func (h host) tools(ctx context.Context, f *family) []tool {
 	if f == &ipv6 && !h.hasIPv6() {
 		return nil
 	}
 	var all []tool
-	if t, err := openNFTables(f); err == nil {
+	if t, err := openNFTables(f, h.runner); err == nil {
 		all = append(all, t)
 	}
 	var kinds []string
 	for _, suffix := range []string{"", "-nft", "-legacy"} {
-		t, err := openIPTables(f, f.iptables+suffix)
+		t, err := openIPTables(ctx, f, f.iptables+suffix, h.runner)
 		if err != nil || slices.Contains(kinds, t.kind) {
 			continue
 		}
@@ -109,6 +110,7 @@ func (h host) hasIPv6() bool {
 
 // remedies are what to do about a message of a tool. The first that matches counts.
 var remedies = []struct{ says, remedy string }{
+	{errHangs.Error(), "see what it waits for with 'ps -ef' and 'cat /proc/PID/stack'; firewall rules are not maintained meanwhile"},
 	{noNFTables, "this kernel has no nftables; install iptables-legacy, or take EnableNFTables out of the network config"},
 	{"xtables lock", "'fuser -v /run/xtables.lock' shows which process holds it"},
 	{"you must be root", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},

@@ -1,0 +1,103 @@
+package rules
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+// hangs makes a program of the lab hang whose arguments match a pattern of the shell, and returns the
+// file with the numbers of the processes that do.
+func (l *lab) hangs(program, pattern, otherwise string) (pids string) {
+	l.t.Helper()
+	pids = filepath.Join(l.t.TempDir(), "pids")
+	l.program(program, fmt.Sprintf(`sh -c 'case "$*" in %s) echo $$ >>%s; exec sleep 1000;; esac; exec %s "$@"' sh "$@"`, pattern, pids, otherwise))
+	return pids
+}
+
+// TestProgramThatHangsIsEnded: at each step, with each tool.
+func TestProgramThatHangsIsEnded(t *testing.T) {
+	for _, tt := range []struct {
+		fl               flavour
+		program, pattern string
+	}{
+		{iptablesNFT, "iptables", "*--version*"},
+		{iptablesNFT, "iptables", "*-S*"},
+		{iptablesNFT, "iptables-restore", "*--noflush*"},
+		{nftTables, "nft", "*--version*"},
+		{nftTables, "nft", "*--check*"},
+		{nftTables, "nft", "*list\\ table*"},
+		{nftTables, "nft", "-f\\ -"},
+	} {
+		t.Run(tt.program+" "+tt.pattern, func(t *testing.T) {
+			l := newLab(t, tt.fl)
+			real := l.find(tt.program)
+			if tt.fl.kind != "" && tt.program != "nft" {
+				real = l.find(strings.Replace(tt.program, "iptables", "iptables-"+tt.fl.kind, 1))
+			}
+			pids := l.hangs(tt.program, tt.pattern, real)
+			w := wanted(tt.fl)
+			w.IPv6 = Pods{}
+			r := newRules(t, w)
+			r.host.timeout = 300 * time.Millisecond
+			err := l.ns.Do(func() error { return r.Apply(t.Context()) })
+			if !errors.Is(err, errHangs) && !errors.Is(r.Status().Problem, errHangs) || !strings.Contains(fmt.Sprint(err), "has not ended within 300ms") {
+				t.Errorf("got %v", err)
+			}
+			// The library that asks for the version of nft cannot be stopped.
+			if tt.pattern == "*--check*" {
+				return
+			}
+			text, err := os.ReadFile(pids)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range strings.Fields(string(text)) {
+				pid, _ := strconv.Atoi(line)
+				testkit.Eventually(t, "process "+line+" is gone", func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
+			}
+		})
+	}
+}
+
+// TestEndOfTheDaemonDoesNotWaitForAProgram that hangs.
+func TestEndOfTheDaemonDoesNotWaitForAProgram(t *testing.T) {
+	l := newLab(t, iptablesNFT)
+	pids := l.hangs("iptables", "*-S*", l.find("iptables-nft"))
+	r := newRules(t, wanted(iptablesNFT))
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.ns.Do(func() error { return r.Apply(ctx) }) }()
+	testkit.Eventually(t, "iptables hangs", func() bool { text, _ := os.ReadFile(pids); return len(text) > 0 })
+	stop()
+	if err := testkit.Receive(t, "Apply returns", done, func() string { return "" }); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestRulesThatAreOverdueAreAProblem while the program that would check them runs.
+func TestRulesThatAreOverdueAreAProblem(t *testing.T) {
+	r, err := New(Config{Wanted: wanted(iptablesNFT), Resync: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.began = time.Now().Add(-overdue / 2)
+	if s := r.Status(); s.Problem != nil {
+		t.Errorf("early: %v", s.Problem)
+	}
+	r.began = time.Now().Add(-2 * overdue)
+	if s := r.Status(); s.Problem == nil || !strings.Contains(s.Problem.Error(), "overdue") {
+		t.Errorf("late: %v", s.Problem)
+	}
+}

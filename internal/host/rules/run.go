@@ -1,0 +1,91 @@
+package rules
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	// toolTimeout is how long a program may take. With 20,000 rules of kube-proxy
+	// iptables takes some seconds, and it waits up to lockSeconds for its lock.
+	toolTimeout = 30 * time.Second
+	// killWait is how long a program that was killed may keep its pipes open.
+	killWait = time.Second
+)
+
+// errHangs says that a program has not ended in time.
+var errHangs = errors.New("it hangs")
+
+// runner runs the programs of a tool, each for a bounded time.
+type runner struct{ timeout time.Duration }
+
+// limit returns a context for one program.
+func (r runner) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, r.timeout, errHangs)
+}
+
+// output runs a program and returns what it prints. The error of one that fails has
+// what it said; one that hangs is killed.
+func (r runner) output(ctx context.Context, stdin, path string, args ...string) (string, error) {
+	limited, cancel := r.limit(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(limited, path, args...)
+	cmd.WaitDelay = killWait
+	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return stdout.String(), nil
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case limited.Err() != nil:
+		return "", r.hangs(path)
+	}
+	if said := strings.Join(strings.Fields(stderr.String()), " "); said != "" {
+		err = fmt.Errorf("%w: %s", err, said)
+	}
+	return stdout.String(), err
+}
+
+// await calls f, which runs programs that it cannot stop, and returns without it when
+// it takes too long.
+func (r runner) await(ctx context.Context, program string, f func() error) error {
+	limited, cancel := r.limit(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-limited.Done():
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return r.hangs(program)
+	}
+}
+
+// explain makes an error of a library clear whose program was killed.
+func (r runner) explain(ctx, limited context.Context, program string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case limited.Err() != nil:
+		return r.hangs(program)
+	}
+	return oneLine(err)
+}
+
+func (r runner) hangs(path string) error {
+	return fmt.Errorf("%s has not ended within %s: %w", filepath.Base(path), r.timeout, errHangs)
+}
