@@ -33,12 +33,11 @@ const (
 )
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "floor:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "floor:", run(os.Args[1:]))
+	os.Exit(1)
 }
 
+// run forwards until the process is killed. It returns only if it cannot begin.
 func run(args []string) error {
 	plain := len(args) == 5 && args[4] == "plain"
 	if len(args) != 4 && !plain {
@@ -69,8 +68,8 @@ func run(args []string) error {
 		return fmt.Errorf("open UDP socket %s to %s: %w", local, peer, err)
 	}
 	go move(tun, sock)
-	move(sock, tun)
-	return nil
+	go move(sock, tun)
+	select {}
 }
 
 // move copies what from gives to to, for ever. What cannot be written, as when
