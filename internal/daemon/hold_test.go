@@ -58,14 +58,14 @@ func (l *lender) Acquire(_ context.Context, a lease.Attrs, prev lease.Previous) 
 	return &lease.Lease{Attrs: a, Subnet: prev.Subnet, Expiration: time.Now().Add(l.term)}, nil
 }
 
-// keep runs a holder of a lease of a term, with a margin.
-func keep(t *testing.T, l *lender, term, margin time.Duration) *holder {
+// runHolder runs a holder of a lease of a term, with a margin.
+func runHolder(t *testing.T, l *lender, term, margin time.Duration) *holder {
 	t.Helper()
-	return keepBy(t, time.Now, l, term, margin)
+	return runHolderBy(t, time.Now, l, term, margin)
 }
 
-// keepBy is keep with a wall clock.
-func keepBy(t *testing.T, clock func() time.Time, l *lender, term, margin time.Duration) *holder {
+// runHolderBy is runHolder with a wall clock.
+func runHolderBy(t *testing.T, clock func() time.Time, l *lender, term, margin time.Duration) *holder {
 	t.Helper()
 	h := newHolder(l, margin, reacquireOnLost, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	h.shortest, h.retry, h.look, h.now = time.Millisecond, time.Millisecond, time.Millisecond, clock
@@ -94,7 +94,7 @@ func (h *holder) next(t *testing.T) result {
 func TestLeaseIsRenewedBeforeItEndsByTheMargin(t *testing.T) {
 	l := &lender{term: time.Hour}
 	begin := time.Now()
-	h := keep(t, l, time.Hour+50*time.Millisecond, time.Hour)
+	h := runHolder(t, l, time.Hour+50*time.Millisecond, time.Hour)
 	if r := h.next(t); r.err != nil || time.Until(r.lease.Expiration) < 59*time.Minute {
 		t.Errorf("got %+v", r)
 	}
@@ -127,7 +127,7 @@ func (l *lender) renewed() int {
 
 func TestClockThatIsSetBackDelaysNoRenewal(t *testing.T) {
 	l, clock := &lender{term: time.Hour}, new(settable)
-	h := keepBy(t, clock.now, l, time.Hour+200*time.Millisecond, time.Hour)
+	h := runHolderBy(t, clock.now, l, time.Hour+200*time.Millisecond, time.Hour)
 	clock.set(t, 0)
 	clock.set(t, -5*time.Hour)
 	if r := h.next(t); r.err != nil {
@@ -138,7 +138,7 @@ func TestClockThatIsSetBackDelaysNoRenewal(t *testing.T) {
 // It does so while the machine sleeps, when no timer runs.
 func TestRenewalIsDueWhenTheClockHasGoneOnWithoutTheTimer(t *testing.T) {
 	l, clock := &lender{term: 24 * time.Hour}, new(settable)
-	h := keepBy(t, clock.now, l, 24*time.Hour, time.Hour)
+	h := runHolderBy(t, clock.now, l, 24*time.Hour, time.Hour)
 	clock.set(t, 0)
 	clock.set(t, 22*time.Hour)
 	if n := l.renewed(); n != 0 {
@@ -158,7 +158,7 @@ func TestRenewalIsDueWhenTheClockHasGoneOnWithoutTheTimer(t *testing.T) {
 func TestRenewalThatFailsIsTriedAgainWhileTheLeaseStands(t *testing.T) {
 	l := &lender{term: time.Hour}
 	l.fail(errors.New("no answer"))
-	h := keep(t, l, time.Minute, time.Hour)
+	h := runHolder(t, l, time.Minute, time.Hour)
 	for tries := 0; tries < 3; {
 		l.mu.Lock()
 		tries = len(l.renewals)
@@ -179,7 +179,7 @@ func TestLeaseThatHasExpiredUnrenewedIsTold(t *testing.T) {
 	l := &lender{term: time.Hour}
 	away := errors.New("no answer")
 	l.fail(away)
-	h := keep(t, l, 20*time.Millisecond, time.Hour)
+	h := runHolder(t, l, 20*time.Millisecond, time.Hour)
 	if r := h.next(t); !errors.Is(r.err, away) {
 		t.Errorf("got %+v, want %v", r, away)
 	}
@@ -191,7 +191,7 @@ func TestLeaseThatHasExpiredUnrenewedIsTold(t *testing.T) {
 func TestLostLeaseIsAskedForUntilItIsGiven(t *testing.T) {
 	full := errors.New("all subnets are taken")
 	l := &lender{term: time.Hour, lost: true, full: full}
-	h := keep(t, l, time.Hour, time.Minute)
+	h := runHolder(t, l, time.Hour, time.Minute)
 	h.nudge()
 	if r := h.next(t); !errors.Is(r.err, full) {
 		t.Errorf("got %+v, want %v", r, full)
@@ -209,7 +209,7 @@ func TestLostLeaseIsAskedForUntilItIsGiven(t *testing.T) {
 
 func TestLastMoveCounts(t *testing.T) {
 	l := &lender{term: time.Hour}
-	h := keep(t, l, time.Hour, time.Minute)
+	h := runHolder(t, l, time.Hour, time.Minute)
 	for _, ip := range []string{"192.0.2.7", "192.0.2.8", "192.0.2.9"} {
 		h.move(lease.Attrs{PublicIP: netip.MustParseAddr(ip)})
 	}

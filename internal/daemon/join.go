@@ -29,7 +29,9 @@ func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 		if err != nil {
 			return err
 		}
-		s.waitFor("a lease")
+		if s.twin == "" {
+			s.waitFor("a lease")
+		}
 		twin, err := s.challenge(ctx, w.attrs)
 		if err != nil {
 			return err
@@ -54,7 +56,9 @@ func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 
 // identify finds out by what the node is known to the others.
 func (s *session) identify(ctx context.Context, links <-chan struct{}) (want, error) {
-	s.waitFor(waitsForLink)
+	if s.twin == "" {
+		s.waitFor(waitsForLink)
+	}
 	if err := s.takeLink(ctx, links); err != nil {
 		return want{}, err
 	}
@@ -70,12 +74,13 @@ func (s *session) identify(ctx context.Context, links <-chan struct{}) (want, er
 	return plan(&s.in)
 }
 
+// acquire takes the lease that announces a.
 func (s *session) acquire(ctx context.Context, a lease.Attrs) error {
 	own, err := s.store.Acquire(ctx, a, s.previous())
 	if err != nil {
 		return err
 	}
-	s.in.own, s.applied.attrs = *own, a
+	s.in.own, s.applied.attrs, s.twin = *own, a, ""
 	s.log.Info("lease acquired", logging.KeySubnet, own.Subnets())
 	return nil
 }
@@ -196,8 +201,8 @@ func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
 	return o
 }
 
-// previous returns what the node was in its last life. Not to know
-// it costs at most a change of subnet, so it is no reason not to start.
+// previous returns what the node was in its last life. Not to know it costs at most
+// a change of subnet, so it is no reason not to start.
 func (d *daemon) previous() lease.Previous {
 	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

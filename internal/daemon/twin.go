@@ -104,9 +104,14 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 			}
 			s.log.Warn("another host has a lease of this node's public address, asking whether it is alive", logging.KeySubnet, l.Subnets())
 			l.Attrs = backend.Challenge(l.Attrs, own)
-			switch _, err := s.store.Renew(ctx, &l); {
+			asking, cancel := context.WithTimeout(ctx, s.answerWithin)
+			_, err := s.store.Renew(asking, &l)
+			cancel()
+			switch {
 			case errors.Is(err, lease.ErrLost):
 				return "", nil // it has gone meanwhile
+			case asking.Err() == context.DeadlineExceeded && err != nil:
+				return "", nil // the store is away, and may be for long
 			case err != nil:
 				return "", err
 			}

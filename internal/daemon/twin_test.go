@@ -144,3 +144,19 @@ func TestIDOfAHostIsTheSameEachTime(t *testing.T) {
 		t.Errorf("%q, then %q", a, b)
 	}
 }
+
+// To start with the lease that was known last, there need be nobody to ask about it.
+func TestHostWithAnIDStartsWhileItsStoreIsAway(t *testing.T) {
+	h := newEtcdRig(t)
+	h.identified("1")
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	if err := h.stop(t); err != nil {
+		t.Fatal(err)
+	}
+	h.server.Kill()
+	again := h.beside(t, "1")
+	again.options.subnetFile = h.options.subnetFile // and the leases beside it
+	again.launch(t)
+	again.eventually(t, "the data plane runs", func() bool { return strings.Contains(again.dp.calls(), ", run") })
+}

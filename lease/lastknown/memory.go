@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/twillnet/twill/internal/logging"
@@ -71,8 +72,11 @@ func (m memory) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("write leases known last: %w", err)
 	}
-	temp := path + ".new" // a fixed name: what a killed writer leaves behind, the next one takes over
-	err = os.WriteFile(temp, text, 0o600)
+	temp := path + ".new"                        // a fixed name: what a killed writer leaves behind, the next one takes over
+	err = os.MkdirAll(filepath.Dir(path), 0o755) // subnet.env, beside which it is, comes later
+	if err == nil {
+		err = os.WriteFile(temp, text, 0o600)
+	}
 	if err == nil {
 		err = os.Rename(temp, path)
 	}
