@@ -30,6 +30,9 @@ raw_syscalls() {
 		--exclude-dir=tun --exclude-dir=fastpath --exclude-dir=netlab --exclude=ethtool.go .
 }
 
+# Tests wait for effects, and advance virtual clocks, with internal/lab/testkit.
+sleeps() { grep -rn 'time\.Sleep(' --include='*_test.go' .; }
+
 imports() { go run -C tools ./imports check "$root/ARCHITECTURE.md"; }
 
 # Log messages are constant, and keys are constants whose values internal/logging
@@ -53,6 +56,7 @@ vulnerabilities() {
 
 check "gofmt -l" quiet gofmt -l .
 check "raw system calls only in tun, fastpath and netlab" quiet raw_syscalls
+check "no test sleeps" quiet sleeps
 check "imports as ARCHITECTURE.md has them" imports
 check "sloglint: keys of internal/logging, constant messages" log_keys
 check "govulncheck" vulnerabilities

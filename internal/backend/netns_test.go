@@ -18,6 +18,7 @@ import (
 
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/host/nlwatch"
+	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
@@ -49,7 +50,7 @@ func inside(t testing.TB, f func(n node)) {
 			n.must(n.nl.LinkSetUp(n.link(name)))
 		}
 		for _, a := range []string{"192.0.2.1/24", "2001:db8::1/64"} {
-			n.must(n.nl.AddrAdd(n.link("eth0"), &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NODAD}))
+			n.must(n.nl.AddrAdd(n.link("eth0"), &netlink.Addr{IPNet: netlab.IPNet(netip.MustParsePrefix(a)), Flags: unix.IFA_F_NODAD}))
 		}
 		n.route("198.51.100.0/24", "192.0.2.254")
 		f(n)
@@ -57,11 +58,6 @@ func inside(t testing.TB, f func(n node)) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func ipNet(s string) *net.IPNet {
-	p := netip.MustParsePrefix(s)
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 func (n node) must(errs ...error) {
@@ -81,7 +77,7 @@ func (n node) link(name string) netlink.Link {
 // route adds a route as an operator does.
 func (n node) route(dst, via string) {
 	n.Helper()
-	n.must(n.nl.RouteAdd(&netlink.Route{Dst: ipNet(dst), Gw: net.ParseIP(via), LinkIndex: n.link("eth0").Attrs().Index}))
+	n.must(n.nl.RouteAdd(&netlink.Route{Dst: netlab.IPNet(netip.MustParsePrefix(dst)), Gw: net.ParseIP(via), LinkIndex: n.link("eth0").Attrs().Index}))
 }
 
 // config is that of a node with pods of both families.

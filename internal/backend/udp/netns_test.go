@@ -42,7 +42,7 @@ func inside(t *testing.T, f func(ns *netlab.Namespace)) {
 		}
 		for _, a := range []netip.Addr{local4, local6} {
 			if err := netlink.AddrAdd(veth, &netlink.Addr{
-				IPNet: ipNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD,
+				IPNet: netlab.IPNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD,
 			}); err != nil {
 				return err
 			}
@@ -87,10 +87,6 @@ func open(t *testing.T, cfg Config) *Backend {
 	}
 	t.Cleanup(func() { end() })
 	return b
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // addrs are the addresses of flannel0.

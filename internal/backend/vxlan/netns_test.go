@@ -88,7 +88,7 @@ func (h host) vxlan(name string) *netlink.Vxlan {
 func addr(s string) *netlink.Addr {
 	p := netip.MustParsePrefix(s)
 	return &netlink.Addr{
-		IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())},
+		IPNet: netlab.IPNet(p),
 		Flags: unix.IFA_F_NODAD,
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/host/nlwatch"
+	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -113,7 +114,7 @@ func (n *node) addr(dev netlink.Link, cidr string) {
 
 func address(cidr string) *netlink.Addr {
 	p := netip.MustParsePrefix(cidr)
-	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+	a := &netlink.Addr{IPNet: netlab.IPNet(p)}
 	if p.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}
@@ -243,11 +244,7 @@ func (n *node) logged() (*table, *testkit.Log) {
 
 func (n *node) eventually(what string, cond func() bool) {
 	n.Helper()
-	for deadline := time.Now().Add(testkit.Patience); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			n.Fatalf("not within %v: %s\nroutes:\n%s", testkit.Patience, what, strings.Join(n.routes(), "\n"))
-		}
-	}
+	testkit.Eventually(n, what, cond, func() string { return "routes:\n" + strings.Join(n.routes(), "\n") })
 }
 
 // routes are all unicast and special routes of all tables but local, sorted,

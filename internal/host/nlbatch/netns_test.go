@@ -131,7 +131,7 @@ func peerOf(dev int, subnet netip.Prefix, mac MAC, public netip.Addr) peer {
 func (p peer) stock() error {
 	route := &netlink.Route{
 		LinkIndex: p.route.Dev, Scope: netlink.SCOPE_UNIVERSE,
-		Dst: &net.IPNet{IP: p.route.Dst.Addr().AsSlice(), Mask: net.CIDRMask(p.route.Dst.Bits(), p.route.Dst.Addr().BitLen())},
+		Dst: netlab.IPNet(p.route.Dst),
 		Gw:  p.route.Via.AsSlice(),
 	}
 	route.SetFlag(unix.RTNH_F_ONLINK)

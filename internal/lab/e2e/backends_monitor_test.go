@@ -49,7 +49,7 @@ func (m *monitor) changes() (lines []string) {
 	m.t.Helper()
 	lo, err := m.ns.Netlink().LinkByName("lo")
 	testkit.Must(m.t, err)
-	mark := &netlink.Addr{IPNet: prefixNet(endMark)}
+	mark := &netlink.Addr{IPNet: netlab.IPNet(endMark)}
 	testkit.Must(m.t, m.ns.Netlink().AddrAdd(lo, mark), m.ns.Netlink().AddrDel(lo, mark))
 	for {
 		messages, _, err := m.socket.Receive()

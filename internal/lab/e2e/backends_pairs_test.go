@@ -256,7 +256,7 @@ func TestDirectRoutingFollowsTheRoutesOfTheUnderlay(t *testing.T) {
 			become("a router between them", tt.tunnel)
 			for i := range 2 {
 				testkit.Must(t, c.nodes[i].NS.Netlink().RouteDel(&netlink.Route{
-					Dst: prefixNet(netip.PrefixFrom(c.nodes[1-i].Addr, 32)), Gw: c.host.Addr.AsSlice(),
+					Dst: netlab.IPNet(netip.PrefixFrom(c.nodes[1-i].Addr, 32)), Gw: c.host.Addr.AsSlice(),
 				}))
 			}
 			become("both on one link again", viaLink)

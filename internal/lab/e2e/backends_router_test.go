@@ -60,5 +60,5 @@ func behindRouter(t testing.TB, hosts []*netlab.Host, router *netlab.Host) {
 // addRoute adds a route through a gateway on a wire of ns.
 func addRoute(t testing.TB, ns *netlab.Namespace, dst netip.Prefix, gateway netip.Addr) {
 	t.Helper()
-	testkit.Must(t, ns.Netlink().RouteAdd(&netlink.Route{Dst: prefixNet(dst), Gw: gateway.AsSlice()}))
+	testkit.Must(t, ns.Netlink().RouteAdd(&netlink.Route{Dst: netlab.IPNet(dst), Gw: gateway.AsSlice()}))
 }

@@ -179,7 +179,7 @@ func (c *cluster) devicesTo(i, j int, like devices) (found devices, routes [2]in
 				found[k] = link.Attrs().Name
 			}
 		}
-		own, err := nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: prefixNet(subnet)}, netlink.RT_FILTER_DST)
+		own, err := nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: netlab.IPNet(subnet)}, netlink.RT_FILTER_DST)
 		testkit.Must(c.t, err)
 		routes[k] = len(own)
 	}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"log/slog"
-	"net"
 	"net/netip"
 	"testing"
 
@@ -161,7 +160,7 @@ func TestRouteToTheNetworkThatIsThereAlreadyIsRefused(t *testing.T) {
 	s := newSite(t)
 	testkit.Must(t, s.NS.Netlink().RouteAdd(&netlink.Route{
 		LinkIndex: s.link(t, netlab.UnderlayLink).Attrs().Index,
-		Dst:       prefixNet(netlab.Network), Gw: netip.MustParseAddr("172.31.9.12").AsSlice(),
+		Dst:       netlab.IPNet(netlab.Network), Gw: netip.MustParseAddr("172.31.9.12").AsSlice(),
 	}))
 	s.refuses(t, because("add route 10.5.0.0/16 dev flannel0", "another route to it exists", "ip route show 10.5.0.0/16"), s.flags()...)
 }
@@ -205,9 +204,4 @@ func TestOffloadThatMustBeOnIsRefusedWhereTheKernelLacksIt(t *testing.T) {
 		stifleLoopback(t, s.NS)
 		s.refuses(t, because("--udp-gso=on: self-test on loopback", "did not arrive"), s.flags("--udp-gso=on")...)
 	})
-}
-
-// prefixNet is p as the netlink package has it.
-func prefixNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -43,7 +43,7 @@ func TestCleanUpRemovesALeftDeviceAndNothingThatLooksLikeOne(t *testing.T) {
 	// beside ours.
 	leaveTUN(t, s.NS, "flannel1", netlink.TUNTAP_MODE_TUN)
 	testkit.Must(t,
-		nl.RouteAdd(&netlink.Route{LinkIndex: s.link(t, netlab.UnderlayLink).Attrs().Index, Dst: prefixNet(netlab.Network), Priority: 7}),
+		nl.RouteAdd(&netlink.Route{LinkIndex: s.link(t, netlab.UnderlayLink).Attrs().Index, Dst: netlab.IPNet(netlab.Network), Priority: 7}),
 		nl.RouteAdd(&netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: &net.IPNet{IP: net.IPv4(10, 5, 9, 0).To4(), Mask: net.CIDRMask(24, 32)}}),
 		os.WriteFile(d.subnetFile+".bak", []byte("FLANNEL_SUBNET=10.5.9.1/24\n"), 0o644))
 	before := netState(t, s.NS)
@@ -51,7 +51,7 @@ func TestCleanUpRemovesALeftDeviceAndNothingThatLooksLikeOne(t *testing.T) {
 	leaveTUN(t, s.NS, "flannel0", netlink.TUNTAP_MODE_TUN)
 	testkit.Must(t,
 		nl.LinkSetUp(s.link(t, "flannel0")),
-		nl.RouteAdd(&netlink.Route{LinkIndex: s.link(t, "flannel0").Attrs().Index, Dst: prefixNet(netlab.Network)}),
+		nl.RouteAdd(&netlink.Route{LinkIndex: s.link(t, "flannel0").Attrs().Index, Dst: netlab.IPNet(netlab.Network)}),
 		nl.RouteAdd(&netlink.Route{Type: unix.RTN_BLACKHOLE, Priority: math.MaxInt32, Dst: &net.IPNet{IP: net.IPv4(10, 5, 1, 0).To4(), Mask: net.CIDRMask(24, 32)}}),
 		os.WriteFile(d.subnetFile, []byte("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"), 0o644))
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -164,8 +163,7 @@ func addAddr(t testing.TB, ns *netlab.Namespace, link string, addr netip.Prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ip := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}
-	a := &netlink.Addr{IPNet: ip}
+	a := &netlink.Addr{IPNet: netlab.IPNet(addr)}
 	if addr.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}
