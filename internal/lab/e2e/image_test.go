@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -77,10 +78,40 @@ func TestImageInstallsPluginsAndConfiguration(t *testing.T) {
 	}
 }
 
+// inImage prints what a script does in the image's files, in ns. What it changes of
+// the programs is gone afterwards, as with a container.
+func inImage(t testing.TB, ns *netlab.Namespace, root, script string) string {
+	t.Helper()
+	out, err := ns.Command(t.Context(), "unshare", "--mount", "sh", "-ec", `
+		mount -t proc proc "$1/proc" && mount -t tmpfs none "$1/tmp"
+		cp -a "$1/usr/sbin" "$1/tmp" && mount --bind "$1/tmp/sbin" "$1/usr/sbin"
+		exec chroot "$1" sh -c "$2"`, "sh", root, script).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return string(out)
+}
+
+// unpackImage returns a directory with the image's files.
+func unpackImage(t testing.TB) string {
+	t.Helper()
+	dir := scratchDir(t)
+	out, err := exec.Command("sh", "-ec", `
+		mkdir "$1/archive" "$1/root" && tar -xf "$2" -C "$1/archive"
+		for layer in $(sed 's/.*"Layers":\[\([^]]*\)\].*/\1/; s/[",]/ /g' "$1/archive/manifest.json"); do
+			tar -xzf "$1/archive/$layer" -C "$1/root"
+		done`, "sh", dir, imageArchive(t)).CombinedOutput()
+	if err != nil {
+		t.Fatalf("unpack the image: %v\n%s", err, out)
+	}
+	return filepath.Join(dir, "root")
+}
+
 // The kubelet marks the kind of iptables that it uses by a chain.
 func TestImageUsesTheKindOfIPTablesOfTheKubelet(t *testing.T) {
+	root := unpackImage(t)
 	for _, tt := range []struct{ name, before, want string }{
-		{"no kubelet", "", "nf_tables"},
+		{"no kubelet", "true", "nf_tables"},
 		{"nftables", "iptables-nft -t mangle -N KUBE-IPTABLES-HINT", "nf_tables"},
 		{"legacy", "iptables-legacy -t mangle -N KUBE-IPTABLES-HINT", "legacy"},
 		{"legacy, old kubelet, IPv6", "ip6tables-legacy -t mangle -N KUBE-KUBELET-CANARY", "legacy"},
@@ -90,14 +121,11 @@ func TestImageUsesTheKindOfIPTablesOfTheKubelet(t *testing.T) {
 			ns, err := netlab.New("node")
 			testkit.Must(t, err)
 			t.Cleanup(func() { testkit.Must(t, ns.Close()) })
-			c := startContainerd(t, ns)
-			if tt.before != "" {
-				c.output(nil, "sh", "-c", tt.before)
-			}
+			inImage(t, ns, root, tt.before)
 			// The second call is of what the first has left.
 			for _, name := range []string{"iptables", "ip6tables-restore"} {
-				out := c.output(nil, "sh", "-c", name+" --version && iptables --version")
-				if n := strings.Count(out, "("+tt.want+")"); n != 2 {
+				out := inImage(t, ns, root, name+" --version && iptables --version && readlink /usr/sbin/iptables")
+				if n := strings.Count(out, "("+tt.want+")"); n != 2 || !strings.Contains(out, "\nxtables-") {
 					t.Errorf("%s is of another kind, want %s:\n%s", name, tt.want, out)
 				}
 			}
