@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/twillnet/twill/internal/atomicfile"
 )
 
 // SubnetEnv is the content of subnet.env, from which the CNI plugin learns about the
@@ -47,36 +49,17 @@ func (e SubnetEnv) Write(path string) error {
 }
 
 func (e SubnetEnv) write(path string) error {
-	dir, name := filepath.Split(path)
-	if err := os.MkdirAll(filepath.Clean(dir), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	temp := tempOf(dir, name)
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(e.Text())
-	// Chmod, since the umask may have taken bits that the CNI plugin needs.
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return nil
+	return atomicfile.Write(path, e.Text(), 0o644)
 }
-
-// tempOf is where a new text of the file is written. The name is fixed, so that the
-// next writer replaces what a killed one has left.
-func tempOf(dir, name string) string { return filepath.Join(dir, "."+name+".new") }
 
 // RemoveSubnetEnv removes the file at path, and what a killed writer has left of
 // it. A missing file is not an error.
 func RemoveSubnetEnv(path string) error {
 	var errs []error
-	for _, p := range []string{path, tempOf(filepath.Split(path))} {
+	for _, p := range []string{path, atomicfile.Temp(path)} {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove subnet file: %w", err))
 		}

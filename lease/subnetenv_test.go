@@ -144,3 +144,28 @@ func TestRemoveSubnetEnvTakesTheUnfinishedTextAlong(t *testing.T) {
 		t.Errorf("a directory in its place: %v", err)
 	}
 }
+
+// TestSubnetFileFollowsNoLink: whoever may write to its directory could have any file
+// of the host overwritten.
+func TestSubnetFileFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	victim, path := filepath.Join(dir, "shadow"), filepath.Join(dir, "subnet.env")
+	if err := os.WriteFile(victim, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{filepath.Join(dir, ".subnet.env.new"), path} {
+		if err := os.Symlink(victim, at); err != nil {
+			t.Fatal(err)
+		}
+		if err := (SubnetEnv{MTU: 1450}).Write(path); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := os.ReadFile(victim); err != nil || string(text) != "secret" {
+			t.Errorf("link at %s: the file it leads to is now %q, %v", at, text, err)
+		}
+		if env, err := ReadSubnetEnv(path); err != nil || env.MTU != 1450 {
+			t.Errorf("link at %s: got %+v, %v", at, env, err)
+		}
+		os.Remove(path)
+	}
+}

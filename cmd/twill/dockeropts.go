@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/twillnet/twill/internal/atomicfile"
 	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/lease"
@@ -63,7 +64,10 @@ func runDockerOpts(_ context.Context, c *command.Call) error {
 	if err := checkRoutes(env["FLANNEL_SUBNET"]); err != nil {
 		return fmt.Errorf("docker-opts: %w", err)
 	}
-	return replaceFile(o.dockerFile, text)
+	if err := atomicfile.Write(o.dockerFile, text, 0o644); err != nil {
+		return fmt.Errorf("docker-opts: write %s: %w; name another file with -d", o.dockerFile, err)
+	}
+	return nil
 }
 
 var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -179,20 +183,6 @@ func checkRoutes(subnet string) error {
 	}
 	for _, r := range routes {
 		return fmt.Errorf("this node's subnet %s leaves by the route %s; delete it: %s", p, r, r.Delete())
-	}
-	return nil
-}
-
-// replaceFile writes a file that readers see whole, before or after.
-func replaceFile(path string, text []byte) error {
-	temp := path + ".new"
-	err := os.WriteFile(temp, text, 0o644)
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		os.Remove(temp)
-		return fmt.Errorf("docker-opts: write %s: %w; name another file with -d", path, err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/twillnet/twill/internal/atomicfile"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 )
@@ -72,13 +73,9 @@ func (m memory) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("write leases known last: %w", err)
 	}
-	temp := path + ".new"                        // a fixed name: what a killed writer leaves behind, the next one takes over
 	err = os.MkdirAll(filepath.Dir(path), 0o755) // subnet.env, beside which it is, comes later
 	if err == nil {
-		err = os.WriteFile(temp, text, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(temp, path)
+		err = atomicfile.Write(path, text, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write leases known last: %w", err)
@@ -89,7 +86,7 @@ func (m memory) write(path string) error {
 // Remove removes the file, and what a killed writer has left of it. That there is
 // none is no error.
 func Remove(path string) error {
-	for _, p := range []string{path, path + ".new"} {
+	for _, p := range []string{path, atomicfile.Temp(path)} {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove leases known last: %w", err)
 		}
