@@ -26,7 +26,7 @@ func (h host) state(name string) []string {
 	v := h.vxlan(name)
 	addrs := slices.DeleteFunc(h.addrs(name), func(a string) bool { return strings.HasPrefix(a, "fe80:") })
 	return append(append(h.table(name), addrs...),
-		fmt.Sprint("MTU ", v.MTU), fmt.Sprint("MAC ", v.HardwareAddr), fmt.Sprint("learning ", v.Learning), fmt.Sprint("up ", v.Flags&net.FlagUp != 0))
+		fmt.Sprint("MTU ", v.MTU), fmt.Sprint("MAC ", v.HardwareAddr), fmt.Sprint("learning ", v.Learning), fmt.Sprint("up ", v.Flags&net.FlagUp != 0), fmt.Sprint("bridge ", v.MasterIndex), fmt.Sprintf("flags %#x", v.RawFlags))
 }
 
 // taking takes one thing away from a device with the peers 2 and 3.
@@ -75,6 +75,14 @@ func takings() []taking {
 			e.State = netlink.NUD_REACHABLE
 			return h.nl.NeighSet(e)
 		}, "FDB entry "},
+		{"bridge", func(h host, d *kept, _ func(int) Peer) error {
+			bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
+			return errors.Join(h.nl.LinkAdd(bridge), h.nl.LinkSetMaster(link(d), bridge))
+		}, "no bridge"},
+		{"ARP", func(h host, d *kept, _ func(int) Peer) error { return h.nl.LinkSetARPOff(link(d)) }, "arp"},
+		{"carrier", func(h host, d *kept, _ func(int) Peer) error {
+			return h.ns.Command(context.Background(), "ip", "link", "set", d.Name(), "protodown", "on").Run()
+		}, "carrier"},
 		{"learning", func(h host, d *kept, _ func(int) Peer) error {
 			return h.change(d, nl.NewRtAttr(nl.IFLA_VXLAN_LEARNING, nl.Uint8Attr(1)))
 		}, "learning false"},

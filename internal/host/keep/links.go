@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
@@ -122,7 +123,45 @@ func (k *Keeper) settings(d *device, link netlink.Link) []setting {
 		on, err := txChecksum(d.Name)
 		all = append(all, setting{"no checksum offload", err == nil && !on, func() error { return noTxChecksum(d.Name) }})
 	}
-	return append(all, setting{"up", a.Flags&net.FlagUp != 0 && !noIPv6, func() error { return k.setUp(d, link) }})
+	up := a.Flags&net.FlagUp != 0
+	return append(all,
+		setting{"no bridge", !k.bridged(a), func() error { return k.nl.LinkSetNoMaster(link) }},
+		// A VXLAN device has no queue. With one of length 0 a TUN device drops all.
+		setting{fmt.Sprintf("txqueuelen %d", tunQueueLen), d.VXLAN != nil || a.TxQLen != 0, func() error { return k.nl.LinkSetTxQLen(link, tunQueueLen) }},
+		setting{"arp", d.VXLAN == nil || a.RawFlags&unix.IFF_NOARP == 0, func() error { return k.nl.LinkSetARPOn(link) }},
+		setting{"carrier", !up || a.RawFlags&unix.IFF_LOWER_UP != 0, func() error { return k.setCarrier(d) }},
+		setting{"up", up && !noIPv6, func() error { return k.setUp(d, link) }},
+	)
+}
+
+// tunQueueLen is the length of the transmit queue that the kernel gives a TUN
+// device, in packets (TUN_READQ_SIZE in drivers/net/tun.c).
+const tunQueueLen = 500
+
+// bridged reports whether the device is a port of a bridge, which then takes all
+// that arrives on it.
+func (k *Keeper) bridged(a *netlink.LinkAttrs) bool {
+	if a.MasterIndex == 0 {
+		return false
+	}
+	master, err := k.nl.LinkByIndex(a.MasterIndex)
+	return err == nil && master.Type() == "bridge"
+}
+
+// setCarrier turns on the carrier that another program has turned off: of a TUN
+// device with "ip link set carrier off", of a VXLAN device with "protodown on".
+func (k *Keeper) setCarrier(d *device) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(d.index)
+	req.AddData(msg)
+	if d.VXLAN != nil {
+		req.AddData(nl.NewRtAttr(unix.IFLA_PROTO_DOWN, nl.Uint8Attr(0)))
+	} else {
+		req.AddData(nl.NewRtAttr(unix.IFLA_CARRIER, nl.Uint8Attr(1)))
+	}
+	_, err := k.request(req, 0)
+	return err
 }
 
 // setMTU leaves a device without IPv6 down: if it were up, IPv6 would come back

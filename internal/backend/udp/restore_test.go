@@ -1,0 +1,60 @@
+package udp
+
+import (
+	"context"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/twillnet/twill/internal/host/keep"
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+// TestWhatStopsTrafficOnTheDeviceIsPutBack: without a queue, or without a carrier,
+// the kernel drops all that pods send, and says nothing.
+func TestWhatStopsTrafficOnTheDeviceIsPutBack(t *testing.T) {
+	ip := func(args ...string) func(*netlab.Namespace) error {
+		return func(ns *netlab.Namespace) error {
+			return ns.Command(t.Context(), "ip", append([]string{"link", "set", "flannel0"}, args...)...).Run()
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		take  func(ns *netlab.Namespace) error
+		right func(a *netlink.LinkAttrs) bool
+	}{
+		{"txqueuelen 0", ip("txqueuelen", "0"),
+			func(a *netlink.LinkAttrs) bool { return a.TxQLen == 500 }},
+		{"carrier off", ip("carrier", "off"),
+			func(a *netlink.LinkAttrs) bool { return a.OperState != netlink.OperDown }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inside(t, func(ns *netlab.Namespace) {
+				cfg := config()
+				b, end, err := openKept(cfg)
+				testkit.Must(t, err)
+				defer end()
+				if !b.cfg.Keeper.Set(keep.State{Links: []keep.Link{b.Link()}}) {
+					t.Fatal("not all was done")
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				done := make(chan error, 1)
+				go func() { done <- b.cfg.Keeper.Run(ctx) }()
+				defer func() {
+					cancel()
+					if err := <-done; err != nil {
+						t.Error(err)
+					}
+				}()
+				attrs := func() *netlink.LinkAttrs {
+					dev, err := netlink.LinkByName("flannel0")
+					testkit.Must(t, err)
+					return dev.Attrs()
+				}
+				testkit.Must(t, tt.take(ns))
+				testkit.Eventually(t, "it is put back", func() bool { return tt.right(attrs()) })
+			})
+		})
+	}
+}
