@@ -109,6 +109,9 @@ type decided struct {
 // until what is known of the link grows old.
 func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer) {
 	stale := p.links.forget()
+	if inUse := p.addressesInUse(leases); !slices.Equal(inUse, p.inUse) {
+		p.inUse, stale = inUse, true
+	}
 	p.round++
 	paths, senders = make([]*path, 0, len(leases)), make([]udp.Peer, 0, len(leases))
 	reasons := make(map[netip.Prefix]string)
@@ -151,7 +154,7 @@ func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Pref
 			f = families[1]
 		}
 		var to path
-		err := p.validate(subnet)
+		err := p.validate(d.peer, subnet)
 		if err == nil {
 			to, err = f.pathTo(d.peer, subnet)
 		} else {
@@ -170,8 +173,36 @@ func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Pref
 	d.whole = len(d.paths) == len(d.lease.Subnets())
 }
 
-// validate refuses a subnet to which there must be no route through another node.
-func (p *Plane) validate(subnet netip.Prefix) error {
+// addressesInUse returns the addresses in the networks that must stay reachable
+// past them: of this node, of the peers, of the gateways and the store.
+func (p *Plane) addressesInUse(leases []lease.Lease) (all []netip.Addr) {
+	add := func(a netip.Addr) {
+		if a.IsValid() && slices.ContainsFunc(p.cfg.Networks, func(n netip.Prefix) bool { return n.Contains(a) }) {
+			all = append(all, a)
+		}
+	}
+	u := p.cfg.Underlay
+	for _, a := range append([]netip.Addr{u.IPv4, u.IPv6, u.PublicIP, u.PublicIPv6}, p.cfg.InUse...) {
+		add(a)
+	}
+	for _, l := range leases {
+		add(l.PublicIP)
+		add(l.PublicIPv6)
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
+}
+
+// validate refuses a subnet of a peer to which there must be no route.
+func (p *Plane) validate(of *peer, subnet netip.Prefix) error {
+	for _, a := range p.inUse {
+		if subnet.Contains(a) {
+			return fmt.Errorf("it contains %s, an address in use outside of the pod network, which a route to the peer would cut off: set a Network that does not overlap the nodes' own", a)
+		}
+	}
+	if public := of.public(subnet.Addr()); p.links.broadcast[public] {
+		return fmt.Errorf("its public address %s is the broadcast address of a network of %s", public, p.cfg.Underlay.Name)
+	}
 	for _, own := range p.cfg.Own.Subnets() {
 		if own.Overlaps(subnet) {
 			return fmt.Errorf("it overlaps %s, which this node has: release one of the two leases (twill release)", own)

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"time"
@@ -19,6 +20,8 @@ type onLink struct {
 	dev   int
 	known map[netip.Addr]bool
 	since time.Time
+	// broadcast are the addresses to which the interface broadcasts.
+	broadcast map[netip.Addr]bool
 }
 
 func newOnLink(dev int) (*onLink, error) {
@@ -26,7 +29,20 @@ func newOnLink(dev int) (*onLink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &onLink{nl: nl, dev: dev, known: make(map[netip.Addr]bool), since: time.Now()}, nil
+	o := &onLink{nl: nl, dev: dev, known: make(map[netip.Addr]bool), since: time.Now(), broadcast: make(map[netip.Addr]bool)}
+	addrs, err := nl.AddrList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: dev}}, netlink.FAMILY_V4)
+	if err != nil {
+		nl.Close()
+		return nil, fmt.Errorf("list addresses of interface %d: %w", dev, err)
+	}
+	for _, a := range addrs {
+		ip, ok := netip.AddrFromSlice(a.IP.To4())
+		bits, _ := a.Mask.Size()
+		if p := netip.PrefixFrom(ip, bits); ok && bits < 31 { // RFC 3021
+			o.broadcast[lastOf(p)] = true
+		}
+	}
+	return o, nil
 }
 
 func (o *onLink) close() { o.nl.Close() }
@@ -51,4 +67,12 @@ func (o *onLink) reaches(a netip.Addr) bool {
 	is := err == nil && len(found) == 1 && found[0].Gw == nil && found[0].Via == nil && found[0].LinkIndex == o.dev
 	o.known[a] = is
 	return is
+}
+
+// lastOf returns the last address of an IPv4 prefix.
+func lastOf(p netip.Prefix) netip.Addr {
+	last := p.Masked().Addr().As4()
+	host := uint32(1)<<(32-p.Bits()) - 1
+	binary.BigEndian.PutUint32(last[:], binary.BigEndian.Uint32(last[:])|host)
+	return netip.AddrFrom4(last)
 }

@@ -28,6 +28,9 @@ type Config struct {
 	Underlay underlay.Interface
 	Networks []netip.Prefix // of the whole cluster
 	Own      lease.Lease    // the lease of this node
+	// InUse are addresses besides the nodes' that pods' networks may contain by
+	// mistake and that this node needs: of gateways and of the store.
+	InUse []netip.Addr
 	// Blackhole asks for a route that drops packets to pods of this node that
 	// are not there.
 	Blackhole bool
@@ -59,6 +62,7 @@ type Plane struct {
 	links     *onLink
 	decisions map[subnets]*decided
 	round     uint                        // how often decide has run
+	inUse     []netip.Addr                // in the networks, see addressesInUse
 	reasons   map[netip.Prefix]string     // why a subnet has no path, as logged
 	shared    map[netip.Prefix]netip.Addr // endpoints of peers whose MAC another has, as logged
 	udpFault  string                      // why the udp backend did not open, as logged

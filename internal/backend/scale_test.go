@@ -17,6 +17,9 @@ func many(n int, kind string, data func(i int) string) []lease.Lease {
 	for i := range leases {
 		l := leaseOf(2, kind, data(i))
 		l.PublicIP = netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})
+		if l.PublicIP == netip.MustParseAddr("192.0.2.255") { // eth0 broadcasts to it
+			l.PublicIP = netip.MustParseAddr("192.0.200.1")
+		}
 		l.Subnet = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 5 + byte(i>>12), byte(i >> 4), byte(i) << 4}), 28)
 		leases[i] = l
 	}

@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"net/netip"
+	"net/url"
 
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
@@ -58,6 +61,7 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 		Underlay:  n.link,
 		Networks:  n.config.Networks(),
 		Own:       n.own,
+		InUse:     d.inUse(),
 		Blackhole: d.options.blackhole,
 		UDP: udp.Config{
 			TunName:     d.options.tunName,
@@ -72,4 +76,21 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 		return nil, err // not p, which would be a non-nil interface
 	}
 	return p, nil
+}
+
+// inUse returns the addresses of the gateways and of etcd, as far as they are known
+// without a look-up of names.
+func (d *daemon) inUse() []netip.Addr {
+	all, err := d.gateways()
+	if err != nil {
+		d.log.Warn("cannot read gateways of this host", logging.KeyError, err)
+	}
+	for _, e := range d.options.etcd.Endpoints {
+		if u, err := url.Parse(e); err == nil {
+			if a, err := netip.ParseAddr(u.Hostname()); err == nil {
+				all = append(all, a.Unmap())
+			}
+		}
+	}
+	return all
 }
