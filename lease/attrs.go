@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+
+	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
 // attrsJSON is flannel's LeaseAttrs: the order of the fields and what is left
@@ -65,7 +67,7 @@ func DecodeAttrs(value []byte) (Attrs, error) {
 		}
 		ip, err := netip.ParseAddr(*f.text)
 		if err != nil || ip.BitLen() != f.bits || ip.Zone() != "" {
-			return Attrs{}, fmt.Errorf("decode lease value: %s %q; want an %s address", f.key, *f.text, f.name)
+			return Attrs{}, fmt.Errorf("decode lease value: %s %q; want an %s address", f.key, jsonerr.Cut(*f.text, longestKey), f.name)
 		}
 		if err := CheckPublic(ip); err != nil {
 			return Attrs{}, fmt.Errorf("decode lease value: %s: %w", f.key, err)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
 // Key returns the name of l. A lease without an IPv4 subnet has flannel's
@@ -32,29 +34,32 @@ func ParseKey(k Key) (subnet, ipv6Subnet netip.Prefix, err error) {
 	v4, v6, dual := strings.Cut(string(k), "&")
 	if v4 != "0.0.0.0-0" || !dual {
 		if subnet, err = parseKeyText(v4, familyIPv4); err != nil {
-			return netip.Prefix{}, netip.Prefix{}, fmt.Errorf("lease key %q: %w", k, err)
+			return netip.Prefix{}, netip.Prefix{}, fmt.Errorf("lease key %q: %w", jsonerr.Cut(string(k), longestKey), err)
 		}
 	}
 	if dual {
 		if ipv6Subnet, err = parseKeyText(v6, familyIPv6); err != nil {
-			return netip.Prefix{}, netip.Prefix{}, fmt.Errorf("lease key %q: %w", k, err)
+			return netip.Prefix{}, netip.Prefix{}, fmt.Errorf("lease key %q: %w", jsonerr.Cut(string(k), longestKey), err)
 		}
 	}
 	return subnet, ipv6Subnet, nil
 }
 
+// longestKey is how much of a key a message has, bytes. The keys of subnets are shorter.
+const longestKey = 100
+
 func parseKeyText(s string, f family) (netip.Prefix, error) {
 	// An address cannot hold a slash or a hyphen, so the last hyphen is the one.
 	i := strings.LastIndexByte(s, '-')
 	if i < 0 || strings.IndexByte(s, '/') >= 0 {
-		return netip.Prefix{}, fmt.Errorf("%q is not <%s address>-<length>", s, f.name)
+		return netip.Prefix{}, fmt.Errorf("%q is not <%s address>-<length>", jsonerr.Cut(s, longestKey), f.name)
 	}
 	p, err := netip.ParsePrefix(s[:i] + "/" + s[i+1:])
 	switch {
 	case err != nil || p.Addr().BitLen() != f.bits || p.Bits() == 0:
-		return netip.Prefix{}, fmt.Errorf("%q is not <%s address>-<length>", s, f.name)
+		return netip.Prefix{}, fmt.Errorf("%q is not <%s address>-<length>", jsonerr.Cut(s, longestKey), f.name)
 	case p != p.Masked():
-		return netip.Prefix{}, fmt.Errorf("%q has host bits set; the subnet is %q", s, keyText(p.Masked()))
+		return netip.Prefix{}, fmt.Errorf("%q has host bits set; the subnet is %q", jsonerr.Cut(s, longestKey), keyText(p.Masked()))
 	}
 	return p, nil
 }

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
 // entry is a key under subnets/ with its value. Its lease has no Expiration:
@@ -34,7 +36,7 @@ func (e *entry) usable() bool { return e.bad == nil && len(addrs(e.Attrs)) > 0 }
 func (l layout) subnetsOf(raw []byte) (subnet, ipv6Subnet netip.Prefix, err error) {
 	name, ok := strings.CutPrefix(string(raw), l.subnets)
 	if !ok {
-		return subnet, ipv6Subnet, fmt.Errorf("key %q is not under %s", raw, l.subnets)
+		return subnet, ipv6Subnet, fmt.Errorf("key %q is not under %s", jsonerr.Cut(string(raw), longestKey), l.subnets)
 	}
 	return lease.ParseKey(lease.Key(name))
 }
@@ -60,15 +62,19 @@ func (s *Store) parse(kv *mvccpb.KeyValue) (entry, bool) {
 		fault, remedy = e.bad, `write {"PublicIP":"192.0.2.1"} with the node's address to it, or delete it`
 	}
 	if fault != nil && s.faults.isNew(e.raw, e.revision) {
-		s.log.Warn("cannot read lease in etcd, ignoring it", logging.KeyKey, e.raw, logging.KeyError, fault, logging.KeyRemedy, remedy)
+		s.log.Warn("cannot read lease in etcd, ignoring it", logging.KeyKey, jsonerr.Cut(e.raw, longestKey), logging.KeyError, fault, logging.KeyRemedy, remedy)
 	}
 	return e, err == nil
 }
 
+// longestKey is how much of a key the log has, bytes: the prefix and the subnets of a
+// lease are shorter.
+const longestKey = 250
+
 // faults remembers what has been logged.
 type faults struct {
 	mu     sync.Mutex
-	logged map[string]int64 // key to revision
+	logged map[[sha256.Size]byte]int64 // hash of the key, which may be long, to revision
 }
 
 // most is how many keys are remembered. With more unreadable keys some are logged
@@ -78,13 +84,14 @@ const most = 1000
 func (f *faults) isNew(raw string, revision int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.logged[raw] == revision {
+	key := sha256.Sum256([]byte(raw))
+	if f.logged[key] == revision {
 		return false
 	}
 	if f.logged == nil || len(f.logged) >= most {
-		f.logged = make(map[string]int64)
+		f.logged = make(map[[sha256.Size]byte]int64)
 	}
-	f.logged[raw] = revision
+	f.logged[key] = revision
 	return true
 }
 

@@ -312,3 +312,22 @@ func TestAnAnswerWithAnOldRevisionIsNotAReplacedEtcd(t *testing.T) {
 		t.Errorf("another cluster: %v", err)
 	}
 }
+
+// TestALongKeyMakesAShortLine: whoever may write to etcd fills no disk with logs.
+func TestALongKeyMakesAShortLine(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, ipv4Only)
+	n.put("subnets/"+strings.Repeat("x", 5000), value(2))
+	n.put("subnets/10.5.1.0-24", `{"PublicIP":"`+strings.Repeat("y", 5000)+`"}`)
+	w := n.watch(n.store())
+	w.snapshot()
+	lines := n.log.Lines("cannot read lease in etcd")
+	if len(lines) != 2 {
+		t.Fatalf("%d lines, want 2: %q", len(lines), lines)
+	}
+	for _, line := range lines {
+		if len(line) > 1000 {
+			t.Errorf("a line of %d bytes: %.200s…", len(line), line)
+		}
+	}
+}

@@ -14,15 +14,22 @@ func Position(text []byte, offset int) (line, column int) {
 	return bytes.Count(text, []byte{'\n'}) + 1, len(text) - bytes.LastIndexByte(text, '\n')
 }
 
+// most is how many bytes of a value are put into a message.
+const most = 60
+
 // Brief returns a value on one line that fits into a message.
 func Brief(value []byte) string {
-	const most = 60
 	var b bytes.Buffer
 	if json.Compact(&b, value) != nil {
-		return string(value)
+		return Cut(string(value), most)
 	}
-	if b.Len() > most {
-		return strings.ToValidUTF8(b.String()[:most], "") + "…"
+	return Cut(b.String(), most)
+}
+
+// Cut shortens a text for a message to about as many bytes.
+func Cut(text string, most int) string {
+	if len(text) > most {
+		return strings.ToValidUTF8(text[:most], "") + "…"
 	}
-	return b.String()
+	return text
 }
