@@ -28,7 +28,12 @@ type Config struct {
 	Switches                     // which offloads to use
 	PartialAnnounced bool        // peers know that this node takes packets with partial checksums
 	SourceCheck      SourceCheck // who may send
-	Logger           *slog.Logger
+
+	// Inherited are what Descriptors of another process returned. New takes the
+	// sockets among them out of the map. It uses those that are bound as it would
+	// bind them, if there is one for each queue; else it closes them.
+	Inherited map[string]int
+	Logger    *slog.Logger
 }
 
 // Engine forwards between a TUN device and UDP sockets.
@@ -94,7 +99,7 @@ func New(cfg Config) (e *Engine, err error) {
 		return e, fmt.Errorf("open eventfd: %w", err)
 	}
 	local := netip.AddrPortFrom(cfg.Local.Addr().Unmap(), cfg.Local.Port())
-	fds, err := openSockets(local, len(cfg.Device.Queues))
+	fds, err := cfg.receivers(local)
 	if err != nil {
 		return e, err
 	}
@@ -111,11 +116,11 @@ func New(cfg Config) (e *Engine, err error) {
 }
 
 // separate gives each shard a port of its own to send from.
-func (e *Engine) separate(local netip.AddrPort) (granted string, err error) {
+func (e *Engine) separate(cfg *Config, local netip.AddrPort) (granted string, err error) {
 	if len(e.shards) == 1 {
 		return "", errors.New("the device has one queue")
 	}
-	fds, err := openSenders(local.Addr(), len(e.shards))
+	fds, err := cfg.senders(local.Addr())
 	if err != nil {
 		return "", err
 	}
@@ -160,7 +165,7 @@ func (e *Engine) probe(cfg *Config) error {
 			return "granted: with peers whose leases announce it", nil
 		},
 		"source-ports": func() (string, error) {
-			return e.separate(netip.AddrPortFrom(e.shards[0].local, cfg.Local.Port()))
+			return e.separate(cfg, netip.AddrPortFrom(e.shards[0].local, cfg.Local.Port()))
 		},
 		"busy-poll": probeSpin,
 	}

@@ -44,7 +44,11 @@ type Config struct {
 	Name    string // of the network interface, at most 15 bytes
 	Queues  int    // number wanted; the plain device has one
 	Offload Switch // the offload device, or the plain one
-	Logger  *slog.Logger
+	// Inherited are what Descriptors of another process returned. Open takes the
+	// queues among them out of the map. Where they are those of an offload device
+	// of that name it uses them, however many they are; else it closes them.
+	Inherited map[string]int
+	Logger    *slog.Logger
 }
 
 // Device is an open TUN device.
@@ -59,16 +63,22 @@ type Device struct {
 func (d *Device) Offload() bool { return d.State.InForce }
 
 // Open creates the device, in the network namespace of the calling thread. The
-// interface is down and has no address. On failure nothing is left of it.
+// interface is down and has no address, unless its queues were inherited. On
+// failure nothing is left of it.
 // Errors name the cause and the remedy.
 func Open(cfg Config) (*Device, error) {
 	if cfg.Name == "" || len(cfg.Name) >= unix.IFNAMSIZ {
 		return nil, fmt.Errorf("open TUN device %q: the name must have 1 to %d bytes", cfg.Name, unix.IFNAMSIZ-1)
 	}
 	d := &Device{Name: cfg.Name}
+	inherited := takeQueues(cfg.Inherited)
 	var fatal error
 	state, err := cfg.Offload.Resolve("tun-offload", func() (string, error) {
-		queues, granted, err := openOffload(cfg.Name, cfg.Queues)
+		queues, granted, err := inherit(cfg.Name, inherited)
+		if err != nil {
+			inherited.close()
+			queues, granted, err = openOffload(cfg.Name, cfg.Queues)
+		}
 		if err != nil {
 			// What also stops the plain device is no reason to fall back.
 			if !errors.Is(err, errNoOffload) {
@@ -87,10 +97,12 @@ func Open(cfg Config) (*Device, error) {
 		return nil, explain(cfg.Name, fatal)
 	}
 	if err != nil {
+		inherited.close()
 		return nil, fmt.Errorf("open TUN device %s: %w", cfg.Name, err)
 	}
 	d.State = state
 	if !state.InForce {
+		inherited.close()
 		q, err := openPlain(cfg.Name)
 		if err != nil {
 			return nil, explain(cfg.Name, err)

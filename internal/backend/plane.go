@@ -320,6 +320,15 @@ func (p *Plane) backend() *udp.Backend {
 	return p.udp
 }
 
+// Descriptors returns those with which another process can open the same plane, by
+// name, for Config.UDP.Inherited. They stay the plane's.
+func (p *Plane) Descriptors() map[string]int {
+	if b := p.backend(); b != nil {
+		return b.Descriptors()
+	}
+	return nil
+}
+
 // Counters returns the counters of each shard of the udp backend, nil while it
 // is not open.
 func (p *Plane) Counters() []*metrics.Shard {

@@ -111,6 +111,7 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 	if s.applied.plane != nil {
 		s.reloading = true
 		s.notifyManager(reloadingNow())
+		s.reclaimDescriptors()
 		if err := s.close(); err != nil {
 			s.log.Warn("data plane not closed", logging.KeyError, err)
 		}
@@ -133,6 +134,8 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 	s.reportBackends()
 	s.applied.plane, s.applied.node = dp, w.node
 	s.pass(w.peers)
+	s.keepDescriptors()
+	s.begin()
 	ctx, s.applied.stop = context.WithCancel(ctx)
 	s.applied.ended = start("data plane", func() error { return dp.Run(ctx) })
 	return w, nil

@@ -12,11 +12,13 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/daemon/handover"
 	"github.com/twillnet/twill/internal/daemon/httpd"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
@@ -50,6 +52,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	d := &daemon{
 		options:      o,
 		log:          logging.New(stderr, o.logFormat, o.level()),
+		handovers:    make(chan *handover.Offer),
 		state:        newState(o.source(), "the source of leases"),
 		notifySocket: env["NOTIFY_SOCKET"],
 		watchdog:     watchdog,
@@ -68,6 +71,9 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if o.cleanup {
 		return d.cleanUp(ctx)
 	}
+	if err := d.inherit(func(name string) string { return env[name] }, os.Getpid()); err != nil {
+		return err
+	}
 	return d.runUntilSignal(ctx)
 }
 
@@ -84,6 +90,12 @@ type daemon struct {
 	// ready is called, and must not block, each time that pods are found to be able
 	// to talk; nil: the store does not want to know.
 	ready func()
+
+	inherited handover.Descriptors // of an earlier run, until a data plane is open
+	stored    []string             // names of those that the service manager has copies of
+	takeover  *handover.Takeover   // nil: from no running process, or done
+	handovers chan *handover.Offer // requests of other processes
+	serving   []func() error       // ends what serve began, in the opposite order
 
 	// What tests replace.
 	choose          func(underlay.Options) (underlay.Interface, error)
@@ -129,19 +141,11 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	for _, f := range d.options.ignored {
 		d.log.Warn("setting ignored", logging.KeySetting, f.setting, logging.KeyWhy, f.reason)
 	}
-	// First of all, since the socket keeps a second daemon out, and since an
-	// operator wants to know what the others are waiting for.
-	control, err := status.Listen(d.options.controlSocket, d.state.document, d.log)
-	if err != nil {
+	defer func() { err = errors.Join(err, d.endServing()) }()
+	if d.takeover != nil {
+		defer func() { _ = d.takeover.Close() }()
+	} else if err := d.serve(); err != nil {
 		return err
-	}
-	defer func() { err = errors.Join(err, control.Close()) }()
-	if d.options.healthzPort > 0 {
-		web, err := d.serveHTTP()
-		if err != nil {
-			return err
-		}
-		defer web.Close()
 	}
 
 	if d.options.leaseFile == "" && d.options.embedded.on {
@@ -172,6 +176,36 @@ func (d *daemon) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+}
+
+// serve answers on the control socket and, if asked to, on the health port. It
+// comes first of all, since the socket keeps a second daemon out, and since an
+// operator wants to know what the others are waiting for; where this process takes
+// over from another, when that has ended.
+func (d *daemon) serve() error {
+	control, err := status.Listen(d.options.controlSocket, d.state.document, d.log,
+		status.Route{Pattern: "POST " + handover.Path, Handler: d.acceptHandover})
+	if err != nil {
+		return err
+	}
+	d.serving = append(d.serving, control.Close)
+	if d.options.healthzPort == 0 {
+		return nil
+	}
+	web, err := d.serveHTTP()
+	if err != nil {
+		return err
+	}
+	d.serving = append(d.serving, func() error { web.Close(); return nil })
+	return nil
+}
+
+func (d *daemon) endServing() error {
+	var errs []error
+	for _, end := range slices.Backward(d.serving) {
+		errs = append(errs, end())
+	}
+	return errors.Join(errs...)
 }
 
 // watchLinks reports changes of interfaces until end is called.

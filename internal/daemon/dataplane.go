@@ -45,6 +45,9 @@ type dataPlane interface {
 	MTU() int
 	// Failed returns the backends that it was to have and goes on without.
 	Failed() backend.Failed
+	// Descriptors returns those that another process can open the same with, by
+	// name. They stay the data plane's.
+	Descriptors() map[string]int
 	Status() status.Dataplane
 	// SetIdle adds to peers of Status for how long the kernel has sent nothing to
 	// them, which costs more to find out.
@@ -68,6 +71,7 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 			Pairs:       d.options.threadPairs,
 			Switches:    d.options.switches,
 			SourceCheck: d.options.sourceCheck,
+			Inherited:   d.inherited,
 		},
 		Record: d.options.routesFile(),
 		Logger: d.log,

@@ -52,9 +52,10 @@ type options struct {
 	resync        int // seconds between two looks at the rules
 	blackhole     bool
 
-	version bool
-	help    bool
-	cleanup bool
+	version  bool
+	help     bool
+	cleanup  bool
+	takeover bool
 
 	// ignored are the flags of flannel that were set, do nothing here and do
 	// no harm. Each is worth a line in the log.
@@ -120,6 +121,9 @@ func (o *options) check() error {
 		return usagef("--public-ip: %s is not an IPv4 address; --public-ipv6 takes the other kind", o.publicIP)
 	case o.publicIPv6.IsValid() && (!o.publicIPv6.Is6() || o.publicIPv6.Is4In6()):
 		return usagef("--public-ipv6: %s is not an IPv6 address; --public-ip takes the other kind", o.publicIPv6)
+	}
+	if o.takeover && o.embedded.on && o.leaseFile == "" {
+		return usagef("--takeover: the running twilld has the data of its etcd open: restart it instead, its pods' connections outlive that")
 	}
 	if err := o.embedded.check(); err != nil {
 		return err

@@ -285,6 +285,8 @@ func (f *fakeDataplane) Close() error {
 	return nil
 }
 
+func (f *fakeDataplane) Descriptors() map[string]int { return nil }
+
 func (f *fakeDataplane) Failed() backend.Failed { return nil }
 
 func (f *fakeDataplane) SetIdle([]status.Peer) {}

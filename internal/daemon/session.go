@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/daemon/handover"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 )
@@ -46,6 +47,8 @@ type session struct {
 	waiting   string                 // what keeps the node from being ready
 	twin      string                 // another host with this one's public address; empty: none was seen
 	twinSeen  time.Time              // when it was last seen
+	offered   *handover.Offer        // nil: no process is taking over
+	answers   chan answer            // what came of it
 	reloading bool                   // the service manager waits for the end of a change
 }
 
@@ -60,13 +63,14 @@ func (d *daemon) newSession(store openedStore) *session {
 		lost = reacquireOnLost // as soon as an operator has put it back
 	}
 	s := &session{
-		daemon: d,
-		store:  store,
-		holder: newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, lost, d.log),
-		in:     inputs{options: d.options, leases: new(lease.Set), writable: store.writable},
-		due:    time.NewTimer(between),
-		retry:  time.NewTimer(retryAfter),
-		shown:  shown{"source": ""},
+		daemon:  d,
+		store:   store,
+		holder:  newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, lost, d.log),
+		in:      inputs{options: d.options, leases: new(lease.Set), writable: store.writable},
+		due:     time.NewTimer(between),
+		retry:   time.NewTimer(retryAfter),
+		shown:   shown{"source": "", "conflicts": ""},
+		answers: make(chan answer),
 	}
 	s.holder.previous = d.previous
 	s.due.Stop()
@@ -105,9 +109,15 @@ func (s *session) run(ctx context.Context, links <-chan struct{}) (err error) {
 		// What is missing now may never come; later it has been there.
 		return errors.Unwrap(err)
 	}
-	s.report(nil)
-	if err = s.handle(ctx, e); errors.Is(err, errYield) {
+	if err := s.succeed(); err != nil {
 		return err
+	}
+	s.report(nil)
+	switch err = s.handle(ctx, e); {
+	case errors.Is(err, errYield):
+		return err
+	case errors.Is(err, errHandedOver):
+		return nil
 	}
 	s.notifyManager(notifyStopping)
 	if ctx.Err() != nil {
@@ -171,6 +181,13 @@ func (s *session) handle(ctx context.Context, e events) error {
 			}
 		case r := <-s.holder.results:
 			s.takeResult(r)
+		case o := <-s.handovers:
+			s.offer(ctx, o)
+			continue
+		case a := <-s.answers:
+			if err := s.handOver(a); err != nil {
+				return err
+			}
 		case <-e.links:
 		case <-s.due.C:
 		case <-s.retry.C:

@@ -13,36 +13,38 @@ import (
 
 // Keys of log attributes.
 const (
-	KeyAddress   = "address"   // IP address and port
-	KeyAway      = "away"      // how long it was not there
-	KeyBackends  = "backends"  // ways to the peers, the best first: [vxlan udp]
-	KeyDevice    = "device"    // TUN device: flannel0
-	KeyEndpoints = "endpoints" // URLs of etcd
-	KeyError     = "error"     // what failed
-	KeyInterface = "interface" // underlay interface: eth0
-	KeyKey       = "key"       // in etcd: /coreos.com/network/config
-	KeyConflicts = "conflicts" // number of subnets that overlap those of other leases
-	KeyKnown     = "known"     // when what is gone on with was known
-	KeyLeases    = "leases"    // number of leases in force
-	KeyMTU       = "mtu"       // bytes
-	KeyNode      = "node"      // name of a Node object
-	KeyNow       = "now"       // what a thing has changed to
-	KeyOf        = "of"        // which part of the data plane
-	KeyOffload   = "offload"   // whether the offload device runs
-	KeyOperation = "operation" // request to etcd
-	KeyOther     = "other"     // the second of two that are in conflict
-	KeyPath      = "path"      // file
-	KeyQueues    = "queues"    // number of TUN queues
-	KeyRemedy    = "remedy"    // what to do about it
-	KeyRoute     = "route"     // one, as ip-route(8) writes it
-	KeyRoutes    = "routes"    // number of routes
-	KeySetting   = "setting"   // flag or environment variable, as it was given
-	KeyShard     = "shard"     // number of a shard, from 0
-	KeySubnet    = "subnet"    // pod subnets of a lease
-	KeyVersion   = "version"   // of the running binary
-	KeyWas       = "was"       // what it was before
-	KeyWhat      = "what"      // the kind of thing that is meant: lease file
-	KeyWhy       = "why"       // why it is so
+	KeyAddress     = "address"     // IP address and port
+	KeyAway        = "away"        // how long it was not there
+	KeyBackends    = "backends"    // ways to the peers, the best first: [vxlan udp]
+	KeyDescriptors = "descriptors" // number of open files that pass between processes
+	KeyDevice      = "device"      // TUN device: flannel0
+	KeyEndpoints   = "endpoints"   // URLs of etcd
+	KeyError       = "error"       // what failed
+	KeyInterface   = "interface"   // underlay interface: eth0
+	KeyKey         = "key"         // in etcd: /coreos.com/network/config
+	KeyConflicts   = "conflicts"   // number of subnets that overlap those of other leases
+	KeyKnown       = "known"       // when what is gone on with was known
+	KeyLeases      = "leases"      // number of leases in force
+	KeyMTU         = "mtu"         // bytes
+	KeyNode        = "node"        // name of a Node object
+	KeyNow         = "now"         // what a thing has changed to
+	KeyOf          = "of"          // which part of the data plane
+	KeyOffload     = "offload"     // whether the offload device runs
+	KeyOperation   = "operation"   // request to etcd
+	KeyOther       = "other"       // the second of two that are in conflict
+	KeyPID         = "pid"         // of another process
+	KeyPath        = "path"        // file
+	KeyQueues      = "queues"      // number of TUN queues
+	KeyRemedy      = "remedy"      // what to do about it
+	KeyRoute       = "route"       // one, as ip-route(8) writes it
+	KeyRoutes      = "routes"      // number of routes
+	KeySetting     = "setting"     // flag or environment variable, as it was given
+	KeyShard       = "shard"       // number of a shard, from 0
+	KeySubnet      = "subnet"      // pod subnets of a lease
+	KeyVersion     = "version"     // of the running binary
+	KeyWas         = "was"         // what it was before
+	KeyWhat        = "what"        // the kind of thing that is meant: lease file
+	KeyWhy         = "why"         // why it is so
 )
 
 // Format is how a log line is written. It is a flag value.

@@ -25,6 +25,12 @@ type Server struct {
 	done chan struct{}
 }
 
+// Route is a request that the socket answers besides GET /status.
+type Route struct {
+	Pattern string // as of [http.ServeMux]
+	Handler http.HandlerFunc
+}
+
 // Listen makes the socket at path, which only its owner may connect to, and
 // answers there with what document returns until Close. document is called
 // from several goroutines.
@@ -32,7 +38,7 @@ type Server struct {
 // A socket that a dead daemon left is replaced, and one of a daemon that is dying
 // is waited for. A process that answers on it, or holds it without answering, is
 // an error that names the process.
-func Listen(path string, document func() Document, log *slog.Logger) (*Server, error) {
+func Listen(path string, document func() Document, log *slog.Logger, more ...Route) (*Server, error) {
 	l, err := listen(path)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w; run twilld as root, or choose another path with --socket", err)
@@ -47,6 +53,9 @@ func Listen(path string, document func() Document, log *slog.Logger) (*Server, e
 		enc.SetIndent("", "  ")
 		_ = enc.Encode(document()) // fails only if the client has gone
 	})
+	for _, r := range more {
+		mux.HandleFunc(r.Pattern, r.Handler)
+	}
 	s := &Server{
 		http: httplimit.Server(mux, log),
 		done: make(chan struct{}),

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"runtime"
 
@@ -48,6 +49,9 @@ type Config struct {
 
 	fastpath.Switches
 	SourceCheck fastpath.SourceCheck
+	// Inherited are what Descriptors of another process returned. Open takes out of
+	// the map what it uses, and closes what it cannot.
+	Inherited map[string]int
 
 	Keeper *keep.Keeper // sets the device up, with its MTU and addresses
 	Logger *slog.Logger
@@ -76,8 +80,10 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if cfg.PartialChecksums == tun.Off && cfg.PartialAnnounced {
 		return nil, errors.New("--partial-checksums=off, but the lease of this node announces PartialChecksums: take it out of the lease's BackendData")
 	}
-	if err := checkFree(cfg.TunName); err != nil {
-		return nil, err
+	if len(cfg.Inherited) == 0 {
+		if err := checkFree(cfg.TunName); err != nil {
+			return nil, err
+		}
 	}
 	pairs := cfg.Pairs
 	if pairs == 0 {
@@ -87,7 +93,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if cfg.SourcePorts != tun.Off {
 		queues *= queuesPerPair
 	}
-	b.device, err = tun.Open(tun.Config{Name: cfg.TunName, Queues: queues, Offload: cfg.TunOffload, Logger: cfg.Logger})
+	b.device, err = tun.Open(tun.Config{Name: cfg.TunName, Queues: queues, Offload: cfg.TunOffload, Inherited: cfg.Inherited, Logger: cfg.Logger})
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +109,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 	b.engine, err = fastpath.New(fastpath.Config{
 		Device: b.device, Pairs: pairs, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
 		Switches: cfg.Switches, PartialAnnounced: cfg.PartialAnnounced,
-		SourceCheck: cfg.SourceCheck, Logger: cfg.Logger,
+		SourceCheck: cfg.SourceCheck, Inherited: cfg.Inherited, Logger: cfg.Logger,
 	})
 	if errors.Is(err, unix.EADDRINUSE) && ports.Device(int(cfg.Port)) != nil {
 		err = fmt.Errorf("%w; %s", err, ports.Holder(int(cfg.Port)))
@@ -160,6 +166,17 @@ func (b *Backend) Close() error { return errors.Join(b.engine.Close(), b.device.
 
 // MTU returns the MTU of the device in bytes.
 func (b *Backend) MTU() int { return int(b.mtu) }
+
+// Descriptors returns those of the device and of the sockets, by name, for
+// [Config.Inherited] of another process. They stay the backend's.
+func (b *Backend) Descriptors() map[string]int {
+	fds := b.device.Descriptors()
+	if fds == nil {
+		return nil // the plain device ends with its process, and so may its sockets
+	}
+	maps.Copy(fds, b.engine.Descriptors())
+	return fds
+}
 
 // Counters returns the counters of each shard.
 func (b *Backend) Counters() []*metrics.Shard { return b.engine.Counters() }

@@ -24,6 +24,7 @@ type daemon struct {
 	socket     string   // control socket
 	wrap       []string // a command to run it with, if not empty
 	args       []string
+	extra      []*os.File // passed from descriptor 3 on
 
 	cmd    *netlab.Cmd
 	stderr *testkit.Log
@@ -82,7 +83,7 @@ func (d *daemon) start() {
 	}
 	argv := slices.Concat(d.wrap, []string{bin("twilld")}, d.args)
 	d.cmd = d.ns.Command(context.Background(), argv[0], argv[1:]...)
-	d.cmd.Stderr = d.stderr
+	d.cmd.Stderr, d.cmd.ExtraFiles = d.stderr, d.extra
 	if err := d.cmd.Start(); err != nil {
 		d.t.Fatal(err)
 	}

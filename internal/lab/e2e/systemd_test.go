@@ -216,6 +216,7 @@ func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T)
 	m := boot(t, s.NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_LEASE_FILE=/etc/twill/leases.json")
 	m.write("/etc/twill/leases.json", soundLeases)
 	m.run("systemctl", "start", "twilld")
+	device := linkIndex(t, s.NS, "flannel0")
 
 	for i, ends := range []string{
 		"kill -KILL $0",
@@ -225,9 +226,16 @@ func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T)
 		m.run("sh", "-c", ends, m.property("MainPID"))
 		m.comes("NRestarts", strconv.Itoa(i+1))
 		m.comes("ActiveState", "active")
+		if now := linkIndex(t, s.NS, "flannel0"); now != device {
+			t.Errorf("%s: flannel0 is another device, its queues have not outlived the process", ends)
+		}
 	}
 
 	m.run("systemctl", "stop", "twilld")
+	testkit.Eventually(t, "flannel0 goes with the service", func() bool {
+		_, err := s.NS.Netlink().LinkByName("flannel0")
+		return err != nil
+	})
 	m.run("sh", "-c", "echo FLANNELD_IPTABLES_RESYNC=0 >>/etc/twill/twilld.env")
 	if err := m.command("systemctl", "start", "twilld").Run(); err == nil {
 		t.Error("a service with a wrong command line was started")

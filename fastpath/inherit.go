@@ -1,0 +1,92 @@
+package fastpath
+
+import (
+	"net/netip"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// A socket outlives the process that opened it if another one has a copy of its
+// descriptor, and with the socket the datagrams that wait in it.
+
+func receiveName(i int) string { return "udp-" + strconv.Itoa(i) }
+func sendName(i int) string    { return "udp-" + strconv.Itoa(i) + "-send" }
+
+// Descriptors returns the descriptors of the sockets by name, for
+// [Config.Inherited] of another process. They stay the engine's.
+func (e *Engine) Descriptors() map[string]int {
+	fds := make(map[string]int)
+	for i, s := range e.shards {
+		fds[receiveName(i)] = s.fd
+		if s.sendFD != s.fd {
+			fds[sendName(i)] = s.sendFD
+		}
+	}
+	return fds
+}
+
+// receivers returns a socket that receives at local for each queue of the device,
+// inherited ones if there are as many.
+func (cfg *Config) receivers(local netip.AddrPort) ([]int, error) {
+	n := len(cfg.Device.Queues)
+	if fds := cfg.inherit(n, receiveName, func(a netip.AddrPort) bool { return a == local }); fds != nil {
+		return fds, nil
+	}
+	return openSockets(local, n)
+}
+
+// senders returns a socket for each queue of the device that sends from local and
+// a port of its own.
+func (cfg *Config) senders(local netip.Addr) ([]int, error) {
+	n := len(cfg.Device.Queues)
+	if fds := cfg.inherit(n, sendName, func(a netip.AddrPort) bool { return a.Addr() == local }); fds != nil {
+		return fds, nil
+	}
+	return openSenders(local, n)
+}
+
+// inherit takes the sockets with these names out of cfg.Inherited. It returns n;
+// none, and closes all, where not all are there and usable.
+func (cfg *Config) inherit(n int, name func(int) string, usable func(netip.AddrPort) bool) []int {
+	var fds []int
+	for i := 0; ; i++ {
+		fd, ok := cfg.Inherited[name(i)]
+		if !ok {
+			break
+		}
+		delete(cfg.Inherited, name(i))
+		fds = append(fds, fd)
+	}
+	good := len(fds) == n
+	for _, fd := range fds {
+		// As they are when they are opened, whatever the other process used. It may
+		// have been killed while one fragmented.
+		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 0)
+		at := boundTo(fd)
+		good = good && usable(at) && setFragmenting(fd, at.Addr().Is6(), false) == 0
+	}
+	if !good {
+		closeAll(fds)
+		return nil
+	}
+	return fds
+}
+
+// boundTo returns the address of a UDP socket; not valid if fd is none.
+func boundTo(fd int) netip.AddrPort {
+	if kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || kind != unix.IPPROTO_UDP {
+		return netip.AddrPort{}
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	switch a := name.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,176 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/twillnet/twill/internal/daemon/handover"
+	"github.com/twillnet/twill/internal/logging"
+)
+
+// The TUN queues and UDP sockets of the data plane pass from one run to the next,
+// so that packets wait in them meanwhile or, where a new process takes over from a
+// running one, are read without a gap:
+//
+//	new process                                 running process
+//	requests the descriptors  ───────────────►  offer: sends copies, goes on
+//	opens its data plane with them
+//	ready                     ───────────────►  handOver: stops forwarding
+//	forwards                  ◄───────────────  stopped
+//	binds the control socket  ◄─── ends ──────
+
+// errHandedOver ends a daemon from which another has taken over.
+var errHandedOver = errors.New("another twilld has taken over")
+
+// endsWithin is how long the old process may take to end once it has stopped
+// forwarding.
+const endsWithin = 15 * time.Second
+
+// inherit takes over what an earlier run has left: from the process that runs, if
+// asked to, else from the service manager.
+func (d *daemon) inherit(lookup func(string) string, pid int) (err error) {
+	if !d.options.takeover {
+		if d.inherited, err = handover.Inherit(lookup, pid); err != nil {
+			return err
+		}
+		// This process has them now. What it keeps it stores again.
+		return handover.Forget(d.notifySocket, d.inherited.Names())
+	}
+	if d.takeover, err = handover.Request(d.options.controlSocket); err != nil {
+		return err
+	}
+	d.inherited = d.takeover.Descriptors
+	d.log.Info("taking over from the running twilld", logging.KeyDescriptors, len(d.inherited))
+	return nil
+}
+
+// acceptHandover passes a request to take over to the session.
+func (d *daemon) acceptHandover(w http.ResponseWriter, r *http.Request) {
+	o, err := handover.Accept(w, r)
+	if err != nil {
+		d.log.Warn("handover refused", logging.KeyError, err)
+		return
+	}
+	select {
+	case d.handovers <- o:
+	case <-time.After(retryAfter): // there is no session yet, or not any more
+		_ = o.Close()
+	}
+}
+
+// keepDescriptors stores those of the data plane with the service manager, and
+// closes what was inherited and is not used.
+func (s *session) keepDescriptors() {
+	err := s.inherited.Close()
+	if s.notifySocket != "" {
+		fds := handover.Descriptors(s.applied.plane.Descriptors())
+		s.stored = fds.Names()
+		err = errors.Join(err, handover.Store(s.notifySocket, fds))
+	}
+	if err != nil {
+		s.log.Warn("descriptors not kept, a restart loses packets", logging.KeyError, err)
+	}
+}
+
+// reclaimDescriptors takes those of the data plane that is about to be closed, for
+// the one that is opened in its place.
+func (s *session) reclaimDescriptors() {
+	fds, err := handover.Copy(s.applied.plane.Descriptors())
+	s.inherited = fds
+	err = errors.Join(err, handover.Forget(s.notifySocket, s.stored))
+	s.stored = nil
+	if s.offered != nil { // another process has copies of what is going
+		_ = s.offered.Close()
+		s.offered = nil
+	}
+	if err != nil {
+		s.log.Warn("descriptors not kept, opening the data plane again loses packets", logging.KeyError, err)
+	}
+}
+
+// offer sends another process what it takes over, and waits for it in the
+// background. This one goes on meanwhile, for good if that one fails.
+func (s *session) offer(ctx context.Context, o *handover.Offer) {
+	if s.offered != nil || s.applied.plane == nil {
+		_ = o.Close()
+		return
+	}
+	fds, err := handover.Copy(s.applied.plane.Descriptors())
+	if err != nil {
+		s.log.Warn("handover failed", logging.KeyError, err)
+		_ = o.Close()
+		return
+	}
+	s.log.Info("handover requested", logging.KeyPID, o.PID(), logging.KeyDescriptors, len(fds))
+	s.offered = o
+	go func() {
+		err := errors.Join(o.Send(fds), fds.Close())
+		if err == nil {
+			err = o.Ready()
+		}
+		select {
+		case s.answers <- answer{o, err}:
+		case <-ctx.Done():
+			_ = o.Close()
+		}
+	}()
+}
+
+// answer is what came of an offer; err is nil if the other process is ready.
+type answer struct {
+	*handover.Offer
+	err error
+}
+
+// handOver stops forwarding, since the other process is ready to. It returns nil
+// if that has failed.
+func (s *session) handOver(a answer) error {
+	if a.err != nil {
+		if s.offered == a.Offer {
+			s.offered = nil
+		}
+		s.log.Warn("handover failed, going on", logging.KeyError, a.err)
+		_ = a.Close()
+		return nil
+	}
+	if err := s.close(); err != nil {
+		s.log.Warn("data plane not closed", logging.KeyError, err)
+	}
+	if err := a.Stopped(); err != nil {
+		s.log.Warn("handover: the other process cannot be reached", logging.KeyError, err)
+	}
+	pid := a.PID()
+	s.log.Info("handed over", logging.KeyPID, pid)
+	if pid > 0 {
+		s.notifyManager(fmt.Sprintf("MAINPID=%d", pid))
+	}
+	// Last of all, since the other process waits for its end.
+	s.serving = slices.Insert(s.serving, 0, a.Close)
+	return errHandedOver
+}
+
+// begin makes the process that this one takes over from stop forwarding.
+func (s *session) begin() {
+	if s.takeover == nil {
+		return
+	}
+	if err := s.takeover.Ready(); err != nil {
+		s.log.Warn("taking over: forwarding begins while the other process may still forward", logging.KeyError, err)
+	}
+}
+
+// succeed waits for the end of the process that this one has taken over from, and
+// then serves what that one did.
+func (s *session) succeed() error {
+	t := s.takeover
+	if t == nil {
+		return nil
+	}
+	s.takeover = nil
+	err := t.Ended(endsWithin)
+	return errors.Join(err, t.Close(), s.serve())
+}

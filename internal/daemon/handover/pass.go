@@ -1,0 +1,312 @@
+package handover
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The conversation on the control socket: the new process sends an HTTP request
+// for Path with an Upgrade to Protocol; the old one answers 101 and sends messages
+// of the names of descriptors, each with the descriptors beside it (SCM_RIGHTS),
+// the last one without any. Later the new one sends a line "ready"; the old one
+// stops forwarding and answers with a line "stopped". The stream ends with the old
+// process.
+const (
+	Path     = "/handover"
+	Protocol = "twill-handover/1"
+	ready    = "ready\n"
+	stopped  = "stopped\n"
+)
+
+const (
+	// perMessage is how many descriptors go beside a message; SCM_MAX_FD is 253.
+	perMessage = 64
+	// maxMessage bounds the names beside them, in bytes.
+	maxMessage = 16 << 10
+	// patience is for each step of the other process that needs no thinking.
+	patience = 5 * time.Second
+)
+
+// Offer is the side of the running daemon, on a connection that asked for Path.
+type Offer struct {
+	conn  *net.UnixConn
+	outer net.Conn // what the HTTP server has of it
+}
+
+// Accept answers the request of a process that wants to take over.
+func Accept(w http.ResponseWriter, r *http.Request) (*Offer, error) {
+	if r.Header.Get("Upgrade") != Protocol {
+		http.Error(w, "want an upgrade to "+Protocol, http.StatusUpgradeRequired)
+		return nil, fmt.Errorf("handover: the other process speaks %q, want %s", r.Header.Get("Upgrade"), Protocol)
+	}
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("handover: %w", err)
+	}
+	inner := conn
+	if wrapped, ok := inner.(interface{ NetConn() net.Conn }); ok {
+		inner = wrapped.NetConn()
+	}
+	c, ok := inner.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(errors.New("handover: not on a unix socket"), conn.Close())
+	}
+	if err := c.SetDeadline(time.Now().Add(patience)); err == nil {
+		_, err = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n")
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("handover: %w", err), conn.Close())
+	}
+	return &Offer{c, conn}, nil
+}
+
+// Send sends copies of the descriptors.
+func (o *Offer) Send(d Descriptors) error {
+	if err := o.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	for names := range slices.Chunk(d.Names(), perMessage) {
+		fds := make([]int, len(names))
+		for i, name := range names {
+			fds[i] = d[name]
+		}
+		if err := write(o.conn, names, fds); err != nil {
+			return fmt.Errorf("handover: send descriptors: %w", err)
+		}
+	}
+	return write(o.conn, nil, nil)
+}
+
+// Ready waits until the other process is ready, which is an answer of nil, or has
+// given up.
+func (o *Offer) Ready() error {
+	if err := o.conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	if err := expect(o.conn, ready); err != nil {
+		return fmt.Errorf("handover: the new process ended before it was ready: %w", err)
+	}
+	return nil
+}
+
+// Stopped lets the other process know that this one does not forward any more.
+func (o *Offer) Stopped() error {
+	if err := o.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	_, err := io.WriteString(o.conn, stopped)
+	return err
+}
+
+// PID returns the other process, 0 if it is in another PID namespace.
+func (o *Offer) PID() int {
+	raw, err := o.conn.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	var cred *unix.Ucred
+	if e := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); e != nil || err != nil {
+		return 0
+	}
+	return int(cred.Pid)
+}
+
+// Close ends the conversation. After Stopped it lets the other process know that
+// this one has released what only one of them can have, such as the control
+// socket; the end of the process does the same.
+func (o *Offer) Close() error { return o.outer.Close() }
+
+// expect reads a line, byte by byte.
+func expect(c *net.UnixConn, line string) error {
+	got := make([]byte, len(line))
+	if _, err := io.ReadFull(c, got); err != nil {
+		return err
+	}
+	if string(got) != line {
+		return fmt.Errorf("it sent %q, not %q", got, line)
+	}
+	return nil
+}
+
+// Takeover is the side of the new process.
+type Takeover struct {
+	conn *net.UnixConn
+	// Descriptors are those of the running daemon; they are the caller's.
+	Descriptors Descriptors
+}
+
+// Request asks the daemon that listens at the control socket path for its
+// descriptors. That daemon goes on until Ready, or for good if the conversation ends
+// before.
+func Request(path string) (_ *Takeover, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("take over from the twilld on %s: %w", path, err)
+		}
+	}()
+	conn, err := net.DialTimeout("unix", path, patience)
+	if err != nil {
+		return nil, err
+	}
+	c := conn.(*net.UnixConn)
+	t := &Takeover{conn: c, Descriptors: make(Descriptors)}
+	if err := t.receive(); err != nil {
+		return nil, errors.Join(err, t.Descriptors.Close(), c.Close())
+	}
+	return t, nil
+}
+
+func (t *Takeover) receive() error {
+	if err := t.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(t.conn, "POST "+Path+" HTTP/1.1\r\nHost: twilld\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		return err
+	}
+	// Byte by byte: descriptors come beside what follows the answer.
+	answer, err := http.ReadResponse(bufio.NewReaderSize(oneByOne{t.conn}, 16), nil)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusSwitchingProtocols {
+		return fmt.Errorf("%s; is it an older version?", answer.Status)
+	}
+	for {
+		names, fds, err := read(t.conn)
+		if err != nil {
+			return err
+		}
+		if len(names) == 0 {
+			return nil
+		}
+		for i, name := range names {
+			t.Descriptors[name] = fds[i]
+		}
+	}
+}
+
+// Ready makes the old daemon stop forwarding and end. It returns when nothing is
+// forwarded any more.
+func (t *Takeover) Ready() error {
+	if err := t.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(t.conn, ready); err != nil {
+		return fmt.Errorf("handover: %w", err)
+	}
+	if err := expect(t.conn, stopped); err != nil {
+		return fmt.Errorf("handover: the old process has not stopped: %w", err)
+	}
+	return nil
+}
+
+// Ended waits until the old daemon has released what only one process can have.
+func (t *Takeover) Ended(within time.Duration) error {
+	if err := t.conn.SetDeadline(time.Now().Add(within)); err != nil {
+		return err
+	}
+	if _, err := t.conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("handover: the old process has not ended within %v", within)
+	}
+	return nil
+}
+
+// Close ends the conversation. Without Ready the old daemon goes on.
+func (t *Takeover) Close() error { return t.conn.Close() }
+
+// message is what stands beside descriptors.
+type message struct {
+	Names []string `json:"names"`
+}
+
+func write(c *net.UnixConn, names []string, fds []int) error {
+	text, err := json.Marshal(message{names})
+	if err != nil {
+		return err
+	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	_, _, err = c.WriteMsgUnix(append(text, '\n'), rights, nil)
+	return err
+}
+
+// read reads one message. A read of a stream socket ends where the descriptors of
+// another message begin (unix(7)), but the text may come in parts.
+func read(c *net.UnixConn) (names []string, fds []int, err error) {
+	defer func() {
+		if err != nil {
+			for _, fd := range fds {
+				_ = unix.Close(fd)
+			}
+		}
+	}()
+	var text []byte
+	buf, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*perMessage))
+	for len(text) == 0 || text[len(text)-1] != '\n' {
+		n, oobn, flags, _, err := c.ReadMsgUnix(buf[:1], oob)
+		if err != nil {
+			return nil, fds, err
+		}
+		if n == 0 {
+			return nil, fds, io.ErrUnexpectedEOF
+		}
+		got, err := parseRights(oob[:oobn])
+		fds = append(fds, got...)
+		switch {
+		case err != nil:
+			return nil, fds, err
+		case flags&unix.MSG_CTRUNC != 0:
+			return nil, fds, errors.New("descriptors were lost: raise the limit of open files (LimitNOFILE=)")
+		case len(text) >= maxMessage:
+			return nil, fds, errors.New("message too long")
+		}
+		text = append(text, buf[:n]...)
+	}
+	var m message
+	if err := json.Unmarshal(text, &m); err != nil {
+		return nil, fds, err
+	}
+	if len(m.Names) != len(fds) {
+		return nil, fds, fmt.Errorf("%d descriptors with %d names", len(fds), len(m.Names))
+	}
+	return m.Names, fds, nil
+}
+
+func parseRights(oob []byte) (fds []int, err error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range messages {
+		got, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue // of another kind
+		}
+		for _, fd := range got {
+			unix.CloseOnExec(fd)
+		}
+		fds = append(fds, got...)
+	}
+	return fds, nil
+}
+
+// oneByOne reads single bytes, so that nothing beyond them is taken.
+type oneByOne struct{ c *net.UnixConn }
+
+func (o oneByOne) Read(b []byte) (int, error) { return o.c.Read(b[:1]) }
