@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // table is one table of iptables.
@@ -18,9 +19,25 @@ type table struct {
 	chains  map[string][]string // rules in order, as iptables -S writes them
 }
 
+// programTimeout is how long a program that doctor runs may take.
+const programTimeout = 20 * time.Second
+
+// output runs a program, which is killed if it hangs.
+func output(ctx context.Context, program string, args ...string) ([]byte, error) {
+	limited, cancel := context.WithTimeout(ctx, programTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(limited, program, args...)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("it has not ended within %s: see what it waits for (ps -ef)", programTimeout)
+	}
+	return out, err
+}
+
 // readChains lists a table.
 func readChains(ctx context.Context, program, name string) (*table, error) {
-	out, err := exec.CommandContext(ctx, program, "-w", "5", "-t", name, "-S").Output()
+	out, err := output(ctx, program, "-w", "5", "-t", name, "-S")
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {

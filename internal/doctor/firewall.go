@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -232,7 +231,7 @@ type nftChain struct {
 // dropHooks finds chains of nftables that drop what their rules do not accept. Those
 // of iptables, which nft lists too, are left out.
 func dropHooks(ctx context.Context, hook string) []Finding {
-	out, err := exec.CommandContext(ctx, "nft", "-j", "list", "chains").Output()
+	out, err := output(ctx, "nft", "-j", "list", "chains")
 	if err != nil {
 		return nil // without nft there are hardly any chains made with it
 	}
