@@ -15,7 +15,8 @@ packages=(
 	nftables libnftables1 libjansson4 libgmp10 libedit2 libtinfo6 libbsd0 libmd0
 	libmnl0 libnftnl11 libc6 libgcc-s1 gcc-14-base
 )
-if [ -e "$dir/complete" ]; then
+# What an earlier version of this script has fetched may lack something.
+if cmp -s "$0" "$dir/complete"; then
 	exit
 fi
 case $arch in
@@ -30,4 +31,4 @@ debian_apt "$tmp" trixie "$arch" security
 rm -rf "$dir"
 mkdir -p "$dir"
 mv "$tmp"/debs/*.deb "$dir"
-touch "$dir/complete"
+cp "$0" "$dir/complete"
