@@ -39,6 +39,7 @@ func newLoneCNINode(t testing.TB, version string) (n *cniNode, subnetFile string
 }
 
 func TestCNIPodReachesItsNodeAndOtherPods(t *testing.T) {
+	t.Parallel()
 	n, _ := newLoneCNINode(t, "1.0.0")
 	a, b := n.pod(), n.pod()
 	for _, to := range []netip.Addr{netip.MustParseAddr(gateway4), netip.MustParseAddr(gateway6), b.Addr, b.Addr6} {
@@ -56,6 +57,7 @@ func TestCNIPodReachesItsNodeAndOtherPods(t *testing.T) {
 }
 
 func TestCNIHostPortLeadsToThePod(t *testing.T) {
+	t.Parallel()
 	n, _ := newLoneCNINode(t, "0.3.1") // flannel's manifest has this version
 	before := n.rules()
 	ports := `CAP_ARGS={"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}`
@@ -79,6 +81,7 @@ func TestCNIHostPortLeadsToThePod(t *testing.T) {
 
 // Each pod has a name and a namespace of its own, as under the kubelet.
 func TestCNIPodMadeFiftyTimesLeavesNothing(t *testing.T) {
+	t.Parallel()
 	n, _ := newLoneCNINode(t, "1.0.0")
 	var rules string
 	var addrs []netip.Addr
@@ -107,6 +110,7 @@ func TestCNIPodMadeFiftyTimesLeavesNothing(t *testing.T) {
 }
 
 func TestCNIFiftyPodsAtOnce(t *testing.T) {
+	t.Parallel()
 	n, _ := newLoneCNINode(t, "1.0.0")
 	pods := make([]*cniPod, 50)
 	atOnce := func(f func(i int) error) {
@@ -141,6 +145,7 @@ func TestCNIFiftyPodsAtOnce(t *testing.T) {
 
 // What stock's plugin does not: a DEL that fails is tried again, with effect.
 func TestCNIAddressIsFreedByTheDelThatSucceeds(t *testing.T) {
+	t.Parallel()
 	n, _ := newLoneCNINode(t, "1.0.0")
 	p, err := n.newPod()
 	testkit.Must(t, err)
@@ -175,6 +180,7 @@ func emptyBridge(t testing.TB) string {
 }
 
 func TestCNICheckFindsWhatAPodHasLost(t *testing.T) {
+	t.Parallel()
 	n, subnetFile := newLoneCNINode(t, "1.0.0")
 	p := n.pod()
 	_, err := n.cnitool("check", p.name)
@@ -196,6 +202,7 @@ func TestCNICheckFindsWhatAPodHasLost(t *testing.T) {
 }
 
 func TestCNIStatusFollowsTheSubnetFile(t *testing.T) {
+	t.Parallel()
 	n, subnetFile := newLoneCNINode(t, "1.1.0")
 	_, err := n.cnitool("status", "any")
 	testkit.Must(t, err)
@@ -213,6 +220,7 @@ func TestCNIStatusFollowsTheSubnetFile(t *testing.T) {
 
 // The runtime lost its cache, and with it the memory of the pod.
 func TestCNIGCFreesWhatTheRuntimeForgot(t *testing.T) {
+	t.Parallel()
 	n, _ := newLoneCNINode(t, "1.1.0")
 	p, err := n.newPod()
 	testkit.Must(t, err)
@@ -230,6 +238,7 @@ func TestCNIGCFreesWhatTheRuntimeForgot(t *testing.T) {
 
 // Pods attached by the plugin with what twilld has written, on two nodes.
 func TestCNIPodsOfTwoNodesTalkAtFullMTU(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{})
 	var pods [2]*cniPod
 	for i, h := range l.Hosts {

@@ -74,6 +74,7 @@ func (l *lab) stream(addr netip.Addr, n int64, prepare func(fd int) error) error
 //	pod-a ── host a ── host b ── pod-b
 //	                             second address, then the first
 func TestTCPCrossesByWayOfSegmentRouting(t *testing.T) {
+	t.Parallel()
 	forTunnels(t, labOptions{}, func(t *testing.T, l *lab) {
 		via := netip.MustParsePrefix("fd00:10:5:2::99/64")
 		addAddr(t, l.pod(1).NS, "eth0", via)
@@ -98,6 +99,7 @@ func TestTCPCrossesByWayOfSegmentRouting(t *testing.T) {
 
 // The same for a source route of IPv4, which pods and hosts must be asked to take.
 func TestTCPCrossesOnASourceRoute(t *testing.T) {
+	t.Parallel()
 	forTunnels(t, labOptions{}, func(t *testing.T, l *lab) {
 		via := netip.MustParsePrefix("10.5.2.99/24")
 		addAddr(t, l.pod(1).NS, "eth0", via)
@@ -115,6 +117,7 @@ func TestTCPCrossesOnASourceRoute(t *testing.T) {
 
 // A TCP segment may have more than a kilobyte of headers before it.
 func TestTCPCrossesBehindLongExtensionHeaders(t *testing.T) {
+	t.Parallel()
 	forTunnels(t, labOptions{}, func(t *testing.T, l *lab) {
 		for _, size := range []int{192, 1024} {
 			if err := l.stream(l.pod(1).Addr6, 1<<20, func(fd int) error {

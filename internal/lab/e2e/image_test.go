@@ -20,6 +20,7 @@ import (
 //
 //	pod-a ── host a: containerd, the image's flanneld ─── host b: twilld ── pod-b
 func TestImageRunsWithoutPrivilegeAndWithoutDevNetTun(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
 	c := startContainerd(t, l.Hosts[0].NS)
 	a := l.daemons[0]
@@ -40,6 +41,7 @@ func TestImageRunsWithoutPrivilegeAndWithoutDevNetTun(t *testing.T) {
 
 // The init containers of flannel's manifest, and of the component plugins.
 func TestImageInstallsPluginsAndConfiguration(t *testing.T) {
+	t.Parallel()
 	ns, err := netlab.New("node")
 	testkit.Must(t, err)
 	t.Cleanup(func() { testkit.Must(t, ns.Close()) })
@@ -109,6 +111,7 @@ func unpackImage(t testing.TB) string {
 
 // The kubelet marks the kind of iptables that it uses by a chain.
 func TestImageUsesTheKindOfIPTablesOfTheKubelet(t *testing.T) {
+	t.Parallel()
 	root := unpackImage(t)
 	for _, tt := range []struct{ name, before, want string }{
 		{"no kubelet", "true", "nf_tables"},
@@ -134,6 +137,7 @@ func TestImageUsesTheKindOfIPTablesOfTheKubelet(t *testing.T) {
 }
 
 func TestImageIsTakenByDockerLoad(t *testing.T) {
+	t.Parallel()
 	ns, err := netlab.New("node")
 	testkit.Must(t, err)
 	t.Cleanup(func() { testkit.Must(t, ns.Close()) })

@@ -16,6 +16,7 @@ import (
 //
 //	twill asks there └── kube-apiserver; and twill, with a kubeconfig
 func TestKubeCommandsOfTwill(t *testing.T) {
+	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	l := newKubeLab(t, 2, `{"Type": "vxlan"}`)
 	l.start()

@@ -29,6 +29,7 @@ func kubectl(t testing.TB, kubeconfig string, args ...string) (string, error) {
 // The manifest is applied over a flannel: the same, with another image. The overlays
 // come one over the other, as a user would who changes his mind.
 func TestKubeManifestIsAppliedOverFlannelsAndAccepted(t *testing.T) {
+	t.Parallel()
 	c := kubetest.Start(t, kubetest.Options{})
 	admin := c.Kubeconfig("admin")
 	must := func(args ...string) string {
@@ -67,6 +68,7 @@ func TestKubeManifestIsAppliedOverFlannelsAndAccepted(t *testing.T) {
 
 // What the daemon asks of the API, and what a pod of its may not do.
 func TestKubeManifestGrantsWhatTheDaemonNeedsAndNoMore(t *testing.T) {
+	t.Parallel()
 	c := kubetest.Start(t, kubetest.Options{})
 	c.Revoke() // the rights that other tests run with
 	admin := c.Kubeconfig("admin")

@@ -17,6 +17,7 @@ import (
 //	pod-a ── host a ─┬─ host b ── pod-b
 //	                 └─ kube-apiserver with 5,000 nodes more
 func TestKubeFiveThousandNodesAndTwentyChangesASecondDisturbNoPeer(t *testing.T) {
+	t.Parallel()
 	l := newKubeLab(t, 2, `{"Type": "udp"}`)
 	l.configure(`{"Network": "10.0.0.0/8", "Backend": {"Type": "udp"}}`)
 	l.addMany(t)

@@ -18,6 +18,7 @@ import (
 //
 //	└── kube-apiserver, etcd
 func TestKubePodsTalkAtFullMTU(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		backend string
 		flagsB  []string // of host b
@@ -62,6 +63,7 @@ func TestKubePodsTalkAtFullMTU(t *testing.T) {
 // The API server is killed, and a daemon restarted meanwhile. With VXLAN no packet of
 // pods is lost.
 func TestKubePodsTalkThroughoutWhileTheAPIIsAway(t *testing.T) {
+	t.Parallel()
 	const away = 20 * time.Second
 	l := newKubeLab(t, 2, `{"Type": "vxlan"}`, "--healthz-port=8081")
 	l.start()
@@ -115,6 +117,7 @@ func TestKubePodsTalkThroughoutWhileTheAPIIsAway(t *testing.T) {
 }
 
 func TestKubeNodeThatIsMadeAgainMoves(t *testing.T) {
+	t.Parallel()
 	l := newKubeLab(t, 2, `{"Type": "vxlan"}`)
 	l.start()
 	l.DeleteNode("node-a")
@@ -134,6 +137,7 @@ func TestKubeNodeThatIsMadeAgainMoves(t *testing.T) {
 }
 
 func TestKubeOverwrittenAddressIsAnnouncedAtOnce(t *testing.T) {
+	t.Parallel()
 	l := newKubeLab(t, 2, `{"Type": "udp"}`)
 	l.start()
 	for i := range l.daemons {
@@ -159,6 +163,7 @@ func (l *kubeLab) hasPeer(i int, addr string) {
 }
 
 func TestKubeTokenIsReplacedAndRightsAreTakenAndGivenBack(t *testing.T) {
+	t.Parallel()
 	l := newKubeLab(t, 2, `{"Type": "vxlan"}`)
 	token := l.netConf + ".token"
 	testkit.Must(t, os.WriteFile(token, []byte(l.ServiceAccountToken("first")), 0o600))
@@ -201,6 +206,7 @@ func TestKubeTokenIsReplacedAndRightsAreTakenAndGivenBack(t *testing.T) {
 }
 
 func TestKubeWaitsForWhatIsMissingAndNamesIt(t *testing.T) {
+	t.Parallel()
 	l := newKubeLab(t, 1, `{"Type": "vxlan"}`, "--healthz-port=8081")
 	d := l.daemons[0]
 	healthy := func() {
