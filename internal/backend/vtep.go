@@ -83,7 +83,7 @@ func (m MACs) of(v plannedVTEP) net.HardwareAddr {
 }
 
 // Announce returns what a node with the choice c announces to the others in its
-// lease. A device that is there keeps its address.
+// lease. A device that is there keeps its address, unless another node has it too.
 func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, self Self, partialChecksums tun.Switch) (lease.Attrs, error) {
 	var v vteps
 	if c.Has(VXLAN) {
@@ -92,10 +92,7 @@ func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface,
 			return lease.Attrs{}, err
 		}
 		for _, p := range planned {
-			mac := self.MACs.of(p)
-			if mac == nil {
-				mac = p.ownMAC(u, s.VXLAN.VNI)
-			}
+			mac := self.macFor(p, u, s.VXLAN.VNI)
 			data := &vxlan.Data{VNI: s.VXLAN.VNI, VtepMAC: vxlan.HardwareAddr(mac)}
 			if p.ipv4 {
 				v.v4 = data

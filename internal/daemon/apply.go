@@ -132,6 +132,7 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 		w = fewer
 	}
 	s.reportBackends()
+	s.macsOf = node{} // the devices may have other addresses now
 	s.applied.plane, s.applied.node = dp, w.node
 	s.pass(w.peers)
 	s.keepDescriptors()

@@ -26,7 +26,8 @@ type node struct {
 
 // opensLike says whether a data plane that was opened for o is that of n.
 func (n *node) opensLike(o *node) bool {
-	return n.link.Equal(o.link) && n.own.Key() == o.own.Key() && n.settings == o.settings && n.choice.Equal(o.choice)
+	return n.link.Equal(o.link) && n.own.Key() == o.own.Key() && n.settings == o.settings && n.choice.Equal(o.choice) &&
+		backend.SameVTEPs(n.own.Attrs, o.own.Attrs)
 }
 
 // dataPlane is what the daemon asks of an open data plane. Status, SetIdle and Counters

@@ -81,7 +81,9 @@ func plan(in *inputs) (want, error) {
 	}
 	w.attrs = lease.Attrs{PublicIP: in.link.PublicIP, PublicIPv6: in.link.PublicIPv6}
 	if settings.Carries() {
-		if w.attrs, err = settings.Announce(choice, in.config, in.link, in.self, o.switches.PartialChecksums); err != nil {
+		self := in.self
+		self.Leases, self.Own = in.peers.leases, own
+		if w.attrs, err = settings.Announce(choice, in.config, in.link, self, o.switches.PartialChecksums); err != nil {
 			return want{}, err
 		}
 	}

@@ -77,7 +77,17 @@ func macOf(a net.HardwareAddr) (keep.MAC, error) {
 // Peers know the address from the lease alone: what matters is that it does not
 // change, not how it comes about.
 func MAC(public netip.Addr, vni int, ipv6 bool) net.HardwareAddr {
-	h := sha256.Sum256(fmt.Appendf(nil, "%s %s", Name(vni, ipv6), public.Unmap().WithZone("")))
+	return macOfText(fmt.Sprintf("%s %s", Name(vni, ipv6), public.Unmap().WithZone("")))
+}
+
+// SpareMAC returns other addresses of the same kind, by their number n, for where
+// another node has that of MAC.
+func SpareMAC(public netip.Addr, vni int, ipv6 bool, n int) net.HardwareAddr {
+	return macOfText(fmt.Sprintf("%s %s %d", Name(vni, ipv6), public.Unmap().WithZone(""), n))
+}
+
+func macOfText(s string) net.HardwareAddr {
+	h := sha256.Sum256([]byte(s))
 	mac := net.HardwareAddr(h[:6])
 	mac[0] = mac[0]&^1 | 2
 	return mac
