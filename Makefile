@@ -60,10 +60,11 @@ build-lite: ## build bin/twilld-lite, the smallest daemon: without --embedded-et
 	$(GOBUILD),noembed,nokube -o bin/twilld-lite ./cmd/twilld
 
 .PHONY: peers
-peers: ## build bin/peers/floor, and flannel-udp, stock flannel's udp backend (amd64, cgo)
+peers: ## build bin/peers/floor, and of stock flannel the udp backend and what annotates nodes (amd64, cgo)
 	$(GOBUILD) -o bin/peers/ ./bench/floor
 ifneq ($(filter bench/peers/flannel,$(MODULES)),)
 	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flannel-udp .
+	CGO_ENABLED=0 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flannel-annotate ./annotate
 else
 	@echo "peers: stock flannel's udp backend exists for amd64 only; nothing built"
 endif
@@ -167,7 +168,7 @@ test-netns: needs-root $(REPORT) cni etcd-old guest docker image-host ## tests o
 	go test -count=1 -parallel 4 -timeout 30m -json -skip '$(KUBE_TESTS)' ./internal/lab/e2e/... | $(REPORT) -each
 
 .PHONY: test-kubernetes
-test-kubernetes: needs-root $(REPORT) etcd kubernetes ## tests with a real kube-apiserver, in network namespaces; root
+test-kubernetes: needs-root $(REPORT) peers etcd kubernetes ## tests with a real kube-apiserver, in network namespaces; root
 	go test -count=1 -timeout 30m -p 1 -json -run '$(KUBE_TESTS)' ./lease/kube ./internal/lab/e2e | $(REPORT) -each
 
 .PHONY: test-cross
