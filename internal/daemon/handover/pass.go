@@ -60,7 +60,7 @@ func Accept(w http.ResponseWriter, r *http.Request) (*Offer, error) {
 	if !ok {
 		return nil, errors.Join(errors.New("handover: not on a unix socket"), conn.Close())
 	}
-	if err := c.SetDeadline(time.Now().Add(patience)); err == nil {
+	if err = c.SetDeadline(time.Now().Add(patience)); err == nil {
 		_, err = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n")
 	}
 	if err != nil {
