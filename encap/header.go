@@ -134,6 +134,20 @@ func (h *Header) DontFragment(b []byte) bool {
 	return h.Version == 6 || binary.BigEndian.Uint16(b[ipv4Frag:])&ipv4DontFragment != 0
 }
 
+// Resent reports whether the sender of the packet b that Parse described in h sends
+// it again, cut in another way, when it learns that the path is too narrow: TCP
+// does, whose segments are not sent in fragments.
+func (h *Header) Resent(b []byte) bool {
+	if h.Fragment {
+		return false
+	}
+	proto := h.Proto
+	if h.Version == 6 {
+		proto, _ = upperLayer(b)
+	}
+	return proto == protoTCP
+}
+
 // sourceRouted reports whether the IPv4 packet b, which h describes, has a source
 // route (RFC 791 §3.1): its destination may then not be the final one.
 func sourceRouted(b []byte, h *Header) bool {

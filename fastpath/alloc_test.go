@@ -128,7 +128,7 @@ func TestTableLookupDoesNotAllocate(t *testing.T) {
 func TestSendAndReceiveDoNotAllocate(t *testing.T) {
 	to, from := openUDP(t, "127.0.0.1"), openUDP(t, "127.0.0.1")
 	msgs := slices.Repeat(messages(NewPeer(nil, to.addr))[:5], 8)
-	s, r := newMmsgSender(from.fd, false), newSockRX(to.fd)
+	s, r := newMmsgSender(newOutlets(from.fd, from.fd, false)), newSockRX(to.fd)
 	noAllocs(t, func() {
 		if n, errno := s.send(msgs); n == 0 {
 			t.Fatal(errno)

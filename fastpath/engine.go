@@ -25,7 +25,11 @@ type Config struct {
 	MTU    encap.TunnelMTU // of the device
 	Local  netip.AddrPort  // where the sockets are bound; its family is that of the underlay
 
-	Switches                     // which offloads to use
+	Switches // which offloads to use
+	// Translated is for a node whose public address is not one of its own: it
+	// may be behind masquerade, where peers reach it on the network's port only,
+	// and only once it has sent from there.
+	Translated       bool
 	PartialAnnounced bool        // peers know that this node takes packets with partial checksums
 	SourceCheck      SourceCheck // who may send
 
@@ -38,14 +42,16 @@ type Config struct {
 
 // Engine forwards between a TUN device and UDP sockets.
 type Engine struct {
-	shards    []*shard
-	pairs     int           // of threads
-	states    []tun.Offload // as probed; Offloads adds what happened since
-	stop      int           // eventfd: readable when the engine stops, for threads that sleep
-	stopping  atomic.Bool   // the same for threads that always find work
-	peers     atomic.Pointer[Peers]
-	bulk      atomic.Int64 // when a thread last had a large batch, see spinner
-	spinSlots atomic.Int32 // how many more threads may spin; 0 also if none ever
+	shards     []*shard
+	pairs      int           // of threads
+	states     []tun.Offload // as probed; Offloads adds what happened since
+	stop       int           // eventfd: readable when the engine stops, for threads that sleep
+	stopping   atomic.Bool   // the same for threads that always find work
+	peers      atomic.Pointer[Peers]
+	paths      *paths
+	translated bool         // see Config
+	bulk       atomic.Int64 // when a thread last had a large batch, see spinner
+	spinSlots  atomic.Int32 // how many more threads may spin; 0 also if none ever
 
 	mu     sync.Mutex
 	closed bool // stop and the sockets are
@@ -86,7 +92,7 @@ type shard struct {
 // New opens the sockets and probes the offloads. The device must be up, since
 // a super-packet is written to it as a probe. On failure nothing is left.
 func New(cfg Config) (e *Engine, err error) {
-	e = &Engine{stop: -1, pairs: cfg.Pairs}
+	e = &Engine{stop: -1, pairs: cfg.Pairs, translated: cfg.Translated}
 	if n := len(cfg.Device.Queues); e.pairs == 0 || e.pairs > n {
 		e.pairs = n
 	}
@@ -184,22 +190,29 @@ func (e *Engine) probe(cfg *Config) error {
 	if inForce["busy-poll"] {
 		e.spinSlots.Store(int32(spinThreads()))
 	}
+	e.paths = newPaths(e.shards[0].local, inForce["source-ports"], e.Peers)
 	for _, s := range e.shards {
 		s.segments = segments
 		s.partial = inForce["partial-checksums"]
 		s.mergeTCP = inForce["tun-gro"] && cfg.Device.Granted.TCP()
 		s.mergeUDP = inForce["tun-gro"] && mergesUDP(cfg.Device)
 		if inForce["udp-gso"] {
-			s.sender = newMmsgSender(s.sendFD, ipv6)
+			s.sender = newMmsgSender(newOutlets(s.sendFD, s.fd, ipv6))
 			continue
 		}
-		s.sender = newBatchSender(s.sendFD, s.local)
+		s.sender = newBatchSender(newOutlets(s.sendFD, s.fd, ipv6), s.local)
 	}
 	return nil
 }
 
-// SetPeers makes p the peers of all batches that begin from now on.
-func (e *Engine) SetPeers(p *Peers) { e.peers.Store(p) }
+// SetPeers makes p the peers of all batches that begin from now on. It must not
+// run at the same time as itself.
+func (e *Engine) SetPeers(p *Peers) {
+	for _, peer := range p.all {
+		peer.begin(e.translated)
+	}
+	e.peers.Store(p)
+}
 
 // Peers returns the peers in force.
 func (e *Engine) Peers() *Peers { return e.peers.Load() }
@@ -283,7 +296,12 @@ func (e *Engine) Run(ctx context.Context) error {
 		})
 	}
 	defer context.AfterFunc(ctx, e.wakeAll)()
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { e.paths.run(watching) })
 	wg.Wait()
+	stop()
+	watch.Wait()
 	return first
 }
 
@@ -315,6 +333,9 @@ func (e *Engine) Close() error {
 	}
 	if e.stop >= 0 {
 		errs = append(errs, unix.Close(e.stop))
+	}
+	if e.paths != nil {
+		e.paths.close()
 	}
 	return errors.Join(errs...)
 }

@@ -14,18 +14,25 @@ import (
 // Only the TX thread uses it.
 type exceptions struct {
 	shard *shard
-	// wait waits until the socket may take more. ready is false when the
-	// engine stops, or cannot wait because of err.
-	wait func() (ready bool, err error)
+	// wait waits until the socket may take more: the one of the network's port,
+	// or the shard's own. ready is false when the engine stops, or cannot wait
+	// because of err.
+	wait func(fixedPort bool) (ready bool, err error)
 	// pathMTU returns the MTU of the path to a peer, in bytes of the outer
 	// packet.
 	pathMTU func(*Peer) (int, error)
 }
 
 func newExceptions(s *shard) *exceptions {
-	w := waiterFor(s.stop, s.sendFD, unix.POLLOUT)
+	own, fixed := waiterFor(s.stop, s.sendFD, unix.POLLOUT), waiterFor(s.stop, s.fd, unix.POLLOUT)
 	return &exceptions{
-		shard: s, wait: w.wait,
+		shard: s,
+		wait: func(fixedPort bool) (bool, error) {
+			if fixedPort {
+				return fixed.wait()
+			}
+			return own.wait()
+		},
 		pathMTU: func(p *Peer) (int, error) { return pathMTU(s.local, p) },
 	}
 }
@@ -38,10 +45,13 @@ func (e *exceptions) gsoRefused(errno unix.Errno) {
 }
 
 // tooBig handles the packet of m, which does not fit the path to its peer. It
-// reports whether the packet may be sent in a fragmented datagram; if not, it has
-// sent the ICMP error with the MTU of the path to the packet's sender. IPv6 has no
-// links below 1280 bytes, and hosts ignore advice to send less: there the tunnel
-// is the one that fragments (RFC 2473 §7.1).
+// reports whether the packet may be sent in a fragmented datagram, and sends the
+// ICMP error with the MTU of the path to a sender that can do something about it.
+//
+// Only TCP sends again what was lost, so everything else is delivered in
+// fragments, beside the error. IPv6 has no links below 1280 bytes, and hosts
+// ignore advice to send less: there the tunnel is the one that fragments (RFC 2473
+// §7.1).
 func (e *exceptions) tooBig(m *message) (fragment bool) {
 	s := e.shard
 	pkt := s.scratch[:0]
@@ -55,22 +65,22 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 	if !h.DontFragment(pkt) || h.Version == 6 && h.Len <= encap.MinIPv6MTU {
 		return true
 	}
+	fragment = !h.Resent(pkt)
 	if !s.icmpLimit.allow(time.Now()) {
-		return false
+		return fragment
 	}
 	path, err := e.pathMTU(m.peer)
 	if err != nil {
-		return false
+		return fragment
 	}
 	mtu := encap.UnderlayMTU(path).Tunnel(s.local)
 	if h.Version == 6 {
 		mtu = max(mtu, encap.MinIPv6MTU)
 	}
-	if int(mtu) >= h.Len || !mtu.Usable(false) {
-		return false // the kernel has learnt another MTU since, or the path is of no use
+	if int(mtu) < h.Len && mtu.Usable(false) { // or else the kernel has learnt another MTU since, or the path is of no use
+		s.reply(encap.TooBig(s.icmp[tun.HeaderLen:], pkt, &h, mtu))
 	}
-	s.reply(encap.TooBig(s.icmp[tun.HeaderLen:], pkt, &h, mtu))
-	return false
+	return fragment
 }
 
 // unreachable sends the ICMP error for pkt, whose destination no peer holds.

@@ -1,12 +1,15 @@
 package fastpath
 
 import (
+	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/gaissmai/bart"
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/metrics"
 )
 
@@ -18,8 +21,71 @@ type Peer struct {
 	Partial  bool            // it takes packets whose TCP or UDP checksum is left partial
 	Traffic  metrics.Traffic // written by all shards
 
+	path path // what is known of the way to it
+
 	name    unix.RawSockaddrInet6 // Endpoint for the kernel; room for either family
 	nameLen uint32
+}
+
+// path is what an engine has learnt about the way to a peer.
+type path struct {
+	// withoutDF is the size in bytes up to which inner packets go without
+	// DF outside even if they have it: see paths.clamped. 0: none.
+	withoutDF atomic.Int32
+	// fixedPort is set while packets go from the UDP port of the network.
+	fixedPort atomic.Bool
+	// chosen is set while that is this node's choice, see listen; else it
+	// follows the peer.
+	chosen atomic.Bool
+
+	begun   bool    // see begin
+	watched watched // by paths
+}
+
+// FixedPort reports whether packets to the peer go from the UDP port of the
+// network, because the peer sends from there or nothing came back otherwise.
+func (p *Peer) FixedPort() bool { return p.path.fixedPort.Load() }
+
+// PathNotes returns what is unusual about the way to the peer, in words for an
+// operator. separated is whether the engine has source ports of its own.
+func (p *Peer) PathNotes(separated bool) (notes []string) {
+	switch port := p.Endpoint.Port(); {
+	case !separated || !p.FixedPort():
+	case p.path.chosen.Load():
+		notes = append(notes, fmt.Sprintf("sent from port %d: no answer to packets from other ports, or masquerade is expected, since this node's public address is not its own", port))
+	default:
+		notes = append(notes, fmt.Sprintf("sent from port %d, as the peer does", port))
+	}
+	if n := p.path.withoutDF.Load(); n > 0 {
+		notes = append(notes, fmt.Sprintf("packets of up to %d bytes sent without DF: the path may be narrower than net.ipv4.route.min_pmtu", n))
+	}
+	return notes
+}
+
+// mayFragment reports whether a datagram with a packet of size bytes may be
+// fragmented on its way: pkt, or a segment of it. h describes pkt.
+func (p *Peer) mayFragment(pkt []byte, h *encap.Header, size int) bool {
+	return !h.DontFragment(pkt) || size <= int(p.path.withoutDF.Load())
+}
+
+// begin chooses the first port for a peer that an engine has not had before.
+func (p *Peer) begin(translated bool) {
+	if p.path.begun {
+		return
+	}
+	p.path.begun = true
+	p.path.chosen.Store(translated)
+	p.path.fixedPort.Store(translated)
+}
+
+// heard notes where a datagram from the peer came from. A node that sends from the
+// network's port may be reachable from that port only: behind masquerade, or with
+// a firewall that admits answers only. Stock flannel's nodes send from there.
+func (p *Peer) heard(from netip.AddrPort) {
+	fixed := from == p.Endpoint
+	if fixed != p.path.fixedPort.Load() && from.Addr() == p.Endpoint.Addr() && !p.path.chosen.Load() {
+		p.path.fixedPort.Store(fixed)
+	}
 }
 
 // NewPeer returns the peer that holds subnets and is reached at endpoint.
@@ -46,16 +112,18 @@ func encodeSockaddr(sa *unix.RawSockaddrInet6, a netip.AddrPort) uint32 {
 	return unix.SizeofSockaddrInet6
 }
 
-// decodeSockaddr returns the address in sa, without its port; the zero Addr if
-// it is of neither family.
-func decodeSockaddr(sa *unix.RawSockaddrInet6) netip.Addr {
+// decodeSockaddr returns the address in sa; the zero AddrPort if it is of neither
+// family.
+func decodeSockaddr(sa *unix.RawSockaddrInet6) netip.AddrPort {
+	b := (*[2]byte)(unsafe.Pointer(&sa.Port)) // at the same place in both families
+	port := uint16(b[0])<<8 | uint16(b[1])
 	switch sa.Family {
 	case unix.AF_INET:
-		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr)
+		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr), port)
 	case unix.AF_INET6:
-		return netip.AddrFrom16(sa.Addr).Unmap()
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), port)
 	}
-	return netip.Addr{}
+	return netip.AddrPort{}
 }
 
 // Peers is an immutable snapshot of all peers and of what is ours. A change is

@@ -126,11 +126,11 @@ func (r *rx) datagram(i int) error {
 		segment = max(len(b), 1)
 	}
 	r.c.Segments.Observe((len(b) + segment - 1) / segment)
-	var carried tally
+	carried := tally{from: from}
 	for {
 		pkt := b[:min(segment, len(b))]
 		b = b[len(pkt):]
-		if err := r.packet(pkt, from, info.tos, &carried); err != nil {
+		if err := r.packet(pkt, from.Addr(), info.tos, &carried); err != nil {
 			return err
 		}
 		if len(b) == 0 {
@@ -281,6 +281,7 @@ func headerOf(s *encap.Super, ipv6 bool) (v tun.Header) {
 // tally adds up what a peer sent in one message, so that its counters are
 // touched once.
 type tally struct {
+	from           netip.AddrPort
 	peer           *Peer
 	packets, bytes uint64
 }
@@ -298,6 +299,7 @@ func (t *tally) flush() {
 	if t.peer != nil && t.packets > 0 {
 		t.peer.Traffic.RXPackets.Add(t.packets)
 		t.peer.Traffic.RXBytes.Add(t.bytes)
+		t.peer.heard(t.from)
 	}
 	t.packets, t.bytes = 0, 0
 }

@@ -24,7 +24,10 @@ type message struct {
 	// fragment lets the kernel send the datagram in fragments, without DF in
 	// the outer header.
 	fragment bool
-	closed   bool // no packet may follow the last
+	// fixedPort sends it from the UDP port of the network, not from a port of
+	// the shard's own.
+	fixedPort bool
+	closed    bool // no packet may follow the last
 }
 
 // sender hands messages to the kernel.
@@ -35,51 +38,68 @@ type sender interface {
 	send(msgs []message) (int, unix.Errno)
 }
 
-// fragmenting is whether the kernel may fragment what a socket sends. That is a
-// property of the socket (IP_MTU_DISCOVER; there is no control message for it),
-// so a sender switches it between messages, which few packets need.
-type fragmenting struct {
-	fd   int
-	ipv6 bool
-	on   bool
+// outlet is a socket that messages leave by. Whether the kernel may fragment what
+// a socket sends is a property of the socket (IP_MTU_DISCOVER; there is no control
+// message for it), so a sender switches it between messages, which few packets
+// need.
+type outlet struct {
+	fd        int
+	fragments bool
+	known     bool // fragments is; not of a socket that an earlier run has used
 }
 
-// prefix returns the first messages of msgs that want the same, having set the
-// socket up for them.
-func (f *fragmenting) prefix(msgs []message) ([]message, unix.Errno) {
+// outlets are the sockets of a shard: one with a source port of its own, and one
+// whose source port is that of the network, for peers that answer nothing else.
+// They may be the same.
+type outlets struct {
+	ipv6  bool
+	own   outlet
+	fixed outlet
+}
+
+func newOutlets(own, fixed int, ipv6 bool) outlets {
+	return outlets{ipv6: ipv6, own: outlet{fd: own}, fixed: outlet{fd: fixed}}
+}
+
+// prefix returns the first messages of msgs that leave by one socket in one way,
+// and that socket, set up for them.
+func (o *outlets) prefix(msgs []message) ([]message, *outlet, unix.Errno) {
+	out := &o.own
+	if msgs[0].fixedPort && o.fixed.fd != o.own.fd {
+		out = &o.fixed
+	}
 	want := msgs[0].fragment
-	if want != f.on {
-		if errno := setFragmenting(f.fd, f.ipv6, want); errno != 0 {
-			return nil, errno
+	if want != out.fragments || !out.known {
+		if errno := setFragmenting(out.fd, o.ipv6, want); errno != 0 {
+			return nil, out, errno
 		}
-		f.on = want
+		out.fragments, out.known = want, true
 	}
 	for i := range msgs {
-		if msgs[i].fragment != want {
-			return msgs[:i], 0
+		if msgs[i].fragment != want || msgs[i].fixedPort != msgs[0].fixedPort {
+			return msgs[:i], out, 0
 		}
 	}
-	return msgs, 0
+	return msgs, out, 0
 }
 
 // mmsgSender sends through sendmmsg, trains through UDP_SEGMENT.
 type mmsgSender struct {
-	fragmenting
+	outlets
 	msgs    []mmsghdr
 	control []byte
 }
 
-func newMmsgSender(fd int, ipv6 bool) *mmsgSender {
+func newMmsgSender(o outlets) *mmsgSender {
 	return &mmsgSender{
-		fragmenting: fragmenting{fd: fd, ipv6: ipv6},
-
+		outlets: o,
 		msgs:    make([]mmsghdr, maxMessages),
 		control: make([]byte, maxMessages*sendControlLen),
 	}
 }
 
 func (s *mmsgSender) send(msgs []message) (int, unix.Errno) {
-	msgs, errno := s.prefix(msgs)
+	msgs, out, errno := s.prefix(msgs)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -95,7 +115,7 @@ func (s *mmsgSender) send(msgs []message) (int, unix.Errno) {
 		at := i * sendControlLen
 		setControl(h, sendControl(s.control[at:at:at+sendControlLen], segment, m.tos, s.ipv6))
 	}
-	return sendmmsg(s.fd, s.msgs[:len(msgs)])
+	return sendmmsg(out.fd, s.msgs[:len(msgs)])
 }
 
 // batchConn is the part of ipv4.PacketConn and ipv6.PacketConn that sends.
@@ -128,19 +148,18 @@ func (r rawDescriptor) Write(f func(fd uintptr) bool) error { f(uintptr(r)); ret
 // It is not used to receive, because ReadBatch allocates an address for each
 // datagram.
 type batchSender struct {
-	fragmenting
-	conn    batchConn
+	outlets
+	conn    map[*outlet]batchConn
 	msgs    []ipv4.Message
 	addrs   []net.UDPAddr
 	buffers [][]byte
 	control []byte
 }
 
-// newBatchSender returns a sender on fd, which stays the caller's.
-func newBatchSender(fd int, local netip.Addr) *batchSender {
+// newBatchSender returns a sender on the sockets of o, which stay the caller's.
+func newBatchSender(o outlets, local netip.Addr) *batchSender {
 	s := &batchSender{
-		fragmenting: fragmenting{fd: fd, ipv6: local.Is6()},
-
+		outlets: o,
 		msgs:    make([]ipv4.Message, maxMessages),
 		addrs:   make([]net.UDPAddr, maxMessages),
 		buffers: make([][]byte, 0, maxVectors),
@@ -150,32 +169,35 @@ func newBatchSender(fd int, local netip.Addr) *batchSender {
 		s.addrs[i].IP = make(net.IP, local.BitLen()/8)
 		s.msgs[i].Addr = &s.addrs[i]
 	}
-	if s.ipv6 {
-		s.conn = ipv6.NewPacketConn(descriptor{fd: fd})
-	} else {
-		s.conn = ipv4.NewPacketConn(descriptor{fd: fd})
-	}
+	s.conn = map[*outlet]batchConn{&s.own: batchConnOf(o.own.fd, o.ipv6), &s.fixed: batchConnOf(o.fixed.fd, o.ipv6)}
 	return s
 }
 
+func batchConnOf(fd int, v6 bool) batchConn {
+	if v6 {
+		return ipv6.NewPacketConn(descriptor{fd: fd})
+	}
+	return ipv4.NewPacketConn(descriptor{fd: fd})
+}
+
 func (s *batchSender) send(msgs []message) (int, unix.Errno) {
-	msgs, errno := s.prefix(msgs)
+	msgs, out, errno := s.prefix(msgs)
 	if errno != 0 {
 		return 0, errno
 	}
 	s.buffers = s.buffers[:0]
 	for i := range msgs {
-		m, out := &msgs[i], &s.msgs[i]
+		m, dst := &msgs[i], &s.msgs[i]
 		from := len(s.buffers)
 		for j := range m.iov {
 			s.buffers = append(s.buffers, vectorBytes(&m.iov[j]))
 		}
-		out.Buffers = s.buffers[from:]
+		dst.Buffers = s.buffers[from:]
 		at := i * sendControlLen
-		out.OOB = sendControl(s.control[at:at:at+sendControlLen], 0, m.tos, s.ipv6)
+		dst.OOB = sendControl(s.control[at:at:at+sendControlLen], 0, m.tos, s.ipv6)
 		copyAddr(&s.addrs[i], m.peer.Endpoint)
 	}
-	n, err := s.conn.WriteBatch(s.msgs[:len(msgs)], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	n, err := s.conn[out].WriteBatch(s.msgs[:len(msgs)], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	if n > 0 || err == nil {
 		return n, 0
 	}

@@ -72,14 +72,21 @@ func (s *sends) header(n int) []byte {
 	return s.slab[at : at+n : at+n]
 }
 
+// way is how a packet leaves, beside where to.
+type way struct {
+	tos      uint8 // of the datagram
+	fragment bool  // see message
+}
+
 // add puts the packet made of header and payload into the batch. header is not
 // empty; payload may be.
-func (s *sends) add(peer *Peer, tos uint8, header, payload []byte) {
+func (s *sends) add(peer *Peer, w way, header, payload []byte) {
 	if len(s.iov)+2 > cap(s.iov) || len(s.msgs) == cap(s.msgs) {
 		s.flush()
 	}
 	size := len(header) + len(payload)
-	m := s.train(peer, tos, size)
+	fixed := peer.FixedPort()
+	m := s.train(peer, w, fixed, size)
 	from := len(s.iov)
 	s.iov = append(s.iov, vector(header))
 	if len(payload) > 0 {
@@ -87,7 +94,8 @@ func (s *sends) add(peer *Peer, tos uint8, header, payload []byte) {
 	}
 	if m == nil {
 		s.msgs = append(s.msgs, message{
-			peer: peer, tos: tos, segment: size, bytes: size, packets: 1, iov: s.iov[from:],
+			peer: peer, tos: w.tos, fragment: w.fragment, fixedPort: fixed,
+			segment: size, bytes: size, packets: 1, iov: s.iov[from:],
 		})
 		return
 	}
@@ -98,12 +106,12 @@ func (s *sends) add(peer *Peer, tos uint8, header, payload []byte) {
 }
 
 // train returns the last message if a packet may join it, else nil.
-func (s *sends) train(peer *Peer, tos uint8, size int) *message {
+func (s *sends) train(peer *Peer, w way, fixed bool, size int) *message {
 	if len(s.msgs) == 0 {
 		return nil
 	}
 	m := &s.msgs[len(s.msgs)-1]
-	if m.closed || m.peer != peer || m.tos != tos || size > m.segment ||
+	if m.closed || m.peer != peer || m.tos != w.tos || m.fragment != w.fragment || m.fixedPort != fixed || size > m.segment ||
 		m.packets >= s.segments || m.bytes+size > s.maxTrain {
 		return nil
 	}
@@ -147,7 +155,7 @@ func (s *sends) transmit(msgs []message) (int, unix.Errno) {
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
-			ready, err := s.exceptions.wait()
+			ready, err := s.exceptions.wait(msgs[0].fixedPort)
 			if ready {
 				continue
 			}
@@ -191,7 +199,8 @@ func (s *sends) sent(m *message) {
 // because the kernel cannot segment here, with the same error numbers for both.
 // Its packets are then sent one by one, none twice. If all go through, the
 // segments did fit, and GSO is at fault (EIO: the device has no transmit
-// checksum; EINVAL: xfrm and older kernels).
+// checksum; EINVAL: xfrm and older kernels). That does not follow where a packet
+// may be fragmented, which a segment may not.
 func (s *sends) refused(m *message, errno unix.Errno) {
 	if s.stopped {
 		return
@@ -201,7 +210,7 @@ func (s *sends) refused(m *message, errno unix.Errno) {
 		s.lost(m, errno)
 		return
 	}
-	if sent := s.sendSingly(m); sent == m.packets && s.segments > 1 && errno != unix.EMSGSIZE {
+	if sent := s.sendSingly(m); sent == m.packets && s.segments > 1 && errno != unix.EMSGSIZE && !m.fragment {
 		s.segments = 1
 		s.exceptions.gsoRefused(errno)
 	}

@@ -32,7 +32,7 @@ func newHarness(t testing.TB, segments int, ipv6 bool) *harness {
 	h := &harness{kernel: &kernel{t: t, segments: segments}, queue: new(fakeQueue), c: new(metrics.Direction)}
 	x := &exceptions{
 		shard: newShard(h.queue, h.kernel),
-		wait: func() (bool, error) {
+		wait: func(bool) (bool, error) {
 			h.waits++
 			return !h.stopped, nil
 		},
@@ -54,7 +54,7 @@ func (h *harness) put(peer *Peer, tos uint8, size, headerLen int) {
 	copy(pkt, serial[:])
 	hdr := h.header(headerLen)
 	copy(hdr, pkt)
-	h.add(peer, tos, hdr, pkt[headerLen:])
+	h.add(peer, way{tos: tos}, hdr, pkt[headerLen:])
 	h.want = append(h.want, datagram{peer, tos, string(pkt)})
 }
 
@@ -418,7 +418,7 @@ func (h *harness) addPacket(s segment) {
 	pkt := s.bytes()
 	hdr := h.header(20)
 	copy(hdr, pkt)
-	h.add(peerB, 0, hdr, pkt[20:])
+	h.add(peerB, way{}, hdr, pkt[20:])
 }
 
 func TestSenderLearnsThePathMTUOfEachPacketThatMayNotBeFragmented(t *testing.T) {
@@ -439,6 +439,21 @@ func TestSenderLearnsThePathMTUOfEachPacketThatMayNotBeFragmented(t *testing.T) 
 	}
 }
 
+// TestPacketThatIsNotSentAgainGoesInFragmentsBesideTheError: only TCP sends again
+// what was too big.
+func TestPacketThatIsNotSentAgainGoesInFragmentsBesideTheError(t *testing.T) {
+	h := newHarness(t, 64, false)
+	h.path, h.kernel.script = 1000, fits(1000-28, unix.EMSGSIZE)
+	h.addPacket(segment{src: "10.5.1.9", dst: "10.5.2.7", df: true, payload: pattern(1200)})
+	h.flush()
+	if n, p := dropped(h.c), h.c.Packets.Load(); n != 0 || p != 1 || len(h.kernel.wire) != 1 {
+		t.Errorf("%d dropped, %d sent, %d on the wire", n, p, len(h.kernel.wire))
+	}
+	if to, mtu := h.tooBigs(t); !bytes.Equal(to, []byte{7}) || mtu != 1000-28 {
+		t.Errorf("errors about packets to %v with MTU %d", to, mtu)
+	}
+}
+
 func TestPacketThatMayBeFragmentedGoesInFragments(t *testing.T) {
 	h := newHarness(t, 64, false)
 	h.path, h.kernel.script = 1000, fits(1000-28, unix.EMSGSIZE)
@@ -451,6 +466,39 @@ func TestPacketThatMayBeFragmentedGoesInFragments(t *testing.T) {
 	}
 	if to, _ := h.tooBigs(t); to != nil {
 		t.Errorf("errors about packets to %v", to)
+	}
+}
+
+// TestTrainThatGoesInFragmentsLeavesGSOOn: kernels refuse a GSO send whose segments
+// do not fit the path even where the packets may be fragmented.
+func TestTrainThatGoesInFragmentsLeavesGSOOn(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.EMSGSIZE, unix.EINVAL} {
+		h := newHarness(t, 64, false)
+		h.kernel.script = func(msgs []message) (int, unix.Errno) {
+			for i := range msgs {
+				if msgs[i].packets > 1 {
+					return i, errno
+				}
+			}
+			return len(msgs), 0
+		}
+		for range 3 {
+			h.add(peerB, way{fragment: true}, pattern(100), pattern(1200))
+		}
+		h.flush()
+		if n := h.c.Packets.Load(); n != 3 || dropped(h.c) != 0 || h.refusal() != 0 || h.segments != 64 {
+			t.Errorf("%v: %d sent, %v, GSO refused: %v", errno, n, drops(h.c), h.refusal())
+		}
+	}
+}
+
+func TestPacketsThatMayBeFragmentedAreNotInATrainWithOthers(t *testing.T) {
+	h := newHarness(t, 64, false)
+	for i := range 6 {
+		h.add(peerB, way{fragment: i/2 == 1}, pattern(100), nil)
+	}
+	if got := h.shape(); !slices.Equal(got, []int{2, 2, 2}) {
+		t.Errorf("trains of %v packets", got)
 	}
 }
 

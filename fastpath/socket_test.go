@@ -73,7 +73,7 @@ func receiveAll(t *testing.T, r *rx, n int, each func(b []byte, info recvInfo, f
 			if !parseControl(r.control[i*recvControlLen:][:h.Controllen], &info) || h.Flags&unix.MSG_CTRUNC != 0 {
 				t.Errorf("message %d: control messages % x, flags %#x", i, r.control[i*recvControlLen:][:h.Controllen], h.Flags)
 			}
-			each(r.arena[i*slotSize:][:r.msgs[i].len], info, decodeSockaddr(&r.names[i]))
+			each(r.arena[i*slotSize:][:r.msgs[i].len], info, decodeSockaddr(&r.names[i]).Addr())
 		}
 		n -= got
 	}
@@ -121,8 +121,8 @@ func sendAll(s sender, msgs []message) (sent int, errno unix.Errno) {
 // recvmmsg: the layouts of the headers are the kernel's.
 func TestSendersOverLoopback(t *testing.T) {
 	to, from := openUDP(t, "127.0.0.1"), openUDP(t, "127.0.0.1")
-	plain := newBatchSender(from.fd, from.addr.Addr())
-	for name, s := range map[string]sender{"sendmmsg": newMmsgSender(from.fd, false), "x/net": plain} {
+	plain := newBatchSender(newOutlets(from.fd, from.fd, false), from.addr.Addr())
+	for name, s := range map[string]sender{"sendmmsg": newMmsgSender(newOutlets(from.fd, from.fd, false)), "x/net": plain} {
 		t.Run(name, func(t *testing.T) {
 			msgs := messages(NewPeer(nil, to.addr))
 			if n, errno := sendAll(s, msgs); errno != 0 {
@@ -152,8 +152,8 @@ func TestReceiveOfAnEmptySocketSaysEAGAIN(t *testing.T) {
 
 func TestSenderTellsWhatIsWrongWithTheFirstMessage(t *testing.T) {
 	to, from := openUDP(t, "127.0.0.1"), openUDP(t, "127.0.0.1")
-	plain := newBatchSender(from.fd, from.addr.Addr())
-	for name, s := range map[string]sender{"sendmmsg": newMmsgSender(from.fd, false), "x/net": plain} {
+	plain := newBatchSender(newOutlets(from.fd, from.fd, false), from.addr.Addr())
+	for name, s := range map[string]sender{"sendmmsg": newMmsgSender(newOutlets(from.fd, from.fd, false)), "x/net": plain} {
 		good := messages(NewPeer(nil, to.addr))[:2]
 		big := message{peer: good[0].peer, segment: 65508, bytes: 65508, packets: 1, iov: []unix.Iovec{vector(pattern(65508))}}
 		if n, errno := sendAll(s, []message{good[0], good[1], big}); n != 2 || errno != unix.EMSGSIZE {

@@ -91,14 +91,15 @@ func (t *tx) packet(b []byte) {
 		t.c.Drop(metrics.DropMalformed, 1)
 		return
 	}
-	tos := encap.OuterTOS(h.TOS)
+	w := way{tos: encap.OuterTOS(h.TOS)}
 	if super.Kind == encap.Whole {
 		if super.Partial && (super.CsumStart < h.IPLen || !encap.CompleteChecksum(pkt, super.CsumStart, super.CsumOffset)) {
 			t.c.Drop(metrics.DropMalformed, 1)
 			return
 		}
 		t.c.Merged.Observe(1)
-		t.sends.add(peer, tos, pkt, nil)
+		w.fragment = peer.mayFragment(pkt, &h, len(pkt))
+		t.sends.add(peer, w, pkt, nil)
 		return
 	}
 	if t.splitter.Reset(pkt, &h, super) != nil {
@@ -108,11 +109,12 @@ func (t *tx) packet(b []byte) {
 	if peer.Partial && t.shard.partial {
 		t.splitter.LeavePartial()
 	}
+	w.fragment = peer.mayFragment(pkt, &h, t.splitter.HeaderLen()+super.Size)
 	n := t.splitter.Remaining()
 	t.c.Merged.Observe(n)
 	for range n {
 		hdr := t.sends.header(t.splitter.HeaderLen())
-		t.sends.add(peer, tos, hdr, t.splitter.Next(hdr))
+		t.sends.add(peer, w, hdr, t.splitter.Next(hdr))
 	}
 }
 

@@ -178,6 +178,11 @@ func (p page) peers(peers []Peer) {
 		}
 		p.row(cells...)
 	}
+	for _, peer := range peers { // below the table, whose columns they would widen
+		for _, note := range peer.Notes {
+			fmt.Fprintf(p, "%s: %s\n", peer.PublicIP, note)
+		}
+	}
 }
 
 func (p page) drops(d Drops) {

@@ -36,6 +36,7 @@ func full() Document {
 					Subnets:   []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("fd00:0:0:2::/64")},
 					PublicIP:  netip.MustParseAddr("172.31.9.12"),
 					TXPackets: 1_000_000, TXBytes: 1_472_000_000, RXPackets: 12, RXBytes: 999,
+					Notes: []string{"sent from port 8285, as the peer does"},
 				},
 			},
 		},

@@ -171,6 +171,8 @@ type Peer struct {
 	// Idle is for how many seconds no packet went or came, to within a second;
 	// with vxlan, for how many none went. nil: none ever did, or it is not known.
 	Idle *float64 `json:"idle_seconds,omitempty"`
+	// Notes say what is unusual about the way to the peer.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Counted says whether it is known what went to the peer and came from it: what

@@ -14,6 +14,7 @@ import (
 	"maps"
 	"net/netip"
 	"runtime"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -108,7 +109,8 @@ func Open(cfg Config) (_ *Backend, err error) {
 	}
 	b.engine, err = fastpath.New(fastpath.Config{
 		Device: b.device, Pairs: pairs, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
-		Switches: cfg.Switches, PartialAnnounced: cfg.PartialAnnounced,
+		Translated: translated(cfg.Underlay, b.local),
+		Switches:   cfg.Switches, PartialAnnounced: cfg.PartialAnnounced,
 		SourceCheck: cfg.SourceCheck, Inherited: cfg.Inherited, Logger: cfg.Logger,
 	})
 	if errors.Is(err, unix.EADDRINUSE) && ports.Device(int(cfg.Port)) != nil {
@@ -119,6 +121,16 @@ func Open(cfg Config) (_ *Backend, err error) {
 	}
 	b.SetPeers(nil)
 	return b, nil
+}
+
+// translated reports whether peers see another address than local, which this node
+// sends from.
+func translated(u underlay.Interface, local netip.Addr) bool {
+	public := u.PublicIP
+	if local.Is6() {
+		public = u.PublicIPv6
+	}
+	return public.IsValid() && public != local
 }
 
 // LocalAddr chooses the family of the underlay: IPv4 where the interface has
@@ -202,11 +214,13 @@ func (b *Backend) Status() status.Dataplane {
 	for _, s := range b.engine.Offloads() {
 		d.Offloads = append(d.Offloads, status.Offload{Name: s.Name, Mode: s.Mode.String(), InForce: s.InForce, Why: s.Why})
 	}
+	separated := slices.ContainsFunc(d.Offloads, func(o status.Offload) bool { return o.Name == "source-ports" && o.InForce })
 	for _, p := range b.engine.Peers().All() {
 		d.Peers = append(d.Peers, status.Peer{
 			Subnets: p.Subnets, PublicIP: p.Endpoint.Addr(),
 			TXPackets: p.Traffic.TXPackets.Load(), TXBytes: p.Traffic.TXBytes.Load(),
 			RXPackets: p.Traffic.RXPackets.Load(), RXBytes: p.Traffic.RXBytes.Load(),
+			Notes: p.PathNotes(separated),
 		})
 	}
 	return d

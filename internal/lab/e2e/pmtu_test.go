@@ -170,6 +170,14 @@ func TestPacketThatMayBeFragmentedCrossesANarrowPath(t *testing.T) {
 // echoWithout sends a datagram of size bytes of payload without DF from pod-a
 // until one comes back.
 func (l *lab) echoWithout(addr netip.Addr, size int) error {
+	return l.echoOf(addr, size, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+	})
+}
+
+// echoOf sends a datagram of size bytes of payload from pod-a until one comes
+// back. prepare, if not nil, sets the sender's socket up.
+func (l *lab) echoOf(addr netip.Addr, size int, prepare func(fd int) error) error {
 	server, err := listenUDP(l.pod(1).NS, netip.AddrPortFrom(addr, 0))
 	if err != nil {
 		return err
@@ -181,15 +189,22 @@ func (l *lab) echoWithout(addr netip.Addr, size int) error {
 		return err
 	}
 	defer client.Close()
-	if err := setInt(client, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT); err != nil {
-		return err
+	if prepare != nil {
+		raw, err := client.SyscallConn()
+		if err != nil {
+			return err
+		}
+		var failed error
+		if err := errors.Join(raw.Control(func(fd uintptr) { failed = prepare(int(fd)) }), failed); err != nil {
+			return err
+		}
 	}
 	buf, got := make([]byte, size), make([]byte, size+1)
 	_, _ = io.ReadFull(content(1, int64(size)), buf)
 	// The first ones may go where a router has yet to say that they are too
 	// big.
 	if !testkit.Within(testkit.Patience, func() bool {
-		if _, err = client.Write(buf); err != nil {
+		if _, err = client.Write(buf); err != nil && !errors.Is(err, unix.EMSGSIZE) {
 			return true
 		}
 		_ = client.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
@@ -199,7 +214,7 @@ func (l *lab) echoWithout(addr netip.Addr, size int) error {
 		err = errors.New("no echo")
 	}
 	if err != nil {
-		return fmt.Errorf("%d bytes without DF: %w", size, err)
+		return fmt.Errorf("%d bytes to %s: %w", size, addr, err)
 	}
 	return nil
 }

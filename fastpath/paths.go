@@ -1,0 +1,176 @@
+package fastpath
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/encap"
+)
+
+const (
+	// pathsTick is how often the way to each peer is looked at.
+	pathsTick = time.Second
+	// pathsAsked is for how many peers, at most, the kernel is asked for the
+	// path MTU at a time: two system calls each.
+	pathsAsked = 64
+
+	// A peer is silent while packets go to it and none come back, counted in
+	// ticks. After silentOwn it is tried from the network's port for
+	// silentFixed, then for silentAgain from the shards' own ports, and so on.
+	// The own ports have the larger part, so that a peer that was merely away
+	// is found there as a rule. Two nodes that both have to send from the
+	// network's port do so within 30 s of each other, which is how long Linux
+	// remembers a packet without an answer
+	// (net.netfilter.nf_conntrack_udp_timeout).
+	silentOwn   = 2
+	silentFixed = 4
+	silentAgain = 12
+	// firstRetry is for how many ticks a peer that was found from the
+	// network's port is served from there before the own ports are tried once
+	// more, for silentOwn. Each time that is in vain the next is twice as far.
+	firstRetry = 300
+
+	// defaultMinPMTU is net.ipv4.route.min_pmtu unless it was changed.
+	defaultMinPMTU = 552
+)
+
+// paths watches the ways to the peers of an engine, apart from the threads that
+// forward. It belongs to one goroutine.
+type paths struct {
+	peers     func() *Peers
+	local     netip.Addr
+	separated bool // the shards have source ports of their own
+	fd        int  // to ask the kernel for path MTUs; -1: none
+	minPMTU   int
+	next      int // the peer to ask for first
+}
+
+// watched is what paths remembers of a peer.
+type watched struct {
+	tx, rx uint64
+	silent int // ticks
+	served int // ticks with answers since the port was chosen
+	retry  int // ticks to serve from the network's port; 0: firstRetry
+}
+
+// newPaths returns what watches the ways from local, in the network namespace of
+// the calling thread.
+func newPaths(local netip.Addr, separated bool, peers func() *Peers) *paths {
+	p := &paths{peers: peers, local: local, separated: separated, fd: -1, minPMTU: defaultMinPMTU}
+	if local.Is6() {
+		return p // no path is narrower than the kernel's least MTU
+	}
+	if text, err := os.ReadFile("/proc/sys/net/ipv4/route/min_pmtu"); err == nil {
+		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			p.minPMTU = n
+		}
+	}
+	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP); err == nil {
+		p.fd = fd
+	}
+	return p
+}
+
+func (p *paths) close() {
+	if p.fd >= 0 {
+		_ = unix.Close(p.fd)
+	}
+}
+
+// run looks at the ways until ctx is done.
+func (p *paths) run(ctx context.Context) {
+	ticks := time.NewTicker(pathsTick)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks.C:
+			p.look()
+		}
+	}
+}
+
+// look takes one look at all peers.
+func (p *paths) look() {
+	all := p.peers().All()
+	asked := 0
+	for i := range all {
+		peer := all[(p.next+i)%len(all)]
+		w := &peer.path.watched
+		tx, rx := peer.Traffic.TXPackets.Load(), peer.Traffic.RXPackets.Load()
+		sent, answered := tx != w.tx, rx != w.rx
+		w.tx, w.rx = tx, rx
+		if p.separated {
+			peer.listen(sent, answered)
+		}
+		if sent && p.fd >= 0 && asked < pathsAsked {
+			if asked++; asked == pathsAsked {
+				p.next = (p.next + i + 1) % len(all)
+			}
+			p.clamped(peer)
+		}
+	}
+}
+
+// listen chooses the port from which packets go to a peer, after a tick in which
+// packets were sent and answered, or not.
+//
+// As long as it gets answers a node follows its peer: it sends from the network's
+// port while the peer does. A node that gets none chooses by itself, until the
+// shards' own ports have proved good. So two nodes never follow each other in
+// circles, and a pair that needs the network's port, because of masquerade or a
+// firewall at either end, has it.
+func (p *Peer) listen(sent, answered bool) {
+	w, path := &p.path.watched, &p.path
+	switch {
+	case answered && !path.chosen.Load():
+		w.silent = 0
+	case answered:
+		w.silent = 0
+		w.served++
+		if w.retry == 0 {
+			w.retry = firstRetry
+		}
+		switch {
+		case !path.fixedPort.Load() && w.served >= silentOwn:
+			path.chosen.Store(false)
+			w.retry = 0
+		case path.fixedPort.Load() && w.served >= w.retry:
+			w.served, w.retry = 0, 2*w.retry
+			path.fixedPort.Store(false)
+		}
+	case sent:
+		w.silent++
+		if w.silent >= silentOwn {
+			w.served = 0
+			path.chosen.Store(true)
+			path.fixedPort.Store((w.silent-silentOwn)%(silentFixed+silentAgain) < silentFixed)
+		}
+	}
+}
+
+// clamped finds out whether the path to a peer may be narrower than the kernel
+// says: it believes in no MTU below net.ipv4.route.min_pmtu. What fits that MTU,
+// but perhaps not the path, is then sent without DF; what does not fit comes back
+// as EMSGSIZE as ever.
+func (p *paths) clamped(peer *Peer) {
+	if unix.Connect(p.fd, sockaddr(peer.Endpoint)) != nil {
+		return
+	}
+	mtu, err := unix.GetsockoptInt(p.fd, unix.IPPROTO_IP, unix.IP_MTU)
+	if err != nil {
+		return
+	}
+	size := 0
+	if mtu <= p.minPMTU {
+		size = int(encap.UnderlayMTU(mtu).Tunnel(p.local))
+	}
+	peer.path.withoutDF.Store(int32(size))
+}
