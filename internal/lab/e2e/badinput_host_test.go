@@ -48,7 +48,7 @@ func TestUnusableInterfaceIsRefused(t *testing.T) {
 		s.write(dualStackLeases)
 		testkit.Must(t, s.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"))
 		// An IPv4 underlay carries the packets of both families.
-		s.refuses(t, because("add address fd00:10:5:1::/128 to flannel0", "IPv6 is turned off here", "disable_ipv6=0"), s.flags()...)
+		s.refuses(t, because("set address fd00:10:5:1::/128 on flannel0", "IPv6 is turned off here", "disable_ipv6=0"), s.flags()...)
 	})
 	t.Run("its MTU is too small", func(t *testing.T) {
 		s := newSite(t)
@@ -89,7 +89,7 @@ func TestPortInUseIsRefused(t *testing.T) {
 	})
 	t.Run("health port", func(t *testing.T) {
 		hold(t, "tcp", "172.31.9.11:8081")
-		s.refuses(t, because("172.31.9.11:8081", "the port is in use", "--healthz-port"), s.flags("--healthz-ip=172.31.9.11", "--healthz-port=8081")...)
+		s.refuses(t, because("172.31.9.11:8081", "address already in use", "--healthz-port"), s.flags("--healthz-ip=172.31.9.11", "--healthz-port=8081")...)
 	})
 	t.Run("health address of another host", func(t *testing.T) {
 		s.refuses(t, because("192.0.2.1:8081", "no interface has this address", "--healthz-ip"), s.flags("--healthz-ip=192.0.2.1", "--healthz-port=8081")...)
@@ -171,8 +171,8 @@ func TestHostWithoutTUNIsRefused(t *testing.T) {
 	for _, mode := range []string{"auto", "on", "off"} {
 		t.Run("tun-offload="+mode, func(t *testing.T) {
 			flag := "--tun-offload=" + mode
-			s.refusesWithout(t, []string{"-dir=/dev"},
-				because("/dev/net/tun is missing", "modprobe tun"), s.flags(flag)...)
+			s.refusesWithout(t, []string{"-dir=/dev", "-mknod"},
+				because("/dev/net/tun is missing", "modprobe tun", "MKNOD"), s.flags(flag)...)
 			s.refusesWithout(t, []string{"-device=/dev/net/tun"},
 				because("permission denied", "allow the container /dev/net/tun"), s.flags(flag)...)
 			s.refusesWithout(t, []string{"-net-admin"},

@@ -33,7 +33,7 @@ func TestSecondDaemonOnAHostIsRefusedAndTheFirstGoesOn(t *testing.T) {
 		{"its own socket, plain device", []string{"--socket=" + own, "--tun-offload=off"}, []string{
 			"flannel0 is open in another process"}},
 		{"its own socket and device", []string{"--socket=" + own, "--tun-name=flannel1"}, []string{
-			"add route 10.5.0.0/16 dev flannel1", "another route to it exists"}},
+			"bind UDP 172.31.9.11:8285: address already in use", "another flanneld or twilld uses the port"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.refuses(t, because(c.says...), append(append([]string{}, first.args...), c.flags...)...)

@@ -79,6 +79,9 @@ func TestDaemonKilledAmidARenewalLosesNothingAndTakesNothing(t *testing.T) {
 		l, relay := relayedEtcdLab(t, nodes)
 		if nodes == 2 {
 			l.put("config", `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.1.0", "Backend": {"Type": "udp"}}`)
+			// Its bridge has an address of that subnet, which it gets only if it
+			// had it before.
+			l.daemons[0].previous = ipv4Stack.lastSubnets(l.Hosts[0])
 		}
 		l.daemons[0].start()
 		l.daemons[0].waitReady()

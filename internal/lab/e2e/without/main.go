@@ -1,7 +1,7 @@
 // Without runs a command on a host that lacks something, for tests of what a
 // program does there:
 //
-//	without [-dir DIR] [-device FILE] [-net-admin] [-offload NAME] COMMAND [ARG...]
+//	without [-dir DIR] [-device FILE] [-net-admin] [-mknod] [-offload NAME] COMMAND [ARG...]
 //
 // The command takes its place, so signals and the exit code are the command's.
 package main
@@ -28,6 +28,7 @@ func run() error {
 	dir := flag.String("dir", "", "put an empty directory in place of `DIR`")
 	device := flag.String("device", "", "forbid to open the device `FILE`")
 	netAdmin := flag.Bool("net-admin", false, "take CAP_NET_ADMIN away")
+	mknod := flag.Bool("mknod", false, "take CAP_MKNOD away")
 	offload := flag.String("offload", "", "let the kernel refuse an offload by the `NAME` of twilld's flag")
 	flag.Parse()
 	if flag.NArg() == 0 {
@@ -38,9 +39,12 @@ func run() error {
 	if err := hide(*dir, *device); err != nil {
 		return err
 	}
-	if *netAdmin {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_NET_ADMIN, 0, 0, 0); err != nil {
-			return fmt.Errorf("drop CAP_NET_ADMIN: %w", err)
+	for capability, drop := range map[uintptr]bool{unix.CAP_NET_ADMIN: *netAdmin, unix.CAP_MKNOD: *mknod} {
+		if !drop {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0); err != nil {
+			return fmt.Errorf("drop capability %d: %w", capability, err)
 		}
 	}
 	if *offload != "" {
