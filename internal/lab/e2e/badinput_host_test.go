@@ -3,6 +3,7 @@ package e2e
 import (
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -155,14 +156,26 @@ func TestFlannel0OfAnotherProcessIsRefused(t *testing.T) {
 	}
 }
 
-func TestRouteToTheNetworkThatIsThereAlreadyIsRefused(t *testing.T) {
+// pod-a ── host a, another route to the network ──────────── host b ── pod-b
+func TestRouteOfAnotherProgramToTheNetworkIsLeftAloneAndReported(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	testkit.Must(t, s.NS.Netlink().RouteAdd(&netlink.Route{
-		LinkIndex: s.link(t, netlab.UnderlayLink).Attrs().Index,
-		Dst:       netlab.IPNet(netlab.Network), Gw: netip.MustParseAddr("172.31.9.12").AsSlice(),
-	}))
-	s.refuses(t, because("add route 10.5.0.0/16 dev flannel0", "another route to it exists", "ip route show 10.5.0.0/16"), s.flags()...)
+	l := newLab(t, labOptions{idle: true})
+	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
+	other := &netlink.Route{
+		LinkIndex: l.link(0, netlab.UnderlayLink).Attrs().Index,
+		Dst:       netlab.IPNet(netlab.Network), Gw: netip.MustParseAddr("172.31.9.99").AsSlice(),
+	}
+	testkit.Must(t, nl.RouteAdd(other))
+	l.start()
+	testkit.Eventually(t, "the log names the route and the remedy", func() bool {
+		log := d.stderr.String()
+		return strings.Contains(log, "set route 10.5.0.0/16 dev flannel0: another route to it exists") && strings.Contains(log, "ip route show 10.5.0.0/16")
+	})
+	if err := pingOnce(l.pod(0), l.pod(1).Addr); err == nil {
+		t.Error("the route of another program is not used")
+	}
+	testkit.Must(t, nl.RouteDel(other)) // it is still there
+	testkit.Eventually(t, "pods talk once it has gone", func() bool { return pingOnce(l.pod(0), l.pod(1).Addr) == nil })
 }
 
 func TestHostWithoutTUNIsRefused(t *testing.T) {
