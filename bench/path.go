@@ -32,7 +32,7 @@ var Paths = []Path{
 	{"host-gw", "host-gw", hostGW, nil},
 	{"wire", "bare wire", bareWire, nil},
 	{"flannel-udp", "stock flannel udp", flannelUDP, nil},
-	{"floor", "floor: TUN and UDP alone", floor(false), nil},
+	{"floor", "floor: TUN and UDP alone", floor(false), floorLoads},
 	{"floor-plain", "floor, one packet a call", floor(true), []string{"tcp1", "tcp4", "udp64", "rr"}},
 	wireguardPath,
 	nebulaPath,
@@ -41,6 +41,9 @@ var Paths = []Path{
 // kernelLoads are those of backends of twilld that leave packets to the kernel:
 // enough to see that the daemon costs them nothing.
 var kernelLoads = []string{"ping", "tcp1", "tcp4", "udp64", "udpmtu", "rr"}
+
+// floorLoads are those that marks are held against.
+var floorLoads = []string{"tcp1", "tcp4", "tcp1r", "tcp4r", "udp64", "udp64-1", "rr"}
 
 // encryptingLoads are those of paths that do more work than the others and are
 // there for the order of magnitude.
