@@ -9,26 +9,26 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// announcement is the BackendData of a lease. The keys of VXLAN come first, as
-// stock flannel writes them; it passes over the others.
+// announcement is the BackendData of a lease. The VXLAN keys come first, as
+// stock flannel writes them; stock flannel ignores all other keys.
 type announcement struct {
 	*vxlan.Data        // nil: no VXLAN for IPv4
-	Backends    []Kind `json:",omitempty"` // more than one; else BackendType says it all
-	// DirectRouting of a node that says nothing of its backend: stock's udp
-	// backend does not have it.
+	Backends    []Kind `json:",omitempty"` // set if there is more than one; otherwise BackendType is enough
+	// DirectRouting is set only where BackendType is empty, that is for the udp
+	// backend, which has no DirectRouting in stock flannel.
 	DirectRouting bool `json:",omitempty"`
 	udp.Announcement
 	identity
 }
 
-// vteps are the VXLAN devices of a node, by the family of the pods; nil where it
-// has none.
+// vteps are the VXLAN devices of a node by the address family of the pods, nil
+// for a family without one.
 type vteps struct{ v4, v6 *vxlan.Data }
 
-// attrs is what the node with an ID announces about itself.
+// attrs returns what the node with the given ID announces about itself.
 func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcement, id string) lease.Attrs {
 	var out lease.Attrs
-	// The others conclude from them over which families the devices are.
+	// The peers infer from these which address families the VXLAN devices use.
 	if u.IPv4.IsValid() {
 		out.PublicIP = u.PublicIP
 	}
@@ -36,7 +36,7 @@ func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcem
 		out.PublicIPv6 = u.PublicIPv6
 	}
 	data := announcement{Data: v.v4}
-	if c.First() == UDP { // of which stock says nothing
+	if c.First() == UDP { // stock flannel writes no BackendType for it
 		data.DirectRouting = s.DirectRouting
 	} else {
 		out.BackendType = string(c.First())
@@ -47,7 +47,8 @@ func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcem
 	if c.Has(UDP) {
 		data.Announcement = a
 	}
-	// What stock flannel writes stays what stock flannel writes.
+	// A lease that stock flannel could have written stays byte for byte the
+	// same.
 	if data.DirectRouting || data.Backends != nil || data.Announcement != (udp.Announcement{}) {
 		data.Node = id
 	}
@@ -58,11 +59,11 @@ func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcem
 	return out
 }
 
-// encode returns nil for an announcement that is empty.
+// encode returns nil for an empty announcement.
 func encode(a announcement) json.RawMessage {
 	b, err := json.Marshal(a)
 	if err != nil {
-		panic(err) // numbers, strings and booleans
+		panic(err) // unreachable: only numbers, strings and booleans
 	}
 	if string(b) == "{}" {
 		return nil

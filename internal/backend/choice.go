@@ -12,29 +12,30 @@ import (
 // Kind names a backend.
 type Kind string
 
-// The backends, of which two nodes use the first that both have.
+// The backends. Two nodes use the first one that both have.
 const (
 	VXLAN  Kind = "vxlan"   // a VXLAN device of the kernel
 	UDP    Kind = "udp"     // datagrams through a TUN device, in user space
 	HostGW Kind = "host-gw" // a plain route through the peer's address
 )
 
-// Choice is which backends a node has, and why these.
+// Choice is the list of backends a node uses, and the reason for it.
 type Choice struct {
-	Kinds []Kind // the best first
-	Why   string // in words, for the log
-	// Auto says that the node may do with fewer of them than it was to have.
+	Kinds []Kind // best first
+	Why   string // the reason in words, for the log
+	// Auto reports whether the node may run with fewer backends than planned.
 	Auto bool
 }
 
-// Equal says whether two choices are the same, for whatever reason.
+// Equal reports whether two choices have the same backends, whatever the
+// reasons.
 func (c Choice) Equal(o Choice) bool { return slices.Equal(c.Kinds, o.Kinds) }
 
-// Has says whether k is among the backends.
+// Has reports whether k is among the backends.
 func (c Choice) Has(k Kind) bool { return slices.Contains(c.Kinds, k) }
 
-// First is the backend that stock flannel takes the node's for; empty: the node
-// carries no packets.
+// First returns the backend that stock flannel nodes assume this node uses. It
+// is empty if the node carries no packets.
 func (c Choice) First() Kind {
 	if len(c.Kinds) == 0 {
 		return ""
@@ -42,18 +43,18 @@ func (c Choice) First() Kind {
 	return c.Kinds[0]
 }
 
-// Probes find out what this kernel, with the rights that the process has, can
-// do. An error says why not.
+// Probes find out what the running kernel can do with the privileges of this
+// process. A non-nil error gives the reason why a backend cannot be used.
 type Probes struct {
 	VXLAN func(vni int) error
 	UDP   func() error
 }
 
-// Probe are the probes of the kernel that runs, for the network namespace of the
-// calling thread. Nothing is left of them.
+// Probe holds the probes of the running kernel, for the network namespace of
+// the calling thread. They leave nothing behind.
 var Probe = Probes{VXLAN: probeVXLAN, UDP: tun.Probe}
 
-// probeVXLAN makes no device where an earlier run has left one, so that a restart
+// probeVXLAN makes no device if an earlier run left one, so that a restart
 // changes nothing.
 func probeVXLAN(vni int) error {
 	for _, ipv6 := range []bool{false, true} {
@@ -64,15 +65,15 @@ func probeVXLAN(vni int) error {
 	return vxlan.Probe()
 }
 
-// Failed says of backends why they cannot be used on this host. Those that are
-// not in it can be, as far as is known.
+// Failed holds, for each backend that cannot be used on this host, the reason.
+// Backends that are not listed are usable as far as is known.
 type Failed map[Kind]error
 
-// Probe finds out which of the backends that s may choose among cannot be used in
-// the network namespace of the calling thread.
+// Probe finds out which of the backends that s allows cannot be used in the
+// network namespace of the calling thread.
 func (s Settings) Probe(p Probes) Failed {
 	if s.Type != typeAuto && s.Type != typeVXLAN {
-		return nil // there is nothing to choose
+		return nil // there is no choice to make
 	}
 	f := make(Failed)
 	if err := p.VXLAN(s.VXLAN.VNI); err != nil {
@@ -84,7 +85,7 @@ func (s Settings) Probe(p Probes) Failed {
 	return f
 }
 
-// Choose chooses the backends that s asks for among those that have not failed.
+// Choose picks the backends that s asks for from those that have not failed.
 func (s Settings) Choose(f Failed) (Choice, error) {
 	named := "the network configuration names it"
 	if s.Overridden {

@@ -11,30 +11,30 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Self is what a node knows of itself from its host.
+// Self is what a node knows about itself from its host.
 type Self struct {
 	MACs MACs
-	// ID distinguishes two hosts that have one public address. Empty: it is not
-	// known.
+	// ID distinguishes two hosts with the same public address. It is empty if
+	// unknown.
 	ID string
-	// Leases are those of all nodes, as far as they are known, and Own is this
-	// node's; its subnets are invalid before it has one.
+	// Leases are the known leases of all nodes, and Own is the lease of this
+	// node. The subnets of Own are invalid until it has a lease.
 	Leases []lease.Lease
 	Own    lease.Lease
 }
 
-// hasMAC reports whether another node announces the Ethernet address, or, with
-// earlier, whether one does whose subnet is the lesser: of two running nodes with
-// one address, one keeps it.
+// hasMAC reports whether another node announces the Ethernet address mac. With
+// earlier set, it considers only nodes with a lower subnet, so that of two
+// running nodes that share an address exactly one keeps it.
 func (s *Self) hasMAC(mac net.HardwareAddr, earlier bool) bool {
 	text := mac.String()
 	own := subnetsOf(s.Own)
 	for _, l := range s.Leases {
 		if !strings.Contains(string(l.BackendData), text) && !strings.Contains(string(l.BackendV6Data), text) {
-			continue // as most, at little cost
+			continue // a cheap test that rules out most leases
 		}
 		if node, _ := NodeOf(l.Attrs); subnetsOf(l) == own || node != "" && node == s.ID {
-			continue // this node's former one, say
+			continue // a previous lease of this node, for example
 		}
 		if !earlier || own == (subnets{}) || compareSubnets(subnetsOf(l), own) < 0 {
 			return true
@@ -47,10 +47,10 @@ func compareSubnets(a, b subnets) int {
 	return cmp.Or(a.v4.Addr().Compare(b.v4.Addr()), a.v6.Addr().Compare(b.v6.Addr()))
 }
 
-// macFor returns the address of the VXLAN device v: that of the device that is
-// there, or else the one that follows from the node's public address, in either
-// case unless another node has it. Frames to an address that two nodes have all go
-// to one of them.
+// macFor returns the address of the VXLAN device v: that of the existing device
+// or, if there is none, the one derived from the node's public address. Neither
+// is used if another node has it, since all frames to a shared address go to
+// only one of the nodes.
 func (s *Self) macFor(v plannedVTEP, u underlay.Interface, vni int) net.HardwareAddr {
 	if mac := s.MACs.of(v); mac != nil && !s.hasMAC(mac, true) {
 		return mac
@@ -59,7 +59,7 @@ func (s *Self) macFor(v plannedVTEP, u underlay.Interface, vni int) net.Hardware
 	if !public.IsValid() {
 		public = u.PublicIPv6
 	}
-	const most = 100 // each is another's by a chance of 1 in 2^46
+	const most = 100 // the chance that any one of them is taken is 1 in 2^46
 	mac := v.ownMAC(u, vni)
 	for n := 1; s.hasMAC(mac, false) && n < most; n++ {
 		mac = vxlan.SpareMAC(public, vni, v.ipv6Name, n)
@@ -79,38 +79,39 @@ func SameVTEPs(a, b lease.Attrs) bool {
 	return true
 }
 
-// identity is the part of BackendData that says whose lease it is. A lease that is
-// byte for byte as stock flannel writes it has none.
+// identity is the part of BackendData that identifies the node that holds the
+// lease. It is empty in a lease that is byte for byte what stock flannel
+// writes.
 type identity struct {
 	Node string `json:",omitempty"` // Self.ID
-	// Challenge is the ID of a node that has found this lease under its own
-	// public address. The node of the lease, if it is alive, announces itself
-	// again, which removes it.
+	// Challenge is the ID of a node that found this lease under its own public
+	// address. If the node that holds the lease is alive, it renews its
+	// announcement, which removes the challenge.
 	Challenge string `json:",omitempty"`
 }
 
 func identityOf(a lease.Attrs) (id identity) {
 	if json.Unmarshal(a.BackendData, &id) != nil {
-		return identity{} // of another form, which says nothing of this kind
+		return identity{} // not an object: it identifies no node
 	}
 	return id
 }
 
-// NodeOf returns the ID of the node that has written a, and that of the node that
-// challenges it; empty where there is none.
+// NodeOf returns the ID of the node that wrote a, and the ID of the node that
+// challenges it. Each is empty if there is none.
 func NodeOf(a lease.Attrs) (node, challenger string) {
 	id := identityOf(a)
 	return id.Node, id.Challenge
 }
 
-// Challenge returns a, which has the ID of a node, with the challenge of another. For
-// the peers of that node nothing changes.
+// Challenge returns a with the challenge of another node added. a must have the
+// ID of a node. Nothing changes for the peers of that node.
 func Challenge(a lease.Attrs, by string) lease.Attrs {
 	var all map[string]json.RawMessage
 	if json.Unmarshal(a.BackendData, &all) != nil {
 		return a
 	}
-	all["Challenge"], _ = json.Marshal(by) // a string always can be
-	a.BackendData, _ = json.Marshal(all)   // as can what was parsed
+	all["Challenge"], _ = json.Marshal(by) // a string can always be encoded
+	a.BackendData, _ = json.Marshal(all)   // and so can a value that was just decoded
 	return a
 }

@@ -13,15 +13,15 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// SetLeases makes the nodes of leases, but for this one, the peers, each by the
-// best backend. It must not run at the same time as itself, and runs in the network
-// namespace of Open. A peer that stays where it is is not disturbed; one that
-// moves does so by one route that is replaced.
+// SetLeases makes the nodes of leases, except this one, the peers, each by the
+// best available backend. It must be called in the network namespace of Open,
+// and not concurrently with itself. A peer whose path does not change is not
+// disturbed; one whose path changes has its route replaced in one step.
 //
-// What cannot be done for one peer is logged, once, and done for the others. again
-// says that the same leases are worth setting again after some seconds: something
-// went wrong, or how a peer is reached depends on routes of the underlay, which
-// change without notice.
+// A failure for one peer is logged once and does not affect the others. again
+// reports whether the same leases should be set again after a few seconds:
+// either something failed, or the path to a peer depends on routes of the
+// underlay, which change without notice.
 func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	if !p.cfg.Settings.Carries() {
 		s, _ := p.layout().state(nil)
@@ -30,7 +30,8 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	paths, senders := p.decide(leases)
 	p.openUDPFor(paths)
 	if b := p.backend(); b != nil {
-		// Before the routes, or else packets go where nobody knows the way.
+		// Peers come before routes; otherwise packets would arrive for unknown
+		// peers.
 		b.SetPeers(senders)
 	}
 	if !p.claimed {
@@ -47,7 +48,7 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	return !done || p.udpFault != "" || len(p.reasons) > 0 || plain || p.cfg.Settings.DirectRouting
 }
 
-// openUDPFor opens the udp backend for the first peer that needs it.
+// openUDPFor opens the udp backend when the first peer needs it.
 func (p *Plane) openUDPFor(paths []*path) {
 	if p.backend() != nil || !slices.ContainsFunc(paths, func(to *path) bool { return to.kind == UDP }) {
 		p.udpFault = ""
@@ -63,7 +64,8 @@ func (p *Plane) openUDPFor(paths []*path) {
 	}
 }
 
-// warnShared logs, once, of peers whose MAC address a later lease announces too.
+// warnShared logs, once each, the peers whose MAC address a later lease
+// announces too.
 func (p *Plane) warnShared(peers []vxlan.Peer) {
 	shared := make(map[netip.Prefix]netip.Addr, len(peers))
 	for _, v := range peers {
@@ -76,8 +78,9 @@ func (p *Plane) warnShared(peers []vxlan.Peer) {
 	p.shared = shared
 }
 
-// plainRoutes returns the routes that stock flannel's host-gw backend and
-// DirectRouting make to the peers. Left on the host, they would go before others.
+// plainRoutes returns the routes to the peers that stock flannel makes with its
+// host-gw backend and with DirectRouting. If they stayed on the host, they
+// would take precedence.
 func (p *Plane) plainRoutes() (all []keep.Route) {
 	for _, d := range p.decisions {
 		for _, s := range d.lease.Subnets() {
@@ -89,24 +92,24 @@ func (p *Plane) plainRoutes() (all []keep.Route) {
 	return all
 }
 
-// subnets distinguish leases, as their keys do, which take longer to make.
+// subnets identifies a lease, as its key does, but is cheaper to build.
 type subnets struct{ v4, v6 netip.Prefix }
 
 func subnetsOf(l lease.Lease) subnets { return subnets{l.Subnet, l.IPv6Subnet} }
 
-// decided is what was decided for a peer.
+// decided is the decision made for a peer.
 type decided struct {
 	*peer
-	sends bool // it may send datagrams, whatever path leads to it
+	sends bool // it may send datagrams, whichever path leads to it
 	paths []*path
-	whole bool // each of its subnets has a path
-	since uint // the round of decide in which its lease became this one
-	round uint // of decide, that it was part of last
+	whole bool // every subnet has a path
+	since uint // the round of decide in which the lease last changed
+	round uint // the last round of decide that included the lease
 }
 
-// decide chooses a path for each subnet of each peer. senders are the peers that
-// may send datagrams. What was decided for a lease that has not changed stands,
-// until what is known of the link grows old.
+// decide chooses a path for each subnet of each peer. senders are the peers
+// that may send datagrams. The decision for an unchanged lease is kept until
+// the cached on-link results expire.
 func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer) {
 	stale := p.links.forget()
 	if inUse := p.addressesInUse(leases); !slices.Equal(inUse, p.inUse) {
@@ -127,7 +130,7 @@ func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer)
 			d = &decided{peer: decode(l, p.cfg.Settings.VXLAN.VNI), since: p.round}
 			p.decisions[key] = d
 		}
-		// What has no path yet is decided each time.
+		// A peer with a subnet that has no path is decided again each time.
 		if stale || !d.whole {
 			p.decideFor(d, families, reasons)
 		}
@@ -144,8 +147,8 @@ func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer)
 	return paths, senders
 }
 
-// decideFor decides for one peer, and logs why a subnet of it has no path unless
-// it was logged before.
+// decideFor decides for one peer. If a subnet has no path, it logs the reason
+// unless that was already logged.
 func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Prefix]string) {
 	d.sends, d.paths = d.has(UDP), nil
 	for _, subnet := range d.lease.Subnets() {
@@ -158,7 +161,7 @@ func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Pref
 		if err == nil {
 			to, err = f.pathTo(d.peer, subnet)
 		} else {
-			d.sends = false // or else it could send as one of this node's pods
+			d.sends = false // otherwise it could send as one of this node's pods
 		}
 		if err == nil {
 			to.since = d.since
@@ -173,8 +176,9 @@ func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Pref
 	d.whole = len(d.paths) == len(d.lease.Subnets())
 }
 
-// addressesInUse returns the addresses in the networks that must stay reachable
-// past them: of this node, of the peers, of the gateways and the store.
+// addressesInUse returns the addresses inside the networks that routes to peers
+// must not cover: those of this node, of the peers, of the gateways and of the
+// store.
 func (p *Plane) addressesInUse(leases []lease.Lease) (all []netip.Addr) {
 	add := func(a netip.Addr) {
 		if a.IsValid() && slices.ContainsFunc(p.cfg.Networks, func(n netip.Prefix) bool { return n.Contains(a) }) {
@@ -193,7 +197,7 @@ func (p *Plane) addressesInUse(leases []lease.Lease) (all []netip.Addr) {
 	return slices.Compact(all)
 }
 
-// validate refuses a subnet of a peer to which there must be no route.
+// validate rejects a subnet of a peer that must not be routed.
 func (p *Plane) validate(of *peer, subnet netip.Prefix) error {
 	for _, a := range p.inUse {
 		if subnet.Contains(a) {
@@ -214,7 +218,8 @@ func (p *Plane) validate(of *peer, subnet netip.Prefix) error {
 	return nil
 }
 
-// family returns what decides about subnets of the family of like.
+// family returns the inputs for decisions about subnets of the same family as
+// like.
 func (p *Plane) family(like netip.Addr) family {
 	f := family{
 		vni:    p.cfg.Settings.VXLAN.VNI,
@@ -231,7 +236,7 @@ func (p *Plane) family(like netip.Addr) family {
 		}
 	}
 	if p.choice.Has(UDP) {
-		f.udp, _ = udp.LocalAddr(p.cfg.Underlay) // or else Open has failed
+		f.udp, _ = udp.LocalAddr(p.cfg.Underlay) // an error would have made Open fail
 	}
 	return f
 }

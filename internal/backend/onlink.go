@@ -10,17 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onLinkFor is how long it is taken for granted how an address is reached.
+// onLinkFor is how long a result of onLink.reaches is cached.
 const onLinkFor = 10 * time.Second
 
-// onLink knows which addresses the underlay's interface reaches without a
+// onLink finds out which addresses the underlay interface reaches without a
 // gateway.
 type onLink struct {
 	nl    *netlink.Handle
 	dev   int
 	known map[netip.Addr]bool
 	since time.Time
-	// broadcast are the addresses to which the interface broadcasts.
+	// broadcast holds the broadcast addresses of the interface's networks.
 	broadcast map[netip.Addr]bool
 }
 
@@ -47,8 +47,8 @@ func newOnLink(dev int) (*onLink, error) {
 
 func (o *onLink) close() { o.nl.Close() }
 
-// forget has everything asked anew that is old, since routes of the underlay may
-// have changed, and says whether anything was.
+// forget drops the cached results if they have expired, since routes of the
+// underlay may have changed. It reports whether it dropped them.
 func (o *onLink) forget() bool {
 	if time.Since(o.since) < onLinkFor {
 		return false
@@ -58,7 +58,7 @@ func (o *onLink) forget() bool {
 	return true
 }
 
-// reaches asks the kernel where a packet to a would go.
+// reaches looks up the kernel's route to a.
 func (o *onLink) reaches(a netip.Addr) bool {
 	if is, ok := o.known[a]; ok {
 		return is

@@ -10,31 +10,31 @@ import (
 	"github.com/twillnet/twill/internal/backend/vxlan"
 )
 
-// path is how packets for a subnet of a peer get there.
+// path is how packets reach a subnet of a peer.
 type path struct {
 	peer   *peer
 	subnet netip.Prefix // of the peer's pods
 	kind   Kind
 	via    netip.Addr // the peer's address on the underlay
-	vtep   vxlan.Peer // where kind is VXLAN
-	since  uint       // the greater, the later peer's lease became what it is
+	vtep   vxlan.Peer // set if kind is VXLAN
+	since  uint       // the round in which the peer's lease last changed; higher is later
 }
 
-// family is what deciding about the paths of one family of pods takes. The zero
-// value is that of a family that the node has no pods of.
+// family holds the inputs for choosing paths for one address family of pods.
+// The zero value is for a family in which the node has no pods.
 type family struct {
-	vni     int           // of vtep
-	vtep    *vxlan.Device // nil: there is none
-	udp     netip.Addr    // the address of the udp backend's socket; invalid: there is none
-	gateway bool          // plain routes are possible: the underlay has addresses of this family
-	direct  bool          // and preferred, to peers that answer in the same way
-	plain   bool          // and the node has no other backend
-	// onLink says whether an address is reached without a gateway.
+	vni     int           // that of vtep
+	vtep    *vxlan.Device // nil if there is none
+	udp     netip.Addr    // the address of the udp backend's socket; invalid if there is none
+	gateway bool          // plain routes are possible: the underlay has an address of this family
+	direct  bool          // plain routes are preferred, to peers that use them too
+	plain   bool          // plain routes are the only backend of this node
+	// onLink reports whether an address is reached without a gateway.
 	onLink func(netip.Addr) bool
 }
 
-// pathTo decides how packets for subnet, one of p's, get there. The error says why
-// they cannot, and what would help.
+// pathTo decides how packets reach subnet, which belongs to p. The error gives
+// the reason if they cannot, and the remedy.
 func (f family) pathTo(p *peer, subnet netip.Prefix) (path, error) {
 	to := path{peer: p, subnet: subnet}
 	gateway := p.public(subnet.Addr())
@@ -79,7 +79,7 @@ func (f family) pathTo(p *peer, subnet netip.Prefix) (path, error) {
 	return to, errors.Join(why...)
 }
 
-// vtepOf returns the VXLAN device of p that has the pods of subnet.
+// vtepOf returns the VXLAN device of p that serves the pods of subnet.
 func (f family) vtepOf(p *peer, subnet netip.Prefix) (vxlan.Peer, error) {
 	v := p.vtep(subnet.Addr())
 	switch {
@@ -94,7 +94,7 @@ func (f family) vtepOf(p *peer, subnet netip.Prefix) (vxlan.Peer, error) {
 	return to, f.vtep.CheckPeer(to)
 }
 
-// brief cuts what others have written to what fits into a message.
+// brief truncates text from another node so that it fits into a message.
 func brief(s string) string {
 	const most = 40
 	if len(s) > most {

@@ -11,16 +11,16 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// peer is another node: what its lease announces, decoded once.
+// peer is another node: the contents of its lease, decoded once.
 type peer struct {
 	lease lease.Lease
-	kinds []Kind // the backends that it has and this package knows, the best first
-	// direct says that it sends to peers on its link by plain routes where the
-	// network configuration has DirectRouting. One that does not may take packets
-	// that come so for forged (rp_filter).
+	kinds []Kind // the backends that it has and this package knows, best first
+	// direct reports whether the peer sends to nodes on its link by plain
+	// routes if the network configuration has DirectRouting. A peer that does
+	// not may drop packets that arrive that way as spoofed (rp_filter).
 	direct  bool
-	partial bool       // it understands partial checksums
-	socket  netip.Addr // of its udp backend, which is where [udp.LocalAddr] puts it
+	partial bool       // it accepts partial checksums
+	socket  netip.Addr // address of its udp backend, as [udp.LocalAddr] chooses it
 	noUDP   error      // why socket is invalid
 	v4, v6  vtep       // its VXLAN devices for its IPv4 and IPv6 pods
 }
@@ -32,9 +32,9 @@ type vtep struct {
 	err   error      // why it cannot be used
 }
 
-// decode reads what l announces. Where it says nothing of a VXLAN device, as in a
-// file that people write, its MAC is the one that a node of twill takes by itself,
-// in the VXLAN of number vni.
+// decode reads the announcement in l. If it does not mention a VXLAN device, as
+// in a file written by hand, the MAC is the one that a twill node chooses by
+// default for the given VNI.
 func decode(l lease.Lease, vni int) *peer {
 	f := fieldsOf(l.BackendData)
 	p := &peer{lease: l, kinds: f.kinds(l.BackendType)}
@@ -66,7 +66,7 @@ func decode(l lease.Lease, vni int) *peer {
 	return p
 }
 
-// vtep returns the VXLAN device that has the pods of the family of a.
+// vtep returns the VXLAN device that serves pods of the family of a.
 func (p *peer) vtep(a netip.Addr) vtep {
 	if a.Is4() {
 		return p.v4
@@ -74,7 +74,7 @@ func (p *peer) vtep(a netip.Addr) vtep {
 	return p.v6
 }
 
-// public returns the address of the peer of the family of like.
+// public returns the peer's public address of the same family as like.
 func (p *peer) public(like netip.Addr) netip.Addr {
 	if like.Is4() {
 		return p.lease.PublicIP
@@ -84,8 +84,8 @@ func (p *peer) public(like netip.Addr) netip.Addr {
 
 func (p *peer) has(k Kind) bool { return slices.Contains(p.kinds, k) }
 
-// fields are the keys of BackendData. What is of another form than twill's or
-// flannel's says nothing: broken is set, or the key in question is of no use.
+// fields are the keys of BackendData. If it is not a JSON object, broken is
+// set; a key whose value has an unexpected type is ignored.
 type fields struct {
 	VNI, VtepMAC     json.RawMessage
 	Backends         json.RawMessage
@@ -105,8 +105,8 @@ func (f fields) isTrue(text json.RawMessage) (is bool) {
 	return json.Unmarshal(text, &is) == nil && is
 }
 
-// kinds returns the backends that a node of this type has. Those of another kind,
-// such as one that only stock flannel has, are not among them.
+// kinds returns the backends of a node with this BackendType. It leaves out
+// unknown ones, such as those that only stock flannel has.
 func (f fields) kinds(backendType string) []Kind {
 	var all []Kind
 	if json.Unmarshal(f.Backends, &all) == nil && len(all) > 0 {
@@ -114,19 +114,21 @@ func (f fields) kinds(backendType string) []Kind {
 	}
 	switch k := Kind(backendType); k {
 	case "":
-		return []Kind{UDP} // stock's udp backend writes none
+		return []Kind{UDP} // stock flannel's udp backend writes no BackendType
 	case UDP, VXLAN, HostGW:
 		return []Kind{k}
-	case typeAuto: // only in a file, where nodes do not write
+	case typeAuto: // only in a file that no node writes to
 		return []Kind{VXLAN, UDP}
 	}
 	return nil
 }
 
-// saysVTEP reports whether the lease announces a VXLAN device, in whatever form.
+// saysVTEP reports whether the lease announces a VXLAN device, even an invalid
+// one.
 func (f fields) saysVTEP() bool { return f.broken || f.VNI != nil || f.VtepMAC != nil }
 
-// underlayOf is the interface of the node of l, as far as the others know it.
+// underlayOf returns the underlay interface of the node of l, as far as peers
+// know it.
 func underlayOf(l lease.Lease) underlay.Interface {
 	return underlay.Interface{
 		Name: "of the peer", IPv4: l.PublicIP, PublicIP: l.PublicIP, IPv6: l.PublicIPv6, PublicIPv6: l.PublicIPv6,

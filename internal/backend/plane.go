@@ -21,52 +21,53 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// Config says what a Plane connects and how.
+// Config describes what a Plane connects and how.
 type Config struct {
 	Settings Settings
-	Choice   Choice // empty where the settings carry no packets
+	Choice   Choice // empty if the settings carry no packets
 	Underlay underlay.Interface
-	Networks []netip.Prefix // of the whole cluster
+	Networks []netip.Prefix // all networks of the cluster
 	Own      lease.Lease    // the lease of this node
-	// InUse are addresses besides the nodes' that pods' networks may contain by
-	// mistake and that this node needs: of gateways and of the store.
+	// InUse lists addresses, other than those of nodes, that this node needs
+	// and that a misconfigured pod network may contain: those of gateways and
+	// of the store.
 	InUse []netip.Addr
-	// Blackhole asks for a route that drops packets to pods of this node that
-	// are not there.
+	// Blackhole adds a route that drops packets to addresses of this node's
+	// subnet that no pod uses.
 	Blackhole bool
-	// UDP holds the switches of the udp backend. What is said above goes into
-	// it by itself.
+	// UDP holds the switches of the udp backend. Open fills in the fields that
+	// follow from the rest of Config.
 	UDP udp.Config
-	// Record is the file that says, across runs, what this host was given.
+	// Record is the file that lists, across runs, what was added to this host.
 	Record string
 	Logger *slog.Logger
 
-	release string // of the kernel; empty: ask it. Tests pretend another.
+	release string // kernel release; empty: that of the running kernel. Tests set another.
 }
 
 // Plane is an open data plane.
 type Plane struct {
 	cfg    Config
 	choice Choice
-	fell   Failed // what Open goes on without
+	fell   Failed // backends that Open had to do without
 	vteps  []ownVTEP
 	keeper *keep.Keeper
-	opened chan *udp.Backend // to be run; holds one
+	opened chan *udp.Backend // hands a new backend to Run; holds one
 
 	mu    sync.Mutex
-	udp   *udp.Backend // nil: no peer needs it yet
+	udp   *udp.Backend // nil until a peer needs it
 	paths []*path      // in force
 
-	// What SetLeases knows from the last time.
-	self      *peer // of the lease of this node
+	// State that SetLeases keeps between calls.
+	self      *peer // decoded from the lease of this node
 	links     *onLink
 	decisions map[subnets]*decided
-	round     uint                        // how often decide has run
-	inUse     []netip.Addr                // in the networks, see addressesInUse
-	reasons   map[netip.Prefix]string     // why a subnet has no path, as logged
-	shared    map[netip.Prefix]netip.Addr // endpoints of peers whose MAC another has, as logged
-	udpFault  string                      // why the udp backend did not open, as logged
-	claimed   bool                        // keeper knows the plain routes of stock flannel
+	round     uint                        // number of times decide has run
+	inUse     []netip.Addr                // addresses inside the networks, see addressesInUse
+	reasons   map[netip.Prefix]string     // the logged reasons why subnets have no path
+	shared    map[netip.Prefix]netip.Addr // the logged endpoints of peers whose MAC address another peer has
+	udpFault  string                      // the logged reason why the udp backend did not open
+	claimed   bool                        // plain routes of stock flannel have been passed to keeper
 }
 
 // ownVTEP is a VXLAN device of this node.
@@ -75,17 +76,17 @@ type ownVTEP struct {
 	plannedVTEP
 }
 
-// ErrDeviceGone reports that a device of the plane was deleted. A new plane makes
-// it again.
+// ErrDeviceGone reports that a device of the plane was deleted. Opening a new
+// plane creates it again.
 var ErrDeviceGone = keep.ErrDeviceGone
 
-// Open makes or takes over the devices of the backends in cfg.Choice, in the
-// network namespace of the calling thread. Nothing is carried before SetLeases and
-// Run.
+// Open creates or takes over the devices of the backends in cfg.Choice, in the
+// network namespace of the calling thread. No packets are carried before
+// SetLeases and Run.
 //
-// Where the choice is automatic it goes on without a backend that fails, as long
-// as one is left: see Failed. On failure VXLAN devices may stay, for the next
-// plane.
+// If the choice is automatic, Open goes on without a backend that fails as long
+// as another one is left; see Failed. On failure, VXLAN devices may stay for
+// the next plane.
 func Open(cfg Config) (_ *Plane, err error) {
 	p := &Plane{
 		cfg: cfg, choice: cfg.Choice, opened: make(chan *udp.Backend, 1), decisions: make(map[subnets]*decided),
@@ -130,8 +131,8 @@ func Open(cfg Config) (_ *Plane, err error) {
 	return p, nil
 }
 
-// checkPublic refuses plain routes where the peers would take another host's
-// address for this node's.
+// checkPublic rejects plain routes if the public address is not that of the
+// interface: the routes of peers would lead to another host.
 func checkPublic(cfg Config) error {
 	if !cfg.Choice.Has(HostGW) {
 		return nil
@@ -145,8 +146,8 @@ func checkPublic(cfg Config) error {
 	return nil
 }
 
-// checkAnnounced warns of a lease that announces what is not so. A node cannot
-// write to a file.
+// checkAnnounced warns if the lease announces a backend that this node does not
+// have. It can happen with leases in a file, which a node cannot change.
 func (p *Plane) checkAnnounced() {
 	if !p.cfg.Settings.Carries() {
 		return
@@ -159,8 +160,8 @@ func (p *Plane) checkAnnounced() {
 	}
 }
 
-// checkMTU refuses an interface that leaves too little for packets of pods. asked
-// is the MTU of the network configuration, mtu what device has.
+// checkMTU rejects an interface whose MTU leaves too little for packets of
+// pods. asked is the MTU of the network configuration, mtu that of the device.
 func (p *Plane) checkMTU(device string, asked int, mtu encap.TunnelMTU, overhead int, ipv6 bool) error {
 	u := p.cfg.Underlay
 	if asked > u.MTU {
@@ -174,8 +175,8 @@ func (p *Plane) checkMTU(device string, asked int, mtu encap.TunnelMTU, overhead
 	return nil
 }
 
-// openVXLAN makes or takes over a device for each family that the node has pods
-// of.
+// openVXLAN creates or takes over a device for each address family in which the
+// node has pods.
 func (p *Plane) openVXLAN() error {
 	own := p.cfg.Own
 	planned, err := planVTEPs(p.cfg.Underlay, own.Subnet.IsValid(), own.IPv6Subnet.IsValid())
@@ -207,7 +208,7 @@ func (p *Plane) openVXLAN() error {
 	return p.keeper.Ensure(links...)
 }
 
-// kernelRelease returns the version of the kernel, such as "6.1.0-37-amd64".
+// kernelRelease returns the release of the kernel, such as "6.1.0-37-amd64".
 func kernelRelease() (string, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -217,7 +218,7 @@ func kernelRelease() (string, error) {
 }
 
 // macOf returns the Ethernet address of the device v: the one that the lease
-// announces, or is about to.
+// announces or will announce.
 func (p *Plane) macOf(v plannedVTEP) []byte {
 	announced := p.self.v6
 	if v.ipv4 {
@@ -256,9 +257,9 @@ func (p *Plane) openUDP() error {
 	return nil
 }
 
-// Run carries packets until ctx is done (the error is nil then) or something
-// fatal happens, such as a device being deleted, ErrDeviceGone. It may be called
-// once.
+// Run carries packets until ctx is done, in which case the error is nil, or
+// until a fatal error such as ErrDeviceGone, the deletion of a device. It may
+// be called once.
 func (p *Plane) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -286,9 +287,9 @@ func (p *Plane) Run(ctx context.Context) error {
 	}
 }
 
-// Close ends what Open has begun; Run must have returned. The TUN device goes.
-// VXLAN devices and routes stay, so that pods go on talking while there is no
-// daemon; a plane that comes after takes them over.
+// Close releases what Open created; Run must have returned. The TUN device is
+// removed. VXLAN devices and routes stay, so that pods stay connected while the
+// daemon is down, and the next plane takes them over.
 func (p *Plane) Close() error {
 	var errs []error
 	if b := p.backend(); b != nil {
@@ -303,13 +304,13 @@ func (p *Plane) Close() error {
 	return errors.Join(errs...)
 }
 
-// Failed returns those backends of the choice that Open goes on without.
+// Failed returns the backends of the choice that Open had to do without.
 func (p *Plane) Failed() Failed { return p.fell }
 
-// Clean removes what planes of earlier runs, and stock flannel, have left on the
-// host: VXLAN devices, the plain routes that the file record lists, blackhole
-// routes to subnets and in networks, which are those of the last run. It logs each
-// thing that it has removed.
+// Clean removes what earlier planes, and stock flannel, left on the host: VXLAN
+// devices, the plain routes listed in the file record, and blackhole routes to
+// subnets and in networks, which are those of the last run. It logs each
+// removed object.
 func Clean(networks, subnets []netip.Prefix, record string, log *slog.Logger) error {
 	return keep.Clean(keep.Config{Networks: networks, Subnets: subnets, Owned: vxlan.Names, Record: record, Logger: log})
 }
@@ -320,8 +321,8 @@ func (p *Plane) backend() *udp.Backend {
 	return p.udp
 }
 
-// Descriptors returns those with which another process can open the same plane, by
-// name, for Config.UDP.Inherited. They stay the plane's.
+// Descriptors returns, by name, the file descriptors with which another process
+// can open the same plane; see Config.UDP.Inherited. The plane still owns them.
 func (p *Plane) Descriptors() map[string]int {
 	if b := p.backend(); b != nil {
 		return b.Descriptors()
@@ -329,8 +330,8 @@ func (p *Plane) Descriptors() map[string]int {
 	return nil
 }
 
-// Counters returns the counters of each shard of the udp backend, nil while it
-// is not open.
+// Counters returns the counters of each shard of the udp backend, nil if it is
+// not open.
 func (p *Plane) Counters() []*metrics.Shard {
 	if b := p.backend(); b != nil {
 		return b.Counters()
@@ -338,15 +339,15 @@ func (p *Plane) Counters() []*metrics.Shard {
 	return nil
 }
 
-// MTU returns the largest packet, in bytes, that pods may send: one that every
-// backend which may come to be used carries whole.
+// MTU returns the size, in bytes, of the largest packet that pods may send: one
+// that fits every backend that may be used.
 func (p *Plane) MTU() int {
 	mtu := p.cfg.Underlay.MTU
 	for i := range p.vteps {
 		mtu = min(mtu, int(p.vteps[i].TunnelMTU()))
 	}
 	if p.choice.Has(UDP) {
-		// Open has refused what is wrong with it.
+		// Open has already rejected invalid options.
 		if m, err := p.cfg.Settings.UDP.TunnelMTU(p.cfg.Underlay); err == nil {
 			mtu = min(mtu, int(m))
 		}

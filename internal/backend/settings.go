@@ -23,22 +23,25 @@ const (
 // override of it, may name.
 var Types = []string{typeAlloc, typeAuto, typeHostGW, typeUDP, typeVXLAN}
 
-// stockOnly are the backend types of flannel that twilld does not have.
+// stockOnly are the backend types of flannel that twilld does not implement.
 var stockOnly = []string{"extension", "ipip", "ipsec", "tencent-vpc", "wireguard"}
 
-// Settings is what a network configuration asks of the data plane of a node.
+// Settings is what a network configuration requests for the data plane of a
+// node.
 type Settings struct {
 	Type          string // one of Types
 	UDP           udp.Options
 	VXLAN         vxlan.Options
 	DirectRouting bool // plain routes to peers on the link, whatever the backend
-	Overridden    bool // the type is not the network configuration's
+	Overridden    bool // the type is not that of the network configuration
 }
 
-// SettingsOf returns the settings of c, of whose Backend the type is overridden
-// by one of Types; an empty override is none. The error names what cannot be.
+// SettingsOf returns the settings of c, with the type of its Backend overridden
+// by one of Types unless override is empty. The error names the setting that is
+// invalid or unsupported.
 //
-// "Port" in c belongs to the backend that c names, an override takes none of it.
+// "Port" in c belongs to the backend that c names; an override does not inherit
+// it.
 func SettingsOf(c *lease.Config, override string) (Settings, error) {
 	s := Settings{Type: c.Backend.Type}
 	if override != "" {
@@ -67,12 +70,12 @@ func SettingsOf(c *lease.Config, override string) (Settings, error) {
 		return s, err
 	}
 	if c.Backend.Type == typeUDP {
-		s.VXLAN.Port = 0 // what the configuration says is the other's
+		s.VXLAN.Port = 0 // the port in the configuration belongs to another backend
 	}
 	s.DirectRouting = s.VXLAN.DirectRouting
 	return s, nil
 }
 
-// Carries says whether the node carries packets at all: of type alloc it only
-// has a lease.
+// Carries reports whether the node carries packets at all. A node of type alloc
+// only has a lease.
 func (s Settings) Carries() bool { return s.Type != typeAlloc }

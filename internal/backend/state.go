@@ -9,18 +9,18 @@ import (
 	"github.com/twillnet/twill/internal/host/keep"
 )
 
-// layout is what of a plane decides on the kernel's state.
+// layout is the part of a plane that determines the kernel's state.
 type layout struct {
 	underlay  string     // name of the interface
 	vteps     []ownVTEP  // the VXLAN devices
 	release   string     // of the kernel
-	tun       *keep.Link // of the udp backend; nil: it is not open
+	tun       *keep.Link // of the udp backend; nil if it is not open
 	networks  []netip.Prefix
-	wholeUDP  bool // the networks are routed into the TUN device, its peers have no route of their own
+	wholeUDP  bool // the networks are routed to the TUN device, and udp peers have no routes of their own
 	blackhole []netip.Prefix
 }
 
-// layout is that of the plane as it is now.
+// layout returns the current layout of the plane.
 func (p *Plane) layout() *layout {
 	l := &layout{
 		underlay: p.cfg.Underlay.Name, vteps: p.vteps, release: p.cfg.release,
@@ -36,9 +36,9 @@ func (p *Plane) layout() *layout {
 	return l
 }
 
-// state returns what the kernel is to have for these paths. shared are VXLAN peers
-// that cannot be reached, because a later lease announces the same MAC address at
-// another endpoint.
+// state returns the state that the kernel should have for these paths. shared
+// are VXLAN peers that cannot be reached because a later lease announces the
+// same MAC address at another endpoint.
 func (l *layout) state(paths []*path) (s keep.State, shared []vxlan.Peer) {
 	if l.tun != nil {
 		s.Links = append(s.Links, *l.tun)
@@ -67,8 +67,8 @@ func (l *layout) state(paths []*path) (s keep.State, shared []vxlan.Peer) {
 	return s, shared
 }
 
-// vxlanPeers returns the peers that v reaches, the one whose lease became what it
-// is last at the end.
+// vxlanPeers returns the peers that v reaches, ordered by when their leases
+// last changed, the latest last.
 func vxlanPeers(paths []*path, v *ownVTEP) []vxlan.Peer {
 	var through []*path
 	for _, to := range paths {

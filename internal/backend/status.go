@@ -6,7 +6,7 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// Status reports how the plane runs. It may be called at any time, from any
+// Status reports the state of the plane. It may be called at any time, from any
 // goroutine.
 func (p *Plane) Status() status.Dataplane {
 	p.mu.Lock()
@@ -25,7 +25,7 @@ func (p *Plane) Status() status.Dataplane {
 	return d
 }
 
-// devices returns the devices of the kernel's own that carry packets of pods.
+// devices returns the in-kernel tunnel devices that carry packets of pods.
 func (p *Plane) devices() []status.Device {
 	var all []status.Device
 	for i := range p.vteps {
@@ -38,8 +38,8 @@ func (p *Plane) devices() []status.Device {
 	return all
 }
 
-// peersOf makes one peer of the paths that lead to the same node by the same
-// backend. What went to and came from it is known of the udp backend only.
+// peersOf combines the paths to the same node by the same backend into one
+// peer. Traffic counters exist for the udp backend only.
 func peersOf(paths []*path, traffic map[netip.Addr]status.Peer) []status.Peer {
 	peers := make([]status.Peer, 0, len(paths))
 	for i, to := range paths {
@@ -59,9 +59,9 @@ func peersOf(paths []*path, traffic map[netip.Addr]status.Peer) []status.Peer {
 	return peers
 }
 
-// SetIdle adds to peers of Status for how long the kernel has sent nothing to those
-// that it reaches by VXLAN. It may be called at any time before Close, from any
-// goroutine.
+// SetIdle adds to the peers of a Status how long the kernel has sent nothing to
+// those that it reaches by VXLAN. It may be called at any time before Close,
+// from any goroutine.
 func (p *Plane) SetIdle(peers []status.Peer) {
 	if len(p.vteps) == 0 {
 		return

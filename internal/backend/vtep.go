@@ -12,21 +12,22 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// plannedVTEP is a VXLAN device as it is to be.
+// plannedVTEP describes a VXLAN device before it is created.
 type plannedVTEP struct {
-	ipv4, ipv6 bool       // of which families it carries packets of pods
-	ipv6Name   bool       // it is flannel-v6.VNI
+	ipv4, ipv6 bool       // the families of the pods' packets that it carries
+	ipv6Name   bool       // the device name is flannel-v6.VNI
 	local      netip.Addr // on the underlay
 }
 
-// carries says whether packets to a go through v.
+// carries reports whether packets to a go through v.
 func (v *plannedVTEP) carries(a netip.Addr) bool { return v.ipv6 && a.Is6() || v.ipv4 && a.Is4() }
 
-// planVTEPs says which devices carry the packets of pods of the given families
-// over the interface u: as stock flannel's, one for each family, over the
-// addresses of the same family. Where the interface has one family only, its
-// datagrams carry the packets of both, by one device, since the kernel has no
-// second of the same VNI, port and family of the underlay.
+// planVTEPs decides which devices carry the packets of pods of the given
+// families over the interface u. As in stock flannel there is one for each
+// family, over underlay addresses of the same family. If the interface has
+// addresses of one family only, a single device carries the packets of both,
+// since the kernel does not allow a second one with the same VNI, port and
+// underlay family.
 func planVTEPs(u underlay.Interface, ipv4, ipv6 bool) ([]plannedVTEP, error) {
 	switch {
 	case u.IPv4.IsValid() && u.IPv6.IsValid():
@@ -46,9 +47,9 @@ func planVTEPs(u underlay.Interface, ipv4, ipv6 bool) ([]plannedVTEP, error) {
 	return nil, fmt.Errorf("interface %s has no address for the vxlan backend: give it one, or choose another with --iface", u.Name)
 }
 
-// ownMAC returns the address that a node takes by itself: one that follows from
-// its public address, so that it is the same after a reboot, and nothing has to
-// be kept.
+// ownMAC returns the address that a node chooses by default. It is derived from
+// the node's public address, so it is the same after a reboot without being
+// stored.
 func (v *plannedVTEP) ownMAC(u underlay.Interface, vni int) net.HardwareAddr {
 	public := u.PublicIP
 	if !public.IsValid() {
@@ -57,12 +58,12 @@ func (v *plannedVTEP) ownMAC(u underlay.Interface, vni int) net.HardwareAddr {
 	return vxlan.MAC(public, vni, v.ipv6Name)
 }
 
-// MACs are the Ethernet addresses of the VXLAN devices of a VNI that a host has:
-// of flannel.VNI and of flannel-v6.VNI. nil: there is no such device.
+// MACs are the Ethernet addresses of a host's VXLAN devices for a VNI: those of
+// flannel.VNI and flannel-v6.VNI. nil means that there is no such device.
 type MACs struct{ v4, v6 net.HardwareAddr }
 
-// ReadMACs reads those that a node with the choice c is to have, in the network
-// namespace of the calling thread.
+// ReadMACs reads the addresses of the devices that a node with the choice c
+// uses, in the network namespace of the calling thread.
 func (s Settings) ReadMACs(c Choice) (m MACs, err error) {
 	if !c.Has(VXLAN) {
 		return m, nil
@@ -74,7 +75,7 @@ func (s Settings) ReadMACs(c Choice) (m MACs, err error) {
 	return m, err
 }
 
-// of returns the address of the device that v is to be.
+// of returns the address of the existing device for v.
 func (m MACs) of(v plannedVTEP) net.HardwareAddr {
 	if v.ipv6Name {
 		return m.v6
@@ -82,8 +83,8 @@ func (m MACs) of(v plannedVTEP) net.HardwareAddr {
 	return m.v4
 }
 
-// Announce returns what a node with the choice c announces to the others in its
-// lease. A device that is there keeps its address, unless another node has it too.
+// Announce returns what a node with the choice c announces in its lease. An
+// existing device keeps its address unless another node has the same one.
 func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, self Self, partialChecksums tun.Switch) (lease.Attrs, error) {
 	var v vteps
 	if c.Has(VXLAN) {
