@@ -1,9 +1,9 @@
 // Package udp is flannel's udp backend: inner packets go through a TUN device
 // and cross the underlay as the payload of UDP datagrams, in user space.
 //
-// It puts together the device (tun), the engine (fastpath) and the peers. Address,
-// MTU and routes of the device are values of package keep. On the wire and on the
-// host it looks as stock flannel does.
+// It combines the device (tun), the engine (fastpath) and the peers. The
+// address, MTU and routes of the device are values of package keep. On the wire
+// and on the host it looks the same as stock flannel.
 package udp
 
 import (
@@ -29,32 +29,33 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// maxPairs bounds the number of pairs of threads that is chosen by itself. Each
-// takes about 1 MiB.
+// maxPairs bounds the default number of pairs of threads. Each pair takes about
+// 1 MiB.
 const maxPairs = 4
 
-// queuesPerPair is how many TUN queues and sockets a pair of threads reads in
-// turn, so that a flow waits behind a quarter of the others only.
+// queuesPerPair is the number of TUN queues and sockets that a pair of threads
+// reads in turn, so that a flow waits behind only a quarter of the others.
 const queuesPerPair = 4
 
-// Config says what a Backend connects and how.
+// Config describes what a Backend connects and how.
 type Config struct {
 	Options
 	Underlay underlay.Interface
-	Subnets  []netip.Prefix // of this node
-	TunName  string         // of the device, "flannel0"
-	Pairs    int            // of threads; 0: chosen by the number of CPUs
-	// PartialAnnounced says that the lease of this node announces
+	Subnets  []netip.Prefix // the subnets of this node
+	TunName  string         // name of the device, "flannel0"
+	Pairs    int            // pairs of threads; 0: chosen from the number of CPUs
+	// PartialAnnounced reports whether the lease of this node announces
 	// PartialChecksums.
 	PartialAnnounced bool
 
 	fastpath.Switches
 	SourceCheck fastpath.SourceCheck
-	// Inherited are what Descriptors of another process returned. Open takes out of
-	// the map what it uses, and closes what it cannot.
+	// Inherited is the result of Descriptors in another process. Open removes
+	// the descriptors that it uses from the map, and closes those that it
+	// cannot use.
 	Inherited map[string]int
 
-	Keeper *keep.Keeper // sets the device up, with its MTU and addresses
+	Keeper *keep.Keeper // configures the device, its MTU and its addresses
 	Logger *slog.Logger
 }
 
@@ -67,9 +68,9 @@ type Backend struct {
 	engine *fastpath.Engine
 }
 
-// Open makes the device, has the keeper set it up, and opens the sockets, in the
-// network namespace of the calling thread. Nothing is forwarded before Run. On
-// failure nothing is left.
+// Open creates the device, has cfg.Keeper configure it, and opens the sockets,
+// in the network namespace of the calling thread. Nothing is forwarded before
+// Run. If Open fails, it leaves nothing behind.
 func Open(cfg Config) (_ *Backend, err error) {
 	b := &Backend{cfg: cfg}
 	if b.local, err = LocalAddr(cfg.Underlay); err != nil {
@@ -103,7 +104,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 			_ = b.device.Close()
 		}
 	}()
-	// Probes of the device write to it, so it is up before.
+	// The offload probes write to the device, so it has to be up first.
 	if err = cfg.Keeper.Ensure(b.Link()); err != nil {
 		return nil, err
 	}
@@ -123,8 +124,8 @@ func Open(cfg Config) (_ *Backend, err error) {
 	return b, nil
 }
 
-// translated reports whether peers see another address than local, which this node
-// sends from.
+// translated reports whether this node sends from a local address that differs
+// from the one its peers see.
 func translated(u underlay.Interface, local netip.Addr) bool {
 	public := u.PublicIP
 	if local.Is6() {
@@ -133,8 +134,8 @@ func translated(u underlay.Interface, local netip.Addr) bool {
 	return public.IsValid() && public != local
 }
 
-// LocalAddr chooses the family of the underlay: IPv4 where the interface has
-// it, as stock flannel, else IPv6.
+// LocalAddr returns the address of the udp socket: IPv4 if the interface has
+// it, as in stock flannel, otherwise IPv6.
 func LocalAddr(u underlay.Interface) (netip.Addr, error) {
 	switch {
 	case u.IPv4.IsValid():
@@ -145,8 +146,8 @@ func LocalAddr(u underlay.Interface) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("interface %s has no address for the udp backend: give it one, or choose another with --iface", u.Name)
 }
 
-// TunnelMTU returns the largest packet that a datagram over the interface u
-// carries whole.
+// TunnelMTU returns the size of the largest packet that fits, unfragmented,
+// into a datagram over the interface u.
 func (o Options) TunnelMTU(u underlay.Interface) (encap.TunnelMTU, error) {
 	local, err := LocalAddr(u)
 	if err != nil {
@@ -159,8 +160,8 @@ func (o Options) TunnelMTU(u underlay.Interface) (encap.TunnelMTU, error) {
 	return encap.UnderlayMTU(mtu).Tunnel(local), nil
 }
 
-// Link returns the device that the kernel is to have, with the first address of
-// each subnet.
+// Link returns the device as the kernel should have it, with the first address
+// of each subnet.
 func (b *Backend) Link() keep.Link {
 	l := keep.Link{Name: b.cfg.TunName, MTU: int(b.mtu)}
 	for _, s := range b.cfg.Subnets {
@@ -169,22 +170,23 @@ func (b *Backend) Link() keep.Link {
 	return l
 }
 
-// Run forwards until ctx is done (the error is nil then) or something fatal
-// happens, such as the device being deleted. It may be called once.
+// Run forwards until ctx is done, in which case the error is nil, or until a
+// fatal error such as the deletion of the device. It may be called once.
 func (b *Backend) Run(ctx context.Context) error { return b.engine.Run(ctx) }
 
-// Close removes what Open made. Run must have returned.
+// Close removes what Open created. Run must have returned.
 func (b *Backend) Close() error { return errors.Join(b.engine.Close(), b.device.Close()) }
 
 // MTU returns the MTU of the device in bytes.
 func (b *Backend) MTU() int { return int(b.mtu) }
 
-// Descriptors returns those of the device and of the sockets, by name, for
-// [Config.Inherited] of another process. They stay the backend's.
+// Descriptors returns, by name, the file descriptors of the device and of the
+// sockets, for [Config.Inherited] in another process. The backend still owns
+// them.
 func (b *Backend) Descriptors() map[string]int {
 	fds := b.device.Descriptors()
 	if fds == nil {
-		return nil // the plain device ends with its process, and so may its sockets
+		return nil // a device without offload cannot be handed over, so neither are the sockets
 	}
 	maps.Copy(fds, b.engine.Descriptors())
 	return fds
@@ -193,14 +195,14 @@ func (b *Backend) Descriptors() map[string]int {
 // Counters returns the counters of each shard.
 func (b *Backend) Counters() []*metrics.Shard { return b.engine.Counters() }
 
-// SetPeers replaces the peers. It must not run at the same time as itself. Peers
-// that have not changed are not disturbed; packets under way see the old or the
-// new set, never a mixture.
+// SetPeers replaces the peers. It must not be called concurrently with itself.
+// Peers that have not changed are not disturbed. A packet in flight sees either
+// the old or the new set, never a mixture.
 func (b *Backend) SetPeers(peers []Peer) {
 	b.engine.SetPeers(snapshot(peers, b.cfg.Subnets, b.cfg.Port, b.engine.Peers()))
 }
 
-// Status reports how the data plane runs.
+// Status reports the state of the data plane.
 func (b *Backend) Status() status.Dataplane {
 	kind := status.KindPlain
 	if b.device.Offload() {
@@ -226,10 +228,11 @@ func (b *Backend) Status() status.Dataplane {
 	return d
 }
 
-// checkFree refuses a device name that an interface has already. The device is
-// to be ours alone: the kernel would let us open further queues of one that
-// another process serves, and a persistent one would outlive us with its
-// address and routes. Of two processes that look at once, opening refuses one.
+// checkFree rejects the name of an existing interface. The device must belong
+// to this process alone: the kernel would allow opening further queues of a
+// device that another process serves, and a persistent one would outlive this
+// process with its address and routes. If two processes check at the same time,
+// opening the device fails in one of them.
 func checkFree(name string) error {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -243,7 +246,7 @@ func checkFree(name string) error {
 		if kind = "TAP"; t.Mode == netlink.TUNTAP_MODE_TUN {
 			kind, command = "persistent TUN", "twilld --cleanup, or "+command
 		}
-		if t.NonPersist { // or else it would be gone
+		if t.NonPersist { // otherwise the device would be gone
 			return fmt.Errorf("interface %s is open in another process: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name", name)
 		}
 	}

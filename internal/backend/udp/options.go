@@ -7,24 +7,24 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Options are the options of the network configuration that the udp backend
-// knows.
+// Options are the options of the network configuration for the udp backend.
 type Options struct {
-	// Port is the UDP port of all nodes: "Port" where the configuration names
-	// this backend, "UDPPort" where it names another that this one stands in
-	// for.
+	// Port is the UDP port of all nodes: "Port" if the configuration names this
+	// backend, "UDPPort" if it names another one and this backend is the
+	// fallback.
 	Port uint16
-	// MTU is that of the datagrams' way, in bytes with their IP header; 0: the
-	// interface's.
+	// MTU is that of the underlay path, in bytes including the outer IP header;
+	// 0: the interface's.
 	MTU int
 	// DirectRouting asks for plain routes to peers on the same link.
 	DirectRouting bool
 }
 
-// defaultPort is flannel's.
+// defaultPort is flannel's default.
 const defaultPort = 8285
 
-// OptionsOf returns the options of c. Its error names the one that is wrong.
+// OptionsOf returns the options of c. The error names the option that is
+// invalid.
 func OptionsOf(c *lease.Config) (Options, error) {
 	o := struct {
 		Port, UDPPort, MTU int

@@ -7,15 +7,15 @@ import (
 	"github.com/twillnet/twill/fastpath"
 )
 
-// Peer is another node that datagrams go to and come from.
+// Peer is another node with which datagrams are exchanged.
 type Peer struct {
-	Subnets []netip.Prefix // of its pods: what it may send from
-	Addr    netip.Addr     // of its socket, of the family of this node's
-	Partial bool           // it understands partial checksums: see Announcement
+	Subnets []netip.Prefix // the subnets of its pods, from which it may send
+	Addr    netip.Addr     // the address of its socket, of the same family as this node's
+	Partial bool           // it accepts partial checksums: see Announcement
 }
 
-// snapshot turns peers into a snapshot for the engine of a node with the subnets
-// own. Peers of the snapshot old that are the same keep their value, and with it
+// snapshot builds the engine's peer snapshot for a node with the subnets own.
+// Peers that are unchanged from the snapshot old keep their value, and with it
 // their counters.
 func snapshot(peers []Peer, own []netip.Prefix, port uint16, old *fastpath.Peers) *fastpath.Peers {
 	known := make(map[netip.AddrPort]*fastpath.Peer, len(old.All()))
