@@ -11,8 +11,9 @@ import (
 	"github.com/twillnet/twill/internal/host/keep"
 )
 
-// Data is what a lease announces of a node's VTEP, in BackendData for IPv4 and in
-// BackendV6Data for IPv6. Its JSON is stock flannel's to the byte.
+// Data is what a lease announces about a node's VTEP, in BackendData for IPv4
+// and in BackendV6Data for IPv6. Its JSON is identical to stock flannel's, byte
+// for byte.
 type Data struct {
 	VNI     int
 	VtepMAC HardwareAddr
@@ -28,20 +29,20 @@ func (a HardwareAddr) String() string { return net.HardwareAddr(a).String() }
 // MarshalText implements encoding.TextMarshaler.
 func (a HardwareAddr) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// UnmarshalText implements encoding.TextUnmarshaler. It takes any of the forms
-// of net.ParseMAC.
+// UnmarshalText implements encoding.TextUnmarshaler. It accepts all forms that
+// net.ParseMAC accepts.
 func (a *HardwareAddr) UnmarshalText(text []byte) error {
-	const most = 59 // an address of 20 bytes, the longest
+	const most = 59 // the text of a 20-byte address, the longest form
 	if len(text) > most {
-		return fmt.Errorf("%d bytes are not a MAC address", len(text)) // too long to be repeated in the log
+		return fmt.Errorf("%d bytes are not a MAC address", len(text)) // too long to repeat in the log
 	}
 	mac, err := net.ParseMAC(string(text))
 	*a = HardwareAddr(mac)
 	return err
 }
 
-// ParseData reads what a lease announces. Keys that it does not know are passed
-// over, as in stock flannel. The error says what is wrong with it.
+// ParseData parses what a lease announces. It ignores unknown keys, as stock
+// flannel does.
 func ParseData(text json.RawMessage) (Data, error) {
 	var d Data
 	if err := json.Unmarshal(text, &d); err != nil {
@@ -56,8 +57,8 @@ func ParseData(text json.RawMessage) (Data, error) {
 	return d, nil
 }
 
-// macOf returns the address that a host's device can have: of 6 bytes, unicast,
-// not zero.
+// macOf converts a to an address that a host's device may have: 6 bytes,
+// unicast, not zero.
 func macOf(a net.HardwareAddr) (keep.MAC, error) {
 	if len(a) == 0 {
 		return keep.MAC{}, errors.New("no MAC address")
@@ -68,20 +69,20 @@ func macOf(a net.HardwareAddr) (keep.MAC, error) {
 	return keep.MAC(a), nil
 }
 
-// MAC returns the address for the device of the node that the others reach at
-// public. It is the same each time, so that it outlives the device, a
-// reinstallation and a restart of the host without being stored; it is locally
-// administered and unicast. The two devices of a node, of different VNIs or
-// families, have different ones.
+// MAC returns the default address for the device of the node whose public
+// address is public. It is always the same for the same arguments, so it
+// survives the deletion of the device, a reinstallation and a reboot without
+// being stored. It is locally administered and unicast. The two devices of a
+// node, which differ in VNI or family, have different addresses.
 //
-// Peers know the address from the lease alone: what matters is that it does not
-// change, not how it comes about.
+// Peers learn the address from the lease alone, so it matters only that it does
+// not change, not how it is derived.
 func MAC(public netip.Addr, vni int, ipv6 bool) net.HardwareAddr {
 	return macOfText(fmt.Sprintf("%s %s", Name(vni, ipv6), public.Unmap().WithZone("")))
 }
 
-// SpareMAC returns other addresses of the same kind, by their number n, for where
-// another node has that of MAC.
+// SpareMAC returns alternatives to MAC, numbered by n, for use if another node
+// has the default address.
 func SpareMAC(public netip.Addr, vni int, ipv6 bool, n int) net.HardwareAddr {
 	return macOfText(fmt.Sprintf("%s %s %d", Name(vni, ipv6), public.Unmap().WithZone(""), n))
 }

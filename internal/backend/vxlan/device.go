@@ -15,8 +15,8 @@ import (
 	"github.com/twillnet/twill/internal/host/underlay"
 )
 
-// Names matches the names of all devices of flannel's vxlan backend, and that of a
-// Probe which was killed.
+// Names matches the names of all devices of flannel's vxlan backend, and the
+// name of the device that a killed Probe leaves behind.
 var Names = regexp.MustCompile(`^(flannel(-v6)?\.[1-9][0-9]*|` + probeName + `)$`)
 
 // Name returns the name of the device for a VNI.
@@ -30,28 +30,28 @@ func Name(vni int, ipv6 bool) string {
 // Device describes a VXLAN device of this node.
 type Device struct {
 	Options
-	// IPv6 says that the device is flannel-v6.VNI, for IPv6 pods; else it is
-	// flannel.VNI.
+	// IPv6 selects flannel-v6.VNI, for IPv6 pods, instead of flannel.VNI.
 	IPv6 bool
-	// Subnets are those of this node whose peers the device reaches: one, of
-	// the family of the device. Both on one device are needed where all of the
-	// underlay is IPv6: the kernel refuses a second VXLAN device of the same
-	// VNI, port and family of the underlay.
+	// Subnets are the subnets of this node for which the device carries
+	// traffic: usually one, of the family of the device. One device has both if
+	// the underlay is IPv6 only, since the kernel does not allow a second VXLAN
+	// device with the same VNI, port and underlay family.
 	Subnets  []netip.Prefix
 	Underlay underlay.Interface
-	// Local is the address of the VTEP: one of the underlay interface's. Its
-	// family is that of all endpoints.
+	// Local is the address of the VTEP, one of the underlay interface's
+	// addresses. All endpoints are of the same family.
 	Local netip.Addr
-	MAC   net.HardwareAddr // that the lease of this node announces
+	MAC   net.HardwareAddr // the address that the lease of this node announces
 }
 
-// Name is that of the device, "flannel.1".
+// Name returns the name of the device, such as "flannel.1".
 func (d *Device) Name() string { return Name(d.VNI, d.IPv6) }
 
-// TunnelMTU is that of the pods' interfaces.
+// TunnelMTU returns the MTU for the pods' interfaces.
 func (d *Device) TunnelMTU() encap.TunnelMTU { return d.mtu(d.Underlay.MTU, d.Local) }
 
-// Check finds what cannot work before anything is touched.
+// Check finds problems that would prevent the device from working, before
+// anything is changed.
 func (d *Device) Check() error {
 	name := d.Name()
 	if !d.Local.IsValid() {
@@ -69,9 +69,9 @@ func (d *Device) Check() error {
 	return nil
 }
 
-// Link returns the device that the kernel is to have, with the first address of
-// each subnet. release is the version of the kernel, as uname(2) has it. Check
-// has found nothing.
+// Link returns the device as the kernel should have it, with the first address
+// of each subnet. release is the release of the kernel, as uname(2) reports it.
+// Check must have succeeded.
 func (d *Device) Link(release string) keep.Link {
 	mac, _ := macOf(d.MAC)
 	l := keep.Link{
@@ -89,12 +89,12 @@ func (d *Device) Link(release string) keep.Link {
 
 // Peer is the VXLAN device of another node, as its lease announces it.
 type Peer struct {
-	Subnet   netip.Prefix     // of its pods, masked
+	Subnet   netip.Prefix     // the subnet of its pods, masked
 	MAC      net.HardwareAddr // its VtepMAC
-	Endpoint netip.Addr       // at which its VTEP is reached; of the family of Device.Local
+	Endpoint netip.Addr       // the address of its VTEP, of the family of Device.Local
 }
 
-// CheckPeer refuses a peer of which the kernel would make nonsense.
+// CheckPeer rejects a peer for which the kernel would install invalid entries.
 func (d *Device) CheckPeer(p Peer) error {
 	mac, err := macOf(p.MAC)
 	if err != nil {
@@ -118,11 +118,11 @@ func (d *Device) CheckPeer(p Peer) error {
 	return nil
 }
 
-// AddPeers adds to s what the kernel must know of the peers, which CheckPeer has
-// found sound. Where two have the same MAC and different endpoints, the one later
-// in the order has it: a node that has changed its address, whose former lease
-// lives on. Of two nodes one cannot be reached; shared are the former ones of all
-// such pairs.
+// AddPeers adds to s the entries for the peers, all of which must have passed
+// CheckPeer. If two peers have the same MAC but different endpoints, the later
+// one in peers gets the FDB entry: usually a node has changed its address and
+// its old lease has not expired yet. The other one cannot be reached; shared
+// lists the earlier peer of each such pair.
 func (d *Device) AddPeers(s *keep.State, peers []Peer) (shared []Peer) {
 	name := d.Name()
 	last := make(map[keep.MAC]int, len(peers))
@@ -143,9 +143,9 @@ func (d *Device) AddPeers(s *keep.State, peers []Peer) (shared []Peer) {
 	return shared
 }
 
-// Existing returns the MAC of the device that is there from an earlier run of
-// twill or stock flannel, nil if there is none. It looks in the network
-// namespace of the calling thread.
+// Existing returns the MAC of the device that an earlier run of twill or stock
+// flannel left in the network namespace of the calling thread, nil if there is
+// none.
 func Existing(vni int, ipv6 bool) (net.HardwareAddr, error) {
 	name := Name(vni, ipv6)
 	link, err := netlink.LinkByName(name)

@@ -1,7 +1,8 @@
-// Package vxlan says what flannel's vxlan backend takes: a VXLAN device of the
-// kernel, and what it must know of the peers.
+// Package vxlan describes what flannel's vxlan backend needs in the kernel: a
+// VXLAN device, and the entries for each peer.
 //
-// The kernel carries the packets. Three entries a peer tell it where to:
+// The kernel carries the packets. Three entries for each peer determine where
+// they go:
 //
 //	packet to 10.5.2.7
 //	   │ route       10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
@@ -14,7 +15,7 @@
 //	   ▼
 //	 192.0.2.12, UDP port 8472
 //
-// Device and entries are values of package keep, which has the kernel have them.
-// They are stock flannel's to the bit, so a node may change from one program to
-// the other and back while its pods talk.
+// The device and the entries are values of package keep, which installs them.
+// They are identical to stock flannel's, so a node may switch from one program
+// to the other and back without interrupting the traffic of its pods.
 package vxlan

@@ -14,40 +14,40 @@ const (
 	// maxVNI is the largest VXLAN network identifier, which has 24 bits (RFC
 	// 7348 §5).
 	maxVNI = 1<<24 - 1
-	// defaultPort is the kernel's, from before port 4789 was assigned
-	// (vxlan_port in drivers/net/vxlan/vxlan_core.c).
+	// defaultPort is the kernel's default, which predates the assignment of
+	// port 4789 (vxlan_port in drivers/net/vxlan/vxlan_core.c).
 	defaultPort = 8472
-	// headersLen is what stands between the inner packet and the UDP header:
-	// the inner Ethernet header and the VXLAN header, in bytes.
+	// headersLen is the length of the headers between the inner packet and the
+	// UDP header: the inner Ethernet header and the VXLAN header, in bytes.
 	headersLen = 14 + 8
 )
 
-// Options are those of the network configuration.
+// Options are the options of the network configuration for the vxlan backend.
 type Options struct {
 	VNI  int // VXLAN network identifier
 	Port int // UDP port of all nodes; 0: the kernel's default, 8472
-	// MTU is that of the underlay, in bytes, where it is to be less than the
+	// MTU is that of the underlay, in bytes, if it should be lower than the
 	// interface's; 0: the interface's.
 	MTU int
-	// GBP carries the mark of a packet along (VXLAN Group Based Policy). All
-	// nodes must have it or none.
+	// GBP carries the mark of a packet across the tunnel (VXLAN Group Based
+	// Policy). Either all nodes must set it or none.
 	GBP bool
-	// Learning lets the kernel learn FDB entries from what comes in.
+	// Learning lets the kernel learn FDB entries from received frames.
 	Learning bool
 	// DirectRouting sends packets to peers on the same link without a tunnel.
-	// The caller sees to it.
+	// The caller implements it.
 	DirectRouting bool
 }
 
-// OptionsOf returns the options of the backend that c names, checked. Its error
-// wraps a *lease.ConfigError that names the option.
+// OptionsOf returns the validated options of the backend that c names. Its
+// error wraps a *lease.ConfigError that names the option.
 func OptionsOf(c *lease.Config) (Options, error) {
 	o := Options{VNI: 1} // flannel's default
 	if err := c.Backend.Decode(&o); err != nil {
 		return o, err
 	}
-	// The least for which the device, in the worst of cases over IPv6, has the
-	// families of the network.
+	// least is the smallest underlay MTU that leaves enough for the families of
+	// the network, assuming an IPv6 underlay if the network has IPv6.
 	over := netip.IPv4Unspecified()
 	if c.IPv6.Enabled() {
 		over = netip.IPv6Unspecified()
@@ -71,8 +71,8 @@ func OptionsOf(c *lease.Config) (Options, error) {
 	return o, nil
 }
 
-// Overhead returns what VXLAN adds to an inner packet, in bytes, on an underlay
-// of the family of a: 50 for IPv4 and 70 for IPv6.
+// Overhead returns the number of bytes that VXLAN adds to an inner packet on an
+// underlay of the family of a: 50 for IPv4 and 70 for IPv6.
 func Overhead(a netip.Addr) int { return encap.Overhead(a) + headersLen }
 
 // port returns the UDP port as the kernel reports it.
@@ -83,8 +83,8 @@ func (o Options) port() int {
 	return o.Port
 }
 
-// mtu returns the MTU of the device, in bytes, on an interface of the MTU
-// underlay. The kernel allows no more than the interface has room for.
+// mtu returns the MTU of the device, in bytes, over an interface with the MTU
+// underlay. The kernel allows no more than fits into the interface's MTU.
 func (o Options) mtu(underlay int, local netip.Addr) encap.TunnelMTU {
 	if o.MTU != 0 {
 		underlay = min(o.MTU, underlay)

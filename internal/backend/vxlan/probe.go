@@ -11,20 +11,20 @@ import (
 )
 
 const (
-	// probeName is the name of Probe's device. There is one name, so that no
-	// more than one is left by processes that were killed in between.
+	// probeName is the name of Probe's device. It is fixed so that killed
+	// processes leave at most one device behind.
 	probeName = "twill-probe"
-	// probePort is that of Probe's device, which is never up and so never
-	// takes it. Devices in use are not likely to have it.
+	// probePort is the port of Probe's device, which is never up and so never
+	// binds it. Real devices are unlikely to use it.
 	probePort = 1
-	// probeTries bounds how often another Probe on the host may come between.
+	// probeTries bounds how often concurrent Probes on the host may interfere.
 	probeTries = 20
 )
 
-// Probe finds out whether this kernel and this container can make VXLAN devices:
-// it makes one in the network namespace of the calling thread, and deletes it.
-// The error says why not, and wraps unix.EOPNOTSUPP where the kernel has no
-// VXLAN, unix.EPERM where the process lacks CAP_NET_ADMIN.
+// Probe finds out whether VXLAN devices can be created in this kernel and
+// container: it creates one in the network namespace of the calling thread, and
+// deletes it. The error wraps unix.EOPNOTSUPP if the kernel has no VXLAN, and
+// unix.EPERM if the process lacks CAP_NET_ADMIN.
 func Probe() error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -34,12 +34,13 @@ func Probe() error {
 	for try := 0; ; try++ {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = probeName
-		// The number of the try keeps it apart from a device that is there.
+		// Each try has a VNI of its own, in case an existing device uses the
+		// last one.
 		err = h.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: maxVNI - try, Port: probePort})
 		if !errors.Is(err, unix.EEXIST) || try == probeTries {
 			break
 		}
-		// Another Probe's, or what a killed one has left.
+		// The device is that of a concurrent Probe, or of a killed one.
 		if err := removeProbe(h); err != nil {
 			return err
 		}
@@ -50,11 +51,11 @@ func Probe() error {
 	return removeProbe(h)
 }
 
-// removeProbe deletes Probe's device if it is there.
+// removeProbe deletes Probe's device if it exists.
 func removeProbe(h *netlink.Handle) error {
 	link, err := h.LinkByName(probeName)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil // another Probe has deleted it
+		return nil // a concurrent Probe deleted it
 	}
 	if err != nil {
 		return fmt.Errorf("probe VXLAN: look up interface %s: %w", probeName, err)
