@@ -10,16 +10,16 @@ import (
 	"github.com/twillnet/twill/internal/host/nlbatch"
 )
 
-// batch carries requests to the kernel during one apply. mu of the Keeper is
-// held.
+// batch collects requests to the kernel and their outcome during one apply. The
+// Keeper's mu is held.
 type batch struct {
 	*Keeper
 	restoring bool
 	o         *outcome
 	steps     []step
 	now       time.Time
-	rested    kinds // what is not as wanted, and is left alone yet
-	lost      error // the socket failed
+	rested    kinds // kinds with objects that are wrong but must not be written yet
+	lost      error // the error of the failed socket
 }
 
 func (k *Keeper) begin(restoring bool, o *outcome) *batch {
@@ -33,15 +33,15 @@ type step struct {
 	op      string
 	object  fmt.Stringer
 	request nlbatch.Request
-	gone    error // the answer that means that there is nothing to delete; nil: it writes
+	gone    error // the error that means the object is already gone; nil for writes
 	done    func()
 	remedy  func(error) string
-	after   func(error) // sees the answer; nil: it is as of all others
+	after   func(error) // handles the answer; nil: handled as usual
 }
 
 func (b *batch) add(s step) { b.steps = append(b.steps, s) }
 
-// rests reports whether the object is not to be written yet.
+// rests reports whether the object must not be written yet.
 func (b *batch) rests(key any) bool {
 	until := b.resting(key)
 	if until.IsZero() {
@@ -57,7 +57,7 @@ func (b *batch) rests(key any) bool {
 	return true
 }
 
-// do carries out the steps that were added.
+// do sends the requests of all steps added so far and handles the answers.
 func (b *batch) do() {
 	steps := b.steps
 	b.steps = nil
@@ -72,7 +72,7 @@ func (b *batch) do() {
 	errs, err := b.conn.Do(requests)
 	if err != nil {
 		b.lost = err
-		b.dirty = everything // of some no answer came
+		b.dirty = everything // some requests were not answered
 	}
 	b.retryOnLink(steps, errs)
 	for i, s := range steps {
@@ -80,7 +80,7 @@ func (b *batch) do() {
 	}
 }
 
-// answered notes what has come of a step.
+// answered handles the answer to a step.
 func (b *batch) answered(s step, err error) {
 	if s.after != nil {
 		s.after(err)
@@ -96,7 +96,7 @@ func (b *batch) answered(s step, err error) {
 		s.done()
 	default:
 		if errors.Is(err, nlbatch.ErrUnanswered) {
-			b.dirty = everything // it may have been carried out
+			b.dirty = everything // the request may have been carried out
 		}
 		remedy := ""
 		if s.remedy != nil {
@@ -106,8 +106,9 @@ func (b *batch) answered(s step, err error) {
 	}
 }
 
-// written notes that an object was written; what is its name, a string or a
-// Stringer. Where another program had taken it away, it rests from then on.
+// written records that an object was written; what describes it, as a string or
+// a Stringer. If another program had removed or changed the object, the next
+// write of it is delayed; see put.
 func (b *batch) written(key, what any) {
 	if _, failed := b.said.failures[key]; b.restoring && !failed {
 		b.put(key)
@@ -115,7 +116,7 @@ func (b *batch) written(key, what any) {
 	}
 }
 
-// compareKeys orders keys of one type, and those of entries before routes.
+// compareKeys orders keys of the same type, and entries before routes.
 func compareKeys(a, b any) int {
 	switch a := a.(type) {
 	case fdbKey:

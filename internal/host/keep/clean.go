@@ -16,8 +16,8 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// leftDevices returns the VXLAN devices whose names owned matches. With networks
-// they are those of the cluster only: a device has an address in its network.
+// leftDevices returns the VXLAN devices whose names match owned. If networks is
+// not nil, it returns only those with an address in one of them.
 func leftDevices(h *netlink.Handle, owned *regexp.Regexp, networks []network) (left []*netlink.Vxlan, err error) {
 	all, err := h.LinkList()
 	if err != nil {
@@ -42,12 +42,12 @@ func leftDevices(h *netlink.Handle, owned *regexp.Regexp, networks []network) (l
 	return left, nil
 }
 
-// Clean removes what earlier runs have left on this host, of twill and of stock
-// flannel: VXLAN devices of cfg.Owned, whatever their network, the plain routes
-// that the record lists and that are still as they were, blackhole routes to
-// cfg.Subnets and twill's own in the networks, and the record. It logs each thing
-// that it has removed, and goes on where something cannot be. It works in the
-// network namespace of the calling thread.
+// Clean removes what earlier runs of twill and of stock flannel left on this
+// host: the VXLAN devices of cfg.Owned, whatever their network; the plain
+// routes that the record lists, if they are unchanged; blackhole routes to
+// cfg.Subnets, and those of twill in the networks; and the record. It logs each
+// removed object, and continues after failures. It works in the network
+// namespace of the calling thread.
 func Clean(cfg Config) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -95,7 +95,7 @@ func cleanRoutes(h *netlink.Handle, cfg Config, r *record) (err error) {
 			return false
 		case !f.Blackhole:
 			return f.protocol == unix.RTPROT_BOOT && r.has(route)
-		case slices.Contains(cfg.Subnets, f.Dst): // stock flannel's too
+		case slices.Contains(cfg.Subnets, f.Dst): // including those of stock flannel
 			return true
 		}
 		return f.Metric == lastMetric && f.protocol == unix.RTPROT_BOOT &&

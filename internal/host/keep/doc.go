@@ -1,10 +1,10 @@
-// Package keep makes the kernel have the devices, addresses, forwarding entries,
-// neighbours and routes that a State lists, and puts back what other programs
-// remove or change.
+// Package keep makes the kernel have the devices, addresses, forwarding
+// entries, neighbours and routes that a State lists, and restores those that
+// other programs remove or change.
 //
-// A State is plain values, made by the backends without a look at the kernel. A
-// Keeper compares it with what the kernel has and writes what differs, so a
-// restart that changes nothing writes nothing:
+// A State consists of plain values, which the backends build without reading
+// the kernel's state. A Keeper compares it with the kernel's state and writes
+// only the differences, so a restart that changes nothing writes nothing:
 //
 //	State ──► compare ──► devices, addresses        written in this order
 //	            ▲         FDB entries
@@ -12,29 +12,29 @@
 //	 netlink ───┘         routes
 //	 notifications        routes, FDB entries, neighbours, devices no longer wanted
 //
-// The order is why a packet never finds a route to a peer that the device does
-// not know: an object is written only once those it needs are there. Removal goes
-// the other way round, but for FDB entries, which go before their neighbours,
-// since the neighbours are what tells a later run whose entries they are.
+// Because of this order a packet never finds a route to a peer that the device
+// does not know: an object is written only once those that it depends on exist.
+// Removal is in reverse order, except that FDB entries are removed before their
+// neighbours, since a later run uses the neighbours to recognize FDB entries.
 //
-// All but TUN devices outlives the process. What an earlier run made, of twill or
-// of stock flannel, is recognized by its form:
+// Everything but TUN devices outlives the process. Objects of an earlier run,
+// of twill or of stock flannel, are recognized by their form:
 //
-//   - A device is one by its name and kind ([Config.Owned]) if it has an address
-//     in the networks.
-//   - An address of a kept device is one if it is a single one (/32, /128) inside
-//     the networks.
-//   - A neighbour of a kept device is one if it is permanent and its address is
+//   - A device is ours if its name and kind match ([Config.Owned]) and it has an
+//     address in the networks.
+//   - An address of a kept device is ours if it is a single address (/32, /128)
+//     inside the networks.
+//   - A neighbour of a kept device is ours if it is permanent and its address is
 //     that of a subnet: inside the networks, without host bits.
-//   - An FDB entry of a kept device is one if it is permanent and its MAC is, or
-//     was since the start, that of such a neighbour.
-//   - A route through a kept device is one if its gateway is the address of its
-//     destination; a blackhole is one by its metric.
-//   - Plain routes look like anybody's. They are listed in a file ([Config.Record]),
-//     which also lists the networks of earlier runs: after a change of the network
-//     what was made for the old one is recognized in the same way, and goes.
+//   - An FDB entry of a kept device is ours if it is permanent and its MAC is, or
+//     was at some time since the start, that of such a neighbour.
+//   - A route through a kept device is ours if its gateway is the address of its
+//     destination; a blackhole is ours if it has our metric.
+//   - Plain routes have no such form. They are listed in a file ([Config.Record]),
+//     which also lists the networks of earlier runs: after a change of the
+//     network, objects for the old one are recognized in the same way and removed.
 //
-// All else belongs to others and stays, but for a route to the same subnet in the
-// same place, which stock flannel replaces too. A route that has the mark Yield
-// does not replace any.
+// Everything else belongs to others and is left alone, except that a route to
+// the same subnet with the same metric is replaced, as stock flannel does. A
+// route with Yield set replaces no other route.
 package keep

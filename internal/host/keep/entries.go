@@ -25,15 +25,16 @@ type (
 	}
 )
 
-// tables are what the kernel has, as far as it is known.
+// tables hold what the kernel has, as far as known.
 type tables struct {
-	// fdb are the permanent entries of the devices. Of a unicast MAC the kernel
-	// has one (vxlan_fdb_update_existing in drivers/net/vxlan/vxlan_core.c).
+	// fdb holds the permanent entries of the devices. The kernel has at most
+	// one for a unicast MAC (vxlan_fdb_update_existing in
+	// drivers/net/vxlan/vxlan_core.c).
 	fdb    map[fdbKey]netip.Addr
-	neighs map[neighKey]MAC // permanent ones of the devices
-	// ours are the FDB entries of neighbours that are ours, or were.
+	neighs map[neighKey]MAC // the permanent ones of the devices
+	// ours holds the FDB entries of neighbours that are or were ours.
 	ours   map[fdbKey]bool
-	routes map[routeKey]held // those that are wanted, or ours
+	routes map[routeKey]held // those that are wanted or ours
 }
 
 // readEntries reads the FDB entries and neighbours of the devices.
@@ -53,7 +54,8 @@ func (k *Keeper) readEntries() error {
 		}{
 			{"neighbours", &netlink.Ndmsg{Family: unix.AF_INET, Index: uint32(d.index)}},
 			{"neighbours", &netlink.Ndmsg{Family: unix.AF_INET6, Index: uint32(d.index)}},
-			// With this header the kernel lists the one device (rtnl_fdb_dump).
+			// With this header the kernel dumps only this device
+			// (rtnl_fdb_dump).
 			{"FDB entries", &nl.IfInfomsg{IfInfomsg: unix.IfInfomsg{Family: unix.AF_BRIDGE, Index: int32(d.index)}}},
 		} {
 			if err := k.dumpEntries(q.header, d.index); err != nil {
@@ -69,7 +71,8 @@ func (k *Keeper) readEntries() error {
 	return nil
 }
 
-// attempts is how often a table is read that changes meanwhile.
+// attempts bounds how often a dump is repeated because the table changed
+// meanwhile.
 const attempts = 10
 
 // dumpEntries adds the permanent entries of the device dev to have.
@@ -99,8 +102,8 @@ func (k *Keeper) dumpEntries(header nl.NetlinkRequestData, dev int) error {
 	return nil
 }
 
-// oursByForm reports whether a permanent neighbour of a kept device has the form of
-// one of ours: its address is that of a subnet of a network.
+// oursByForm reports whether a permanent neighbour of a kept device with the
+// address a is ours: a is the address of a subnet of a network.
 func (k *Keeper) oursByForm(a netip.Addr) bool {
 	return slices.ContainsFunc(k.networks, func(n network) bool {
 		return n.Contains(a) && netip.PrefixFrom(a, n.subnetBits).Masked().Addr() == a
@@ -110,18 +113,18 @@ func (k *Keeper) oursByForm(a netip.Addr) bool {
 // sizeofNdmsg is the size of struct ndmsg of linux/neighbour.h.
 const sizeofNdmsg = 12
 
-// entry is a neighbour or FDB entry in a message of the kernel.
+// entry is a neighbour or FDB entry in a message from the kernel.
 type entry struct {
 	index     int
-	bridge    bool // it is an FDB entry
+	bridge    bool // an FDB entry, not a neighbour
 	permanent bool
-	dst       netip.Addr // of a neighbour its address, of an FDB entry the endpoint
+	dst       netip.Addr // the address of a neighbour, the endpoint of an FDB entry
 	mac       MAC
-	plain     bool // an FDB entry without a port, VNI or interface of its own
+	plain     bool // an FDB entry that does not override the port, VNI or interface
 }
 
-// parseEntry reads struct ndmsg and its attributes. It reports false of what is
-// cut short.
+// parseEntry parses struct ndmsg and its attributes. It returns false if the
+// message is truncated.
 func parseEntry(b []byte) (e entry, ok bool) {
 	if len(b) < sizeofNdmsg {
 		return e, false
@@ -152,8 +155,8 @@ func parseEntry(b []byte) (e entry, ok bool) {
 	return e, true
 }
 
-// putEntries writes FDB entries, then neighbours. A neighbour waits for the FDB
-// entry of its MAC.
+// putEntries writes FDB entries, then neighbours. A neighbour is written only
+// once the FDB entry of its MAC exists.
 func (b *batch) putEntries() {
 	k := b.Keeper
 	for key, dst := range k.want.fdb {
@@ -178,8 +181,9 @@ func (b *batch) putEntries() {
 	b.do()
 }
 
-// dropEntries deletes the entries of ours that are not wanted, FDB entries first:
-// if it is cut short, their neighbours are still there to show whose they are.
+// dropEntries deletes our entries that are not wanted, FDB entries first: if it
+// is interrupted, the remaining neighbours still identify the FDB entries as
+// ours.
 func (b *batch) dropEntries() {
 	k := b.Keeper
 	for key := range k.have.ours {
@@ -204,9 +208,9 @@ func (b *batch) dropEntries() {
 	b.do()
 }
 
-// neighRemedy says what to do about an error of the kernel. Before Linux 5.0
-// permanent neighbours counted among those that the table may have (commit
-// 58956317c8de), of which there are 1,024 by default.
+// neighRemedy returns a function that suggests a remedy for an error of the
+// kernel. Before Linux 5.0, permanent neighbours counted towards the limit of
+// the neighbour table (commit 58956317c8de), which is 1,024 by default.
 func neighRemedy(ip netip.Addr) func(error) string {
 	return func(err error) string {
 		if !errors.Is(err, unix.ENOBUFS) {
@@ -220,7 +224,8 @@ func neighRemedy(ip netip.Addr) func(error) string {
 	}
 }
 
-// ready reports whether the device knows the gateway of a route, if it is to.
+// ready reports whether the neighbour for the gateway of r exists, if one is
+// wanted.
 func (k *Keeper) ready(r nlbatch.Route) bool {
 	if !r.OnLink {
 		return true
@@ -230,7 +235,7 @@ func (k *Keeper) ready(r nlbatch.Route) bool {
 	return !wanted || k.have.neighs[key] == mac
 }
 
-// sortSteps puts requests into the order of their objects: maps have none.
+// sortSteps orders steps by their keys, since they come from unordered maps.
 func sortSteps(steps []step) {
 	slices.SortStableFunc(steps, func(a, b step) int { return compareKeys(a.key, b.key) })
 }

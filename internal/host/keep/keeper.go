@@ -19,48 +19,48 @@ import (
 	"github.com/twillnet/twill/internal/host/nlwatch"
 )
 
-// ErrDeviceGone reports a device that was deleted, or that is another one now:
-// made again or changed by another program. It takes a new Keeper to have it
-// back.
+// ErrDeviceGone reports that a device was deleted, or that another program
+// recreated it or changed it incompatibly. A new Keeper creates it again.
 var ErrDeviceGone = errors.New("device is gone")
 
-// Config says what a Keeper may touch.
+// Config defines what a Keeper may change.
 type Config struct {
-	// Networks are those of the cluster, what lies outside is left alone; Subnets
-	// are those of this node, one in each network at most.
+	// Networks are those of the cluster; what lies outside them is left alone.
+	// Subnets are those of this node, at most one in each network.
 	Networks, Subnets []netip.Prefix
 	// Owned matches the names of VXLAN devices that earlier runs may have left.
 	Owned *regexp.Regexp
-	// Record is the file that says, across runs, what else this host was given.
+	// Record is the file that lists, across runs, other objects added to this
+	// host.
 	Record string
 	Logger *slog.Logger
 }
 
-// Keeper keeps a State in the kernel. Its methods may be called from different
-// goroutines, all but Run and Status in the network namespace of Open; Run must
-// have returned before Close.
+// Keeper keeps a State in the kernel. Its methods are safe for concurrent use,
+// and all except Run and Status must be called in the network namespace of
+// Open. Run must have returned before Close.
 type Keeper struct {
 	cfg Config
 
-	// All sockets are in one network namespace.
+	// All sockets are in the network namespace of Open.
 	events   *nlwatch.Watcher
 	nl       *netlink.Handle
-	requests nl.SocketHandle // for requests that netlink has no words for
+	requests nl.SocketHandle // for requests that package netlink does not support
 
-	mu       sync.Mutex // guards all below
+	mu       sync.Mutex // guards the fields below
 	conn     *nlbatch.Conn
 	record   *record
-	networks []network // those of Config, and of earlier runs
+	networks []network // those of Config, and those of earlier runs
 	devices  map[string]*device
 	want     *wanted // nil before the first Set
 	have     tables
 	claimed  map[Route]bool // see Claim
-	dirty    kinds          // what of have may not be as the kernel is
-	followed bool           // Run marks what is dirty; or else all is
-	retired  bool           // what earlier runs have left is gone
+	dirty    kinds          // the kinds for which have may differ from the kernel's state
+	followed bool           // Run is active and marks what is dirty; otherwise everything is dirty
+	retired  bool           // devices of earlier runs have been removed
 	paces    map[any]*pace
 	said     said
-	// linkStates are for messages, as long as an apply lasts.
+	// linkStates caches device states for messages during one apply.
 	linkStates map[int]linkState
 }
 
@@ -74,8 +74,8 @@ const (
 	everything = links | entries | routes
 )
 
-// Open opens a Keeper in the network namespace of the calling thread. It changes
-// nothing.
+// Open opens a Keeper in the network namespace of the calling thread. It
+// changes nothing.
 func Open(cfg Config) (_ *Keeper, err error) {
 	k := &Keeper{
 		cfg: cfg, devices: make(map[string]*device), dirty: everything,
@@ -86,7 +86,7 @@ func Open(cfg Config) (_ *Keeper, err error) {
 			err = errors.Join(err, k.Close())
 		}
 	}()
-	// Before anything is read, so that no change is missed.
+	// Subscribe before anything is read, so that no change is missed.
 	k.events, err = nlwatch.Open(unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
@@ -95,9 +95,9 @@ func Open(cfg Config) (_ *Keeper, err error) {
 	if k.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	// The kernel then leaves the other tables out of dumps (Linux 4.20).
+	// This makes the kernel leave other tables out of dumps (Linux 4.20).
 	_ = k.nl.SetStrictCheck(true)
-	if k.requests.Socket, err = nl.Subscribe(unix.NETLINK_ROUTE); err != nil { // to nothing
+	if k.requests.Socket, err = nl.Subscribe(unix.NETLINK_ROUTE); err != nil { // subscribes to no group
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
 	if k.conn, err = nlbatch.Dial(); err != nil {
@@ -114,8 +114,7 @@ func Open(cfg Config) (_ *Keeper, err error) {
 	return k, nil
 }
 
-// Close ends the work of the Keeper. What it has made stays and carries traffic
-// on.
+// Close closes the Keeper. The objects in the kernel stay and carry traffic.
 func (k *Keeper) Close() (err error) {
 	if k.events != nil {
 		k.events.Close()
@@ -132,8 +131,8 @@ func (k *Keeper) Close() (err error) {
 	return err
 }
 
-// Claim makes the first Set treat these plain routes, where they are found, as
-// made by an earlier run.
+// Claim makes the first Set treat these plain routes, if they exist, as made by
+// an earlier run.
 func (k *Keeper) Claim(all []Route) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -143,10 +142,10 @@ func (k *Keeper) Claim(all []Route) {
 	}
 }
 
-// Ensure makes the devices, or takes over those that are there, and sets what is
-// not as wanted of them. A VXLAN device that cannot be changed into the wanted
-// one is replaced. It fails with the first that cannot be had; those that it made
-// are gone then.
+// Ensure creates the devices, or takes over existing ones, and corrects
+// settings that differ. A VXLAN device that cannot be changed into the wanted
+// one is replaced. Ensure fails at the first device that cannot be set up; it
+// then deletes those that it created.
 func (k *Keeper) Ensure(all ...Link) (err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -185,9 +184,9 @@ func (k *Keeper) Ensure(all ...Link) (err error) {
 	return nil
 }
 
-// Set makes the kernel have s, and removes what an earlier State or an earlier run
-// has made and s does not list. What cannot be done is logged, once; the rest is
-// done. ok reports that all was done. What was not, Run tries again.
+// Set makes the kernel have s, and removes what an earlier State or an earlier
+// run installed and s does not list. Failures are logged once and do not stop
+// the rest. ok reports whether everything succeeded. Run retries what did not.
 func (k *Keeper) Set(s State) (ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -199,8 +198,8 @@ func (k *Keeper) Set(s State) (ok bool) {
 	if !k.followed || first {
 		k.dirty = everything
 	}
-	// Before anything is made, or else a run that is killed leaves what the next
-	// one does not know.
+	// Write the record before anything is created; otherwise the next run would
+	// not recognize what a killed run left.
 	unlisted := k.record.add(k.recorded(s), s.Routes)
 	o, err := k.apply(false)
 	o.failures = append(o.failures, devices...)
@@ -215,8 +214,8 @@ func (k *Keeper) Set(s State) (ok bool) {
 	return err == nil && len(o.failures) == 0
 }
 
-// adopt makes the links the kept devices. Those that Ensure has had only take over
-// what is new of them.
+// adopt makes the links the kept devices. Devices already set up by Ensure are
+// updated only if they differ.
 func (k *Keeper) adopt(all []Link) (failures []failure) {
 	devices := make(map[string]*device, len(all))
 	for _, l := range all {
@@ -238,22 +237,22 @@ func (k *Keeper) adopt(all []Link) (failures []failure) {
 	return failures
 }
 
-// outcome is what came of an apply.
+// outcome is the result of an apply.
 type outcome struct {
-	restored []string  // written, in words, where Run asked for it
-	more     int       // how many others were
-	failures []failure // not to be had, or not to be removed
-	due      time.Time // when what rests may be put back; zero: nothing does
+	restored []string  // descriptions of written objects, if Run called apply
+	more     int       // number of further restored objects
+	failures []failure // objects that could not be written or deleted
+	due      time.Time // when the first delayed object may be restored; zero if there is none
 }
 
 type failure struct {
-	key any // of the object
+	key any // that of the object
 	err error
 }
 
 func (o *outcome) fail(key any, err error) { o.failures = append(o.failures, failure{key, err}) }
 
-// mostRestored bounds how many objects a line of the log names.
+// mostRestored bounds how many objects a log line lists.
 const mostRestored = 5
 
 func (o *outcome) restore(what string) {
@@ -264,10 +263,10 @@ func (o *outcome) restore(what string) {
 	}
 }
 
-// wait notes that something rests until t.
+// wait records that an object must not be written before t.
 func (o *outcome) wait(t time.Time) { o.due = earlier(o.due, t) }
 
-// earlier returns the earlier of two times, of which zero is never.
+// earlier returns the earlier of two times. The zero time means never.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -275,8 +274,8 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// apply makes the kernel have what is wanted. restoring says that something was
-// changed by others. mu is held.
+// apply makes the kernel have the wanted state. restoring reports that other
+// programs may have changed it. mu is held.
 func (k *Keeper) apply(restoring bool) (o outcome, err error) {
 	b := k.begin(restoring, &o)
 	defer func() { k.dirty |= b.rested }()
@@ -289,7 +288,7 @@ func (k *Keeper) apply(restoring bool) (o outcome, err error) {
 		k.dirty &^= links
 	}
 	if k.want == nil {
-		return o, nil // nobody knows which entries and routes of an earlier run are to stay
+		return o, nil // which entries and routes of earlier runs should stay is not known yet
 	}
 	if k.dirty&entries != 0 {
 		if err := k.readEntries(); err != nil {
@@ -305,14 +304,14 @@ func (k *Keeper) apply(restoring bool) (o outcome, err error) {
 	return o, b.lost
 }
 
-// Run puts back what other programs remove or change, on notification of the
-// kernel, until ctx is done; the error is nil then. It returns an error that
-// wraps ErrDeviceGone if a device is gone. It may be called once. What was changed
-// before it was called is put back first.
+// Run restores what other programs remove or change, as the kernel announces
+// the changes, until ctx is done; the error is nil then. It returns an error
+// that wraps ErrDeviceGone if a device is gone. It may be called once. It
+// begins by restoring what was changed before the call.
 //
-// What is removed again and again is put back at longer and longer intervals.
+// Objects that are removed repeatedly are restored at increasing intervals.
 func (k *Keeper) Run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, k.events.Close)() // wakes it
+	defer context.AfterFunc(ctx, k.events.Close)() // wakes Next
 	k.follow(true)
 	defer k.follow(false)
 	l := listener{up: make(map[int]bool), due: time.Now()}
@@ -338,12 +337,13 @@ func (k *Keeper) follow(on bool) {
 	k.followed, k.dirty = on, everything
 }
 
-// retryAfter is how long what could not be put back rests, unless a change comes
-// before.
+// retryAfter is the delay before failed writes are retried, unless a change
+// triggers a retry earlier.
 const retryAfter = 5 * time.Second
 
-// look puts back what is not as wanted, and returns when to look again without a
-// notification; zero: never. The error is that a device is gone.
+// look restores what differs from the wanted state, and returns when to look
+// again even without a notification; zero means never. The error reports that a
+// device is gone.
 func (k *Keeper) look() (due time.Time, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -359,13 +359,13 @@ func (k *Keeper) look() (due time.Time, err error) {
 	return o.due, nil
 }
 
-// network is a network of pods, of which each node has a subnet.
+// network is a network of pods in which each node has a subnet.
 type network struct {
 	netip.Prefix
-	subnetBits int // the length of a subnet
+	subnetBits int // prefix length of a subnet
 }
 
-// currentNetworks are those of cfg.
+// currentNetworks returns the networks of cfg.
 func currentNetworks(cfg Config) (all []network) {
 	for _, n := range cfg.Networks {
 		for _, s := range cfg.Subnets {

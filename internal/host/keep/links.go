@@ -18,19 +18,19 @@ import (
 	"github.com/twillnet/twill/internal/host/ports"
 )
 
-// device is a Link that the kernel has.
+// device is a Link that exists in the kernel.
 type device struct {
 	Link
 	index int
-	// learningFixed says that this kernel cannot change VXLAN.Learning.
+	// learningFixed reports that this kernel cannot change VXLAN.Learning.
 	learningFixed bool
 }
 
-// linkKey names a setting or an address of a device.
+// linkKey identifies a setting or an address of a device.
 type linkKey struct{ dev, what string }
 
-// find looks the device of l up, and makes it if it is one that can be made. made
-// says that there was none like it.
+// find looks up the device of l, and creates it if it is missing and is a VXLAN
+// device, or replaces it if it differs. made reports whether it did so.
 func (k *Keeper) find(l Link) (d *device, made bool, err error) {
 	d = &device{Link: l}
 	link, err := k.nl.LinkByName(l.Name)
@@ -51,11 +51,11 @@ func (k *Keeper) find(l Link) (d *device, made bool, err error) {
 	return d, made, nil
 }
 
-// applyLink sets what is not as wanted of the device: settings first, then
-// addresses. The error is that the device cannot be read, or is gone.
+// applyLink corrects the device: settings first, then addresses. The error
+// reports that the device cannot be read, or is gone.
 //
-// The device is looked up by its index: another of the same name is not ours. mu
-// is held.
+// The device is looked up by index, since another one with the same name would
+// not be ours. mu is held.
 func (b *batch) applyLink(d *device) error {
 	k := b.Keeper
 	link, err := k.nl.LinkByIndex(d.index)
@@ -81,7 +81,8 @@ func (b *batch) applyLink(d *device) error {
 	return b.applyAddrs(d, link)
 }
 
-// applySetting has set change one thing of the device, unless that rests.
+// applySetting calls set to correct one setting, unless it must not be written
+// yet.
 func (b *batch) applySetting(d *device, what string, set func() error) error {
 	key := linkKey{d.Name, what}
 	if b.rests(key) {
@@ -96,22 +97,24 @@ func (b *batch) applySetting(d *device, what string, set func() error) error {
 		return nil
 	}
 	b.written(key, what+" dev "+d.Name)
-	// With it the kernel may have taken away entries and routes, without a word.
+	// The kernel may have removed entries and routes along with it, without
+	// notice.
 	b.dirty |= entries | routes
 	return nil
 }
 
-// setting is one thing of a device that can be set.
+// setting is one setting of a device.
 type setting struct {
 	what  string
 	right bool
 	set   func() error
 }
 
-// settings are those of the device, in the order in which they are set.
+// settings returns the settings of the device in the order in which they are
+// written.
 func (k *Keeper) settings(d *device, link netlink.Link) []setting {
 	a := link.Attrs()
-	noIPv6 := a.MTU < encap.MinIPv6MTU // the kernel has turned it off
+	noIPv6 := a.MTU < encap.MinIPv6MTU // the kernel has disabled IPv6 on the device
 	all := []setting{
 		{"MAC " + d.MAC.String(), d.MAC == MAC{} || bytes.Equal(a.HardwareAddr, d.MAC[:]), func() error { return k.nl.LinkSetHardwareAddr(link, d.MAC[:]) }},
 		{fmt.Sprintf("MTU %d", d.MTU), a.MTU == d.MTU, func() error { return k.setMTU(link, d.MTU) }},
@@ -126,7 +129,8 @@ func (k *Keeper) settings(d *device, link netlink.Link) []setting {
 	up := a.Flags&net.FlagUp != 0
 	return append(all,
 		setting{"no bridge", !k.bridged(a), func() error { return k.nl.LinkSetNoMaster(link) }},
-		// A VXLAN device has no queue. With one of length 0 a TUN device drops all.
+		// A VXLAN device has no queue. A TUN device with a queue of length 0
+		// drops everything.
 		setting{fmt.Sprintf("txqueuelen %d", tunQueueLen), d.VXLAN != nil || a.TxQLen != 0, func() error { return k.nl.LinkSetTxQLen(link, tunQueueLen) }},
 		setting{"arp", d.VXLAN == nil || a.RawFlags&unix.IFF_NOARP == 0, func() error { return k.nl.LinkSetARPOn(link) }},
 		setting{"carrier", !up || a.RawFlags&unix.IFF_LOWER_UP != 0, func() error { return k.setCarrier(d) }},
@@ -134,12 +138,12 @@ func (k *Keeper) settings(d *device, link netlink.Link) []setting {
 	)
 }
 
-// tunQueueLen is the length of the transmit queue that the kernel gives a TUN
-// device, in packets (TUN_READQ_SIZE in drivers/net/tun.c).
+// tunQueueLen is the default length of the transmit queue of a TUN device, in
+// packets (TUN_READQ_SIZE in drivers/net/tun.c).
 const tunQueueLen = 500
 
-// bridged reports whether the device is a port of a bridge, which then takes all
-// that arrives on it.
+// bridged reports whether the device is a port of a bridge, which takes all
+// packets that arrive on it.
 func (k *Keeper) bridged(a *netlink.LinkAttrs) bool {
 	if a.MasterIndex == 0 {
 		return false
@@ -148,8 +152,9 @@ func (k *Keeper) bridged(a *netlink.LinkAttrs) bool {
 	return err == nil && master.Type() == "bridge"
 }
 
-// setCarrier turns on the carrier that another program has turned off: of a TUN
-// device with "ip link set carrier off", of a VXLAN device with "protodown on".
+// setCarrier turns the carrier back on after another program turned it off:
+// with "ip link set carrier off" for a TUN device, with "protodown on" for a
+// VXLAN device.
 func (k *Keeper) setCarrier(d *device) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -164,8 +169,8 @@ func (k *Keeper) setCarrier(d *device) error {
 	return err
 }
 
-// setMTU leaves a device without IPv6 down: if it were up, IPv6 would come back
-// with a link-local address.
+// setMTU sets a device without IPv6 down first: if it stayed up, IPv6 would
+// come back with a link-local address.
 func (k *Keeper) setMTU(link netlink.Link, mtu int) error {
 	if link.Attrs().MTU < encap.MinIPv6MTU {
 		if err := k.nl.LinkSetDown(link); err != nil {
@@ -179,7 +184,8 @@ func (k *Keeper) setMTU(link netlink.Link, mtu int) error {
 const addrGenModeNone = 1
 
 func (k *Keeper) setUp(d *device, link netlink.Link) error {
-	// Or else the kernel makes a link-local address. Without IPv6 there is none.
+	// Otherwise the kernel adds a link-local address. It fails if there is no
+	// IPv6.
 	_ = k.nl.LinkSetIP6AddrGenMode(link, addrGenModeNone)
 	err := k.nl.LinkSetUp(link)
 	if errors.Is(err, unix.EADDRINUSE) && d.VXLAN != nil {
@@ -189,8 +195,8 @@ func (k *Keeper) setUp(d *device, link netlink.Link) error {
 	return err
 }
 
-// applyAddrs gives the device its addresses, and takes away those that a former
-// subnet of the node had.
+// applyAddrs adds the addresses of the device, and removes those of earlier
+// subnets of the node.
 func (b *batch) applyAddrs(d *device, link netlink.Link) error {
 	k := b.Keeper
 	list, err := k.nl.AddrList(link, netlink.FAMILY_ALL)
@@ -249,21 +255,22 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// quietIPv6 turns router solicitations off, as stock flannel does: where nobody
-// answers they only count as drops. It must run in the network namespace of the
-// device: /proc shows a thread the files of its own.
+// quietIPv6 turns off router solicitations, as stock flannel does: no router
+// answers them, and they are only counted as drops. It must run in the network
+// namespace of the device, since /proc shows a thread the files of its own
+// namespace.
 func quietIPv6(name string) {
 	path := "/proc/sys/net/ipv6/conf/" + name + "/accept_ra"
 	value, err := os.ReadFile(path)
 	if err != nil || string(bytes.TrimSpace(value)) == "0" {
-		return // there is no IPv6, or they are off
+		return // no IPv6, or already off
 	}
-	// A container may not be allowed to; that does no harm.
+	// A container may lack permission, which is harmless.
 	_ = os.WriteFile(path, []byte("0"), 0o644)
 }
 
-// deleteLink deletes a device, with which its addresses, its entries and the
-// routes over it go. One that is gone already is no error.
+// deleteLink deletes a device, and with it its addresses, entries and routes.
+// It returns no error if the device is already gone.
 func (k *Keeper) deleteLink(index int, name string) error {
 	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
 	if err := k.nl.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -272,9 +279,9 @@ func (k *Keeper) deleteLink(index int, name string) error {
 	return nil
 }
 
-// linkIdle returns, for each host that forwarding entries of the device lead to,
-// for how long the kernel has sent nothing there. It may be called from any
-// goroutine.
+// linkIdle returns, for each host that is the destination of a forwarding entry
+// of the device, how long ago the kernel last sent to it. It may be called from
+// any goroutine.
 func (k *Keeper) linkIdle(index int) (map[netip.Addr]time.Duration, error) {
 	list, err := k.nl.NeighList(index, unix.AF_BRIDGE)
 	if err != nil {
@@ -282,7 +289,7 @@ func (k *Keeper) linkIdle(index int) (map[netip.Addr]time.Duration, error) {
 	}
 	idle := make(map[netip.Addr]time.Duration)
 	for _, e := range list {
-		// An entry begins as if it was used when it was made.
+		// The two are equal until the entry is used for the first time.
 		to, ok := netip.AddrFromSlice(e.IP)
 		if !ok || e.Used == e.Updated {
 			continue
@@ -295,14 +302,15 @@ func (k *Keeper) linkIdle(index int) (map[netip.Addr]time.Duration, error) {
 	return idle, nil
 }
 
-// userHZ is how many ticks of the clock the kernel counts in a second towards
-// user space, time(7).
+// userHZ is the number of clock ticks per second in values that the kernel
+// reports to user space, time(7).
 const userHZ = 100
 
-// Idle returns, for each host that forwarding entries of kept VXLAN devices lead
-// to, for how long the kernel has sent nothing there. The kernel counts no packets
-// by entry, but notes when each was used last (vxlan_find_mac in
-// drivers/net/vxlan/vxlan_core.c). Hosts that were never sent to are not in it.
+// Idle returns, for each host that is the destination of a forwarding entry of
+// a kept VXLAN device, how long ago the kernel last sent to it. The kernel does
+// not count packets for each entry, but records when each was last used
+// (vxlan_find_mac in drivers/net/vxlan/vxlan_core.c). Hosts to which nothing
+// was ever sent are not in the map.
 func (k *Keeper) Idle() map[netip.Addr]time.Duration {
 	k.mu.Lock()
 	var indexes []int
@@ -317,7 +325,7 @@ func (k *Keeper) Idle() map[netip.Addr]time.Duration {
 	for _, index := range indexes {
 		idle, err := k.linkIdle(index)
 		if err != nil {
-			continue // the device is gone, which Run finds out
+			continue // Run finds out that the device is gone
 		}
 		for to, since := range idle {
 			if before, twice := all[to]; !twice || since < before {

@@ -12,22 +12,23 @@ import (
 )
 
 const (
-	// settle is how long after a change of a device it is looked at: who sets it
-	// down and up again takes two steps. Entries and routes are looked at at once.
+	// settle is how long Run waits after a change of a device before looking at it,
+	// since setting a device down and up again takes two steps. Entries and
+	// routes are looked at immediately.
 	settle = 50 * time.Millisecond
-	// gap is that between two looks: of 5,000 peers the kernel's tables are read
-	// in some 100 ms.
+	// gap is the minimum time between two looks: with 5,000 peers, reading the
+	// kernel's tables takes some 100 ms.
 	gap = 50 * time.Millisecond
 )
 
-// listener is what Run knows between notifications.
+// listener is the state that Run keeps between notifications.
 type listener struct {
-	up   map[int]bool // devices by their last notification
-	due  time.Time    // when to look; zero: when something changes
-	last time.Time    // that was looked
+	up   map[int]bool // devices by index, as of their last notification
+	due  time.Time    // when to look next; zero: after the next change
+	last time.Time    // time of the last look
 }
 
-// at has Run look at t, and not sooner after the last look than gap.
+// at schedules a look at t, but not sooner than gap after the last one.
 func (l *listener) at(t time.Time) {
 	if soonest := l.last.Add(gap); t.Before(soonest) {
 		t = soonest
@@ -35,8 +36,8 @@ func (l *listener) at(t time.Time) {
 	l.due = earlier(l.due, t)
 }
 
-// hear marks what is not as wanted after the messages. The error is that a device
-// is gone.
+// hear marks what the messages may have changed as dirty. The error reports
+// that a device is gone.
 func (k *Keeper) hear(l *listener, messages []syscall.NetlinkMessage, missed bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -57,8 +58,8 @@ func (k *Keeper) hear(l *listener, messages []syscall.NetlinkMessage, missed boo
 	return nil
 }
 
-// concerned returns what may not be as wanted after m, and how long to leave it
-// alone yet. mu is held.
+// concerned returns the kinds that may differ from the wanted state after m,
+// and the delay before looking at them. mu is held.
 func (k *Keeper) concerned(up map[int]bool, m syscall.NetlinkMessage) (concerned kinds, wait time.Duration, err error) {
 	deleted := false
 	switch m.Header.Type {
@@ -71,8 +72,8 @@ func (k *Keeper) concerned(up map[int]bool, m syscall.NetlinkMessage) (concerned
 		if len(m.Data) < unix.SizeofIfAddrmsg {
 			return 0, 0, nil
 		}
-		// That the kernel takes the IPv4 routes of a device away with its last
-		// address, it does not notify of.
+		// When a device loses its last address, the kernel removes its IPv4
+		// routes without notification.
 		index := int(nl.DeserializeIfAddrmsg(m.Data).Index)
 		if k.device(index) != nil {
 			return links | routes, settle, nil
@@ -95,12 +96,12 @@ func (k *Keeper) concerned(up map[int]bool, m syscall.NetlinkMessage) (concerned
 	return 0, 0, nil
 }
 
-// linkConcerned is concerned of a message of a device.
+// linkConcerned is the part of concerned that handles messages about devices.
 func (k *Keeper) linkConcerned(up map[int]bool, info *nl.IfInfomsg, deleted bool) (kinds, time.Duration, error) {
 	index, is := int(info.Index), info.Flags&unix.IFF_UP != 0
 	d := k.device(index)
 	if d != nil && info.Family != unix.AF_UNSPEC {
-		return 0, 0, nil // a bridge notifies of its ports with the same message
+		return 0, 0, nil // a bridge announces changes of its ports with the same message type
 	}
 	if d != nil && deleted {
 		return 0, 0, fmt.Errorf("interface %s: %w", d.Name, ErrDeviceGone)
@@ -110,7 +111,7 @@ func (k *Keeper) linkConcerned(up map[int]bool, info *nl.IfInfomsg, deleted bool
 	if deleted {
 		delete(up, index)
 	}
-	toggled := !known || was != is // and not statistics, or the carrier
+	toggled := !known || was != is // other messages concern statistics or the carrier
 	switch {
 	case d != nil && toggled:
 		return everything, settle, nil
@@ -122,7 +123,7 @@ func (k *Keeper) linkConcerned(up map[int]bool, info *nl.IfInfomsg, deleted bool
 	return 0, 0, nil
 }
 
-// device returns the kept device of this number, nil if there is none.
+// device returns the kept device with this index, nil if there is none.
 func (k *Keeper) device(index int) *device {
 	for _, d := range k.devices {
 		if d.index == index {
@@ -135,8 +136,8 @@ func (k *Keeper) device(index int) *device {
 // leadsThrough reports whether a wanted route leads through the device.
 func (k *Keeper) leadsThrough(index int) bool { return k.want != nil && k.want.devs[index] }
 
-// asWanted reports whether an entry that was written or deleted leaves what is
-// wanted as it is.
+// asWanted reports whether the wanted entries are still in place after e was
+// written or deleted.
 func (k *Keeper) asWanted(e entry, deleted bool) bool {
 	if e.bridge {
 		to, wanted := k.want.fdb[fdbKey{e.index, e.mac}]
@@ -146,8 +147,8 @@ func (k *Keeper) asWanted(e entry, deleted bool) bool {
 	return !wanted || !deleted && e.mac == mac && e.permanent
 }
 
-// routeConcerned reports whether a message is of a route to a destination to
-// which one is wanted, in whatever place.
+// routeConcerned reports whether a message is about a route to the same
+// destination as a wanted one, whatever its metric.
 func (k *Keeper) routeConcerned(b []byte) bool {
 	dst, ok := destination(b)
 	if !ok || k.want == nil {
@@ -158,7 +159,7 @@ func (k *Keeper) routeConcerned(b []byte) bool {
 	return wanted || last
 }
 
-// destination returns that of a route message of table main.
+// destination returns the destination in a message about a route in table main.
 func destination(b []byte) (dst netip.Prefix, ok bool) {
 	if len(b) < unix.SizeofRtMsg {
 		return dst, false

@@ -3,22 +3,22 @@ package keep
 import "time"
 
 const (
-	// firstRest is how long an object is left alone after it was put back, and
-	// longestRest what that grows to, doubling each time.
+	// firstRest is the delay before an object may be restored again. It doubles
+	// each time, up to longestRest.
 	firstRest   = 50 * time.Millisecond
 	longestRest = 5 * time.Second
-	// calm is how long an object must stay before all is forgotten.
+	// calm is how long an object must stay in place before its delay is reset.
 	calm = 3 * longestRest
 )
 
-// pace is that of an object which was put back and may be taken away again.
+// pace limits how often an object is restored that may be removed again.
 type pace struct {
-	last time.Time     // that it was put back
-	rest time.Duration // that it is left alone for since
-	said bool          // that another program keeps taking it away
+	last time.Time     // when it was last restored
+	rest time.Duration // how long it is left alone after that
+	said bool          // it has been logged that another program keeps removing it
 }
 
-// resting returns until when the object is left alone; zero: it is not.
+// resting returns until when the object is left alone, zero if it is not.
 func (k *Keeper) resting(key any) (until time.Time) {
 	if p, ok := k.paces[key]; ok {
 		if until = p.last.Add(p.rest); until.After(time.Now()) {
@@ -28,7 +28,7 @@ func (k *Keeper) resting(key any) (until time.Time) {
 	return time.Time{}
 }
 
-// put notes that the object was put back.
+// put records that the object was restored.
 func (k *Keeper) put(key any) {
 	now := time.Now()
 	p, ok := k.paces[key]
@@ -39,8 +39,8 @@ func (k *Keeper) put(key any) {
 	p.last, p.rest = now, min(2*p.rest, longestRest)
 }
 
-// forgetPaces forgets what is known of objects that are to be others with w, so
-// that they are there at once.
+// forgetPaces resets the delays of objects that change with w, so that they are
+// written immediately.
 func (k *Keeper) forgetPaces(w *wanted) {
 	if k.want == nil {
 		return

@@ -15,26 +15,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// record is the file of what this host was given that does not show whose it is.
-// It lies where files are gone after a reboot, as routes are. Its lines are
+// record is the file that lists the objects added to this host that cannot be
+// recognized as ours by their form. It must lie in a directory that is cleared
+// at boot, since routes do not survive a reboot either. Its lines are
 //
 //	network 10.5.0.0/16 /24               a network, and the length of its subnets
 //	10.5.2.0/24 via 192.0.2.2 dev eth0    a plain route
 //	blackhole 10.5.1.0/24                 a blackhole route
 //
-// A line stands there before what it says is made, so that there may be more
-// lines than routes. Lines that make no sense are passed over.
+// A line is written before the object that it describes is created, so there
+// may be more lines than routes. Invalid lines are ignored.
 type record struct {
 	path     string
 	networks []network
 	routes   map[Route]bool
 }
 
-// spare is how many lines more than there are routes are put up with before the
-// file is rewritten.
+// spare is how many lines in excess of the routes are tolerated before the file
+// is rewritten.
 const spare = 256
 
-// openRecord reads the file at path, which may be missing. With an empty path
+// openRecord reads the file at path, which may not exist. If path is empty,
 // nothing is read or written.
 func openRecord(path string) (*record, error) {
 	r := &record{path: path, routes: make(map[Route]bool)}
@@ -77,11 +78,11 @@ func parseNetwork(line string) (n network, ok bool) {
 	return n, errors.Join(errs[:]...) == nil && n.subnetBits >= n.Bits() && n.subnetBits <= n.Addr().BitLen()
 }
 
-// has reports whether an earlier run has made the route.
+// has reports whether an earlier run made the route.
 func (r *record) has(route Route) bool { return r.routes[route] }
 
-// add writes down the networks, and those of the routes that outlive a process,
-// before they are made.
+// add writes the networks, and those of the routes that outlive a process, to
+// the file before they are installed.
 func (r *record) add(networks []network, routes []Route) error {
 	if r.path == "" {
 		return nil
@@ -123,7 +124,8 @@ func (r *record) append(lines []string) error {
 	if err != nil {
 		return fmt.Errorf("write down routes: %w", err)
 	}
-	// With an empty line in front, in case a killed writer has left half a one.
+	// The leading newline ends a partial line that a killed writer may have
+	// left.
 	_, err = f.WriteString("\n" + strings.Join(lines, "\n") + "\n")
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write down routes: %w", err)
@@ -131,8 +133,9 @@ func (r *record) append(lines []string) error {
 	return nil
 }
 
-// trim forgets all but these networks and routes, if there is much to forget. All
-// else is gone from the kernel. Without any there is no file.
+// trim removes all but these networks and routes from the record if the excess
+// is large. All others must be gone from the kernel. If nothing is left, the
+// file is removed.
 func (r *record) trim(networks []network, routes []Route) error {
 	stays := make(map[Route]bool)
 	for _, route := range routes {
@@ -160,8 +163,8 @@ func (r *record) trim(networks []network, routes []Route) error {
 	return nil
 }
 
-// rewrite replaces the file in one step. A symbolic link in its place, or in that
-// of the temporary file, is not followed.
+// rewrite replaces the file atomically. It does not follow a symbolic link in
+// place of the file or of the temporary file.
 func (r *record) rewrite(text []byte) error {
 	if len(text) == 0 {
 		if err := os.Remove(r.path); !errors.Is(err, fs.ErrNotExist) {
@@ -187,7 +190,7 @@ func (r *record) rewrite(text []byte) error {
 	return nil
 }
 
-// recorded returns the networks to write down: none if nothing of s outlives the
+// recorded returns the networks to record: none if nothing in s outlives the
 // process.
 func (k *Keeper) recorded(s State) []network {
 	if slices.ContainsFunc(s.Links, func(l Link) bool { return l.VXLAN != nil }) || slices.ContainsFunc(s.Routes, Route.outlives) {
@@ -196,8 +199,8 @@ func (k *Keeper) recorded(s State) []network {
 	return nil
 }
 
-// trimRecord has the record forget what is gone from the kernel. Networks of
-// earlier runs are forgotten if clean says that nothing of them is left.
+// trimRecord removes what is gone from the kernel from the record. It drops
+// networks of earlier runs if clean reports that nothing is left in them.
 func (k *Keeper) trimRecord(s State, clean bool) error {
 	networks := k.record.networks
 	if clean && k.retired {

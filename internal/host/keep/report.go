@@ -14,28 +14,29 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// said is what has been logged, so that it is not logged again.
+// said records what has been logged, so that it is not logged again.
 type said struct {
-	restored string // what was put back
+	restored string // what was restored
 	at       time.Time
-	failures map[any]error // by the object
-	read     string        // why the kernel cannot be read
+	failures map[any]error // by the key of the object
+	read     string        // why the kernel's state could not be read
 }
 
 func newSaid() said { return said{failures: make(map[any]error)} }
 
-// silence is for how long the same thing put back is not logged again.
+// silence is the minimum time between identical log lines about restored
+// objects.
 const silence = time.Minute
 
-// recordKey stands for the record file among the objects.
+// recordKey is the key of the record file.
 type recordKey struct{}
 
-// report logs what has come of an apply, each thing once. With running it is one
-// of Run.
+// report logs the outcome of an apply, without repeating itself. running
+// reports that Run called apply.
 func (k *Keeper) report(o outcome, err error, running bool) {
 	log := k.cfg.Logger
 	if errors.Is(err, ErrDeviceGone) {
-		return // it ends Run
+		return // Run returns it
 	}
 	if err != nil {
 		if text := err.Error(); text != k.said.read {
@@ -58,8 +59,7 @@ func (k *Keeper) report(o outcome, err error, running bool) {
 	k.reportFights()
 }
 
-// reportFailures logs the first of the failures that are new, and how many there
-// are.
+// reportFailures logs the first new failure, and the number of the others.
 func (k *Keeper) reportFailures(failures []failure) {
 	before := k.said.failures
 	k.said.failures = make(map[any]error, len(failures))
@@ -80,7 +80,7 @@ func (k *Keeper) reportFailures(failures []failure) {
 	}
 }
 
-// reportFights logs which objects another program takes away again and again.
+// reportFights logs the objects that another program removes repeatedly.
 func (k *Keeper) reportFights() {
 	now := time.Now()
 	for key, p := range k.paces {
@@ -95,7 +95,7 @@ func (k *Keeper) reportFights() {
 	}
 }
 
-// keyWords names an object.
+// keyWords describes an object by its key.
 func (k *Keeper) keyWords(key any) string {
 	switch key := key.(type) {
 	case linkKey:
@@ -110,7 +110,7 @@ func (k *Keeper) keyWords(key any) string {
 	return fmt.Sprint(key)
 }
 
-// words names an object with the name of its device instead of the number.
+// words describes an object with the name of its device instead of the index.
 func (k *Keeper) words(object any) string {
 	dev := 0
 	switch o := object.(type) {
@@ -128,7 +128,7 @@ func (k *Keeper) words(object any) string {
 	return strings.Replace(s, fmt.Sprintf(" dev %d", dev), " dev "+k.link(dev).name, 1)
 }
 
-// kindWords is words with the kind of the object in front.
+// kindWords is words preceded by the kind of the object.
 func (k *Keeper) kindWords(object any) string {
 	kind := ""
 	switch object.(type) {
@@ -142,9 +142,9 @@ func (k *Keeper) kindWords(object any) string {
 	return kind + k.words(object)
 }
 
-// linkState is what messages say of a device.
+// linkState is the state of a device for messages.
 type linkState struct {
-	name       string // its number if it is gone
+	name       string // the index if the device is gone
 	gone, down bool
 }
 

@@ -12,8 +12,8 @@ import (
 // MAC is an Ethernet address.
 type MAC = nlbatch.MAC
 
-// State is what the kernel is to have. Its objects name their devices. It must
-// not be changed after it was handed over.
+// State is what the kernel should have. Its objects refer to devices by name.
+// It must not be changed after it was passed to a Keeper.
 type State struct {
 	Links  []Link
 	FDB    []FDB
@@ -21,37 +21,38 @@ type State struct {
 	Routes []Route
 }
 
-// Link is a device with its addresses. It is up.
+// Link is a device with its addresses. The Keeper keeps it up.
 type Link struct {
 	Name string
-	// VXLAN is how the device is made. Nil: the process has made it and has it
-	// open, as a TUN device; it goes with the process.
+	// VXLAN describes how to create the device. It is nil for a device such as
+	// TUN that this process created and holds open; it goes away with the
+	// process.
 	VXLAN *VXLAN
 	MTU   int          // bytes
 	MAC   MAC          // zero: the device has none
-	Addrs []netip.Addr // each a network of its own (/32, /128)
-	// NoTxChecksum turns the device's checksum offload off (ethtool -K tx off).
+	Addrs []netip.Addr // each is added as a single address (/32, /128)
+	// NoTxChecksum turns off the device's checksum offload (ethtool -K tx off).
 	NoTxChecksum bool
 }
 
-// equal reports whether two links are the same in all that can be set of them.
+// equal reports whether two links have the same settings and addresses.
 func (l Link) equal(o Link) bool {
 	return l.MTU == o.MTU && l.MAC == o.MAC && l.NoTxChecksum == o.NoTxChecksum && slices.Equal(l.Addrs, o.Addrs) &&
 		(l.VXLAN == nil || o.VXLAN == nil || *l.VXLAN == *o.VXLAN)
 }
 
-// VXLAN is what makes a VXLAN device the one it is. But for Learning the kernel
-// changes none of it, so a device that differs is replaced.
+// VXLAN holds the attributes of a VXLAN device. The kernel cannot change any of
+// them except Learning, so a device that differs is replaced.
 type VXLAN struct {
 	VNI, Port     int
 	Underlay      int    // index of the interface
-	UnderlayName  string // of the interface, for messages
+	UnderlayName  string // name of the interface, for messages
 	Local         netip.Addr
 	Learning, GBP bool
 }
 
-// FDB is a permanent forwarding entry of a VXLAN device: frames to MAC go to the
-// host Dst. There is one for each MAC.
+// FDB is a permanent forwarding entry of a VXLAN device: frames to MAC go to
+// the host Dst. Each MAC has one entry.
 type FDB struct {
 	Dev string
 	MAC MAC
@@ -65,21 +66,21 @@ type Neigh struct {
 	MAC MAC
 }
 
-// Route is a route in table main with the kernel's default metric. There is one
-// for each destination, besides a blackhole.
+// Route is a route in table main with the kernel's default metric. Each
+// destination has at most one, besides a blackhole.
 type Route struct {
 	Dst    netip.Prefix
 	Via    netip.Addr // the gateway; invalid: Dst is on the link of Dev
 	Dev    string
-	OnLink bool // Via is on the link of Dev, whatever its addresses say
-	// Blackhole drops what no other route to Dst takes: its metric is the last.
-	// It has neither gateway nor device.
+	OnLink bool // Via is on the link of Dev, whatever addresses Dev has
+	// Blackhole drops packets to Dst that no other route takes, by having the
+	// highest metric. It has neither gateway nor device.
 	Blackhole bool
-	// Yield leaves alone any other route to Dst that is there.
+	// Yield leaves any existing route to Dst alone.
 	Yield bool
 }
 
-// String writes the route as ip-route(8) does.
+// String formats the route as ip-route(8) does.
 func (r Route) String() string {
 	if r.Blackhole {
 		return "blackhole " + r.Dst.String()
@@ -95,7 +96,7 @@ func (r Route) String() string {
 	return s
 }
 
-// parseRoute is the reverse of String.
+// parseRoute parses the output of String.
 func parseRoute(s string) (r Route, err error) {
 	f := strings.Fields(s)
 	switch {
@@ -113,6 +114,6 @@ func parseRoute(s string) (r Route, err error) {
 	return r, err
 }
 
-// outlives reports whether the route stays when all devices that twill makes are
-// deleted, and does not show whose it is.
+// outlives reports whether the route stays when all devices of twill are
+// deleted, and cannot be recognized as ours by its form.
 func (r Route) outlives() bool { return r.Blackhole || r.Via.IsValid() && !r.OnLink }

@@ -14,17 +14,18 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// makeVXLAN makes the device, down, as stock flannel does.
+// makeVXLAN creates the device, down, as stock flannel does.
 func (k *Keeper) makeVXLAN(d *device) error {
 	v := d.VXLAN
 	err := k.nl.LinkAdd(&netlink.Vxlan{
 		LinkAttrs: netlink.LinkAttrs{
 			Name: d.Name,
 			MTU:  d.MTU,
-			// In the request itself: of an address that is set afterwards,
-			// systemd-udevd's MACAddressPolicy might make another in between.
+			// The address is part of the request, since systemd-udevd's
+			// MACAddressPolicy could replace it before a separate request sets
+			// it.
 			HardwareAddr: d.MAC[:],
-			TxQLen:       0, // which is what flannel's calls say
+			TxQLen:       0, // as in flannel's requests
 		},
 		VxlanId: v.VNI, VtepDevIndex: v.Underlay, SrcAddr: v.Local.AsSlice(), Port: v.Port, Learning: v.Learning, GBP: v.GBP,
 	})
@@ -39,7 +40,7 @@ func (k *Keeper) makeVXLAN(d *device) error {
 	return nil
 }
 
-// takeOver uses the device that is there, or replaces it if it differs.
+// takeOver uses the existing device, or replaces it if it differs.
 func (k *Keeper) takeOver(d *device, link netlink.Link) (made bool, err error) {
 	if _, ok := link.(*netlink.Vxlan); !ok {
 		return false, fmt.Errorf("interface %s exists and is not a VXLAN device (%s): delete it (ip link delete %s), or set another Backend.VNI in the network configuration",
@@ -56,8 +57,8 @@ func (k *Keeper) takeOver(d *device, link netlink.Link) (made bool, err error) {
 	return true, k.makeVXLAN(d)
 }
 
-// differences returns in which respects, that cannot be changed, link is not the
-// wanted VXLAN device.
+// differences describes how link differs from the wanted VXLAN device in
+// attributes that cannot be changed.
 func differences(link netlink.Link, want *VXLAN) (diffs []string) {
 	v, ok := link.(*netlink.Vxlan)
 	if !ok {
@@ -87,9 +88,9 @@ func differences(link netlink.Link, want *VXLAN) (diffs []string) {
 	return diffs
 }
 
-// setLearning changes nothing but learning: asked for anything else besides,
-// the kernel refuses to change a device that is there (vxlan_nl2flag in
-// drivers/net/vxlan/vxlan_core.c). Before Linux 4.12 it changes nothing at all.
+// setLearning changes only learning: if a request contains other attributes,
+// the kernel rejects changes to an existing device (vxlan_nl2flag in
+// drivers/net/vxlan/vxlan_core.c). Before Linux 4.12 it rejects all changes.
 func (k *Keeper) setLearning(d *device) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -113,13 +114,13 @@ func (k *Keeper) setLearning(d *device) error {
 	return err
 }
 
-// request has the kernel answer on a socket in the namespace of Open.
+// request executes req on a socket in the network namespace of Open.
 func (k *Keeper) request(req *nl.NetlinkRequest, answers uint16) ([][]byte, error) {
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: &k.requests}
 	return req.Execute(unix.NETLINK_ROUTE, answers)
 }
 
-// vxlanRemedy says what to do where the kernel does not make the device.
+// vxlanRemedy suggests a remedy if the kernel does not create the device.
 func (k *Keeper) vxlanRemedy(v *VXLAN, err error) string {
 	switch {
 	case errors.Is(err, unix.EEXIST):
@@ -132,8 +133,8 @@ func (k *Keeper) vxlanRemedy(v *VXLAN, err error) string {
 	return VXLANRemedy(err)
 }
 
-// VXLANRemedy says what the process or the kernel lacks where the making of a
-// VXLAN device fails with err; empty if that is not known.
+// VXLANRemedy returns what the process or the kernel lacks if creating a VXLAN
+// device fails with err, or "" if that is not known.
 func VXLANRemedy(err error) string {
 	switch {
 	case errors.Is(err, unix.EPERM):
@@ -146,7 +147,7 @@ func VXLANRemedy(err error) string {
 	return ""
 }
 
-// clash names the device that has the VNI already.
+// clash names the existing device that has the same VNI and port.
 func (k *Keeper) clash(v *VXLAN) string {
 	all, err := k.nl.LinkList()
 	if err != nil {
@@ -162,8 +163,8 @@ func (k *Keeper) clash(v *VXLAN) string {
 }
 
 // makeRoom deletes devices of earlier runs in the networks that have the VNI of
-// one of all and another name: the kernel has no second device of the same VNI
-// and port for one family of the underlay.
+// one of all but another name, since the kernel does not allow two VXLAN
+// devices with the same VNI, port and underlay family.
 func (k *Keeper) makeRoom(all []Link) error {
 	left, err := leftDevices(k.nl, k.cfg.Owned, k.networks)
 	if err != nil {
@@ -181,9 +182,9 @@ func (k *Keeper) makeRoom(all []Link) error {
 	return nil
 }
 
-// retire deletes, once, the devices of earlier runs in the networks that are not
-// wanted. Their routes go with them, which would lead to where nobody listens. It
-// follows the first Set, when other routes have taken their place.
+// retire deletes, once, the devices of earlier runs in the networks that are
+// not wanted, and with them their routes, which lead nowhere. It runs after the
+// first Set, when other routes have replaced them.
 func (k *Keeper) retire(o *outcome) {
 	if k.retired {
 		return
