@@ -92,7 +92,7 @@ type identity struct {
 
 func identityOf(a lease.Attrs) (id identity) {
 	if json.Unmarshal(a.BackendData, &id) != nil {
-		return identity{} // not an object: it identifies no node
+		return identity{} // not in a known form, so it identifies no node
 	}
 	return id
 }
