@@ -95,7 +95,7 @@ func Open(cfg Config) (_ *Keeper, err error) {
 	if k.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	// This makes the kernel leave other tables out of dumps (Linux 4.20).
+	// With strict checking, dumps leave out the other tables (Linux 4.20).
 	_ = k.nl.SetStrictCheck(true)
 	if k.requests.Socket, err = nl.Subscribe(unix.NETLINK_ROUTE); err != nil { // subscribes to no group
 		return nil, fmt.Errorf("open netlink socket: %w", err)

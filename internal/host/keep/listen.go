@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// settle is how long Run waits after a change of a device before looking at it,
+	// settle is how long Run waits before looking at a device that changed,
 	// since setting a device down and up again takes two steps. Entries and
 	// routes are looked at immediately.
 	settle = 50 * time.Millisecond

@@ -199,7 +199,7 @@ func (k *Keeper) recorded(s State) []network {
 	return nil
 }
 
-// trimRecord removes what is gone from the kernel from the record. It drops
+// trimRecord drops from the record what the kernel no longer has. It drops
 // networks of earlier runs if clean reports that nothing is left in them.
 func (k *Keeper) trimRecord(s State, clean bool) error {
 	networks := k.record.networks
