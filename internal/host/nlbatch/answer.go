@@ -8,22 +8,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// answer is what the kernel says of a request.
+// answer is the kernel's answer to a request.
 type answer struct {
 	seq uint32
-	err error // nil, or one that wraps a unix.Errno
+	err error // nil, or an error that wraps a unix.Errno
 }
 
 const (
-	// sizeofErrno is the error field of struct nlmsgerr (linux/netlink.h); the
-	// header of the request follows it.
+	// sizeofErrno is the size of the error field of struct nlmsgerr
+	// (linux/netlink.h), which precedes the header of the request.
 	sizeofErrno = 4
-	// typeMask takes the flags off an attribute's type (NLA_TYPE_MASK).
+	// typeMask removes the flags from an attribute's type (NLA_TYPE_MASK).
 	typeMask = 1<<14 - 1
 )
 
-// answers goes through the answers in a datagram from the kernel and passes over
-// all that is none. It stops at what is cut short.
+// answers iterates over the answers in a datagram from the kernel and skips
+// other messages. It stops at a truncated one.
 func answers(b []byte) iter.Seq[answer] {
 	return func(yield func(answer) bool) {
 		for len(b) >= unix.SizeofNlMsghdr {
@@ -45,7 +45,7 @@ func answers(b []byte) iter.Seq[answer] {
 	}
 }
 
-// answered reads struct nlmsgerr: a negative errno, 0 for success.
+// answered parses struct nlmsgerr: a negative errno, or 0 for success.
 func answered(body []byte, flags uint16) error {
 	errno := unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
 	if errno == 0 {
@@ -57,16 +57,17 @@ func answered(body []byte, flags uint16) error {
 	return errno
 }
 
-// reason returns the kernel's text, empty if there is none. It stands in an
-// attribute after the request, of which only the header is there where flags
-// have NLM_F_CAPPED.
+// reason returns the kernel's error text, or "" if there is none. The text is
+// an attribute after the request, of which only the header is present if flags
+// has NLM_F_CAPPED.
 func reason(b []byte, flags uint16) string {
 	if flags&unix.NLM_F_ACK_TLVS == 0 || len(b) < unix.SizeofNlMsghdr {
 		return ""
 	}
 	request := unix.SizeofNlMsghdr
 	if flags&unix.NLM_F_CAPPED == 0 {
-		// Larger than it is, it would be less than 0 where int has 32 bits.
+		// Limit it to len(b), since a larger value could be negative in a
+		// 32-bit int.
 		request = align(int(min(binary.NativeEndian.Uint32(b), uint32(len(b)))))
 	}
 	b = b[min(request, len(b)):]

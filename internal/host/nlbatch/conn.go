@@ -1,14 +1,14 @@
-// Package nlbatch hands the kernel many changes of routes, neighbours and FDB
-// entries in few system calls.
+// Package nlbatch makes many changes to routes, neighbours and FDB entries in
+// few system calls.
 //
-// A netlink request that is sent alone costs a send, a wait for the answer and
-// a wake-up. The kernel takes as many requests in one datagram as there are, goes
-// through them in their order, whatever comes of each, and answers each by its
-// sequence number (netlink_rcv_skb in net/netlink/af_netlink.c). So a hundred
-// requests cost one send, and reading their answers costs no wait.
+// A netlink request sent on its own costs a send, a wait for the answer and a
+// wake-up. The kernel accepts any number of requests in one datagram, processes
+// them in order even if some fail, and answers each by its sequence number
+// (netlink_rcv_skb in net/netlink/af_netlink.c). So a hundred requests cost one
+// send, and reading their answers costs no wait.
 //
-// What a request leaves in the kernel's tables is, to the bit, what stock
-// flannel's calls of github.com/vishvananda/netlink leave there.
+// The result of a request in the kernel's tables is identical to that of stock
+// flannel's calls of github.com/vishvananda/netlink.
 package nlbatch
 
 import (
@@ -19,36 +19,38 @@ import (
 )
 
 const (
-	// together requests that begin at a multiple of it are in one datagram: the
-	// three of a peer, say.
+	// together is the size of groups of requests that are sent in the same
+	// datagram, such as the three for one peer. A group begins at a multiple of
+	// it.
 	together = 3
-	// maxRequests bounds the requests of a datagram, and with it for how long
-	// one Do keeps others waiting between its sends.
+	// maxRequests bounds the number of requests in a datagram, and thus how
+	// long one send of Do keeps other processes waiting.
 	maxRequests = 85 * together
-	// maxBytes bounds a datagram. The longest request has 92 bytes.
+	// maxBytes bounds the size of a datagram. The longest request has 92 bytes.
 	maxBytes = 32 << 10
-	// answerRoom is what an answer takes of the receive buffer, at most: some
-	// 900 bytes, nearly all of them the kernel's own struct sk_buff, and more
-	// where it says why it refuses.
+	// answerRoom is an upper bound for the space that an answer takes in the
+	// receive buffer: some 900 bytes, nearly all of them the kernel's own
+	// struct sk_buff, and more if it includes an error text.
 	answerRoom = 2 << 10
-	// receiveBuffer is asked for, in bytes, so that maxRequests answers fit.
+	// receiveBuffer is the requested size in bytes: room for maxRequests
+	// answers.
 	receiveBuffer = maxRequests * answerRoom
 )
 
-// Conn is a netlink socket for requests in batches. It is not for concurrent
-// use.
+// Conn is a netlink socket for batches of requests. It is not safe for
+// concurrent use.
 type Conn struct {
 	fd       int
 	port     uint32
-	seq      uint32 // of the last request
-	requests int    // most in a datagram, so that their answers fit the receive buffer
+	seq      uint32 // that of the last request
+	requests int    // most in a datagram, so that the answers fit into the receive buffer
 	bytes    int    // most in a datagram
-	out      []byte // the datagram that is sent
-	in       []byte // the answer that is read
+	out      []byte // the datagram to send
+	in       []byte // the answers received
 }
 
 // Dial opens a NETLINK_ROUTE socket in the network namespace of the calling
-// thread. The socket stays there; changes need CAP_NET_ADMIN.
+// thread. The socket stays in that namespace. Changes need CAP_NET_ADMIN.
 func Dial() (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -62,7 +64,7 @@ func Dial() (*Conn, error) {
 	return c, nil
 }
 
-// prepare binds the socket and learns what it holds.
+// prepare binds the socket and sizes its receive buffer.
 func (c *Conn) prepare() error {
 	if err := unix.Bind(c.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("bind netlink socket: %w", err)
@@ -72,11 +74,11 @@ func (c *Conn) prepare() error {
 		return fmt.Errorf("read the port of netlink socket: %w", err)
 	}
 	c.port = self.(*unix.SockaddrNetlink).Pid
-	// An answer without the request (Linux 4.3), and with a text that says what
-	// is wrong with it (4.12). Without them there is less to read.
+	// Ask for answers without the request (Linux 4.3) and with an error text
+	// (4.12). Older kernels do without either.
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
-	// Beyond net.core.rmem_max, where that is allowed.
+	// This exceeds net.core.rmem_max, if permitted.
 	if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
 		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 	}
@@ -93,11 +95,11 @@ func (c *Conn) prepare() error {
 	return nil
 }
 
-// Port returns the port number of the socket. The kernel writes it into what it
-// tells others of the changes that were made over the socket (nlmsg_pid).
+// Port returns the port number of the socket. The kernel puts it into the
+// notifications about changes made over the socket (nlmsg_pid).
 func (c *Conn) Port() uint32 { return c.port }
 
-// Close closes the socket. It must not run at the same time as Do.
+// Close closes the socket. It must not be called concurrently with Do.
 func (c *Conn) Close() error {
 	if err := unix.Close(c.fd); err != nil {
 		return fmt.Errorf("close netlink socket: %w", err)
@@ -105,18 +107,20 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// ErrUnanswered is that of a request of which it is not known whether it was
-// carried out. It wraps unix.ENOBUFS, which is an answer of the kernel's too.
+// ErrUnanswered is the error of a request for which it is unknown whether it
+// was carried out. It wraps unix.ENOBUFS, which the kernel may also return as
+// an answer.
 var ErrUnanswered = fmt.Errorf("the kernel's answer was lost: %w", unix.ENOBUFS)
 
-// Do sends the requests and returns for each, by its index, nil or why it was
-// not carried out: what is wrong with the request, in which case it was not
-// sent, or the kernel's answer, which wraps a unix.Errno. They are carried out in
-// their order; one that fails stops none. Where answers are lost, which they are
-// only if the kernel has no memory for them, there is ErrUnanswered.
+// Do sends the requests and returns for each, by its index, nil or the reason
+// why it was not carried out: either the request is invalid and was not sent,
+// or the error is the kernel's answer, which wraps a unix.Errno. Requests are
+// carried out in order; a failed one does not stop the rest. If answers are
+// lost, which happens only if the kernel runs out of memory for them, the error
+// is ErrUnanswered.
 //
-// err tells that the socket fails; the requests that were not sent for it have
-// it in errs too.
+// err reports a failure of the socket; it is also the error in errs of the
+// requests that were not sent because of it.
 func (c *Conn) Do(reqs []Request) (errs []error, err error) {
 	errs = make([]error, len(reqs))
 	for done := 0; done < len(reqs); {
@@ -134,7 +138,7 @@ func (c *Conn) Do(reqs []Request) (errs []error, err error) {
 	return errs, nil
 }
 
-// unsent gives the requests from begin on the error err.
+// unsent sets the error of all requests from begin on to err.
 func unsent(errs []error, begin int, err error) []error {
 	for i := begin; i < len(errs); i++ {
 		errs[i] = err
@@ -142,9 +146,9 @@ func unsent(errs []error, begin int, err error) []error {
 	return errs
 }
 
-// pack fills a datagram with the first n of reqs, of which sent are in it. The
-// others are wrong and have their error. Request i has the sequence number
-// c.seq-n+1+i afterwards.
+// pack fills a datagram with the first n of reqs. sent of them are in it; the
+// others are invalid and have their error set. Afterwards, request i has the
+// sequence number c.seq-n+1+i.
 func (c *Conn) pack(reqs []Request, errs []error) (n, sent int) {
 	c.out = c.out[:0]
 	for _, r := range reqs[:min(len(reqs), c.requests)] {
@@ -157,7 +161,7 @@ func (c *Conn) pack(reqs []Request, errs []error) (n, sent int) {
 		if r.err == nil {
 			errs[n] = ErrUnanswered
 			// struct nlmsghdr of linux/netlink.h: length, type, flags, sequence
-			// number, port. Bodies are multiples of 4 bytes long.
+			// number, port. The length of a body is a multiple of 4 bytes.
 			c.out = binary.NativeEndian.AppendUint32(c.out, uint32(size))
 			c.out = binary.NativeEndian.AppendUint16(c.out, r.kind)
 			c.out = binary.NativeEndian.AppendUint16(c.out, r.flags|unix.NLM_F_REQUEST|unix.NLM_F_ACK)
@@ -171,9 +175,10 @@ func (c *Conn) pack(reqs []Request, errs []error) (n, sent int) {
 	return n, sent
 }
 
-// send hands the kernel the datagram. When it returns, all requests have been
-// gone through and their answers are in the receive buffer: netlink is
-// synchronous from user space to the kernel (commit cd40b7d3983c, Linux 2.6.24).
+// send passes the datagram to the kernel. When it returns, all requests have
+// been processed and their answers are in the receive buffer, since netlink is
+// synchronous from user space to the kernel (commit cd40b7d3983c, Linux
+// 2.6.24).
 func (c *Conn) send() error {
 	for {
 		err := unix.Sendto(c.fd, c.out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
@@ -188,25 +193,26 @@ func (c *Conn) send() error {
 }
 
 // collect reads the answers to the sent requests among the last len(errs), and
-// puts them where they belong.
+// stores them in errs.
 func (c *Conn) collect(errs []error, sent int) error {
 	first := c.seq - uint32(len(errs)) + 1
 	for sent > 0 {
 		n, from, err := unix.Recvfrom(c.fd, c.in, unix.MSG_DONTWAIT)
 		switch err {
 		case nil:
-		case unix.EINTR, unix.ENOBUFS: // the second: some were lost, those before are still there
+		case unix.EINTR, unix.ENOBUFS: // ENOBUFS: some answers were lost, but earlier ones are still in the buffer
 			continue
-		case unix.EAGAIN: // there are no more
+		case unix.EAGAIN: // no more answers
 			return nil
 		default:
 			return fmt.Errorf("receive answers to netlink requests: %w", err)
 		}
 		if kernel, ok := from.(*unix.SockaddrNetlink); !ok || kernel.Pid != 0 {
-			continue // who has CAP_NET_ADMIN may send to the socket
+			continue // any process with CAP_NET_ADMIN may send to the socket
 		}
 		for a := range answers(c.in[:n]) {
-			// One to an earlier request is far away in unsigned numbers.
+			// For an answer to an earlier request the unsigned difference is
+			// large.
 			if i := a.seq - first; i < uint32(len(errs)) {
 				errs[i] = a.err
 				sent--

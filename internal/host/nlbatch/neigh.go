@@ -22,12 +22,11 @@ type Neigh struct {
 	MAC MAC
 }
 
-// String writes the neighbour as ip-neighbour(8) does, with the index for the
-// device.
+// String formats the neighbour as ip-neighbour(8) does, with the index of the
+// device instead of its name.
 func (n Neigh) String() string { return fmt.Sprintf("%s dev %d lladdr %s", n.IP, n.Dev, n.MAC) }
 
-// NeighReplace adds a neighbour, in the place of one with the same IP if there
-// is one.
+// NeighReplace adds a neighbour, or replaces the existing one with the same IP.
 func NeighReplace(n Neigh) Request {
 	if n.MAC == (MAC{}) {
 		return wrong("replace neighbour", n, errNoMAC)
@@ -35,7 +34,7 @@ func NeighReplace(n Neigh) Request {
 	return n.request("replace neighbour", unix.RTM_NEWNEIGH, replace)
 }
 
-// NeighDel deletes the neighbour with this IP, whatever its MAC. It fails with
+// NeighDel deletes the neighbour with this IP, whatever its MAC. The error is
 // unix.ENOENT if there is none.
 func NeighDel(n Neigh) Request { return n.request("delete neighbour", unix.RTM_DELNEIGH, 0) }
 
@@ -55,21 +54,21 @@ type FDB struct {
 	Dst netip.Addr
 }
 
-// String writes the entry as bridge(8) does, with the index for the device.
+// String formats the entry as bridge(8) does, with the index of the device
+// instead of its name.
 func (f FDB) String() string { return fmt.Sprintf("%s dev %d dst %s", f.MAC, f.Dev, f.Dst) }
 
-// FDBReplace adds an entry, in the place of one with the same MAC if there is
-// one.
+// FDBReplace adds an entry, or replaces the existing one with the same MAC.
 func FDBReplace(f FDB) Request {
 	if f.MAC == (MAC{}) {
-		// The kernel would send it every frame that has no entry of its own.
+		// The kernel would send every frame without an entry of its own there.
 		return wrong("replace FDB entry", f, errNoMAC)
 	}
 	return f.request("replace FDB entry", unix.RTM_NEWNEIGH, replace)
 }
 
-// FDBDel deletes the entry of this MAC with this Dst. It fails with unix.ENOENT
-// if there is none.
+// FDBDel deletes the entry with this MAC and Dst. The error is unix.ENOENT if
+// there is none.
 func FDBDel(f FDB) Request { return f.request("delete FDB entry", unix.RTM_DELNEIGH, 0) }
 
 func (f FDB) request(op string, kind, flags uint16) Request {
@@ -92,7 +91,7 @@ func check(dev int, addr netip.Addr) error {
 	return nil
 }
 
-// neighBody writes the attributes in the order of vishvananda/netlink.
+// neighBody encodes the attributes in the same order as vishvananda/netlink.
 func neighBody(msg netlink.Ndmsg, dst netip.Addr, mac MAC) []byte {
 	return body(msg.Serialize(), attr{unix.NDA_DST, dst.AsSlice()}, attr{unix.NDA_LLADDR, mac[:]})
 }

@@ -8,13 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Request is a change that Do asks the kernel for. It is a value and may be used
-// again. One made from values that make no sense is not sent; Do returns for it
-// what is wrong.
+// Request is a change for [Conn.Do] to make. It is a value and may be reused. A
+// request made from invalid values is not sent; Do returns its error.
 type Request struct {
 	kind  uint16 // RTM_NEWROUTE, …
 	flags uint16 // NLM_F_CREATE, …
-	body  []byte // what follows struct nlmsghdr, a multiple of 4 bytes
+	body  []byte // everything after struct nlmsghdr, a multiple of 4 bytes
 	err   error
 }
 
@@ -23,19 +22,18 @@ const (
 	replace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 )
 
-// wrong makes a request that fails with err.
+// wrong returns a request that fails with err.
 func wrong(op string, object fmt.Stringer, err error) Request {
 	return Request{err: fmt.Errorf("%s %s: %w", op, object, err)}
 }
 
-// attr is an attribute of a message.
+// attr is an attribute of a netlink message.
 type attr struct {
 	kind int
 	data []byte
 }
 
-// body puts a header and attributes together. Attributes without data are left
-// out.
+// body encodes a header and attributes. It leaves out attributes without data.
 func body(header []byte, attrs ...attr) []byte {
 	b := append([]byte(nil), header...)
 	for _, a := range attrs {

@@ -9,18 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Route is a route in table main, unicast or a blackhole.
+// Route is a unicast or blackhole route in table main.
 type Route struct {
 	Dst       netip.Prefix
 	Via       netip.Addr // the gateway; invalid: Dst is on the link of Dev
 	Dev       int        // index of the device
-	OnLink    bool       // Via is on the link of Dev, whatever its addresses say
-	Blackhole bool       // packets are dropped; there is neither gateway nor device
-	Metric    uint32     // 0: the kernel's own, 0 for IPv4 and 1,024 for IPv6
+	OnLink    bool       // Via is on the link of Dev, whatever addresses Dev has
+	Blackhole bool       // packets are dropped; Via and Dev are unset
+	Metric    uint32     // 0: the kernel's default, 0 for IPv4 and 1,024 for IPv6
 	Protocol  uint8      // RTPROT_BOOT, …; 0: RTPROT_BOOT
 }
 
-// String writes the route as ip-route(8) does, with the index for the device.
+// String formats the route as ip-route(8) does, with the index of the device
+// instead of its name.
 func (r Route) String() string {
 	s := r.Dst.String()
 	if r.Blackhole {
@@ -41,13 +42,14 @@ func (r Route) String() string {
 	return s
 }
 
-// RouteAdd adds a route. It fails with unix.EEXIST if there is one to Dst with
+// RouteAdd adds a route. The error is unix.EEXIST if there is one to Dst with
 // the same metric.
 func RouteAdd(r Route) Request { return route("add route", r, create) }
 
-// RouteReplace adds a route, in the place of one to Dst with the same metric if
-// there is one: packets find the old or the new one, never none. Of several the
-// first is replaced for IPv4; for IPv6, where they are one multipath route, all.
+// RouteReplace adds a route, or atomically replaces the existing one to Dst
+// with the same metric, so that packets always find one of the two. If there
+// are several, the first is replaced for IPv4; for IPv6, where they form one
+// multipath route, all are.
 func RouteReplace(r Route) Request { return route("replace route", r, replace) }
 
 func route(op string, r Route, flags uint16) Request {
@@ -57,7 +59,7 @@ func route(op string, r Route, flags uint16) Request {
 	if r.Dev <= 0 && !r.Blackhole {
 		return wrong(op, r, errNoDevice)
 	}
-	msg := nl.NewRtMsg() // table main, protocol boot, scope universe, unicast
+	msg := nl.NewRtMsg() // initially table main, protocol boot, scope universe, unicast
 	if r.Protocol != 0 {
 		msg.Protocol = r.Protocol
 	}
@@ -67,14 +69,14 @@ func route(op string, r Route, flags uint16) Request {
 	return Request{kind: unix.RTM_NEWROUTE, flags: flags, body: r.body(msg)}
 }
 
-// RouteDel deletes the first route to Dst of which all is true that r says:
-// type, gateway, device, metric and protocol where they are not zero. It fails with
+// RouteDel deletes the first route to Dst that matches r: its type, and its
+// gateway, device, metric and protocol if they are not zero. The error is
 // unix.ESRCH if there is none.
 func RouteDel(r Route) Request {
 	if err := r.check(); err != nil {
 		return wrong("delete route", r, err)
 	}
-	msg := nl.NewRtDelMsg() // table main, any scope, protocol and type
+	msg := nl.NewRtDelMsg() // initially table main, any scope, protocol and type
 	msg.Protocol = r.Protocol
 	if r.Blackhole {
 		msg.Type = unix.RTN_BLACKHOLE
