@@ -1,5 +1,5 @@
-// Package nlwatch waits for what the kernel tells of changes to interfaces,
-// addresses and routes.
+// Package nlwatch receives the kernel's notifications about changes of
+// interfaces, addresses and routes.
 package nlwatch
 
 import (
@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pause is that between two looks at a socket that cannot be read.
+// pause is the delay before a socket that cannot be read is tried again.
 const pause = 5 * time.Second
 
-// Watcher is a netlink socket that the kernel tells of changes in a network
-// namespace.
+// Watcher is a netlink socket that receives notifications about changes in a
+// network namespace.
 type Watcher struct {
 	socket *nl.NetlinkSocket
 	close  func()
@@ -25,7 +25,8 @@ type Watcher struct {
 }
 
 // Open subscribes to groups (unix.RTNLGRP_LINK, …; below 32) in the network
-// namespace of the calling thread. What changes after it has returned is told.
+// namespace of the calling thread. It reports all changes after it has
+// returned.
 func Open(groups ...uint) (*Watcher, error) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, groups...)
 	if err != nil {
@@ -39,22 +40,22 @@ func Open(groups ...uint) (*Watcher, error) {
 	return w, nil
 }
 
-// Close ends the watch and a Next that waits. It may be called at any time and
+// Close closes the watcher and unblocks Next. It may be called at any time and
 // more than once.
 func (w *Watcher) Close() { w.close() }
 
-// Next waits until the kernel tells of changes, and until deadline at most, which
-// may be zero: for ever. missed says that changes were not told, because they
-// came faster than they were read or because the socket fails: whoever wants to
-// know has to look. After Close it returns nothing, at once. It must not run at
-// the same time as itself.
+// Next waits for notifications until deadline; a zero deadline means no limit.
+// missed reports that notifications were lost, because they arrived faster than
+// they were read or because the socket failed; the caller then has to read the
+// current state. After Close, Next returns immediately with nothing. It must
+// not be called concurrently with itself.
 func (w *Watcher) Next(deadline time.Time) (messages []syscall.NetlinkMessage, missed bool) {
 	for {
-		var timeout unix.Timeval // zero: for ever
+		var timeout unix.Timeval // zero: no timeout
 		if !deadline.IsZero() {
 			timeout = unix.NsecToTimeval(max(time.Until(deadline), time.Millisecond).Nanoseconds())
 		}
-		_ = w.socket.SetReceiveTimeout(&timeout) // it cannot fail
+		_ = w.socket.SetReceiveTimeout(&timeout) // cannot fail
 		messages, from, err := w.socket.Receive()
 		select {
 		case <-w.closed:
@@ -64,12 +65,12 @@ func (w *Watcher) Next(deadline time.Time) (messages []syscall.NetlinkMessage, m
 		switch {
 		case err == nil && from.Pid == nl.PidKernel:
 			return messages, false
-		case err == nil, errors.Is(err, unix.EINTR): // who has CAP_NET_ADMIN may send to the socket
-		case errors.Is(err, unix.EAGAIN): // for as long as it was told to wait
+		case err == nil, errors.Is(err, unix.EINTR): // any process with CAP_NET_ADMIN may send to the socket
+		case errors.Is(err, unix.EAGAIN): // the receive timeout expired
 			return nil, false
 		case errors.Is(err, unix.ENOBUFS):
 			return nil, true
-		default: // no cause is known; the caller is made to look now and then
+		default: // unknown error: have the caller read the state periodically
 			select {
 			case <-time.After(pause):
 			case <-w.closed:
