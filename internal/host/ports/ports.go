@@ -1,5 +1,6 @@
-// Package ports says which device of the kernel holds a UDP port. Such a port belongs
-// to no process, so ss(8) and /proc/net/udp show it without an owner, or not at all.
+// Package ports finds the kernel device that holds a UDP port. Such a port
+// belongs to no process, so ss(8) and /proc/net/udp show it without an owner,
+// or not at all.
 package ports
 
 import (
@@ -10,8 +11,8 @@ import (
 )
 
 // Device returns the tunnel device that receives on a UDP port in the network
-// namespace of the calling thread; nil if there is none, or it cannot be found out. The
-// ports of WireGuard's devices are not known here.
+// namespace of the calling thread. It returns nil if there is none or it cannot
+// be determined. It does not detect ports of WireGuard devices.
 func Device(port int) netlink.Link {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -36,11 +37,12 @@ func Device(port int) netlink.Link {
 	return nil
 }
 
-// up reports whether a device may hold its port: it is bound when the device comes up.
+// up reports whether a device may hold its port, which is bound when the device
+// comes up.
 func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
 
-// Holder says what holds a UDP port that is in use, in words that fit into a message: a
-// device, or else a process, with the command that removes or shows it.
+// Holder describes what holds a UDP port that is in use, for a message: a
+// device or a process, with the command that removes or shows it.
 func Holder(port int) string {
 	if l := Device(port); l != nil {
 		name := l.Attrs().Name
