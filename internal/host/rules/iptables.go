@@ -12,28 +12,30 @@ import (
 	goiptables "github.com/coreos/go-iptables/iptables"
 )
 
-// lockSeconds is how long iptables waits for the lock that all iptables share.
+// lockSeconds is how long iptables waits for the lock that all its instances
+// share.
 const lockSeconds = 5
 
-// Kinds of iptables: which of the kernel's two engines it feeds.
+// The kinds of iptables, by the kernel subsystem that they use.
 const (
 	kindLegacy = "legacy"
 	kindNFT    = "nf_tables"
 )
 
-// iptables is a tool.
+// iptables implements tool with the iptables programs.
 type iptables struct {
-	*goiptables.IPTables // knows what its version can do
+	*goiptables.IPTables // knows the features of its version
 	runner
 	family  *family
 	program string
 	path    string
-	restore string // path of the program that writes
+	restore string // path of the program that writes rules
 	kind    string
-	only    []string // tables that are in use; nil: any may be
+	only    []string // tables in use; nil: possibly all
 }
 
-// openIPTables finds a program by its name and the one beside it that writes.
+// openIPTables looks up a program by name, and the program beside it that
+// writes rules.
 func openIPTables(ctx context.Context, f *family, program string, r runner) (*iptables, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
@@ -47,12 +49,12 @@ func openIPTables(ctx context.Context, f *family, program string, r runner) (*ip
 	if err != nil {
 		return nil, fmt.Errorf("run %s --version: %w", program, err)
 	}
-	kind := kindLegacy // before 1.8 there was no other, and the version did not name it
+	kind := kindLegacy // versions before 1.8 have only this kind and do not print it
 	if strings.Contains(version, "("+kindNFT+")") {
 		kind = kindNFT
 	}
 	t := &iptables{runner: r, family: f, program: program, path: path, restore: restore, kind: kind}
-	err = r.await(ctx, program, func() (err error) { // it asks for the version again
+	err = r.await(ctx, program, func() (err error) { // New runs the program again for its version
 		t.IPTables, err = goiptables.New(goiptables.IPFamily(f.protocol), goiptables.Path(path))
 		return err
 	})
@@ -65,8 +67,8 @@ func openIPTables(ctx context.Context, f *family, program string, r runner) (*ip
 // String implements tool.
 func (t *iptables) String() string { return t.program }
 
-// randomFully implements tool. As in flannel the version decides; every kernel
-// that it could run on has it (Linux 3.14).
+// randomFully implements tool. As in flannel the version decides; every
+// supported kernel has the feature (Linux 3.14).
 func (t *iptables) randomFully(context.Context) (bool, error) { return t.HasRandomFully(), nil }
 
 // drifts implements tool.
@@ -91,7 +93,8 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 	return all, nil
 }
 
-// drift compares one chain and the jump to it; nil if they are as wanted.
+// drift compares one chain and the jump to it. It returns nil if both are as
+// wanted.
 func (t *iptables) drift(ctx context.Context, c *chain, want []rule, tolerates func([]string, *family) bool) (*drift, error) {
 	hook, err := t.list(ctx, c.table, c.hook)
 	if err != nil {
@@ -122,15 +125,15 @@ type difference struct {
 	tool  *iptables
 	chain *chain
 	what  []string
-	tx    transaction // that makes the wanted rules
+	tx    transaction // writes the wanted rules
 }
 
 func (d *difference) note(format string, args ...any) {
 	d.what = append(d.what, fmt.Sprintf("%s %s ", d.tool, d.chain.table)+fmt.Sprintf(format, args...))
 }
 
-// compareRules compares the rules in the chain. If they differ all are written again;
-// those of other networks stay, behind the wanted ones.
+// compareRules compares the rules in the chain. If they differ, all of them are
+// rewritten; rules of other networks are kept, after the wanted ones.
 func (d *difference) compareRules(own []string, exists bool, want []rule, tolerates func([]string, *family) bool) {
 	c := d.chain
 	var mine, others []string
@@ -183,9 +186,10 @@ func (d *difference) compareJumps(hook []string, wanted bool) {
 	}
 }
 
-// own lists the rules of flannel's chain. Where the chain is missing iptables fails
-// with a message that depends on its kind and version, so then the names of all chains
-// decide; listing them first would take long in the table of a large cluster.
+// own lists the rules of flannel's chain. If the chain is missing, iptables
+// fails with a message that depends on its kind and version, so the names of
+// all chains are checked after a failure. Listing them first would be slow in a
+// large cluster.
 func (t *iptables) own(ctx context.Context, c *chain) (lines []string, exists bool, err error) {
 	lines, err = t.list(ctx, c.table, c.name)
 	if err == nil {
@@ -199,11 +203,11 @@ func (t *iptables) own(ctx context.Context, c *chain) (lines []string, exists bo
 	return nil, false, err
 }
 
-// list returns the rules of a chain, or of all chains of a table, in the form of
-// iptables -S.
+// list returns the rules of a chain, or of all chains of a table, in the format
+// of iptables -S.
 func (t *iptables) list(ctx context.Context, table string, chain ...string) ([]string, error) {
 	args := append([]string{"-t", table, "-S"}, chain...)
-	switch { // as go-iptables does
+	switch { // the same cases as in go-iptables
 	case t.since(1, 4, 22):
 		args = append(args, "--wait", strconv.Itoa(lockSeconds))
 	case t.since(1, 4, 20):
@@ -220,11 +224,13 @@ func (t *iptables) list(ctx context.Context, table string, chain ...string) ([]s
 	return lines, nil
 }
 
-// listedCounters are what some versions with nftables put before a rule.
+// listedCounters matches the counters that some nftables-based versions print
+// before a rule.
 var listedCounters = regexp.MustCompile(`^\[[0-9]+:[0-9]+\] `)
 
-// ours reports whether a rule outside flannel's chain is flannel's: it jumps there, or
-// carries flannel's comment, as in versions without a chain.
+// ours reports whether a rule outside flannel's chain belongs to flannel: it
+// jumps to the chain, or carries flannel's comment, as in versions without a
+// chain.
 func ours(words []string, c *chain) bool {
 	for i := 1; i < len(words); i++ {
 		switch words[i-1] {
@@ -241,8 +247,8 @@ func ours(words []string, c *chain) bool {
 	return false
 }
 
-// remove removes the chain and commits tx. Where other rules jump to the chain it is
-// only emptied.
+// remove removes the chain and commits tx. If other rules jump to the chain, it
+// is only emptied.
 func (t *iptables) remove(ctx context.Context, c *chain, tx transaction) error {
 	tx.flush(c.name)
 	all := tx
@@ -258,10 +264,10 @@ func (t *iptables) remove(ctx context.Context, c *chain, tx transaction) error {
 		c.table, c.name, t, t, c.table, c.name)
 }
 
-// write runs a transaction.
+// write commits a transaction.
 func (t *iptables) write(ctx context.Context, tx transaction) error {
 	args := []string{"--noflush"}
-	if t.since(1, 6, 2) { // before, iptables-restore does not know it
+	if t.since(1, 6, 2) { // older versions of iptables-restore do not support it
 		args = append(args, fmt.Sprintf("--wait=%d", lockSeconds))
 	}
 	if _, err := t.output(ctx, tx.text(), t.restore, args...); err != nil {

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// listing is a table of nftables' as it is.
+// listing is the current content of an nftables table.
 type listing struct {
 	exists bool
-	// useless says why the table has to be replaced, if it has: it cannot be
-	// read, or is not in force.
+	// useless is the reason why the table must be replaced, if any: it cannot
+	// be parsed, or is not in force.
 	useless string
 	chains  map[string]listedChain
 }
@@ -19,7 +19,7 @@ type listing struct {
 // listedChain is a chain of a table.
 type listedChain struct {
 	hook  hook
-	rules []string // as rule.nft writes them; others in ways that it never does
+	rules []string // in the format of rule.nft; any other rule in a form that rule.nft never produces
 }
 
 // hook is where a base chain is attached. A chain that is only jumped to has the zero
@@ -38,13 +38,13 @@ func (h hook) String() string {
 	return fmt.Sprintf("type %s hook %s priority %d policy %s", h.Type, h.Hook, h.Prio, h.Policy)
 }
 
-// listed is the hook as nft lists it.
+// listed returns the hook as nft lists it.
 func (c *chain) listed() hook {
 	return hook{Type: string(c.kind), Hook: string(c.at), Prio: c.number, Policy: "accept"}
 }
 
-// listingJSON is what nft --json list table prints; libnftables-json(5). Each
-// object has one of the members.
+// listingJSON is the output of nft --json list table; libnftables-json(5). Each
+// object has exactly one of the members.
 type listingJSON struct {
 	Objects []struct {
 		Table *struct{ Flags json.RawMessage }
@@ -59,8 +59,8 @@ type listingJSON struct {
 	} `json:"nftables"`
 }
 
-// parseListing reads what nft prints. A text that is no JSON is a listing too:
-// nft 1.0.6 ends in the middle of one, with exit code 0, at a table with flags.
+// parseListing parses the output of nft. Invalid JSON yields a listing too: for
+// a table with flags, nft 1.0.6 truncates its output but exits with 0.
 func parseListing(text []byte) listing {
 	l := listing{exists: true, chains: make(map[string]listedChain)}
 	var j listingJSON
@@ -83,8 +83,8 @@ func parseListing(text []byte) listing {
 	return l
 }
 
-// ruleText returns a rule as rule.nft writes it, or something that it never
-// writes if it has parts that flannel's rules do not have.
+// ruleText returns a rule as rule.nft formats it, or a text that rule.nft never
+// produces if the rule has parts that flannel's rules do not have.
 func ruleText(statements []json.RawMessage) string {
 	var words []string
 	for _, s := range statements {
@@ -93,7 +93,7 @@ func ruleText(statements []json.RawMessage) string {
 	return strings.Join(words, " ")
 }
 
-// statementText reads a part of a rule: an object with one member.
+// statementText converts a part of a rule: an object with one member.
 func statementText(text json.RawMessage) string {
 	var statement map[string]json.RawMessage
 	if json.Unmarshal(text, &statement) != nil || len(statement) != 1 {
@@ -114,7 +114,7 @@ func statementText(text json.RawMessage) string {
 	return string(text)
 }
 
-// flags reads one flag or a list of them.
+// flags parses one flag or a list of them.
 func flags(value json.RawMessage) string {
 	var m struct{ Flags json.RawMessage }
 	if json.Unmarshal(value, &m) != nil || m.Flags == nil {
@@ -131,7 +131,7 @@ func flags(value json.RawMessage) string {
 	return string(m.Flags)
 }
 
-// matchText reads a comparison of an address or of the mark.
+// matchText converts a comparison of an address or of the mark.
 func matchText(value json.RawMessage) (text string, ok bool) {
 	var m struct {
 		Op   string
@@ -167,7 +167,7 @@ func matchText(value json.RawMessage) (text string, ok bool) {
 	return left + " " + right, true
 }
 
-// prefix reads an address or a prefix.
+// prefix parses an address or a prefix.
 func prefix(value json.RawMessage) (netip.Prefix, bool) {
 	var single string
 	if json.Unmarshal(value, &single) == nil {

@@ -7,18 +7,18 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// family is an address family and what the tools call it.
+// family is an address family with its names in the tools.
 type family struct {
 	name      string // for messages, and part of EnableIPv4 and EnableIPv6
-	bits      int    // of an address
+	bits      int    // length of an address
 	multicast netip.Prefix
 
 	iptables string              // the program
-	protocol goiptables.Protocol // the same for go-iptables
-	legacy   string              // file of the kernel that lists the tables of legacy iptables
+	protocol goiptables.Protocol // the same value for go-iptables
+	legacy   string              // kernel file that lists the tables of legacy iptables
 
 	nft   knftables.Family
-	table string // flannel's
+	table string // flannel's table
 }
 
 var (
@@ -40,19 +40,19 @@ func (f *family) holds(p netip.Prefix) bool {
 	return p.IsValid() && p.Addr().BitLen() == f.bits && p.Bits() > 0
 }
 
-// chain is one of flannel's chains and what the tools call it.
+// chain is one of flannel's chains with its names in the tools.
 type chain struct {
-	table   string // of iptables
-	hook    string // chain of iptables that jumps to it
+	table   string // iptables table
+	hook    string // iptables chain that jumps to it
 	name    string
-	comment string // of every rule
+	comment string // the comment of every rule
 
-	nft      string // its name in flannel's table
-	about    string // its comment there
+	nft      string // its name in flannel's nftables table
+	about    string // its comment in that table
 	kind     knftables.BaseChainType
 	at       knftables.BaseChainHook
 	priority knftables.BaseChainPriority
-	number   int // the same as nft lists it
+	number   int // the same priority as a number, as nft lists it
 }
 
 var (

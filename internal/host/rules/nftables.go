@@ -12,13 +12,13 @@ import (
 
 const nftProgram = "nft"
 
-// nftables is a tool.
+// nftables implements tool with the program nft.
 type nftables struct {
 	runner
 	family *family
 	path   string
-	// writer is opened when there is something to write, since that runs nft several
-	// times to find out its features.
+	// writer is opened only when something must be written, since opening it
+	// runs nft several times to detect its features.
 	writer knftables.Interface
 	random *bool // nil: not known yet
 }
@@ -35,7 +35,8 @@ func openNFTables(f *family, r runner) (*nftables, error) {
 func (t *nftables) String() string { return nftProgram }
 
 func (t *nftables) open(ctx context.Context, table string) (w knftables.Interface, err error) {
-	// New runs nft to see what it can do, without a deadline.
+	// New runs nft without a deadline to detect its features, so check first
+	// that it runs.
 	if _, err := t.output(ctx, "", t.path, "--version"); err != nil {
 		return nil, fmt.Errorf("run %s --version: %w", nftProgram, err)
 	}
@@ -50,12 +51,13 @@ func (t *nftables) open(ctx context.Context, table string) (w knftables.Interfac
 	return opened, nil
 }
 
-// probeTable is the table of rules that are only checked, never made, so that the
-// result does not depend on the content of flannel's table.
+// probeTable is the table of rules that are only checked and never created, so
+// that the result does not depend on the content of flannel's table.
 const probeTable = "flannel-probe"
 
 // randomFully implements tool: it has the kernel check a rule, as flannel does.
-// If the same rule is refused without random ports too, the reason is another one.
+// If the same rule is also rejected without random ports, the cause is another
+// one.
 func (t *nftables) randomFully(ctx context.Context) (bool, error) {
 	if t.random != nil {
 		return *t.random, nil
@@ -95,7 +97,8 @@ func (t *nftables) drifts(ctx context.Context, want target) ([]drift, error) {
 	return []drift{{what, func(ctx context.Context) error { return t.write(ctx, have, want, rewrite) }}}, nil
 }
 
-// compare returns the chains that are not as wanted, and why.
+// compare returns the chains that differ from the wanted ones, and descriptions
+// of the differences.
 func (t *nftables) compare(have listing, want target) (rewrite []*chain, what []string) {
 	differs := func(format string, args ...any) {
 		what = append(what, fmt.Sprintf("table %s %s ", t.family.nft, t.family.table)+fmt.Sprintf(format, args...))
@@ -134,8 +137,9 @@ func (t *nftables) compare(have listing, want target) (rewrite []*chain, what []
 	return rewrite, what
 }
 
-// write makes the wanted rules of the chains in rewrite in one transaction; it
-// replaces or removes the whole table if it is useless or nothing of it is wanted.
+// write writes the wanted rules of the chains in rewrite in one transaction. It
+// replaces or removes the whole table if the table is useless or not wanted at
+// all.
 func (t *nftables) write(ctx context.Context, have listing, want target, rewrite []*chain) error {
 	if t.writer == nil {
 		w, err := t.open(ctx, t.family.table)
@@ -174,7 +178,7 @@ func (t *nftables) write(ctx context.Context, have listing, want target, rewrite
 			continue
 		}
 		t.fill(tx, c, want.rules[c])
-		// Rules of other networks stay, behind the wanted ones.
+		// Rules of other networks are kept, after the wanted ones.
 		for _, text := range got.rules {
 			if want.other(t.family)(text) {
 				tx.Add(&knftables.Rule{Chain: c.nft, Rule: text})
@@ -192,7 +196,7 @@ func (t *nftables) write(ctx context.Context, have listing, want target, rewrite
 	return nil
 }
 
-// fill makes a chain with exactly these rules.
+// fill creates a chain with exactly these rules.
 func (t *nftables) fill(tx *knftables.Transaction, c *chain, rules []rule) {
 	tx.Add(&knftables.Chain{
 		Name: c.nft, Comment: &c.about,
@@ -204,7 +208,8 @@ func (t *nftables) fill(tx *knftables.Transaction, c *chain, rules []rule) {
 	}
 }
 
-// other returns a function that finds the rules of other networks.
+// other returns a function that reports whether a rule belongs to another
+// network.
 func (t target) other(f *family) func(text string) bool {
 	return func(text string) bool {
 		return !strings.Contains(text, "{") && t.tolerates(strings.Fields(text), f)
@@ -227,7 +232,7 @@ func (t *nftables) read(ctx context.Context) (listing, error) {
 		return parseListing([]byte(out)), nil
 	case ctx.Err() != nil:
 		return listing{}, ctx.Err()
-	// The table does not exist; nft has this message in no other case.
+	// The table does not exist; nft prints this message in no other case.
 	case strings.Contains(err.Error(), "No such file or directory"):
 		return listing{}, nil
 	}

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// transaction is the input of iptables-restore --noflush for one table. The kernel
-// applies all of it or nothing.
+// transaction is the input of iptables-restore --noflush for one table. The
+// kernel applies either all of it or nothing.
 type transaction struct {
 	table string
 	lines []string
@@ -27,13 +27,14 @@ func (tx *transaction) add(words []string) {
 	tx.line("%s", strings.Join(quoted, " "))
 }
 
-// again adds a rule in the form of iptables -S.
+// again adds a rule given in the format of iptables -S.
 func (tx *transaction) again(line string) {
 	line, _ = cutCounters(line)
 	tx.line("%s", line)
 }
 
-// delete deletes the first rule equal to one in the form of iptables -S.
+// delete deletes the first rule equal to the given one, in the format of
+// iptables -S.
 func (tx *transaction) delete(line string) {
 	line, _ = cutCounters(line)
 	tx.line("-D%s", strings.TrimPrefix(line, "-A"))
@@ -51,12 +52,12 @@ func (tx *transaction) text() string {
 	return fmt.Sprintf("*%s\n%s\nCOMMIT\n", tx.table, strings.Join(tx.lines, "\n"))
 }
 
-// isLine reports whether a line of iptables -S consists of these words.
+// isLine reports whether a line of iptables -S consists of exactly these words.
 func isLine(line string, words []string) bool { return slices.Equal(split(line), words) }
 
-// split cuts a line of iptables -S into words. Words with other characters than
-// those of names are in double quotes, with a backslash before each quote and
-// backslash (xtables_save_string of iptables). Counters are dropped.
+// split splits a line of iptables -S into words. Words with characters that do
+// not occur in names are in double quotes, with a backslash before each quote
+// and backslash (xtables_save_string of iptables). Counters are dropped.
 func split(line string) []string {
 	line, _ = cutCounters(line)
 	var (
@@ -89,8 +90,8 @@ func split(line string) []string {
 	return words
 }
 
-// cutCounters cuts off the counters that iptables 1.8.0 to 1.8.2 list unasked,
-// and go-iptables puts at the end of the line.
+// cutCounters removes the counters that iptables 1.8.0 to 1.8.2 list without
+// being asked to, and that go-iptables moves to the end of the line.
 func cutCounters(line string) (rest string, cut bool) {
 	i := strings.LastIndex(line, " -c ")
 	if i < 0 {

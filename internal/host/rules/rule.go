@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// rule is one of flannel's rules, independent of the tool that makes it.
+// rule is one of flannel's rules, independent of the tool that writes it.
 type rule struct {
 	marked   bool    // only packets with kubeProxyMark
 	src, dst operand // zero: any
@@ -22,19 +22,19 @@ type operand struct {
 func in(p netip.Prefix) operand    { return operand{prefix: p} }
 func notIn(p netip.Prefix) operand { return operand{prefix: p, not: true} }
 
-// verdict is what a rule does with a packet that it matches.
+// verdict is what a rule does with a matching packet.
 type verdict int
 
 const (
 	accept verdict = iota
-	goBack         // to the chain that jumped here
+	goBack         // return to the calling chain
 	masquerade
 	masqueradeFully // with source ports chosen at random
 )
 
-// kubeProxyMark is the bit that kube-proxy sets in the mark of packets that it
-// masquerades itself (KUBE-MARK-MASQ; --iptables-masquerade-bit, 14 unless
-// changed).
+// kubeProxyMark is the mark bit that kube-proxy sets on packets that it
+// masquerades itself (KUBE-MARK-MASQ; --iptables-masquerade-bit, 14 by
+// default).
 const kubeProxyMark = 0x4000
 
 // iptables returns the rule as the words that iptables -S prints after the name
@@ -68,8 +68,9 @@ func (r rule) iptables(comment string) []string {
 	return append(w, "ACCEPT")
 }
 
-// nft returns the rule in the language of nft, in the form in which statement returns
-// existing ones. The whole mark must be kubeProxyMark, as in flannel's rule.
+// nft returns the rule in the syntax of nft, in the form that ruleText returns
+// for existing ones. The whole mark must equal kubeProxyMark, as in flannel's
+// rule.
 func (r rule) nft(f *family) string {
 	var w []string
 	if r.marked {

@@ -11,33 +11,34 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// Config is what New needs.
+// Config configures New.
 type Config struct {
 	Wanted Wanted
-	// Resync is how often Run checks the rules, more than 0: --iptables-resync.
+	// Resync is the interval at which Run checks the rules, greater than 0:
+	// --iptables-resync.
 	Resync time.Duration
 	Logger *slog.Logger
 }
 
-// Rules maintains the rules of one host. Its methods may be called from several
-// goroutines. There is nothing to close: the rules stay until Cleanup, so that pods
-// stay connected while the daemon is down.
+// Rules maintains the rules of one host. Its methods are safe for concurrent
+// use. It need not be closed: the rules stay until Cleanup, so that pods stay
+// connected while the daemon is down.
 type Rules struct {
 	resync time.Duration
 	log    *slog.Logger
 	host   host
-	wake   chan struct{} // receives when Set was called; holds one
+	wake   chan struct{} // wakes Run after Set; holds one
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below, up to work
 	wanted Wanted
 	status Status
-	began  time.Time // of the Apply that is under way; zero: none is
+	began  time.Time // start of the Apply in progress; zero: none
 
-	// work is held while rules are compared and written, and guards what
-	// follows.
+	// work is held while rules are compared and written, and guards the fields
+	// below.
 	work  sync.Mutex
 	tools map[toolKey]tool // those that have worked
-	swept *Wanted          // for which all other rules were removed; nil: none
+	swept *Wanted          // the rules for which all others were removed; nil: none
 }
 
 type toolKey struct {
@@ -48,13 +49,13 @@ type toolKey struct {
 // Status is the state of the rules.
 type Status struct {
 	Wanted  Wanted
-	Written int       // how often a write was needed
-	Checked time.Time // when the rules were last found as wanted; zero: never
-	Problem error     // of the last attempt; nil: they are as wanted
+	Written int       // number of writes so far
+	Checked time.Time // when the rules were last found correct; zero: never
+	Problem error     // the failure of the last attempt; nil: the rules are correct
 }
 
-// New returns rules that have not been applied. The error says what is wrong with
-// cfg.
+// New returns rules that have not been applied. The error describes what is
+// invalid in cfg.
 func New(cfg Config) (*Rules, error) {
 	w, err := cfg.Wanted.normal()
 	if err != nil {
@@ -74,8 +75,8 @@ func New(cfg Config) (*Rules, error) {
 	}, nil
 }
 
-// Set changes what is wanted, from the next Apply on; Run applies it at once.
-// If w is invalid nothing changes.
+// Set changes the wanted rules for the next Apply; Run applies them
+// immediately. If w is invalid nothing changes.
 func (r *Rules) Set(w Wanted) error {
 	w, err := w.normal()
 	if err != nil {
@@ -86,7 +87,7 @@ func (r *Rules) Set(w Wanted) error {
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
-	default: // Run has yet to receive the last one
+	default: // Run has not yet received the previous one
 	}
 	return nil
 }
@@ -102,13 +103,14 @@ func (r *Rules) Status() Status {
 	return s
 }
 
-// overdue is how long an Apply takes before its Status is a problem: longer than
-// iptables waits for its lock, and than a large cluster's rules take.
+// overdue is how long an Apply may take before Status reports a problem: longer
+// than iptables waits for its lock, and longer than the rules of a large
+// cluster take.
 const overdue = 15 * time.Second
 
-// Run applies the rules at once, with every Set and every resync period, until
-// ctx is done, whose error it returns. A failure is logged once for each reason and
-// tried again after the period.
+// Run applies the rules immediately, after every Set and after every resync
+// period, until ctx is done, and returns its error. A failure is logged once
+// for each cause and retried after the period.
 func (r *Rules) Run(ctx context.Context) error {
 	ticks := time.NewTicker(r.resync)
 	defer ticks.Stop()
@@ -134,13 +136,13 @@ func (r *Rules) Run(ctx context.Context) error {
 	}
 }
 
-// Apply makes the wanted rules. It writes nothing if they exist already. A failure in
-// one family does not affect the other.
+// Apply writes the wanted rules. It writes nothing if they already exist. A
+// failure in one family does not affect the other.
 //
-// Once the wanted rules exist, the first Apply, and the first after Set, also removes
-// all other rules of flannel's, whichever tool made them. If another daemon serves
-// another network on this host, its next resync restores its rules, and from then on
-// they are left alone.
+// Once the wanted rules exist, the first Apply, and the first after Set, also
+// removes all other rules of flannel, whichever tool made them. If another
+// daemon serves another network on this host, its next resync restores its
+// rules, which are then left alone.
 func (r *Rules) Apply(ctx context.Context) error {
 	r.work.Lock()
 	defer r.work.Unlock()
@@ -164,7 +166,7 @@ func (r *Rules) Apply(ctx context.Context) error {
 	switch {
 	case err == nil:
 		r.status.Problem, r.status.Checked = nil, time.Now()
-	case ctx.Err() == nil: // else the result is unknown
+	case ctx.Err() == nil: // otherwise the result is unknown
 		r.status.Problem = err
 	}
 	return err
@@ -205,7 +207,7 @@ func (r *Rules) applyTo(ctx context.Context, w Wanted, f *family) (written int, 
 	return written, err
 }
 
-// targetOf returns the target of a tool that makes the wanted rules.
+// targetOf returns the target of a tool that writes the wanted rules.
 func targetOf(ctx context.Context, w Wanted, f *family, t tool, all bool) (target, error) {
 	random := false
 	if w.Masquerade && w.RandomFully && w.of(f) != (Pods{}) {
@@ -217,8 +219,8 @@ func targetOf(ctx context.Context, w Wanted, f *family, t tool, all bool) (targe
 	return w.target(f, random, all), nil
 }
 
-// attempts is how often reconcile writes before it gives up: a transaction fails if
-// others change the same tables between reading and writing.
+// attempts is how often reconcile writes before it gives up: a transaction
+// fails if the same tables are changed between reading and writing.
 const attempts = 4
 
 // reconcile writes until the existing rules are the wanted ones.
@@ -248,8 +250,8 @@ func (r *Rules) reconcile(ctx context.Context, t tool, want target) (written int
 	return written, failed
 }
 
-// sweep removes flannel's rules of all tools of the host that are not wanted. What it
-// cannot remove does not affect the wanted rules, so it is only logged.
+// sweep removes unwanted rules of flannel made by any tool of the host.
+// Failures do not affect the wanted rules, so they are only logged.
 func (r *Rules) sweep(ctx context.Context, w Wanted) {
 	for _, f := range families {
 		for _, t := range r.host.tools(ctx, f) {

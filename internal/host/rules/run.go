@@ -12,14 +12,15 @@ import (
 )
 
 const (
-	// toolTimeout is how long a program may take. With 20,000 rules of kube-proxy
-	// iptables takes some seconds, and it waits up to lockSeconds for its lock.
+	// toolTimeout is how long a program may run. With 20,000 rules of
+	// kube-proxy iptables takes several seconds, and it waits up to lockSeconds
+	// for its lock.
 	toolTimeout = 30 * time.Second
-	// killWait is how long a program that was killed may keep its pipes open.
+	// killWait is how long the pipes of a killed program may stay open.
 	killWait = time.Second
 )
 
-// errHangs says that a program has not ended in time.
+// errHangs reports that a program has not exited in time.
 var errHangs = errors.New("it hangs")
 
 // runner runs the programs of a tool, each for a bounded time.
@@ -30,8 +31,8 @@ func (r runner) limit(ctx context.Context) (context.Context, context.CancelFunc)
 	return context.WithTimeoutCause(ctx, r.timeout, errHangs)
 }
 
-// output runs a program and returns what it prints. The error of one that fails has
-// what it said; one that hangs is killed.
+// output runs a program and returns its standard output. The error of a program
+// that fails includes its error message. A program that hangs is killed.
 func (r runner) output(ctx context.Context, stdin, path string, args ...string) (string, error) {
 	limited, cancel := r.limit(ctx)
 	defer cancel()
@@ -55,8 +56,8 @@ func (r runner) output(ctx context.Context, stdin, path string, args ...string) 
 	return stdout.String(), err
 }
 
-// await calls f, which runs programs that it cannot stop, and returns without it when
-// it takes too long.
+// await calls f, which runs programs that it cannot stop, and returns early if
+// f takes too long.
 func (r runner) await(ctx context.Context, program string, f func() error) error {
 	limited, cancel := r.limit(ctx)
 	defer cancel()
@@ -73,7 +74,8 @@ func (r runner) await(ctx context.Context, program string, f func() error) error
 	}
 }
 
-// explain makes an error of a library clear whose program was killed.
+// explain clarifies the error that a library returned because its program was
+// killed.
 func (r runner) explain(ctx, limited context.Context, program string, err error) error {
 	switch {
 	case err == nil:

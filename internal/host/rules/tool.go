@@ -13,11 +13,11 @@ import (
 	"syscall"
 )
 
-// tool reads and writes the rules of one family by one program.
+// tool reads and writes the rules of one family with one program.
 type tool interface {
-	// String names the program, for messages.
+	// String returns the name of the program, for messages.
 	String() string
-	// randomFully says whether the tool can choose source ports at random.
+	// randomFully reports whether the tool can choose source ports at random.
 	randomFully(ctx context.Context) (bool, error)
 	// drifts returns the differences between want and the existing rules, none
 	// if they are equal. It writes nothing.
@@ -26,13 +26,13 @@ type tool interface {
 
 // drift is a difference between the wanted rules and the existing ones.
 type drift struct {
-	what []string // in words
-	// write makes the wanted rules in one transaction. It fails if others have
-	// changed the rules that it depends on in the meantime.
+	what []string // descriptions of the differences
+	// write writes the wanted rules in one transaction. It fails if the rules
+	// that it depends on were changed in the meantime.
 	write func(ctx context.Context) error
 }
 
-// host is where tools are found.
+// host determines where tools are found.
 type host struct {
 	procNet string // /proc/net of the calling thread's network namespace
 	runner
@@ -40,7 +40,7 @@ type host struct {
 
 var thisHost = host{procNet: "/proc/thread-self/net", runner: runner{toolTimeout}}
 
-// open returns the tool that makes the rules of a family.
+// open returns the tool that writes the rules of a family.
 func (h host) open(ctx context.Context, f *family, nftables bool) (tool, error) {
 	if nftables {
 		return openNFTables(f, h.runner)
@@ -48,9 +48,9 @@ func (h host) open(ctx context.Context, f *family, nftables bool) (tool, error) 
 	return openIPTables(ctx, f, f.iptables, h.runner)
 }
 
-// tools returns all with which flannel's rules of a family may have been made, each
-// kind once. A tool that is not installed or cannot run is left out: it has made no
-// rules here, or nothing can be done about them.
+// tools returns all tools that may have made flannel's rules of a family, one
+// of each kind. It leaves out tools that are not installed or cannot run:
+// either they have made no rules here, or nothing can be done about it.
 func (h host) tools(ctx context.Context, f *family) []tool {
 	if f == &ipv6 && !h.hasIPv6() {
 		return nil
@@ -75,8 +75,8 @@ func (h host) tools(ctx context.Context, f *family) []tool {
 	return all
 }
 
-// legacyTables lists the tables that exist for legacy iptables. The file is missing
-// where the kernel does not support them.
+// legacyTables lists the tables that exist for legacy iptables. The file does
+// not exist if the kernel does not support them.
 func (h host) legacyTables(f *family) []string {
 	names, _ := os.ReadFile(filepath.Join(h.procNet, f.legacy))
 	tables := strings.Fields(string(names))
@@ -94,12 +94,12 @@ func (h host) explain(f *family, err error) error {
 	return err
 }
 
-// noNFTables is what nft and iptables of that kind say where the kernel has no
-// nf_tables.
+// noNFTables is the error message of nft, and of nftables-based iptables, on a
+// kernel without nf_tables.
 const noNFTables = "Protocol not supported"
 
-// kernelLacks reports whether a tool failed because the kernel lacks its subsystem, so
-// that there cannot be any rules of it.
+// kernelLacks reports whether a tool failed because the kernel lacks its
+// subsystem, in which case it cannot have any rules.
 func kernelLacks(err error) bool { return strings.Contains(err.Error(), noNFTables) }
 
 // hasIPv6 reports whether the kernel has IPv6.
@@ -108,7 +108,7 @@ func (h host) hasIPv6() bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// remedies are what to do about a message of a tool. The first that matches counts.
+// remedies lists remedies for error messages of tools. The first match applies.
 var remedies = []struct{ says, remedy string }{
 	{errHangs.Error(), "see what it waits for with 'ps -ef' and 'cat /proc/PID/stack'; firewall rules are not maintained meanwhile"},
 	{noNFTables, "this kernel has no nftables; install iptables-legacy, or take EnableNFTables out of the network config"},
@@ -124,7 +124,7 @@ var remedies = []struct{ says, remedy string }{
 	{"nft version must be", "install a newer nftables, or take EnableNFTables out of the network config"},
 }
 
-// remedy returns what to do about an error of a tool, "" if that is not known.
+// remedy returns the remedy for an error of a tool, "" if there is none.
 func (h host) remedy(f *family, err error) string {
 	if f == &ipv6 && !h.hasIPv6() {
 		return "IPv6 is turned off in this kernel; boot without ipv6.disable=1, or set EnableIPv6 to false in the network config"

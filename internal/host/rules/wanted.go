@@ -5,21 +5,21 @@ import (
 	"net/netip"
 )
 
-// Wanted describes the rules that there should be.
+// Wanted describes the rules that should exist.
 type Wanted struct {
-	// NFTables has the rules made with nftables instead of iptables:
-	// EnableNFTables of the network config.
+	// NFTables selects nftables instead of iptables: EnableNFTables of the
+	// network config.
 	NFTables bool
-	// Masquerade gives packets that leave the pod network the node's address:
-	// --ip-masq.
+	// Masquerade gives packets that leave the pod network the address of the
+	// node: --ip-masq.
 	Masquerade bool
-	// RandomFully lets masquerading choose source ports at random, where the
-	// tool can say so: unless --ip-masq-fully-random-disable.
+	// RandomFully makes masquerading choose source ports at random, if the tool
+	// supports it: unless --ip-masq-fully-random-disable.
 	RandomFully bool
-	// Forward accepts packets of the pod network where they are forwarded:
+	// Forward accepts forwarded packets of the pod network:
 	// --iptables-forward-rules.
 	Forward bool
-	// IPv4 and IPv6 are the pods' addresses. A family that is the zero Pods
+	// IPv4 and IPv6 are the addresses of the pods. A family with the zero Pods
 	// gets no rules.
 	IPv4, IPv6 Pods
 }
@@ -27,7 +27,7 @@ type Wanted struct {
 // Pods are the addresses of one family.
 type Pods struct {
 	Network netip.Prefix // of all nodes
-	Subnet  netip.Prefix // of this node, inside Network; only masquerading needs it
+	Subnet  netip.Prefix // of this node, inside Network; used only for masquerading
 }
 
 // of returns the addresses of a family.
@@ -38,8 +38,8 @@ func (w Wanted) of(f *family) Pods {
 	return w.IPv4
 }
 
-// normal returns w without host bits and without families that no rule needs, or an
-// error that says what is wrong with it.
+// normal returns w without host bits and without families that need no rules,
+// or an error that describes what is invalid.
 func (w Wanted) normal() (Wanted, error) {
 	if !w.Masquerade && !w.Forward {
 		w.IPv4, w.IPv6 = Pods{}, Pods{}
@@ -68,15 +68,16 @@ func (w Wanted) normal() (Wanted, error) {
 
 // target is the wanted content of the chains of one family.
 type target struct {
-	// rules has the chains to compare. One without rules is removed.
+	// rules holds the chains to compare. A chain without rules is removed.
 	rules map[*chain][]rule
-	// beside, if valid, is the network of these rules, and rules of other networks
-	// are accepted in the same chains: several daemons on one host share them.
+	// beside, if valid, is the network of these rules. Rules of other networks
+	// are then accepted in the same chains, since several daemons on one host
+	// share them.
 	beside netip.Prefix
 }
 
 // target returns the rules of a family. Masquerading chooses ports at random if
-// random is set. With all, no rules of other networks are accepted.
+// random is set. If all is set, no rules of other networks are accepted.
 func (w Wanted) target(f *family, random, all bool) target {
 	p := w.of(f)
 	t := target{rules: make(map[*chain][]rule), beside: p.Network}
@@ -98,13 +99,13 @@ func (w Wanted) target(f *family, random, all bool) target {
 	return t
 }
 
-// nothing is the target of a clean-up.
+// nothing returns the target of a clean-up.
 func nothing() target {
 	return target{rules: map[*chain][]rule{&masquerading: nil, &forwarding: nil}}
 }
 
-// tolerates reports whether a rule, given as its words, is one of flannel's for
-// another network, which is accepted in the same chain.
+// tolerates reports whether a rule, given as its words, is one of flannel's
+// rules for another network, which is accepted in the same chain.
 func (t target) tolerates(words []string, f *family) bool {
 	if !t.beside.IsValid() {
 		return false
