@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chooser has what each way to choose needs to know.
+// chooser holds the state that all ways to choose share.
 type chooser struct {
 	host                 host
 	own                  string
@@ -37,8 +37,8 @@ func (c *chooser) byNameOrAddr(s string) (Interface, error) {
 	return Interface{}, fmt.Errorf("%s: there is no such interface", flag)
 }
 
-// byAddr takes the first link that has address a and will do. flag is what asks
-// for it.
+// byAddr takes the first suitable link that has address a. flag is the flag
+// that requests it.
 func (c *chooser) byAddr(flag string, a netip.Addr) (Interface, error) {
 	err := fmt.Errorf("%s: no interface has this address", flag)
 	for _, l := range c.host.links {
@@ -53,13 +53,13 @@ func (c *chooser) byAddr(flag string, a netip.Addr) (Interface, error) {
 	return Interface{}, err
 }
 
-// excluded says whether a link of this name is not to be chosen unless it is
-// named.
+// excluded reports whether a link with this name must not be chosen unless it
+// is named explicitly.
 func (c *chooser) excluded(name string) bool { return name == c.own || containerLink(name) }
 
-// byPattern takes the first link, in the order of their indices, of which the
-// name or an address matches all of p, and which will do. Where there is no such
-// name or address at all, a part is enough, as in flannel.
+// byPattern takes the first suitable link, by index, whose name or address
+// matches p as a whole. If no name or address does, a partial match is enough,
+// as in flannel.
 func (c *chooser) byPattern(p pattern) (Interface, error) {
 	flag := "--iface-regex=" + p.text
 	i, err := c.byMatch(flag, "", p.whole)
@@ -69,11 +69,11 @@ func (c *chooser) byPattern(p pattern) (Interface, error) {
 	return i, err
 }
 
-// errNoMatch says that no link has a name or an address that matches.
+// errNoMatch reports that no link has a matching name or address.
 var errNoMatch = errors.New("matches no name or address")
 
-// byMatch takes the first link with a name or an address that matches r, and
-// which will do. of says of what, if it is not the whole.
+// byMatch takes the first suitable link whose name or address matches r. of is
+// added to the reason if the match is partial.
 func (c *chooser) byMatch(flag, of string, r *regexp.Regexp) (Interface, error) {
 	var matched []string
 	var chosen *Interface
@@ -110,7 +110,7 @@ func (c *chooser) byMatch(flag, of string, r *regexp.Regexp) (Interface, error) 
 	return *chosen, nil
 }
 
-// byDestination takes the link that packets to a leave through.
+// byDestination takes the link through which packets to a leave.
 func (c *chooser) byDestination(a netip.Addr) (Interface, error) {
 	flag := "--iface-can-reach=" + a.String()
 	routes, err := netlink.RouteGet(a.AsSlice())
@@ -133,8 +133,9 @@ func (c *chooser) byDestination(a netip.Addr) (Interface, error) {
 	return Interface{}, fmt.Errorf("%s: no route leads to it", flag)
 }
 
-// byDefaultRoute takes the link of the best default route that will do. The
-// route need only be of one of the families, the addresses of all.
+// byDefaultRoute takes the link of the best suitable default route. A default
+// route of one family is enough, but the link needs addresses of all requested
+// families.
 func (c *chooser) byDefaultRoute() (Interface, error) {
 	var errs []error
 	for _, hop := range c.host.defaults {
@@ -158,8 +159,9 @@ func (c *chooser) byDefaultRoute() (Interface, error) {
 	return Interface{}, joined(errs)
 }
 
-// take makes l the interface if it is up and has the addresses that are needed.
-// why says what led to it; asked are addresses that did, and may be invalid.
+// take returns l as the interface if it is up and has the required addresses.
+// why is the reason for trying it. asked are preferred addresses; they may be
+// invalid.
 func (c *chooser) take(l link, why string, asked ...netip.Addr) (Interface, error) {
 	i := Interface{Name: l.name, Index: l.index, MTU: l.mtu, Why: why}
 	if !l.up {
@@ -182,9 +184,9 @@ func (c *chooser) take(l link, why string, asked ...netip.Addr) (Interface, erro
 }
 
 // pick returns the address of l to use in a family: the first of asked that l
-// has, or else the first without a fault, in the kernel's order but those that are a
-// subnet of their own last. Asked for, an address may be of those that would not be
-// chosen, but others must be able to reach it.
+// has, or else the first without a fault, in the kernel's order but with
+// single-address prefixes last. An address in asked may have a fault, as long
+// as it is neither a loopback nor an IPv6 link-local address.
 func (l link) pick(inFamily func(netip.Addr) bool, asked []netip.Addr) netip.Addr {
 	for _, a := range asked {
 		if a.IsValid() && inFamily(a) && l.has(a) && !a.IsLoopback() && !(a.Is6() && a.IsLinkLocalUnicast()) {
@@ -203,8 +205,8 @@ func (l link) has(ip netip.Addr) bool {
 	return slices.ContainsFunc(l.addrs, func(a address) bool { return a.Addr == ip })
 }
 
-// match returns the usable address of l that r matches, which is invalid where
-// it is the name that matches.
+// match returns the usable address of l that r matches. The address is invalid
+// if r matches the name instead.
 func (l link) match(r *regexp.Regexp) (netip.Addr, bool) {
 	for _, a := range l.addrs {
 		if a.fault == "" && r.MatchString(a.Addr.String()) {

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is what the kernel tells about a network namespace.
+// host is the relevant state of a network namespace.
 type host struct {
-	links    []link    // by index
-	defaults []nexthop // of the default routes in the main table, best first, IPv4 before IPv6
+	links    []link    // sorted by index
+	defaults []nexthop // those of the default routes in table main, best first, IPv4 before IPv6
 }
 
 type link struct {
@@ -25,27 +25,28 @@ type link struct {
 	index    int
 	mtu      int
 	up       bool
-	addrs    []address // IPv4 first, in a family as they are preferred
+	addrs    []address // IPv4 first; within a family, preferred addresses first
 }
 
 type address struct {
 	netip.Addr
-	prefix netip.Prefix // of the subnet that it is in
-	// fault says why the address is not chosen unless it is asked for.
+	prefix netip.Prefix // the subnet of the address
+	// fault is the reason why the address is not chosen by default; empty:
+	// none.
 	fault string
-	rank  int // the lower the better
+	rank  int // lower is better
 }
 
 type nexthop struct {
-	index   int // of the link
+	index   int // that of the link
 	ipv6    bool
 	metric  int
 	gateway netip.Addr // may be invalid
-	source  netip.Addr // that the route says packets leave from; may be invalid
+	source  netip.Addr // preferred source address of the route; may be invalid
 }
 
-// readHost reads links, addresses and default routes. A dump that changes in
-// the middle is repeated.
+// readHost reads links, addresses and default routes. It repeats dumps that
+// were interrupted by a change.
 func readHost() (h host, err error) {
 	for range 10 {
 		if h, err = dumpHost(); !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -88,8 +89,8 @@ func linkOf(l netlink.Link, addrs []netlink.Addr) link {
 	}
 }
 
-// readLink reads one link and its addresses. It does not read the routes, of
-// which a router has very many.
+// readLink reads one link and its addresses. It does not read the routes, since
+// a router may have very many.
 func readLink(index int) (link, error) {
 	for tries := 1; ; tries++ {
 		l, err := netlink.LinkByIndex(index)
@@ -113,7 +114,7 @@ func addrsOf(all []netlink.Addr, index int) []address {
 			one := classify(ip.Unmap(), a.Flags, a.Scope)
 			bits, _ := a.Mask.Size()
 			one.prefix = netip.PrefixFrom(one.Addr, bits).Masked()
-			if one.prefix.IsSingleIP() { // as those that move mostly are
+			if one.prefix.IsSingleIP() { // most addresses that move between hosts have such a prefix
 				one.rank += 2
 			}
 			as = append(as, one)
@@ -125,11 +126,12 @@ func addrsOf(all []netlink.Addr, index int) []address {
 	return as
 }
 
-// classify says whether an address can stand for this node for long. The bit of
-// IFA_F_TEMPORARY is that of IFA_F_SECONDARY in IPv4 (linux/if_addr.h), where a
-// second address in a subnet does well, only not before the first. How long it is
-// valid says nothing: a host has its own address by DHCP, and one that moves from
-// host to host (keepalived, kube-vip) for ever.
+// classify determines whether an address is suitable as a permanent address of
+// this node. IFA_F_TEMPORARY is the same bit as IFA_F_SECONDARY in IPv4
+// (linux/if_addr.h), where a second address in a subnet is fine, but ranks
+// below the first. The lifetime is no criterion: a node's own address may be a
+// DHCP lease, while an address that moves between hosts (keepalived, kube-vip)
+// may be valid forever.
 func classify(ip netip.Addr, flags, scope int) address {
 	a := address{Addr: ip}
 	switch {
@@ -183,9 +185,9 @@ func addrOf(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// senders returns the addresses of l that the kernel sends from by the default
-// routes through l: that which a route names or, without one, those in the gateway's
-// subnet (inet_select_addr of net/ipv4/devinet.c).
+// senders returns the source addresses of l that the kernel uses for the
+// default routes through l: the one that a route specifies or, if it specifies
+// none, those in the gateway's subnet (inet_select_addr of net/ipv4/devinet.c).
 func (h host) senders(l link) []netip.Addr {
 	var all []netip.Addr
 	for _, hop := range h.defaults {
@@ -210,8 +212,8 @@ func (h host) byIndex(index int) (link, bool) {
 	return h.links[i], true
 }
 
-// String lists the links and their addresses, without those that container
-// networks made, of which a node may have hundreds.
+// String lists the links and their addresses, without those of container
+// networks, of which a node may have hundreds.
 func (h host) String() string {
 	var texts []string
 	foreign := 0

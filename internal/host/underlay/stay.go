@@ -9,14 +9,15 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Stay returns was as it is now if it can go on being used: the link is there
-// and up, and has the addresses that it had. Its MTU may be another one, and an
-// address of a family that is needed may have come. That a fresh choice would
-// fall on another interface does not count: a node is not to move for a default
-// route that comes or goes.
+// Stay returns the current state of was if it can still be used: the link
+// exists and is up, and has the addresses that it had. Its MTU may have
+// changed, and an address of a required family may have been added. It does not
+// matter whether Choose would now pick another interface: a node must not move
+// because a default route appears or disappears.
 //
-// The error says what keeps the interface from being used; Choose may find
-// another. As Choose, Stay looks at the network namespace of the calling thread.
+// The error is the reason why the interface cannot be used any more; Choose may
+// find another. Like Choose, Stay examines the network namespace of the calling
+// thread.
 func Stay(was Interface, o Options) (Interface, error) {
 	c, err := newChooser(o)
 	if err != nil {
@@ -30,7 +31,7 @@ func Stay(was Interface, o Options) (Interface, error) {
 		return Interface{}, fmt.Errorf("interface %s: %w", was.Name, err)
 	}
 	switch {
-	case l.name != was.Name: // it cannot be known whether that is the same network
+	case l.name != was.Name: // it cannot be determined whether it is still on the same network
 		return Interface{}, fmt.Errorf("interface %s: is called %s now", was.Name, l.name)
 	case !l.up:
 		return Interface{}, fmt.Errorf("interface %s: is down; ip link set %[1]s up", was.Name)

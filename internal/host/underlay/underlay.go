@@ -1,13 +1,13 @@
 // Package underlay finds the interface and the addresses at which the other
 // nodes reach this one.
 //
-// The ways to say which interface are flannel's, and are tried in its order:
-// by address or name, by regular expression, by a destination that it leads
-// to, and without any of these by the public address or the default route.
-// Unlike flannel's, a regular expression prefers a name or an address that it
-// matches as a whole, and a link that this or another container network made
-// never wins unless it is named: "eth1|bond1" must not take "veth1a2b3c4d" of a
-// pod, nor "eth1" take "eth10", nor ".*" take "lo".
+// The ways to specify the interface are flannel's, and are tried in its order:
+// by address or name, by regular expression, by a destination reached through
+// it, and otherwise by the public address or the default route. Unlike in
+// flannel, a regular expression prefers a name or an address that it matches as
+// a whole, and a link of this or another container network is never chosen
+// unless it is named explicitly: "eth1|bond1" must not match "veth1a2b3c4d" of
+// a pod, nor "eth1" match "eth10", nor ".*" match "lo".
 package underlay
 
 import (
@@ -18,37 +18,38 @@ import (
 	"slices"
 )
 
-// Options says how to choose. The strings are the values of the flags of the
-// same name; all may be empty.
+// Options specifies how to choose. The strings are the values of the flags of
+// the same name; all may be empty.
 type Options struct {
-	Iface      []string // addresses or names, the first that will do is taken
-	IfaceRegex []string // tried when no Iface will do
-	CanReach   string   // an address; tried when no IfaceRegex will do
+	Iface      []string // addresses or names; the first suitable one is taken
+	IfaceRegex []string // tried if no Iface is suitable
+	CanReach   string   // an address; tried if no IfaceRegex is suitable
 
 	// PublicIP and PublicIPv6 are announced instead of the addresses of the
-	// interface. Where nothing above is given they also choose it, and have
-	// to be addresses of this host.
+	// interface. If none of the options above is set they also select it, and
+	// must be addresses of this host.
 	PublicIP, PublicIPv6 string
 
-	// Own names this daemon's device, which is there when the choice is made
-	// anew. It never wins; may be empty.
+	// Own names this daemon's device, which exists if the choice is repeated
+	// while the daemon runs. It is never chosen. It may be empty.
 	Own string
 
-	// NeedIPv4 and NeedIPv6 say which addresses the interface must have.
+	// NeedIPv4 and NeedIPv6 are the address families that the interface must
+	// have.
 	NeedIPv4, NeedIPv6 bool
 }
 
-// Interface is what was chosen, as it was at that time.
+// Interface is the chosen interface, in the state in which it was chosen.
 type Interface struct {
 	Name  string
 	Index int
 	MTU   int // bytes
-	// IPv4 and IPv6 are addresses of the interface; invalid if not needed.
+	// IPv4 and IPv6 are addresses of the interface, invalid if not needed.
 	IPv4, IPv6 netip.Addr
-	// PublicIP and PublicIPv6 are what the other nodes are to be told: IPv4
-	// and IPv6 unless the options override them.
+	// PublicIP and PublicIPv6 are the addresses announced to the other nodes:
+	// IPv4 and IPv6 unless the options override them.
 	PublicIP, PublicIPv6 netip.Addr
-	Why                  string // what decided, for the log
+	Why                  string // the reason for the choice, for the log
 }
 
 // String returns "eth0 (192.0.2.1, MTU 1500)".
@@ -60,20 +61,20 @@ func (i Interface) String() string {
 	return fmt.Sprintf("%sMTU %d)", s, i.MTU)
 }
 
-// addrs returns the addresses of i that are used, IPv4 first.
+// addrs returns the valid addresses of i, IPv4 first.
 func (i Interface) addrs() []netip.Addr {
 	return slices.DeleteFunc([]netip.Addr{i.IPv4, i.IPv6}, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
-// Equal says whether i and o are the same but for why they were chosen.
+// Equal reports whether i and o are equal apart from the reason for the choice.
 func (i Interface) Equal(o Interface) bool {
 	i.Why = o.Why
 	return i == o
 }
 
-// Choose chooses in the network namespace of the calling thread; a caller that
-// moved there has its goroutine locked to the thread. The error is a *NoneError
-// unless o cannot be followed or the host not be read.
+// Choose chooses in the network namespace of the calling thread; if the caller
+// changed it, its goroutine must be locked to the thread. The error is a
+// *NoneError unless o is invalid or the state of the host cannot be read.
 func Choose(o Options) (Interface, error) {
 	c, err := newChooser(o)
 	if err != nil {
@@ -102,9 +103,9 @@ func Choose(o Options) (Interface, error) {
 	return Interface{}, &NoneError{joined(tried), c.host.String()}
 }
 
-// NoneError says that no interface will do.
+// NoneError reports that no interface is suitable.
 type NoneError struct {
-	Tried error  // of each way that was tried, why it led nowhere
+	Tried error  // why each way that was tried failed
 	Has   string // the interfaces of the host
 }
 
@@ -126,11 +127,11 @@ func newChooser(o Options) (c chooser, err error) {
 	return c, err
 }
 
-// ways returns what to try, in order.
+// ways returns the ways to choose, in the order in which they are tried.
 func (c *chooser) ways(iface []string, regexes []pattern, canReach netip.Addr) []func() (Interface, error) {
 	var ways []func() (Interface, error)
 	for _, s := range iface {
-		if s == "" { // the default route, as in flannel
+		if s == "" { // by the default route, as in flannel
 			ways = append(ways, c.byDefaultRoute)
 			continue
 		}
@@ -157,8 +158,8 @@ func (c *chooser) ways(iface []string, regexes []pattern, canReach netip.Addr) [
 	return append(ways, c.byDefaultRoute)
 }
 
-// parseAddr parses the value of a flag; bits is the length of an address of the
-// family that it must have, or 0.
+// parseAddr parses the value of a flag. bits is the address length of the
+// required family, or 0 for either.
 func parseAddr(flag, value string, bits int) (netip.Addr, error) {
 	if value == "" {
 		return netip.Addr{}, nil
@@ -174,8 +175,8 @@ func parseAddr(flag, value string, bits int) (netip.Addr, error) {
 // pattern is a regular expression for names and addresses.
 type pattern struct {
 	text  string
-	whole *regexp.Regexp // matches all of a string
-	part  *regexp.Regexp // matches anywhere in it
+	whole *regexp.Regexp // matches a whole string
+	part  *regexp.Regexp // matches any part of a string
 }
 
 func compile(texts []string) ([]pattern, error) {
@@ -190,7 +191,7 @@ func compile(texts []string) ([]pattern, error) {
 	return ps, nil
 }
 
-// joined is errors.Join on one line.
+// joined is errors.Join with the result on one line.
 func joined(errs []error) error {
 	err := errs[0]
 	for _, e := range errs[1:] {

@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	// settle is how long nothing must change before a change is told. What
-	// moves an interface takes several steps: a DHCP client takes the old
-	// address away before it adds the new one.
+	// settle is how long there must be no further change before one is
+	// reported. Reconfiguring an interface takes several steps: a DHCP client
+	// removes the old address before it adds the new one.
 	settle = 200 * time.Millisecond
-	// longest is how late a change is told where there is always another one,
-	// as on a node where pods come and go.
+	// longest is the maximum delay of a report if changes keep coming, as on a
+	// node where pods come and go.
 	longest = time.Second
-	// pause is that between two looks at a socket that cannot be read.
+	// pause is the delay before a socket that cannot be read is tried again.
 	pause = time.Second
 )
 
-// Watcher tells that interfaces or their addresses have changed. It does not
-// say what: Stay and Choose find out what comes of it.
+// Watcher reports that interfaces or their addresses have changed. It does not
+// report what changed: use Stay and Choose to find out.
 type Watcher struct {
 	socket  *nl.NetlinkSocket
 	changes chan struct{} // holds one
@@ -30,8 +30,8 @@ type Watcher struct {
 	done    chan struct{} // closed when run has ended
 }
 
-// Watch begins to watch the network namespace of the calling thread. What
-// happens after it has returned will be told.
+// Watch starts watching the network namespace of the calling thread. It reports
+// all changes after it has returned.
 func Watch() (*Watcher, error) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
 	if err != nil {
@@ -42,10 +42,11 @@ func Watch() (*Watcher, error) {
 	return w, nil
 }
 
-// Changes receives once after one or more changes, when all is quiet again.
+// Changes returns a channel that receives once after one or more changes, when
+// no further ones follow.
 func (w *Watcher) Changes() <-chan struct{} { return w.changes }
 
-// Close ends the watch. It may be called once.
+// Close stops the watcher. It may be called once.
 func (w *Watcher) Close() {
 	close(w.closing)
 	w.socket.Close() // wakes run
@@ -54,7 +55,7 @@ func (w *Watcher) Close() {
 
 func (w *Watcher) run() {
 	defer close(w.done)
-	var first time.Time // of the changes that are not told yet; zero: there are none
+	var first time.Time // time of the first unreported change; zero: none
 	for {
 		_, _, err := w.socket.Receive()
 		select {
@@ -64,10 +65,10 @@ func (w *Watcher) run() {
 		}
 		quiet := false
 		switch {
-		case err == nil, errors.Is(err, unix.ENOBUFS): // more happened than there was room for
-		case errors.Is(err, unix.EAGAIN): // for as long as it was told to wait
+		case err == nil, errors.Is(err, unix.ENOBUFS): // ENOBUFS: notifications were lost
+		case errors.Is(err, unix.EAGAIN): // the receive timeout expired
 			quiet = true
-		default: // no cause is known; the caller is made to look now and then
+		default: // unknown error: have the caller check periodically
 			select {
 			case <-time.After(pause):
 			case <-w.closing:
@@ -80,16 +81,16 @@ func (w *Watcher) run() {
 		wait := min(settle, longest-time.Since(first))
 		if quiet || wait < time.Millisecond {
 			w.tell()
-			first, wait = time.Time{}, 0 // until the next change
+			first, wait = time.Time{}, 0 // no timeout until the next change
 		}
 		timeout := unix.NsecToTimeval(wait.Nanoseconds())
-		_ = w.socket.SetReceiveTimeout(&timeout) // it cannot fail
+		_ = w.socket.SetReceiveTimeout(&timeout) // cannot fail
 	}
 }
 
 func (w *Watcher) tell() {
 	select {
 	case w.changes <- struct{}{}:
-	default: // the last one has not been taken yet
+	default: // the previous one has not been received yet
 	}
 }
