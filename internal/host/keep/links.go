@@ -289,9 +289,10 @@ func (k *Keeper) linkIdle(index int) (map[netip.Addr]time.Duration, error) {
 	}
 	idle := make(map[netip.Addr]time.Duration)
 	for _, e := range list {
-		// The two are equal until the entry is used for the first time.
+		// Ages, in ticks. A new entry counts as used when it was made, and writing it
+		// again later does not count as use.
 		to, ok := netip.AddrFromSlice(e.IP)
-		if !ok || e.Used == e.Updated {
+		if !ok || e.Used >= e.Updated {
 			continue
 		}
 		since := time.Duration(e.Used) * time.Second / userHZ
