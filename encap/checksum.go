@@ -7,8 +7,8 @@ import (
 
 // Internet checksum, RFC 1071. A sum here is a 64-bit accumulator of the
 // big-endian 16-bit words in ones' complement arithmetic, not yet folded and
-// not complemented. Ones' complement addition does not care how wide the words
-// are that are added as long as carries come back in (RFC 1071 §2(C)), so the
+// not complemented. In ones' complement addition the width of the words does not
+// matter as long as carries are added back in (RFC 1071 §2(C)), so the
 // loop below adds eight bytes at a time.
 
 // sum adds the bytes of b to the accumulator acc. A slice of odd length is
@@ -30,8 +30,8 @@ func sum(b []byte, acc uint64) uint64 {
 }
 
 // sumWords adds the bytes of b to s as words in the byte order of the machine.
-// It is the whole loop where there is no sumVector, and the end of b where there
-// is.
+// It does all the work on machines without sumVector, and handles the tail of b on
+// the others.
 func sumWords(b []byte, s uint64) uint64 {
 	var carry uint64
 	for len(b) >= 64 {
@@ -69,8 +69,8 @@ func fold(acc uint64) uint16 {
 	return uint16(acc)
 }
 
-// without takes the 16-bit words at the beginning of each field out of the sum
-// acc, by adding their complements.
+// without subtracts the 16-bit words at the beginning of each field from the sum
+// acc by adding their complements.
 func without(acc uint64, fields ...[]byte) uint64 {
 	s := uint64(fold(acc))
 	for _, f := range fields {
@@ -87,8 +87,8 @@ func equalSums(a, b uint64) bool {
 }
 
 // pseudoSum returns the sum of the pseudo header (RFC 9293 §3.1, RFC 8200
-// §8.1) of a packet with the IP header ip, whose destination is the final one, and
-// n bytes of transport header and payload.
+// §8.1) of a packet with the IP header ip, whose destination must be the final one,
+// and n bytes of transport header and payload.
 func pseudoSum(ip []byte, proto uint8, n int) uint64 {
 	acc := uint64(proto) + uint64(n)
 	if ip[0]>>4 == 4 {
@@ -105,14 +105,14 @@ func setIPv4Checksum(b []byte, ipLen int) {
 }
 
 // ipChecksumValid reports whether the IPv4 header checksum of the packet b, if
-// there is one, is right.
+// it has one, is correct.
 func ipChecksumValid(b []byte, ipLen int) bool {
 	return b[0]>>4 != 4 || fold(sum(b[:ipLen], 0)) == 0xffff
 }
 
 // checksumsValid reports whether the IPv4 header checksum, if there is one,
-// and the TCP or UDP checksum of the packet b are right. A UDP checksum of
-// zero, "none", does not count as right.
+// and the TCP or UDP checksum of the packet b are correct. A UDP checksum of
+// zero, "none", does not count as correct.
 func checksumsValid(b []byte, ipLen int, proto uint8) bool {
 	if !ipChecksumValid(b, ipLen) {
 		return false
@@ -124,15 +124,14 @@ func checksumsValid(b []byte, ipLen int, proto uint8) bool {
 }
 
 // PartialChecksum reports whether the checksum of the TCP or UDP packet b that h
-// describes is left to be finished: whether the field holds the pseudo header's
-// sum, as Linux leaves it to a device (CHECKSUM_PARTIAL). Of packets with a
-// complete checksum one in 65,536 looks the same; to finish it then does no harm
-// to a packet that is right, and the chance that one that is damaged passes is
-// that of the checksum itself.
+// describes is still to be completed: whether the field holds the pseudo header's
+// sum, as Linux leaves it to a device (CHECKSUM_PARTIAL). One in 65,536 packets with
+// a complete checksum looks the same. Completing it again does not harm a packet that
+// is intact, and the chance that a damaged one passes is that of the checksum itself.
 //
-// A datagram shorter than its IP packet (RFC 9868) is not one, since the checksum
-// does not cover the rest; nor is a packet on a source route, whose pseudo header
-// has another destination than its IP header.
+// A datagram shorter than its IP packet (RFC 9868) does not qualify, since the
+// checksum does not cover the rest; nor does a packet on a source route, whose pseudo
+// header has a destination other than the one in its IP header.
 func PartialChecksum(b []byte, h *Header) bool {
 	if h.Fragment || transportLen(b, h.IPLen, h.Proto) == 0 || sourceRouted(b, h) {
 		return false
@@ -144,18 +143,18 @@ func PartialChecksum(b []byte, h *Header) bool {
 	return binary.BigEndian.Uint16(b[at:]) == fold(pseudoSum(b, h.Proto, len(b)-h.IPLen))
 }
 
-// CompleteChecksum finishes the checksum of b that the kernel left to the
-// device (virtio NEEDS_CSUM): the ones' complement of the sum of everything
-// from start on is stored at start+offset. The field holds the pseudo header's
-// sum before. It reports false, and leaves b alone, if the two do not lie
-// within b.
+// CompleteChecksum completes the checksum of b that the kernel left to the
+// device (virtio NEEDS_CSUM): it stores the ones' complement of the sum of
+// everything from start on at start+offset. Before the call the field holds the
+// pseudo header's sum. It returns false and leaves b unchanged if the two offsets
+// do not lie within b.
 func CompleteChecksum(b []byte, start, offset int) bool {
 	if start < 0 || start > len(b) || offset < 0 || offset > len(b)-start-2 {
 		return false
 	}
 	c := ^fold(sum(b[start:], 0))
 	if c == 0 && offset == udpChecksum {
-		c = 0xffff // zero says "no checksum" in UDP (RFC 768)
+		c = 0xffff // zero means "no checksum" in UDP (RFC 768)
 	}
 	binary.BigEndian.PutUint16(b[start+offset:], c)
 	return true

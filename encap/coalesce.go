@@ -13,14 +13,14 @@ const (
 	// refuse longer trains.
 	maxUDPSegments = 64
 	// maxOpenRuns is how many flows may be interleaved in a batch and still
-	// be coalesced. It bounds the search for a packet's run.
+	// be coalesced. It limits the search for a packet's run.
 	maxOpenRuns = 16
 	// maxRunHeader is the longest header of a run: IPv6 without extension
 	// headers, and TCP with all its options.
 	maxRunHeader = ipv6HeaderLen + 60
 )
 
-// Run is a packet to be written to the device: one as it arrived, or a
+// Run is a packet to write to the device: either one as it arrived, or a
 // super-packet made of consecutive packets of one flow.
 type Run struct {
 	Super    Super
@@ -28,8 +28,8 @@ type Run struct {
 
 	proto      uint8
 	open       bool // more may join
-	partial    bool // the packets' TCP or UDP checksums are left to be finished
-	verified   bool // the first packet's checksums are known to be right
+	partial    bool // the packets' TCP or UDP checksums are still to be completed
+	verified   bool // the first packet's checksums are known to be correct
 	psh        bool
 	headerLen  int // IP and transport
 	ipLen      int
@@ -53,15 +53,15 @@ type part struct {
 }
 
 // Coalescer joins consecutive packets of one flow into super-packets: TCP as
-// the kernel's GRO does, UDP datagrams of one size where the device takes
+// the kernel's GRO does, UDP datagrams of one size if the device accepts
 // them. It never merges across a change of DSCP, ECN, TTL, TCP options,
-// window or acknowledgement, never touches fragments and IP options, and never
-// changes the order of packets of one flow. PSH or a short segment ends a run.
+// window or acknowledgement, never merges fragments or packets with IP options, and
+// never changes the order of packets of one flow. PSH or a short segment ends a run.
 //
-// A super-packet is handed to the kernel with its checksum partial, which
-// makes the kernel skip verification. So that a packet that was damaged before
-// encapsulation is not laundered, every packet's checksums are verified before
-// it joins a run.
+// A super-packet is passed to the kernel with a partial checksum, which
+// makes the kernel skip verification. To keep a packet that was damaged before
+// encapsulation from passing as intact, every packet's checksums are verified
+// before it joins a run.
 //
 // A Coalescer belongs to one goroutine. Packets and runs are borrowed until
 // Reset.
@@ -73,8 +73,8 @@ type Coalescer struct {
 	slab     []byte // headers of super-packets
 }
 
-// NewCoalescer returns a Coalescer with room for batches of n packets. tcp and
-// udp say which super-packets the device takes.
+// NewCoalescer returns a Coalescer for batches of up to n packets. tcp and
+// udp state which super-packets the device accepts.
 func NewCoalescer(n int, tcp, udp bool) *Coalescer {
 	return &Coalescer{
 		tcp: tcp, udp: udp,
@@ -88,28 +88,28 @@ func NewCoalescer(n int, tcp, udp bool) *Coalescer {
 // Full reports whether the batch has no room for another packet.
 func (c *Coalescer) Full() bool { return len(c.runs)+len(c.parts) == cap(c.runs) }
 
-// Disable makes the Coalescer pass all further packets on as they are, for a
-// device that takes no super-packets after all.
+// Disable makes the Coalescer pass all further packets on unchanged, for a
+// device that turns out not to accept super-packets.
 func (c *Coalescer) Disable() { c.tcp, c.udp = false, false }
 
-// Reset forgets the batch.
+// Reset clears the batch.
 func (c *Coalescer) Reset() {
 	c.runs, c.open, c.parts, c.slab = c.runs[:0], c.open[:0], c.parts[:0], c.slab[:0]
 }
 
-// AddSuper takes a super-packet as it is.
+// AddSuper adds a super-packet unchanged.
 func (c *Coalescer) AddSuper(pkt []byte, h *Header, s Super) {
 	c.closeFlow(pkt, h)
 	c.runs = append(c.runs, Run{Super: s, Segments: 1, first: pkt, total: len(pkt), head: -1})
 }
 
-// Add takes the packet pkt that h describes into the batch. It must not be
-// called when Full.
+// Add adds the packet pkt that h describes to the batch. It must not be
+// called when Full returns true.
 func (c *Coalescer) Add(pkt []byte, h *Header) { c.add(pkt, h, false) }
 
-// AddPartial is Add for a packet of which PartialChecksum is true: it is not
-// verified, and handed to the device to be finished. Something else must have
-// covered the packet on its way.
+// AddPartial is Add for a packet for which PartialChecksum returns true: it is not
+// verified but passed to the device, which completes the checksum. The packet's
+// integrity must have been protected by other means on its way.
 func (c *Coalescer) AddPartial(pkt []byte, h *Header) { c.add(pkt, h, true) }
 
 func (c *Coalescer) add(pkt []byte, h *Header, partial bool) {
@@ -140,7 +140,7 @@ func (c *Coalescer) add(pkt []byte, h *Header, partial bool) {
 }
 
 // candidate returns the length of the headers of pkt if it may be part of a
-// run, else 0.
+// run, and 0 otherwise.
 func (c *Coalescer) candidate(pkt []byte, h *Header) int {
 	if h.Fragment || h.Version == 4 && h.IPLen != ipv4HeaderLen {
 		return 0
@@ -234,11 +234,11 @@ func (c *Coalescer) join(r *Run, pkt []byte, h *Header, hl int, partial bool) bo
 	return true
 }
 
-// dropOpen takes the i-th open run off the list of open runs.
+// dropOpen removes the i-th open run from the list of open runs.
 func (c *Coalescer) dropOpen(i int) { c.open = append(c.open[:i], c.open[i+1:]...) }
 
-// closeFlow ends the open runs of the flow of pkt, so that nothing that comes
-// later can overtake pkt. Where pkt does not show its ports, these are all runs
+// closeFlow ends the open runs of the flow of pkt, so that nothing that arrives
+// later can overtake pkt. If pkt does not show its ports, these are all runs
 // between its addresses.
 func (c *Coalescer) closeFlow(pkt []byte, h *Header) {
 	ports := !h.Fragment && transportLen(pkt, h.IPLen, h.Proto) > 0
@@ -280,8 +280,8 @@ func protoOf(b []byte) uint8 {
 	return b[ipv6NextHeader]
 }
 
-// sameHeaders reports whether all that segments of a run share is equal in the
-// run's first packet and in pkt, and whether pkt is the next in sequence.
+// sameHeaders reports whether everything that the segments of a run share is equal
+// in the run's first packet and in pkt, and whether pkt is the next in sequence.
 func sameHeaders(r *Run, pkt []byte, h *Header, hl int) bool {
 	a, b := r.first, pkt
 	if h.Version == 4 {
@@ -310,7 +310,7 @@ func sameHeaders(r *Run, pkt []byte, h *Header, hl int) bool {
 		bytes.Equal(ta[tcpUrgent:], tb[tcpUrgent:])
 }
 
-// Runs returns the batch as it is to be written, in order. It may be called
+// Runs returns the batch in the order in which it is to be written. It may be called
 // once per batch, after the last Add.
 func (c *Coalescer) Runs() []Run {
 	for i := range c.runs {
@@ -332,9 +332,9 @@ func (c *Coalescer) Runs() []Run {
 	return c.runs
 }
 
-// Vectors appends the bytes of run r to dst as they are to be written, one
-// after the other: for a super-packet a header made for it, then each
-// payload where it lies.
+// Vectors appends the bytes of run r to dst in the order in which they are to be
+// written: for a super-packet a newly built header, followed by each payload in
+// place.
 func (c *Coalescer) Vectors(r *Run, dst [][]byte) [][]byte {
 	if r.head < 0 {
 		return append(dst, r.first)
@@ -355,7 +355,7 @@ func (r *Run) single() (s Super) {
 }
 
 // Packets appends the packets of run r to dst as they were added, for a device
-// that has refused the super-packet. Each is what the Super says.
+// that has refused the super-packet. The Super describes each of them.
 func (c *Coalescer) Packets(r *Run, dst [][]byte) ([][]byte, Super) {
 	dst = append(dst, r.first)
 	for i := r.head; i >= 0; i = c.parts[i].next {
@@ -364,7 +364,7 @@ func (c *Coalescer) Packets(r *Run, dst [][]byte) ([][]byte, Super) {
 	return dst, r.single()
 }
 
-// header makes the headers of the super-packet for run r.
+// header builds the headers of the super-packet for run r.
 func (c *Coalescer) header(r *Run) []byte {
 	at := len(c.slab)
 	c.slab = append(c.slab, r.first[:r.headerLen]...)

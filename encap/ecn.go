@@ -12,14 +12,14 @@ const (
 )
 
 // OuterTOS returns the TOS of the datagram that carries a packet with the TOS
-// inner: its ECN field is copied (RFC 6040 §4.1, normal mode), its DSCP is
-// not, as in kernel VXLAN: the underlay's classes are not the pods' to choose.
+// inner. As in kernel VXLAN, the ECN field is copied (RFC 6040 §4.1, normal mode)
+// and the DSCP is not: pods must not choose traffic classes of the underlay.
 func OuterTOS(inner uint8) uint8 { return inner & ecnMask }
 
-// MergeECN folds the ECN field of the outer header into the packet b that h
-// describes, as RFC 6040 §4.2 (figure 4) has it, and updates the IPv4 header
-// checksum. It reports false if the packet must be dropped: congestion was
-// marked outside, and the inner sender would not understand the mark.
+// MergeECN combines the ECN field of the outer header with that of the packet b that
+// h describes, as specified in RFC 6040 §4.2 (figure 4), and updates the IPv4 header
+// checksum. It returns false if the packet must be dropped: the outer header marks
+// congestion, and the inner sender would not understand the mark.
 func MergeECN(b []byte, h *Header, outer uint8) bool {
 	in, out := h.TOS&ecnMask, outer&ecnMask
 	if out == in || out == ecnNotECT || in == ecnCE {
@@ -28,8 +28,8 @@ func MergeECN(b []byte, h *Header, outer uint8) bool {
 	if in == ecnNotECT {
 		return out != ecnCE
 	}
-	// Inner ECT: outer CE marks it; outer ECT(1) over inner ECT(0) too, the
-	// other way round the inner field stays.
+	// Inner ECT: outer CE marks it, and so does outer ECT(1) over inner ECT(0);
+	// in the opposite case the inner field stays.
 	if out == ecnECT0 {
 		return true
 	}

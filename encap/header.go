@@ -72,7 +72,7 @@ const (
 // field of IPv4 can hold.
 const MaxPacket = 65535
 
-// Header is what the data plane uses of a packet's IP header, the
+// Header holds the fields of a packet's IP header that the data plane uses, the
 // same for IPv4 and IPv6.
 type Header struct {
 	Src, Dst netip.Addr
@@ -89,7 +89,7 @@ type Header struct {
 // whole, and the length field is len(b). Header checksums are not
 // verified: the kernel does that when the packet is written to a TUN device.
 //
-// h is overwritten also where Parse returns false.
+// h is overwritten even if Parse returns false.
 func Parse(b []byte, h *Header) bool {
 	if len(b) < ipv4HeaderLen {
 		return false
@@ -134,9 +134,9 @@ func (h *Header) DontFragment(b []byte) bool {
 	return h.Version == 6 || binary.BigEndian.Uint16(b[ipv4Frag:])&ipv4DontFragment != 0
 }
 
-// Resent reports whether the sender of the packet b that Parse described in h sends
-// it again, cut in another way, when it learns that the path is too narrow: TCP
-// does, whose segments are not sent in fragments.
+// Resent reports whether the sender of the packet b that Parse described in h
+// retransmits it in smaller pieces when it learns that the path MTU is too small: TCP
+// does, and its segments are not sent in fragments.
 func (h *Header) Resent(b []byte) bool {
 	if h.Fragment {
 		return false
@@ -149,7 +149,7 @@ func (h *Header) Resent(b []byte) bool {
 }
 
 // sourceRouted reports whether the IPv4 packet b, which h describes, has a source
-// route (RFC 791 §3.1): its destination may then not be the final one.
+// route (RFC 791 §3.1), in which case its destination may not be the final one.
 func sourceRouted(b []byte, h *Header) bool {
 	if h.Version != 4 {
 		return false
@@ -195,7 +195,7 @@ func transportLen(b []byte, ipLen int, proto uint8) int {
 	return 0
 }
 
-// ChecksumOffset returns where the checksum stands within a TCP or UDP header.
+// ChecksumOffset returns the offset of the checksum within a TCP or UDP header.
 func ChecksumOffset(proto uint8) int {
 	if proto == protoUDP {
 		return udpChecksum

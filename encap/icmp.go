@@ -13,13 +13,13 @@ const (
 	icmpv6NoRoute     = 0
 	icmpv6TooBig      = 2 // RFC 4443 §3.2
 
-	// MaxICMP is the longest ICMP error made here: what RFC 4443 §3.1 allows
-	// for IPv6. For IPv4 it is 576 (RFC 1812 §4.3.2.3).
+	// MaxICMP is the longest ICMP error built here: the limit that RFC 4443 §3.1
+	// sets for IPv6. For IPv4 it is 576 (RFC 1812 §4.3.2.3).
 	MaxICMP   = MinIPv6MTU
 	maxICMPv4 = 576
 )
 
-// TooBig makes the ICMP error "fragmentation needed" or "packet too big" for
+// TooBig builds the ICMP error "fragmentation needed" or "packet too big" for
 // the packet pkt, which h describes and which does not fit mtu. See icmpError
 // for dst and the result.
 func TooBig(dst, pkt []byte, h *Header, mtu TunnelMTU) []byte {
@@ -29,7 +29,7 @@ func TooBig(dst, pkt []byte, h *Header, mtu TunnelMTU) []byte {
 	return icmpError(dst, pkt, h, icmpv6TooBig, 0, uint32(mtu))
 }
 
-// Unreachable makes the ICMP error "net unreachable" or "no route to
+// Unreachable builds the ICMP error "net unreachable" or "no route to
 // destination" for the packet pkt, which h describes. See icmpError for dst
 // and the result.
 func Unreachable(dst, pkt []byte, h *Header) []byte {
@@ -40,9 +40,9 @@ func Unreachable(dst, pkt []byte, h *Header) []byte {
 }
 
 // icmpError writes an ICMP error about pkt to dst, which must have room for
-// MaxICMP bytes, and returns the packet written. It returns nil where an error
-// must not be sent: about ICMP errors and from or to addresses that are no
-// single host's (RFC 1122 §3.2.2, RFC 4443 §2.4(e)), and for IPv4 about
+// MaxICMP bytes, and returns the packet written. It returns nil if an error
+// must not be sent: about ICMP errors, from or to an address that does not
+// belong to a single host (RFC 1122 §3.2.2, RFC 4443 §2.4(e)), and for IPv4 about
 // fragments other than the first.
 //
 // The source is the destination of pkt, not an address of this host: the
@@ -99,9 +99,9 @@ func icmpError(dst, pkt []byte, h *Header, typ, code uint8, rest uint32) []byte 
 }
 
 // upperLayer follows the extension headers of the IPv6 packet b (RFC 8200 §4)
-// and returns the first next-header that is none of them, and where it starts,
-// which may be behind b. In a fragment other than the first it is the fragment
-// header's own number: what follows is no header.
+// and returns the first next-header value that is not one of them, and the offset
+// where it starts, which may be past the end of b. In a fragment other than the first
+// it returns the fragment header's own number: no header follows.
 func upperLayer(b []byte) (proto uint8, at int) {
 	proto, at = b[ipv6NextHeader], ipv6HeaderLen
 	for at+ipv6ExtMinLen <= len(b) {

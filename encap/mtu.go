@@ -10,8 +10,8 @@ type UnderlayMTU int
 // packet: the MTU of flannel0.
 type TunnelMTU int
 
-// Smallest MTUs that a host must accept (RFC 791, RFC 8200 §5). Below them the
-// kernel turns the address family off on the device.
+// Minimum MTUs that a host must support (RFC 791, RFC 8200 §5). Below them the
+// kernel disables the address family on the device.
 const (
 	minIPv4MTU = 68
 	MinIPv6MTU = 1280
@@ -28,13 +28,13 @@ func Overhead(a netip.Addr) int {
 }
 
 // Tunnel returns the MTU for inner packets over an underlay of MTU u reached
-// from the address a, at most MaxPacket less what a datagram adds.
+// from the address a, limited to MaxPacket minus the overhead of a datagram.
 func (u UnderlayMTU) Tunnel(a netip.Addr) TunnelMTU {
 	return TunnelMTU(min(int(u), MaxPacket) - Overhead(a))
 }
 
-// Least returns the smallest legal device MTU for IPv4, and for IPv6 if that is
-// asked for.
+// Least returns the smallest legal device MTU for IPv4, or for IPv6 if that is
+// requested too.
 func Least(ipv6 bool) TunnelMTU {
 	if ipv6 {
 		return MinIPv6MTU
@@ -42,5 +42,5 @@ func Least(ipv6 bool) TunnelMTU {
 	return minIPv4MTU
 }
 
-// Usable reports whether t is a legal device MTU, as [Least] has it.
+// Usable reports whether t is a legal device MTU, as defined by [Least].
 func (t TunnelMTU) Usable(ipv6 bool) bool { return t >= Least(ipv6) }

@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// ErrMalformedSuper is for a super-packet whose headers contradict its Super.
+// ErrMalformedSuper reports a super-packet whose headers contradict its Super.
 var ErrMalformedSuper = errors.New("super-packet does not match its offload header")
 
 const (
@@ -18,9 +18,9 @@ const (
 	tcpCWR = 0x80
 )
 
-// Splitter cuts a super-packet into the packets it stands for, in order. It
-// copies no payload: each segment is a header, written by Next into memory of
-// the caller, and a view of the payload where it lies.
+// Splitter splits a super-packet into the packets it represents, in order. It
+// copies no payload: each segment is a header, which Next writes into memory of
+// the caller, and a view of the payload in place.
 //
 // The zero Splitter has no segments. It may be used again after Reset, by one
 // goroutine at a time.
@@ -43,15 +43,15 @@ type Splitter struct {
 	partial  bool
 }
 
-// Reset makes s ready to cut pkt, which s borrows until the last segment was
-// returned. pkt must have passed Parse into h. Headers may be of any length: what
-// the kernel can segment can be cut here.
+// Reset prepares s to split pkt, which s borrows until the last segment has been
+// returned. Parse must have accepted pkt and filled in h. Headers may be of any
+// length: everything the kernel can segment can be split here.
 func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
 	s.header, s.payload, s.first, s.partial = nil, nil, false, false
 	ipLen := h.IPLen
 	if super.Partial {
 		// Behind IPv6 extension headers only the checksum's start
-		// shows where the transport header is.
+		// shows where the transport header begins.
 		ipLen = super.CsumStart
 	}
 	proto := super.Kind.proto()
@@ -92,9 +92,9 @@ func (s *Splitter) Reset(pkt []byte, h *Header, super Super) error {
 }
 
 // sumPseudo computes the sum of the pseudo header. The pseudo header has the
-// *final* destination, which is not the one in the IP header where a routing
-// header or a source route leads by way of other nodes (RFC 8200 §8.1, RFC 1122
-// §3.2.1.8). A partial checksum holds the right sum, with the length of the
+// *final* destination, which differs from the one in the IP header if a routing
+// header or a source route leads through other nodes (RFC 8200 §8.1, RFC 1122
+// §3.2.1.8). A partial checksum holds the correct sum, with the length of the
 // super-packet.
 func (s *Splitter) sumPseudo(pkt []byte, h *Header, partial bool) {
 	header := pseudoSum(pkt, s.kind.proto(), 0)
@@ -107,10 +107,10 @@ func (s *Splitter) sumPseudo(pkt []byte, h *Header, partial bool) {
 	}
 }
 
-// LeavePartial makes Next leave the TCP or UDP checksum to be finished by
+// LeavePartial makes Next leave the TCP or UDP checksum to be completed by
 // the receiver of the segments (see PartialChecksum), which saves reading the
-// payload. It is called after Reset. Where the receiver would not recognise the
-// sum it does nothing: behind IPv6 extension headers, and where the destination in
+// payload. It is called after Reset. It has no effect if the receiver would not
+// recognise the sum: behind IPv6 extension headers, and if the destination in
 // the header is not the final one.
 func (s *Splitter) LeavePartial() { s.partial = s.final }
 
@@ -128,8 +128,8 @@ func (s *Splitter) Remaining() int {
 	return (len(s.payload) + s.size - 1) / s.size
 }
 
-// Next writes the header of the next segment, its checksum complete unless
-// LeavePartial says otherwise, to hdr[:HeaderLen()] and returns its payload, a view
+// Next writes the header of the next segment to hdr[:HeaderLen()], with a complete
+// checksum unless LeavePartial was called, and returns its payload, a view
 // into the super-packet. It must be called only while Remaining is not zero.
 func (s *Splitter) Next(hdr []byte) (payload []byte) {
 	n := min(s.size, len(s.payload))
@@ -171,7 +171,7 @@ func (s *Splitter) Next(hdr []byte) (payload []byte) {
 		if !s.partial {
 			c := ^fold(sum(payload, acc+uint64(length)))
 			if c == 0 {
-				c = 0xffff // zero says "no checksum" (RFC 768)
+				c = 0xffff // zero means "no checksum" (RFC 768)
 			}
 			binary.BigEndian.PutUint16(trans[udpChecksum:], c)
 		}

@@ -2,11 +2,11 @@ package encap
 
 import "golang.org/x/sys/cpu"
 
-// vectorBlock is what a round of the vector loop takes, in bytes.
+// vectorBlock is the number of bytes that one iteration of the vector loop consumes.
 const vectorBlock = 128
 
-// vectorSum reports whether this CPU has the instructions of sumVector. They
-// came with Haswell and Excavator; GODEBUG=cpu.avx2=off does without them.
+// vectorSum reports whether this CPU has the instructions that sumVector uses. They
+// came with Haswell and Excavator; GODEBUG=cpu.avx2=off disables them.
 var vectorSum = cpu.X86.HasAVX2
 
 // sumVector returns the sum of the n bytes at p as 32-bit words in the byte

@@ -1,9 +1,9 @@
 package encap
 
-// vectorBlock is what a round of the vector loop takes, in bytes.
+// vectorBlock is the number of bytes that one iteration of the vector loop consumes.
 const vectorBlock = 64
 
-// vectorSum: Go's arm64 port requires Advanced SIMD of every CPU.
+// vectorSum is true: Go's arm64 port requires Advanced SIMD of every CPU.
 const vectorSum = true
 
 // sumVector returns the sum of the n bytes at p as 32-bit words in the byte

@@ -2,7 +2,7 @@
 
 package encap
 
-// vectorSum is false: there is only the loop in Go.
+// vectorSum is false: only the loop in Go exists here.
 const (
 	vectorSum   = false
 	vectorBlock = 64

@@ -2,7 +2,7 @@ package encap
 
 import "encoding/binary"
 
-// Kind is what a packet stands for.
+// Kind is what a packet represents.
 type Kind uint8
 
 const (
@@ -19,16 +19,16 @@ func (k Kind) proto() uint8 {
 	return protoTCP
 }
 
-// Super describes a super-packet beside its bytes, in terms of the virtio-net
-// header (virtio 1.2 §5.1.6) but without its encoding. The zero
+// Super describes a super-packet in addition to its bytes, in terms of the virtio-net
+// header (virtio 1.2 §5.1.6) but independent of its encoding. The zero
 // Super describes one packet with complete checksums.
 type Super struct {
 	Kind Kind
-	// Size is the payload in bytes of each segment but the last, which may
+	// Size is the payload in bytes of each segment except the last, which may
 	// be shorter.
 	Size int
-	// Partial says that the checksum at CsumStart+CsumOffset holds only the
-	// pseudo header's sum and covers all from CsumStart on.
+	// Partial means that the checksum at CsumStart+CsumOffset holds only the
+	// pseudo header's sum and covers everything from CsumStart on.
 	Partial               bool
 	CsumStart, CsumOffset int
 	// HeaderLen is the length of all headers up to the payload. Splitter
@@ -36,21 +36,21 @@ type Super struct {
 	HeaderLen int
 }
 
-// NeedsOversize reports whether a received packet is for Oversize.
+// NeedsOversize reports whether a received packet must go through Oversize.
 func NeedsOversize(h *Header, mtu TunnelMTU) bool {
 	return h.Len > int(mtu) && h.Proto == protoTCP && !h.Fragment
 }
 
 // Oversize prepares a packet larger than the MTU for the device as a
-// super-packet. Such a packet arrives where the sender's kernel encapsulated
-// TSO packets and no device on the way had to cut them: it comes as one
+// super-packet. Such a packet arrives if the sender's kernel encapsulated
+// TSO packets and no device on the way had to segment them: it comes as one
 // datagram, without a control message, and with a checksum that was still left
 // to the device.
 //
 // pkt, which h describes, is changed in place: its checksum becomes partial.
-// ok is false if the checksum is neither complete and right nor partial, or
+// ok is false if the checksum is neither complete and correct nor partial, or
 // the headers are damaged; the packet must then be dropped. NeedsOversize must
-// have said yes to h.
+// have returned true for h.
 func Oversize(pkt []byte, h *Header, mtu TunnelMTU) (s Super, ok bool) {
 	tl := transportLen(pkt, h.IPLen, h.Proto)
 	hl := h.IPLen + tl

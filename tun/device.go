@@ -10,17 +10,17 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// ReadSize is the room that Queue.Read needs, in bytes: the virtio-net header and
-// the largest packet that an IP length field can describe.
+// ReadSize is the buffer size that Queue.Read requires, in bytes: the virtio-net
+// header and the largest packet that an IP length field can describe.
 const ReadSize = HeaderLen + 65535
 
 // Queue is one queue of a device. It does not block: a call that would have to
-// wait returns unix.EAGAIN, and FD can be polled. Reads and writes may run at the
-// same time in any number of goroutines, since the kernel moves whole packets.
+// wait returns unix.EAGAIN, and FD can be polled. Any number of goroutines may
+// read and write concurrently, since the kernel transfers whole packets.
 //
-// Read and Write return the error number as it is, 0 for none: the forwarding
-// loops choose what to do by its value, and an interface value would have to be
-// taken apart again for every packet.
+// Read and Write return the bare error number, 0 for success: the forwarding
+// loops branch on its value, and an interface value would have to be unwrapped
+// for every packet.
 type Queue interface {
 	// Read reads one packet, preceded by its virtio-net header, into b, which
 	// must have room for ReadSize bytes. It returns the number of bytes
@@ -28,14 +28,14 @@ type Queue interface {
 	Read(b []byte) (int, unix.Errno)
 
 	// Write writes one packet. The first vector must be exactly the
-	// virtio-net header, the others are the packet; none is kept.
+	// virtio-net header, the others are the packet; none is retained.
 	Write(iov []unix.Iovec) unix.Errno
 
-	// FD returns the file descriptor to poll. It stays the queue's.
+	// FD returns the file descriptor to poll. The queue still owns it.
 	FD() int
 
-	// Close closes the queue. The kernel removes the device with its last
-	// queue.
+	// Close closes the queue. The kernel removes the device when its last
+	// queue is closed.
 	Close() error
 }
 
@@ -44,9 +44,9 @@ type Config struct {
 	Name    string // of the network interface, at most 15 bytes
 	Queues  int    // number wanted; the plain device has one
 	Offload Switch // the offload device, or the plain one
-	// Inherited are what Descriptors of another process returned. Open takes the
-	// queues among them out of the map. Where they are those of an offload device
-	// of that name it uses them, however many they are; else it closes them.
+	// Inherited is what Descriptors of another process returned. Open removes its
+	// queues from the map. If they belong to an offload device of that name, it
+	// uses all of them, whatever their number; otherwise it closes them.
 	Inherited map[string]int
 	Logger    *slog.Logger
 }
@@ -59,12 +59,12 @@ type Device struct {
 	Granted Offloads // zero for the plain device
 }
 
-// Offload reports whether the device carries super-packets.
+// Offload reports whether the device handles super-packets.
 func (d *Device) Offload() bool { return d.State.InForce }
 
-// Open creates the device, in the network namespace of the calling thread. The
-// interface is down and has no address, unless its queues were inherited. On
-// failure nothing is left of it.
+// Open creates the device in the network namespace of the calling thread. The
+// interface is down and has no address, unless its queues were inherited. If
+// Open fails, it leaves nothing behind.
 // Errors name the cause and the remedy.
 func Open(cfg Config) (*Device, error) {
 	if cfg.Name == "" || len(cfg.Name) >= unix.IFNAMSIZ {
@@ -80,7 +80,7 @@ func Open(cfg Config) (*Device, error) {
 			queues, granted, err = openOffload(cfg.Name, cfg.Queues)
 		}
 		if err != nil {
-			// What also stops the plain device is no reason to fall back.
+			// An error that the plain device would also hit is no reason to fall back.
 			if !errors.Is(err, errNoOffload) {
 				fatal = err
 			}

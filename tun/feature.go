@@ -11,7 +11,7 @@ import (
 // Version is a version of Linux.
 type Version struct{ Major, Minor int }
 
-// String returns the version as it is written: "6.2".
+// String returns the version in the usual form: "6.2".
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
 // Before reports whether v is older than o.
@@ -20,7 +20,7 @@ func (v Version) Before(o Version) bool {
 }
 
 // Kernel returns the version of the running kernel, or the zero Version, which is
-// older than any, where it cannot be read.
+// older than any other, if it cannot be determined.
 func Kernel() (v Version) {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
@@ -32,9 +32,9 @@ func Kernel() (v Version) {
 	return v
 }
 
-// Feature is something that the kernel has from a version on. A test runs the
-// probes and fails where the version and the probe contradict each other, so that
-// neither is hearsay.
+// Feature is something that the kernel supports since some version. A test runs
+// the probes and fails if the version and the probe contradict each other, so
+// both are verified.
 type Feature struct {
 	Name  string
 	Since Version
@@ -43,8 +43,8 @@ type Feature struct {
 	Probe func() error
 }
 
-// Verify runs the probe. It returns an error where the probe fails although the
-// running kernel is new enough, or succeeds although it is too old.
+// Verify runs the probe. It returns an error if the probe fails although the
+// running kernel is new enough, or succeeds although the kernel is too old.
 func (f Feature) Verify() error {
 	err := f.Probe()
 	switch kernel := Kernel(); {
@@ -56,7 +56,7 @@ func (f Feature) Verify() error {
 	return nil
 }
 
-// The features of TUN devices that Open uses. Probes that make a device do so in
+// The features of TUN devices that Open uses. Probes that create a device do so in
 // the network namespace of the calling thread, under a name that the kernel
 // chooses.
 var (
@@ -65,11 +65,11 @@ var (
 	featureTSO        = Feature{"TUN_F_TSO4 and TUN_F_TSO6", Version{2, 6}, func() error { return probeOffloads(Offloads.TCP) }}
 	featureUSO        = Feature{"TUN_F_USO4 and TUN_F_USO6", Version{6, 2}, func() error { return probeOffloads(Offloads.UDP) }}
 
-	// Features are all of them.
+	// Features lists all of them.
 	Features = []Feature{featureVnetHdr, featureMultiQueue, featureTSO, featureUSO}
 )
 
-// features returns the flags that TUNSETIFF takes on fd (TUNGETFEATURES).
+// features returns the flags that TUNSETIFF accepts on fd (TUNGETFEATURES).
 func features(fd int) (uint16, error) {
 	var f uint32
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNGETFEATURES, uintptr(unsafe.Pointer(&f))); errno != 0 {

@@ -8,17 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A queue outlives the process that opened it if another one has copies of its
-// descriptors, and with the queue the packets that wait in it and the device.
+// A queue outlives the process that opened it if another process holds copies of
+// its descriptors. The device and the packets waiting in the queue survive with it.
 
-// errNotInherited reports descriptors that are not those of the device.
+// errNotInherited reports descriptors that do not belong to the device.
 var errNotInherited = errors.New("inherited descriptors are of no use")
 
 func readName(i int) string  { return "tun-" + strconv.Itoa(i) }
 func writeName(i int) string { return "tun-" + strconv.Itoa(i) + "-write" }
 
 // Descriptors returns the descriptors of the queues by name, for [Config.Inherited]
-// of another process. They stay the device's. The plain device has none to pass.
+// of another process. The device still owns them. The plain device has none to pass.
 func (d *Device) Descriptors() map[string]int {
 	fds := make(map[string]int)
 	for i, q := range d.Queues {
@@ -34,7 +34,7 @@ func (d *Device) Descriptors() map[string]int {
 	return fds
 }
 
-// queueList is the queues of an offload device, as far as is known.
+// queueList lists the known queues of an offload device.
 type queueList []*offloadQueue
 
 // takeQueues takes all queues out of fds.
@@ -54,14 +54,14 @@ func takeQueues(fds map[string]int) (all queueList) {
 	}
 }
 
-// close closes all queues, so that the device is free.
+// close closes all queues, which frees the device.
 func (l queueList) close() {
 	for _, q := range l {
 		_ = q.Close()
 	}
 }
 
-// inherit returns the queues if they are those of the device name.
+// inherit returns the queues if they belong to the device name.
 func inherit(name string, list queueList) (queues []Queue, granted Offloads, err error) {
 	for i, q := range list {
 		for _, fd := range []int{q.fd, q.writeFD} {

@@ -10,11 +10,11 @@ import (
 
 const devNetTun = "/dev/net/tun"
 
-// errNoOffload is for a kernel without an offload device; a plain one may work.
+// errNoOffload means that the kernel has no offload device; a plain one may work.
 var errNoOffload = errors.New("the kernel refuses the virtio-net header on TUN")
 
 // Offloads are the TUN_F_ bits of TUNSETOFFLOAD: what the kernel may leave
-// undone on the packets we read. It takes the same on the packets we write.
+// undone on packets we read. It accepts the same on packets we write.
 type Offloads uint
 
 // TCP reports whether TCP super-packets of both IP versions may be written.
@@ -45,7 +45,7 @@ func (o Offloads) String() string {
 	return strings.Join(names, " ")
 }
 
-// offloadSteps are the sets of offloads to ask for, best first: UDP
+// offloadSteps are the sets of offloads to request, best first: UDP
 // segmentation came with Linux 6.2, the others are older than any kernel that
 // runs Go.
 var offloadSteps = []Offloads{
@@ -54,7 +54,7 @@ var offloadSteps = []Offloads{
 }
 
 // openOffload opens n queues of an offload device. The error wraps
-// errNoOffload if only the offloads are at fault.
+// errNoOffload if only the offloads failed.
 func openOffload(name string, n int) ([]Queue, Offloads, error) {
 	var queues []Queue
 	fail := func(err error) ([]Queue, Offloads, error) {
@@ -70,8 +70,8 @@ func openOffload(name string, n int) ([]Queue, Offloads, error) {
 	}
 	var granted Offloads
 	for i := range n {
-		// The first queue makes the device. Without IFF_TUN_EXCL it could
-		// become one more queue of another process's device.
+		// The first queue creates the device. Without IFF_TUN_EXCL it could
+		// become an additional queue of another process's device.
 		exclusive := uint16(0)
 		if i == 0 {
 			exclusive = unix.IFF_TUN_EXCL
@@ -95,8 +95,8 @@ func openOffload(name string, n int) ([]Queue, Offloads, error) {
 	return queues, granted, nil
 }
 
-// attach opens /dev/net/tun and makes it a queue of the device name. exclusive,
-// which is not a feature of the device, is IFF_TUN_EXCL or 0.
+// attach opens /dev/net/tun and makes it a queue of the device name. exclusive
+// is IFF_TUN_EXCL or 0; that flag is not a feature of the device.
 func attach(name string, flags, exclusive uint16) (fd int, err error) {
 	fd, err = openNode(unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK)
 	if err != nil {
@@ -129,22 +129,22 @@ func setInterface(fd int, name string, flags uint16) error {
 	return nil
 }
 
-// The ioctls of setInterface. A test lets them fail one by one, since no kernel
-// refuses the second on a device for which the first has succeeded.
+// The ioctls of setInterface. They are variables because a test makes them fail one
+// by one: no kernel refuses the second on a device on which the first has succeeded.
 var (
 	ioctlIfreq = unix.IoctlIfreq
 	ioctlInt   = unix.IoctlSetPointerInt
 )
 
-// attachDetached opens a queue of the device name that takes writes but to which
+// attachDetached opens a queue of the device name that accepts writes but to which
 // the kernel delivers no packets (IFF_DETACH_QUEUE, Linux 3.8).
 //
-// A write to an attached queue makes the kernel deliver the flow's packets of the
-// other direction to that queue (tun_flow_update in drivers/net/tun.c). All that a
-// peer sends from one port arrives on one socket, so one reply would move a flow
-// to the queue of that socket's shard, past packets that wait in another, and all
-// flows to the peer would end on one shard. The kernel learns nothing from a
-// detached queue; flows then stay on the queue that their hash selects.
+// A write to an attached queue makes the kernel deliver the flow's packets in the
+// other direction to that queue (tun_flow_update in drivers/net/tun.c). Everything a
+// peer sends from one port arrives on one socket, so a single reply would move a flow
+// to the queue of that socket's shard, past packets waiting in another queue, and all
+// flows to the peer would end up on one shard. The kernel learns nothing from writes
+// to a detached queue, so flows stay on the queue that their hash selects.
 func attachDetached(name string, flags uint16) (fd int, err error) {
 	if fd, err = attach(name, flags, 0); err != nil {
 		return -1, err
@@ -161,7 +161,7 @@ func attachDetached(name string, flags uint16) (fd int, err error) {
 	return fd, nil
 }
 
-// setOffloads turns on as many offloads as the kernel grants.
+// setOffloads enables as many offloads as the kernel grants.
 func setOffloads(fd int) (Offloads, error) {
 	var err error
 	for _, o := range offloadSteps {
@@ -175,7 +175,7 @@ func setOffloads(fd int) (Offloads, error) {
 // offloadQueue reads and writes packets with their virtio-net header.
 type offloadQueue struct {
 	fd      int
-	writeFD int // fd, or a detached queue where the device has several
+	writeFD int // fd, or a detached queue if the device has several
 }
 
 func (q *offloadQueue) Read(b []byte) (int, unix.Errno) { return readFD(q.fd, b) }

@@ -13,8 +13,8 @@ import (
 type plainQueue struct{ fd int }
 
 // openPlain opens a plain device. water registers its descriptor with Go's poller,
-// which would wake a thread of the runtime for every packet; so the queue uses a
-// duplicate, which keeps the device when water's is closed.
+// which would wake a thread of the runtime for every packet; the queue therefore
+// uses a duplicate, which keeps the device open after water's is closed.
 func openPlain(name string) (Queue, error) {
 	cfg := water.Config{DeviceType: water.TUN}
 	cfg.Name = name
@@ -42,8 +42,8 @@ func openPlain(name string) (Queue, error) {
 	return q, nil
 }
 
-// Read puts an empty virtio-net header before the packet: nothing was left
-// undone on it.
+// Read puts an empty virtio-net header before the packet, since the kernel left
+// nothing undone on it.
 func (q *plainQueue) Read(b []byte) (int, unix.Errno) {
 	clear(b[:HeaderLen])
 	n, errno := readFD(q.fd, b[HeaderLen:])

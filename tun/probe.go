@@ -7,7 +7,7 @@ import (
 )
 
 // Probe reports whether this kernel has TUN devices and lets the process use
-// them. It creates none, so that watchers of the interfaces see nothing. The error
+// them. It creates none, so watchers of the interfaces see no change. The error
 // names the remedy.
 func Probe() error {
 	fd, err := openNode(unix.O_RDWR | unix.O_CLOEXEC)

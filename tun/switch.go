@@ -6,8 +6,8 @@ import "fmt"
 type Switch uint8
 
 const (
-	// Auto uses the offload where a probe finds that the kernel has it, and
-	// stops using it when the kernel refuses it later.
+	// Auto uses the offload if a probe finds that the kernel supports it, and
+	// stops using it if the kernel refuses it later.
 	Auto Switch = iota
 	// On is Auto, except that a failed probe is an error.
 	On
@@ -31,7 +31,7 @@ func (s *Switch) Set(v string) error {
 	return fmt.Errorf("%q is not one of auto, on, off", v)
 }
 
-// Offload is the state of one offload: what was asked for, and whether the
+// Offload is the state of one offload: what was requested, and whether the
 // kernel granted it.
 type Offload struct {
 	Name    string // the flag's name without dashes: "udp-gso"
@@ -40,9 +40,9 @@ type Offload struct {
 	Why     string // what the kernel granted or refused
 }
 
-// Resolve turns the switch of the offload name and the result of its probe into
+// Resolve combines the switch of the offload name and the result of its probe into
 // a state. probe describes what was granted; it is not called if s is Off. The
-// error is not nil only if s is On and the probe failed.
+// error is non-nil only if s is On and the probe failed.
 func (s Switch) Resolve(name string, probe func() (granted string, err error)) (Offload, error) {
 	o := Offload{Name: name, Mode: s}
 	if s == Off {

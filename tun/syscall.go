@@ -21,8 +21,8 @@ func readFD(fd int, b []byte) (int, unix.Errno) {
 	}
 }
 
-// writevFD is writev(2) on the same terms. A TUN device takes a whole packet or
-// nothing.
+// writevFD is writev(2) under the same conditions. A TUN device accepts a whole
+// packet or nothing.
 func writevFD(fd int, iov []unix.Iovec) unix.Errno {
 	for {
 		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)))

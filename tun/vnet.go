@@ -8,7 +8,8 @@ import "encoding/binary"
 const HeaderLen = 10
 
 // FlagNeedsCsum is the only flag of Header that matters on a TUN device:
-// VIRTIO_NET_HDR_F_NEEDS_CSUM, the checksum at CsumStart+CsumOffset is partial.
+// VIRTIO_NET_HDR_F_NEEDS_CSUM means that the checksum at CsumStart+CsumOffset is
+// partial.
 const FlagNeedsCsum = 1
 
 // GSO types of Header.
@@ -22,7 +23,7 @@ const (
 )
 
 // Header is the virtio-net header: what the kernel left undone on a packet that
-// was read, and what it is to do to a packet that is written.
+// was read, and what it must do to a packet that is written.
 type Header struct {
 	Flags      uint8
 	GSOType    uint8  // one of the GSO constants; the ECN bit is masked out
