@@ -8,17 +8,17 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// SourceCheck says who may send us packets.
+// SourceCheck selects which received packets are admitted.
 type SourceCheck uint8
 
 const (
 	// CheckStrict admits a packet only from the public address of the peer
 	// that holds the inner source, to an inner destination of ours.
 	CheckStrict SourceCheck = iota
-	// CheckInner does not look at the address that the datagram came from:
+	// CheckInner ignores the address that the datagram came from:
 	// for peers behind NAT or with several addresses.
 	CheckInner
-	// CheckOff admits all that is well-formed, as stock flannel does. Any
+	// CheckOff admits everything that is well-formed, as stock flannel does. Any
 	// host that can reach the port can then inject packets.
 	CheckOff
 )
@@ -39,10 +39,10 @@ func (c *SourceCheck) Set(v string) error {
 	return fmt.Errorf("%q is not one of strict, inner, off", v)
 }
 
-// admitted is the answer of admit for a packet that may pass.
+// admitted is the result of admit for a packet that may pass.
 const admitted = metrics.NumDrops
 
-// sourceChecker decides which received packets may pass. It belongs to the RX
+// sourceChecker decides which received packets are admitted. It belongs to the RX
 // thread of its shard.
 type sourceChecker struct {
 	mode     SourceCheck
@@ -59,7 +59,7 @@ func (s *sourceChecker) use(t *Peers) {
 }
 
 // admit returns the peer that holds the inner source, if there is one, and
-// admitted or the reason for which the packet h from the host at from must be
+// either admitted or the reason for which the packet h from the host at from must be
 // dropped.
 func (s *sourceChecker) admit(from netip.Addr, h *encap.Header) (*Peer, metrics.Drop) {
 	peer := s.resolver.peer(h.Src)

@@ -25,7 +25,7 @@ func cmsgSpace(n int) int {
 	return int((uintptr(cmsgHeaderLen) + uintptr(n) + cmsgAlign) &^ cmsgAlign)
 }
 
-// appendControl appends a control message to b, whose capacity must be enough.
+// appendControl appends a control message to b, which must have enough capacity.
 func appendControl(b []byte, level, typ int32, data []byte) []byte {
 	at := len(b)
 	b = b[:at+cmsgSpace(len(data))]
@@ -38,8 +38,8 @@ func appendControl(b []byte, level, typ int32, data []byte) []byte {
 }
 
 // sendControl writes the control messages of a datagram to b[:0]: segment, if
-// not 0, is the size of each segment of a GSO send; tos, if not 0, the TOS or
-// traffic class. ipv6 is the family of the socket.
+// not 0, is the segment size of a GSO send; tos, if not 0, is the TOS or
+// traffic class. ipv6 selects the family of the socket.
 func sendControl(b []byte, segment int, tos uint8, ipv6 bool) []byte {
 	b = b[:0]
 	if segment > 0 {
@@ -67,8 +67,8 @@ type recvInfo struct {
 	hasOverflow bool
 }
 
-// parseControl reads the control messages in b, which is aligned as a size_t.
-// It reports false if they are malformed; info then holds what was read before.
+// parseControl reads the control messages in b, which must be aligned as a size_t.
+// It returns false if they are malformed; info then holds what was parsed before.
 func parseControl(b []byte, info *recvInfo) bool {
 	*info = recvInfo{}
 	for len(b) > 0 {

@@ -20,22 +20,22 @@ import (
 
 // Config is what an Engine connects, and how.
 type Config struct {
-	Device *tun.Device     // one shard for each of its queues; it stays the caller's
-	Pairs  int             // of threads, over which the shards are spread; 0: one for each shard
+	Device *tun.Device     // one shard for each of its queues; the caller keeps ownership
+	Pairs  int             // of threads, over which the shards are spread; 0: one per shard
 	MTU    encap.TunnelMTU // of the device
-	Local  netip.AddrPort  // where the sockets are bound; its family is that of the underlay
+	Local  netip.AddrPort  // where the sockets are bound; its family is the underlay's
 
 	Switches // which offloads to use
-	// Translated is for a node whose public address is not one of its own: it
-	// may be behind masquerade, where peers reach it on the network's port only,
-	// and only once it has sent from there.
+	// Translated is set on a node whose public address is not one of its own: it
+	// may be behind masquerade, where peers reach it only on the network's port,
+	// and only once it has sent from that port.
 	Translated       bool
-	PartialAnnounced bool        // peers know that this node takes packets with partial checksums
-	SourceCheck      SourceCheck // who may send
+	PartialAnnounced bool        // peers know that this node accepts packets with partial checksums
+	SourceCheck      SourceCheck // which received packets are admitted
 
-	// Inherited are what Descriptors of another process returned. New takes the
-	// sockets among them out of the map. It uses those that are bound as it would
-	// bind them, if there is one for each queue; else it closes them.
+	// Inherited is what Descriptors of another process returned. New removes its
+	// sockets from the map. It uses them if they are bound as New would bind them and
+	// there is one for each queue; otherwise it closes them.
 	Inherited map[string]int
 	Logger    *slog.Logger
 }
@@ -44,21 +44,21 @@ type Config struct {
 type Engine struct {
 	shards     []*shard
 	pairs      int           // of threads
-	states     []tun.Offload // as probed; Offloads adds what happened since
-	stop       int           // eventfd: readable when the engine stops, for threads that sleep
-	stopping   atomic.Bool   // the same for threads that always find work
+	states     []tun.Offload // as probed; Offloads adds what has changed since
+	stop       int           // eventfd: readable when the engine stops, for sleeping threads
+	stopping   atomic.Bool   // the same for threads that never sleep
 	peers      atomic.Pointer[Peers]
 	paths      *paths
 	translated bool         // see Config
 	bulk       atomic.Int64 // when a thread last had a large batch, see spinner
-	spinSlots  atomic.Int32 // how many more threads may spin; 0 also if none ever
+	spinSlots  atomic.Int32 // how many more threads may spin; always 0 if spinning is off
 
 	mu     sync.Mutex
-	closed bool // stop and the sockets are
+	closed bool // stop and the sockets are closed
 }
 
-// shard is one TUN queue and its sockets, one to receive and one to send, with
-// what its two directions share.
+// shard is one TUN queue and its sockets, one to receive and one to send, plus
+// the state its two directions share.
 type shard struct {
 	index       int
 	queue       tun.Queue
@@ -69,11 +69,11 @@ type shard struct {
 	local       netip.Addr
 	mtu         encap.TunnelMTU
 	sender      sender
-	segments    int  // packets a GSO send may have; 1: no GSO
-	vnet        bool // the device takes packets with checksums left partial
-	superTCP    bool // the device takes TCP super-packets
-	partial     bool // checksums are left partial between this node and peers that can
-	mergeTCP    bool // packets received are made into super-packets
+	segments    int  // maximum number of packets in a GSO send; 1: no GSO
+	vnet        bool // the device accepts packets with partial checksums
+	superTCP    bool // the device accepts TCP super-packets
+	partial     bool // checksums are left partial between this node and peers that support it
+	mergeTCP    bool // received packets are merged into super-packets
 	mergeUDP    bool
 	sourceCheck SourceCheck
 	peers       *atomic.Pointer[Peers]
@@ -90,7 +90,7 @@ type shard struct {
 }
 
 // New opens the sockets and probes the offloads. The device must be up, since
-// a super-packet is written to it as a probe. On failure nothing is left.
+// the probe writes a super-packet to it. If New fails, it leaves nothing behind.
 func New(cfg Config) (e *Engine, err error) {
 	e = &Engine{stop: -1, pairs: cfg.Pairs, translated: cfg.Translated}
 	if n := len(cfg.Device.Queues); e.pairs == 0 || e.pairs > n {
@@ -121,7 +121,7 @@ func New(cfg Config) (e *Engine, err error) {
 	return e, e.probe(&cfg)
 }
 
-// separate gives each shard a port of its own to send from.
+// separate gives each shard a source port of its own.
 func (e *Engine) separate(cfg *Config, local netip.AddrPort) (granted string, err error) {
 	if len(e.shards) == 1 {
 		return "", errors.New("the device has one queue")
@@ -141,7 +141,7 @@ func (e *Engine) separate(cfg *Config, local netip.AddrPort) (granted string, er
 	return granted, nil
 }
 
-// probe finds out which offloads the kernel has and sets the shards up.
+// probe determines which offloads the kernel supports and configures the shards.
 func (e *Engine) probe(cfg *Config) error {
 	ipv6 := e.shards[0].local.Is6()
 	segments := 1
@@ -205,8 +205,8 @@ func (e *Engine) probe(cfg *Config) error {
 	return nil
 }
 
-// SetPeers makes p the peers of all batches that begin from now on. It must not
-// run at the same time as itself.
+// SetPeers installs p as the peers for all batches that begin from now on. Calls must
+// not overlap.
 func (e *Engine) SetPeers(p *Peers) {
 	for _, peer := range p.all {
 		peer.begin(e.translated)
@@ -226,7 +226,7 @@ func (e *Engine) Counters() []*metrics.Shard {
 	return c
 }
 
-// Offloads returns the state of each offload as it is now.
+// Offloads returns the current state of each offload.
 func (e *Engine) Offloads() []tun.Offload {
 	states := append([]tun.Offload(nil), e.states...)
 	for _, s := range e.shards {
@@ -245,8 +245,8 @@ func (e *Engine) Offloads() []tun.Offload {
 	return states
 }
 
-// loops returns the loops of all threads: pairs of one that sends and one that
-// receives, for every len(e.shards)/pairs shards.
+// loops returns the loops of all threads: one pair, a sender and a receiver, for
+// every len(e.shards)/pairs shards.
 func (e *Engine) loops() []*loop {
 	pairs := make([]struct{ tx, rx *loop }, e.pairs)
 	var all []*loop
@@ -265,9 +265,9 @@ func (e *Engine) loops() []*loop {
 	return all
 }
 
-// reserveProcessors makes room in Go's scheduler for n threads that are always
-// in a system call it does not see, and for the rest of the process, unless the
-// environment says how many processors there are.
+// reserveProcessors raises GOMAXPROCS, for the rest of the process, to make room for
+// n threads that are always in a system call that Go's scheduler does not see, unless
+// the environment sets it explicitly.
 func reserveProcessors(n int) {
 	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
 		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), n+2))
@@ -275,8 +275,8 @@ func reserveProcessors(n int) {
 }
 
 // Run forwards packets until ctx is done or the device is gone. It may be
-// called once. Its error is that of the thread that failed first, whose cause is
-// that of the others.
+// called once. It returns the error of the first thread that failed, which caused
+// the others to end.
 func (e *Engine) Run(ctx context.Context) error {
 	var (
 		wg     sync.WaitGroup
@@ -305,8 +305,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	return first
 }
 
-// wakeAll ends all threads. Nothing reads the eventfd, so it stays readable. It
-// may run after Close, since Run does not wait for the function of its context.
+// wakeAll ends all threads. Nothing reads the eventfd, so it stays readable. wakeAll
+// may run after Close, since Run does not wait for the function it registers with its
+// context.
 func (e *Engine) wakeAll() {
 	e.stopping.Store(true)
 	e.mu.Lock()

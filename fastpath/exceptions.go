@@ -10,13 +10,13 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// exceptions is what a shard does with packets that cannot go the usual way.
+// exceptions handles a shard's packets that cannot take the usual path.
 // Only the TX thread uses it.
 type exceptions struct {
 	shard *shard
-	// wait waits until the socket may take more: the one of the network's port,
-	// or the shard's own. ready is false when the engine stops, or cannot wait
-	// because of err.
+	// wait waits until a socket may accept more: the one on the network's port,
+	// or the shard's own. ready is false if the engine is stopping, or if waiting
+	// failed with err.
 	wait func(fixedPort bool) (ready bool, err error)
 	// pathMTU returns the MTU of the path to a peer, in bytes of the outer
 	// packet.
@@ -45,13 +45,13 @@ func (e *exceptions) gsoRefused(errno unix.Errno) {
 }
 
 // tooBig handles the packet of m, which does not fit the path to its peer. It
-// reports whether the packet may be sent in a fragmented datagram, and sends the
-// ICMP error with the MTU of the path to a sender that can do something about it.
+// reports whether the packet may be sent in a fragmented datagram, and sends an
+// ICMP error with the path MTU to senders that can act on it.
 //
-// Only TCP sends again what was lost, so everything else is delivered in
-// fragments, beside the error. IPv6 has no links below 1280 bytes, and hosts
-// ignore advice to send less: there the tunnel is the one that fragments (RFC 2473
-// §7.1).
+// Only TCP retransmits what was lost, so everything else is delivered in
+// fragments in addition to the error. IPv6 has no links below 1280 bytes, and hosts
+// ignore smaller MTUs in ICMP errors: there the tunnel itself has to fragment
+// (RFC 2473 §7.1).
 func (e *exceptions) tooBig(m *message) (fragment bool) {
 	s := e.shard
 	pkt := s.scratch[:0]
@@ -77,21 +77,21 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 	if h.Version == 6 {
 		mtu = max(mtu, encap.MinIPv6MTU)
 	}
-	if int(mtu) < h.Len && mtu.Usable(false) { // or else the kernel has learnt another MTU since, or the path is of no use
+	if int(mtu) < h.Len && mtu.Usable(false) { // otherwise the kernel has learnt a different MTU since, or the path is unusable
 		s.reply(encap.TooBig(s.icmp[tun.HeaderLen:], pkt, &h, mtu))
 	}
 	return fragment
 }
 
-// unreachable sends the ICMP error for pkt, whose destination no peer holds.
+// unreachable sends the ICMP error for pkt, whose destination belongs to no peer.
 func (s *shard) unreachable(pkt []byte, h *encap.Header) {
 	if s.icmpLimit.allow(time.Now()) {
 		s.reply(encap.Unreachable(s.icmp[tun.HeaderLen:], pkt, h))
 	}
 }
 
-// reply writes the ICMP error pkt, which lies in s.icmp, to the TUN device. nil is
-// for a packet about which no error may be sent.
+// reply writes the ICMP error pkt, which lies in s.icmp, to the TUN device. pkt is
+// nil if no error may be sent.
 func (s *shard) reply(pkt []byte) {
 	if pkt == nil {
 		return

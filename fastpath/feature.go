@@ -19,31 +19,31 @@ var (
 	featureRxqOvfl = tun.Feature{Name: "SO_RXQ_OVFL", Since: tun.Version{Major: 2, Minor: 6}, Probe: func() error { return probeOption(unix.SOL_SOCKET, unix.SO_RXQ_OVFL) }}
 	featureSteer   = tun.Feature{Name: "SO_ATTACH_REUSEPORT_CBPF", Since: tun.Version{Major: 4, Minor: 5}, Probe: probeSteer}
 
-	// Features are all of them. The probes open sockets on the loopback of the
+	// Features lists all of them. The probes open sockets on the loopback of the
 	// calling thread's network namespace.
 	Features = []tun.Feature{featureGSO, featureGSO128, featureGRO, featureRxqOvfl, featureSteer}
 )
 
-// Behaviour that came without an option to probe for.
+// Kernel behaviour without a socket option that could be probed.
 var (
-	// groForwarded is the first kernel whose UDP GRO aggregates what comes from
-	// other hosts; earlier ones do so between sockets of one host only.
+	// groForwarded is the first kernel whose UDP GRO aggregates datagrams from
+	// other hosts; earlier ones only aggregate between sockets of one host.
 	groForwarded = tun.Version{Major: 5, Minor: 12}
-	// usoThroughVXLAN is the first series of kernels that do not lose UDP
-	// super-packets which go on into a VXLAN device (lost up to 6.8.4).
+	// usoThroughVXLAN is the first kernel series that does not lose UDP
+	// super-packets forwarded into a VXLAN device (lost up to 6.8.4).
 	usoThroughVXLAN = tun.Version{Major: 6, Minor: 9}
 )
 
 // selfTestWait is how long the self-test waits for a segment, in milliseconds.
-// Loopback delivers before the send returns; a daemon that is
-// stopped meanwhile must not be late.
+// Loopback delivers before the send returns, so the limit can be short; a daemon
+// that is stopped meanwhile must not be delayed.
 const selfTestWait = 200
 
 var errCorrupted = errors.New("self-test on loopback: segments arrived damaged; this kernel corrupts GSO sends")
 
 // probeGSO reports whether UDP GSO works here. It sends a train of equal segments
 // to itself over loopback and compares what arrives, since Linux 7.0 to 7.1.4
-// damages such trains.
+// corrupts such trains.
 func probeGSO(ipv6 bool) error {
 	loopback := netip.MustParseAddr("127.0.0.1")
 	if ipv6 {
@@ -69,7 +69,7 @@ func probeGSO(ipv6 bool) error {
 	control := sendControl(make([]byte, 0, sendControlLen), size, 0, ipv6)
 	if _, err := unix.SendmsgN(fd, train, control, name, unix.MSG_DONTWAIT); err != nil {
 		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL) {
-			return nil // no loopback to test on; the setsockopt knows the option
+			return nil // no loopback to test on; the setsockopt was accepted
 		}
 		return fmt.Errorf("self-test on loopback: sendmsg: %w", err)
 	}
@@ -108,7 +108,7 @@ func probeSegments(n int) error {
 	return nil
 }
 
-// probeOption reports whether a UDP socket takes the option, with value 1.
+// probeOption reports whether a UDP socket accepts the option, with value 1.
 func probeOption(level, option int) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
 	if err != nil {
@@ -118,7 +118,7 @@ func probeOption(level, option int) error {
 	return unix.SetsockoptInt(fd, level, option, 1)
 }
 
-// probeSteer reports whether BPF may choose among sockets of one address.
+// probeSteer reports whether BPF can select among sockets bound to one address.
 func probeSteer() error {
 	fd, err := openSocket(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 0), true)
 	if err != nil {
@@ -128,8 +128,8 @@ func probeSteer() error {
 	return steer([]int{fd}, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 0))
 }
 
-// readable waits for fd to become readable, for at most so many milliseconds
-// without a signal.
+// readable waits for fd to become readable, for at most the given number of
+// milliseconds without a signal.
 func readable(fd, wait int) bool {
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, wait)
@@ -139,7 +139,7 @@ func readable(fd, wait int) bool {
 	}
 }
 
-// enableGRO turns UDP GRO on for fd, where it is of use.
+// enableGRO enables UDP GRO on fd if it is of use.
 func enableGRO(fd int) error {
 	if tun.Kernel().Before(groForwarded) {
 		return fmt.Errorf("UDP_GRO needs Linux %s", groForwarded)

@@ -7,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A socket outlives the process that opened it if another one has a copy of its
-// descriptor, and with the socket the datagrams that wait in it.
+// A socket outlives the process that opened it if another process holds a copy of its
+// descriptor, and the datagrams waiting in the socket survive with it.
 
 func receiveName(i int) string { return "udp-" + strconv.Itoa(i) }
 func sendName(i int) string    { return "udp-" + strconv.Itoa(i) + "-send" }
 
 // Descriptors returns the descriptors of the sockets by name, for
-// [Config.Inherited] of another process. They stay the engine's.
+// [Config.Inherited] of another process. The engine still owns them.
 func (e *Engine) Descriptors() map[string]int {
 	fds := make(map[string]int)
 	for i, s := range e.shards {
@@ -27,7 +27,7 @@ func (e *Engine) Descriptors() map[string]int {
 }
 
 // receivers returns a socket that receives at local for each queue of the device,
-// inherited ones if there are as many.
+// inherited ones if there is one for each.
 func (cfg *Config) receivers(local netip.AddrPort) ([]int, error) {
 	n := len(cfg.Device.Queues)
 	if fds := cfg.inherit(n, receiveName, func(a netip.AddrPort) bool { return a == local }); fds != nil {
@@ -36,7 +36,7 @@ func (cfg *Config) receivers(local netip.AddrPort) ([]int, error) {
 	return openSockets(local, n)
 }
 
-// senders returns a socket for each queue of the device that sends from local and
+// senders returns a socket for each queue of the device that sends from local with
 // a port of its own.
 func (cfg *Config) senders(local netip.Addr) ([]int, error) {
 	n := len(cfg.Device.Queues)
@@ -46,8 +46,8 @@ func (cfg *Config) senders(local netip.Addr) ([]int, error) {
 	return openSenders(local, n)
 }
 
-// inherit takes the sockets with these names out of cfg.Inherited. It returns n;
-// none, and closes all, where not all are there and usable.
+// inherit takes the n sockets with these names out of cfg.Inherited and returns them.
+// If any is missing or unusable, it closes all of them and returns none.
 func (cfg *Config) inherit(n int, name func(int) string, usable func(netip.AddrPort) bool) []int {
 	var fds []int
 	for i := 0; ; i++ {
@@ -60,8 +60,8 @@ func (cfg *Config) inherit(n int, name func(int) string, usable func(netip.AddrP
 	}
 	good := len(fds) == n
 	for _, fd := range fds {
-		// As they are when they are opened, whatever the other process used. It may
-		// have been killed while one fragmented.
+		// The same state as after opening, whatever the other process used. It may
+		// have been killed while one was set to fragment.
 		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 0)
 		at := boundTo(fd)
 		good = good && usable(at) && setFragmenting(fd, at.Addr().Is6(), false) == 0
@@ -73,7 +73,7 @@ func (cfg *Config) inherit(n int, name func(int) string, usable func(netip.AddrP
 	return fds
 }
 
-// boundTo returns the address of a UDP socket; not valid if fd is none.
+// boundTo returns the address of a UDP socket, or an invalid one if fd is not one.
 func boundTo(fd int) netip.AddrPort {
 	if kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || kind != unix.IPPROTO_UDP {
 		return netip.AddrPort{}

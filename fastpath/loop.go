@@ -8,20 +8,20 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// direction is one way through a shard: from a TUN queue to a socket or back.
+// direction is one way through a shard: from a TUN queue to a socket or vice versa.
 type direction interface {
 	// poll moves a batch of what is ready, without blocking. It returns how
-	// many bytes came in and whether there may be more. An error ends the
+	// many bytes were read and whether there may be more. An error stops the
 	// engine.
 	poll() (bytes int, more bool, err error)
 }
 
-// allLooks is after how many looks at one direction a spinning thread looks at
-// all.
+// allLooks is the number of polls of one direction after which a spinning thread
+// polls all of them.
 const allLooks = 8
 
-// loop runs directions on one thread, each in its turn, so that none has to
-// wait for more than a batch of every other. It sleeps when none finds anything.
+// loop runs directions on one thread, each in turn, so that none waits for more
+// than one batch of every other. It sleeps when none has anything to do.
 type loop struct {
 	directions []direction
 	wake       waiter // for the descriptors of all directions
@@ -29,8 +29,8 @@ type loop struct {
 	stopping   *atomic.Bool
 	c          *metrics.Direction // of the first
 
-	woken bool // from the sleep that wake describes
-	last  int  // the direction that had something last
+	woken bool // the thread has just slept; wake holds what is ready
+	last  int  // the direction that last had something
 	looks uint
 }
 
@@ -43,8 +43,8 @@ func newLoop(e *Engine) *loop {
 	return l
 }
 
-// add makes d one more direction of l. There may be something for it to do when
-// fd is readable; c are its counters.
+// add adds the direction d to l. d may have work when fd is readable; c holds its
+// counters.
 func (l *loop) add(d direction, fd int, c *metrics.Direction) {
 	l.directions = append(l.directions, d)
 	l.wake.add(fd, unix.POLLIN)
@@ -53,7 +53,7 @@ func (l *loop) add(d direction, fd int, c *metrics.Direction) {
 	}
 }
 
-// run forwards until the engine stops (the error is nil then) or a direction
+// run forwards until the engine stops (it then returns nil) or a direction
 // fails.
 func (l *loop) run() error {
 	for !l.stopping.Load() {
@@ -77,8 +77,8 @@ func (l *loop) run() error {
 }
 
 // look polls the directions that may have something: after a sleep those that
-// ended it; while spinning mostly the one that had something last, where the next
-// packet of a flow comes; else all.
+// ended it; while spinning mostly the one that last had something, where the next
+// packet of a flow is expected; otherwise all.
 func (l *loop) look() (bytes int, more bool, err error) {
 	l.looks++
 	narrow := l.spin.spinning() && l.looks%allLooks != 0

@@ -13,8 +13,8 @@ type mmsghdr struct {
 	len uint32 // bytes sent or received, written by the kernel
 }
 
-// sendmmsg hands msgs to the kernel without blocking and returns how many it
-// took. An error is reported only if it took none.
+// sendmmsg passes msgs to the kernel without blocking and returns how many it
+// accepted. It reports an error only if the kernel accepted none.
 func sendmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd),
 		uintptr(unsafe.Pointer(unsafe.SliceData(msgs))), uintptr(len(msgs)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
@@ -24,8 +24,8 @@ func sendmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
 	return int(n), 0
 }
 
-// recvmmsg receives without blocking into msgs and returns how many messages
-// came. An error is reported only if none came.
+// recvmmsg receives into msgs without blocking and returns how many messages
+// arrived. It reports an error only if none arrived.
 func recvmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd),
 		uintptr(unsafe.Pointer(unsafe.SliceData(msgs))), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)

@@ -14,44 +14,44 @@ import (
 )
 
 const (
-	// pathsTick is how often the way to each peer is looked at.
+	// pathsTick is the interval at which the path to each peer is checked.
 	pathsTick = time.Second
-	// pathsAsked is for how many peers, at most, the kernel is asked for the
-	// path MTU at a time: two system calls each.
+	// pathsAsked is the maximum number of peers per tick for which the kernel is
+	// queried for the path MTU, at two system calls each.
 	pathsAsked = 64
 
 	// A peer is silent while packets go to it and none come back, counted in
 	// ticks. After silentOwn it is tried from the network's port for
 	// silentFixed, then for silentAgain from the shards' own ports, and so on.
-	// The own ports have the larger part, so that a peer that was merely away
-	// is found there as a rule. Two nodes that both have to send from the
+	// The own ports get the larger share, so that a peer that was merely down
+	// is usually found on them. Two nodes that both have to send from the
 	// network's port do so within 30 s of each other, which is how long Linux
-	// remembers a packet without an answer
+	// tracks an unanswered packet
 	// (net.netfilter.nf_conntrack_udp_timeout).
 	silentOwn   = 2
 	silentFixed = 4
 	silentAgain = 12
-	// firstRetry is for how many ticks a peer that was found from the
+	// firstRetry is the number of ticks for which a peer that was found from the
 	// network's port is served from there before the own ports are tried once
-	// more, for silentOwn. Each time that is in vain the next is twice as far.
+	// more, for silentOwn. Each failed retry doubles the interval to the next one.
 	firstRetry = 300
 
-	// defaultMinPMTU is net.ipv4.route.min_pmtu unless it was changed.
+	// defaultMinPMTU is the default of net.ipv4.route.min_pmtu.
 	defaultMinPMTU = 552
 )
 
-// paths watches the ways to the peers of an engine, apart from the threads that
+// paths monitors the paths to the peers of an engine, apart from the threads that
 // forward. It belongs to one goroutine.
 type paths struct {
 	peers     func() *Peers
 	local     netip.Addr
 	separated bool // the shards have source ports of their own
-	fd        int  // to ask the kernel for path MTUs; -1: none
+	fd        int  // to query the kernel for path MTUs; -1: none
 	minPMTU   int
-	next      int // the peer to ask for first
+	next      int // index of the peer to query first
 }
 
-// watched is what paths remembers of a peer.
+// watched is the state that paths keeps for a peer.
 type watched struct {
 	tx, rx uint64
 	silent int // ticks
@@ -59,12 +59,12 @@ type watched struct {
 	retry  int // ticks to serve from the network's port; 0: firstRetry
 }
 
-// newPaths returns what watches the ways from local, in the network namespace of
+// newPaths returns a paths for an engine bound to local, in the network namespace of
 // the calling thread.
 func newPaths(local netip.Addr, separated bool, peers func() *Peers) *paths {
 	p := &paths{peers: peers, local: local, separated: separated, fd: -1, minPMTU: defaultMinPMTU}
 	if local.Is6() {
-		return p // no path is narrower than the kernel's least MTU
+		return p // no path is narrower than the kernel's minimum MTU
 	}
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/route/min_pmtu"); err == nil {
 		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
@@ -83,7 +83,7 @@ func (p *paths) close() {
 	}
 }
 
-// run looks at the ways until ctx is done.
+// run checks the paths until ctx is done.
 func (p *paths) run(ctx context.Context) {
 	ticks := time.NewTicker(pathsTick)
 	defer ticks.Stop()
@@ -97,7 +97,7 @@ func (p *paths) run(ctx context.Context) {
 	}
 }
 
-// look takes one look at all peers.
+// look checks the path to every peer once.
 func (p *paths) look() {
 	all := p.peers().All()
 	asked := 0
@@ -119,14 +119,14 @@ func (p *paths) look() {
 	}
 }
 
-// listen chooses the port from which packets go to a peer, after a tick in which
-// packets were sent and answered, or not.
+// listen chooses the port from which packets go to a peer. It is called once per
+// tick with whether packets were sent and whether any were answered.
 //
 // As long as it gets answers a node follows its peer: it sends from the network's
-// port while the peer does. A node that gets none chooses by itself, until the
-// shards' own ports have proved good. So two nodes never follow each other in
-// circles, and a pair that needs the network's port, because of masquerade or a
-// firewall at either end, has it.
+// port while the peer does. A node that gets none chooses by itself until the
+// shards' own ports have proved to work. Two nodes therefore never follow each other
+// in circles, and a pair that needs the network's port, because of masquerade or a
+// firewall at either end, uses it.
 func (p *Peer) listen(sent, answered bool) {
 	w, path := &p.path.watched, &p.path
 	switch {
@@ -156,10 +156,10 @@ func (p *Peer) listen(sent, answered bool) {
 	}
 }
 
-// clamped finds out whether the path to a peer may be narrower than the kernel
-// says: it believes in no MTU below net.ipv4.route.min_pmtu. What fits that MTU,
-// but perhaps not the path, is then sent without DF; what does not fit comes back
-// as EMSGSIZE as ever.
+// clamped determines whether the path to a peer may be narrower than the kernel
+// reports: the kernel ignores any MTU below net.ipv4.route.min_pmtu. Packets that fit
+// that MTU, but perhaps not the path, are then sent without DF; larger ones still
+// fail with EMSGSIZE.
 func (p *paths) clamped(peer *Peer) {
 	if unix.Connect(p.fd, sockaddr(peer.Endpoint)) != nil {
 		return

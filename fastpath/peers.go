@@ -14,40 +14,40 @@ import (
 )
 
 // Peer is another node, as the data plane sees it. Once it is part of Peers it is
-// immutable but for its counters.
+// immutable except for its counters and path state.
 type Peer struct {
 	Subnets  []netip.Prefix  // inner addresses behind it
-	Endpoint netip.AddrPort  // where its datagrams go; the address is also where they must come from
-	Partial  bool            // it takes packets whose TCP or UDP checksum is left partial
+	Endpoint netip.AddrPort  // where its datagrams go; also the address they must come from
+	Partial  bool            // it accepts packets whose TCP or UDP checksum is left partial
 	Traffic  metrics.Traffic // written by all shards
 
-	path path // what is known of the way to it
+	path path // state of the path to it
 
 	name    unix.RawSockaddrInet6 // Endpoint for the kernel; room for either family
 	nameLen uint32
 }
 
-// path is what an engine has learnt about the way to a peer.
+// path is what an engine has learnt about the path to a peer.
 type path struct {
-	// withoutDF is the size in bytes up to which inner packets go without
-	// DF outside even if they have it: see paths.clamped. 0: none.
+	// withoutDF is the size in bytes up to which inner packets are sent in
+	// datagrams without DF even if they have it: see paths.clamped. 0: none.
 	withoutDF atomic.Int32
-	// fixedPort is set while packets go from the UDP port of the network.
+	// fixedPort is set while packets are sent from the UDP port of the network.
 	fixedPort atomic.Bool
-	// chosen is set while that is this node's choice, see listen; else it
-	// follows the peer.
+	// chosen is set while that is this node's own choice, see listen; otherwise
+	// it follows the peer.
 	chosen atomic.Bool
 
 	begun   bool    // see begin
 	watched watched // by paths
 }
 
-// FixedPort reports whether packets to the peer go from the UDP port of the
-// network, because the peer sends from there or nothing came back otherwise.
+// FixedPort reports whether packets to the peer are sent from the UDP port of the
+// network, because the peer sends from there or did not answer otherwise.
 func (p *Peer) FixedPort() bool { return p.path.fixedPort.Load() }
 
-// PathNotes returns what is unusual about the way to the peer, in words for an
-// operator. separated is whether the engine has source ports of its own.
+// PathNotes returns what is unusual about the path to the peer, in words for an
+// operator. separated reports whether the engine has source ports of its own.
 func (p *Peer) PathNotes(separated bool) (notes []string) {
 	switch port := p.Endpoint.Port(); {
 	case !separated || !p.FixedPort():
@@ -62,13 +62,13 @@ func (p *Peer) PathNotes(separated bool) (notes []string) {
 	return notes
 }
 
-// mayFragment reports whether a datagram with a packet of size bytes may be
-// fragmented on its way: pkt, or a segment of it. h describes pkt.
+// mayFragment reports whether a datagram that carries a packet of size bytes may be
+// fragmented on its way. The packet is pkt, or a segment of it; h describes pkt.
 func (p *Peer) mayFragment(pkt []byte, h *encap.Header, size int) bool {
 	return !h.DontFragment(pkt) || size <= int(p.path.withoutDF.Load())
 }
 
-// begin chooses the first port for a peer that an engine has not had before.
+// begin chooses the first port for a peer that is new to the engine.
 func (p *Peer) begin(translated bool) {
 	if p.path.begun {
 		return
@@ -78,9 +78,9 @@ func (p *Peer) begin(translated bool) {
 	p.path.fixedPort.Store(translated)
 }
 
-// heard notes where a datagram from the peer came from. A node that sends from the
-// network's port may be reachable from that port only: behind masquerade, or with
-// a firewall that admits answers only. Stock flannel's nodes send from there.
+// heard records where a datagram from the peer came from. A node that sends from the
+// network's port may be reachable only from that port: behind masquerade, or with
+// a firewall that admits only replies. Stock flannel's nodes send from there.
 func (p *Peer) heard(from netip.AddrPort) {
 	fixed := from == p.Endpoint
 	if fixed != p.path.fixedPort.Load() && from.Addr() == p.Endpoint.Addr() && !p.path.chosen.Load() {
@@ -96,7 +96,7 @@ func NewPeer(subnets []netip.Prefix, endpoint netip.AddrPort) *Peer {
 	return p
 }
 
-// encodeSockaddr writes a to sa as the kernel wants it and returns its length.
+// encodeSockaddr writes a to sa in the kernel's format and returns its length.
 func encodeSockaddr(sa *unix.RawSockaddrInet6, a netip.AddrPort) uint32 {
 	port := [2]byte{byte(a.Port() >> 8), byte(a.Port())}
 	if a.Addr().Is4() {
@@ -112,10 +112,10 @@ func encodeSockaddr(sa *unix.RawSockaddrInet6, a netip.AddrPort) uint32 {
 	return unix.SizeofSockaddrInet6
 }
 
-// decodeSockaddr returns the address in sa; the zero AddrPort if it is of neither
+// decodeSockaddr returns the address in sa, or the zero AddrPort if it is of neither
 // family.
 func decodeSockaddr(sa *unix.RawSockaddrInet6) netip.AddrPort {
-	b := (*[2]byte)(unsafe.Pointer(&sa.Port)) // at the same place in both families
+	b := (*[2]byte)(unsafe.Pointer(&sa.Port)) // at the same offset in both families
 	port := uint16(b[0])<<8 | uint16(b[1])
 	switch sa.Family {
 	case unix.AF_INET:
@@ -126,8 +126,8 @@ func decodeSockaddr(sa *unix.RawSockaddrInet6) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Peers is an immutable snapshot of all peers and of what is ours. A change is
-// a new Peers that shares the Peer values that did not change.
+// Peers is an immutable snapshot of all peers and of the node's own subnets. A change
+// makes a new Peers that shares the Peer values that did not change.
 type Peers struct {
 	own      []netip.Prefix
 	bySub    bart.Fast[*Peer]

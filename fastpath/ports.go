@@ -9,12 +9,12 @@ import (
 )
 
 const (
-	// firstSourcePort and up are the ports that shards send from: the
+	// firstSourcePort is the first of the ports that shards send from: the
 	// dynamic ones of RFC 6335 §6.
 	firstSourcePort = 49152
 	// sourcePortClasses is how many source ports a receiver can distinguish,
 	// whatever the number of its sockets: shard i sends from a port that is
-	// i modulo this.
+	// i modulo this number.
 	sourcePortClasses = 64
 )
 
@@ -55,12 +55,12 @@ func openSender(local netip.Addr, i int) (int, error) {
 }
 
 // steer makes the kernel choose among the sockets fds, which are all those bound
-// to local, by the source port of a datagram; datagrams from the port that local
-// has, which is what stock flannel sends from, by their source address
-// (SO_ATTACH_REUSEPORT_CBPF, Linux 4.5). Without it a hash of both decides, and
-// two shards of a peer may meet in one socket.
+// to local, by the source port of a datagram. Datagrams from local's own port, which
+// stock flannel sends from, are distributed by their source address
+// (SO_ATTACH_REUSEPORT_CBPF, Linux 4.5). Without steer a hash of both decides, and
+// two shards of a peer may end up on one socket.
 func steer(fds []int, local netip.AddrPort) error {
-	// Offsets into the IP header. Where it has options another field is
+	// Offsets into the IP header. If it has options, another field is
 	// read, which is as good as the port if all datagrams of a flow have them.
 	const network = 0xfff00000 // SKF_NET_OFF, include/uapi/linux/filter.h
 	sourceLow, port := uint32(network+14), uint32(network+20)

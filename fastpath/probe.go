@@ -10,9 +10,9 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// probeMerge reports what super-packets the device takes. It writes one of two
+// probeMerge reports which super-packets the device accepts. It writes one of two
 // TCP segments from network zero and without an IP checksum, which the kernel
-// takes from the device and then drops without an answer: kernels of the 6.6
+// accepts from the device and then drops without a reply: kernels of the 6.6
 // and 6.10 series refuse it with EINVAL.
 func probeMerge(d *tun.Device) (string, error) {
 	if !d.Granted.TCP() {
@@ -40,5 +40,5 @@ func probeMerge(d *tun.Device) (string, error) {
 	return "granted: TCP; UDP needs USO on the device and Linux " + usoThroughVXLAN.String(), nil
 }
 
-// mergesUDP reports whether UDP datagrams may be made into super-packets.
+// mergesUDP reports whether UDP datagrams may be merged into super-packets.
 func mergesUDP(d *tun.Device) bool { return d.Granted.UDP() && !tun.Kernel().Before(usoThroughVXLAN) }

@@ -13,11 +13,11 @@ const (
 	// lruSize is the number of addresses in the LRU of a resolver: pods that
 	// this node talks to at a time. An entry takes about 150 bytes.
 	lruSize = 1024
-	// lruSubnets6 is the number of IPv6 subnets from which on the LRU is asked
+	// lruSubnets6 is the number of IPv6 subnets from which the LRU is consulted
 	// before the table. A hit takes 25 ns. The table takes 15 ns for 1,000
 	// subnets, and from some 50,000 on between 18 ns (/64) and 36 ns (/112).
-	// For IPv4 it takes 6 to 10 ns, up to a million subnets, so that the LRU
-	// would be in the way (BenchmarkResolver).
+	// For IPv4 it takes 6 to 10 ns for up to a million subnets, so the LRU
+	// would only add cost (BenchmarkResolver).
 	lruSubnets6 = 1 << 15
 	// lruAlways is for 32-bit machines, where a look-up in the table allocates
 	// and takes 27 ns for IPv4 and 45 ns for IPv6: the compiler does not inline
@@ -25,14 +25,14 @@ const (
 	lruAlways = strconv.IntSize == 32
 )
 
-// resolver finds the peer that holds an inner address: by the last address, then,
-// where it is faster than the table, by an LRU, then by the table. It belongs to
-// one thread. It remembers only addresses that a peer holds, so that a scan of
-// others costs no memory.
+// resolver finds the peer that holds an inner address: it checks the last address,
+// then an LRU if that is faster than the table, then the table. It belongs to
+// one thread. It remembers only addresses that a peer holds, so a scan of
+// other addresses costs no memory.
 type resolver struct {
 	peers *Peers
 	lru   *simplelru.LRU[netip.Addr, *Peer]
-	// lru4 and lru6 are whether the LRU is asked for addresses of a family.
+	// lru4 and lru6 report whether the LRU is used for addresses of a family.
 	lru4, lru6 bool
 
 	lastAddr netip.Addr
@@ -49,7 +49,7 @@ func newResolver() *resolver {
 	return &resolver{lru: lru}
 }
 
-// use makes t the table of the following look-ups and forgets the answers of an
+// use makes t the table for the following look-ups and discards the answers of an
 // older table. It is called once per batch.
 func (r *resolver) use(t *Peers) {
 	if r.peers == t {
@@ -74,7 +74,7 @@ func (r *resolver) peer(a netip.Addr) *Peer {
 	return p
 }
 
-// find is peer without the memory of the last address.
+// find is peer without the check of the last address.
 func (r *resolver) find(a netip.Addr) *Peer {
 	cached := r.lru6
 	if a.Is4() {

@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// rxSlots is how many messages one recvmmsg takes, each up to 64 KiB.
+	// rxSlots is how many messages one recvmmsg accepts, each up to 64 KiB.
 	rxSlots  = 8
 	slotSize = 1 << 16
-	// rxPackets is how many packets a batch may have before it is written:
+	// rxPackets is the maximum number of packets in a batch:
 	// rxSlots trains of UDP_MAX_SEGMENTS.
 	rxPackets = rxSlots * maxSegmentsOld
 )
@@ -73,9 +73,9 @@ func (r *rx) poll() (bytes int, more bool, err error) {
 	case unix.EAGAIN:
 		return 0, false, nil
 	default:
-		// ICMP errors that datagrams of ours provoked are not reported on an
-		// unconnected socket; what is left is the kernel short of memory. The
-		// next call may do better.
+		// An unconnected socket does not report the ICMP errors that our datagrams
+		// provoke; what remains is the kernel running out of memory, and the next
+		// call may succeed.
 		r.c.Drop(metrics.DropNoBuffer, 1)
 		return 0, false, nil
 	}
@@ -95,7 +95,7 @@ func (r *rx) poll() (bytes int, more bool, err error) {
 	return bytes, n == len(r.msgs), nil
 }
 
-// receive takes up to rxSlots messages.
+// receive receives up to rxSlots messages.
 func (r *rx) receive() (int, unix.Errno) {
 	for i := range r.msgs {
 		h := &r.msgs[i].hdr
@@ -142,7 +142,7 @@ func (r *rx) datagram(i int) error {
 }
 
 // packet checks the inner packet pkt that came from the peer at from, and
-// takes it into the batch.
+// adds it to the batch.
 func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) error {
 	var h encap.Header
 	if !encap.Parse(pkt, &h) {
@@ -174,7 +174,7 @@ func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) erro
 		return nil
 	}
 	// A peer that has read our announcement may send such packets before we
-	// have read its own.
+	// have read the peer's own.
 	if r.shard.partial && encap.PartialChecksum(pkt, &h) {
 		if r.shard.vnet {
 			r.merge.AddPartial(pkt, &h)
@@ -186,7 +186,7 @@ func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) erro
 	return nil
 }
 
-// write hands the batch to the device and begins a new one.
+// write passes the batch to the device and begins a new one.
 func (r *rx) write() error {
 	runs := r.merge.Runs()
 	for i := range runs {
@@ -222,9 +222,9 @@ func (r *rx) writeVectors() unix.Errno {
 	return r.shard.queue.Write(r.vectors)
 }
 
-// refused handles a run that the device did not take. Some kernels of the 6.6
-// and 6.10 series answer EINVAL to super-packets: the packets are then written
-// as they came, and no more are made.
+// refused handles a run that the device did not accept. Some kernels of the 6.6
+// and 6.10 series reject super-packets with EINVAL: the packets are then written
+// as they arrived, and merging is disabled.
 func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 	if deviceGone(errno) {
 		return deviceError("write to", errno)
@@ -249,8 +249,8 @@ func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 	return nil
 }
 
-// overflows counts what the kernel dropped on the socket; n is its own count
-// since the socket was opened, modulo 2³².
+// overflows counts the datagrams that the kernel dropped on the socket; n is the
+// kernel's own count since the socket was opened, modulo 2³².
 func (r *rx) overflows(n uint32) {
 	if n != r.overflow {
 		r.shard.counters.SocketOverflows.Add(uint64(n - r.overflow))
@@ -258,7 +258,7 @@ func (r *rx) overflows(n uint32) {
 	}
 }
 
-// headerOf translates a super-packet's description for the device.
+// headerOf translates a super-packet's description into the device's header.
 func headerOf(s *encap.Super, ipv6 bool) (v tun.Header) {
 	if s.Partial {
 		v.Flags, v.CsumStart, v.CsumOffset = tun.FlagNeedsCsum, uint16(s.CsumStart), uint16(s.CsumOffset)
@@ -278,8 +278,8 @@ func headerOf(s *encap.Super, ipv6 bool) (v tun.Header) {
 	return v
 }
 
-// tally adds up what a peer sent in one message, so that its counters are
-// touched once.
+// tally accumulates what a peer sent in one message, so that its counters are
+// updated only once.
 type tally struct {
 	from           netip.AddrPort
 	peer           *Peer

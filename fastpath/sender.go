@@ -17,35 +17,35 @@ import (
 type message struct {
 	peer    *Peer
 	iov     []unix.Iovec
-	segment int // bytes of each packet but the last, which may be shorter
+	segment int // bytes of each packet except the last, which may be shorter
 	bytes   int
 	packets int
 	tos     uint8
 	// fragment lets the kernel send the datagram in fragments, without DF in
 	// the outer header.
 	fragment bool
-	// fixedPort sends it from the UDP port of the network, not from a port of
-	// the shard's own.
+	// fixedPort sends it from the UDP port of the network instead of the shard's
+	// own port.
 	fixedPort bool
 	closed    bool // no packet may follow the last
 }
 
-// sender hands messages to the kernel.
+// sender passes messages to the kernel.
 type sender interface {
-	// send sends a prefix of msgs and returns how many messages it took;
-	// errno is 0 if it took at least one, and else what is wrong with the
-	// first.
+	// send sends a prefix of msgs and returns how many messages the kernel
+	// accepted; errno is 0 if it accepted at least one, and otherwise the error
+	// for the first.
 	send(msgs []message) (int, unix.Errno)
 }
 
-// outlet is a socket that messages leave by. Whether the kernel may fragment what
+// outlet is a socket that messages are sent on. Whether the kernel may fragment what
 // a socket sends is a property of the socket (IP_MTU_DISCOVER; there is no control
 // message for it), so a sender switches it between messages, which few packets
 // need.
 type outlet struct {
 	fd        int
 	fragments bool
-	known     bool // fragments is; not of a socket that an earlier run has used
+	known     bool // whether fragments is valid; false for a socket that an earlier run used
 }
 
 // outlets are the sockets of a shard: one with a source port of its own, and one
@@ -61,8 +61,8 @@ func newOutlets(own, fixed int, ipv6 bool) outlets {
 	return outlets{ipv6: ipv6, own: outlet{fd: own}, fixed: outlet{fd: fixed}}
 }
 
-// prefix returns the first messages of msgs that leave by one socket in one way,
-// and that socket, set up for them.
+// prefix returns the first messages of msgs that leave through one socket in one way,
+// and that socket, configured for them.
 func (o *outlets) prefix(msgs []message) ([]message, *outlet, unix.Errno) {
 	out := &o.own
 	if msgs[0].fixedPort && o.fixed.fd != o.own.fd {
@@ -118,33 +118,34 @@ func (s *mmsgSender) send(msgs []message) (int, unix.Errno) {
 	return sendmmsg(out.fd, s.msgs[:len(msgs)])
 }
 
-// batchConn is the part of ipv4.PacketConn and ipv6.PacketConn that sends.
+// batchConn is the sending part of ipv4.PacketConn and ipv6.PacketConn.
 type batchConn interface {
 	WriteBatch([]ipv4.Message, int) (int, error)
 }
 
-// descriptor is a UDP socket as x/net wants it, without Go's poller. A net.UDPConn
-// registers its socket with the poller, which then wakes a thread of the runtime
-// for each datagram that arrives or has left; nothing waits there.
+// descriptor is a UDP socket in the form that x/net expects, without Go's poller. A
+// net.UDPConn registers its socket with the poller, which then wakes a thread of the
+// runtime for each datagram that arrives or has been sent, although nothing waits there.
 type descriptor struct {
-	*net.UDPConn // nil; that it has these methods makes this a UDP connection for x/net, which calls none but those below
+	*net.UDPConn // nil; having its methods makes this a UDP connection for x/net, which calls only those below
 	fd           int
 }
 
 // SyscallConn implements syscall.Conn.
 func (d descriptor) SyscallConn() (syscall.RawConn, error) { return rawDescriptor(d.fd), nil }
 
-// LocalAddr is what x/net puts into its errors.
+// LocalAddr is the address that x/net puts into its errors.
 func (d descriptor) LocalAddr() net.Addr { return (*net.UDPAddr)(nil) }
 
-// rawDescriptor is a syscall.RawConn that calls its functions once, ready or not.
+// rawDescriptor is a syscall.RawConn that calls its functions once, whether or not
+// the descriptor is ready.
 type rawDescriptor int
 
 func (r rawDescriptor) Control(f func(fd uintptr)) error    { f(uintptr(r)); return nil }
 func (r rawDescriptor) Read(f func(fd uintptr) bool) error  { f(uintptr(r)); return nil }
 func (r rawDescriptor) Write(f func(fd uintptr) bool) error { f(uintptr(r)); return nil }
 
-// batchSender sends single datagrams through x/net: the plain engine's way.
+// batchSender sends single datagrams through x/net: the fallback of the plain engine.
 // It is not used to receive, because ReadBatch allocates an address for each
 // datagram.
 type batchSender struct {
@@ -156,7 +157,7 @@ type batchSender struct {
 	control []byte
 }
 
-// newBatchSender returns a sender on the sockets of o, which stay the caller's.
+// newBatchSender returns a sender on the sockets of o, which the caller still owns.
 func newBatchSender(o outlets, local netip.Addr) *batchSender {
 	s := &batchSender{
 		outlets: o,

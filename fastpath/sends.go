@@ -7,32 +7,32 @@ import (
 )
 
 const (
-	// maxMessages is how many messages one sendmmsg takes.
+	// maxMessages is how many messages one sendmmsg accepts.
 	maxMessages = 64
 	// maxVectors is how many iovecs a batch has: a header and a payload for
 	// each packet of a few super-packets.
 	maxVectors = 1024
-	// slabSize is the room for packet headers in a batch, in bytes.
+	// slabSize is the space for packet headers in a batch, in bytes.
 	slabSize = 64 << 10
-	// maxTrain4 and maxTrain6 are the payload that one UDP datagram, and so
-	// one GSO send, can have over IPv4 and IPv6: 65,535 less the headers
+	// maxTrain4 and maxTrain6 are the largest payloads of one UDP datagram, and so
+	// of one GSO send, over IPv4 and IPv6: 65,535 less the headers
 	// that the length field counts.
 	maxTrain4 = 65507
 	maxTrain6 = 65527
-	// bufferRetries is how often a send is repeated when the kernel has no
+	// bufferRetries is how often a send is repeated if the kernel has no
 	// buffer for it.
 	bufferRetries = 3
 )
 
 // sends gathers packets into messages and sends them. Consecutive packets to
 // one peer, of one size and one ECN field, become one message, which GSO sends
-// with one pass through the stack; the last of a train may be shorter.
+// in one pass through the stack; the last of a train may be shorter.
 //
 // Payloads are borrowed until flush has returned. A sends belongs to the TX
 // thread of its shard.
 type sends struct {
 	to         sender
-	exceptions *exceptions // for what the kernel refuses
+	exceptions *exceptions // for messages that the kernel refuses
 	segments   int         // packets in a message: 1 without GSO
 	maxTrain   int
 
@@ -43,8 +43,8 @@ type sends struct {
 	one [1]message // a packet of a message that is sent by itself
 
 	c       *metrics.Direction
-	stopped bool  // the engine stops: what is left of the batch is given up
-	failed  error // the socket cannot be waited for, which ends the engine
+	stopped bool  // the engine is stopping: the rest of the batch is discarded
+	failed  error // waiting for the socket failed, which ends the engine
 }
 
 func newSends(to sender, x *exceptions, segments int, ipv6 bool, c *metrics.Direction) *sends {
@@ -61,7 +61,7 @@ func newSends(to sender, x *exceptions, segments int, ipv6 bool, c *metrics.Dire
 	return s
 }
 
-// header returns n bytes for the header of the next packet; they live until
+// header returns n bytes for the header of the next packet; they are valid until
 // the batch is flushed.
 func (s *sends) header(n int) []byte {
 	if len(s.slab)+n > cap(s.slab) || len(s.iov)+2 > cap(s.iov) || len(s.msgs) == cap(s.msgs) {
@@ -72,13 +72,13 @@ func (s *sends) header(n int) []byte {
 	return s.slab[at : at+n : at+n]
 }
 
-// way is how a packet leaves, beside where to.
+// way is how a packet is sent, apart from its destination.
 type way struct {
 	tos      uint8 // of the datagram
 	fragment bool  // see message
 }
 
-// add puts the packet made of header and payload into the batch. header is not
+// add adds the packet made of header and payload to the batch. header must not be
 // empty; payload may be.
 func (s *sends) add(peer *Peer, w way, header, payload []byte) {
 	if len(s.iov)+2 > cap(s.iov) || len(s.msgs) == cap(s.msgs) {
@@ -105,7 +105,7 @@ func (s *sends) add(peer *Peer, w way, header, payload []byte) {
 	m.closed = size < m.segment
 }
 
-// train returns the last message if a packet may join it, else nil.
+// train returns the last message if a packet may join it, and nil otherwise.
 func (s *sends) train(peer *Peer, w way, fixed bool, size int) *message {
 	if len(s.msgs) == 0 {
 		return nil
@@ -119,7 +119,7 @@ func (s *sends) train(peer *Peer, w way, fixed bool, size int) *message {
 }
 
 // flush sends the batch. When it returns, the batch is empty and every packet
-// of it was sent once or counted as dropped, unless the engine stops.
+// of it was sent once or counted as dropped, unless the engine is stopping.
 func (s *sends) flush() {
 	for next := 0; next < len(s.msgs) && !s.stopped; {
 		m := &s.msgs[next]
@@ -138,9 +138,9 @@ func (s *sends) flush() {
 	s.msgs, s.iov, s.slab = s.msgs[:0], s.iov[:0], s.slab[:0]
 }
 
-// transmit sends a prefix of msgs, waiting and retrying where that can help, and
-// counts what was sent. It returns how many messages the kernel took, or why it
-// took none.
+// transmit sends a prefix of msgs, waiting and retrying if that can help, and
+// counts what was sent. It returns how many messages the kernel accepted, or why it
+// accepted none.
 func (s *sends) transmit(msgs []message) (int, unix.Errno) {
 	for retries := 0; ; {
 		n, errno := s.to.send(msgs)
@@ -169,7 +169,7 @@ func (s *sends) transmit(msgs []message) (int, unix.Errno) {
 	}
 }
 
-// sendable returns the end of the messages from next on that can go to the
+// sendable returns the end of the messages from next on that can be passed to the
 // kernel in one call.
 func (s *sends) sendable(next int) int {
 	if s.segments > 1 {
@@ -183,7 +183,7 @@ func (s *sends) sendable(next int) int {
 	return len(s.msgs)
 }
 
-// sent counts a message that the kernel took.
+// sent counts a message that the kernel accepted.
 func (s *sends) sent(m *message) {
 	s.c.Packets.Add(uint64(m.packets))
 	s.c.Bytes.Add(uint64(m.bytes))
@@ -193,14 +193,14 @@ func (s *sends) sent(m *message) {
 	m.peer.Traffic.TXBytes.Add(uint64(m.bytes))
 }
 
-// refused handles a message that the kernel did not take.
+// refused handles a message that the kernel did not accept.
 //
-// A GSO send fails as a whole, for a segment that is too big for the path or
+// A GSO send fails as a whole, either because a segment is too big for the path or
 // because the kernel cannot segment here, with the same error numbers for both.
-// Its packets are then sent one by one, none twice. If all go through, the
+// Its packets are then sent one by one, none of them twice. If all of them succeed, the
 // segments did fit, and GSO is at fault (EIO: the device has no transmit
-// checksum; EINVAL: xfrm and older kernels). That does not follow where a packet
-// may be fragmented, which a segment may not.
+// checksum; EINVAL: xfrm and older kernels). That does not follow if a packet
+// may be fragmented, since a segment may not be.
 func (s *sends) refused(m *message, errno unix.Errno) {
 	if s.stopped {
 		return
@@ -216,8 +216,8 @@ func (s *sends) refused(m *message, errno unix.Errno) {
 	}
 }
 
-// sendSingly sends the packets of m one by one and returns how many the
-// kernel took as they are.
+// sendSingly sends the packets of m one by one and returns how many of them the
+// kernel accepted unfragmented.
 func (s *sends) sendSingly(m *message) (sent int) {
 	iov := m.iov
 	for range m.packets {
@@ -239,8 +239,8 @@ func (s *sends) sendSingly(m *message) (sent int) {
 	return sent
 }
 
-// lost handles a message that the kernel did not take and that is not to be
-// divided: it goes in fragments, or its packets are counted as dropped.
+// lost handles a message that the kernel did not accept and that is not to be
+// divided: it is sent in fragments, or its packets are counted as dropped.
 func (s *sends) lost(m *message, errno unix.Errno) {
 	reason := metrics.DropSendError // unreachable, filtered (ENETUNREACH, EPERM, …)
 	switch errno {
@@ -256,10 +256,10 @@ func (s *sends) lost(m *message, errno unix.Errno) {
 }
 
 // inFragments sends the packet of m, which is too big for the path, in a
-// fragmented datagram. It reports whether the kernel took it.
+// fragmented datagram. It reports whether the kernel accepted it.
 func (s *sends) inFragments(m *message) bool {
 	if m.fragment {
-		return false // that is what the kernel has refused
+		return false // the kernel has refused exactly this
 	}
 	s.one[0] = *m
 	s.one[0].fragment = true

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// socketBuffer is asked for on both sides of a socket, in bytes; the
+	// socketBuffer is requested for both directions of a socket, in bytes; the
 	// kernel doubles it for its own bookkeeping. It holds some 2 ms of
 	// packets at 25 Gbit/s.
 	socketBuffer = 7 << 20
@@ -20,7 +20,7 @@ const (
 	maxSegmentsOld = 64
 )
 
-// openSocket opens a non-blocking UDP socket bound to local. With shared it may
+// openSocket opens a non-blocking UDP socket bound to local. If shared is set it may
 // be one of several on the same address.
 //
 // Path MTU discovery is on and the socket never fragments (IP_PMTUDISC_DO), so
@@ -62,7 +62,7 @@ func openSocket(local netip.AddrPort, shared bool) (_ int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1) // for a counter; not every sandbox has it
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1) // for a counter; not every sandbox supports it
 	growBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
 	growBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
 	if err = unix.Bind(fd, sockaddr(local)); err != nil {
@@ -71,15 +71,15 @@ func openSocket(local netip.AddrPort, shared bool) (_ int, err error) {
 	return fd, nil
 }
 
-// growBuffer asks for socketBuffer, past net.core.[rw]mem_max where the
-// process has CAP_NET_ADMIN. What is granted is good enough.
+// growBuffer requests socketBuffer, beyond net.core.[rw]mem_max if the
+// process has CAP_NET_ADMIN. Whatever is granted is good enough.
 func growBuffer(fd, force, plain int) {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, socketBuffer)
 	}
 }
 
-// sockaddr returns a as x/sys/unix wants it.
+// sockaddr returns a in the form that x/sys/unix expects.
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
 		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
@@ -119,8 +119,8 @@ func openSockets(local netip.AddrPort, n int) (fds []int, err error) {
 	return fds, nil
 }
 
-// pathMTU returns the MTU of the path to p that the kernel knows, in bytes of
-// the outer packet. It is slow and for errors only.
+// pathMTU returns the MTU of the path to p as known to the kernel, in bytes of
+// the outer packet. It is slow and meant only for error handling.
 func pathMTU(local netip.Addr, p *Peer) (int, error) {
 	family, level, opt := unix.AF_INET, unix.IPPROTO_IP, unix.IP_MTU
 	if local.Is6() {

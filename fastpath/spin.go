@@ -10,39 +10,40 @@ import (
 )
 
 const (
-	// spinTime is how long a thread looks for the next packet before it
+	// spinTime is how long a thread polls for the next packet before it
 	// sleeps: longer than a request and its answer take on a local network.
 	// Waking up takes 20 to 50 µs on a virtual machine.
 	spinTime = 150 * time.Microsecond
-	// spinBytes is the most that a batch may have to be worth waiting for
-	// the next: in a bulk transfer spinning would take the CPU from those
-	// that make the packets.
+	// spinBytes is the largest batch after which a thread spins: in a bulk
+	// transfer spinning would take CPU time from the processes that produce
+	// the packets.
 	spinBytes = 4096
-	// bulkTime is how long after a larger batch no thread of the engine spins; the acknowledgements of a bulk transfer are small.
+	// bulkTime is how long after a larger batch no thread of the engine spins; the
+	// acknowledgements of a bulk transfer are small.
 	bulkTime = time.Millisecond
-	// maxSpinSkips bounds how many sleeps go by without spinning after it
-	// was in vain. It bounds what spinning costs where packets are few:
+	// maxSpinSkips limits how many sleeps pass without spinning after spinning
+	// found nothing. It bounds the cost of spinning when packets are rare:
 	// spinTime in 256 sleeps.
 	maxSpinSkips = 255
 )
 
-// spinner decides when a thread that has found nothing looks once more instead
+// spinner decides whether a thread that has found nothing polls again instead
 // of sleeping. It belongs to that thread. The zero spinner never spins.
 type spinner struct {
 	bulk  *atomic.Int64 // when the engine last had a large batch; nil: no spinning
 	slots *atomic.Int32 // how many more threads of the engine may spin
-	until time.Duration // end of the spinning under way, since clockStart; 0: none
-	skip  int           // sleeps to go by without spinning
-	skips int           // the same after the next vain spinning
+	until time.Duration // end of the current spin, since clockStart; 0: none
+	skip  int           // sleeps left without spinning
+	skips int           // the value of skip after the next fruitless spin
 }
 
 var clockStart = time.Now()
 
-// now is a monotonic clock.
+// now reads a monotonic clock.
 func now() time.Duration { return time.Since(clockStart) }
 
-// again takes how many bytes the last look found and reports whether to look
-// again at once. If it reports true, it has yielded to other threads.
+// again is given the number of bytes that the last poll found and reports whether to
+// poll again at once. Before it returns true, it yields to other threads.
 func (s *spinner) again(found int) bool {
 	switch {
 	case s.bulk == nil, found == 0 && s.until == 0:
@@ -75,10 +76,10 @@ func (s *spinner) again(found int) bool {
 	return true
 }
 
-// spinning reports whether the last look was one more.
+// spinning reports whether the last poll was part of a spin.
 func (s *spinner) spinning() bool { return s.until != 0 }
 
-// begin takes a slot, unless it is too early or there is none.
+// begin acquires a slot, unless it is too early or none is free.
 func (s *spinner) begin() bool {
 	if s.skip > 0 {
 		s.skip--
@@ -91,7 +92,7 @@ func (s *spinner) begin() bool {
 	return true
 }
 
-// end gives the slot back, if there is one.
+// end releases the slot if one is held.
 func (s *spinner) end() {
 	if s.until != 0 {
 		s.until = 0
@@ -109,6 +110,6 @@ func probeSpin() (string, error) {
 
 // spinThreads returns how many threads of an engine may spin at a time: as many
 // as keep half of the CPUs busy, but at least the two of a pair, of which one
-// finds the request and the other the answer. They give way to every other
-// thread that has something to do (sched_yield).
+// finds the request and the other the answer. They yield to every other
+// runnable thread (sched_yield).
 func spinThreads() int { return max(2, runtime.NumCPU()/2) }

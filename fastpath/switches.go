@@ -2,10 +2,10 @@ package fastpath
 
 import "github.com/twillnet/twill/tun"
 
-// Switches say which offloads to use. The zero value is automatic in
-// everything. SwitchFlags lists their names and what each does.
+// Switches select which offloads to use. The zero value sets all of them to
+// automatic. SwitchFlags lists their names and what each does.
 type Switches struct {
-	TunOffload       tun.Switch // for tun.Config: an engine takes the device as it is
+	TunOffload       tun.Switch // for tun.Config: an engine uses the device as it was opened
 	TunGRO           tun.Switch
 	UDPGSO           tun.Switch
 	UDPGRO           tun.Switch

@@ -8,9 +8,9 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// txArena is the room for packets read in one batch, in bytes. A read needs
+// txArena is the buffer for the packets read in one batch, in bytes. A read needs
 // tun.ReadSize of it, so a batch has up to three super-packets, or as many
-// small packets as take the same room.
+// small packets as fit into the same space.
 const txArena = 4 * 64 << 10
 
 // tx moves packets from the TUN queue to the socket.
@@ -55,7 +55,7 @@ func (t *tx) poll() (bytes int, more bool, err error) {
 }
 
 // batch reads and handles packets until the arena is full (errno 0) or the
-// queue has no more.
+// queue is empty.
 func (t *tx) batch() (reads, bytes int, errno unix.Errno) {
 	for at := 0; len(t.arena)-at >= tun.ReadSize; reads++ {
 		n, errno := t.shard.queue.Read(t.arena[at : at+tun.ReadSize])
@@ -118,7 +118,7 @@ func (t *tx) packet(b []byte) {
 	}
 }
 
-// superOf translates what the device says of a packet.
+// superOf translates the device's description of a packet.
 func superOf(v *tun.Header) (s encap.Super, ok bool) {
 	if v.Flags&tun.FlagNeedsCsum != 0 {
 		s.Partial, s.CsumStart, s.CsumOffset = true, int(v.CsumStart), int(v.CsumOffset)

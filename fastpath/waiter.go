@@ -9,17 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nap is how long a sleep is hidden from Go's scheduler, in nanoseconds.
+// nap is how long a sleep stays hidden from Go's scheduler, in nanoseconds.
 const nap = 1e6
 
 // waiter puts a thread to sleep until a descriptor is ready or the engine
 // stops. It belongs to that thread.
 type waiter struct {
 	fds   []unix.PollFd
-	limit unix.Timespec // of a nap; the kernel writes what was left of it
+	limit unix.Timespec // of a nap; the kernel writes the remaining time to it
 }
 
-// newWaiter returns a waiter for nothing but the end of the engine, at which
+// newWaiter returns a waiter that waits only for the end of the engine, at which
 // stop becomes readable.
 func newWaiter(stop int) waiter {
 	return waiter{fds: []unix.PollFd{{Fd: int32(stop), Events: unix.POLLIN}}}
@@ -32,7 +32,7 @@ func waiterFor(stop, fd int, events int16) waiter {
 	return w
 }
 
-// add makes w wait for events on fd too.
+// add makes w also wait for events on fd.
 func (w *waiter) add(fd int, events int16) {
 	w.fds = append(w.fds, unix.PollFd{Fd: int32(fd), Events: events})
 }
@@ -42,15 +42,15 @@ func (w *waiter) add(fd int, events int16) {
 func (w *waiter) ready(i int) bool { return w.fds[i+1].Revents != 0 }
 
 // wait returns true when a descriptor is ready, or has an error that the next
-// call on it returns, and false when the engine stops. With an error it could not
-// wait, for want of memory say.
+// call on it returns, and false when the engine stops. It returns an error if it could
+// not wait, for example for lack of memory.
 //
 // Under load a thread sleeps for microseconds, thousands of times a second. If
 // the scheduler saw each sleep, its monitor would hand the processor on and wake
-// other threads of the runtime to look for work that does not exist. So a sleep
-// begins as a system call that the scheduler does not see (a signal ends it where
-// the collector needs the thread); only a longer one continues in its sight. Run
-// makes sure that there are enough processors.
+// other threads of the runtime to look for work that does not exist. A sleep
+// therefore begins as a system call that is hidden from the scheduler (a signal
+// interrupts it if the garbage collector needs the thread); only a longer one
+// continues visibly. Run makes sure that there are enough processors.
 func (w *waiter) wait() (ready bool, err error) {
 	if n, errno := w.nap(); n > 0 && errno == 0 {
 		return w.found()
@@ -66,7 +66,7 @@ func (w *waiter) wait() (ready bool, err error) {
 	}
 }
 
-// found reports what a successful poll has found.
+// found records the result of a successful poll.
 func (w *waiter) found() (ready bool, err error) {
 	switch r := w.fds[0].Revents; {
 	case r == 0:
@@ -78,7 +78,7 @@ func (w *waiter) found() (ready bool, err error) {
 	}
 }
 
-// nap waits for at most the time of that name.
+// nap waits for at most the duration nap.
 func (w *waiter) nap() (int, unix.Errno) {
 	w.limit = unix.NsecToTimespec(nap)
 	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(unsafe.SliceData(w.fds))), uintptr(len(w.fds)),
@@ -91,8 +91,8 @@ func deviceGone(errno unix.Errno) bool {
 	return errno == unix.EBADFD || errno == unix.EFAULT || errno == unix.EBADF
 }
 
-// ErrDeviceGone ends an engine whose TUN device was deleted. Another engine on a
-// new device can take its place.
+// ErrDeviceGone ends an engine whose TUN device was deleted. A new engine on a
+// new device can replace it.
 var ErrDeviceGone = errors.New("the device was deleted")
 
 func deviceError(op string, errno unix.Errno) error {
