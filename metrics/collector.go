@@ -8,23 +8,23 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
-// State is what the collector asks at each scrape beside the counters.
+// State is what the collector reports at each scrape besides the counters.
 type State struct {
 	Peers  int // other nodes that packets are sent to
-	Leases int // leases in force, the own one included
+	Leases int // leases in force, including the node's own
 
-	// SourceOK is false while the lease store shows something that is
-	// refused, a broken file say, and the last good leases stay in force.
+	// SourceOK is false while the lease store holds something invalid, for
+	// example a broken file, and the last good leases stay in force.
 	SourceOK bool
-	// SourceAway is for how long the lease store has not answered, or has refused
+	// SourceAway is for how long the lease store has not answered or has refused
 	// this node; 0: it answers.
 	SourceAway time.Duration
 
-	// Device describes the TUN device; the zero value: there is none yet.
+	// Device describes the TUN device; it is the zero value while there is none.
 	Device DeviceInfo
-	// Backend is which backends the node has for its peers.
+	// Backend describes which backends the node uses for its peers.
 	Backend BackendInfo
-	// Offloads says of each kernel offload, by name, whether it is in force.
+	// Offloads reports for each kernel offload, by name, whether it is in force.
 	Offloads map[string]bool
 }
 
@@ -32,17 +32,17 @@ type State struct {
 // "plain") and why it is of this kind.
 type DeviceInfo struct{ Name, Kind, Reason string }
 
-// BackendInfo describes the choice of backends: what the configuration asks for
-// ("auto"), what the node takes first ("vxlan"), and why.
+// BackendInfo describes the choice of backends: the one that is configured
+// ("auto"), the one that the node prefers ("vxlan"), and why.
 type BackendInfo struct{ Configured, Backend, Reason string }
 
-// NewRegistry returns a registry with everything that twilld shows
+// NewRegistry returns a registry with everything that twilld exports to
 // Prometheus: the data plane's counters, its state, the Go runtime, the
 // process and the build. shards and state are called at each scrape, from
 // several goroutines; shards returns nil as long as there is no data plane.
 //
-// There is no series per peer: n nodes would make n² of them. They are in
-// the status document.
+// There are no per-peer series, since n nodes would create n² of them. The
+// status document has the counters of each peer.
 func NewRegistry(shards func() []*Shard, state func() State, version string) *prometheus.Registry {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "twill_build_info",
@@ -82,7 +82,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector. The counters are read one by one
-// while the shards go on counting.
+// while the shards keep counting.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for i, s := range c.shards() {
 		shard := strconv.Itoa(i)

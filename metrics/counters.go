@@ -1,5 +1,5 @@
 // Package metrics counts what the data plane does and exports it to Prometheus.
-// It is a leaf: every package may import it, and it imports no other of twill.
+// It is a leaf: every package may import it, and it imports no other package of twill.
 //
 // Counters are plain atomics that one goroutine writes and any number read.
 // The forwarding loops add to them once per batch or per run of packets, not
@@ -25,7 +25,7 @@ const (
 	// DropNoRoute: no peer holds the inner destination.
 	DropNoRoute
 	// DropTooBig: the packet does not fit the path to its peer; its sender
-	// was sent an ICMP error where the packet allows one.
+	// was sent an ICMP error if the packet allows one.
 	DropTooBig
 	// DropCongestion: ECN says "congestion experienced" on the outer header
 	// of a packet whose inner header is not ECN-capable (RFC 6040 §4.2).
@@ -58,7 +58,7 @@ var dropNames = [NumDrops]string{
 	DropDeviceError:        "device_error",
 }
 
-// String returns the reason as it stands in the metric's "reason" label.
+// String returns the reason as it appears in the metric's "reason" label.
 func (d Drop) String() string {
 	if d < NumDrops {
 		return dropNames[d]
@@ -71,11 +71,11 @@ func (d Drop) String() string {
 type Direction struct {
 	Packets   atomic.Uint64 // inner packets forwarded
 	Bytes     atomic.Uint64 // bytes of these inner packets, IP header included
-	Datagrams atomic.Uint64 // UDP messages handed to or taken from the kernel; with GSO/GRO one carries many packets
+	Datagrams atomic.Uint64 // UDP messages passed to or received from the kernel; with GSO/GRO one carries many packets
 	TunCalls  atomic.Uint64 // reads (TX) or writes (RX) of the TUN device that moved something
 	SockCalls atomic.Uint64 // sendmmsg (TX) or recvmmsg (RX) calls that moved something
 	Sleeps    atomic.Uint64 // times the thread found nothing and slept
-	SpinHits  atomic.Uint64 // times it found something while looking again instead of sleeping
+	SpinHits  atomic.Uint64 // times it found something while polling again instead of sleeping
 	Segments  BatchSizes    // packets in each GSO send (TX) or GRO receive (RX)
 	Merged    BatchSizes    // TX: packets in each super-packet read; RX: in each TUN write
 	Drops     [NumDrops]atomic.Uint64
@@ -96,12 +96,12 @@ type Shard struct {
 
 	CacheHits       atomic.Uint64 // destination and source look-ups answered by the last address or the LRU
 	CacheMisses     atomic.Uint64 // look-ups in the table of leases
-	SocketOverflows atomic.Uint64 // datagrams that the kernel dropped for a full receive buffer (SO_RXQ_OVFL)
-	GSOFallbacks    atomic.Uint64 // times the kernel refused UDP GSO at run time and it was turned off
+	SocketOverflows atomic.Uint64 // datagrams that the kernel dropped because the receive buffer was full (SO_RXQ_OVFL)
+	GSOFallbacks    atomic.Uint64 // times the kernel refused UDP GSO at run time and it was disabled
 	ICMPSent        atomic.Uint64 // ICMP errors returned to local senders
 }
 
-// Traffic counts what one peer was sent and sent us.
+// Traffic counts the traffic sent to and received from one peer.
 type Traffic struct {
 	TXPackets, TXBytes atomic.Uint64
 	_                  [64]byte
@@ -129,7 +129,7 @@ func (h *BatchSizes) Observe(n int) {
 }
 
 // Snapshot returns the number of batches, the packets in them, and the
-// cumulative count at each upper bound, as Prometheus wants it.
+// cumulative count at each upper bound, in the form that Prometheus expects.
 func (h *BatchSizes) Snapshot() (count, sum uint64, cumulative map[float64]uint64) {
 	cumulative = make(map[float64]uint64, len(batchBounds))
 	for i := range h.buckets {

@@ -1,6 +1,6 @@
 package metrics
 
-// dropMeanings explain each reason to an operator, in one line.
+// dropMeanings explains each reason to an operator, in one line.
 var dropMeanings = [NumDrops]string{
 	DropMalformed:          "not a well-formed IP packet, or truncated on the way",
 	DropUnknownPeer:        "sent by a host that holds no lease",
