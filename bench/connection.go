@@ -16,7 +16,7 @@ type Endpoint struct {
 	Addr6 netip.Addr
 }
 
-// Connection is a path that stands: its two ends, what fits through, and the
+// Connection is an established path: its two ends, what fits through it, and the
 // daemons that carry it.
 type Connection struct {
 	Client, Server Endpoint
@@ -24,7 +24,7 @@ type Connection struct {
 	topo           *netlab.Topology
 	daemons        []*process // one on each host, or none
 	dir            string     // of the daemons' files; empty if there are none
-	// carried is the rate, in datagrams a second, that was carried the last
+	// carried is the rate, in datagrams a second, that was carried last
 	// time.
 	carried map[traffic]float64
 }
@@ -38,7 +38,7 @@ func (c *Connection) pids() []int {
 	return pids
 }
 
-// Close takes the path down, with its hosts and pods.
+// Close tears the path down, with its hosts and pods.
 func (c *Connection) Close() error {
 	var errs []error
 	for _, d := range c.daemons {

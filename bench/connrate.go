@@ -20,10 +20,9 @@ const (
 	acceptors = 2
 )
 
-// connections is the load of TCP connections that are opened and closed at
-// once, as many as openers manage one after the other. The server closes first:
-// then what waits for late packets afterwards is its side, and no port of the
-// client's is used up.
+// connections is the load of TCP connections that are closed as soon as they are
+// opened, as many as the openers manage one after the other. The server closes first,
+// so that TIME_WAIT is on its side and no port of the client's is used up.
 func connections(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
 	f, err := runConnections(ctx, c, d)
 	if err != nil {
@@ -141,7 +140,7 @@ func listenTCP(fd int, addr netip.Addr) (bound unix.SockaddrInet4, err error) {
 	return bound, nil
 }
 
-// acceptAndClose closes every connection as soon as it is there, until over.
+// acceptAndClose accepts connections and closes each immediately, until over.
 func acceptAndClose(listener int, over *atomic.Bool) {
 	for !over.Load() {
 		if fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC); err == nil {
@@ -150,7 +149,7 @@ func acceptAndClose(listener int, over *atomic.Bool) {
 	}
 }
 
-// openAndClose opens a connection, awaits that the server closes it, and closes
+// openAndClose opens a connection, waits until the server closes it, and closes
 // it too.
 func openAndClose(to unix.Sockaddr) error {
 	fd, err := tcpSocket()

@@ -12,10 +12,10 @@ import (
 // architecture that Go runs on.
 const userHZ = 100
 
-// machineTime is what the time of all CPUs together has gone to since boot.
+// machineTime is how the time of all CPUs together was spent since boot.
 type machineTime struct {
-	used   time.Duration // for anything here, interrupts included
-	stolen time.Duration // by a hypervisor for others, while there was work here
+	used   time.Duration // on anything here, interrupts included
+	stolen time.Duration // given by a hypervisor to others while there was work here
 }
 
 func machineCPU() (t machineTime, err error) {
@@ -45,7 +45,7 @@ func parseMachineCPU(line string) (t machineTime, err error) {
 	return t, nil
 }
 
-// processCPU returns the CPU time of a process with all its threads.
+// processCPU returns the CPU time of a process, all its threads included.
 func processCPU(pid int) (time.Duration, error) {
 	path := fmt.Sprintf("/proc/%d/stat", pid)
 	stat, err := os.ReadFile(path)

@@ -21,24 +21,24 @@ const (
 	leasesName    = "leases.json"
 )
 
-// daemon is a kind of program that carries a path, one process on each host.
+// daemon is a kind of program that carries a path, with one process on each host.
 type daemon struct {
 	program string
 	link    string // the device of each host whose MTU the pods take
-	// args are the arguments on a host.
+	// args returns the arguments on a host.
 	args func(*netlab.Host) []string
-	// ready tells whether the process on a host has set up its side.
+	// ready reports whether the process on a host has set up its side.
 	ready func(*netlab.Host, *process) bool
-	// attr is nil for processes that end with this one.
+	// attr is nil for processes that end when this one does.
 	attr *syscall.SysProcAttr
 }
 
-// backend is a backend of twilld as a path has it.
+// backend is a backend of twilld, as a path uses it.
 type backend struct {
 	kind string // in the network configuration
-	link string // the device whose MTU the pods take
-	// data is what a node of it has in its lease when etcd holds it, and a file
-	// has to say.
+	link string // the device whose MTU the pods use
+	// data is the data that a node publishes in its lease: etcd holds it by itself, but a
+	// lease file has to contain it.
 	data json.RawMessage
 }
 
@@ -143,7 +143,7 @@ func flannelUDP(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Conn
 	return inTempDir(func(dir string) (*Connection, error) { return d.connect(ctx, topo, dir) })
 }
 
-// inTempDir runs up with a directory that lasts as long as the connection.
+// inTempDir runs up with a directory that exists as long as the connection.
 func inTempDir(up func(dir string) (*Connection, error)) (*Connection, error) {
 	dir, err := os.MkdirTemp("", "twill-bench-")
 	if err != nil {
@@ -157,9 +157,9 @@ func inTempDir(up func(dir string) (*Connection, error)) (*Connection, error) {
 	return c, nil
 }
 
-// connect starts the daemon on every host, awaits that all are ready, gives
-// the pods the MTU of the daemon's device and connects them. Logs go to dir. When it fails
-// no process is left.
+// connect starts the daemon on every host, waits until all are ready, gives
+// the pods the MTU of the daemon's device and connects them. Logs go to dir. If it
+// fails, it leaves no process running.
 func (d *daemon) connect(ctx context.Context, topo *netlab.Topology, dir string) (_ *Connection, err error) {
 	var started []*process
 	defer func() {

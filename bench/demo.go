@@ -28,8 +28,8 @@ over twill's vxlan backend, and over kernel VXLAN made by hand:
 
 `
 
-// Demo shows what twill does beside kernel VXLAN, in under 90 s. It writes
-// progress, a table, and the evidence that packets went through flannel0 and
+// Demo compares twill with kernel VXLAN in under 90 s. It writes
+// progress, a table, and evidence that packets went through flannel0 and
 // UDP to out, and leaves nothing behind. It needs root.
 func Demo(ctx context.Context, bin Binaries, out io.Writer) (err error) {
 	if err := needRoot("the demonstration"); err != nil {
@@ -83,7 +83,7 @@ func Demo(ctx context.Context, bin Binaries, out io.Writer) (err error) {
 	return failed(s.report)
 }
 
-// failed is an error of all that did not work; nil if everything did.
+// failed returns an error that lists everything that did not work, or nil.
 func failed(r *report.Report) error {
 	if lines := r.Failures(); len(lines) > 0 {
 		return errors.New(strings.Join(lines, "\n"))
@@ -91,7 +91,7 @@ func failed(r *report.Report) error {
 	return nil
 }
 
-// seenOnWire pings at full MTU and describes the largest packet of it as host
+// seenOnWire pings at full MTU and describes the largest of these packets as host
 // b's eth0 received it.
 func seenOnWire(ctx context.Context, c *Connection) (string, error) {
 	w, err := newWitness(c)
@@ -105,8 +105,8 @@ func seenOnWire(ctx context.Context, c *Connection) (string, error) {
 	return w.testimony()
 }
 
-// countedOnWay tells what the interfaces on the way from pod a to pod b have
-// counted, and fails if that cannot be the traffic of the demonstration.
+// countedOnWay reports the packet counts of the interfaces on the path from pod a to
+// pod b, and fails if they cannot come from the traffic of the demonstration.
 func countedOnWay(c *Connection) (string, error) {
 	a, b := c.topo.Hosts[0].NS, c.topo.Hosts[1].NS
 	var counted []string
@@ -134,7 +134,7 @@ func countedOnWay(c *Connection) (string, error) {
 	return strings.Join(counted, " → "), nil
 }
 
-// needRoot explains why what cannot go on.
+// needRoot explains why the operation what cannot run.
 func needRoot(what string) error {
 	if os.Geteuid() != 0 {
 		return errors.New(what + " makes network namespaces and TUN devices and needs root: run it with sudo")

@@ -9,8 +9,8 @@ import (
 )
 
 // The floor is what TUN and UDP cost any program in user space: bench/floor moves
-// packets from one to the other without a look at them. What twill needs above it
-// is twill's own.
+// packets from one to the other without inspecting them. Any cost of twill beyond
+// that is twill's own.
 
 // vnetHeader is the virtio-net header that the floor sends along with a packet.
 const vnetHeader = 10

@@ -16,19 +16,19 @@ import (
 )
 
 const (
-	// labDir holds the state of the lab that lasts.
+	// labDir holds the state of the persistent lab.
 	labDir = "/run/twill-lab"
-	// labPrefix begins the names of its namespaces.
+	// labPrefix is the prefix of the names of its namespaces.
 	labPrefix = "twill-"
 	// labHealthz is where each twilld of the lab serves its metrics, inside
 	// its host.
 	labHealthz = "127.0.0.1:8081"
 )
 
-// labNames are the places of the lab; with labPrefix they are namespaces.
+// labNames are the places in the lab; with labPrefix they name namespaces.
 var labNames = []string{"a", "b", "pod-a", "pod-b"}
 
-// Lab is the lab that lasts: two hosts with a pod and a twilld each, until
+// Lab is the persistent lab: two hosts with a pod and a twilld each. It exists until
 // LabDown.
 type Lab struct {
 	Wire   netlab.WireKind `json:"wire"`
@@ -46,10 +46,10 @@ type LabHost struct {
 	Log     string     `json:"log"`
 }
 
-// ErrNoLab says that there is no lab.
+// ErrNoLab reports that there is no lab.
 var ErrNoLab = errors.New("no lab is up (twill-lab up makes one)")
 
-// LabUp makes the lab and returns it. When it fails nothing is left.
+// LabUp creates the lab and returns it. If it fails, it leaves nothing behind.
 func LabUp(ctx context.Context, wire netlab.WireKind, bin Binaries) (_ *Lab, err error) {
 	if err := needRoot("the lab"); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func LabUp(ctx context.Context, wire netlab.WireKind, bin Binaries) (_ *Lab, err
 	return lab, topo.Detach()
 }
 
-// populate starts twilld on the hosts and writes down what there is.
+// populate starts twilld on the hosts and saves the state of the lab.
 func populate(ctx context.Context, topo *netlab.Topology, wire netlab.WireKind, bin Binaries) (*Lab, error) {
 	addr := netip.MustParseAddrPort(labHealthz)
 	d, err := udpBackend.twilld(bin, topo, labDir,
@@ -129,8 +129,8 @@ func LoadLab() (*Lab, error) {
 	return lab, nil
 }
 
-// LabDown removes the lab, or what an interrupted LabUp has left of one. It
-// returns ErrNoLab if there is nothing.
+// LabDown removes the lab, or the remains of an interrupted LabUp. It
+// returns ErrNoLab if there is nothing to remove.
 func LabDown() error {
 	if err := needRoot("the lab"); err != nil {
 		return err
@@ -167,7 +167,7 @@ func LabExec(place string, args []string) error {
 	return ns.Do(func() error { return syscall.Exec(program, args, os.Environ()) })
 }
 
-// WriteGuide writes what can be done with the lab.
+// WriteGuide writes instructions for using the lab.
 func (l *Lab) WriteGuide(w io.Writer) error {
 	a, b := l.Hosts[0], l.Hosts[1]
 	payload := l.PodMTU - ipv4HeaderLen - icmpHeaderLen

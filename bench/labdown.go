@@ -13,8 +13,8 @@ import (
 )
 
 // endDaemons ends every twilld that was started with the given lease file. It
-// looks at all processes, because a LabUp that was interrupted has not written
-// down which it had started.
+// searches all processes, because an interrupted LabUp has not recorded which
+// ones it had started.
 func endDaemons(leases string) error {
 	var errs []error
 	for _, pid := range daemonsOf(leases) {
@@ -32,7 +32,7 @@ func daemonsOf(leases string) []int {
 	for _, path := range paths {
 		cmdline, err := os.ReadFile(path)
 		if err != nil {
-			continue // it has ended meanwhile
+			continue // it has ended in the meantime
 		}
 		isArg := func(arg []byte) bool { return string(arg) == leaseFileFlag+leases }
 		if !slices.ContainsFunc(bytes.Split(cmdline, []byte{0}), isArg) {
@@ -52,8 +52,8 @@ func endProcess(pid int) error {
 		return unlessGone(err)
 	}
 	for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		// Of a process that has ended, but that its parent has not waited
-		// for yet, the file is empty.
+		// The file is empty if the process has ended and its parent has not
+		// waited for it yet.
 		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil || len(cmdline) == 0 {
 			return nil
@@ -62,7 +62,7 @@ func endProcess(pid int) error {
 	return unlessGone(syscall.Kill(pid, syscall.SIGKILL))
 }
 
-// unlessGone makes no error of a process that is not there any more.
+// unlessGone returns nil for the error of a process that no longer exists.
 func unlessGone(err error) error {
 	if errors.Is(err, syscall.ESRCH) {
 		return nil

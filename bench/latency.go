@@ -18,13 +18,13 @@ import (
 const (
 	// requestSize is the payload of a request and of its answer, in bytes.
 	requestSize = 64
-	// requestTimeout is when an answer counts as lost, in receive timeouts
-	// of the socket, that is 200 ms.
+	// requestTimeout is the time after which an answer counts as lost, in receive
+	// timeouts of the socket, which makes 200 ms.
 	requestTimeout = 10
 )
 
 // requests is the load of one request after the other, each a datagram that the
-// server sends back. The two ends keep to CPUs of their own.
+// server sends back. The two ends run on separate CPUs.
 func requests(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
 	f, err := runRequests(ctx, c, d)
 	if err != nil {
@@ -97,8 +97,8 @@ func runRequests(ctx context.Context, c *Connection, d time.Duration) (report.Fi
 	}), nil
 }
 
-// percentile returns the smallest of the sorted values that a fraction p of
-// them does not exceed.
+// percentile returns the smallest of the sorted values that is not exceeded by a
+// fraction p of them.
 func percentile(sorted []time.Duration, p float64) time.Duration {
 	i := int(p * float64(len(sorted)))
 	return sorted[min(i, len(sorted)-1)]
@@ -124,7 +124,7 @@ func (p udpPair) ask(ctx context.Context, d time.Duration) (trips []time.Duratio
 			return nil, 0, err
 		}
 		sent := time.Now()
-		// The time stamp also tells the answers apart.
+		// The time stamp also identifies the answer.
 		binary.NativeEndian.PutUint64(request, uint64(sent.UnixNano()))
 		if _, err := unix.Write(p.client, request); err != nil {
 			return nil, 0, fmt.Errorf("send: %w", err)
@@ -141,8 +141,8 @@ func (p udpPair) ask(ctx context.Context, d time.Duration) (trips []time.Duratio
 	return trips, lost, nil
 }
 
-// await receives until the answer to request is there; false means that it is
-// not coming.
+// await receives until the answer to request arrives; it returns false if the answer
+// is lost.
 func (p udpPair) await(request, answer []byte) bool {
 	for timeouts := 0; timeouts < requestTimeout; {
 		if _, err := unix.Read(p.client, answer); err != nil {

@@ -7,14 +7,14 @@ import (
 	"github.com/twillnet/twill/bench/report"
 )
 
-// Load is something that pods do with a path.
+// Load is a kind of traffic between the pods.
 type Load struct {
 	Name  string // in --loads and JSON
 	Title string
-	// run puts the load on the connection, for about the given time where
-	// that is up to choice.
+	// run puts the load on the connection, for about the given time if its
+	// duration can be chosen.
 	run func(context.Context, *Connection, time.Duration) (report.Figures, error)
-	// A run of time d takes fixed + factor·d.
+	// A run of duration d takes fixed + factor·d.
 	fixed  time.Duration
 	factor float64
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/twillnet/twill/bench/report"
 )
 
-// thisMachine describes the machine as far as /proc tells.
+// thisMachine describes the machine as far as /proc allows.
 func thisMachine() report.Machine {
 	m := report.Machine{CPU: "unknown CPU", CPUs: runtime.NumCPU(), Arch: runtime.GOARCH}
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -39,7 +39,7 @@ func thisMachine() report.Machine {
 }
 
 // thisBuild is the commit that this program was built from, with "+dirty" if
-// files differed, and the version of Go.
+// files differed from it, and the Go version.
 func thisBuild() (revision, goVersion string) {
 	revision = "unknown"
 	info, ok := debug.ReadBuildInfo()
@@ -57,7 +57,7 @@ func thisBuild() (revision, goVersion string) {
 	return revision, runtime.Version()
 }
 
-// loadAverage is that of the last minute.
+// loadAverage is the load average of the last minute.
 func loadAverage() (float64, error) {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -71,9 +71,9 @@ func loadAverage() (float64, error) {
 	return average, nil
 }
 
-// usedBefore is how much of all CPUs' time is in use while nothing is measured
-// yet, in percent. The load average would still speak of what has just ended,
-// such as the build of this program.
+// usedBefore measures how much of all CPUs' time is in use before any measurement
+// starts, in percent. The load average would still reflect activity that has just
+// ended, such as the build of this program.
 func usedBefore() (float64, error) {
 	before, err := machineCPU()
 	if err != nil {
@@ -100,7 +100,7 @@ func startStolenMeter() (stolenMeter, error) {
 	return stolenMeter{time.Now(), t.stolen}, err
 }
 
-// percent is that of all CPUs' time since the start.
+// percent is the share of all CPUs' time since the start.
 func (m stolenMeter) percent() (float64, error) {
 	t, err := machineCPU()
 	if err != nil {

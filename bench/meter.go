@@ -11,7 +11,7 @@ import (
 	"github.com/twillnet/twill/bench/report"
 )
 
-// meter measures what a load costs, from the meter's start on.
+// meter measures what a load costs, from the start of the meter.
 type meter struct {
 	started time.Time
 	machine time.Duration
@@ -19,7 +19,7 @@ type meter struct {
 	pids    []int
 }
 
-// usage is what a meter has seen.
+// usage is what a meter has measured.
 type usage struct {
 	elapsed time.Duration
 	machine time.Duration // CPU time of the whole machine
@@ -27,9 +27,9 @@ type usage struct {
 	peakRSS int64         // of the largest daemon, in bytes; 0 if there is none
 }
 
-// startMeter also makes the kernel forget what the daemons' largest resident
-// sets have been. Where it cannot (CONFIG_PROC_PAGE_MONITOR), they count from
-// the daemons' start.
+// startMeter also resets the daemons' peak resident set sizes in the kernel. If
+// that is not supported (CONFIG_PROC_PAGE_MONITOR), the peaks count from the
+// daemons' start.
 func startMeter(pids []int) (*meter, error) {
 	m := &meter{pids: pids}
 	for _, pid := range pids {
@@ -62,14 +62,14 @@ func (m *meter) read() (u usage, err error) {
 	return u, nil
 }
 
-// stop returns what has been used since the start.
+// stop returns the usage since the start.
 func (m *meter) stop() (usage, error) {
 	elapsed := time.Since(m.started)
 	u, err := m.read()
 	return usage{elapsed, u.machine - m.machine, u.daemons - m.daemons, u.peakRSS}, err
 }
 
-// memory adds the daemons' memory to figures, where there are daemons.
+// memory adds the daemons' memory to figures if there are daemons.
 func (u usage) memory(f report.Figures) report.Figures {
 	if u.peakRSS > 0 {
 		f[report.PeakRSS.Key] = float64(u.peakRSS) / 1e6
@@ -77,7 +77,7 @@ func (u usage) memory(f report.Figures) report.Figures {
 	return f
 }
 
-// peakRSS returns the largest resident set that a process has had, in bytes.
+// peakRSS returns the peak resident set size of a process, in bytes.
 func peakRSS(pid int) (int64, error) {
 	path := fmt.Sprintf("/proc/%d/status", pid)
 	status, err := os.ReadFile(path)

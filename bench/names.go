@@ -15,13 +15,13 @@ func AllLoads() string { return list(Loads, Load.name) }
 // AllWires lists the names of all wires as ParseWires reads them.
 func AllWires() string { return list(Wires, Wire.name) }
 
-// ParsePaths finds paths by a list of names with commas between them.
+// ParsePaths finds paths by a comma-separated list of names.
 func ParsePaths(names string) ([]Path, error) { return parse("path", names, Paths, Path.name) }
 
-// ParseLoads finds loads by a list of names with commas between them.
+// ParseLoads finds loads by a comma-separated list of names.
 func ParseLoads(names string) ([]Load, error) { return parse("load", names, Loads, Load.name) }
 
-// ParseWires finds wires by a list of names with commas between them.
+// ParseWires finds wires by a comma-separated list of names.
 func ParseWires(names string) ([]Wire, error) { return parse("wire", names, Wires, Wire.name) }
 
 func (p Path) name() string { return p.Name }
@@ -36,8 +36,8 @@ func list[T any](all []T, name func(T) string) string {
 	return strings.Join(names, ",")
 }
 
-// parse finds items by their names. Their order is that of the names; naming
-// one twice is an error, since its runs could not be told apart.
+// parse finds items by their names and returns them in the order of the names. A
+// duplicate name is an error, since its runs could not be distinguished.
 func parse[T any](kind, names string, all []T, name func(T) string) ([]T, error) {
 	var found []T
 	for n := range strings.SplitSeq(names, ",") {

@@ -13,18 +13,18 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
-// nebulaPath does more work than the others: it encrypts.
+// nebulaPath does more work than the others, since it encrypts.
 var nebulaPath = Path{"nebula", "nebula (encrypts)", nebula, encryptingLoads}
 
 const (
 	nebulaPort = 4242
 	// nebulaOverhead is IPv4 20, UDP 8, header 16 and tag 16. The default MTU
-	// of 1300, for paths across the internet, would give room away.
+	// of 1300, intended for paths across the internet, would waste space.
 	nebulaOverhead = 60
-	// nebulaBuffer is the size of socket buffers that nebula's example
-	// configuration names, in bytes, and nebulaQueue four times the default
-	// length of its TUN's queue, in packets: without both a stream loses
-	// thousands of packets a second to itself.
+	// nebulaBuffer is the socket buffer size in nebula's example
+	// configuration, in bytes, and nebulaQueue four times the default
+	// length of its TUN queue, in packets: without both a stream overflows
+	// them and loses thousands of packets a second.
 	nebulaBuffer = 10 << 20
 	nebulaQueue  = 2000
 )
@@ -66,7 +66,7 @@ func nebula(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Connecti
 }
 
 // nebulaAddrs are the addresses of host number i, counted from 0, inside
-// nebula's own network. Each family of pod subnets needs one to go to.
+// nebula's own network. Each family of pod subnets needs one to be routed to.
 func nebulaAddrs(i int) [2]netip.Prefix {
 	return [2]netip.Prefix{
 		netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 6, 0, byte(i + 1)}), 24),
@@ -74,7 +74,7 @@ func nebulaAddrs(i int) [2]netip.Prefix {
 	}
 }
 
-// certify makes an authority, and for each host a key and a certificate that
+// certify creates an authority, and for each host a key and a certificate that
 // allows it to send and receive for its pods, all in dir.
 func certify(ctx context.Context, program, dir string, hosts []*netlab.Host) error {
 	run := func(args ...string) error {
@@ -85,7 +85,7 @@ func certify(ctx context.Context, program, dir string, hosts []*netlab.Host) err
 		}
 		return nil
 	}
-	// Version 1 knows IPv4 only.
+	// Version 1 supports IPv4 only.
 	if err := run("ca", "-version", "2", "-name", "twill-lab bench"); err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func nebulaConfigFile(dir string, h *netlab.Host) string {
 }
 
 // writeNebulaConfig writes the configuration of host number i, counted from 0.
-// It is JSON, and so also the YAML that nebula reads.
+// It is JSON, which nebula reads as YAML.
 func writeNebulaConfig(dir string, hosts []*netlab.Host, i, mtu int) error {
 	type object map[string]any
 	statics, routes := object{}, []object{}
@@ -120,7 +120,7 @@ func writeNebulaConfig(dir string, hosts []*netlab.Host, i, mtu int) error {
 			object{"route": peer.Subnet.String(), "via": via},
 			object{"route": peer.Subnet6.String(), "via": via})
 	}
-	// Without local_cidr a rule leaves pods out.
+	// Without local_cidr a rule does not cover pods.
 	everything := []object{{"port": "any", "proto": "any", "host": "any", "local_cidr": "any"}}
 	self := hosts[i]
 	text, err := json.MarshalIndent(object{

@@ -15,9 +15,9 @@ import (
 type Path struct {
 	Name  string // in --paths and JSON
 	Title string
-	// up makes the path on a fresh topology of two hosts.
+	// up creates the path on a fresh topology of two hosts.
 	up func(context.Context, *netlab.Topology, Binaries) (*Connection, error)
-	// loads are those that the path is there for; nil is all.
+	// loads are those that the path is measured under; nil means all.
 	loads []string
 }
 
@@ -38,18 +38,18 @@ var Paths = []Path{
 	nebulaPath,
 }
 
-// kernelLoads are those of backends of twilld that leave packets to the kernel:
-// enough to see that the daemon costs them nothing.
+// kernelLoads are those for backends of twilld that leave packets to the kernel:
+// enough to show that the daemon costs them nothing.
 var kernelLoads = []string{"ping", "tcp1", "tcp4", "udp64", "udpmtu", "rr"}
 
-// floorLoads are those that marks are held against.
+// floorLoads are those that the marks compare with the floor.
 var floorLoads = []string{"tcp1", "tcp4", "tcp1r", "tcp4r", "udp64", "udp64-1", "rr"}
 
-// encryptingLoads are those of paths that do more work than the others and are
-// there for the order of magnitude.
+// encryptingLoads are those for paths that do more work than the others and are
+// measured only for the order of magnitude.
 var encryptingLoads = []string{"tcp1", "tcp4", "udp64", "udpmtu", "rr", "rr-load"}
 
-// Binaries says where the programs are that paths run.
+// Binaries locates the programs that paths run.
 type Binaries struct {
 	Twilld     string
 	FlannelUDP string // bench/peers/flannel
@@ -58,14 +58,14 @@ type Binaries struct {
 	Base string
 }
 
-// BasePath is twill as another build of twilld has it, to be compared with
+// BasePath is twill with another build of twilld, to be compared with
 // path twill in the same rounds.
 var BasePath = Path{report.Base, "twill, base", func(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Connection, error) {
 	bin.Twilld = bin.Base
 	return twill()(ctx, topo, bin)
 }, nil}
 
-// DefaultBinaries are those beside the running program: bin/twilld and
+// DefaultBinaries are those installed beside the running program: bin/twilld and
 // bin/peers/flannel-udp for bin/twill-lab.
 func DefaultBinaries() (Binaries, error) {
 	self, err := os.Executable()
@@ -80,8 +80,8 @@ func DefaultBinaries() (Binaries, error) {
 	}, nil
 }
 
-// Up builds hosts, pods and wire, and the path between them. When it fails
-// nothing is left.
+// Up builds hosts, pods and wire, and the path between them. If it fails, it
+// leaves nothing behind.
 func (p Path) Up(ctx context.Context, opts netlab.Options, bin Binaries) (*Connection, error) {
 	topo, err := netlab.NewTopology(opts)
 	if err != nil {
@@ -109,7 +109,7 @@ func hostGW(_ context.Context, topo *netlab.Topology, _ Binaries) (*Connection, 
 }
 
 // bareWire runs from host to host, without pods, bridges and routes: the
-// ceiling of the wire and of the generator.
+// ceiling set by the wire and the generator.
 func bareWire(_ context.Context, topo *netlab.Topology, _ Binaries) (*Connection, error) {
 	c, err := between(topo)
 	if err != nil {

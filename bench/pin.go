@@ -17,7 +17,7 @@ const (
 // onCPU runs f on a thread that stays on one CPU, the first that this process
 // may use for the client's end and the last for the server's. Hosts do not
 // share CPUs; but left to itself the scheduler lets both ends of a conversation
-// share one, and then a request through the kernel's paths is but a switch
+// share one, and a request through the kernel's paths is then just a switch
 // from one thread to the other, a quarter of the time that it takes otherwise.
 func onCPU(e end, f func() error) error {
 	done := make(chan error)

@@ -18,7 +18,7 @@ const (
 	icmpHeaderLen = 8
 	icmpEcho      = 8 // RFC 792
 	icmpEchoReply = 0
-	// echoes is how many are sent for one figure.
+	// echoes is the number of echoes sent for one figure.
 	echoes = 20
 )
 
@@ -50,7 +50,7 @@ func pingAtMTU(ctx context.Context, c *Connection) (report.Figures, error) {
 			return nil, fmt.Errorf("%d bytes, DF, echo %d: %w", c.MTU, i, err)
 		}
 		if err == nil {
-			trips = append(trips, d) // the first can fall to neighbour discovery
+			trips = append(trips, d) // the first may be lost to neighbour discovery
 		}
 	}
 	if len(trips) == 0 {
@@ -68,8 +68,8 @@ func pingAtMTU(ctx context.Context, c *Connection) (report.Figures, error) {
 	}, nil
 }
 
-// answers waits for an answer to an echo as large as the MTU. On a wire that loses
-// packets the first is not the only one to be lost.
+// answers waits for an answer to an echo as large as the MTU. On a wire with loss
+// several echoes in a row may be lost.
 func answers(ctx context.Context, c *Connection) error {
 	fd, err := pingSocket(c.Client)
 	if err != nil {
@@ -87,7 +87,7 @@ func answers(ctx context.Context, c *Connection) error {
 	return fmt.Errorf("ping %s from %s: %d bytes, DF, %d times: %w", c.Server.Addr, c.Client.NS, c.MTU, echoes, err)
 }
 
-// pingSocket opens a raw ICMP socket whose packets have DF set and are not cut.
+// pingSocket opens a raw ICMP socket whose packets have DF set and are not fragmented.
 func pingSocket(e Endpoint) (fd int, err error) {
 	err = e.NS.Do(func() error {
 		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
@@ -106,11 +106,11 @@ func pingSocket(e Endpoint) (fd int, err error) {
 	return fd, nil
 }
 
-// errNoAnswer says that no answer came within half a second.
+// errNoAnswer reports that no answer arrived within half a second.
 var errNoAnswer = errors.New("no answer")
 
-// echo sends an echo request in an IP packet of size bytes and awaits the
-// answer, which must have that size too.
+// echo sends an echo request in an IP packet of size bytes and waits for the
+// answer, which must have the same size.
 func echo(fd int, to *unix.SockaddrInet4, size int, seq uint16) (time.Duration, error) {
 	msg := make([]byte, size-ipv4HeaderLen)
 	msg[0] = icmpEcho
@@ -136,7 +136,7 @@ func echo(fd int, to *unix.SockaddrInet4, size int, seq uint16) (time.Duration, 
 	return 0, errNoAnswer
 }
 
-// internetChecksum is RFC 1071's.
+// internetChecksum is the checksum of RFC 1071.
 func internetChecksum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(b); i += 2 {

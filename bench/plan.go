@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// Options say what a session of the laboratory does.
+// Options configure a session of the laboratory.
 type Options struct {
 	Wires []Wire
 	Paths []Path
-	// Loads are what is put on every path and every wire. If nil, all are,
-	// but for those that a path or a wire leaves out of its own accord.
+	// Loads are put on every path and every wire. If nil, all of them are,
+	// except those that a path or a wire excludes by itself.
 	Loads    []Load
 	MTU      int // of the wires, 1500 if zero
 	Rounds   int
@@ -21,24 +21,24 @@ type Options struct {
 }
 
 const (
-	// setUpTime is about how long it takes to make a path and to take it down.
+	// setUpTime is about how long it takes to set a path up and tear it down.
 	setUpTime = 600 * time.Millisecond
-	// A run of less than shortest says little, and one of more than longest
-	// nothing that more rounds would not say better.
+	// A run shorter than shortest is not meaningful, and making one longer than
+	// longest gains nothing over more rounds.
 	shortest = 400 * time.Millisecond
 	longest  = 5 * time.Second
 )
 
-// step is one run to be done.
+// step is one planned run.
 type step struct {
 	round int // from 1
 	load  Load
 	path  Path
 }
 
-// schedule is all runs on a wire, over those of the paths that stand, in their
-// order. Each round begins with another path, so that none always runs in
-// another's wake.
+// schedule returns all runs on a wire, over those of the paths that are set up, in
+// their order. Each round begins with another path, so that no path always runs
+// directly after the same other one.
 func (o *Options) schedule(w Wire, standing []Path) []step {
 	var steps []step
 	for round := range o.Rounds {
@@ -61,13 +61,13 @@ func (o *Options) loads() []Load {
 	return o.Loads
 }
 
-// wanted tells whether a load is put on a path and a wire.
+// wanted reports whether a load is put on a path and a wire.
 func (o *Options) wanted(w Wire, p Path, l Load) bool {
 	among := func(names []string) bool { return names == nil || slices.Contains(names, l.Name) }
 	return o.Loads != nil || among(w.loads) && among(p.loads)
 }
 
-// Estimate is how long a session takes, if every path can be made.
+// Estimate is how long a session takes if every path can be set up.
 func (o *Options) Estimate() time.Duration {
 	var total time.Duration
 	for _, w := range o.Wires {
@@ -79,7 +79,7 @@ func (o *Options) Estimate() time.Duration {
 	return total
 }
 
-// Fit sets Duration such that the session takes no longer than it may, as far
+// Fit sets Duration such that the session takes at most the given time, as far
 // as runs can be shortened.
 func (o *Options) Fit(may time.Duration) {
 	o.Duration = 0
@@ -93,14 +93,14 @@ func (o *Options) Fit(may time.Duration) {
 	}
 }
 
-// String says what will be done and how long it will take.
+// String describes the planned runs and how long they will take.
 func (o *Options) String() string {
 	return fmt.Sprintf("%d paths, %d loads, %d rounds of %v, wires %s: about %s",
 		len(o.Paths), len(o.loads()), o.Rounds, o.Duration, strings.ReplaceAll(list(o.Wires, Wire.name), ",", ", "),
 		minutes(o.Estimate()))
 }
 
-// minutes prints a time with no more digits than an estimate bears.
+// minutes prints a duration with the precision of an estimate.
 func minutes(d time.Duration) string {
 	if d < 100*time.Second {
 		return fmt.Sprintf("%.0f s", d.Seconds())

@@ -16,7 +16,7 @@ import (
 const (
 	// readyTimeout is how long a daemon may take to start.
 	readyTimeout = 10 * time.Second
-	// stopTimeout is how long it may take to end after SIGTERM.
+	// stopTimeout is how long it may take to exit after SIGTERM.
 	stopTimeout = 3 * time.Second
 	// logTail is how much of its output error messages quote, in bytes.
 	logTail = 4 << 10
@@ -31,7 +31,7 @@ type process struct {
 }
 
 // startProcess starts a program in a namespace. attr, if not nil, replaces the
-// attributes that let the process end with this one.
+// attributes that make the process end with this one.
 func startProcess(ns *netlab.Namespace, log string, attr *syscall.SysProcAttr, name string, args ...string) (*process, error) {
 	out, err := os.Create(log)
 	if err != nil {
@@ -55,8 +55,8 @@ func startProcess(ns *netlab.Namespace, log string, attr *syscall.SysProcAttr, n
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// waitUntil polls ready until it is true. It fails when the process ends or
-// takes too long, with what the process has said last.
+// waitUntil polls ready until it returns true. It fails if the process exits or
+// takes too long, and then quotes the end of the process's output.
 func (p *process) waitUntil(ctx context.Context, ready func() bool) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout,
 		fmt.Errorf("not ready within %v", readyTimeout))
@@ -73,7 +73,7 @@ func (p *process) waitUntil(ctx context.Context, ready func() bool) error {
 	return nil
 }
 
-// failure adds to err which process it is and what it has said last.
+// failure adds to err the name of the process and the end of its output.
 func (p *process) failure(err error) error {
 	name := filepath.Base(p.cmd.Path)
 	if said := p.said(); said != "" {
@@ -82,7 +82,7 @@ func (p *process) failure(err error) error {
 	return fmt.Errorf("%s: %w", name, err)
 }
 
-// kill ends the process at once.
+// kill ends the process immediately.
 func (p *process) kill() {
 	p.cmd.Process.Kill()
 	<-p.done

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// progress tells somebody who waits how far things are: on a terminal in one
-// line that is rewritten, elsewhere in a line for each step.
+// progress reports how far a session is: on a terminal in one line that is
+// rewritten, elsewhere with one line for each step.
 type progress struct {
 	w        io.Writer
 	terminal bool
@@ -24,7 +24,7 @@ func newProgress(w io.Writer) *progress {
 	return p
 }
 
-// show says what begins now.
+// show prints what begins now.
 func (p *progress) show(line string) {
 	if p.terminal {
 		fmt.Fprintf(p.w, "\r\033[K%s", line)

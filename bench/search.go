@@ -1,15 +1,15 @@
 package bench
 
-// search bounds the search for the highest rate.
+// search configures the search for the highest rate.
 type search struct {
 	probes int     // at most
-	step   float64 // by which the rate is raised and lowered until it is bracketed
-	close  float64 // how near the two sides of the bracket have to come: refused/carried
+	step   float64 // factor by which the rate is raised and lowered until it is bracketed
+	close  float64 // how close the two sides of the bracket have to come: refused/carried
 }
 
-// highest finds the highest rate that is carried, where all below it are and
-// all above it are not. It begins at start, which is above zero, and returns
-// a rate that was carried, or if none was, one below all that were refused.
+// highest finds the highest rate that is carried, assuming that all lower rates are
+// carried and all higher ones are not. It begins at start, which must be positive, and
+// returns a rate that was carried, or if none was, one below all that were refused.
 func (s search) highest(start float64, carries func(rate float64) (bool, error)) (float64, error) {
 	rate, carried, refused := start, 0.0, 0.0
 	for range s.probes {

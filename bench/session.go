@@ -13,8 +13,8 @@ import (
 )
 
 // Measure puts the loads on every path of a wire, round after round, then on
-// the next wire, and reports progress to w. A path that cannot be made, and a
-// run that fails, are noted in the report. When ctx ends, the report holds the
+// the next wire, and reports progress to w. Paths that cannot be set up and
+// runs that fail are recorded in the report. When ctx ends, the report holds the
 // rounds that were finished by then, and the error is the context's cause. The
 // report is nil if nothing could be run. It needs root.
 func Measure(ctx context.Context, opts Options, w io.Writer) (*report.Report, error) {
@@ -36,7 +36,7 @@ func Measure(ctx context.Context, opts Options, w io.Writer) (*report.Report, er
 	return s.report, errors.Join(err, s.finish())
 }
 
-// session is a Measure under way.
+// session is the state of a running Measure.
 type session struct {
 	opts     Options
 	report   *report.Report
@@ -47,7 +47,7 @@ type session struct {
 	took     map[string]time.Duration // by the last run of a load, by its name
 }
 
-// standing is a path that could be made.
+// standing is a path that was set up.
 type standing struct {
 	Path
 	conn *Connection
@@ -87,8 +87,8 @@ func (s *session) finish() (err error) {
 	return err
 }
 
-// run does all that was planned, one wire after the other. It fails when ctx
-// ends, and if on some wire no path could be made.
+// run executes the whole plan, one wire after the other. It fails if ctx
+// ends, or if no path could be set up on some wire.
 func (s *session) run(ctx context.Context) error {
 	var errs []error
 	for i, w := range s.opts.Wires {
@@ -105,7 +105,7 @@ func (s *session) run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// setUp makes all paths on a wire. It fails only if none can be made or ctx
+// setUp sets up all paths on a wire. It fails only if none can be set up or ctx
 // ends.
 func (s *session) setUp(ctx context.Context, w Wire) error {
 	defer s.progress.clear()
@@ -136,8 +136,8 @@ func (s *session) setUp(ctx context.Context, w Wire) error {
 	return nil
 }
 
-// measure does all runs on the wire that stands. It fails only when ctx ends.
-// later are the wires after it, which count for the time left.
+// measure does all runs on the current wire. It fails only if ctx ends.
+// later are the wires after it, which count for the remaining time.
 func (s *session) measure(ctx context.Context, w Wire, later []Wire) error {
 	defer s.progress.clear()
 	found := s.report.Wires[len(s.report.Wires)-1]
@@ -170,8 +170,8 @@ func (s *session) measure(ctx context.Context, w Wire, later []Wire) error {
 	return nil
 }
 
-// left is how long steps and later wires will take, by what their loads took
-// before.
+// left estimates how long steps and later wires will take from how long their loads
+// took before.
 func (s *session) left(steps []step, later []Wire) (left time.Duration) {
 	for _, w := range later {
 		left += time.Duration(len(s.opts.Paths)) * setUpTime

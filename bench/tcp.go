@@ -19,7 +19,7 @@ import (
 const (
 	// chunk is how much a stream writes and reads at once, as iperf3 does.
 	chunk = 128 << 10
-	// warmUp is how long a load runs before it counts: slow start, caches,
+	// warmUp is how long a load runs before it counts, which covers slow start, caches
 	// and the neighbour tables of a fresh path.
 	warmUp = 200 * time.Millisecond
 )
@@ -70,15 +70,15 @@ func runStreams(ctx context.Context, c *Connection, forward, back int, d time.Du
 	}), nil
 }
 
-// bulk is a number of TCP streams that run.
+// bulk is a number of running TCP streams.
 type bulk struct {
 	senders, receivers []net.Conn
 	received           atomic.Int64 // bytes
 	running            sync.WaitGroup
 }
 
-// startBulk opens streams, all from the client as iperf3 does, and lets data
-// run forward on some and back on the others.
+// startBulk opens streams, all from the client as iperf3 does, and starts sending
+// data forward on some and back on the others.
 func startBulk(ctx context.Context, c *Connection, forward, back int) (*bulk, error) {
 	clients, servers, err := connect(ctx, c, forward+back)
 	if err != nil {
@@ -95,7 +95,7 @@ func startBulk(ctx context.Context, c *Connection, forward, back int) (*bulk, er
 	return b, nil
 }
 
-// stop closes the streams and awaits their goroutines.
+// stop closes the streams and waits for their goroutines.
 func (b *bulk) stop() {
 	for i := range b.senders {
 		b.senders[i].Close()
@@ -158,12 +158,12 @@ func receive(conn net.Conn, n *atomic.Int64) {
 	}
 }
 
-// resentBy is the number of segments that the connections have sent again.
+// resentBy is the number of segments that the connections have retransmitted.
 func resentBy(conns []net.Conn) (n uint64) {
 	for _, conn := range conns {
 		raw, err := conn.(syscall.Conn).SyscallConn()
 		if err != nil {
-			continue // closed: there is nothing to ask any more
+			continue // closed: its statistics are gone
 		}
 		raw.Control(func(fd uintptr) {
 			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {

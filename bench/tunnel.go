@@ -8,20 +8,20 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
-// tunnel is a program that joins the hosts through a device and with an MTU of
-// its own choice, unlike a daemon, whose device is flannel0.
+// tunnel is a program that joins the hosts through a device and with an MTU that
+// this package chooses, unlike a daemon, whose device is flannel0.
 type tunnel struct {
 	program string
 	mtu     int // of the device and of the pods
-	// args are the arguments on a host.
+	// args returns the arguments on a host.
 	args func(*netlab.Host) []string
-	// raise awaits the process that was started on a host and does there what
-	// it leaves to others.
+	// raise waits for the process that was started on a host and does the set-up there
+	// that the program leaves to others.
 	raise func(context.Context, *netlab.Host, *process) error
 }
 
-// peerProgram returns the path of a program of bench/peers/tools. They lie
-// beside stock flannel's.
+// peerProgram returns the path of a program of bench/peers/tools. They are
+// installed beside stock flannel's.
 func peerProgram(bin Binaries, name string) (string, error) {
 	path := filepath.Join(filepath.Dir(bin.FlannelUDP), name)
 	if !exists(path) {
@@ -42,14 +42,14 @@ func underlayMTU(topo *netlab.Topology) (int, error) {
 
 // connect starts the program on every host and connects the pods. It returns
 // once they have answered each other at full MTU, because the first packet
-// makes the programs shake hands. Logs go to dir. When it fails no process is
-// left.
+// triggers the programs' handshake. Logs go to dir. If it fails, it leaves no
+// process running.
 func (t *tunnel) connect(ctx context.Context, topo *netlab.Topology, dir string) (_ *Connection, err error) {
 	var started []*process
 	defer func() {
 		if err != nil {
 			for _, p := range started {
-				p.stop() // not kill: wireguard-go removes its socket when it is asked to end
+				p.stop() // not kill: wireguard-go removes its socket when it exits in an orderly way
 			}
 		}
 	}()

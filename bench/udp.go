@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	// severalFlows is how many flows datagrams are spread over where the path
-	// shall be the bottleneck and not a sender: through the kernel's paths a
-	// datagram travels on its sender's time, up to the receiver's socket.
+	// severalFlows is how many flows datagrams are spread over if the path
+	// rather than a sender should be the bottleneck: through the kernel's paths a
+	// datagram is processed on its sender's time, up to the receiver's socket.
 	severalFlows = 4
 	// batchSize is how many datagrams a sendmmsg or recvmmsg carries.
 	batchSize = 32
-	// settle is how long datagrams under way get to arrive.
+	// settle is how long datagrams still under way are waited for.
 	settle = 30 * time.Millisecond
 	// tolerated is the loss below which a rate counts as carried.
 	tolerated = 0.01
 	// probeTime is how long the search tries a rate.
 	probeTime = 120 * time.Millisecond
-	// retries is how often a rate that a longer run does not bear is lowered,
-	// each time to what is retried of it.
+	// retries is how often a rate that a longer run does not sustain is lowered,
+	// each time by the factor retried.
 	retries = 6
 	retried = 0.88
 	// searchTime is about how long a search takes.
@@ -36,17 +36,17 @@ const (
 )
 
 var (
-	// firstSearch begins at what a flood without limit left over, which can be
+	// firstSearch begins at the rate received from an unlimited flood, which can be
 	// far from what is carried.
 	firstSearch = search{probes: 8, step: 1.4, close: 1.05}
-	// nextSearch begins at what was carried the last time.
+	// nextSearch begins at the rate that was carried last time.
 	nextSearch = search{probes: 5, step: 1.1, close: 1.04}
 )
 
-// ipv4UDPHeaders is what stands before the payload in an IPv4 packet.
+// ipv4UDPHeaders is the length of the headers before the payload in an IPv4 packet.
 const ipv4UDPHeaders = 20 + 8
 
-// traffic is what a flood consists of.
+// traffic describes a flood.
 type traffic struct {
 	payload int // of a datagram, in bytes
 	flows   int // each with a thread that sends and one that receives
@@ -54,7 +54,7 @@ type traffic struct {
 
 // datagrams is the load of UDP datagrams from client to server, at the highest
 // rate at which less than one in a hundred is lost. payload is in bytes; zero
-// is what fills the MTU.
+// means as much as fits the MTU.
 func datagrams(payload, flows int) func(context.Context, *Connection, time.Duration) (report.Figures, error) {
 	return func(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
 		t := traffic{payload, flows}
@@ -77,7 +77,7 @@ func datagrams(payload, flows int) func(context.Context, *Connection, time.Durat
 	}
 }
 
-// carriedRate searches the highest rate with tolerable loss and runs it for d.
+// carriedRate finds the highest rate with tolerable loss and runs it for d.
 func carriedRate(ctx context.Context, c *Connection, t traffic, d time.Duration) (*flood, error) {
 	start, how := c.carried[t], nextSearch
 	if start == 0 {
@@ -109,11 +109,11 @@ func carriedRate(ctx context.Context, c *Connection, t traffic, d time.Duration)
 	return nil, fmt.Errorf("%w, down to %.0f datagrams a second", errLossy, rate/retried)
 }
 
-// errLossy says that a path, or the machine beneath it, loses datagrams however
-// slowly they come.
+// errLossy means that a path, or the machine beneath it, loses datagrams at any
+// rate.
 var errLossy = fmt.Errorf("at least %g %% were lost at any rate", 100*tolerated)
 
-// flood is what came of sending datagrams for a while.
+// flood is the result of sending datagrams for a while.
 type flood struct {
 	sent, received uint64
 	usage
@@ -129,7 +129,7 @@ func (f *flood) rate() float64 { return float64(f.received) / f.elapsed.Seconds(
 func (f *flood) loss() float64 { return max(0, 1-float64(f.received)/float64(f.sent)) }
 
 // runFlood sends datagrams at rate, in datagrams a second over all flows, for
-// d; rate zero is as fast as can be.
+// d; rate zero means as fast as possible.
 func runFlood(ctx context.Context, c *Connection, t traffic, rate float64, d time.Duration) (*flood, error) {
 	var pairs []udpPair
 	defer func() {
@@ -175,7 +175,7 @@ func runFlood(ctx context.Context, c *Connection, t traffic, rate float64, d tim
 	return f, nil
 }
 
-// flood sends for d and returns how many datagrams the kernel took.
+// flood sends for d and returns how many datagrams the kernel accepted.
 func (p udpPair) flood(ctx context.Context, size int, rate float64, d time.Duration) (sent uint64) {
 	b, payload := mmsg.NewBatch(batchSize), make([]byte, size)
 	for i := range batchSize {
@@ -189,8 +189,8 @@ func (p udpPair) flood(ctx context.Context, size int, rate float64, d time.Durat
 		}
 		n := batchSize
 		if rate > 0 {
-			// What a stall has put us behind by is not made up for in full:
-			// that would be a flood without limit.
+			// The delay caused by a stall is not made up for in full:
+			// that would be an unlimited flood.
 			behind = min(behind+rate*now.Sub(last).Seconds(), 4*batchSize)
 			if last = now; behind < 1 {
 				pause()
@@ -208,12 +208,12 @@ func (p udpPair) flood(ctx context.Context, size int, rate float64, d time.Durat
 	return sent
 }
 
-// pause sleeps for as short as the kernel's timers allow, some 60 µs.
+// pause sleeps for as short a time as the kernel's timers allow, some 60 µs.
 func pause() {
 	unix.Nanosleep(&unix.Timespec{Nsec: 10_000}, nil)
 }
 
-// count receives until over and returns how many datagrams came.
+// count receives until over and returns how many datagrams arrived.
 func (p udpPair) count(size int, over *atomic.Bool) (received uint64) {
 	b := mmsg.NewBatch(batchSize)
 	for i := range batchSize {

@@ -11,8 +11,8 @@ import (
 const udpBuffer = 8 << 20
 
 // udpPair is two UDP sockets that are connected to each other. They block, for
-// 20 ms at most, and are used by raw system calls: the runtime's poller would
-// be part of what is measured.
+// 20 ms at most, and are used through raw system calls: otherwise the runtime's
+// poller would be part of what is measured.
 type udpPair struct {
 	client, server int
 }
@@ -43,7 +43,7 @@ func (p udpPair) close() {
 	unix.Close(p.server)
 }
 
-// udpSocket opens a socket that is bound to the endpoint's IPv4 address and a
+// udpSocket opens a socket bound to the endpoint's IPv4 address and a
 // free port.
 func udpSocket(e Endpoint) (fd int, bound unix.Sockaddr, err error) {
 	err = e.NS.Do(func() error {
@@ -75,7 +75,7 @@ func prepareUDP(fd int, addr netip.Addr) (unix.Sockaddr, error) {
 	return unix.Getsockname(fd)
 }
 
-// setTimeouts makes calls that block on the socket return EAGAIN after 20 ms.
+// setTimeouts makes blocking calls on the socket return EAGAIN after 20 ms.
 func setTimeouts(fd int) error {
 	tv := unix.NsecToTimeval(20e6)
 	for _, opt := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {

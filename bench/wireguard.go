@@ -18,13 +18,13 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
-// wireguardPath does more work than the others: it encrypts.
+// wireguardPath does more work than the others, since it encrypts.
 var wireguardPath = Path{"wireguard-go", "wireguard-go (encrypts)", wireguardGo, encryptingLoads}
 
 const (
 	wireguardPort = 51820
-	// wireguardOverhead is what wg-quick(8) leaves for IPv6 40, UDP 8, header
-	// 16 and tag 16, also where the outer packet is IPv4: 1420 on Ethernet.
+	// wireguardOverhead is what wg-quick(8) reserves: IPv6 40, UDP 8, header
+	// 16 and tag 16, even if the outer packet is IPv4. It gives 1420 on Ethernet.
 	wireguardOverhead = 80
 )
 
@@ -45,8 +45,8 @@ func wireguardGo(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Con
 			return nil, err
 		}
 	}
-	// The device's name is that of its socket too, and /var/run is common to
-	// all hosts and to all laboratories on this machine.
+	// The device's name is also that of its socket, and /var/run is shared by
+	// all hosts and all laboratories on this machine.
 	id := mathrand.Uint32()
 	device := func(h *netlab.Host) string { return fmt.Sprintf("wg%s%08x", h.Letter, id) }
 
@@ -70,7 +70,7 @@ func wireguardGo(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Con
 }
 
 // dialWireGuard connects to the socket that configures a device, as soon as
-// the process answers there.
+// the process listens there.
 func dialWireGuard(ctx context.Context, p *process, device string) (conn net.Conn, err error) {
 	err = p.waitUntil(ctx, func() bool {
 		var refused error
@@ -80,7 +80,7 @@ func dialWireGuard(ctx context.Context, p *process, device string) (conn net.Con
 	return conn, err
 }
 
-// wireguardConfig is what a device must know, in the words of
+// wireguardConfig is the configuration of a device, in the format of
 // https://www.wireguard.com/xplatform/#configuration-protocol.
 func wireguardConfig(self *netlab.Host, hosts []*netlab.Host, keys map[*netlab.Host]*ecdh.PrivateKey) string {
 	var b strings.Builder
@@ -95,7 +95,7 @@ func wireguardConfig(self *netlab.Host, hosts []*netlab.Host, keys map[*netlab.H
 	return b.String()
 }
 
-// configureWireGuard sends a configuration and awaits that it is accepted.
+// configureWireGuard sends a configuration and waits until it is accepted.
 func configureWireGuard(conn net.Conn, config string) error {
 	if err := conn.SetDeadline(time.Now().Add(readyTimeout)); err != nil {
 		return err
@@ -113,8 +113,8 @@ func configureWireGuard(conn net.Conn, config string) error {
 	return nil
 }
 
-// routeInto brings a device up and sends through it what is for other hosts'
-// pods.
+// routeInto brings a device up and routes traffic for other hosts' pods
+// through it.
 func routeInto(self *netlab.Host, hosts []*netlab.Host, device string, mtu int) error {
 	nl := self.NS.Netlink()
 	link, err := nl.LinkByName(device)

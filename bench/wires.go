@@ -8,13 +8,13 @@ type Wire struct {
 	Title string
 	kind  netlab.WireKind
 	loss  float64 // fraction of frames
-	// loads are those that say something on this wire; nil is all. What is
-	// received at less than 1 % loss, say, is not asked of a wire that loses
-	// some itself.
+	// loads are those that are meaningful on this wire; nil means all. The rate
+	// received at less than 1 % loss, for example, is not measured on a wire that
+	// loses some frames itself.
 	loads []string
 }
 
-// lossFraction is how much a wire with loss loses.
+// lossFraction is the fraction of frames that a wire with loss drops.
 const lossFraction = 0.001
 
 // Wires are all wires, in the order in which they are used.

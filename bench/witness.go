@@ -10,7 +10,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
-// witness listens on the wire of the second host and says what it saw of the
+// witness listens on the wire of the second host and reports what it saw of the
 // packets from the client pod.
 type witness struct {
 	fd   int
@@ -48,13 +48,13 @@ func (w *witness) close() {
 	}
 }
 
-// testimony describes the largest packet seen that carries one of the pod's.
+// testimony describes the largest packet seen that carries one of the pod's packets.
 func (w *witness) testimony() (string, error) {
 	buf, largest, said := make([]byte, 64<<10), 0, ""
 	for {
 		n, _, err := unix.Recvfrom(w.fd, buf, unix.MSG_TRUNC)
 		if err != nil {
-			break // EAGAIN: that was all
+			break // EAGAIN: no more packets
 		}
 		if s := w.describe(buf[:min(n, len(buf))]); s != "" && n > largest {
 			largest, said = n, s
@@ -66,8 +66,8 @@ func (w *witness) testimony() (string, error) {
 	return said, nil
 }
 
-// describe says what an IPv4 packet is if it is a UDP datagram that holds
-// nothing but an IPv4 packet from one pod to the other.
+// describe describes an IPv4 packet if it is a UDP datagram that holds
+// exactly one IPv4 packet from one pod to the other.
 func (w *witness) describe(outer []byte) string {
 	src, dst, protocol, datagram, ok := parseIPv4(outer)
 	if !ok || protocol != unix.IPPROTO_UDP || len(datagram) < udpHeaderLen {
@@ -85,7 +85,7 @@ func (w *witness) describe(outer []byte) string {
 
 const udpHeaderLen = 8
 
-// parseIPv4 takes a packet apart whose length must be as its header says.
+// parseIPv4 parses a packet whose length must match its header.
 func parseIPv4(p []byte) (src, dst netip.Addr, protocol byte, payload []byte, ok bool) {
 	if len(p) < ipv4HeaderLen || p[0]>>4 != 4 || int(binary.BigEndian.Uint16(p[2:])) != len(p) {
 		return src, dst, 0, nil, false

@@ -1,17 +1,17 @@
 // Command floor moves packets between a TUN device and a UDP socket without
-// looking at them: one read and one write a packet or super-packet, and nothing
-// else. The laboratory measures it beside twill, since it shows what TUN and UDP
+// inspecting them: one read and one write per packet or super-packet, and nothing
+// else. The laboratory measures it alongside twill, since it shows what TUN and UDP
 // cost any program that uses them.
 //
-// It is no tunnel for other uses. It has one peer, checks nothing, and with
-// offloads its datagrams carry virtio-net headers, cut wherever UDP_SEGMENT
-// happens to cut, which only the kernel's UDP_GRO on the other side puts
-// together.
+// It is not a tunnel for other purposes. It has one peer, checks nothing, and with
+// offloads its datagrams carry virtio-net headers and are cut wherever UDP_SEGMENT
+// happens to cut, so only the kernel's UDP_GRO on the other side can reassemble
+// them.
 //
 // Usage: floor DEVICE LOCAL PEER MTU [plain]
 //
 // LOCAL and PEER are IPv4 addresses, MTU is that of the network between them.
-// "plain" moves one packet a call, without offloads on either side.
+// "plain" moves one packet per call, without offloads on either side.
 package main
 
 import (
@@ -27,7 +27,7 @@ import (
 const (
 	port       = 8285
 	udpHeaders = 28       // IPv4 and UDP
-	maxRead    = 70 << 10 // a super-packet behind its virtio-net header
+	maxRead    = 70 << 10 // a super-packet after its virtio-net header
 	sockBuffer = 8 << 20
 	offloads   = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_USO4 | unix.TUN_F_USO6
 )
@@ -37,7 +37,7 @@ func main() {
 	os.Exit(1)
 }
 
-// run forwards until the process is killed. It returns only if it cannot begin.
+// run forwards until the process is killed. It returns only if set-up fails.
 func run(args []string) error {
 	plain := len(args) == 5 && args[4] == "plain"
 	if len(args) != 4 && !plain {
@@ -72,8 +72,8 @@ func run(args []string) error {
 	select {}
 }
 
-// move copies what from gives to to, for ever. What cannot be written, as when
-// nobody listens yet, is lost.
+// move copies packets from one descriptor to the other forever. Packets that cannot
+// be written, for example because the peer is not listening yet, are lost.
 func move(from, to int) {
 	runtime.LockOSThread()
 	b := make([]byte, maxRead)
@@ -107,9 +107,9 @@ func openTUN(name string, offload bool) (int, error) {
 	return fd, unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloads)
 }
 
-// openSocket returns a socket that sends datagrams of segment bytes, however
-// much is written, and gives them back whole; with segment 0, one datagram a
-// call.
+// openSocket returns a socket that sends each write as datagrams of segment bytes
+// and returns them merged when it receives; with segment 0 it handles one datagram
+// per call.
 func openSocket(local, peer netip.Addr, segment int) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// chart is a plot with a panel for each wire that it shows.
+// chart is a plot with a panel for each wire that it covers.
 type chart struct {
 	name   string // of its files
 	title  string
 	panels []panel
 }
 
-// panel is a plot of paths' figures under several loads.
+// panel is a plot of the paths' figures under several loads.
 type panel struct {
 	title  string
 	y      string   // what the axis says
@@ -26,14 +26,14 @@ type panel struct {
 	least, most float64
 }
 
-// series is what one path showed, a value for each group; Rounds is 0 where
+// series is the results of one path, a value for each group; Rounds is 0 if
 // there is none.
 type series struct {
 	path   Named
 	values []Stat
 }
 
-// charts are all plots for which there are figures.
+// charts returns all plots for which there are figures.
 func (r *Report) charts() []chart {
 	tcp := []column{{"TCP 1", "tcp1", Throughput}, {"TCP 4", "tcp4", Throughput}, {"TCP 16", "tcp16", Throughput}}
 	udp := []column{{"UDP 64 B\n1 sender", "udp64-1", PacketRate}, {"UDP 64 B", "udp64", PacketRate}, {"UDP 512 B", "udp512", PacketRate}, {"UDP full", "udpmtu", PacketRate}}
@@ -57,7 +57,7 @@ func (r *Report) charts() []chart {
 	return charts
 }
 
-// shareAxis gives all panels the y axis that holds the values of each, with
+// shareAxis gives all panels a common y axis that covers all their values, with
 // room for labels.
 func (c chart) shareAxis() {
 	least, most := math.Inf(1), 0.0
@@ -84,8 +84,8 @@ func (c chart) shareAxis() {
 }
 
 // plotted leaves out the bare wire, which is the generator's ceiling and would
-// press all else to the ground, and twill with one shard, which is there for
-// its memory.
+// compress all other values near zero, and twill with one shard, which is measured
+// only for its memory.
 func plotted(p Path) bool { return p.Name != "wire" && p.Name != "twill-1" && p.Error == "" }
 
 // panels makes a panel like the given one for each wire without loss.
@@ -124,7 +124,7 @@ func (r *Report) panels(columns []column, like panel) []panel {
 // lossSuffix ends the names of wires that lose frames.
 const lossSuffix = "+loss"
 
-// lossPanels sets each wire with loss beside the one without.
+// lossPanels puts each wire with loss beside the one without.
 func (r *Report) lossPanels(columns []column) []panel {
 	var panels []panel
 	for _, lossy := range r.Wires {
@@ -156,7 +156,7 @@ func (r *Report) lossPanels(columns []column) []panel {
 	return panels
 }
 
-// add adds a series that shows something.
+// add adds a series if it has any values.
 func (p *panel) add(s series) {
 	if slices.ContainsFunc(s.values, func(v Stat) bool { return v.Rounds > 0 }) {
 		p.series = append(p.series, s)

@@ -9,9 +9,9 @@ import (
 // compared are the metrics of a comparison between two revisions.
 var compared = []Metric{Throughput, CPUPerGB, PacketRate, CPUPerMillion, ConnectionRate, HalfRTT50, HalfRTT99, PeakRSS}
 
-// WriteComparison writes how path twill does beside path Base: a row for each
-// figure that both have, with the ratio's median over the rounds and its spread.
-// A spread that has 1 in it shows no difference.
+// WriteComparison writes how path twill compares with path Base: a row for each
+// figure that both have, with the median of the ratio over the rounds and its spread.
+// A spread that includes 1 shows no difference.
 func (r *Report) WriteComparison(out io.Writer) error {
 	rows := [][]string{{"figure", "wire", "base", "now", "now / base", "spread"}}
 	for _, w := range r.Wires {

@@ -17,7 +17,7 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// Measures of a chart.
+// Dimensions of a chart.
 const (
 	panelWidth  = 6.2 * vg.Inch
 	lonelyWidth = 10 * vg.Inch // of one panel, so that the legend fits above it
@@ -28,8 +28,8 @@ const (
 	pngDPI      = 120
 )
 
-// colours are those of Okabe and Ito, which people who see colours differently
-// tell apart too. A path has the same one in every plot.
+// colours are those of Okabe and Ito, which people with colour blindness can
+// distinguish too. A path has the same one in every plot.
 var colours = map[string]color.RGBA{
 	"twill":       {213, 94, 0, 255},
 	"base":        {150, 60, 0, 255},
@@ -42,7 +42,7 @@ var colours = map[string]color.RGBA{
 	"twill-vxlan":   {102, 170, 209, 255},
 	"twill-host-gw": {187, 225, 246, 255},
 	"flannel-udp":   {70, 70, 70, 255},
-	// What bounds twill has its hue, paler.
+	// What bounds twill has twill's hue, paler.
 	"floor":        {240, 200, 170, 255},
 	"floor-plain":  {248, 222, 160, 255},
 	"wireguard-go": {0, 158, 115, 255},
@@ -54,7 +54,7 @@ var (
 	pale = color.Gray{225}
 )
 
-// colour is a path's; paths that are not known share one.
+// colour returns the colour of a path; unknown paths share one.
 func colour(path string) color.Color {
 	c, ok := colours[path]
 	if !ok {
@@ -63,7 +63,7 @@ func colour(path string) color.Color {
 	return c
 }
 
-// letters is text of a size in points.
+// letters returns the style of text of a size in points.
 func letters(size vg.Length) text.Style {
 	f := font.Font{Typeface: "Liberation", Variant: "Sans", Size: size}
 	return text.Style{Color: ink, Font: f, Handler: plot.DefaultTextHandler}
@@ -88,10 +88,10 @@ func (c chart) write(dir string) error {
 	return errors.Join(write(".svg", svg), write(".png", vgimg.PngCanvas{Canvas: png}))
 }
 
-// columns is how many panels stand side by side.
+// columns is the number of panels side by side.
 func (c chart) columns() int { return min(len(c.panels), 2) }
 
-// rows is how many rows of panels there are.
+// rows is the number of rows of panels.
 func (c chart) rows() int { return (len(c.panels) + c.columns() - 1) / c.columns() }
 
 func (c chart) size() (width, height vg.Length) {
@@ -120,7 +120,7 @@ func (c chart) draw(canvas draw.Canvas) {
 	}
 }
 
-// drawLegend writes the paths of all panels in a line.
+// drawLegend writes the names of the paths in all panels on one line.
 func (c chart) drawLegend(canvas draw.Canvas, y vg.Length) {
 	style := letters(10)
 	style.YAlign = draw.YCenter
@@ -199,7 +199,7 @@ func fill(c draw.Canvas, col color.Color, x0, y0, x1, y1 vg.Length) {
 	c.Fill(vg.Rectangle{Min: vg.Point{X: min(x0, x1), Y: min(y0, y1)}, Max: vg.Point{X: max(x0, x1), Y: max(y0, y1)}}.Path())
 }
 
-// label is a value as a plot shows it.
+// label formats a value for a plot.
 func (p panel) label(v float64) string {
 	if p.line {
 		return ratioDigits(v)

@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// threeDigits prints a number with three significant digits, and all of those
-// before the point; a whole number as such.
+// threeDigits prints a number with three significant digits, and all digits before
+// the decimal point; whole numbers are printed in full.
 func threeDigits(v float64) string {
 	switch {
 	case v >= 100 || v == math.Trunc(v):
@@ -25,9 +25,9 @@ func threeDigits(v float64) string {
 // ratioDigits prints a ratio.
 func ratioDigits(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) }
 
-// writeTable writes rows, the first of them the head, as a Markdown table that
-// also reads well as it is: the first columns, words of them, to the left, the
-// others to the right.
+// writeTable writes rows, the first of which is the header, as a Markdown table that
+// is also readable as plain text: the leading text columns, words of them, are
+// left-aligned and the others right-aligned.
 func writeTable(b *strings.Builder, words int, rows [][]string) {
 	width := make([]int, len(rows[0]))
 	for _, row := range rows {

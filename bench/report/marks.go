@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// mark is something that twill has to reach.
+// mark is a target that twill has to meet.
 type mark struct {
 	what string
 	wire string
@@ -14,13 +14,13 @@ type mark struct {
 	load string // empty: the load that shows the largest figure counts
 	m    Metric
 	want float64
-	// atMost says that less is better.
+	// atMost means that less is better.
 	atMost bool
 }
 
-// marks are those of the userspace engine, the same on both wires that lose
-// nothing. What TUN and UDP cost anybody is the floor's; what the engine adds is
-// held against it, latency and small packets against kernel VXLAN.
+// marks are the targets of the userspace engine, the same on both lossless wires.
+// The floor shows what TUN and UDP cost any program; the engine's throughput is
+// compared with it, and latency and small packets with kernel VXLAN.
 var marks = onEachWire(
 	mark{what: "TCP, 1 stream", path: "twill", to: "floor", load: "tcp1", m: Throughput, want: 0.95},
 	mark{what: "TCP, 4 streams", path: "twill", to: "floor", load: "tcp4", m: Throughput, want: 0.95},
@@ -52,7 +52,7 @@ func onEachWire(marks ...mark) []mark {
 	return all
 }
 
-// microMark is a mark that Go benchmarks answer.
+// microMark is a mark that is checked by Go benchmarks.
 type microMark struct {
 	what   string
 	prefix string // of the benchmarks' names; the worst of them counts
@@ -73,7 +73,7 @@ const (
 	notMeasured = "not measured"
 )
 
-// verdict compares a figure with a mark, as it is and not as it is printed.
+// verdict compares a figure with a mark, using its exact rather than printed value.
 func verdict(v, want float64, atMost bool) string {
 	if atMost && v <= want || !atMost && v >= want {
 		return reached
@@ -81,7 +81,7 @@ func verdict(v, want float64, atMost bool) string {
 	return notReached
 }
 
-// writeMarks writes what is to be reached beside what was measured.
+// writeMarks writes the targets beside the measured values.
 func (r *Report) writeMarks(b *strings.Builder) {
 	rows := [][]string{{"mark", "wire", "against", "wanted", "measured", ""}}
 	for _, m := range marks {
@@ -120,7 +120,7 @@ func (r *Report) markRow(m mark) []string {
 	return row
 }
 
-// markFigure is what is held against a mark.
+// markFigure returns the figure that is compared with a mark.
 func (w *Wire) markFigure(m mark) (Stat, bool) {
 	switch {
 	case m.to != "":
@@ -129,7 +129,7 @@ func (w *Wire) markFigure(m mark) (Stat, bool) {
 		return w.Figure(m.path, m.load, m.m)
 	}
 	var largest Stat
-	for _, run := range w.Runs { // finds the loads; asking twice does no harm
+	for _, run := range w.Runs { // finds the loads; duplicates do no harm
 		if s, ok := w.Figure(m.path, run.Load, m.m); ok && s.Median > largest.Median {
 			largest = s
 		}
@@ -137,7 +137,7 @@ func (w *Wire) markFigure(m mark) (Stat, bool) {
 	return largest, largest.Rounds > 0
 }
 
-// wire finds a wire by its name; nil if it was not there.
+// wire finds a wire by its name; it returns nil if the wire was not measured.
 func (r *Report) wire(name string) *Wire {
 	for _, w := range r.Wires {
 		if w.Name == name {

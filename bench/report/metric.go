@@ -3,8 +3,8 @@ package report
 // Metric is a quantity that a load measures.
 type Metric struct {
 	Key  string // in JSON
-	Unit string // in tables, with what is meant if the unit does not say it
-	// Compare says that the ratio to another path's figure means something.
+	Unit string // in tables, with an explanation if the unit alone is not clear
+	// Compare means that the ratio to another path's figure is meaningful.
 	Compare bool
 }
 
@@ -21,7 +21,7 @@ var (
 	CPUPerGB       = Metric{"cpu_s_per_gb", "CPU s/GB", true}
 	CPUPerMillion  = Metric{"cpu_s_per_million", "CPU s/million", true}
 	// DaemonCPUPerGB is the part of CPUPerGB that the daemons' own threads
-	// have spent, system calls included.
+	// have used, system calls included.
 	DaemonCPUPerGB = Metric{"daemon_cpu_s_per_gb", "of it daemons, s/GB", false}
 	// PeakRSS is that of the larger of the two daemons while the load runs.
 	PeakRSS = Metric{"daemon_peak_rss_mb", "MB", false}

@@ -9,19 +9,19 @@ import (
 	"strings"
 )
 
-// Micro is a Go benchmark's result.
+// Micro is the result of a Go benchmark.
 type Micro struct {
 	Name   string             `json:"name"` // without "Benchmark" and the number of CPUs
 	Runs   int                `json:"runs"`
 	Values map[string]float64 `json:"values"` // medians by unit: ns/op, B/op, allocs/op, MB/s
 }
 
-// cpuSuffix is what go test adds to a benchmark's name where GOMAXPROCS is not
+// cpuSuffix is what go test adds to a benchmark's name unless GOMAXPROCS is
 // one.
 var cpuSuffix = regexp.MustCompile(`-\d+$`)
 
-// ParseMicro reads what go test -bench prints. Lines that are no results are
-// passed over.
+// ParseMicro reads the output of go test -bench. Lines that are not results are
+// skipped.
 func ParseMicro(in io.Reader) ([]Micro, error) {
 	var names []string
 	samples := make(map[string]map[string][]float64) // by name and unit

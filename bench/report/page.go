@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// Markers between which a page holds figures. What stands outside is prose.
+// Markers around the figures on a page. Everything outside them is prose.
 const (
 	pageBegin = "<!-- figures: begin (written by twill-lab bench, do not edit) -->"
 	pageEnd   = "<!-- figures: end -->"
 )
 
 // Markdown returns the whole report: the circumstances, the marks, the plots,
-// and the tables of every wire. plots is the directory of the plots as links
-// name it, without a slash at its end; empty leaves them out.
+// and the tables of every wire. plots is the directory of the plots as used in
+// links, without a trailing slash; if it is empty, the plots are left out.
 func (r *Report) Markdown(plots string) string {
 	var b strings.Builder
 	r.writeHead(&b)
@@ -47,10 +47,10 @@ func (r *Report) Markdown(plots string) string {
 	return b.String()
 }
 
-// marksRounds is how many rounds the marks ask for.
+// marksRounds is how many rounds the marks require.
 const marksRounds = 5
 
-// finishedRounds is the least over all wires.
+// finishedRounds is the smallest number of finished rounds over all wires.
 func (r *Report) finishedRounds() int {
 	n := r.Rounds
 	for _, w := range r.Wires {
@@ -94,7 +94,7 @@ func (r *Report) writeHead(b *strings.Builder) {
 	}
 }
 
-// WriteFiles writes report.json, report.md and the plots into dir, over those
+// WriteFiles writes report.json, report.md and the plots into dir and overwrites those
 // of an earlier report.
 func (r *Report) WriteFiles(dir string) error {
 	if err := r.WriteJSON(filepath.Join(dir, "report.json")); err != nil {
@@ -111,7 +111,7 @@ func (r *Report) WriteFiles(dir string) error {
 	return nil
 }
 
-// UpdatePage replaces what stands between the markers of a page by the report.
+// UpdatePage replaces the text between the markers of a page with the report.
 // The plots are in dir.
 func (r *Report) UpdatePage(page, dir string) error {
 	text, err := os.ReadFile(page)
@@ -131,7 +131,7 @@ func (r *Report) UpdatePage(page, dir string) error {
 	return os.WriteFile(page, []byte(before+figures+after), 0o644)
 }
 
-// relative is the way from one directory to another, either of which may be
+// relative is the relative path from one directory to another, either of which may be
 // relative to the working directory.
 func relative(from, to string) (string, error) {
 	from, err := filepath.Abs(from)

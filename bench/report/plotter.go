@@ -6,14 +6,14 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// groupWidth is how much of a group's room its paths take.
+// groupWidth is how much of a group's width its paths use.
 const groupWidth = 0.84
 
-// ours is the path whose values are written beside its marks.
+// ours is the path whose values are printed beside its marks.
 const ours = "twill"
 
 // grouped draws the values of a panel: bars from zero, or dots on a
-// logarithmic axis, each with a whisker from the least to the most.
+// logarithmic axis, each with a whisker from the minimum to the maximum.
 type grouped struct{ panel }
 
 // Plot draws.
@@ -42,10 +42,10 @@ func (m grouped) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 }
 
-// baselineStyle is the line at 1.0.
+// baselineStyle is the style of the line at 1.0.
 var baselineStyle = draw.LineStyle{Color: colours[Baseline], Width: 1.2, Dashes: []vg.Length{5, 3}}
 
-// mark draws one value between two places along x.
+// mark draws one value between two positions along x.
 func (m grouped) mark(c draw.Canvas, path string, v Stat, left, right vg.Length, y func(float64) vg.Length) {
 	middle, gap := (left+right)/2, (right-left)*0.06
 	if m.log {

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Schema is the version of the JSON form. It goes up when a field changes its
-// meaning or goes; a new field leaves it as it is.
+// Schema is the version of the JSON form. It is incremented when a field changes its
+// meaning or is removed, but not for a new field.
 const Schema = 1
 
 // Baseline is the path that ratios refer to.
 const Baseline = "vxlan"
 
-// Base is the path of another revision of twill, to which the present one is
+// Base is the path that runs another revision of twill, to which the present one is
 // compared.
 const Base = "base"
 
-// Report is what a session of the laboratory found out.
+// Report is the result of a session of the laboratory.
 type Report struct {
 	Schema   int       `json:"schema"`
 	Started  time.Time `json:"started"`
@@ -32,16 +32,16 @@ type Report struct {
 	Busy     Busy      `json:"busy"`
 	MTU      int       `json:"wire_mtu"`
 	Seconds  float64   `json:"seconds"` // of each run, without its warm-up
-	Rounds   int       `json:"rounds"`  // that were asked for
-	// Interrupted says that Wire.Rounds may be less than Rounds.
+	Rounds   int       `json:"rounds"`  // that were requested
+	// Interrupted means that Wire.Rounds may be less than Rounds.
 	Interrupted bool    `json:"interrupted,omitempty"`
 	Loads       []Named `json:"loads"`
 	Wires       []*Wire `json:"wires"`
-	// Micro are the results of Go benchmarks that were put beside.
+	// Micro holds the results of Go benchmarks that were added to the report.
 	Micro []Micro `json:"micro,omitempty"`
 }
 
-// Machine is where it was.
+// Machine describes where the report was made.
 type Machine struct {
 	CPU      string `json:"cpu"`
 	CPUs     int    `json:"cpus"`
@@ -54,7 +54,7 @@ func (m Machine) String() string {
 	return fmt.Sprintf("%d × %s, %d MB, Linux %s %s", m.CPUs, m.CPU, m.MemoryMB, m.Kernel, m.Arch)
 }
 
-// Busy is what the machine did besides.
+// Busy describes other activity on the machine.
 type Busy struct {
 	UsedPercent   float64 `json:"used_percent_at_start"` // of all CPUs' time, just before
 	LoadAtStart   float64 `json:"load_average_at_start"` // of one minute
@@ -62,7 +62,7 @@ type Busy struct {
 	StolenPercent float64 `json:"stolen_percent"`        // CPU time that a hypervisor gave to others
 }
 
-// Warning says why figures may be poor; empty if nothing speaks against them.
+// Warning explains why figures may be unreliable; it is empty if nothing suggests that.
 func (r *Report) Warning() string {
 	var why []string
 	if r.Busy.UsedPercent > 5 {
@@ -77,13 +77,13 @@ func (r *Report) Warning() string {
 	return "The machine was not quiet: " + strings.Join(why, ", and ") + "."
 }
 
-// Named is a thing with a name, and words for it.
+// Named is an item with a name and a description.
 type Named struct {
 	Name  string `json:"name"`
 	Title string `json:"title"`
 }
 
-// Wire is what was found out on one kind of wire.
+// Wire holds the results for one kind of wire.
 type Wire struct {
 	Named
 	Rounds int    `json:"rounds"` // that were finished
@@ -91,7 +91,7 @@ type Wire struct {
 	Runs   []Run  `json:"runs"`
 }
 
-// Path is a path that took part, or why it could not.
+// Path is a path that was measured, or the reason why it could not be.
 type Path struct {
 	Named
 	MTU   int    `json:"mtu,omitempty"` // of the pods
@@ -119,7 +119,7 @@ func (r *Report) WriteJSON(path string) error {
 	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
-// ReadJSON reads what WriteJSON has written.
+// ReadJSON reads a file written by WriteJSON.
 func ReadJSON(path string) (*Report, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -135,7 +135,7 @@ func ReadJSON(path string) (*Report, error) {
 	return r, nil
 }
 
-// Failures lists everything that did not work, one line each.
+// Failures lists everything that failed, one line each.
 func (r *Report) Failures() []string {
 	var lines []string
 	for _, w := range r.Wires {

@@ -2,13 +2,13 @@ package report
 
 import "slices"
 
-// Stat is what rounds have in common.
+// Stat summarizes a figure over rounds.
 type Stat struct {
 	Median, Min, Max float64
 	Rounds           int
 }
 
-// stat summarizes values; false if there are none.
+// stat summarizes values; it returns false if there are none.
 func stat(values []float64) (Stat, bool) {
 	if len(values) == 0 {
 		return Stat{}, false
@@ -22,7 +22,7 @@ func stat(values []float64) (Stat, bool) {
 	return Stat{median, sorted[0], sorted[len(sorted)-1], len(sorted)}, true
 }
 
-// figures returns what a path showed under a load, by round.
+// figures returns the figures of a path under a load, by round.
 func (w *Wire) figures(path, load string, m Metric) map[int]float64 {
 	values := make(map[int]float64)
 	for _, run := range w.Runs {
@@ -35,8 +35,8 @@ func (w *Wire) figures(path, load string, m Metric) map[int]float64 {
 	return values
 }
 
-// Figure returns what a path showed under a load, over all rounds; false if
-// there is nothing.
+// Figure summarizes a figure of a path under a load over all rounds; it returns false
+// if there is none.
 func (w *Wire) Figure(path, load string, m Metric) (Stat, bool) {
 	var values []float64
 	for _, v := range w.figures(path, load, m) {
@@ -57,14 +57,14 @@ func (w *Wire) Ratio(path, to, load string, m Metric) (Stat, bool) {
 	return stat(ratios)
 }
 
-// failed tells whether a path was put under a load and failed.
+// failed reports whether a path was put under a load and failed.
 func (w *Wire) failed(path, load string) bool {
 	return slices.ContainsFunc(w.Runs, func(r Run) bool {
 		return r.Path == path && r.Load == load && r.Error != ""
 	})
 }
 
-// KeepFinishedRounds drops the runs of a round that was cut short, unless it
+// KeepFinishedRounds drops the runs of a round that was interrupted, unless it
 // is the first.
 func (w *Wire) KeepFinishedRounds() {
 	if w.Rounds > 0 {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// summary are the rows of WriteSummary.
+// summary lists the rows of WriteSummary.
 var summary = []column{
 	{"ping with DF, bytes that fit", "ping", PingSize},
 	{"ping of that size, RTT, µs", "ping", PingRoundTrip},
@@ -22,7 +22,7 @@ var summary = []column{
 }
 
 // WriteSummary writes a short table of the first wire: a row for each figure, a
-// column for each path. Below it stand the circumstances and what failed.
+// column for each path, followed by the circumstances and the failures.
 func (r *Report) WriteSummary(out io.Writer) error {
 	w := r.Wires[0]
 	rows := [][]string{{""}}

@@ -19,7 +19,7 @@ type column struct {
 	metric Metric
 }
 
-// tcpLoads are the loads of TCP streams and their heads in tables.
+// tcpLoads are the loads of TCP streams and their table headings.
 var tcpLoads = []Named{
 	{"tcp1", "1 →"}, {"tcp4", "4 →"}, {"tcp16", "16 →"},
 	{"tcp1r", "1 ←"}, {"tcp4r", "4 ←"}, {"tcp16r", "16 ←"}, {"tcp2way", "1 ⇄"},
@@ -59,7 +59,7 @@ func each(loads []Named, m Metric) []column {
 	return columns
 }
 
-// writeTables writes a wire's figures: medians, the least and the most, and in
+// writeTables writes a wire's figures: medians, minimum and maximum, and in
 // brackets the median ratio to the baseline.
 func (w *Wire) writeTables(b *strings.Builder) {
 	for _, p := range w.Paths {
@@ -77,7 +77,7 @@ func (w *Wire) writeTables(b *strings.Builder) {
 	}
 }
 
-// rows fills a section with what was measured; nil if nothing was.
+// rows fills a section with the measured figures; it returns nil if there are none.
 func (w *Wire) rows(s section) [][]string {
 	columns := slices.DeleteFunc(slices.Clone(s.columns), func(c column) bool {
 		return !slices.ContainsFunc(w.Paths, func(p Path) bool {
@@ -109,7 +109,7 @@ func (w *Wire) rows(s section) [][]string {
 	return rows
 }
 
-// noFigure stands where nothing was measured.
+// noFigure is printed if nothing was measured.
 const noFigure = "–"
 
 // cell is a figure with its spread and its ratio to the baseline's.

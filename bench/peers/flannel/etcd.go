@@ -22,7 +22,7 @@ import (
 	"github.com/flannel-io/flannel/pkg/subnet/etcd"
 )
 
-// etcdNode is what the command line says of a node that has its lease from etcd.
+// etcdNode is the configuration of a node that gets its lease from etcd.
 type etcdNode struct {
 	endpoints   string // comma-separated URLs
 	prefix      string
@@ -43,7 +43,7 @@ func (n etcdNode) validate() error {
 	return nil
 }
 
-// run does what flanneld's main does, in its order, but for the firewall rules
+// run does what flanneld's main does, in its order, except for the firewall rules
 // and the health server. It ends with ctx, or when the lease is revoked.
 func (n etcdNode) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -84,14 +84,14 @@ func (n etcdNode) run(ctx context.Context) error {
 	}
 	wg.Go(func() { nw.Run(ctx) })
 	fmt.Printf("ready mtu=%d\n", nw.MTU())
-	// Returns when the lease is revoked, or when ctx is done, which is no fault.
+	// Returns when the lease is revoked, or without an error when ctx is done.
 	if err := manager.CompleteLease(ctx, own, &wg); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("keep lease %s: %w", own.Subnet, err)
 	}
 	return nil
 }
 
-// waitForConfig asks each second, as flanneld does. The error is that of ctx.
+// waitForConfig retries every second, as flanneld does. It returns the error of ctx.
 func waitForConfig(ctx context.Context, manager subnet.Manager) (*subnet.Config, error) {
 	for {
 		config, err := manager.GetNetworkConfig(ctx)
@@ -107,8 +107,8 @@ func waitForConfig(ctx context.Context, manager subnet.Manager) (*subnet.Config,
 	}
 }
 
-// previousSubnets are the IPv4 and the IPv6 subnet that the node had before, from
-// subnet.env. One is empty if the file does not say.
+// previousSubnets are the IPv4 and the IPv6 subnet that the node had before, read
+// from subnet.env. A subnet is empty if the file does not have it.
 func previousSubnets(file string) (v4 ip.IP4Net, v6 ip.IP6Net) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -15,13 +15,13 @@ import (
 	"github.com/flannel-io/flannel/pkg/subnet"
 )
 
-// leases is flannel's subnet.Manager over a set of leases that never changes.
-// The udp backend asks it for the network config, the node's own lease, and
-// one watch of all leases; the rest of the interface is flanneld's own
-// business and refuses.
+// leases is flannel's subnet.Manager over a fixed set of leases.
+// The udp backend calls it for the network config, the node's own lease, and
+// one watch of all leases; the remaining methods are used only by flanneld itself
+// and return errors.
 type leases struct {
 	node node
-	// delivered is closed when the backend has taken every peer.
+	// delivered is closed when the backend has received every peer.
 	delivered chan struct{}
 }
 
@@ -33,8 +33,8 @@ func newLeases(n node) *leases {
 	return &leases{node: n, delivered: make(chan struct{})}
 }
 
-// GetNetworkConfig goes through flannel's own parser and checks, as the value
-// of etcd's config key would.
+// GetNetworkConfig uses flannel's own parser and checks, as for the value
+// of etcd's config key.
 func (l *leases) GetNetworkConfig(context.Context) (*subnet.Config, error) {
 	c, err := subnet.ParseConfig(fmt.Sprintf(
 		`{"Network": %q, "SubnetLen": %d, "Backend": {"Type": "udp"}}`,
@@ -57,7 +57,7 @@ func (l *leases) AcquireLease(_ context.Context, attrs *lease.LeaseAttrs) (*leas
 // WatchLeases sends the peers and keeps the watch open until ctx ends. Closing
 // the channel ends the backend.
 //
-// The own lease is left out, other than in etcd's snapshots: flannel skips it
+// Unlike in etcd's snapshots, the node's own lease is left out: flannel skips it
 // in the first snapshot but reports it as removed in the second.
 func (l *leases) WatchLeases(ctx context.Context, receiver chan []lease.LeaseWatchResult) error {
 	defer close(receiver)
@@ -65,8 +65,8 @@ func (l *leases) WatchLeases(ctx context.Context, receiver chan []lease.LeaseWat
 	for _, p := range l.node.peers {
 		peers = append(peers, newLease(p.subnet, p.publicIP))
 	}
-	// The channel has no buffer: that flannel takes the snapshot a second
-	// time, which changes nothing, says that it is done with the first.
+	// The channel has no buffer: once flannel has received the snapshot a second
+	// time, which changes nothing, it is done with the first.
 	for range 2 {
 		select {
 		case receiver <- []lease.LeaseWatchResult{{Snapshot: peers}}:

@@ -3,17 +3,17 @@
 // Flannel-udp is a node that runs stock flannel. Tests and the laboratory use it
 // as the other host. It has two modes:
 //
-//   - With --peer and its like, flannel's udp backend: its own TUN set-up, lease
-//     watch and C forwarding loop, unchanged, fed from the command line.
+//   - With --peer and related flags, flannel's udp backend: its own TUN set-up, lease
+//     watch and C forwarding loop, unchanged, configured from the command line.
 //   - With --etcd-endpoints, flannel's etcd subnet manager and the backend that
 //     the network config in etcd names: udp, vxlan or host-gw. The flags are
-//     flanneld's, and so is what IPv6 it has.
+//     flanneld's, and so is the extent of its IPv6 support.
 //
 // It prints "ready mtu=N" on standard output when the backend's device is up
-// and, of the command line, the peers have been handed to the backend, or, with
-// etcd, subnet.env is written. It logs to standard error, and runs until SIGTERM
-// or SIGINT; flannel0 and its route go with the process, what vxlan and host-gw
-// have made stays.
+// and either the peers from the command line have been passed to the backend or, with
+// etcd, subnet.env is written. It logs to standard error and runs until SIGTERM
+// or SIGINT. flannel0 and its route are removed with the process; what vxlan and
+// host-gw have set up remains.
 package main
 
 import (
@@ -35,7 +35,7 @@ import (
 	"github.com/flannel-io/flannel/pkg/backend/udp"
 )
 
-// node is what the command line says: one host of the network and its peers.
+// node is the parsed command line: one host of the network and its peers.
 type node struct {
 	iface    string
 	network  netip.Prefix
@@ -44,7 +44,7 @@ type node struct {
 	peers    []peer
 }
 
-// peer is another host: the pods behind it and where it is reached.
+// peer is another host: its pod subnets and the address where it is reached.
 type peer struct {
 	subnet   netip.Prefix
 	publicIP netip.Addr
@@ -78,7 +78,7 @@ type runner interface {
 	run(ctx context.Context) error
 }
 
-// isEtcdFlag reports whether an argument asks for leases from etcd.
+// isEtcdFlag reports whether an argument selects leases from etcd.
 func isEtcdFlag(arg string) bool {
 	return strings.HasPrefix(strings.TrimLeft(arg, "-"), "etcd-endpoints")
 }
@@ -103,7 +103,7 @@ func newFlagSet() *flag.FlagSet {
 	return fs
 }
 
-// parse refuses arguments that are no flags, too.
+// parse also refuses arguments that are not flags.
 func parse(fs *flag.FlagSet, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -147,8 +147,8 @@ func parseArgs(args []string) (runner, error) {
 	return n, n.validate()
 }
 
-// validate refuses what flannel's IPv4-only types would panic on or carry
-// wrongly without a word.
+// validate refuses values that flannel's IPv4-only types would panic on or
+// silently mishandle.
 func (n node) validate() error {
 	if n.iface == "" {
 		return errors.New("--iface is missing")

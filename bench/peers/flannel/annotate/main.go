@@ -1,5 +1,5 @@
-// Command annotate annotates a node of Kubernetes as stock flannel does when it
-// starts: it runs flannel's own subnet manager, and ends. NODE_NAME names the node.
+// Command annotate annotates a Kubernetes node as stock flannel does when it
+// starts: it runs flannel's own subnet manager once, and exits. NODE_NAME names the node.
 //
 //	annotate KUBECONFIG NET-CONF ATTRS
 //
