@@ -10,9 +10,9 @@
 //	└───────┘   └────────────────────┘       └────────────────────┘   └───────┘
 //	10.5.1.2/24       172.31.9.11       wire       172.31.9.12        10.5.2.2/24
 //
-// The tests need root and fail without it. They run at the same time, several to
-// a processor, since most of what they do is wait; only those that inspect this
+// The tests need root and fail without it. They run concurrently, several per
+// processor, since most of their time is spent waiting; only those that inspect the
 // whole process do not. No verdict depends on how fast the machine is or in which
-// order it schedules: what must happen is waited for, and only what never happens
-// runs into testkit.Patience.
+// order it schedules: tests wait for what must happen, and only something that never
+// happens reaches testkit.Patience.
 package e2e

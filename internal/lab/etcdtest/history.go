@@ -17,11 +17,10 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// CheckHistory fails the test if, at any revision that etcd has gone through,
-// two nodes had a lease of one subnet or of subnets that overlap, or a lease went
-// from one node to another without having ended. It reads etcd's log from its
-// first revision, so that must not have been compacted. It returns how many
-// events it has looked at.
+// CheckHistory fails the test if, at any revision of etcd, two nodes had a lease of
+// one subnet or of overlapping subnets, or a lease passed from one node to another
+// without having ended. It reads etcd's log from its first revision, so the log must
+// not have been compacted. It returns how many events it has checked.
 func CheckHistory(t testing.TB, client *clientv3.Client, prefix string) int {
 	t.Helper()
 	subnets := path.Join(prefix, "subnets") + "/"
@@ -39,7 +38,7 @@ func history(t testing.TB, client *clientv3.Client, keys string) []*clientv3.Eve
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
-	// A key of no meaning marks the end.
+	// Writing an otherwise meaningless key marks the end.
 	end, err := client.Put(ctx, keys+"end-of-history", "")
 	if err != nil {
 		t.Fatal(err)
@@ -63,14 +62,14 @@ func history(t testing.TB, client *clientv3.Client, keys string) []*clientv3.Eve
 	return nil
 }
 
-// Faults says where in events, of keys under subnets, a subnet had two owners.
-// Keys that name no subnet, and values that name no node, are passed over.
+// Faults reports where in events, of keys under subnets, a subnet had two owners.
+// Keys that name no subnet and values that name no node are skipped.
 func Faults(events []*clientv3.Event, subnets string) []string {
 	var (
 		faults []string
-		// held says whose each subnet is, by key.
+		// held maps each key to the owner of its subnet.
 		held = make(map[lease.Key]lease.Lease)
-		// all are the subnets of all in held, both families.
+		// all holds the subnets of everything in held, of both families.
 		all = new(bart.Table[lease.Key])
 	)
 	remove := func(k lease.Key) {
@@ -112,7 +111,7 @@ func Faults(events []*clientv3.Event, subnets string) []string {
 	return faults
 }
 
-// overlap returns a key whose subnet has a part of p.
+// overlap returns a key whose subnet overlaps p.
 func overlap(all *bart.Table[lease.Key], p netip.Prefix) (lease.Key, bool) {
 	for _, k := range all.Supernets(p) {
 		return k, true

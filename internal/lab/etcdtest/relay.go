@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// Relay stands between clients and a server, and can be cut: it then passes
-// nothing on and closes nothing, as a wire would that is pulled out. It can be
-// made to cut itself at a moment that a clock would not find, such as between a
+// Relay sits between clients and a server, and can be cut: it then passes
+// nothing on and closes nothing, like an unplugged wire. It can also be
+// set to cut itself at a moment that could not be hit by timing, such as between a
 // request and its answer.
 //
 // Its methods may be called from several goroutines.
@@ -27,7 +27,7 @@ type Relay struct {
 	mu     sync.Mutex
 	open   [2]chan struct{}       // of each direction; closed while data may pass
 	moment *moment                // nil: none is waited for
-	held   map[chan struct{}]bool // a channel for all that a client has sent and the server has not; closed when it has
+	held   map[chan struct{}]bool // a channel for everything that a client has sent but the server has not received; closed once it has
 	conns  map[net.Conn]bool
 	closed bool
 }
@@ -40,14 +40,14 @@ const (
 	answers
 )
 
-// moment is when a relay cuts itself.
+// moment defines when a relay cuts itself.
 type moment struct {
-	text    []byte // what a client sends then
-	passes  bool   // it goes through, and what comes back does not
+	text    []byte // sent by a client at that moment
+	passes  bool   // the text is delivered, and the answers to it are not
 	reached chan struct{}
 }
 
-// NewRelay makes a relay to the server at endpoint that goes with the test.
+// NewRelay creates a relay to the server at endpoint. It is closed when the test ends.
 func NewRelay(t testing.TB, endpoint string) *Relay {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -58,7 +58,7 @@ func NewRelay(t testing.TB, endpoint string) *Relay {
 	return NewRelayOn(t, l, func() (net.Conn, error) { return net.Dial("tcp", target) })
 }
 
-// NewRelayOn makes a relay from the clients of l to where dial leads, both of
+// NewRelayOn creates a relay from the clients of l to the destination of dial, both of
 // which may be in a network namespace. It closes l when the test ends.
 func NewRelayOn(t testing.TB, l net.Listener, dial func() (net.Conn, error)) *Relay {
 	r := &Relay{
@@ -77,7 +77,7 @@ func NewRelayOn(t testing.TB, l net.Listener, dial func() (net.Conn, error)) *Re
 	return r
 }
 
-// Cut stops all that passes from now on.
+// Cut blocks all traffic from now on.
 func (r *Relay) Cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,14 +85,14 @@ func (r *Relay) Cut() {
 	r.cut(answers)
 }
 
-// CutBefore cuts the relay when a client sends text, before the server has it.
-// The channel is closed then.
+// CutBefore cuts the relay when a client sends text, before the server receives it.
+// The returned channel is closed at that moment.
 func (r *Relay) CutBefore(text string) <-chan struct{} {
 	return r.cutAt(moment{text: []byte(text)})
 }
 
-// CutAfter lets the server have what a client sends with text in it, and cuts
-// its answers. The channel is closed when that is so.
+// CutAfter delivers client data that contains text to the server, and blocks
+// the answers. The returned channel is closed once that has happened.
 func (r *Relay) CutAfter(text string) <-chan struct{} {
 	return r.cutAt(moment{text: []byte(text), passes: true})
 }
@@ -105,7 +105,7 @@ func (r *Relay) cutAt(m moment) <-chan struct{} {
 	return m.reached
 }
 
-// Heal lets pass what was stopped. It follows a cut.
+// Heal ends a cut and delivers what was blocked.
 func (r *Relay) Heal() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -113,9 +113,9 @@ func (r *Relay) Heal() {
 	r.heal(answers)
 }
 
-// Deliver lets the server have what clients have sent, and what they send; they
-// hear nothing of it until Heal. It returns when the server's end of the
-// connection has what was stopped.
+// Deliver delivers to the server what clients have sent and continue to send, while
+// the answers stay blocked until Heal. It returns when the server's end of the
+// connection has received what was blocked.
 func (r *Relay) Deliver() {
 	r.mu.Lock()
 	r.heal(requests)
@@ -126,8 +126,8 @@ func (r *Relay) Deliver() {
 	}
 }
 
-// Break closes all connections, on both sides, and with them what was stopped.
-// New ones are as Cut and Heal have it.
+// Break closes all connections, on both sides, and discards what was blocked.
+// New connections follow the state set by Cut and Heal.
 func (r *Relay) Break() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -136,7 +136,7 @@ func (r *Relay) Break() {
 	}
 }
 
-// cut and heal want r.mu.
+// cut and heal require r.mu.
 func (r *Relay) cut(d direction) {
 	if r.isOpen(d) {
 		r.open[d] = make(chan struct{})
@@ -170,7 +170,7 @@ func (r *Relay) close() {
 	r.heal(answers)
 }
 
-// hold keeps c to be closed with the relay.
+// hold registers c to be closed with the relay.
 func (r *Relay) hold(c net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -189,7 +189,7 @@ func (r *Relay) drop(c net.Conn) {
 	delete(r.conns, c)
 }
 
-// look finds the moment in p, or half of it in before, that a client has sent.
+// look searches p for the text of the moment, which may begin at the end of before.
 func (r *Relay) look(before, p []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -197,7 +197,7 @@ func (r *Relay) look(before, p []byte) {
 	if m == nil {
 		return
 	}
-	half := before[max(0, len(before)-len(m.text)+1):] // what is whole in before was sent long ago
+	half := before[max(0, len(before)-len(m.text)+1):] // a complete text in before was sent long ago
 	if !bytes.Contains(slices.Concat(half, p), m.text) {
 		return
 	}
@@ -248,20 +248,20 @@ func (r *Relay) serve(near net.Conn) {
 		done <- struct{}{}
 	}()
 	<-done
-	// That an end is closed is something that has to pass, too.
+	// The closing of an end has to be passed on, too.
 	r.wait(requests)
 	r.wait(answers)
 }
 
-// toServer is a Writer that waits until the relay passes requests, and looks for
+// toServer is a Writer that waits until the relay passes requests, and watches for
 // the moment at which it no longer does.
 type toServer struct {
 	relay  *Relay
 	conn   net.Conn
-	before []byte // the end of what was written
+	before []byte // the end of what was written before
 }
 
-// longestText is how long the text of a moment may be.
+// longestText is the maximum length of the text of a moment.
 const longestText = 256
 
 func (w *toServer) Write(p []byte) (int, error) {

@@ -1,11 +1,11 @@
-// Package etcdtest runs real etcd servers for tests: one, or a cluster, with TLS
-// if wanted, on free ports of the loopback, with data in a directory that goes
-// with the test. Servers can be killed, started again on their data, emptied, and
+// Package etcdtest runs real etcd servers for tests: one, or a cluster, optionally
+// with TLS, on free loopback ports, with data in a directory that is removed
+// after the test. Servers can be killed, restarted on their data, emptied, and
 // cut off by a relay. CheckHistory proves from etcd's log that no subnet ever had
 // two owners.
 //
-// The environment variable ETCD names another etcd to run than the one that "make
-// etcd" builds, such as a distribution's old one.
+// The environment variable ETCD selects an etcd other than the one that "make
+// etcd" builds, such as a distribution's older one.
 package etcdtest
 
 import (
@@ -27,23 +27,23 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// Options is how a server runs. The zero Options are those of most tests.
+// Options configure a server. The zero Options suit most tests.
 type Options struct {
 	// Host is the address to listen on; empty means 127.0.0.1.
 	Host string
-	// CA makes the server speak TLS, and refuse clients without a certificate of
+	// CA makes the server use TLS and refuse clients without a certificate of
 	// that authority.
 	CA *Authority
-	// Program is the path of another etcd than the one that "make etcd" builds.
+	// Program is the path of an etcd other than the one that "make etcd" builds.
 	Program string
-	// Flags are more flags of etcd's.
+	// Flags are additional flags for etcd.
 	Flags []string
-	// Command makes the command that runs etcd and says how to start it, in a
-	// network namespace say; nil means exec.Command and its Start.
+	// Command creates the command that runs etcd and the function that starts it, for
+	// example in a network namespace; nil means exec.Command and its Start.
 	Command func(name string, args ...string) (cmd *exec.Cmd, start func() error)
 }
 
-// Server is an etcd. Its methods are for one goroutine.
+// Server is an etcd server. Its methods must be called from one goroutine.
 type Server struct {
 	// Endpoint is the URL for clients.
 	Endpoint string
@@ -60,12 +60,12 @@ type Server struct {
 type process struct {
 	os    *os.Process
 	ended chan struct{}
-	state error // of Wait; to be read when ended is closed
+	state error // of Wait; may be read once ended is closed
 	log   string
 }
 
 // Binary returns the path of a program that "make etcd" builds: etcd or etcdctl.
-// For etcd the environment variable ETCD goes first.
+// For etcd the environment variable ETCD takes precedence.
 func Binary(name string) (string, error) {
 	if other := os.Getenv("ETCD"); name == "etcd" && other != "" {
 		return other, nil
@@ -103,7 +103,7 @@ func StartCluster(t testing.TB, n int, o Options) []*Server {
 }
 
 // Launch is StartCluster for a caller without a test: it keeps data and logs in
-// dir, and leaves it to the caller to Kill the servers, also when it fails.
+// dir, and the caller has to Kill the servers, even if Launch fails.
 func Launch(dir string, n int, o Options) ([]*Server, error) {
 	scheme := "http"
 	if o.CA != nil {
@@ -137,7 +137,7 @@ func Launch(dir string, n int, o Options) ([]*Server, error) {
 			"--initial-cluster=" + strings.Join(cluster, ","),
 		}
 		if o.Program == "" && os.Getenv("ETCD") == "" { // etcd 3.4 does not have it
-			s.args = append(s.args, "--unsafe-no-fsync") // what is written survives the process, if not the machine
+			s.args = append(s.args, "--unsafe-no-fsync") // written data survives the process, if not the machine
 		}
 		if o.CA != nil {
 			cert, key, err := o.CA.Issue("etcd", o.Host)
@@ -160,7 +160,8 @@ func Launch(dir string, n int, o Options) ([]*Server, error) {
 }
 
 // freePorts returns n addresses that no process listens on. Another process might
-// take one before etcd does; the kernel hands them out in turn, so it is late.
+// take one before etcd does, but the kernel cycles through the ports, so that is
+// unlikely.
 func freePorts(host string, n int) ([]string, error) {
 	var addrs []string
 	for range n {
@@ -208,8 +209,8 @@ func (s *Server) launch() error {
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	started := make(chan error)
 	go func() {
-		// The signal comes when the thread ends that has started the process,
-		// so that must stay until then.
+		// The signal is sent when the thread that started the process ends,
+		// so that thread must live until then.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := start()
@@ -227,7 +228,7 @@ func (s *Server) launch() error {
 	return nil
 }
 
-// waitReady waits for the line in the log that says so, which works wherever the
+// waitReady waits for the log line that reports readiness, which works wherever the
 // server runs.
 func (s *Server) waitReady() error {
 	late := time.After(testkit.Patience)
@@ -251,7 +252,7 @@ func (s *Server) waitReady() error {
 	}
 }
 
-// Restart starts a server again that was stopped, on the same address and data,
+// Restart restarts a stopped server on the same address and data,
 // and waits until it is ready.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
@@ -263,20 +264,20 @@ func (s *Server) Restart(t testing.TB) {
 	}
 }
 
-// Kill ends the process as a crash would, and waits for it.
+// Kill ends the process like a crash, and waits for it.
 func (s *Server) Kill() {
 	if s == nil || s.process == nil {
 		return
 	}
-	_ = s.process.os.Kill() // an error says that it has ended
+	_ = s.process.os.Kill() // an error means that it has ended
 	<-s.process.ended
 	s.process = nil
 }
 
-// PID returns the process of a server that runs.
+// PID returns the process ID of a running server.
 func (s *Server) PID() int { return s.process.os.Pid }
 
-// Wipe removes the data of a server that does not run.
+// Wipe removes the data of a stopped server.
 func (s *Server) Wipe(t testing.TB) {
 	t.Helper()
 	if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
@@ -284,7 +285,7 @@ func (s *Server) Wipe(t testing.TB) {
 	}
 }
 
-// Log returns the end of what the server wrote when it ran last.
+// Log returns the end of the server's output from its last run.
 func (s *Server) Log() string {
 	const most = 8 << 10
 	text, err := os.ReadFile(filepath.Join(s.dir, fmt.Sprintf("log.%d", s.starts)))
@@ -294,8 +295,8 @@ func (s *Server) Log() string {
 	return string(text[max(0, len(text)-most):])
 }
 
-// Client returns a client of the server that is closed with the test. It has
-// no user; where the server speaks TLS it has a certificate for root.
+// Client returns a client of the server that is closed when the test ends. It has
+// no user; if the server uses TLS, it has a certificate for root.
 func (s *Server) Client(t testing.TB) *clientv3.Client {
 	t.Helper()
 	c := clientv3.Config{Endpoints: []string{s.Endpoint}, Logger: zap.NewNop()}

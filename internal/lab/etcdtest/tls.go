@@ -27,7 +27,7 @@ type Authority struct {
 	issued int64
 }
 
-// NewAuthority makes an authority whose files go with the test.
+// NewAuthority creates an authority whose files are removed after the test.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{dir: t.TempDir()}
@@ -60,7 +60,7 @@ func (a *Authority) template(name string) *x509.Certificate {
 	}
 }
 
-// Issue writes a certificate and its key, good for a server at host and for a
+// Issue writes a certificate and its key, valid for a server at host and for a
 // client of the given name, and returns their paths.
 func (a *Authority) Issue(name, host string) (certFile, keyFile string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

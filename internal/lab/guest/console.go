@@ -12,10 +12,10 @@ import (
 // console is the serial console of a guest. Its methods may be called from
 // several goroutines.
 type console struct {
-	in io.Writer // what is typed
+	in io.Writer // input to the console
 
 	mu      sync.Mutex
-	text    []byte        // all that the guest has written
+	text    []byte        // everything that the guest has written
 	changed chan struct{} // closed when text has grown or the guest has ended
 	ended   bool
 }
@@ -33,7 +33,7 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// end says that nothing more will come.
+// end marks the end of the output.
 func (c *console) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -46,22 +46,22 @@ func (c *console) wake() {
 	c.changed = make(chan struct{})
 }
 
-// look returns what came after the first from bytes, and a channel that is
-// closed when there is more to look at.
+// look returns what follows the first from bytes, and a channel that is
+// closed when there is more.
 func (c *console) look(from int) (text []byte, ended bool, changed <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.text[from:len(c.text):len(c.text)], c.ended, c.changed
 }
 
-// size is how many bytes the guest has written.
+// size returns how many bytes the guest has written.
 func (c *console) size() int {
 	text, _, _ := c.look(0)
 	return len(text)
 }
 
-// await waits until found returns true of what came after the first from bytes.
-// It returns an error when the guest ends, and after the time limit.
+// await waits until found returns true for what follows the first from bytes.
+// It returns an error if the guest ends or the time limit passes.
 func (c *console) await(from int, limit time.Duration, found func(text []byte) bool) error {
 	late := time.After(limit)
 	for {

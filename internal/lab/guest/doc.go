@@ -1,10 +1,10 @@
-// Package guest boots another Linux kernel in qemu and puts it in the place of
-// a host of internal/lab/netlab, for tests of what an older kernel, or one without a
-// module, lacks. It needs root, qemu and what "make guest" fetches, but not KVM:
+// Package guest boots another Linux kernel in qemu and uses it in place of
+// a host of internal/lab/netlab, to test behaviour on an older kernel, or on one
+// without some module. It needs root, qemu and what "make guest" fetches, but not KVM:
 // every instruction is emulated.
 //
 // The guest takes over the addresses of the host, whose namespace is left with
-// two bridges. The host's pods stay what they are, namespaces of this machine,
+// two bridges. The host's pods remain namespaces of this machine,
 // with the guest as their gateway:
 //
 //	  guest (qemu)                     namespace of the host
@@ -13,9 +13,9 @@
 //	│ eth1 10.5.3.1    ──┼── guest1 ─┼─ cni0 ────── veth0 ────┼── pod-c
 //	└────────────────────┘    taps   └────────────────────────┘
 //
-// What runs in the guest comes from an initramfs that is made for it: busybox,
-// the kernel modules that were asked for and those they need, the files of the
+// Programs in the guest come from an initramfs that is built for it: busybox,
+// the requested kernel modules and their dependencies, the files of the
 // test, and init.sh, which takes commands from the serial console. There is no
-// disk, nothing is shared with this machine, and nothing of the guest is left
+// disk, nothing is shared with this machine, and nothing of the guest remains
 // when it ends.
 package guest

@@ -15,34 +15,34 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
-// bootLimit is how long a guest may take to be ready: some seconds where nothing
-// else runs. One that ends before is noticed at once.
+// bootLimit is how long a guest may take to be ready: it takes some seconds on an
+// idle machine. A guest that ends earlier is noticed at once.
 const bootLimit = 5 * time.Minute
 
-// Config says what to boot.
+// Config describes what to boot.
 type Config struct {
 	Image Image
-	// Modules are the names of kernel modules to load; those that they need come
-	// before them. The guest has the files of no others.
+	// Modules are the names of kernel modules to load, after the modules that they
+	// depend on. The guest has no other module files.
 	Modules []string
-	// Files are files of this machine, by their path in the guest. All are
+	// Files maps paths in the guest to files of this machine. All are
 	// executable.
 	Files map[string]string
-	// Host is whose place the guest takes.
+	// Host is the host that the guest replaces.
 	Host *netlab.Host
 }
 
 // Guest is a running guest.
 type Guest struct {
 	console *console
-	runs    int // commands so far
+	runs    int // number of commands so far
 	cmd     *netlab.Cmd
 	done    chan struct{} // closed when qemu has ended
 }
 
-// Boot boots a guest, waits until it takes commands, and gives it the host's
-// addresses, on eth0 those of the underlay and on eth1 those of the pods'
-// gateway. It is killed when the test ends; if that has failed, its console and
+// Boot boots a guest, waits until it accepts commands, and gives it the host's
+// addresses: on eth0 those of the underlay and on eth1 those of the pods'
+// gateway. It is killed when the test ends; if the test has failed, its console and
 // its kernel's log are shown.
 func Boot(t testing.TB, c Config) *Guest {
 	t.Helper()
@@ -61,7 +61,7 @@ func Boot(t testing.TB, c Config) *Guest {
 	return g
 }
 
-// boot is Boot without a test. A Guest that it returns with an error is to be
+// boot is Boot without a test. A Guest that it returns with an error must be
 // killed too.
 func boot(dir string, c Config) (*Guest, error) {
 	m, ok := machines[c.Image.Arch]
@@ -122,14 +122,14 @@ func start(ns *netlab.Namespace, m machine, args []string, nics []nic) (*Guest, 
 		return nil, fmt.Errorf("boot a guest: %w", err)
 	}
 	go func() {
-		_ = g.cmd.Wait() // what came of it is on the console
+		_ = g.cmd.Wait() // the outcome is on the console
 		g.console.end()
 		close(g.done)
 	}()
 	return g, nil
 }
 
-// Console returns all that the guest has written on its serial console.
+// Console returns everything that the guest has written to its serial console.
 func (g *Guest) Console() string {
 	text, _, _ := g.console.look(0)
 	return string(text)
@@ -146,8 +146,8 @@ func (g *Guest) Dump(t testing.TB) {
 	t.Logf("console of the guest:\n%s\nits kernel's log (error: %v):\n%s", text, err, log)
 }
 
-// kill ends the guest as a power cut does, and waits for it.
+// kill ends the guest like a power failure, and waits for it.
 func (g *Guest) kill() {
-	_ = g.cmd.Process.Signal(os.Kill) // an error says that it has ended
+	_ = g.cmd.Process.Signal(os.Kill) // an error means that it has ended
 	<-g.done
 }

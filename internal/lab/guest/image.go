@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// Image is a kernel with its modules, as scripts/fetch-guest.sh leaves it.
+// Image is a kernel with its modules, as downloaded by scripts/fetch-guest.sh.
 type Image struct {
-	Arch string // as Go calls it
+	Arch string // Go's name
 	dir  string
 }
 
-// Linux is a kernel of a version, "6.1" or "5.10", for an architecture as Go calls
-// it. Where it was not fetched the error says how to do that.
+// Linux returns the kernel of a version, "6.1" or "5.10", for an architecture by Go's
+// name. If it has not been fetched, the error explains how to do that.
 func Linux(version, arch string) (Image, error) {
 	_, file, _, _ := runtime.Caller(0)
 	name := fmt.Sprintf("linux-%s-%s", version, arch)
@@ -32,8 +32,8 @@ func Linux(version, arch string) (Image, error) {
 func (i Image) kernel() string  { return filepath.Join(i.dir, "vmlinuz") }
 func (i Image) busybox() string { return filepath.Join(i.dir, "busybox") }
 
-// modules returns the files of the named modules and of those that they need,
-// in the order in which the kernel takes them. What is built into the kernel needs
+// modules returns the files of the named modules and of their dependencies,
+// in the order in which they have to be loaded. What is built into the kernel needs
 // no file.
 func (i Image) modules(names []string) ([]string, error) {
 	builtin, err := os.ReadFile(filepath.Join(i.dir, "modules", "modules.builtin"))
@@ -85,12 +85,12 @@ func (i Image) modules(names []string) ([]string, error) {
 	return ordered, nil
 }
 
-// moduleName is how the kernel writes a module's name; file names have either.
+// moduleName returns a module's name in the kernel's spelling; file names use either.
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
-// dependencies returns the names of the modules that a module file needs. They
-// stand in its section .modinfo, which is a list of strings KEY=VALUE that end
-// with a zero byte (include/linux/moduleparam.h).
+// dependencies returns the names of the modules that a module file depends on. They
+// are listed in its section .modinfo, which is a list of strings KEY=VALUE, each
+// terminated by a zero byte (include/linux/moduleparam.h).
 func dependencies(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {

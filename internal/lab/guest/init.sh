@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process of a guest. It prepares the system, says so, and then runs
+# The first process of a guest. It prepares the system, reports that, and then runs
 # one line of the serial console after the other. If it ends, so does the guest.
 /bin/busybox mkdir -p /sbin /usr/bin
 /bin/busybox --install -s /bin
@@ -9,8 +9,8 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 
-# As a node it forwards. Addresses are usable at once. What a network card is
-# born with has to be said before its driver is loaded.
+# The guest is a node, so it forwards. Addresses are usable at once. The defaults of
+# a network card have to be set before its driver is loaded.
 echo 1 >/proc/sys/net/ipv4/ip_forward
 echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
 echo 0 >/proc/sys/net/ipv6/conf/all/accept_dad
@@ -21,7 +21,7 @@ for module in /modules/*; do
 done
 ip link set lo up
 
-# What is typed is not shown. Of the kernel's messages only a panic is; dmesg
+# Input is not echoed. Of the kernel's messages only a panic is shown; dmesg
 # has the others.
 stty -echo
 dmesg -n 1

@@ -16,10 +16,10 @@ import (
 //go:embed init.sh
 var initScript []byte
 
-// writeInitramfs makes the archive that is the guest's root file system, in the
+// writeInitramfs writes the archive that is the guest's root file system, in the
 // format that the kernel unpacks (Documentation/driver-api/early-userspace/
-// buffer-format.rst). It is not compressed: that would take the emulated CPU
-// longer than reading it does.
+// buffer-format.rst). It is not compressed: decompression would take the emulated
+// CPU longer than the larger read.
 func writeInitramfs(to string, c Config) (err error) {
 	modules, err := c.Image.modules(c.Modules)
 	if err != nil {
@@ -60,8 +60,8 @@ func writeInitramfs(to string, c Config) (err error) {
 	return nil
 }
 
-// archive is a cpio archive whose directories make themselves. Everything in it
-// is root's, and executable.
+// archive is a cpio archive that adds missing directories itself. Everything in it
+// is owned by root and executable.
 type archive struct {
 	w    *cpio.Writer
 	dirs map[string]bool

@@ -10,20 +10,20 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
-// podSideMTU is that of the card that leads to the pods: which packets may pass
-// is for the pods' own MTU to say, and for the way that the guest sends them on.
+// podSideMTU is the MTU of the card that leads to the pods. It is large because the
+// limits under test are the pods' own MTU and that of the path beyond the guest.
 const podSideMTU = 9000
 
-// nic is one of a guest's network cards: the descriptor of a tap that stands in
-// a bridge of the host's namespace.
+// nic is one of a guest's network cards: the descriptor of a tap that is a port of
+// a bridge in the host's namespace.
 type nic struct {
 	tap *os.File
 	mtu int
 }
 
-// plug makes the host's namespace the switches of a guest: that of the underlay
-// and that of the pods, in this order. What it has made goes with the namespace,
-// and the taps with the last descriptor.
+// plug turns the host's namespace into the switches of a guest: that of the underlay
+// and that of the pods, in this order. Everything it creates is removed with the
+// namespace, and the taps with their last descriptor.
 func plug(h *netlab.Host) ([]nic, error) {
 	nl := h.NS.Netlink()
 	attrs := netlink.NewLinkAttrs()
@@ -46,7 +46,7 @@ func plug(h *netlab.Host) ([]nic, error) {
 	if err := errors.Join(nl.LinkSetMaster(eth0, underlay), nl.LinkSetUp(underlay)); err != nil {
 		return nil, fmt.Errorf("%s: put %s into the bridge: %w", h.NS, netlab.UnderlayLink, err)
 	}
-	// The addresses are the guest's from now on.
+	// The addresses belong to the guest from now on.
 	for _, l := range []netlink.Link{eth0, pods} {
 		addrs, err := nl.AddrList(l, netlink.FAMILY_ALL)
 		if err != nil {
@@ -73,14 +73,14 @@ func plug(h *netlab.Host) ([]nic, error) {
 	return nics, nil
 }
 
-// unplug lets go of the taps.
+// unplug closes the taps.
 func unplug(nics []nic) {
 	for _, n := range nics {
 		n.tap.Close()
 	}
 }
 
-// addTap makes a tap as qemu wants it, a port of a bridge.
+// addTap creates a tap in the form that qemu expects, as a port of a bridge.
 func addTap(ns *netlab.Namespace, name string, bridge netlink.Link, mtu int) (*os.File, error) {
 	tap := &netlink.Tuntap{
 		LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.TUNTAP_MODE_TAP, NonPersist: true, Queues: 1,

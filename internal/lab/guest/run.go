@@ -11,11 +11,11 @@ import (
 // is slow.
 const commandLimit = 2 * time.Minute
 
-// Run runs one line of shell in the guest and returns what it writes to stdout
-// and stderr, without the last end of line. It is an error if its exit code is
-// not 0, if the guest ends, or if it takes too long. What is to go on afterwards
-// is put into the background with "&", writes to a file and not to the console.
-// Only one goroutine may call Run at a time.
+// Run runs one line of shell in the guest and returns its stdout
+// and stderr, without the last end of line. It returns an error if the exit code is
+// not 0, if the guest ends, or if the command takes too long. A command that continues
+// afterwards must be put into the background with "&" and write to a file, not to the
+// console. Only one goroutine may call Run at a time.
 func (g *Guest) Run(line string) (output string, err error) {
 	if strings.ContainsAny(line, "\n\r") {
 		return "", fmt.Errorf("run %q in the guest: it has more than one line", line)
@@ -23,7 +23,7 @@ func (g *Guest) Run(line string) (output string, err error) {
 	g.runs++
 	mark := fmt.Sprintf("\nguest: command %d has ended: ", g.runs)
 	from := g.console.size()
-	// The shell of init.sh reads this; what is run does not read the console.
+	// The shell of init.sh reads this; the commands it runs do not read the console.
 	typed := fmt.Sprintf("sh -c %s </dev/null 2>&1; printf '\\n%s%%d\\n' $?\n", quote(line), mark[1:])
 	if _, err := g.console.in.Write([]byte(typed)); err != nil {
 		return "", fmt.Errorf("run %q in the guest: %w", line, err)
@@ -47,5 +47,5 @@ func (g *Guest) Run(line string) (output string, err error) {
 	return output, nil
 }
 
-// quote makes one word of a shell's of s.
+// quote quotes s as one word of shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

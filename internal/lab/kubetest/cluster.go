@@ -1,7 +1,7 @@
 // Package kubetest runs a real Kubernetes control plane for tests: kube-apiserver on
-// an etcd and, if wanted, the controllers that assign podCIDRs, on free ports, with
-// data in a directory that goes with the test. The API server can be killed and
-// started again. There are no kubelets: nodes are objects that the test makes.
+// an etcd and, optionally, the controllers that assign podCIDRs, on free ports, with
+// data in a directory that is removed after the test. The API server can be killed and
+// restarted. There are no kubelets: nodes are objects that the test creates.
 package kubetest
 
 import (
@@ -27,26 +27,26 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// Options is how a cluster runs. The zero Options are an API server on the
-// loopback, and nobody who assigns podCIDRs.
+// Options configure a cluster. The zero Options are an API server on the
+// loopback without a controller that assigns podCIDRs.
 type Options struct {
 	// Host is the address that the API server is reached at; empty means
 	// 127.0.0.1.
 	Host string
-	// ClusterCIDR are the networks that podCIDRs are assigned from, with commas in
-	// between; empty: none are assigned.
+	// ClusterCIDR lists the networks that podCIDRs are assigned from, separated by
+	// commas; if it is empty, none are assigned.
 	ClusterCIDR string
-	// Command makes the command that runs a program and says how to start it, in a
-	// network namespace say; nil means exec.Command and its Start.
+	// Command creates the command that runs a program and the function that starts it,
+	// for example in a network namespace; nil means exec.Command and its Start.
 	Command func(name string, args ...string) (cmd *exec.Cmd, start func() error)
 	// Dial connects the test to the API server; nil means that of package net.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// Cluster is a control plane. Its methods are for one goroutine, but for those
-// that ask the API.
+// Cluster is a control plane. Its methods must be called from one goroutine, except
+// for those that send API requests.
 type Cluster struct {
-	// URL is that of the API server, and CAFile has the authority of its
+	// URL is that of the API server, and CAFile holds the authority of its
 	// certificate.
 	URL, CAFile string
 
@@ -63,7 +63,7 @@ type Cluster struct {
 // Tokens of users that need no service account.
 const (
 	adminToken = "admin"
-	// FlannelToken is that of the user who has the rights of flannel's ClusterRole
+	// FlannelToken belongs to a user who has the rights of flannel's ClusterRole
 	// while Grant is in force.
 	FlannelToken = "flannel"
 )
@@ -98,7 +98,7 @@ func Binary(t testing.TB, name string) string {
 	return path
 }
 
-// prepare writes the files of the API server, and its arguments.
+// prepare writes the files of the API server and builds its arguments.
 func (c *Cluster) prepare() {
 	c.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -128,7 +128,7 @@ func (c *Cluster) prepare() {
 	}
 	c.client = &http.Client{Transport: &http.Transport{
 		DialContext:       dial,
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the test has started what answers
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the test has started the server itself
 		ForceAttemptHTTP2: true,
 	}}
 }
@@ -140,7 +140,7 @@ func (c *Cluster) write(name, text string) string {
 	return path
 }
 
-// Restart starts the API server, on the same address and data, and waits until it
+// Restart starts the API server on the same address and data, and waits until it
 // is ready.
 func (c *Cluster) Restart() {
 	c.t.Helper()
@@ -157,7 +157,7 @@ func (c *Cluster) Restart() {
 	})
 }
 
-// Kill ends the API server as a crash would, and waits for it.
+// Kill ends the API server like a crash, and waits for it.
 func (c *Cluster) Kill() {
 	c.api.kill()
 	c.api = nil
@@ -175,14 +175,14 @@ func (c *Cluster) assign() {
 	c.t.Cleanup(p.kill)
 }
 
-// process is a program that runs.
+// process is a running program.
 type process struct {
 	os    *os.Process
 	ended chan struct{}
 	log   string
 }
 
-// start starts a program, which ends with the test's process if not before.
+// start starts a program, which ends with the test's process at the latest.
 func (c *Cluster) start(program, log string, args []string) *process {
 	c.t.Helper()
 	path := Binary(c.t, program)
@@ -205,7 +205,7 @@ func (c *Cluster) start(program, log string, args []string) *process {
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	started := make(chan error)
 	go func() {
-		// The signal comes when the thread ends that has started the process.
+		// The signal is sent when the thread that started the process ends.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := start()
@@ -239,7 +239,7 @@ func (p *process) kill() {
 	if p == nil {
 		return
 	}
-	_ = p.os.Kill() // an error says that it has ended
+	_ = p.os.Kill() // an error means that it has ended
 	<-p.ended
 }
 

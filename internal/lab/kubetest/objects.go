@@ -13,7 +13,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// Node is what tests look at of a Node object.
+// Node is the part of a Node object that tests inspect.
 type Node struct {
 	Metadata struct {
 		Name        string            `json:"name"`
@@ -29,13 +29,13 @@ type Node struct {
 	} `json:"status"`
 }
 
-// Condition is one of a Node's.
+// Condition is a condition of a Node.
 type Condition struct {
 	Type, Status, Reason, Message string
 	LastHeartbeatTime             time.Time
 }
 
-// Condition returns the condition of a type; the zero value: there is none.
+// Condition returns the condition of a type, or the zero value if there is none.
 func (n *Node) Condition(kind string) Condition {
 	for _, c := range n.Status.Conditions {
 		if c.Type == kind {
@@ -64,14 +64,14 @@ func (c *Cluster) ask(method, path, contentType string, body []byte) (code int, 
 	return resp.StatusCode, answer, err
 }
 
-// Do sends a request and fails the test unless the API grants it. body is encoded
+// Do sends a request and fails the test if the API refuses it. body is encoded
 // as JSON; answer may be nil.
 func (c *Cluster) Do(method, path string, body, answer any) {
 	c.t.Helper()
 	testkit.Must(c.t, c.try(method, path, body, answer))
 }
 
-// try is Do for any goroutine: it returns why the API did not grant the request.
+// try is Do for any goroutine: it returns an error if the API refuses the request.
 func (c *Cluster) try(method, path string, body, answer any) error {
 	contentType := "application/json"
 	if method == http.MethodPatch {
@@ -93,7 +93,7 @@ func (c *Cluster) try(method, path string, body, answer any) error {
 
 const nodesPath = "/api/v1/nodes"
 
-// AddNode makes a node with podCIDRs; without, they are left to be assigned.
+// AddNode creates a node with podCIDRs; without any, they are left to the controller.
 func (c *Cluster) AddNode(name string, podCIDRs ...string) {
 	c.t.Helper()
 	c.AddAnnotatedNode(name, nil, podCIDRs...)
@@ -105,7 +105,7 @@ func (c *Cluster) AddAnnotatedNode(name string, annotations map[string]string, p
 	testkit.Must(c.t, c.TryAddNode(name, annotations, nil, podCIDRs...))
 }
 
-// TryAddNode makes a node with annotations and a status, from any goroutine.
+// TryAddNode creates a node with annotations and a status, from any goroutine.
 func (c *Cluster) TryAddNode(name string, annotations map[string]string, status map[string]any, podCIDRs ...string) error {
 	spec := map[string]any{}
 	if len(podCIDRs) > 0 {
@@ -148,7 +148,7 @@ func (c *Cluster) PatchNode(name string, p any) {
 	c.Do(http.MethodPatch, nodesPath+"/"+name, p, nil)
 }
 
-// SetCondition writes a condition of a node, as a controller of the cluster would.
+// SetCondition sets a condition of a node, like a controller of the cluster.
 func (c *Cluster) SetCondition(name, kind, status, reason string) {
 	c.t.Helper()
 	c.Do(http.MethodPatch, nodesPath+"/"+name+"/status", map[string]any{"status": map[string]any{"conditions": []any{
@@ -158,7 +158,7 @@ func (c *Cluster) SetCondition(name, kind, status, reason string) {
 
 const rbacPath = "/apis/rbac.authorization.k8s.io/v1"
 
-// grantRights makes the ClusterRole that flannel's manifest has.
+// grantRights creates the ClusterRole from flannel's manifest.
 func (c *Cluster) grantRights() {
 	c.t.Helper()
 	rule := func(resource string, verbs ...string) map[string]any {
@@ -184,14 +184,15 @@ func (c *Cluster) Grant() {
 	}, nil)
 }
 
-// Revoke takes the rights of Grant away.
+// Revoke undoes Grant.
 func (c *Cluster) Revoke() {
 	c.t.Helper()
 	c.Do(http.MethodDelete, rbacPath+"/clusterrolebindings/flannel", nil, nil)
 }
 
 // ServiceAccountToken returns a token of the service account default/flannel, which
-// it makes if need be. It is bound to a secret of that name, with which it ends.
+// it creates if necessary. The token is bound to a secret of that name and is valid as
+// long as the secret exists.
 func (c *Cluster) ServiceAccountToken(secret string) string {
 	c.t.Helper()
 	const accounts = "/api/v1/namespaces/default/serviceaccounts"
@@ -212,13 +213,13 @@ func (c *Cluster) ServiceAccountToken(secret string) string {
 	return out.Status.Token
 }
 
-// DeleteSecret deletes a secret, and with it the token that is bound to it.
+// DeleteSecret deletes a secret, and with it the token bound to it.
 func (c *Cluster) DeleteSecret(name string) {
 	c.t.Helper()
 	c.Do(http.MethodDelete, "/api/v1/namespaces/default/secrets/"+name, nil, nil)
 }
 
-// AddPod makes a pod that is bound to a node.
+// AddPod creates a pod that is bound to a node.
 func (c *Cluster) AddPod(name, node string) {
 	c.t.Helper()
 	c.Do(http.MethodPost, "/api/v1/namespaces/default/pods", map[string]any{
@@ -227,7 +228,7 @@ func (c *Cluster) AddPod(name, node string) {
 	}, nil)
 }
 
-// OurAnnotations returns those of a node under a prefix, without it.
+// OurAnnotations returns a node's annotations under a prefix, with the prefix removed.
 func (n *Node) OurAnnotations(prefix string) map[string]string {
 	m := map[string]string{}
 	for k, v := range n.Metadata.Annotations {
@@ -238,12 +239,12 @@ func (n *Node) OurAnnotations(prefix string) map[string]string {
 	return m
 }
 
-// String names the node for messages.
+// String returns the node's name for messages.
 func (n *Node) String() string {
 	return fmt.Sprintf("%s %v %v", n.Metadata.Name, n.Spec.PodCIDRs, n.Metadata.Annotations)
 }
 
-// ResourceVersion returns the version of a node's object, which each write changes.
+// ResourceVersion returns the version of a node's object, which changes with each write.
 func (c *Cluster) ResourceVersion(name string) string {
 	c.t.Helper()
 	var n struct {

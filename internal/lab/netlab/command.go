@@ -15,8 +15,8 @@ type Cmd struct {
 
 // Command prepares a process in the namespace; it is used like
 // exec.CommandContext. Unless SysProcAttr is replaced, the kernel kills the
-// process when the namespace is closed and when this process dies, however it
-// does.
+// process when the namespace is closed and when this process dies for whatever
+// reason.
 func (n *Namespace) Command(ctx context.Context, name string, args ...string) *Cmd {
 	c := exec.CommandContext(ctx, name, args...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

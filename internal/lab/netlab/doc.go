@@ -12,16 +12,16 @@
 //	 fd00:10:5:1::2  …:1::1   fd00:172:31:9::11         fd00:172:31:9::12  …:2::1  fd00:10:5:2::2
 //
 // Two hosts share one veth pair. With more hosts, with a [Relay], or with loss,
-// each eth0 leads into a further namespace, the wire:
+// each eth0 leads into an additional namespace, the wire:
 //
 //	host a                   wire                     host b
 //	 eth0 ─────── port-a ─ bridge br0 ─ port-b ─────── eth0
 //	                      or Relay
 //
-// Between hosts there are no routes for the pod networks: the path under test
-// makes them, a daemon say, or [Topology.AddVXLAN], or [Topology.AddHostGW].
+// There are no routes for the pod networks between hosts: the path under test
+// adds them, for example a daemon, [Topology.AddVXLAN] or [Topology.AddHostGW].
 //
-// Namespaces are held by a file descriptor and by threads of this process
-// only, so the kernel removes them, and all that is in them, however the
+// Namespaces are held only by a file descriptor and by threads of this process,
+// so the kernel removes them, with everything in them, however the
 // process ends. [Options.NamePrefix] gives them names under /run/netns instead.
 package netlab

@@ -14,7 +14,7 @@ import (
 )
 
 // Commands and sizes of linux/ethtool.h that golang.org/x/sys/unix does not
-// name.
+// define.
 const (
 	ethSSFeatures  = 4 // ETH_SS_FEATURES, the string set of feature names
 	ethGStringLen  = 32
@@ -31,7 +31,7 @@ type ethtool struct {
 	link string
 }
 
-// call hands buf, which begins with the command, to the driver.
+// call passes buf, which begins with the command, to the driver.
 func (e ethtool) call(name string, buf []byte) error {
 	// struct ifreq with a pointer as its union, which unix.Ifreq cannot carry.
 	req := struct {
@@ -92,8 +92,8 @@ func (e ethtool) active(names []string) (map[string]bool, error) {
 	return on, nil
 }
 
-// set asks for the features in want and fails if the kernel does not do all of
-// it.
+// set requests the features in want and fails if the kernel does not apply all of
+// them.
 func (e ethtool) set(names []string, want map[string]bool) error {
 	blocks := (len(names) + featuresPerBlk - 1) / featuresPerBlk
 	buf := make([]byte, ethtoolHeader+blocks*setBlockSize)
@@ -165,8 +165,8 @@ func (n *Namespace) SetFeatures(link string, want map[string]bool) error {
 }
 
 // plainNIC makes a veth end behave as a network card without segmentation
-// offload: what leaves it is cut to the MTU first, what enters it is merged by
-// GRO. Checksum offload stays, as nearly every card has it.
+// offload: packets that leave are cut to the MTU first, packets that enter are merged
+// by GRO. Checksum offload stays on, as nearly every card has it.
 func (n *Namespace) plainNIC(link string) error {
 	return n.cutToMTU(link, map[string]bool{"rx-gro": true})
 }
@@ -177,8 +177,8 @@ func (n *Namespace) switchPort(link string) error {
 	return n.cutToMTU(link, map[string]bool{"rx-gro": false})
 }
 
-// cutToMTU turns off all segmentation offload of a link and sets the features
-// in want besides.
+// cutToMTU turns off all segmentation offload of a link and also sets the features
+// in want.
 func (n *Namespace) cutToMTU(link string, want map[string]bool) error {
 	on, err := n.Features(link)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// addHost makes host number i, counted from 1, with its bridge and pods.
+// addHost creates host number i, counted from 1, with its bridge and pods.
 func (t *Topology) addHost(i int) error {
 	letter := letterOf(i)
 	h := &Host{
@@ -51,7 +51,7 @@ func (t *Topology) addHost(i int) error {
 	return nil
 }
 
-// letterOf is what host number i, counted from 1, is called.
+// letterOf returns the letter of host number i, counted from 1.
 func letterOf(i int) string {
 	letter := string(rune('a' + (i-1)%26))
 	if i > 26 {
@@ -130,7 +130,7 @@ func (h *Host) attach(p *Pod, i, mtu int) error {
 	return nil
 }
 
-// setUnderlay gives eth0, which connect has made, its addresses and features.
+// setUnderlay gives eth0, which connect has created, its addresses and features.
 func (h *Host) setUnderlay(opts Options) error {
 	if opts.Wire == MTU {
 		if err := h.NS.plainNIC(UnderlayLink); err != nil {
@@ -140,7 +140,7 @@ func (h *Host) setUnderlay(opts Options) error {
 	return h.NS.addAddrs(UnderlayLink, netip.PrefixFrom(h.Addr, 24), netip.PrefixFrom(h.Addr6, 64))
 }
 
-// vethPair makes a veth pair with an end in each of two namespaces, both up.
+// vethPair creates a veth pair with an end in each of two namespaces, both up.
 func vethPair(a *Namespace, aName string, b *Namespace, bName string, mtu int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = aName, mtu
@@ -174,12 +174,12 @@ func (n *Namespace) addAddrs(link string, addrs ...netip.Prefix) error {
 	return nil
 }
 
-// IPNet returns p as the netlink package has it.
+// IPNet converts p to the netlink package's type.
 func IPNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// defaultRoute is 0.0.0.0/0 or ::/0, as a's family has it.
+// defaultRoute is 0.0.0.0/0 or ::/0, depending on a's family.
 func defaultRoute(a netip.Addr) *net.IPNet {
 	return IPNet(netip.PrefixFrom(a, 0).Masked())
 }

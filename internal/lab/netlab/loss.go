@@ -11,8 +11,8 @@ import (
 const lossSteps = 100_000
 
 // lose makes the wire drop a fraction of the IPv4 and IPv6 frames that enter
-// it, at the ports, so that each host's receiver and GRO see what is left. A
-// super-packet is one frame. Other than a Relay it stays in the kernel and
+// it, at the ports, so that each host's receiver and GRO see only the remaining ones. A
+// super-packet is one frame. Unlike a Relay it works entirely in the kernel and
 // takes next to no time.
 func (t *Topology) lose(fraction float64) error {
 	nft, err := exec.LookPath("nft")

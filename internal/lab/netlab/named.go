@@ -13,7 +13,7 @@ import (
 // with the namespace mounted on it.
 const nameDir = "/run/netns"
 
-// NewNamed makes a namespace that `ip netns exec name` finds. Close removes the
+// NewNamed creates a namespace that `ip netns exec name` finds. Close removes the
 // name, Detach leaves it.
 func NewNamed(name string) (*Namespace, error) {
 	path := filepath.Join(nameDir, name)
@@ -24,7 +24,7 @@ func NewNamed(name string) (*Namespace, error) {
 	return n, nil
 }
 
-// OpenNamed opens a namespace by its name. Close leaves the name where it is.
+// OpenNamed opens a namespace by its name. Close leaves the name in place.
 func OpenNamed(name string) (*Namespace, error) {
 	path := filepath.Join(nameDir, name)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -44,9 +44,9 @@ func (n *Namespace) Detach() error {
 	return n.Close()
 }
 
-// RemoveNamed removes the name of a namespace. The namespace itself goes when
-// its last process and descriptor have gone. A name that is not there is no
-// error.
+// RemoveNamed removes the name of a namespace. The namespace itself ends with
+// its last process and descriptor. It is not an error if the name does not
+// exist.
 func RemoveNamed(name string) error {
 	return removeName(filepath.Join(nameDir, name))
 }
@@ -84,7 +84,7 @@ func removeName(path string) error {
 	if path == "" {
 		return nil
 	}
-	// EINVAL: the file is there, but nothing is mounted on it.
+	// EINVAL: the file exists, but nothing is mounted on it.
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}

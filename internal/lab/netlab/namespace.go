@@ -21,14 +21,14 @@ type Namespace struct {
 	fd    int
 	nl    *netlink.Handle
 	// starts feeds the one thread that forks: a child's parent-death signal
-	// comes when the thread that forked it ends, so that thread must live as
+	// is sent when the thread that forked it ends, so that thread must live as
 	// long as the namespace is held.
 	starts chan func()
 	close  func() error
 }
 
-// New makes an anonymous namespace: it lives as long as this process holds it.
-// Its loopback is up. label is for messages.
+// New creates an anonymous namespace, which lives as long as this process holds it.
+// Its loopback is up. label is used in messages.
 func New(label string) (*Namespace, error) {
 	n, err := create(label, "")
 	if err != nil {
@@ -37,7 +37,7 @@ func New(label string) (*Namespace, error) {
 	return n, nil
 }
 
-// explain adds the remedy to an error of a process without the right to make
+// explain adds the remedy to an error of a process without the right to create
 // or enter namespaces.
 func explain(err error) error {
 	if errors.Is(err, unix.EPERM) {
@@ -46,7 +46,7 @@ func explain(err error) error {
 	return err
 }
 
-// create makes a namespace, with a name if path is not empty.
+// create creates a namespace, with a name if path is not empty.
 func create(label, path string) (*Namespace, error) {
 	fd := -1
 	err := errOnThread(func() (err error) {
@@ -79,7 +79,7 @@ func create(label, path string) (*Namespace, error) {
 }
 
 // hold opens the netlink socket of the namespace and starts the thread that
-// forks in it. It takes fd over, also when it fails.
+// forks in it. It takes ownership of fd, even if it fails.
 func hold(label string, fd int) (*Namespace, error) {
 	n := &Namespace{label: label, fd: fd, starts: make(chan func())}
 	n.close = sync.OnceValue(n.release)
@@ -111,7 +111,7 @@ func hold(label string, fd int) (*Namespace, error) {
 	return n, nil
 }
 
-// prepare brings a new namespace into the state that tests want: loopback up,
+// prepare puts a new namespace into the state that tests expect: loopback up,
 // IPv6 addresses usable at once, no source checks.
 func (n *Namespace) prepare() error {
 	for _, key := range []string{
@@ -137,7 +137,7 @@ func (n *Namespace) linkUp(name string) error {
 	return nil
 }
 
-// Close lets go of the namespace and removes its name if NewNamed gave it one.
+// Close releases the namespace and removes its name if NewNamed gave it one.
 // Processes that Command started in it are killed. It may be called more than
 // once.
 func (n *Namespace) Close() error { return n.close() }
@@ -153,7 +153,7 @@ func (n *Namespace) release() error {
 	return err
 }
 
-// held maps what this process has not closed to its label.
+// held maps each namespace that this process has not closed to its label.
 var held sync.Map
 
 // Held lists the labels of the namespaces that this process has not closed,
@@ -167,21 +167,21 @@ func Held() []string {
 	return labels
 }
 
-// String is the label or name.
+// String returns the label or name.
 func (n *Namespace) String() string { return n.label }
 
-// FD is the namespace's descriptor, for netlink attributes. It stays the
-// Namespace's.
+// FD returns the namespace's descriptor, for netlink attributes. The Namespace still
+// owns it.
 func (n *Namespace) FD() int { return n.fd }
 
-// Netlink is a NETLINK_ROUTE handle in the namespace. It stays the
-// Namespace's.
+// Netlink returns a NETLINK_ROUTE handle in the namespace. The Namespace still
+// owns it.
 func (n *Namespace) Netlink() *netlink.Handle { return n.nl }
 
 // Do runs f on a thread inside the namespace and returns its error. Sockets
 // that f opens belong to the namespace and can be used anywhere afterwards.
 // Goroutines that f starts are outside it, so f must not open sockets through
-// what starts some, such as net/http or the resolver.
+// packages that start some, such as net/http or the resolver.
 func (n *Namespace) Do(f func() error) error {
 	return errOnThread(func() error {
 		if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {

@@ -13,11 +13,11 @@ import (
 // Impairment is what a Relay does to IPv4 and IPv6 frames; ARP passes. The
 // fractions are between 0 and 1 and independent of each other.
 type Impairment struct {
-	Loss      float64 // fraction of frames that vanish
+	Loss      float64 // fraction of frames that are lost
 	Corrupt   float64 // fraction of frames that arrive with one bit flipped
 	Mark      float64 // fraction of ECN-capable frames that arrive with congestion experienced (RFC 3168)
 	Reorder   float64 // fraction of frames that are held back
-	ReorderBy int     // behind how many later frames; 3 if zero
+	ReorderBy int     // number of later frames that overtake them; 3 if zero
 	Seed      uint64  // of the random choices; each direction has its own sequence
 }
 
@@ -73,7 +73,7 @@ func (r *Relay) Set(impair Impairment) {
 	r.impair.Store(&impair)
 }
 
-// Stats returns what the relay has done since it was started.
+// Stats returns the counters since the relay was started.
 func (r *Relay) Stats() RelayStats {
 	return RelayStats{
 		Received: r.received.Load(), Dropped: r.dropped.Load(), Corrupted: r.corrupted.Load(),

@@ -7,7 +7,7 @@ import (
 )
 
 // ecnCE is the ECN field of a packet that has experienced congestion, RFC 3168
-// §5; 0 is that of one whose sender does not know ECN.
+// §5; 0 is that of a packet whose sender does not support ECN.
 const ecnCE = 3
 
 // Offsets in an IPv4 header.
@@ -17,7 +17,7 @@ const (
 )
 
 // markCongestion does what a congested router does to an ECN-capable IP packet
-// instead of dropping it. It reports false, and leaves the frame alone, if the
+// instead of dropping it. It returns false and leaves the frame unchanged if the
 // packet is not ECN-capable.
 func markCongestion(frame []byte) bool {
 	ip := frame[vnetHeaderLen+ethernetHeaderLen:]

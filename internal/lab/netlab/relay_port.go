@@ -45,12 +45,12 @@ type relayPort struct {
 	slots [][]byte // memory of in
 	out   *mmsg.Batch
 	queue []relayFrame // sent at the end of the batch, in order
-	held  []relayFrame // sent after later frames
+	held  []relayFrame // to be sent after later frames
 	free  [][]byte     // memory for held frames, relayHeld together with held and spent
 	spent [][]byte     // memory of formerly held frames in queue
 }
 
-// relayFrame is a frame, behind its virtio header.
+// relayFrame is a frame with its virtio header in front.
 type relayFrame struct {
 	buf   []byte
 	after int // how many frames go before it, while it is held
@@ -85,8 +85,8 @@ func newRelayPort(r *Relay, wire *Namespace, h *Host, mtu int, rng *rand.Rand) (
 }
 
 // packetSocket opens a socket that reads and writes the frames of a link, each
-// behind a virtio-net header, so that a checksum left to the card is known as
-// such on the other side.
+// after a virtio-net header, so that the receiving side knows about a checksum that
+// was left to the card.
 func packetSocket(index int) (int, error) {
 	// Protocol 0: nothing arrives before bind, so nothing of other links.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -116,7 +116,7 @@ func packetSocket(index int) (int, error) {
 	return fd, nil
 }
 
-// run forwards what comes from the port until the relay is stopped.
+// run forwards frames from the port until the relay is stopped.
 func (p *relayPort) run() {
 	fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}, {Fd: int32(p.relay.stopFD), Events: unix.POLLIN}}
 	for {
@@ -133,7 +133,7 @@ func (p *relayPort) run() {
 		}
 		n, err = p.in.Recv(p.fd, unix.MSG_TRUNC)
 		if err != nil {
-			n = 0 // EAGAIN, or ENETDOWN while the topology goes
+			n = 0 // EAGAIN, or ENETDOWN while the topology is being removed
 		}
 		p.relay.received.Add(uint64(n))
 		for i := range n {
@@ -147,7 +147,7 @@ func (p *relayPort) run() {
 	}
 }
 
-// decide queues, holds, spoils or drops a frame, whose memory is valid until
+// decide queues, holds, corrupts or drops a frame, whose memory is valid until
 // the next Recv.
 func (p *relayPort) decide(frame []byte) {
 	impair := p.relay.impair.Load()
@@ -179,8 +179,8 @@ func (p *relayPort) decide(frame []byte) {
 	p.releaseHeld(1)
 }
 
-// releaseHeld notes that passed frames have gone by and queues the held frames
-// whose turn has come.
+// releaseHeld records that passed frames have gone by and queues the held frames
+// that are now due.
 func (p *relayPort) releaseHeld(passed int) {
 	kept := p.held[:0]
 	for _, f := range p.held {
@@ -216,7 +216,7 @@ func (p *relayPort) flush() {
 	p.spent = p.spent[:0]
 }
 
-// send sends the first n messages of out and counts what is refused.
+// send sends the first n messages of out and counts those that are refused.
 func (p *relayPort) send(fd, n int) {
 	for sent := 0; sent < n; {
 		m, err := p.out.Send(fd, sent, n, 0)
@@ -236,8 +236,8 @@ func isIP(frame []byte) bool {
 	return t == unix.ETH_P_IP || t == unix.ETH_P_IPV6
 }
 
-// completeChecksum does what the virtio header leaves to the card. Without it
-// the receiver would trust a spoilt frame as one that never left the machine.
+// completeChecksum does what the virtio header leaves to the card. Otherwise
+// the receiver would trust a corrupted frame as one that never left the machine.
 func completeChecksum(frame []byte) {
 	flags := frame[0]
 	frame[0] = 0

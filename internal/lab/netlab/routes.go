@@ -41,7 +41,7 @@ func (t *Topology) AddVXLAN() error {
 	return t.SetPodMTU(t.opts.MTU - vxlanOverhead)
 }
 
-// DelVXLAN undoes AddVXLAN, but for the pods' MTU.
+// DelVXLAN undoes AddVXLAN, except for the pods' MTU.
 func (t *Topology) DelVXLAN() error {
 	var errs []error
 	for _, h := range t.Hosts {
@@ -50,7 +50,7 @@ func (t *Topology) DelVXLAN() error {
 			continue
 		}
 		if err == nil {
-			err = h.NS.nl.LinkDel(link) // its routes and entries go with it
+			err = h.NS.nl.LinkDel(link) // its routes and entries are removed with it
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: delete %s: %w", h.NS, vxlanLink, err))
@@ -59,7 +59,7 @@ func (t *Topology) DelVXLAN() error {
 	return errors.Join(errs...)
 }
 
-// vtepMAC is fixed, so that peers need not ask.
+// vtepMAC is fixed, so that peers need not query it.
 func (h *Host) vtepMAC() net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x74, 0x77, 0x00, 0x00, h.Addr.As4()[3]}
 }
@@ -129,7 +129,7 @@ func (t *Topology) AddHostGW() error {
 	return t.SetPodMTU(t.opts.MTU)
 }
 
-// DelHostGW undoes AddHostGW, but for the pods' MTU.
+// DelHostGW undoes AddHostGW, except for the pods' MTU.
 func (t *Topology) DelHostGW() error {
 	err := t.hostGW(func(nl *netlink.Handle, r *netlink.Route) error {
 		if err := nl.RouteDel(r); err != unix.ESRCH {

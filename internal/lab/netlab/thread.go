@@ -13,7 +13,7 @@ func onThread(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// Never unlocked: a goroutine that ends locked takes its thread along.
+		// Never unlocked: a goroutine that ends locked terminates its thread.
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
 			// The main thread cannot end, and /proc/self describes it.
@@ -27,8 +27,8 @@ func onThread(f func()) {
 	<-done
 }
 
-// errGoexit is what a function handed to [Namespace.Do] causes when it ends
-// its goroutine, with t.FailNow say.
+// errGoexit is the error if a function passed to [Namespace.Do] ends
+// its goroutine, for example with t.FailNow.
 var errGoexit = errors.New("the function ended its goroutine instead of returning")
 
 // errOnThread is onThread for functions that can fail.

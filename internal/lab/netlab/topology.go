@@ -20,18 +20,18 @@ var (
 // UnderlayLink is the interface of a host that leads to the other hosts.
 const UnderlayLink = "eth0"
 
-// bridgeLink is the bridge of a host that its pods hang on.
+// bridgeLink is the bridge of a host that its pods are attached to.
 const bridgeLink = "cni0"
 
 // WireKind is how the links between hosts treat large packets.
 type WireKind string
 
 const (
-	// Super is a veth as it comes: segmentation is left to the receiver, so
+	// Super is a veth with default settings: segmentation is left to the receiver, so
 	// packets of up to 64 KiB cross whole.
 	Super WireKind = "super"
 	// MTU is a veth that behaves as a plain network card: TSO, GSO and USO
-	// off, GRO on, so frames of the MTU cross.
+	// off, GRO on, so only frames of at most the MTU cross.
 	MTU WireKind = "mtu"
 )
 
@@ -43,18 +43,18 @@ func ParseWire(name string) (WireKind, error) {
 	return "", fmt.Errorf("unknown wire %q; there are %s and %s", name, Super, MTU)
 }
 
-// Options say what to build. The zero value is two hosts with a pod each and
+// Options describe what to build. The zero value is two hosts with a pod each and
 // a Super wire of MTU 1500.
 type Options struct {
 	Hosts int      // 2 if zero, at most 99
 	Pods  int      // on each host, 1 if zero, at most 9
 	Wire  WireKind // Super if empty, MTU if empty and impaired
 	MTU   int      // of the wire, 1500 if zero
-	// Loss is the fraction of IPv4 and IPv6 frames that vanish on the wire. It
-	// needs nft(8). What is lost of a Super wire are super-packets.
+	// Loss is the fraction of IPv4 and IPv6 frames that are lost on the wire. It
+	// needs nft(8). On a Super wire whole super-packets are lost.
 	Loss float64
 	// Impair, if not nil, puts a Relay on the wire, which must be of kind MTU
-	// and lose nothing else.
+	// and have no Loss.
 	Impair *Impairment
 	// NamePrefix, if not empty, names the namespaces "<prefix>a",
 	// "<prefix>pod-a" and so on under /run/netns.
@@ -87,7 +87,7 @@ type Pod struct {
 	Addr6 netip.Addr
 }
 
-// NewTopology builds what opts describe. When it fails nothing is left.
+// NewTopology builds what opts describe. If it fails, it leaves nothing behind.
 func NewTopology(opts Options) (*Topology, error) {
 	if opts.Hosts == 0 {
 		opts.Hosts = 2
@@ -140,7 +140,7 @@ func (t *Topology) build() error {
 	return nil
 }
 
-// namespace makes a namespace, named if the options want names.
+// namespace creates a namespace, named if the options request names.
 func (t *Topology) namespace(name, label string) (*Namespace, error) {
 	if t.opts.NamePrefix == "" {
 		return New(label)
@@ -209,7 +209,7 @@ func (t *Topology) Close() error {
 	return errors.Join(errs...)
 }
 
-// Detach lets go of a topology with names and leaves it in place. A relay does
+// Detach releases a topology with names and leaves it in place. A relay does
 // not outlive its process.
 func (t *Topology) Detach() error {
 	var errs []error

@@ -15,7 +15,7 @@ func (t *Topology) connect() error {
 	if t.wire, err = t.namespace("wire", "wire"); err != nil {
 		return err
 	}
-	// The wire is no host: it must not speak on its own.
+	// The wire is not a host: it must not send packets of its own.
 	if err := t.wire.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (t *Topology) connect() error {
 	return nil
 }
 
-// portName is the wire's end of a host's eth0.
+// portName is the name of the wire's end of a host's eth0.
 func portName(h *Host) string { return "port-" + h.Letter }
 
 // bridgePorts joins all hosts in one bridge.

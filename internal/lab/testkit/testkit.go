@@ -4,8 +4,8 @@
 //
 // No test sleeps or asserts how long something took: how fast a machine is and
 // in which order it schedules must not decide a verdict. A test waits for the
-// effect itself, and only what never happens runs into Patience. What depends on
-// a clock runs in a synctest bubble, whose clock Advance moves.
+// effect itself, and only something that never happens reaches Patience. Code that
+// depends on a clock runs in a synctest bubble, whose clock Advance moves.
 package testkit
 
 import (
@@ -17,15 +17,17 @@ import (
 	"time"
 )
 
-// Patience is how long a test waits for what should happen within milliseconds
-// before it calls it a hang. It is far more than any machine needs, however busy.
+// Patience is how long a test waits for something that should happen within
+// milliseconds before it reports a hang. It is far more than any machine needs,
+// however busy.
 const Patience = 2 * time.Minute
 
-// interval is the pause between two looks at a condition.
+// interval is the pause between two checks of a condition.
 const interval = 2 * time.Millisecond
 
 // Eventually polls until holds returns true. After Patience it fails the test
-// with what did not come true, followed by the result of each state function.
+// with a description of what did not happen, followed by the result of each state
+// function.
 func Eventually(t testing.TB, what string, holds func() bool, state ...func() string) {
 	t.Helper()
 	if Within(Patience, holds) {
@@ -34,7 +36,7 @@ func Eventually(t testing.TB, what string, holds func() bool, state ...func() st
 	fail(t, what, state)
 }
 
-// fail fails the test for what did not happen within Patience.
+// fail fails the test because something did not happen within Patience.
 func fail(t testing.TB, what string, state []func() string) {
 	t.Helper()
 	for _, s := range state {
@@ -44,7 +46,7 @@ func fail(t testing.TB, what string, state []func() string) {
 }
 
 // Within polls until holds returns true, for at most d, and reports whether it
-// did. It looks at least once, and once more after d.
+// did. It checks at least once, and once more after d.
 func Within(d time.Duration, holds func() bool) bool {
 	late := time.After(d)
 	for !holds() {
@@ -59,7 +61,7 @@ func Within(d time.Duration, holds func() bool) bool {
 
 // Receive returns the next value of c, or the zero value if c is closed. After
 // Patience it fails the test like Eventually: what is the event that the value
-// stands for.
+// represents.
 func Receive[T any](t testing.TB, what string, c <-chan T, state ...func() string) (v T) {
 	t.Helper()
 	select {
@@ -78,8 +80,8 @@ func Must(t testing.TB, errs ...error) {
 	}
 }
 
-// Advance lets d pass on the virtual clock of the synctest bubble that it is
-// called in, and returns when every other goroutine of the bubble is blocked.
+// Advance advances the virtual clock of the synctest bubble that it is
+// called in by d, and returns when every other goroutine of the bubble is blocked.
 // Outside of a bubble it panics.
 func Advance(d time.Duration) {
 	synctest.Wait() // panics outside of a bubble
@@ -95,8 +97,8 @@ func Descriptors(t testing.TB) int {
 	return len(entries)
 }
 
-// Moving is a connection of which a Read or Write fails when it has not moved a
-// byte for as long as Patience. How long a transfer takes as a whole is up to the
+// Moving is a connection whose Read or Write fails if it has not transferred a
+// byte for as long as Patience. How long a transfer takes as a whole depends on the
 // machine.
 type Moving struct{ net.Conn }
 

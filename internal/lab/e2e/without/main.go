@@ -1,9 +1,9 @@
-// Without runs a command on a host that lacks something, for tests of what a
-// program does there:
+// Without runs a command on a host that lacks something, for tests of how a
+// program behaves there:
 //
 //	without [-dir DIR] [-device FILE] [-net-admin] [-mknod] [-offload NAME] COMMAND [ARG...]
 //
-// The command takes its place, so signals and the exit code are the command's.
+// The command replaces this process, so signals and the exit code are the command's.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 func main() {
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "without:", err)
-		os.Exit(125) // as nohup(1) and its like
+		os.Exit(125) // as nohup(1) and similar programs do
 	}
 }
 
@@ -34,7 +34,7 @@ func run() error {
 	if flag.NArg() == 0 {
 		return errors.New("which command?")
 	}
-	// All of this concerns the calling thread and what it executes.
+	// All of this affects the calling thread and the program that it executes.
 	runtime.LockOSThread()
 	if err := hide(*dir, *device); err != nil {
 		return err
@@ -55,8 +55,8 @@ func run() error {
 	return syscall.Exec(flag.Arg(0), flag.Args(), os.Environ())
 }
 
-// hide changes what is mounted, in a mount namespace of its own. Empty names
-// stand for nothing.
+// hide hides directories and files in a mount namespace of its own. Empty names
+// are skipped.
 func hide(dir, device string) error {
 	if dir == "" && device == "" {
 		return nil
@@ -75,7 +75,7 @@ func hide(dir, device string) error {
 	if device == "" {
 		return nil
 	}
-	// On a mount with nodev devices cannot be opened.
+	// Devices on a mount with nodev cannot be opened.
 	err := unix.Mount(device, device, "", unix.MS_BIND, "")
 	if err == nil {
 		err = unix.Mount("", device, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NODEV, "")

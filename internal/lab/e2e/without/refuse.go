@@ -7,16 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// refusal is a system call that fails as in a kernel which does not know what
-// it asks for.
+// refusal is a system call that fails as in a kernel that does not support the
+// request.
 type refusal struct {
 	call uint32
 	args map[uint32]uint32 // by position: what the call must have there
 	err  unix.Errno
 }
 
-// refusals are what the offloads of twilld, by the names of their flags, cannot
-// do without.
+// refusals are the system calls that twilld's offloads, by the names of their flags,
+// depend on.
 var refusals = map[string]refusal{
 	"tun-offload": {unix.SYS_IOCTL, map[uint32]uint32{1: unix.TUNSETOFFLOAD}, unix.EINVAL},
 	"udp-gso":     {unix.SYS_SETSOCKOPT, map[uint32]uint32{1: unix.SOL_UDP, 2: unix.UDP_SEGMENT}, unix.ENOPROTOOPT},
@@ -30,9 +30,9 @@ const (
 	argSize    = 8
 )
 
-// refuse makes the kernel refuse an offload to the calling thread and to what
-// it executes. It compares the lower halves of arguments, where a 64-bit
-// little-endian machine has them.
+// refuse makes the kernel refuse an offload to the calling thread and to the program
+// that it executes. It compares the lower halves of arguments, at the offset where a
+// 64-bit little-endian machine has them.
 func refuse(name string) error {
 	r, ok := refusals[name]
 	if !ok {
@@ -44,7 +44,7 @@ func refuse(name string) error {
 	}
 	var filter []unix.SockFilter
 	for i, c := range compare {
-		// What differs jumps over the rest to the last instruction.
+		// A mismatch jumps over the rest to the last instruction.
 		rest := uint8(2 * (len(compare) - i - 1))
 		filter = append(filter,
 			unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: c.offset},

@@ -23,7 +23,7 @@ type Batch struct {
 	iovs []unix.Iovec
 }
 
-// NewBatch makes a batch of n messages without memory.
+// NewBatch creates a batch of n messages without memory.
 func NewBatch(n int) *Batch {
 	b := &Batch{hdrs: make([]mmsghdr, n), iovs: make([]unix.Iovec, n)}
 	for i := range b.hdrs {
@@ -36,24 +36,24 @@ func NewBatch(n int) *Batch {
 // Size is the number of messages of the batch.
 func (b *Batch) Size() int { return len(b.hdrs) }
 
-// Set gives message i its memory: what to send, or where to receive. The batch
-// keeps buf until the next call of Set. buf is not empty.
+// Set assigns message i its memory: what to send, or where to receive. The batch
+// keeps buf until the next call of Set. buf must not be empty.
 func (b *Batch) Set(i int, buf []byte) {
 	b.iovs[i].Base = &buf[0]
 	b.iovs[i].SetLen(len(buf))
 }
 
 // Len is the length of message i after Recv; with MSG_TRUNC that of the
-// datagram, which can be more than there was room for.
+// datagram, which can exceed the buffer.
 func (b *Batch) Len(i int) int { return int(b.hdrs[i].len) }
 
-// Recv receives up to Size messages and returns how many came.
+// Recv receives up to Size messages and returns how many arrived.
 func (b *Batch) Recv(fd, flags int) (int, error) {
 	return b.call("recvmmsg", unix.SYS_RECVMMSG, fd, b.hdrs, flags)
 }
 
 // Send sends messages from up to but not including to. It returns how many of
-// them went; an error concerns the first of them, and then none went.
+// them were sent; an error refers to the first of them, and then none were sent.
 func (b *Batch) Send(fd, from, to, flags int) (int, error) {
 	return b.call("sendmmsg", unix.SYS_SENDMMSG, fd, b.hdrs[from:to], flags)
 }

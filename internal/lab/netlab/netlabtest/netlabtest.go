@@ -1,4 +1,4 @@
-// Package netlabtest makes netlab topologies for tests.
+// Package netlabtest creates netlab topologies for tests.
 package netlabtest
 
 import (
@@ -18,9 +18,9 @@ func Root(t testing.TB) {
 	}
 }
 
-// New makes a topology that lasts as long as the test, and dumps its links,
+// New creates a topology that lasts as long as the test, and dumps its links,
 // routes and counters if the test fails. Cleanup functions that are registered
-// later run while the topology still stands.
+// later run while the topology still exists.
 func New(t testing.TB, opts netlab.Options) *netlab.Topology {
 	t.Helper()
 	Root(t)
@@ -42,7 +42,7 @@ func New(t testing.TB, opts netlab.Options) *netlab.Topology {
 	return topo
 }
 
-// Namespace makes a bare namespace that lasts as long as the test.
+// Namespace creates a bare namespace that lasts as long as the test.
 func Namespace(t testing.TB, label string) *netlab.Namespace {
 	t.Helper()
 	Root(t)
@@ -63,7 +63,7 @@ func Namespace(t testing.TB, label string) *netlab.Namespace {
 //	func TestMain(m *testing.M) { netlabtest.Main(m) }
 func Main(m *testing.M) { os.Exit(Run(m)) }
 
-// Run is Main for packages that have something to do afterwards. It returns the
+// Run is Main for packages that have to clean up afterwards. It returns the
 // exit code.
 func Run(m *testing.M) int {
 	code := m.Run()
