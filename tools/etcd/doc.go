@@ -1,6 +1,6 @@
-// Package etcd has no code. Its module pins, by the tool lines of go.mod, the etcd
-// and etcdctl that tests run, and keeps a server's dependencies out of the root
-// module. "make etcd" builds both. Change the version with
+// Package etcd has no code. The tool lines of its go.mod pin the etcd
+// and etcdctl that tests run, and its module keeps a server's dependencies out of the
+// root module. "make etcd" builds both. Change the version with
 //
 //	go -C tools/etcd get -tool go.etcd.io/etcd/server/v3@VERSION go.etcd.io/etcd/etcdctl/v3@VERSION
 //

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// imageOf makes an image of layers, the lowest first. All times in it are at.
+// imageOf makes an image of layers, the lowest first. All its times are at.
 func imageOf(p *v1.Platform, at time.Time, config v1.Config, layers ...tree) (v1.Image, error) {
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, t := range layers {
@@ -49,11 +49,11 @@ func imageOf(p *v1.Platform, at time.Time, config v1.Config, layers ...tree) (v1
 	return mutate.ConfigFile(img, file)
 }
 
-// archive is an OCI image layout in the making, as one file.
+// archive is an OCI image layout under construction, as one file.
 type archive struct {
 	blobs map[string][]byte // by path
 	index v1.IndexManifest
-	// docker is docker load's list, of what it looked for before it knew the
+	// docker is the manifest for versions of docker load that do not know the OCI
 	// layout.
 	docker []dockerEntry
 }
@@ -74,7 +74,7 @@ func newArchive() *archive {
 
 func blobPath(h v1.Hash) string { return "blobs/" + h.Algorithm + "/" + h.Hex }
 
-// image adds the blobs of an image and returns what names it.
+// image adds the blobs of an image and returns its descriptor.
 func (a *archive) image(img v1.Image, p *v1.Platform) (v1.Descriptor, dockerEntry, error) {
 	var d dockerEntry
 	m, err := img.Manifest()
@@ -111,14 +111,14 @@ func (a *archive) image(img v1.Image, p *v1.Platform) (v1.Descriptor, dockerEntr
 	return desc, d, err
 }
 
-// blob adds a document and returns what names it.
+// blob adds a document and returns its descriptor.
 func (a *archive) blob(text []byte, kind types.MediaType) (v1.Descriptor, error) {
 	h, size, err := v1.SHA256(bytes.NewReader(text))
 	a.blobs[blobPath(h)] = text
 	return v1.Descriptor{MediaType: kind, Digest: h, Size: size}, err
 }
 
-// write writes the archive to a file. It is the same for the same images.
+// write writes the archive to a file. The same images give the same bytes.
 func (a *archive) write(path string, at time.Time) error {
 	t := tree{}
 	for name, b := range a.blobs {

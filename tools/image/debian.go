@@ -15,12 +15,12 @@ import (
 	"strings"
 )
 
-// unwanted is what no container of ours reads: manuals, other languages, other
-// character sets, what is for package management and for logging in.
+// unwanted matches files that no container of ours reads: manuals, translations, other
+// character sets, and files for package management and logins.
 var unwanted = regexp.MustCompile(`^(` + strings.Join([]string{
 	`boot|home|media|mnt|opt|srv|usr/(games|include|local|src)`,
 	`usr/share/(man|locale|lintian|info|bash-completion|bug|base-files|dict|misc|pixmaps|doc-base|initramfs-tools|gcc|gdb)`,
-	`usr/share/doc/[^/]+/.*`, // but for copyright, see wanted
+	`usr/share/doc/[^/]+/.*`, // except copyright, see wanted
 	`usr/share/common-licenses/(AGPL|CC|OFL|BSL|GFDL).*`,
 	`usr/lib/[^/]+/(gconv|audit)`, `usr/lib/locale`, `usr/lib/systemd`,
 	`usr/lib/[^/]+/xtables/lib(ebt|arpt)_.*`, `usr/sbin/(ebtables|arptables).*`, `usr/sbin/(nfnl_osf)`,
@@ -34,16 +34,16 @@ func wanted(name string) bool {
 	return !unwanted.MatchString(name) || strings.HasPrefix(name, "usr/share/doc/") && path.Base(name) == "copyright"
 }
 
-// certificates is where programs look for the authorities that they trust.
+// certificates is where programs look for trusted certificate authorities.
 const certificates = "etc/ssl/certs/ca-certificates.crt"
 
-// applets are the commands that busybox is linked under.
+// applets are the commands that busybox is linked as.
 var applets = strings.Fields(`ash awk basename cat chmod clear cp cut date dd df dirname echo env expr false find
 	grep head hostname id ip ip6 kill less ln ls md5sum mkdir mknod mktemp more mv nc nslookup od ping ping6 printf ps
 	pwd readlink realpath rm rmdir route sed seq sh sha256sum sleep sort stat sync tail tar tee test timeout top
 	touch tr traceroute true uname uniq vi wc wget which xargs`)
 
-// debian makes the layer below ours from the packages in dir.
+// debian builds the layer below ours from the packages in dir.
 func debian(dir string) (tree, error) {
 	packages, err := filepath.Glob(filepath.Join(dir, "*.deb"))
 	if err != nil {
@@ -75,8 +75,8 @@ func debian(dir string) (tree, error) {
 	return t, nil
 }
 
-// unpack adds a package: its files, and its entry for those who look for versions
-// with known weaknesses, where images without a package database have it.
+// unpack adds a package: its files, and its entry for vulnerability scanners
+// at the path where images without a package database have it.
 func (t tree) unpack(deb string) error {
 	err := dpkgDeb(deb, "--fsys-tarfile", func(r *tar.Reader) error { return t.read(r, wanted) })
 	if err != nil {
@@ -107,14 +107,14 @@ func dpkgDeb(deb, option string, f func(*tar.Reader) error) error {
 		return fmt.Errorf("%w: it is part of every Debian", err)
 	}
 	err = f(tar.NewReader(out))
-	_, drained := io.Copy(io.Discard, out) // what pads the archive
+	_, drained := io.Copy(io.Discard, out) // the archive's padding
 	if wait := cmd.Wait(); wait != nil {
 		return errors.Join(fmt.Errorf("%w: %s", wait, stderr.String()), err)
 	}
 	return errors.Join(err, drained)
 }
 
-// endOf makes the end of an archive no error.
+// endOf treats the end of an archive as no error.
 func endOf(err error) error {
 	if errors.Is(err, io.EOF) {
 		return nil
@@ -122,8 +122,8 @@ func endOf(err error) error {
 	return err
 }
 
-// trust puts the authorities' certificates into one file, as the package does when
-// it is installed.
+// trust puts the certificates of the authorities into one file, as the package does
+// when it is installed.
 func (t tree) trust() {
 	const from = "usr/share/ca-certificates/"
 	var names []string
@@ -145,8 +145,8 @@ func (t tree) trust() {
 	t.file(certificates, 0o644, all)
 }
 
-// own makes the layer of this repository's programs, which are in dir, under the
-// paths at which flannel's images have theirs.
+// own builds the layer with this repository's programs, which are in dir, under the
+// same paths as in flannel's images.
 func own(dir, licence string) (tree, error) {
 	t := tree{}
 	for name, from := range map[string]string{

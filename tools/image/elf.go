@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// link checks that each program and library of the trees, one upon the other, finds
-// the libraries that it names, and is for the machine.
+// link checks that each program and library of the trees, stacked on each other, finds
+// the libraries that it names, and is for the architecture.
 func linked(machine elf.Machine, layers ...tree) error {
 	all := tree{}
 	for _, t := range layers {

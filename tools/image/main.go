@@ -1,15 +1,15 @@
-// Command image makes twill's container image without a container engine: from
-// Debian packages that are unpacked and not installed, and the programs of this
-// repository. The same input makes the same bytes, whoever runs it and when.
+// Command image builds twill's container image without a container engine, from
+// Debian packages, which are unpacked but not installed, and the programs of this
+// repository. The same input gives the same bytes, wherever and whenever it runs.
 //
 //	DIR/amd64/debian/*.deb ─► layer ┐
 //	                                ├─► image amd64 ─► DIR/twill-amd64.tar
 //	DIR/amd64/programs/*   ─► layer ┘                ┐
 //	                          … arm64, arm, riscv64 ─┴─► DIR/twill.tar
 //
-// The archives are OCI image layouts, for "ctr images import" and what else knows
-// them. Those of one architecture have docker save's list too, for "docker load" of
-// any age.
+// The archives are OCI image layouts, for "ctr images import" and other tools that
+// read them. Those of one architecture also have docker save's manifest, for any
+// version of "docker load".
 package main
 
 import (
@@ -48,13 +48,13 @@ func main() {
 	}
 }
 
-// options say what to make.
+// options configure the build.
 type options struct {
 	dir, name, licence, version string
 	at                          time.Time
 }
 
-// run makes an archive for each architecture, and one with all of them.
+// run writes an archive for each architecture, and one with all of them.
 func run(o options, archs []string) error {
 	if len(archs) == 0 {
 		return fmt.Errorf("for which architectures? amd64, arm64, arm or riscv64")
@@ -83,8 +83,8 @@ func run(o options, archs []string) error {
 	return o.finish("all", filepath.Join(o.dir, "twill.tar"), d, all)
 }
 
-// one makes the image of an architecture, writes its archive, and adds it to that
-// with all.
+// one builds the image of an architecture, writes its archive, and adds it to the
+// archive with all of them.
 func (o options) one(arch string, all *archive) (v1.Descriptor, error) {
 	p, machine, err := platformOf(arch)
 	if err != nil {
@@ -119,7 +119,7 @@ func (o options) one(arch string, all *archive) (v1.Descriptor, error) {
 	return d, o.finish(arch, filepath.Join(o.dir, "twill-"+arch+".tar"), d, a)
 }
 
-// finish writes an archive and says what it is.
+// finish writes an archive and prints a description of it.
 func (o options) finish(what, path string, d v1.Descriptor, a *archive) error {
 	if err := a.write(path, o.at); err != nil {
 		return err
@@ -134,7 +134,7 @@ func (o options) finish(what, path string, d v1.Descriptor, a *archive) error {
 
 func (o options) tag() string { return o.name[strings.LastIndex(o.name, ":")+1:] }
 
-// named adds to what names an image its name, for containerd and for others.
+// named adds an image's name to its descriptor, for containerd and for others.
 func (o options) named(d v1.Descriptor) v1.Descriptor {
 	d.Annotations = map[string]string{
 		"io.containerd.image.name":          o.name,
@@ -143,7 +143,7 @@ func (o options) named(d v1.Descriptor) v1.Descriptor {
 	return d
 }
 
-// config is how a container runs if nothing else is said, as with flannel's image.
+// config is the default configuration of a container, the same as in flannel's image.
 func (o options) config() v1.Config {
 	labels := map[string]string{
 		"org.opencontainers.image.title":       "twill",

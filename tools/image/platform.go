@@ -7,10 +7,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// platforms are the architectures that there is an image for, by Go's names.
+// platforms are the supported architectures, by Go's names.
 var platforms = map[string]struct {
 	machine elf.Machine
-	variant string // as the OCI image specification has it
+	variant string // as in the OCI image specification
 }{
 	"amd64":   {elf.EM_X86_64, ""},
 	"arm64":   {elf.EM_AARCH64, "v8"},
@@ -18,7 +18,7 @@ var platforms = map[string]struct {
 	"riscv64": {elf.EM_RISCV, ""},
 }
 
-// platformOf returns what a registry calls an architecture.
+// platformOf returns a registry's name of an architecture.
 func platformOf(arch string) (*v1.Platform, elf.Machine, error) {
 	p, ok := platforms[arch]
 	if !ok {

@@ -37,8 +37,8 @@ func (t tree) program(name, from string) error {
 	return nil
 }
 
-// read adds what a tar archive has and keep wants. A name that is reached by a link
-// of merged /usr, as /lib/x is, is kept under the directory's own name.
+// read adds the files of a tar archive that keep accepts. A name that is reached
+// through a link of merged /usr, such as /lib/x, is stored under the link's target.
 func (t tree) read(archive *tar.Reader, keep func(name string) bool) error {
 	for {
 		h, err := archive.Next()
@@ -71,8 +71,8 @@ func (t tree) read(archive *tar.Reader, keep func(name string) bool) error {
 	}
 }
 
-// tar returns the layer as an archive: the same bytes for the same content. All
-// belongs to root, and all times are at.
+// tar returns the layer as an archive: the same content gives the same bytes. All
+// files belong to root, and all times are at.
 func (t tree) tar(at time.Time) ([]byte, error) {
 	all := maps.Clone(t)
 	for name := range t {
@@ -106,7 +106,7 @@ func (t tree) tar(at time.Time) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// entryInfo shows an entry as fs.FileInfo.
+// entryInfo presents an entry as fs.FileInfo.
 type entryInfo struct {
 	name string
 	entry

@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// draw returns a Mermaid flow chart: a box for each layer, in it the patterns of
-// its rows, and an arrow for each import that no longer way of arrows implies.
+// draw returns a Mermaid flow chart: a box for each layer, containing the patterns of
+// its rows, and an arrow for each import that is not implied by a longer path of
+// arrows.
 func (t table) draw(pkgs []pkg) string {
 	var b strings.Builder
 	b.WriteString("```mermaid\nflowchart TD\n")
@@ -35,7 +36,7 @@ func (t table) draw(pkgs []pkg) string {
 	return b.String()
 }
 
-// node makes an identifier of Mermaid.
+// node returns a pattern's Mermaid identifier.
 func node(name string) string {
 	return strings.NewReplacer("/...", "", "/", "_", " ", "_").Replace(name)
 }
@@ -43,7 +44,7 @@ func node(name string) string {
 type arrow struct{ from, to pattern }
 
 // arrows returns the imports between patterns in the table's order, without those
-// that a longer way implies.
+// that a longer path implies.
 func (t table) arrows(pkgs []pkg) []arrow {
 	to := map[pattern]map[pattern]bool{}
 	for _, k := range pkgs {
@@ -81,7 +82,7 @@ func (t table) arrows(pkgs []pkg) []arrow {
 	return arrows
 }
 
-// implied says whether another of the direct imports leads to q.
+// implied reports whether another of the direct imports leads to q.
 func implied(direct map[pattern]bool, reach map[pattern]map[pattern]bool, q pattern) bool {
 	for r := range direct {
 		if r != q && reach[r][q] {
@@ -96,7 +97,7 @@ const (
 	drawingEnds   = "<!-- end of the drawing -->\n"
 )
 
-// replaceDrawing puts the drawing between its marks in the page.
+// replaceDrawing puts the drawing between its markers in the page.
 func replaceDrawing(page []byte, drawing string) ([]byte, error) {
 	before, rest, ok := bytes.Cut(page, []byte(drawingBegins))
 	_, after, ok2 := bytes.Cut(rest, []byte(drawingEnds))

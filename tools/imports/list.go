@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// pkg is a package of the module and the packages of the module that its files
-// other than tests import. Paths are relative to the module's.
+// pkg is a package of the module, with the packages of the module that its non-test
+// files import. Paths are relative to the module's.
 type pkg struct {
 	path    string
 	imports []string
 }
 
-// list returns the packages of the module in dir, without those that are only tests.
+// list returns the packages of the module in dir, without those that contain only tests.
 func list(dir string) ([]pkg, error) {
 	cmd := exec.Command("go", "list", "-json=ImportPath,GoFiles,Imports,Module", "./...")
 	cmd.Dir = dir
@@ -31,7 +31,7 @@ func list(dir string) ([]pkg, error) {
 	return decode(bytes.NewReader(out))
 }
 
-// decode reads what "go list -json" writes: one object after the other.
+// decode reads the output of "go list -json": one object after the other.
 func decode(r io.Reader) ([]pkg, error) {
 	var pkgs []pkg
 	for d := json.NewDecoder(r); ; {
@@ -47,7 +47,7 @@ func decode(r io.Reader) ([]pkg, error) {
 			return nil, fmt.Errorf("read go list's output: %w", err)
 		}
 		if len(p.GoFiles) == 0 {
-			continue // nothing but tests
+			continue // contains only tests
 		}
 		prefix := p.Module.Path + "/"
 		found := pkg{path: strings.TrimPrefix(p.ImportPath, prefix)}

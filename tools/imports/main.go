@@ -1,19 +1,19 @@
-// Imports holds the packages of a Go module to the layers that a page declares,
+// Imports checks the packages of a Go module against the layers that a page declares,
 // and draws them.
 //
 //	imports check PAGE    report imports that break a rule, and a stale drawing
 //	imports draw PAGE     write the drawing into the page
 //
 // It runs "go list" in the directory of the page. The section "## Packages" of the
-// page has a table, whose rows stand in the order of dependency:
+// page has a table, whose rows are in the order of dependency:
 //
 //	| package | knows | rule |
 //	|---|---|---|
 //	| **layer** | | |
 //	| `internal/backend/udp`, `internal/backend/vxlan` | ... | imports none of `lease/...` |
 //
-// A package imports only packages of rows below its own. The column "rule" narrows
-// that with clauses separated by ";":
+// A package imports only packages of rows below its own. The column "rule" restricts
+// that further with clauses separated by ";":
 //
 //	imports nothing
 //	imports none of `PATTERN`, ...

@@ -19,11 +19,11 @@ type row struct {
 	rules    rules
 }
 
-// rules narrow what the order of the rows allows.
+// rules restrict what the order of the rows allows.
 type rules struct {
 	nothing bool      // imports nothing
 	noneOf  []pattern // never imports these
-	onlyBy  []pattern // is imported by these alone; nil: by all above
+	onlyBy  []pattern // is imported only by these; nil: by all above
 }
 
 // pattern is the path of a package in the module; "x/..." is x and all below it.
@@ -120,7 +120,7 @@ func parseRules(cell string) (rules, error) {
 
 var quotes = regexp.MustCompile("`([^`]+)`")
 
-// quoted returns what stands in back quotes.
+// quoted returns the strings in back quotes.
 func quoted(s string) []pattern {
 	var ps []pattern
 	for _, m := range quotes.FindAllStringSubmatch(s, -1) {

@@ -1,3 +1,3 @@
-// Package release has no code. Its module pins, by the tool lines of go.mod, what
+// Package release has no code. The tool lines of its go.mod pin the programs that
 // "make release" runs besides the go command.
 package release

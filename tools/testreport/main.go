@@ -1,10 +1,10 @@
-// Testreport reads "go test -json" on standard input and prints what a person
-// wants of it: the output of tests that failed, the tests that were skipped and
+// Testreport reads "go test -json" on standard input and prints the parts that matter
+// to a reader: the output of tests that failed, the tests that were skipped and
 // why, go test's line for each package, and one line of totals.
 //
 // A skipped test is a hole in what the suite proves, so it makes testreport
-// fail unless -skips allows it. Whether a test failed is go test's exit code:
-// run the pipe with pipefail.
+// fail unless -skips is given. Whether a test failed is reported by go test's exit
+// code: run the pipe with pipefail.
 package main
 
 import (
@@ -52,7 +52,7 @@ type testID struct{ pkg, test string }
 type report struct {
 	w      io.Writer
 	each   bool
-	skips  bool // are expected, and not listed
+	skips  bool // skips are expected, and not listed
 	output map[testID]*strings.Builder
 	// started is when each test began or, if it is parallel, when its turn
 	// came. Go's own Elapsed leaves out the subtests that ran in parallel.
@@ -72,7 +72,7 @@ func (r *report) read(in io.Reader) error {
 		if line != "" {
 			var e event
 			if json.Unmarshal([]byte(line), &e) != nil {
-				fmt.Fprint(r.w, line) // a tool in between that does not speak JSON
+				fmt.Fprint(r.w, line) // output of another tool in the pipe, not JSON
 			} else {
 				r.take(e)
 			}
@@ -130,7 +130,7 @@ func (r *report) take(e event) {
 			r.flush(id)
 			return
 		}
-		// Tests that a panic or the timeout cut off have no event of
+		// Tests that were cut off by a panic or the timeout have no event of
 		// their own.
 		for open := range r.output {
 			if open.pkg == e.Package {
@@ -141,7 +141,7 @@ func (r *report) take(e event) {
 	}
 }
 
-// packageOutput passes on what TestMain prints and go test's own line.
+// packageOutput passes on the output of TestMain and go test's own line.
 func (r *report) packageOutput(s string) {
 	if s == "PASS\n" || strings.HasSuffix(s, "[no test files]\n") {
 		return
