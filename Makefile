@@ -7,12 +7,12 @@ MAKEFLAGS   += --no-print-directory
 .DEFAULT_GOAL := help
 
 # The go command records the commit, which "twilld --version" prints after the release
-# (internal/version/version.go). Where there is no git, or git refuses the tree, builds
-# go without.
+# (internal/version/version.go). If there is no git, or git refuses the tree, builds
+# continue without it.
 BUILDVCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 export GOFLAGS := $(strip $(shell go env GOFLAGS) -buildvcs=$(BUILDVCS))
 
-# How a shipped binary is built: static, and the same bytes wherever it is.
+# How a shipped binary is built: static, and with the same bytes wherever it is built.
 # Without gRPC's tracing, which is never used, the linker can leave methods out.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -tags grpcnotrace
 
@@ -21,7 +21,7 @@ GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -tags grpcnotrace
 CROSS := arm arm64 mips riscv64 386
 
 # Packages whose tests run under an emulated CPU: those that lay out kernel
-# structures or packet bytes. What needs privileges skips itself there.
+# structures or packet bytes. Tests that need privileges skip themselves there.
 PORTABLE := ./encap ./internal/backend/... ./tun/... ./fastpath/... ./lease ./lease/internal/... ./lease/static ./metrics/...
 
 # One Go package pattern for "all but the tests that need namespaces".
@@ -34,7 +34,7 @@ ifeq ($(GOARCH),amd64)
 MODULES  += bench/peers/flannel
 endif
 
-# Kubernetes' programs take minutes to build, so each is built once a version.
+# Kubernetes' programs take minutes to build, so each is built once per version.
 KUBE          := bin/peers/kubernetes
 KUBE_PROGRAMS := kube-apiserver kube-controller-manager kubectl
 # The tests that run them.
@@ -78,13 +78,13 @@ etcd: ## build bin/peers/etcd and etcdctl, which tests run
 cni: ## build bin/peers/cni, the CNI plugins and cnitool that tests run
 	cd tools/cni && $(GOBUILD) -o ../../bin/peers/cni/ tool
 
-# The image's name, and Go's names of the architectures it is made for.
+# The image's name, and Go's names of the architectures it is built for.
 IMAGE       ?= localhost/twill:dev
 IMAGE_ARCHS ?= amd64 arm64 arm riscv64
-# The daemon of the image has no etcd of its own.
+# The daemon in the image has no etcd of its own.
 GOIMAGE     := GOOS=linux GOARM=7 $(GOBUILD),noembed
 RELEASE     := $(shell sed -n 's/^const Release = "\(.*\)"$$/\1/p' internal/version/version.go)
-# All times in the image; the commit's, unless the caller has another.
+# The timestamp of all files in the image: the commit's, unless the caller sets another.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 .PHONY: image
@@ -129,8 +129,8 @@ peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laborato
 	cd bench/peers/tools && $(GOBUILD) -o ../../../bin/peers/wireguard-go golang.zx2c4.com/wireguard
 	cd bench/peers/tools && $(GOBUILD) -o ../../../bin/peers/ github.com/slackhq/nebula/cmd/nebula github.com/slackhq/nebula/cmd/nebula-cert
 
-# The stages of "make test". On two processors three at a time keep both busy: much
-# of what the tests in namespaces do is wait. Each has its log in bin/log.
+# The stages of "make test". On two processors three at a time keep both busy, since
+# the tests in namespaces spend much of their time waiting. Each has its log in bin/log.
 STAGES := build fetch netns kubernetes unit cross lint
 
 .PHONY: test
@@ -138,7 +138,7 @@ test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, 
 	@$(STEP) packages "Debian packages that the tests need" scripts/install-deps.sh
 	@$(MAKE) --jobs=3 --keep-going $(STAGES:%=stage-%)
 
-# A stage is a make of its own: it does not take part in this one's jobs.
+# A stage is a separate make: it does not share this one's jobs.
 STAGE := @MAKEFLAGS=--no-print-directory $(STEP)
 
 .PHONY: $(STAGES:%=stage-%)

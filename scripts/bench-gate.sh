@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# bench-gate.sh BASE: twilld of the git revision BASE and twilld as it is now
-# (bin/twilld), measured by the laboratory in the same interleaved rounds, and
+# bench-gate.sh BASE: the laboratory measures twilld of the git revision BASE and the
+# present twilld (bin/twilld) in the same interleaved rounds and prints
 # their ratios with spread. MINUTES (6) is how long it may take, LOADS and WIRES
-# what is measured. It needs root and a machine with nothing else to do.
+# select what is measured. It needs root and an otherwise idle machine.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

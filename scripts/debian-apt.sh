@@ -1,11 +1,11 @@
-# debian-apt.sh, to be sourced: debian_apt DIR SUITE ARCH makes an APT in DIR with
-# the lists of that Debian release and architecture and no others, from where this
-# system has its packages from, and has apt-get and apt-cache use it from then on.
-# With a fourth argument, "security", it has the security updates too, if they can
-# be had. The system's own lists are left alone; its proxies and the like are in
-# force.
+# debian-apt.sh, to be sourced: debian_apt DIR SUITE ARCH sets up an APT in DIR that has
+# the lists of that Debian release and architecture and no others, from the same mirror as
+# this system's packages, and makes apt-get and apt-cache use it from then on.
+# With a fourth argument, "security", it includes the security updates if they are
+# available. The system's own lists are left alone; its proxies and similar settings
+# stay in force.
 
-# debian_repository LABEL: where this system has the packages with that label from.
+# debian_repository LABEL: the repository of this system's packages with that label.
 debian_repository() {
 	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Label: $1" | sed -n 1p
 }

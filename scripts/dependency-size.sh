@@ -2,9 +2,9 @@
 # dependency-size.sh: the cost of each direct dependency in a static, stripped binary;
 # docs/dependencies.md has the figures.
 #
-# Printed are: how much it adds to a program that already uses what twilld uses of the
+# It prints how much each one adds to a program that already uses what twilld uses of the
 # standard library, through the calls that twill makes; the sizes of the programs, with
-# and without the parts that can be left out; and the bytes of code and constants in
+# and without the optional parts; and the bytes of code and constants in
 # twilld, by module.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -121,7 +121,7 @@ shipped() {
 	printf '%-40s %6d KiB\n' "$1" $(($(stat -c %s "$tmp/shipped") / 1024))
 }
 
-# twill-lab without plots: files of bench/report that draw are replaced.
+# twill-lab without plots: the files of bench/report that draw are replaced.
 printf 'package report\n\nfunc (c chart) write(string) error { return nil }\n' >"$tmp/draw.go"
 printf 'package report\n' >"$tmp/plotter.go"
 printf '{"Replace": {"%s": "%s", "%s": "%s"}}' \
@@ -138,9 +138,9 @@ shipped "twill-lab without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./
 
 # contents TITLE FLAGS...: bytes of code and constants in twilld, by module.
 #
-# A symbol has its package's path, and go list maps that to a module. What the linker
+# A symbol has its package's path, which go list maps to a module. What the linker
 # itself writes (type descriptors) belongs to no package; line tables are not symbols
-# and are not counted: their size is in proportion to the code.
+# and are not counted: their size is proportional to that of the code.
 contents() {
 	echo
 	echo "$1"

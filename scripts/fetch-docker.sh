@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# fetch-docker.sh DIR: the dockerd that internal/lab/e2e runs, from the package
-# sources of this Debian, unpacked and not installed, so that nothing of it
-# starts on this machine: DIR/bin with dockerd, docker, containerd, runc and
-# busybox, DIR/lib with libraries that they need. What is there already is left
-# as it is.
+# fetch-docker.sh DIR: download the dockerd that internal/lab/e2e runs from this
+# Debian's package sources. The packages are unpacked but not installed, so nothing
+# starts on this machine. DIR/bin gets dockerd, docker, containerd, runc and
+# busybox, DIR/lib the libraries that they need. Existing files are left
+# unchanged.
 set -euo pipefail
 
 dir=${1:?"usage: fetch-docker.sh DIR"}
 packages=(docker.io containerd runc busybox-static libdevmapper1.02.1 libseccomp2)
-# What an earlier version of this script has fetched may lack something.
+# The files of an earlier version of this script may be incomplete.
 if cmp -s "$0" "$dir/complete"; then
 	exit
 fi
@@ -19,7 +19,7 @@ trap 'rm -rf "$tmp"' EXIT
 download() { (cd "$tmp" && apt-get download -q -o APT::Sandbox::User=root "${packages[@]}"); }
 
 if ! download; then
-	# Lists that are missing or old; only root may bring new ones.
+	# The lists are missing or old; only root may update them.
 	if [ "$(id -u)" != 0 ]; then
 		echo "fetch-docker.sh: run 'sudo apt-get update' and try again" >&2
 		exit 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# fetch-etcd.sh DIR: the etcd of this Debian, years older than ours, unpacked and
-# not installed, so that nothing of it starts on this machine: DIR/etcd. What is
-# there already is left as it is.
+# fetch-etcd.sh DIR: download this Debian's etcd, which is years older than ours, to
+# DIR/etcd. The package is unpacked but not installed, so nothing starts on this machine.
+# An existing file is left unchanged.
 set -euo pipefail
 
 dir=${1:?"usage: fetch-etcd.sh DIR"}
@@ -15,7 +15,7 @@ trap 'rm -rf "$tmp"' EXIT
 download() { (cd "$tmp" && apt-get download -q -o APT::Sandbox::User=root etcd-server); }
 
 if ! download; then
-	# Lists that are missing or old; only root may bring new ones.
+	# The lists are missing or old; only root may update them.
 	if [ "$(id -u)" != 0 ]; then
 		echo "fetch-etcd.sh: run 'sudo apt-get update' and try again" >&2
 		exit 1

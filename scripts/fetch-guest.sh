@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# fetch-guest.sh DIR VERSION ARCH: a kernel that internal/lab/guest boots, from this
-# Debian's mirror, unpacked and not installed: vmlinuz, modules and busybox in
-# DIR/linux-VERSION-ARCH. What is there already is left as it is.
+# fetch-guest.sh DIR VERSION ARCH: download a kernel that internal/lab/guest boots from
+# this Debian's mirror. The packages are unpacked but not installed: vmlinuz, modules and
+# busybox go to DIR/linux-VERSION-ARCH. Existing files are left unchanged.
 #
 # The kernels are those that Debian builds for virtual machines; for 32-bit ARM
-# there is only that of the boards. They have VXLAN as a module, so a guest
-# without its file has no VXLAN.
+# only the one for boards exists. They have VXLAN as a module, so a guest
+# without that file has no VXLAN.
 set -euo pipefail
 
 into=${1:?"usage: fetch-guest.sh DIR VERSION ARCH"}/linux-${2:?}-${3:?}
 version=$2 arch=$3
-# What an earlier version of this script has fetched may lack something.
+# The files of an earlier version of this script may be incomplete.
 if cmp -s "$0" "$into/complete"; then
 	exit
 fi
 case $version in
 5.10) suite=bullseye ;;
-6.1) suite=bookworm ;; # the last before UDP segmentation on TUN, of 6.2
+6.1) suite=bookworm ;; # the last before UDP segmentation on TUN, which came with 6.2
 6.12) suite=trixie ;;
 *) echo "fetch-guest.sh: no Debian is known to have Linux $version" >&2; exit 2 ;;
 esac
@@ -28,7 +28,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
 mkdir -p "$tmp"/unpacked/usr/{bin,lib}
-ln -s usr/bin usr/lib "$tmp/unpacked" # the same place in newer releases
+ln -s usr/bin usr/lib "$tmp/unpacked" # the same directories in newer releases
 . "$(dirname "${BASH_SOURCE[0]}")/debian-apt.sh"
 debian_apt "$tmp" "$suite" "$arch"
 kernel=$(apt-cache pkgnames "linux-image-$version." |
@@ -45,8 +45,8 @@ rm -rf "$into"
 mkdir -p "$into"
 mv "$tmp"/unpacked/boot/vmlinuz-* "$into/vmlinuz"
 mv "$tmp"/unpacked/bin/busybox "$into/busybox"
-# Of the modules those that networks take; the others are most of the size. The
-# kernel is given them as they are, so they must not be compressed.
+# Keep only the modules for networking; the others make up most of the size. The
+# kernel loads them directly, so they must not be compressed.
 for part in crypto lib net drivers/net drivers/virtio; do
 	mkdir -p "$into/modules/$(dirname "$part")"
 	mv "$tmp"/unpacked/lib/modules/*/kernel/"$part" "$into/modules/$part"

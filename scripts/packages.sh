@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # packages.sh DIST [ARCH...]: make deb and rpm packages of the release archives in the
-# directory DIST, for all that are there or for these architectures.
+# directory DIST, for all of them or only for the given architectures.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,7 +27,7 @@ for arch in "${arches[@]}"; do
 	tar -C "$tmp" -xzf "$dist/twill-$VERSION-linux-$arch.tar.gz"
 	root=$tmp/twill-$VERSION-linux-$arch
 	sed 's#/usr/local/bin/#/usr/bin/#' "$root/deploy/systemd/twilld.service" >"$root/twilld.service"
-	SOURCE_DATE_EPOCH=$(stat -c %Y "$root/LICENSE") # that of the commit, in a release
+	SOURCE_DATE_EPOCH=$(stat -c %Y "$root/LICENSE") # the commit's time, in a release
 	ARCH=${arch/#armv/arm} # nfpm's names for armv6 and armv7
 	export VERSION ARCH SOURCE_DATE_EPOCH
 	for format in deb rpm; do

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # release-check.sh OUT [ARCH...]: check the release in the directory OUT.
 #
-# A second build of the commit that is checked out, from another directory and with
-# an empty build cache, must give the same bytes; every archive must have what its
-# checksum says, and every program in it must be static and print the version and
-# the commit, under qemu where the processor is another one (needs qemu-user-static and binutils).
+# A second build of the checked-out commit, from another directory and with
+# an empty build cache, must give the same bytes; every archive must match its
+# checksum, and every program in it must be static and print the version and
+# the commit, under qemu for other processors (needs qemu-user-static and binutils).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -5,8 +5,8 @@
 # over the archives.
 #
 # The same commit and the same Go release give the same bytes, on any machine and in
-# any directory: everything is built in a clone of its own, so neither files that are
-# not committed nor the environment get in. "make release-check" builds twice and
+# any directory: everything is built in a separate clone, so that neither uncommitted
+# files nor the environment affect the result. "make release-check" builds twice and
 # compares.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -36,7 +36,7 @@ git -C "$tmp/src" -c advice.detachedHead=false checkout --quiet --detach "$commi
 git -C "$tmp/src" tag --force "v$version" >/dev/null
 cd "$tmp/src"
 
-# How Go builds is said here alone. C is never compiled.
+# The settings of every Go build. C is never compiled.
 for variable in $(env | sed -n 's/^\(GO[A-Z0-9]*\)=.*/\1/p'); do
 	case $variable in
 	GOPATH | GOCACHE | GOMODCACHE | GOROOT | GOTMPDIR | GOPROXY | GONOPROXY | GOPRIVATE | GOSUMDB | GONOSUMDB | GOTOOLCHAIN | GOMAXPROCS) ;;
@@ -45,7 +45,7 @@ for variable in $(env | sed -n 's/^\(GO[A-Z0-9]*\)=.*/\1/p'); do
 done
 export GOENV=off CGO_ENABLED=0 GOOS=linux
 
-# target ARCH: the variables by which the go command builds for it.
+# target ARCH: the environment variables that make the go command build for it.
 target() {
 	case $1 in
 	armv6 | armv7) echo "GOARCH=arm GOARM=${1#armv}" ;;

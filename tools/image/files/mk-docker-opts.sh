@@ -1,3 +1,3 @@
 #!/bin/sh
-# flannel's script of this name, by the program that does the same.
+# flannel's script of this name, implemented by the program that does the same.
 exec twill docker-opts "$@"
