@@ -1,6 +1,6 @@
-// Command install-conf SRC DEST copies a file so that a reader of DEST sees the old
-// one or the new one, also after a crash. In the image it is flannel's
-// /opt/bin/install-conf: an init container installs the CNI configuration with it,
+// Command install-conf SRC DEST copies a file so that a reader of DEST sees either
+// the old file or the new one, even after a crash. In the image it is flannel's
+// /opt/bin/install-conf: an init container installs the CNI configuration with it
 // while the container runtime watches the directory.
 package main
 
@@ -23,9 +23,9 @@ func main() {
 	}
 }
 
-// install copies src, with its permissions, beside dest and renames it. The name in
-// between begins with a dot, by which runtimes do not take it for a configuration,
-// and is always the same: what a killed run left is overwritten by the next one.
+// install copies src, with its permissions, beside dest and renames it. The
+// temporary name begins with a dot, so runtimes do not take it for a configuration.
+// It is always the same, so the next run overwrites what a killed one left.
 func install(src, dest string) error {
 	in, err := os.Open(src)
 	if err != nil {
@@ -52,14 +52,14 @@ func install(src, dest string) error {
 	return syncDir(filepath.Dir(dest))
 }
 
-// write makes path a copy of in, on disk.
+// write copies in to path and syncs it to disk.
 func write(path string, in io.Reader, mode os.FileMode) error {
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	// Chmod, since the file may have been there, and the umask takes bits.
+	// Chmod explicitly: the file may have existed, and the umask clears bits.
 	return errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
 }
 

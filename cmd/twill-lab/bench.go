@@ -26,13 +26,13 @@ var quick = benchFlags{
 	rounds: 3, minutes: 2.5,
 }
 
-// benchFlags are the command line of twill-lab bench.
+// benchFlags holds the flags of twill-lab bench.
 type benchFlags struct {
 	quick            bool
 	paths, wires     string
-	loads            string // empty: all, but for those that say nothing of a path or a wire
+	loads            string // empty: all but those that are independent of path and wire
 	mtu, rounds      int
-	seconds, minutes float64 // seconds 0: as minutes has it
+	seconds, minutes float64 // seconds 0: minutes applies
 	out, page        string
 	micro, from      string
 	binaries         bench.Binaries
@@ -62,8 +62,8 @@ func (f *benchFlags) register(fs *flag.FlagSet) {
 		"`PATH` of stock flannel's udp backend; other peers lie beside it")
 }
 
-// preset puts in what --quick means, and the default of --wire, where the
-// command line does not say otherwise.
+// preset applies the values of --quick and the default of --wire to flags that
+// the command line does not set.
 func (f *benchFlags) preset(fs *flag.FlagSet) {
 	given := make(map[string]bool)
 	fs.Visit(func(g *flag.Flag) { given[g.Name] = true })
@@ -89,7 +89,7 @@ func (f *benchFlags) preset(fs *flag.FlagSet) {
 	}
 }
 
-// options turns flags into what bench understands.
+// options converts the flags to the options of package bench.
 func (f *benchFlags) options(c *command.Call) (bench.Options, error) {
 	opts := bench.Options{MTU: f.mtu, Rounds: f.rounds, Binaries: f.binaries}
 	var errs [3]error
@@ -161,7 +161,7 @@ func runBench(ctx context.Context, c *command.Call) error {
 	return errors.Join(err, f.show(r, c.Stdout))
 }
 
-// show writes the report wherever the flags want it.
+// show writes the report to each place that the flags name.
 func (f *benchFlags) show(r *report.Report, stdout io.Writer) error {
 	var err error
 	if f.binaries.Base != "" {

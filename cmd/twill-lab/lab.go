@@ -64,7 +64,8 @@ const execUsage = `Usage: twill-lab exec a|b|pod-a|pod-b COMMAND [ARG...]
 Runs a command on a host of the lab or in a pod.
 `
 
-// runExec passes all after the place on as it is: flags are the command's.
+// runExec passes everything after the place on unchanged: flags belong to the
+// command.
 func runExec(_ context.Context, c *command.Call) error {
 	switch {
 	case len(c.Arguments) == 1 && slices.Contains([]string{"-h", "-help", "--help"}, c.Arguments[0]):

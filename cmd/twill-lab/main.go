@@ -1,5 +1,5 @@
 // Command twill-lab shows and measures twill's data plane in network namespaces
-// of this machine. It runs the twilld that lies beside it.
+// of this machine. It runs the twilld binary in its own directory.
 package main
 
 import (

@@ -23,7 +23,7 @@ const aboutConfig = `get prints the network config. set replaces it by that in F
 writes nothing. Running nodes apply a new config at once, or say in twill status which
 part needs a restart.`
 
-// maxConfig bounds what is read: etcd takes no request of more than 1.5 MiB.
+// maxConfig bounds what is read: etcd refuses requests of more than 1.5 MiB.
 const maxConfig = 1 << 20
 
 func runConfig(ctx context.Context, call *command.Call) error {
@@ -59,8 +59,8 @@ func runConfig(ctx context.Context, call *command.Call) error {
 	return c.Usagef("unknown command %q; commands are get and set", rest[0])
 }
 
-// getConfig prints even a config that cannot be used, so that it can be corrected, and
-// writes to stderr what is wrong with it.
+// getConfig prints even an unusable config, so that it can be corrected, and writes
+// the error to stderr.
 func getConfig(ctx context.Context, read func(context.Context) ([]byte, error), parse parser, stdout, stderr io.Writer) error {
 	text, err := read(ctx)
 	if err != nil {
@@ -99,7 +99,7 @@ func setConfig(ctx context.Context, s *etcd.Store, text []byte, stdout, stderr i
 	return nil
 }
 
-// warnMisfits says which leases a node does not keep under the config c.
+// warnMisfits warns about the leases that nodes cannot keep under the config c.
 func warnMisfits(w io.Writer, c *lease.Config, leases []lease.Lease) {
 	var misfits []string
 	for _, l := range leases {
@@ -143,7 +143,7 @@ func readConfig(name string) ([]byte, error) {
 // parser reads a network config.
 type parser func(text []byte) (*lease.Config, error)
 
-// checkConfig returns why a node could not use the config.
+// checkConfig returns an error if a node could not use the config.
 func checkConfig(text []byte, parse parser) error {
 	if len(text) == 0 {
 		return errors.New("network config: the text is empty")

@@ -24,8 +24,8 @@ twilld or flanneld writes, as flannel's mk-docker-opts.sh does: a file for
 EnvironmentFile= of Docker's unit. Variables DOCKER_OPT_* of the environment become
 options too. With neither -i nor -c it writes both forms.`
 
-// dockerOpts is what the command line asks for. The letters and defaults are
-// those of mk-docker-opts.sh.
+// dockerOpts holds the options of the command line. The letters and defaults
+// are those of mk-docker-opts.sh.
 type dockerOpts struct {
 	subnetFile string
 	dockerFile string
@@ -72,11 +72,11 @@ func runDockerOpts(_ context.Context, c *command.Call) error {
 
 var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// clusters are arguments that getopts of the shell takes apart: -ic is -i -c,
+// clusters matches arguments that the shell's getopts splits: -ic is -i -c,
 // -kNAME is -k NAME.
 var clusters = regexp.MustCompile(`^-([icm]*)(?:([fdk])([^=].*)?)?$`)
 
-// splitLetters gives each letter an argument of its own.
+// splitLetters splits clusters into one argument per option letter.
 func splitLetters(args []string) []string {
 	var out []string
 	for i := 0; i < len(args); i++ {
@@ -95,7 +95,7 @@ func splitLetters(args []string) []string {
 		if m[3] != "" {
 			out = append(out, m[3])
 		} else if i++; i < len(args) {
-			out = append(out, args[i]) // a value, whatever it looks like
+			out = append(out, args[i]) // a value, even if it looks like an option
 		}
 	}
 	return out
@@ -121,8 +121,8 @@ func readVariables(path string) (map[string]string, error) {
 	return env, nil
 }
 
-// text returns the file for Docker. env has the variables of the subnet file,
-// environ is the process's environment.
+// text returns the file for Docker. env holds the variables of the subnet file,
+// environ the environment of the process.
 func (o *dockerOpts) text(env map[string]string, environ []string) ([]byte, error) {
 	opts := make(map[string]string)
 	combined := ""
@@ -147,7 +147,7 @@ func (o *dockerOpts) text(env map[string]string, environ []string) ([]byte, erro
 		opts["DOCKER_OPT_MTU"] = "--mtu=" + v
 	}
 	if v := env["FLANNEL_IPMASQ"]; v != "" && !o.noIPMasq {
-		// One of the two masquerades.
+		// Either the daemon or Docker masquerades, not both.
 		not, known := map[string]string{"true": "false", "false": "true"}[v]
 		if !known {
 			return nil, fmt.Errorf("FLANNEL_IPMASQ %q: want true or false", v)
@@ -167,8 +167,8 @@ func (o *dockerOpts) text(env map[string]string, environ []string) ([]byte, erro
 	return b, nil
 }
 
-// quoteVariable puts a value in the quotes that the shell and systemd.exec(5)
-// read. The escapes are for what comes from the environment.
+// quoteVariable quotes a value for the shell and systemd.exec(5). Values from
+// the environment may need the escapes.
 func quoteVariable(value string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(value) + `"`
 }

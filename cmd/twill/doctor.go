@@ -19,7 +19,7 @@ the command that repairs it. It changes nothing. Run it as root.
 
 Exit code: 0 if nothing is bad, 1 if something is.`
 
-// defaultSubnetFile is where flannel's subnet file is.
+// defaultSubnetFile is the default path of flannel's subnet file.
 const defaultSubnetFile = "/run/flannel/subnet.env"
 
 // errBad makes the exit code 1. The findings have been printed.
@@ -27,7 +27,7 @@ var errBad = errors.New("doctor: there are bad findings, see above")
 
 func runDoctor(ctx context.Context, call *command.Call) error {
 	c := newStoreCommand(call)
-	c.Stderr = io.Discard // findings say what the store would warn about
+	c.Stderr = io.Discard // the findings cover the store's warnings
 	asJSON := c.Bool("json", false, "print JSON instead of lines")
 	leaseFile := c.String("lease-file", "", "`FILE` with the leases, instead of etcd (default: the running twilld's)")
 	subnetFile := c.String("subnet-file", "", "`FILE` that twilld writes for CNI plugins (default: the running twilld's, or "+defaultSubnetFile+")")

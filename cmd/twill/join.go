@@ -78,7 +78,7 @@ or let its systemd unit read the same from %[6]s (EnvironmentFile=).
 	return err
 }
 
-// readInvitation reads the file that was named, or standard input.
+// readInvitation reads the named file, or standard input.
 func readInvitation(files []string) (string, error) {
 	in := io.Reader(os.Stdin)
 	if len(files) == 1 && files[0] != "-" {

@@ -19,27 +19,29 @@ const aboutLeases = `Lists the leases: which node has which pod subnet, and unti
 on this node, its own lease is marked, and the list has the time of the last packet
 to or from each peer, and the traffic since the peer last changed.`
 
-// leaseRow is a lease as it is listed, and its JSON.
+// leaseRow is one row of the list, in the table and in JSON.
 type leaseRow struct {
 	Own        bool           `json:"own,omitempty"` // this node's
 	Subnets    []netip.Prefix `json:"subnets"`
 	PublicIP   netip.Addr     `json:"public_ip,omitzero"`
 	PublicIPv6 netip.Addr     `json:"public_ipv6,omitzero"`
 	Backend    string         `json:"backend"` // "udp" where the lease names none
-	// Expiration is absent where the lease is a reservation.
+	// Expiration is absent for a reservation.
 	Expiration time.Time `json:"expiration,omitzero"`
 	Reserved   bool      `json:"reserved,omitempty"`
-	// Traffic is absent where the local daemon does not know the peer, or the
-	// kernel carries its packets.
+	// Traffic is absent if the local daemon does not know the peer or the kernel
+	// carries its packets.
 	Traffic *traffic `json:"traffic,omitempty"`
-	// Idle is how many seconds ago the last packet went to the node; absent: none
-	// since the daemon knows the node, or unknown.
+	// Idle is the number of seconds since the last packet to the node. It is
+	// absent if there was none since the daemon learned of the node, or if it is
+	// unknown.
 	Idle *float64 `json:"idle_seconds,omitempty"`
 
 	watched bool // Idle is known
 }
 
-// traffic is what went between this node and a peer, in bytes of inner packets.
+// traffic is the traffic between this node and a peer, in bytes of inner
+// packets.
 type traffic struct {
 	TXPackets uint64 `json:"tx_packets"`
 	TXBytes   uint64 `json:"tx_bytes"`
@@ -59,7 +61,7 @@ func runLeases(ctx context.Context, call *command.Call) error {
 	}
 	rows := leaseRows(leases, c.daemon)
 	for i := range rows {
-		rows[i].Reserved = rows[i].Reserved && !c.kube.On // the lease goes with the node
+		rows[i].Reserved = rows[i].Reserved && !c.kube.On // the lease ends with the node
 	}
 	if *asJSON {
 		e := json.NewEncoder(c.Stdout)
@@ -69,8 +71,8 @@ func runLeases(ctx context.Context, call *command.Call) error {
 	return writeLeases(c.Stdout, rows, time.Now())
 }
 
-// leaseRows combines leases with what the local daemon knows. local is nil if none
-// runs.
+// leaseRows combines leases with the status of the local daemon. local is nil if
+// none runs.
 func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
 	peers := make(map[netip.Prefix]status.Peer)
 	var own []netip.Prefix
@@ -112,7 +114,7 @@ func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
 	return rows
 }
 
-// writeLeases writes a table. now is what expirations are counted from.
+// writeLeases writes a table. Expirations are shown relative to now.
 func writeLeases(w io.Writer, rows []leaseRow, now time.Time) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(w, "no leases")
@@ -165,7 +167,7 @@ func lastTraffic(r leaseRow) string {
 	case r.Idle == nil:
 		return "never"
 	}
-	// A year is more than any node is up, and no overflow.
+	// Capped at a year, which exceeds any uptime, to avoid overflow.
 	idle := time.Duration(min(*r.Idle, 365*24*3600) * float64(time.Second))
 	switch {
 	case idle < time.Minute:

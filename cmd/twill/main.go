@@ -1,5 +1,5 @@
-// Command twill is the operator's side of twilld: it asks the daemon of this node
-// and the store of the leases, and writes to the store.
+// Command twill is the operator's client for twilld: it queries the daemon on
+// this node and the lease store, and writes to the store.
 package main
 
 import (

@@ -35,13 +35,13 @@ type storeCommand struct {
 	socket  string
 	timeout time.Duration
 
-	// daemon is the status of the twilld on this node; nil: none answers, and
-	// daemonErr says why.
+	// daemon is the status of the twilld on this node. It is nil if none answers;
+	// daemonErr is then the reason.
 	daemon    *status.Document
 	daemonErr error
 }
 
-// newStoreCommand defines the flags that all of them have.
+// newStoreCommand defines the flags common to all of them.
 func newStoreCommand(call *command.Call) *storeCommand {
 	c := &storeCommand{Call: call}
 	c.etcd = etcdflags.Define(c.FlagSet)
@@ -51,9 +51,9 @@ func newStoreCommand(call *command.Call) *storeCommand {
 	return c
 }
 
-// parse parses flags and operands, and asks the daemon for what they leave open;
-// usage stands for the operands in the help text. It returns true where help was
-// asked for.
+// parse parses flags and operands, and takes the settings that they leave open
+// from the daemon. usage represents the operands in the help text. It returns
+// true if help was requested.
 func (c *storeCommand) parse(ctx context.Context, about, usage string) (operands []string, help bool, err error) {
 	operands, help, err = c.ParseOperands(about+aboutStore, usage)
 	if help || err != nil {
@@ -71,7 +71,8 @@ func (c *storeCommand) parse(ctx context.Context, about, usage string) (operands
 	return operands, false, c.adopt()
 }
 
-// settings are those of the daemon; the zero value if it does not answer.
+// settings returns the daemon's settings, or the zero value if it does not
+// answer.
 func (c *storeCommand) settings() status.Settings {
 	if c.daemon == nil || c.daemon.Settings == nil {
 		return status.Settings{}
@@ -79,8 +80,8 @@ func (c *storeCommand) settings() status.Settings {
 	return *c.daemon.Settings
 }
 
-// adopt takes the daemon's settings of etcd for the flags that are not given. An
-// etcd that a flag names is not the daemon's, so its certificates are not either.
+// adopt takes the daemon's etcd settings for the flags that are not given. If a
+// flag names another etcd, the daemon's certificates do not apply to it.
 func (c *storeCommand) adopt() error {
 	s := c.settings()
 	if k := s.Kubernetes; k != nil && !c.etcd.Given("etcd-endpoints") {
@@ -107,7 +108,8 @@ func (c *storeCommand) adopt() error {
 	return nil
 }
 
-// leaseFile is the daemon's, empty where leases are in etcd.
+// leaseFile returns the path of the daemon's lease file, or "" if leases are in
+// etcd.
 func (c *storeCommand) leaseFile() string {
 	if c.etcd.Given("etcd-endpoints") || c.kube.On {
 		return ""
@@ -115,8 +117,8 @@ func (c *storeCommand) leaseFile() string {
 	return c.settings().LeaseFile
 }
 
-// ask calls f with an open store of etcd and a context that ends with the
-// timeout. Warnings of the store go to Stderr.
+// ask calls f with an open etcd store and a context that ends with the timeout.
+// Warnings of the store go to Stderr.
 func (c *storeCommand) ask(ctx context.Context, f func(context.Context, *etcd.Store) error) error {
 	if file := c.leaseFile(); file != "" {
 		return fmt.Errorf("%s: the twilld on this node has its leases in %s, not in etcd; edit that file, or name an etcd with --etcd-endpoints", c.Name(), file)
@@ -136,13 +138,13 @@ func (c *storeCommand) ask(ctx context.Context, f func(context.Context, *etcd.St
 	return f(ctx, store)
 }
 
-// askKube calls f with an open store in Kubernetes and a context that ends with the
+// askKube calls f with an open Kubernetes store and a context that ends with the
 // timeout.
 func (c *storeCommand) askKube(ctx context.Context, f func(context.Context, *kube.Store) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	o := c.kube.Options
-	o.Logger = logging.New(c.Stderr, logging.Text, slog.LevelError) // what is wrong comes as an error
+	o.Logger = logging.New(c.Stderr, logging.Text, slog.LevelError) // problems are returned as errors
 	store, err := kube.Open(o)
 	if err != nil {
 		return err
@@ -151,7 +153,7 @@ func (c *storeCommand) askKube(ctx context.Context, f func(context.Context, *kub
 	return f(ctx, store)
 }
 
-// leases returns all leases of the store, wherever that is.
+// leases returns all leases of the store, of whichever kind it is.
 func (c *storeCommand) leases(ctx context.Context) (all []lease.Lease, err error) {
 	if file := c.leaseFile(); file != "" {
 		_, all, err = c.readLeaseFile(ctx, file)
@@ -191,7 +193,7 @@ func (c *storeCommand) config(ctx context.Context) (config *lease.Config, err er
 	return config, err
 }
 
-// readLeaseFile reads a lease file as it is now.
+// readLeaseFile reads the current content of a lease file.
 func (c *storeCommand) readLeaseFile(ctx context.Context, path string) (*lease.Config, []lease.Lease, error) {
 	s, err := static.Open(path, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -203,7 +205,7 @@ func (c *storeCommand) readLeaseFile(ctx context.Context, path string) (*lease.C
 	ended := make(chan error, 1)
 	go func() { ended <- s.Watch(watching, updates) }()
 	select {
-	case u := <-updates: // the first is a snapshot with the config
+	case u := <-updates: // the first update is a snapshot with the config
 		cancel()
 		<-ended
 		return u.Config, u.Put, u.Err
@@ -253,7 +255,7 @@ func subnetText(l lease.Lease) string {
 	return strings.Join(parts, ",")
 }
 
-// noNode stands for the node of a reservation that keeps a subnet from all.
+// noNode is shown for a reservation that withholds a subnet from all nodes.
 const noNode = "none"
 
 // nodeText names the node of a lease by its public addresses.

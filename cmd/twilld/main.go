@@ -13,7 +13,7 @@ import (
 func main() {
 	err := daemon.Run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
 	if err != nil {
-		// One line, whatever was joined on the way: it ends up in a log.
+		// Print one line even for joined errors: the output ends up in a log.
 		fmt.Fprintln(os.Stderr, "twilld:", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	os.Exit(daemon.ExitCode(err))
