@@ -7,9 +7,9 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// netConf is the plugin's configuration, with flannel's keys. What is only passed
-// on stays the text it was, so that numbers and unknown keys reach the delegate
-// unchanged.
+// netConf is the plugin's configuration, with flannel's keys. Values that are
+// only passed on are kept as raw text, so that numbers and unknown keys reach the
+// delegate unchanged.
 type netConf struct {
 	CNIVersion string `json:"cniVersion"`
 	Name       string `json:"name"`
@@ -26,10 +26,11 @@ type netConf struct {
 	ValidAttachments []types.GCAttachment `json:"cni.dev/valid-attachments"`
 }
 
-// object is a JSON object whose values stay text.
+// object is a JSON object whose values are kept as raw text.
 type object map[string]json.RawMessage
 
-// parseNetConf reads the configuration and checks what depends on nothing else.
+// parseNetConf reads the configuration and checks what can be checked without
+// the subnet file.
 func parseNetConf(text []byte) (*netConf, error) {
 	n := &netConf{SubnetFile: "/run/flannel/subnet.env", DataDir: "/var/lib/cni/flannel"}
 	if err := json.Unmarshal(text, n); err != nil {
@@ -53,7 +54,8 @@ func parseNetConf(text []byte) (*netConf, error) {
 	return n, nil
 }
 
-// get decodes the value of key into v, and leaves v alone if there is none.
+// get decodes the value of key into v, and leaves v unchanged if the key is
+// absent.
 func (o object) get(key string, v any) error {
 	raw, ok := o[key]
 	if !ok {
@@ -62,7 +64,7 @@ func (o object) get(key string, v any) error {
 	return json.Unmarshal(raw, v)
 }
 
-// present returns the configuration that an ADD of now would give the delegate.
+// present returns the configuration that an ADD would pass to the delegate now.
 func (n *netConf) present() (delegate, error) {
 	node, err := readNode(n.SubnetFile)
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 // delegate is the configuration of the plugin that does the work.
 type delegate map[string]json.RawMessage
 
-// plugin returns the name of that plugin, empty if the configuration has none.
+// plugin returns the name of that plugin, or "" if the configuration names
+// none.
 func (d delegate) plugin() (name string) {
 	_ = object(d).get("type", &name)
 	return name
@@ -18,8 +19,8 @@ func (d delegate) plugin() (name string) {
 // text returns the configuration as JSON, with its keys in order.
 func (d delegate) text() []byte { return encode(d) }
 
-// encode returns v as JSON. What this package encodes are maps, lists, strings,
-// numbers and JSON that has been decoded before: that cannot fail.
+// encode returns v as JSON. It cannot fail: this package encodes only maps,
+// lists, strings, numbers and JSON that was decoded before.
 func encode(v any) json.RawMessage {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -28,14 +29,14 @@ func encode(v any) json.RawMessage {
 	return b
 }
 
-// setDefault sets a key that the user has left out.
+// setDefault sets a key that the user left out.
 func (d delegate) setDefault(key string, value any) {
 	if _, ok := d[key]; !ok {
 		d[key] = encode(value)
 	}
 }
 
-// delegateFor completes the user's delegate with what the node's subnet file says.
+// delegateFor completes the user's delegate from the node's subnet file.
 func (n *netConf) delegateFor(node *node) (delegate, error) {
 	d := maps.Clone(n.Delegate)
 	d["name"] = encode(n.Name)
@@ -49,7 +50,7 @@ func (n *netConf) delegateFor(node *node) (delegate, error) {
 	if d.plugin() == "bridge" {
 		d.setDefault("isGateway", true)
 	}
-	d.setDefault("ipMasq", !node.ipMasq) // one of the two masquerades
+	d.setDefault("ipMasq", !node.ipMasq) // either the daemon or the bridge masquerades, not both
 	d.setDefault("mtu", node.mtu)
 	ipam, err := n.ipamFor(node)
 	if err != nil {
@@ -59,7 +60,7 @@ func (n *netConf) delegateFor(node *node) (delegate, error) {
 	return d, nil
 }
 
-// ipRange is one range of host-local's.
+// ipRange is an address range of the host-local plugin.
 type ipRange struct {
 	Subnet netip.Prefix `json:"subnet"`
 }
@@ -90,8 +91,8 @@ func (n *netConf) ipamFor(node *node) (object, error) {
 	return ipam, nil
 }
 
-// onCall adds to a saved configuration what the runtime passes at CHECK and DEL,
-// the result of ADD in the version of this call.
+// onCall adds the result of ADD to a saved configuration, as the runtime passes
+// it at CHECK and DEL and in the version of this call.
 func (n *netConf) onCall(d delegate) delegate {
 	if len(n.PrevResult) == 0 {
 		return d

@@ -11,9 +11,9 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// gc ends the attachments to this network that the runtime no longer names: the
-// delegate's DEL for each, then the removal of what is saved. The delegate gets the
-// command too, with the same list.
+// gc ends the attachments to this network that the runtime no longer lists: for
+// each it calls the delegate's DEL and then removes the saved configuration. The
+// delegate is also called with GC and the same list.
 func (p *plugin) gc(args *skel.CmdArgs) error {
 	conf, err := parseNetConf(args.StdinData)
 	if err != nil {
@@ -31,7 +31,7 @@ func (p *plugin) gc(args *skel.CmdArgs) error {
 	return nil
 }
 
-// collect goes on after an error, which it returns in the end.
+// collect continues after an error and returns all errors at the end.
 func (p *plugin) collect(conf *netConf, path string) error {
 	dir := stateDir(conf.DataDir)
 	files, err := dir.files()
@@ -39,7 +39,7 @@ func (p *plugin) collect(conf *netConf, path string) error {
 	for _, file := range files {
 		s, err := dir.read(file)
 		if err != nil {
-			// Whose it is nobody can say; a DEL of that container deals with it.
+			// Its network is unknown; a DEL of that container handles it.
 			if !errors.Is(err, os.ErrNotExist) {
 				fmt.Fprintf(p.stderr, "flannel: left alone: %v\n", err)
 			}
@@ -53,16 +53,16 @@ func (p *plugin) collect(conf *netConf, path string) error {
 	return errors.Join(errs...)
 }
 
-// valid reports whether the runtime still has the attachment. Of stock's files only
-// the container is known.
+// valid reports whether the runtime still has the attachment. Files written by the
+// stock plugin identify only the container.
 func (n *netConf) valid(a attachment, byStock bool) bool {
 	return slices.ContainsFunc(n.ValidAttachments, func(v types.GCAttachment) bool {
 		return v.ContainerID == a.container && (byStock || v.IfName == a.ifName)
 	})
 }
 
-// end is DEL of an attachment whose container is gone, and its network namespace
-// with it.
+// end performs the DEL of an attachment whose container and network namespace
+// are gone.
 func (p *plugin) end(dir stateDir, file string, s saved, path string) error {
 	a := attachmentOf(file)
 	err := p.run(s.delegate, &invoke.Args{Command: "DEL", ContainerID: a.container, IfName: a.ifName, Path: path})

@@ -12,9 +12,9 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// node is what the subnet file says of this node.
+// node is the content of the subnet file.
 type node struct {
-	networks []netip.Prefix // of all pods: IPv4, then IPv6, each once
+	networks []netip.Prefix // of all pods: IPv4, then IPv6, without duplicates
 	subnets  []netip.Prefix // of this node's pods, at most one of each family
 	mtu      uint32         // of the pods' interfaces, bytes
 	ipMasq   bool           // the daemon masquerades
@@ -48,8 +48,8 @@ func readNode(path string) (*node, error) {
 	return n, nil
 }
 
-// missingFrom returns the variables without which there can be no pod. One family
-// is enough; where both are missing, all four names are returned.
+// missingFrom returns the required variables that are missing. One family is
+// enough; if both are missing, all four names are returned.
 func missingFrom(v map[string]string) (names []string) {
 	for _, oneOf := range [][]string{
 		{"FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK"},
@@ -87,8 +87,8 @@ func (n *node) addFamily(prefix string, v map[string]string) error {
 	return nil
 }
 
-// has reports with an error if d, made by an earlier ADD, gives out addresses of a
-// subnet that is no longer this node's: nobody routes to such a container.
+// has returns an error if d, made by an earlier ADD, allocates addresses from a
+// subnet that is no longer this node's: no other node routes to such a container.
 func (n *node) has(d delegate) error {
 	var ipam struct {
 		Ranges [][]ipRange `json:"ranges"`

@@ -1,18 +1,18 @@
-// Package cni is the CNI plugin "flannel": it makes a configuration for another
-// plugin, the delegate, out of its own and of the subnet file that the daemon
-// writes, and runs that plugin.
+// Package cni is the CNI plugin "flannel": it builds a configuration for
+// another plugin, the delegate, from its own configuration and the subnet file
+// that the daemon writes, and runs that plugin.
 //
 //	stdin: NetConf ─┐
 //	                ├─► delegate's configuration ─► saved ─► bridge ADD ─► result
 //	subnet.env ─────┘                                 │
 //	                                                  └────► bridge DEL, CHECK
 //
-// The configuration is saved for each attachment, a container and the name of its
-// interface, because at DEL the subnet file may be gone or say something else. What
-// is saved is removed only after the delegate's DEL has succeeded, so that the
-// runtime can call DEL again.
+// The configuration is saved for each attachment (a container and the name of its
+// interface), because at DEL the subnet file may be gone or have changed. The saved
+// file is removed only after the delegate's DEL has succeeded, so that the runtime
+// can call DEL again.
 //
-// Source of facts: the CNI specification 1.1.0, and flannel's cni-plugin v1.9.1.
+// This follows the CNI specification 1.1.0 and flannel's cni-plugin v1.9.1.
 package cni
 
 import (
@@ -32,15 +32,15 @@ import (
 )
 
 // delegateTimeout bounds a delegate's run. The kubelet waits two minutes for a
-// runtime (--runtime-request-timeout): what takes longer must be reported, and
-// undone, while it still listens.
+// runtime (--runtime-request-timeout): a delegate that hangs must be reported,
+// and undone, before that.
 const delegateTimeout = 100 * time.Second
 
-// plugin is one call of the program.
+// plugin is one invocation of the program.
 type plugin struct {
 	exec   invoke.Exec
 	stdout io.Writer // for the result
-	stderr io.Writer // for what is no result and no error; the runtime logs it
+	stderr io.Writer // for anything that is neither result nor error; the runtime logs it
 }
 
 // Main runs the plugin as the CNI specification says: the command and its
@@ -67,8 +67,8 @@ func (p *plugin) funcs() skel.CNIFuncs {
 	return skel.CNIFuncs{Add: p.add, Del: p.del, Check: p.check, Status: p.status, GC: p.gc}
 }
 
-// add attaches the container. If the delegate fails, its DEL gives back what it had
-// taken, an address for one.
+// add attaches the container. If the delegate fails, its DEL releases what it had
+// allocated, such as an address.
 func (p *plugin) add(args *skel.CmdArgs) error {
 	conf, err := parseNetConf(args.StdinData)
 	if err != nil {
@@ -108,7 +108,7 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	return result.PrintTo(p.stdout)
 }
 
-// del detaches the container, as often as the runtime asks for it.
+// del detaches the container. It is idempotent, as the runtime may repeat DEL.
 func (p *plugin) del(args *skel.CmdArgs) error {
 	conf, err := parseNetConf(args.StdinData)
 	if err != nil {
@@ -120,11 +120,11 @@ func (p *plugin) del(args *skel.CmdArgs) error {
 	var bad *malformedError
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		// Detached before, or its ADD was killed before a delegate ran.
+		// It was detached before, or its ADD was killed before a delegate ran.
 		return saved.remove(unfinished(at.fileName()))
 	case errors.As(err, &bad):
-		// What an ADD of now would use names the same network, which is what
-		// the delegate's IPAM goes by.
+		// The configuration for an ADD now has the same network name, by which the
+		// delegate's IPAM finds its addresses.
 		fmt.Fprintf(p.stderr, "flannel: %v; the present configuration is used\n", err)
 		if d, err = conf.present(); err != nil {
 			return coded(types.ErrTryAgainLater, fmt.Errorf("%w, and %s is damaged", err, filepath.Join(conf.DataDir, file)))
@@ -141,8 +141,8 @@ func (p *plugin) del(args *skel.CmdArgs) error {
 	return nil
 }
 
-// check finds out whether the container is still attached as ADD has left it, and
-// whether its addresses are of the subnet that the node has now.
+// check verifies that the container is still attached as ADD left it, and that
+// its addresses are in the node's present subnet.
 func (p *plugin) check(args *skel.CmdArgs) error {
 	conf, err := parseNetConf(args.StdinData)
 	if err != nil {
@@ -183,8 +183,8 @@ func (p *plugin) status(args *skel.CmdArgs) error {
 	return p.run(d, call("STATUS", args))
 }
 
-// call is what a delegate gets in its environment: what this plugin got, with
-// another command.
+// call is the environment of a delegate: this plugin's own, with another
+// command.
 func call(command string, args *skel.CmdArgs) *invoke.Args {
 	return &invoke.Args{
 		Command: command, ContainerID: args.ContainerID, NetNS: args.Netns,
@@ -216,7 +216,8 @@ func (p *plugin) find(d delegate) (string, error) {
 	return path, nil
 }
 
-// inDelegate says whose error err is, and keeps its code. It returns nil for nil.
+// inDelegate adds the delegate's name to err and keeps its code. It returns nil
+// for nil.
 func inDelegate(d delegate, command string, err error) error {
 	if err == nil {
 		return nil
@@ -228,8 +229,8 @@ func inDelegate(d delegate, command string, err error) error {
 	return types.NewError(e.Code, fmt.Sprintf("delegate %s %s: %s", d.plugin(), command, e.Msg), e.Details)
 }
 
-// coded gives err a code of the CNI specification, by which the runtime knows what
-// went wrong and whether to try again.
+// coded gives err a code of the CNI specification, from which the runtime learns
+// what failed and whether to retry.
 func coded(code uint, err error) error {
 	if e, ok := err.(*types.Error); ok {
 		return types.NewError(code, e.Msg, e.Details)

@@ -15,14 +15,14 @@ type attachment struct {
 	container, ifName string
 }
 
-// primary is the interface by which runtimes connect a pod.
+// primary is the interface name that runtimes use for a pod's main network.
 const primary = "eth0"
 
-// fileName returns where an attachment is saved. Stock flannel's plugin saves a
-// container under its ID alone, so of two attachments it forgets one. Here the
-// first is named as stock does, and stock can take over from this plugin; for any
-// other the name of the interface is added behind a colon, which no container ID
-// has.
+// fileName returns the name of the file in which an attachment is saved. Stock
+// flannel's plugin uses the container ID alone, so it loses one of two
+// attachments. Here the primary attachment is named as by the stock plugin, which
+// can therefore take over from this one. For any other, a colon, which no
+// container ID contains, and the name of the interface are appended.
 func (a attachment) fileName() string {
 	if a.ifName == primary {
 		return a.container
@@ -52,21 +52,21 @@ type malformedError struct {
 func (e *malformedError) Error() string { return fmt.Sprintf("%s is damaged: %v", e.path, e.err) }
 func (e *malformedError) Unwrap() error { return e.err }
 
-// saved is a configuration as it was found.
+// saved is a configuration as read from disk.
 type saved struct {
 	delegate
 	network string
-	byStock bool // written by stock's plugin, for an interface that is not known
+	byStock bool // written by the stock plugin, for an unknown interface
 }
 
-// read returns what a file of the directory says.
+// read reads a file of the directory.
 func (dir stateDir) read(file string) (saved, error) {
 	path := filepath.Join(string(dir), file)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return saved{}, fmt.Errorf("read saved configuration: %w", err)
 	}
-	// A line feed ends what save has written, and nothing of stock's.
+	// save ends its files with a line feed; the stock plugin does not.
 	s := saved{byStock: !bytes.HasSuffix(text, []byte("\n"))}
 	if err := json.Unmarshal(text, &s.delegate); err != nil {
 		return s, &malformedError{path, err}
@@ -81,26 +81,26 @@ func (dir stateDir) read(file string) (saved, error) {
 }
 
 // load returns the configuration of an attachment to a network and the file that it
-// is in, which is known also with a malformedError. The error wraps os.ErrNotExist
+// is in, which is also valid with a malformedError. The error wraps os.ErrNotExist
 // if nothing is saved.
 func (dir stateDir) load(a attachment, network string) (delegate, string, error) {
 	file := a.fileName()
 	s, err := dir.read(file)
 	if errors.Is(err, os.ErrNotExist) && a.ifName != primary {
-		// Stock may have saved it, under the ID alone.
+		// The stock plugin may have saved it under the ID alone.
 		file = a.container
 		if s, err = dir.read(file); err == nil && !s.byStock {
-			return nil, "", os.ErrNotExist // that of the primary interface
+			return nil, "", os.ErrNotExist // the primary interface's
 		}
 	}
 	if err == nil && s.byStock && s.network != network {
-		return nil, "", os.ErrNotExist // stock's, of another of the container's networks
+		return nil, "", os.ErrNotExist // the stock plugin's, for another network of the container
 	}
 	return s.delegate, file, err
 }
 
-// save writes the configuration of an attachment. A crash leaves all of it or
-// nothing.
+// save writes the configuration of an attachment. After a crash the file is
+// either complete or absent.
 func (dir stateDir) save(a attachment, d delegate) error {
 	if err := dir.write(a.fileName(), append(d.text(), '\n')); err != nil {
 		return fmt.Errorf("save configuration: %w; name another directory with dataDir", err)
@@ -132,8 +132,8 @@ func (dir stateDir) write(file string, text []byte) error {
 // with a dot.
 func unfinished(file string) string { return "." + file + ".new" }
 
-// sync makes the directory's entries durable: an address that a delegate takes must
-// not outlive the record by which it is given back.
+// sync makes the directory's entries durable: an address that a delegate allocates
+// must not outlive the record needed to release it.
 func (dir stateDir) sync() error {
 	f, err := os.Open(string(dir))
 	if err != nil {
@@ -142,7 +142,7 @@ func (dir stateDir) sync() error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// remove removes a file of the directory. That there is none is no error.
+// remove removes a file of the directory. A missing file is not an error.
 func (dir stateDir) remove(file string) error {
 	err := os.Remove(filepath.Join(string(dir), file))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -151,7 +151,7 @@ func (dir stateDir) remove(file string) error {
 	return nil
 }
 
-// files returns the names of what is saved. A directory that is not there is empty.
+// files returns the names of the saved files. A missing directory counts as empty.
 func (dir stateDir) files() (names []string, err error) {
 	entries, err := os.ReadDir(string(dir))
 	if errors.Is(err, os.ErrNotExist) {
