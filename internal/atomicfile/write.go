@@ -1,5 +1,5 @@
 // Package atomicfile replaces files that other programs read, in directories where
-// other users may have put something in the way.
+// other users may have planted files or links.
 package atomicfile
 
 import (
@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Write replaces the file at path. A reader sees the old text or the new one, even
-// after a crash. The file has exactly mode, whatever the umask. No symbolic link is
-// followed, neither at path nor at the name under which the text is written first, and
-// a directory in which any user could replace the file is refused.
+// Write replaces the file at path. A reader sees either the old text or the new one,
+// even after a crash. The file has exactly mode, whatever the umask. No symbolic link
+// is followed, neither at path nor at the temporary name that the text is written to
+// first, and a directory in which any user could replace the file is refused.
 func Write(path string, text []byte, mode fs.FileMode) error {
 	if err := checkDir(filepath.Dir(path)); err != nil {
 		return err
@@ -40,7 +40,7 @@ func Write(path string, text []byte, mode fs.FileMode) error {
 }
 
 // Temp is the name under which a new text of the file at path is written. It is fixed,
-// so that the next writer removes what a killed one has left.
+// so that the next writer removes the file that a killed writer left.
 func Temp(path string) string {
 	dir, name := filepath.Split(path)
 	return dir + "." + name + ".new"

@@ -24,16 +24,16 @@ func newCall(program string, args []string, stdout, stderr io.Writer) *Call {
 }
 
 // ParseFlags parses the flags of a subcommand that takes no operands. about
-// describes the subcommand in its help text. Where help was asked for,
-// ParseFlags writes it to Stdout and returns true.
+// describes the subcommand in its help text. If help was requested, ParseFlags
+// writes it to Stdout and returns true.
 func (c *Call) ParseFlags(about string) (help bool, err error) {
 	_, help, err = c.ParseOperands(about, "")
 	return help, err
 }
 
-// ParseOperands is ParseFlags for a subcommand that takes operands too, before,
-// between or after its flags. usage stands for them in the help text; where it is
-// empty there must be none.
+// ParseOperands is like ParseFlags for a subcommand that also takes operands,
+// before, between or after its flags. usage represents them in the help text; if
+// it is empty, operands are refused.
 func (c *Call) ParseOperands(about, usage string) (operands []string, help bool, err error) {
 	args := c.Arguments
 	for {
@@ -58,7 +58,7 @@ func (c *Call) ParseOperands(about, usage string) (operands []string, help bool,
 	}
 }
 
-// UsageError is a command line that cannot be followed.
+// UsageError reports an invalid command line.
 type UsageError struct{ text string }
 
 func (e *UsageError) Error() string { return e.text }

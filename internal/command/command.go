@@ -1,4 +1,4 @@
-// Package command runs programs made of subcommands: it finds the subcommand,
+// Package command runs programs with subcommands: it finds the subcommand,
 // prints help and version, and turns an error into an exit code.
 package command
 
@@ -18,9 +18,9 @@ import (
 
 // Program is a program and its subcommands.
 type Program struct {
-	Name     string // as in the first word of its command lines
-	About    string // what it is for; lines without a newline at the end
-	More     string // where else to look; ends the help text
+	Name     string // the first word of its command lines
+	About    string // its purpose; no newline at the end
+	More     string // further references, at the end of the help text
 	Version  func() string
 	Commands []Command // in the order of the help text
 }
@@ -34,8 +34,8 @@ type Command struct {
 }
 
 // Main runs the program with the arguments of the process and exits. SIGINT and
-// SIGTERM end the context; a second signal ends the process at once, even where
-// cleaning up hangs.
+// SIGTERM end the context; a second signal ends the process at once, even if
+// cleanup hangs.
 func (p *Program) Main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	context.AfterFunc(ctx, stop)

@@ -1,6 +1,7 @@
-// Package etcdflags has flannel's --etcd-* flags: names, help texts, defaults and
-// environment variables. twilld takes them into its own table and the commands of
-// twill define them here, so both find the same etcd with the same settings.
+// Package etcdflags defines flannel's --etcd-* flags: names, help texts, defaults
+// and environment variables. twilld adds them to its own table and the commands
+// of twill define them through this package, so both find the same etcd with the
+// same settings.
 package etcdflags
 
 import (
@@ -15,9 +16,10 @@ import (
 // Flag is one of the flags.
 type Flag struct {
 	Name  string // without dashes
-	Value string // what stands for its value in a help text
+	Value string // placeholder for its value in a help text
 	Help  string
-	// Field points to where the value goes: a *string or a flag.Value.
+	// Field returns a pointer to the option that the flag sets: a *string or a
+	// flag.Value.
 	Field func(*etcd.Options) any
 }
 
@@ -46,13 +48,13 @@ var All = []Flag{
 		func(o *etcd.Options) any { return &o.Password }},
 }
 
-// Variable is the environment's name for a flag, as in flannel: FLANNELD_IFACE
-// for iface.
+// Variable returns the name of a flag's environment variable, as in flannel:
+// FLANNELD_IFACE for iface.
 func Variable(flag string) string {
 	return "FLANNELD_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// Defaults returns flannel's, without a Logger.
+// Defaults returns flannel's defaults, without a Logger.
 func Defaults() etcd.Options {
 	return etcd.Options{
 		Endpoints: []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"},
@@ -82,8 +84,8 @@ func Define(fs *flag.FlagSet) *Flags {
 	return f
 }
 
-// Trim makes all flags of fs ignore white space around a value, a CR included, which
-// comes with values from files and with lines that were broken.
+// Trim makes all flags of fs ignore white space around a value, including a CR,
+// which values from files and wrapped lines may contain.
 func Trim(fs *flag.FlagSet) { fs.VisitAll(trim) }
 
 func trim(f *flag.Flag) { f.Value = trimmed{f.Value} }
@@ -101,13 +103,13 @@ func (t trimmed) String() string {
 // Set implements flag.Value.
 func (t trimmed) Set(v string) error { return t.Value.Set(strings.TrimSpace(v)) }
 
-// IsBoolFlag says, for package flag, whether the value may be left out.
+// IsBoolFlag reports to package flag whether the value may be omitted.
 func (t trimmed) IsBoolFlag() bool {
 	b, ok := t.Value.(interface{ IsBoolFlag() bool })
 	return ok && b.IsBoolFlag()
 }
 
-// Given says whether the command line or, after Settle, the environment has set
+// Given reports whether the command line or, after Settle, the environment set
 // the flag.
 func (f *Flags) Given(name string) bool {
 	given := false
@@ -115,9 +117,9 @@ func (f *Flags) Given(name string) bool {
 	return given
 }
 
-// Settle sets the flags that the command line does not from the environment,
-// where an empty variable counts as unset, and checks them all. It is called
-// after fs is parsed.
+// Settle sets the flags that the command line leaves unset from the
+// environment, where an empty variable counts as unset, and checks them all. It
+// must be called after fs is parsed.
 func (f *Flags) Settle(lookup func(string) (string, bool)) error {
 	for _, d := range All {
 		v, _ := lookup(Variable(d.Name))
@@ -131,8 +133,8 @@ func (f *Flags) Settle(lookup func(string) (string, bool)) error {
 	return f.Check()
 }
 
-// endpoints is a flag whose value is a comma-separated list. Set replaces all of
-// it; a comma at the end is ignored, as flannel does.
+// endpoints is a flag whose value is a comma-separated list. Set replaces the
+// whole list; a trailing comma is ignored, as in flannel.
 type endpoints []string
 
 // String implements flag.Value.

@@ -27,8 +27,9 @@ const (
 	endpointFile  = "endpoint" // where the server was last reached, for Invite
 )
 
-// notBefore and notAfter bound the validity of all certificates. The second is
-// the date that RFC 5280 §4.1.2.5 gives to what has no end.
+// notBefore and notAfter bound the validity of all certificates. The latter is
+// the date that RFC 5280 §4.1.2.5 assigns to certificates without an
+// expiration.
 var (
 	notBefore = time.Unix(0, 0).UTC()
 	notAfter  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
@@ -65,7 +66,7 @@ func OpenAuthority(dir string) (*Authority, error) {
 }
 
 // CreateAuthority makes a new authority in dir, which only its owner may read. It
-// replaces one that is there.
+// replaces an existing one.
 func CreateAuthority(dir string) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -88,18 +89,19 @@ func CreateAuthority(dir string) (*Authority, error) {
 	if a.cert, err = x509.ParseCertificate(der); err != nil {
 		return nil, err
 	}
-	// The certificate comes last: where it is, the key is whole.
+	// The certificate is written last: if it exists, the key is complete.
 	if err := writeKey(filepath.Join(dir, authorityKey), a.key); err != nil {
 		return nil, err
 	}
 	return a, writeFile(filepath.Join(dir, authorityCert), encodeCert(der))
 }
 
-// ServerFiles are what a server needs to know its clients and to be known.
+// ServerFiles are the files that a server needs to identify itself and to
+// verify its clients.
 type ServerFiles struct{ CA, Cert, Key string }
 
-// Server writes a new certificate and key for the server at addr, and notes that
-// address for the nodes that will be invited.
+// Server writes a new certificate and key for the server at addr, and records
+// that address for later invitations.
 func (a *Authority) Server(addr netip.AddrPort) (ServerFiles, error) {
 	files := ServerFiles{
 		CA:   filepath.Join(a.dir, authorityCert),
@@ -187,8 +189,8 @@ func writeKey(path string, key *ecdsa.PrivateKey) error {
 	return writeFile(path, text)
 }
 
-// writeFile replaces a file, or leaves the old one as it was. Only the owner may
-// read it (CreateTemp makes it so).
+// writeFile replaces a file, or leaves the old one unchanged. Only the owner may
+// read it (CreateTemp uses mode 0600).
 func writeFile(path string, text []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {

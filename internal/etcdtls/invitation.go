@@ -16,11 +16,11 @@ import (
 // prefix marks the text of an Invitation, and its version.
 const prefix = "twill-join-1."
 
-// MaxText bounds the text of an Invitation, in bytes; it takes some 2,500.
+// MaxText bounds the text of an Invitation, in bytes; one takes about 2,500.
 const MaxText = 64 << 10
 
 // Invitation is what a node needs to reach the etcd of another. It is a secret:
-// whoever has it can change the leases.
+// its holder can change the leases.
 type Invitation struct {
 	Endpoint string // URL of the etcd
 	CA       string // PEM, as are the others
@@ -54,7 +54,7 @@ func ParseInvitation(text string) (*Invitation, error) {
 	return &i, i.check()
 }
 
-// check says what is wrong with an invitation without quoting it.
+// check returns what is wrong with an invitation, without quoting it.
 func (i *Invitation) check() error {
 	if u, err := url.Parse(i.Endpoint); err != nil || u.Scheme != "https" || u.Host == "" {
 		return errors.New("the invitation names no https endpoint")
@@ -68,11 +68,11 @@ func (i *Invitation) check() error {
 	return nil
 }
 
-// Files are where Install has put an invitation.
+// Files are the paths of the files that Install wrote.
 type Files struct {
 	CA, Cert, Key string
-	// Environment sets the variables by which twilld and flanneld find the others
-	// (EnvironmentFile= of systemd).
+	// Environment is a file that sets the variables by which twilld and flanneld
+	// find the others (EnvironmentFile= of systemd).
 	Environment string
 }
 

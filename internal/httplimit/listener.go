@@ -8,11 +8,12 @@ import (
 
 // Limits bound the connections that are open at once.
 type Limits struct {
-	// Remote connections in all, and of one address. Those beyond are closed as
-	// soon as they are accepted, so that others do not wait behind them.
+	// Remote limits remote connections in total, PerAddress those from one
+	// address. Connections beyond a limit are closed as soon as they are accepted,
+	// so that others do not wait behind them.
 	Remote, PerAddress int
-	// Local connections, of this host, have a limit of their own: whoever takes
-	// all others does not keep the kubelet or an operator out.
+	// Local limits connections from this host separately, so that remote clients
+	// that use up the others cannot lock out the kubelet or an operator.
 	Local int
 }
 
@@ -86,7 +87,7 @@ func (l *listener) release(from netip.Addr) {
 	}
 }
 
-// conn is a connection that counts until it is closed.
+// conn is a connection that counts toward the limits until it is closed.
 type conn struct {
 	net.Conn
 	release func()

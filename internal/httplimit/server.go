@@ -1,6 +1,6 @@
-// Package httplimit makes HTTP servers that a stranger cannot make grow: the
-// connections, what each may hold in memory, how long it may be idle or be written to,
-// and the lines that it causes in the log are bounded.
+// Package httplimit makes HTTP servers whose use of resources untrusted clients cannot
+// grow without bound: it limits the connections, the memory that each may hold, how
+// long one may be idle or be written to, and the log lines that it causes.
 package httplimit
 
 import (
@@ -21,9 +21,8 @@ const (
 	maxHeader    = 8 << 10          // bytes of a request's header
 )
 
-// Server returns a server for handler, whose requests have no bodies worth waiting
-// for. Its errors, such as no descriptor being left for a connection, are logged at most
-// once each logInterval.
+// Server returns a server for handler, which needs no request bodies. Its errors,
+// such as running out of file descriptors, are logged at most once per logInterval.
 func Server(handler http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:        handler,
@@ -37,7 +36,7 @@ func Server(handler http.Handler, logger *slog.Logger) *http.Server {
 
 const logInterval = 30 * time.Second
 
-// errorLog writes the lines of package http to a structured log, and drops those that
+// errorLog writes the log lines of net/http to a structured log, and drops those that
 // follow within logInterval.
 type errorLog struct {
 	log  *slog.Logger

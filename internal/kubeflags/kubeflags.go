@@ -1,6 +1,6 @@
-// Package kubeflags has flannel's flags for Kubernetes: their names, texts, defaults
-// and variables of the environment. twilld puts them into its own table, the commands
-// of twill define them here.
+// Package kubeflags defines flannel's flags for Kubernetes: their names, help texts,
+// defaults and environment variables. twilld adds them to its own table; the commands
+// of twill define them through this package.
 package kubeflags
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/twillnet/twill/lease/kube"
 )
 
-// Flag is one of the flags that say where the API and the network configuration
-// are. All have a text as their value.
+// Flag is one of the flags that locate the API and the network configuration.
+// All have string values.
 type Flag struct {
 	Name, Value, Help string
 	Field             func(*kube.Options) *string
@@ -39,7 +39,7 @@ var All = []Flag{
 		func(o *kube.Options) *string { return &o.ConfigFile }},
 }
 
-// Defaults returns flannel's, without a Logger.
+// Defaults returns flannel's defaults, without a Logger.
 func Defaults() kube.Options {
 	return kube.Options{Prefix: kube.DefaultPrefix, ConfigFile: kube.DefaultConfigFile, Condition: true}
 }
@@ -62,9 +62,9 @@ func Define(fs *flag.FlagSet) *Flags {
 	return f
 }
 
-// Settle sets the flags that the command line does not from the environment, where
-// an empty variable counts as unset, and checks them all. It is called after fs is
-// parsed.
+// Settle sets the flags that the command line leaves unset from the environment,
+// where an empty variable counts as unset, and checks them all. It must be called
+// after fs is parsed.
 func (f *Flags) Settle(lookup func(string) (string, bool)) error {
 	given := map[string]bool{}
 	f.fs.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
@@ -88,11 +88,11 @@ func (f *Flags) Settle(lookup func(string) (string, bool)) error {
 	return f.Check()
 }
 
-// NotBuilt says that a program cannot ask Kubernetes.
+// NotBuilt is the error text of a program built without Kubernetes.
 const NotBuilt = "this program was built without Kubernetes (make build-lite); take the full one"
 
-// Adopt takes the options of a daemon for those that are not given. An API that
-// a flag names is not the daemon's, so its other options count all the same.
+// Adopt takes a daemon's options for those that are not given. They apply even
+// if a flag names another API, since they do not belong to the daemon's API.
 func (f *Flags) Adopt(o kube.Options) {
 	defaults := Defaults()
 	for _, d := range All {

@@ -1,8 +1,8 @@
-// Package logging makes the daemon's logger and holds the one list of keys.
+// Package logging makes the daemon's logger and defines the list of log keys.
 //
-// Messages are constant sentences without values; what varies stands under a
-// key of the list, so that lines of all packages can be searched and joined
-// in the same way. Nothing is logged per packet.
+// Messages are constant sentences without values; values are attributes under a
+// key of the list, so that lines of all packages can be searched and joined in
+// the same way. Nothing is logged per packet.
 package logging
 
 import (
@@ -14,8 +14,8 @@ import (
 // Keys of log attributes.
 const (
 	KeyAddress     = "address"     // IP address and port
-	KeyAway        = "away"        // how long it was not there
-	KeyBackends    = "backends"    // ways to the peers, the best first: [vxlan udp]
+	KeyAway        = "away"        // how long an outage lasted
+	KeyBackends    = "backends"    // backends, best first: [vxlan udp]
 	KeyDescriptors = "descriptors" // number of open files that pass between processes
 	KeyDevice      = "device"      // TUN device: flannel0
 	KeyEndpoints   = "endpoints"   // URLs of etcd
@@ -23,12 +23,12 @@ const (
 	KeyInterface   = "interface"   // underlay interface: eth0
 	KeyKey         = "key"         // in etcd: /coreos.com/network/config
 	KeyConflicts   = "conflicts"   // number of subnets that overlap those of other leases
-	KeyKnown       = "known"       // when what is gone on with was known
+	KeyKnown       = "known"       // the time of last-known data that is in use
 	KeyLeases      = "leases"      // number of leases in force
 	KeyMTU         = "mtu"         // bytes
 	KeyNode        = "node"        // name of a Node object
-	KeyNow         = "now"         // what a thing has changed to
-	KeyOf          = "of"          // which part of the data plane
+	KeyNow         = "now"         // the new value of a change
+	KeyOf          = "of"          // part of the data plane
 	KeyOffload     = "offload"     // whether the offload device runs
 	KeyOperation   = "operation"   // request to etcd
 	KeyOther       = "other"       // the second of two that are in conflict
@@ -36,18 +36,18 @@ const (
 	KeyPath        = "path"        // file
 	KeyQueues      = "queues"      // number of TUN queues
 	KeyRemedy      = "remedy"      // what to do about it
-	KeyRoute       = "route"       // one, as ip-route(8) writes it
+	KeyRoute       = "route"       // a route in the syntax of ip-route(8)
 	KeyRoutes      = "routes"      // number of routes
-	KeySetting     = "setting"     // flag or environment variable, as it was given
+	KeySetting     = "setting"     // flag or environment variable, as given
 	KeyShard       = "shard"       // number of a shard, from 0
 	KeySubnet      = "subnet"      // pod subnets of a lease
 	KeyVersion     = "version"     // of the running binary
-	KeyWas         = "was"         // what it was before
-	KeyWhat        = "what"        // the kind of thing that is meant: lease file
-	KeyWhy         = "why"         // why it is so
+	KeyWas         = "was"         // the old value of a change
+	KeyWhat        = "what"        // the kind of object: lease file
+	KeyWhy         = "why"         // the reason
 )
 
-// Format is how a log line is written. It is a flag value.
+// Format is the format of log lines. It is a flag value.
 type Format string
 
 // The formats.
