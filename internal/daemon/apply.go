@@ -14,28 +14,30 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// applied is what has been done of a plan, in the form in which it was wanted.
+// applied is the part of a plan that has been applied, in the same terms as the
+// plan.
 type applied struct {
-	attrs lease.Attrs // the holder's: announced, or about to be
+	attrs lease.Attrs // as passed to the holder: announced, or about to be
 
-	plane dataPlane // nil: none is open
-	node  node      // that plane was opened for
+	plane dataPlane // nil if none is open
+	node  node      // for which plane was opened
 	stop  context.CancelFunc
-	ended <-chan error // gives what the plane's Run has ended with
+	ended <-chan error // receives the result of the plane's Run
 
-	peers  uint      // version of those that the plane has
-	again  bool      // they are worth passing again, after some seconds
+	peers  uint      // version of the plane's peers
+	again  bool      // they should be passed again after some seconds
 	passed time.Time // when they were passed
 
-	rules    *rules.Rules // nil: none are kept yet
-	rulesEnd <-chan error // of what keeps them
-	wanted   rules.Wanted // by rules
+	rules    *rules.Rules // nil if none are kept yet
+	rulesEnd <-chan error // result of the goroutine that keeps them
+	wanted   rules.Wanted // the rules last set
 	env      lease.SubnetEnv
 }
 
-// reconcile plans and does what differs from what is applied. It may be called at
-// any time; where all is as planned it changes nothing. The error is a *missing,
-// and what does not depend on it is done.
+// reconcile makes a plan and applies its differences from the applied state. It
+// may be called at any time; if everything is as planned it changes nothing. The
+// error is a *missing; everything that does not depend on the missing object is
+// still applied.
 func (s *session) reconcile(ctx context.Context) error {
 	noLink := s.followLink()
 	if noLink != nil {
@@ -48,7 +50,7 @@ func (s *session) reconcile(ctx context.Context) error {
 	}
 	if s.applied.plane == nil || !s.applied.node.opensLike(&w.node) {
 		if noLink != nil {
-			return noLink // it may be the old one that comes back
+			return noLink // the old interface may come back
 		}
 		if w, err = s.reopen(ctx, w); err != nil {
 			return &missing{"the data plane", err}
@@ -56,7 +58,7 @@ func (s *session) reconcile(ctx context.Context) error {
 	} else if w.peers.version != s.applied.peers || s.applied.again && time.Since(s.applied.passed) >= s.resync() {
 		s.pass(w.peers)
 	}
-	// Before the subnet file, on whose word pods are started.
+	// The rules precede the subnet file, whose appearance lets pods start.
 	if err := s.keepRules(ctx, w.rules); err != nil {
 		return &missing{"the firewall rules", err}
 	}
@@ -66,7 +68,7 @@ func (s *session) reconcile(ctx context.Context) error {
 	return noLink
 }
 
-// plan makes the plan, and announces what it has in the lease if that is new.
+// plan makes the plan, and announces its lease attributes if they have changed.
 func (s *session) plan() (want, error) {
 	err := s.readMACs()
 	var w want
@@ -83,8 +85,8 @@ func (s *session) plan() (want, error) {
 	return w, nil
 }
 
-// readMACs reads the addresses of the VXLAN devices that are there, once for each
-// data plane.
+// readMACs reads the addresses of the existing VXLAN devices, once for each data
+// plane.
 func (s *session) readMACs() error {
 	settings, choice, err := s.in.backends()
 	if err != nil {
@@ -103,9 +105,9 @@ func (s *session) readMACs() error {
 	return nil
 }
 
-// reopen closes the data plane, if there is one, and opens that of w. Packets of
-// pods are lost meanwhile; the pods' connections go on. It returns the plan for the
-// backends that could be opened.
+// reopen closes the data plane, if one is open, and opens the one for w. Packets of
+// pods are lost in between; the pods' connections survive. It returns the plan for
+// the backends that could be opened.
 func (s *session) reopen(ctx context.Context, w want) (want, error) {
 	s.waitFor("the data plane")
 	if s.applied.plane != nil {
@@ -132,7 +134,7 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 		w = fewer
 	}
 	s.reportBackends()
-	s.macsOf = node{} // the devices may have other addresses now
+	s.macsOf = node{} // the devices' addresses may have changed
 	s.applied.plane, s.applied.node = dp, w.node
 	s.pass(w.peers)
 	s.keepDescriptors()
@@ -142,7 +144,7 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 	return w, nil
 }
 
-// pass gives the open data plane its peers. What it cannot do it logs itself.
+// pass passes the peers to the open data plane, which logs its own failures.
 func (s *session) pass(p peers) {
 	if p.version != s.applied.peers {
 		s.reportLeases()
@@ -151,7 +153,7 @@ func (s *session) pass(p peers) {
 	s.applied.peers, s.applied.passed = p.version, time.Now()
 }
 
-// closeWithout closes the data plane of which a device was deleted.
+// closeWithout closes the data plane after one of its devices was deleted.
 func (s *session) closeWithout(gone error) {
 	s.log.Warn("device was deleted, opening the data plane again", logging.KeyWhy, gone)
 	if err := s.close(); err != nil {
@@ -159,27 +161,28 @@ func (s *session) closeWithout(gone error) {
 	}
 }
 
-// close ends the data plane, if one is open. When it returns nothing of it is
-// left.
+// close closes the data plane, if one is open. When it returns nothing of it
+// remains.
 func (s *session) close() error {
 	dp := s.applied.plane
 	if dp == nil {
 		return nil
 	}
 	s.applied.plane = nil
-	s.publish() // it is not asked any more after this
+	s.publish() // it is not queried after this
 	s.applied.stop()
 	await(s.applied.ended)
 	s.applied.ended = nil
 	return dp.Close()
 }
 
-// keepRules makes the rules that are wanted and, the first time, has them kept
-// until ctx is done. Where none are wanted, what an earlier run or stock flannel
-// has left is removed. It fails only if packets of pods that leave the network
-// would have no sender to answer to: that they are forwarded may well be the policy
-// without a rule. The rules stay when the session ends, so that pods go on talking
-// while the daemon is down.
+// keepRules installs the wanted rules and, on the first call, starts a goroutine
+// that maintains them until ctx is done. If none are wanted, the rules that an
+// earlier run or stock flannel left are removed. It fails only if masquerading is
+// wanted and cannot be set up, since packets of pods that leave the network would
+// then carry a source that nothing can answer to; forwarding may be allowed by
+// policy without a rule. The rules stay when the session ends, so that pods keep
+// their connectivity while the daemon is down.
 func (s *session) keepRules(ctx context.Context, w rules.Wanted) error {
 	a := &s.applied
 	if a.rules != nil {
@@ -204,15 +207,15 @@ func (s *session) keepRules(ctx context.Context, w rules.Wanted) error {
 	return nil
 }
 
-// waitForRules waits until nothing keeps the rules any more. The context of
-// keepRules is done.
+// waitForRules waits until the goroutine that maintains the rules has ended.
+// The context of keepRules must be done.
 func (s *session) waitForRules() {
 	if s.applied.rulesEnd != nil {
 		await(s.applied.rulesEnd)
 	}
 }
 
-// writeSubnetEnv writes the subnet file, unless it says the same already.
+// writeSubnetEnv writes the subnet file, unless it is already up to date.
 func (s *session) writeSubnetEnv(env lease.SubnetEnv) error {
 	env.MTU = s.applied.plane.MTU()
 	there, err := os.ReadFile(s.options.subnetFile)

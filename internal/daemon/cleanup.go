@@ -18,15 +18,15 @@ import (
 )
 
 // cleanUp removes what runs of twilld and of stock flannel have left on this
-// host, by name, and nothing else (flannel#886). It logs each thing that it has
-// removed. A lease in etcd stays until it expires, and the data of an embedded
-// etcd stays altogether: other nodes live by it.
+// host, by name, and nothing else (flannel#886). It logs each object that it
+// removes. A lease in etcd stays until it expires, and the data of an embedded
+// etcd is kept, since other nodes depend on it.
 //
-// It goes on where something cannot be removed, and returns all errors.
+// It continues if something cannot be removed, and returns all errors.
 func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	socketLeft := exists(d.options.controlSocket)
-	// Keeps a daemon from starting meanwhile, finds one that runs, and takes the
-	// place of a socket that was left.
+	// Listening keeps a daemon from starting meanwhile, detects a running one, and
+	// replaces a stale socket.
 	control, err := status.Listen(d.options.controlSocket, d.state.document, d.log)
 	if err != nil {
 		return err
@@ -60,13 +60,13 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	return nil
 }
 
-// removeKept deletes the VXLAN devices of flannel's names, whatever their VNI, the
-// plain routes to peers and the blackhole routes.
+// removeKept deletes the VXLAN devices with flannel's names and any VNI, the plain
+// routes to peers and the blackhole routes.
 func (d *daemon) removeKept(env lease.SubnetEnv) error {
 	return backend.Clean(valid(env.Network, env.IPv6Network), valid(env.Subnet, env.IPv6Subnet), d.options.routesFile(), d.log)
 }
 
-// valid returns those of the prefixes that are.
+// valid returns the valid prefixes.
 func valid(prefixes ...netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(prefixes, func(p netip.Prefix) bool { return !p.IsValid() })
 }

@@ -1,6 +1,6 @@
 // Package daemon is twilld: it reads the command line, finds the node's
 // interface and lease, opens the backend that the network configuration names,
-// and keeps its peers as the lease store has them until a signal comes.
+// and keeps its peers in line with the lease store until it receives a signal.
 package daemon
 
 import (
@@ -27,11 +27,11 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// Run is the whole daemon. It returns nil after SIGTERM, SIGINT or the end of
-// ctx, when all it made is removed but for subnet.env. args are the arguments
-// without the program's name, environ is what [os.Environ] returns; help
-// and version go to stdout, the log to stderr. ExitCode says what the error
-// means for the process.
+// Run runs the daemon. It returns nil after SIGTERM, SIGINT or the end of ctx,
+// once everything it created except subnet.env is removed. args are the
+// arguments without the program's name, environ is in the form of [os.Environ];
+// help and version go to stdout, the log to stderr. ExitCode maps the error to
+// an exit code.
 func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
 	env := newEnvironment(environ)
 	o, err := parse(args, env)
@@ -77,34 +77,34 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return d.runUntilSignal(ctx)
 }
 
-// daemon is one run.
+// daemon is one run of the daemon.
 type daemon struct {
 	options      *options
 	log          *slog.Logger
 	state        *state
 	notifySocket string
-	watchdog     time.Duration // how often the service manager wants a sign of life; 0: never
-	// nodeAddrs returns the addresses that the store has for the choice of this
-	// node's interface; nil: it has none.
+	watchdog     time.Duration // interval of keep-alives to the service manager; 0: none
+	// nodeAddrs returns the addresses in the store by which this node's interface
+	// is to be chosen; nil if the store has none.
 	nodeAddrs func(context.Context) (ipv4, ipv6 netip.Addr, err error)
-	// ready is called, and must not block, each time that pods are found to be able
-	// to talk; nil: the store does not want to know.
+	// ready is called each time the node is found ready; it must not block. It is
+	// nil if the store has no use for it.
 	ready func()
 
 	inherited handover.Descriptors // of an earlier run, until a data plane is open
-	stored    []string             // names of those that the service manager has copies of
-	takeover  *handover.Takeover   // nil: from no running process, or done
+	stored    []string             // names of the descriptors that the service manager holds copies of
+	takeover  *handover.Takeover   // nil if there is no running process to take over from, or that is done
 	handovers chan *handover.Offer // requests of other processes
-	serving   []func() error       // ends what serve began, in the opposite order
+	serving   []func() error       // stops what serve started, in reverse order
 
-	// What tests replace.
+	// Tests replace these.
 	choose          func(underlay.Options) (underlay.Interface, error)
 	stay            func(underlay.Interface, underlay.Options) (underlay.Interface, error)
 	links           func() (changes <-chan struct{}, end func(), err error)
 	open            func(node) (dataPlane, error)
 	addrs, gateways func() ([]netip.Addr, error)
 	probes          backend.Probes
-	identity        func(underlay.Interface) string // the ID of this host; empty: it has none
+	identity        func(underlay.Interface) string // the ID of this host, or ""
 	answerWithin    time.Duration
 	macs            func(backend.Settings, backend.Choice) (backend.MACs, error)
 }
@@ -120,8 +120,7 @@ func (d *daemon) runUntilSignal(ctx context.Context) error {
 	go func() {
 		select {
 		case s := <-signals:
-			// Before anything else, so that the second one ends the process
-			// at once.
+			// Stop first, so that a second signal ends the process at once.
 			signal.Stop(signals)
 			cancel(fmt.Errorf("signal: %s", s))
 		case <-ctx.Done():
@@ -129,13 +128,13 @@ func (d *daemon) runUntilSignal(ctx context.Context) error {
 	}()
 	err := d.run(ctx)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return nil // stopped while it was starting
+		return nil // stopped during startup
 	}
 	return err
 }
 
-// run starts everything in order, each step with what the ones before it
-// found, and takes it down in the opposite order.
+// run starts everything in order, each step building on the ones before it, and
+// stops everything in reverse order.
 func (d *daemon) run(ctx context.Context) (err error) {
 	d.log.Info("starting", logging.KeyVersion, version.String())
 	for _, f := range d.options.ignored {
@@ -161,7 +160,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
-	// Before the interface is chosen, so that no change of it is missed.
+	// Watch before the interface is chosen, so that no change of it is missed.
 	links, unwatch, err := d.links()
 	if err != nil {
 		return err
@@ -178,10 +177,10 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 }
 
-// serve answers on the control socket and, if asked to, on the health port. It
-// comes first of all, since the socket keeps a second daemon out, and since an
-// operator wants to know what the others are waiting for; where this process takes
-// over from another, when that has ended.
+// serve answers on the control socket and, if configured, on the health port. It
+// is the first step, since the socket keeps a second daemon out and lets an
+// operator see what later steps are waiting for. If this process takes over from
+// another, serve runs once that one has ended.
 func (d *daemon) serve() error {
 	control, err := status.Listen(d.options.controlSocket, d.state.document, d.log,
 		status.Route{Pattern: "POST " + handover.Path, Handler: d.acceptHandover})

@@ -14,50 +14,50 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// node is what a data plane is opened for. Another address, MTU, subnet or backend
-// takes another data plane.
+// node holds the parameters for which a data plane is opened. A change of address,
+// MTU, subnet or backend requires a new data plane.
 type node struct {
 	config   *lease.Config
 	settings backend.Settings
 	choice   backend.Choice
 	link     underlay.Interface
-	own      lease.Lease // with the attributes that the peers know
+	own      lease.Lease // with the attributes known to the peers
 }
 
-// opensLike says whether a data plane that was opened for o is that of n.
+// opensLike reports whether a data plane opened for n also suits o.
 func (n *node) opensLike(o *node) bool {
 	return n.link.Equal(o.link) && n.own.Key() == o.own.Key() && n.settings == o.settings && n.choice.Equal(o.choice) &&
 		backend.SameVTEPs(n.own.Attrs, o.own.Attrs)
 }
 
-// dataPlane is what the daemon asks of an open data plane. Status, SetIdle and Counters
-// may be called from any goroutine, the rest is for the session's.
+// dataPlane is an open data plane. Status, SetIdle and Counters may be called from any
+// goroutine, the other methods only from the session's.
 type dataPlane interface {
-	// SetLeases makes the other nodes of the leases the peers. The set is
-	// complete and has this node's own lease. again says that the same set is
-	// worth passing again after some seconds.
+	// SetLeases makes the other nodes of the leases the peers. The set is complete
+	// and includes this node's own lease. again reports that the same set should
+	// be passed again after some seconds.
 	SetLeases([]lease.Lease) (again bool)
 	// Run forwards until ctx is done or something fatal happens.
 	Run(ctx context.Context) error
-	// Close removes what opening made and what does nothing without a daemon.
-	// Run has returned, if it was called.
+	// Close removes what opening created and what is useless without a daemon. If
+	// Run was called, it must have returned.
 	Close() error
-	// MTU is that of the pods' interfaces, in bytes.
+	// MTU returns the MTU of the pods' interfaces, in bytes.
 	MTU() int
-	// Failed returns the backends that it was to have and goes on without.
+	// Failed returns the wanted backends that could not be opened.
 	Failed() backend.Failed
-	// Descriptors returns those that another process can open the same with, by
-	// name. They stay the data plane's.
+	// Descriptors returns, by name, the descriptors with which another process can
+	// open the same data plane. The data plane keeps ownership.
 	Descriptors() map[string]int
 	Status() status.Dataplane
-	// SetIdle adds to peers of Status for how long the kernel has sent nothing to
-	// them, which costs more to find out.
+	// SetIdle adds to peers returned by Status how long the kernel has sent
+	// nothing to them, which is more expensive to determine.
 	SetIdle([]status.Peer)
 	Counters() []*metrics.Shard
 }
 
-// openDataPlane opens the data plane of n. What is left of a failure does not keep
-// the next attempt from succeeding.
+// openDataPlane opens the data plane for n. Remains of a failed attempt do not
+// prevent the next one from succeeding.
 func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 	p, err := backend.Open(backend.Config{
 		Settings:  n.settings,
@@ -84,7 +84,7 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 }
 
 // inUse returns the addresses of the gateways and of etcd, as far as they are known
-// without a look-up of names.
+// without name resolution.
 func (d *daemon) inUse() []netip.Addr {
 	all, err := d.gateways()
 	if err != nil {

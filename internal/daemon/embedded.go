@@ -11,14 +11,14 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// defaultState is where state goes unless systemd says where.
+// defaultState is the state directory if systemd does not provide one.
 const defaultState = "/var/lib/twill"
 
-// embeddedEtcd is the etcd that runs in the daemon. It is the value of a flag
-// that may be given without one: "true", "false" or the directory.
+// embeddedEtcd is the etcd that runs in the daemon. It is a flag value: "true",
+// "false" or the directory. The flag may be given without a value.
 type embeddedEtcd struct {
 	on        bool
-	dir       string // empty: where state goes
+	dir       string // empty: the state directory
 	listen    listenAddr
 	plaintext bool
 }
@@ -44,10 +44,11 @@ func (e *embeddedEtcd) Set(v string) error {
 	return nil
 }
 
-// IsBoolFlag implements the optional method of flag.Value: the value may be left out.
+// IsBoolFlag implements the optional method of flag.Value: the value may be omitted.
 func (*embeddedEtcd) IsBoolFlag() bool { return true }
 
-// listenAddr is where the etcd answers other nodes; the zero value: nowhere.
+// listenAddr is the address on which the etcd serves other nodes. The zero
+// value serves none.
 type listenAddr struct{ netip.AddrPort }
 
 // String implements flag.Value.
@@ -64,7 +65,7 @@ func (a *listenAddr) Set(v string) (err error) {
 	return err
 }
 
-// check finds what cannot be, whatever the host is like.
+// check finds errors that do not depend on the host.
 func (e *embeddedEtcd) check() error {
 	switch {
 	case e.on && !embedetcd.Built:
@@ -77,8 +78,9 @@ func (e *embeddedEtcd) check() error {
 	return nil
 }
 
-// settle chooses the directory where none was named: the one that systemd has
-// made for the service (StateDirectory=), which it names in the environment.
+// settle chooses the directory if none was named: the one that systemd created
+// for the service (StateDirectory=) and named in the environment, else the
+// default.
 func (e *embeddedEtcd) settle(env environment) {
 	if e.dir != "" {
 		return
@@ -95,11 +97,11 @@ func (e *embeddedEtcd) endpoint() string { return embedetcd.Endpoint(e.listen.Ad
 // runningEtcd is the etcd while the daemon uses it.
 type runningEtcd struct {
 	server *embedetcd.Server
-	ctx    context.Context // of what needs it; done if it ends by itself
+	ctx    context.Context // for its users; done if the etcd ends by itself
 	end    context.CancelCauseFunc
 }
 
-// embeddedEnded is why ctx of a runningEtcd was ended.
+// embeddedEnded is the cause with which ctx of a runningEtcd was canceled.
 type embeddedEnded struct{ err error }
 
 func (e *embeddedEnded) Error() string { return fmt.Sprintf("embedded etcd has ended: %v", e.err) }
@@ -135,8 +137,8 @@ func (d *daemon) startEmbedded(ctx context.Context) (*runningEtcd, error) {
 	return e, nil
 }
 
-// close ends the etcd and returns what the daemon ends with: err, or that the
-// etcd has ended by itself.
+// close stops the etcd and returns the error of the daemon: err, or that the
+// etcd ended by itself.
 func (e *runningEtcd) close(err error) error {
 	e.end(nil)
 	e.server.Close()

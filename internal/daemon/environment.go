@@ -9,27 +9,27 @@ import (
 	"github.com/twillnet/twill/internal/etcdflags"
 )
 
-// environment is the variables of the process.
+// environment holds the environment variables of the process.
 type environment map[string]string
 
-// newEnvironment parses what [os.Environ] returns.
+// newEnvironment parses the form of [os.Environ].
 func newEnvironment(lines []string) environment {
 	e := make(environment, len(lines))
 	for _, line := range lines {
 		name, value, _ := strings.Cut(line, "=")
-		if _, twice := e[name]; !twice { // as os.LookupEnv has it
+		if _, twice := e[name]; !twice { // as in os.LookupEnv
 			e[name] = value
 		}
 	}
 	return e
 }
 
-// ofService are the variables that Kubernetes sets in pods for a service that is
-// called flanneld: FLANNELD_SERVICE_HOST, FLANNELD_PORT_8285_UDP_ADDR.
+// ofService matches the variables that Kubernetes sets in pods for a service
+// named flanneld: FLANNELD_SERVICE_HOST, FLANNELD_PORT_8285_UDP_ADDR.
 var ofService = regexp.MustCompile(`^FLANNELD_(SERVICE_(HOST|PORT)|PORT)(_|$)`)
 
-// unknown returns the variables that look like flags and are none, with what was
-// probably meant.
+// unknown returns the variables that look like flags but match none, each with
+// the flag that was probably meant.
 func (e environment) unknown() []ignoredFlag {
 	var known []string
 	for _, name := range names() {

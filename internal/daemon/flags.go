@@ -13,26 +13,24 @@ import (
 	"github.com/twillnet/twill/internal/kubeflags"
 )
 
-// flagDef is one line in the table of flags.
+// flagDef is one entry in the table of flags.
 type flagDef struct {
 	group string // heading in the help text
 	name  string // without dashes
-	value string // what stands for its value in the help text; empty: it takes none
+	value string // placeholder for its value in the help text; empty if it takes none
 	help  string
-	// field points to where the value goes; what is there before is the
-	// default. A type that define does not know is a bug that every test
-	// finds.
+	// field returns a pointer to the option that the flag sets, which holds the
+	// default. A type unknown to define is a bug that every test finds.
 	field func(o *options) any
-	// without is not nil where flannel would do something that twilld does
-	// not.
+	// without is set if flannel would do something that twilld does not.
 	without *absence
 }
 
-// absence says what comes of asking for what twilld does not do.
+// absence describes the effect of asking for something that twilld does not do.
 type absence struct {
-	refuse bool   // do not start: it would be missed
-	reason string // and what to do instead
-	// when says whether it is so with the other flags; nil: always.
+	refuse bool   // refuse to start: its absence would matter
+	reason string // the reason, and what to do instead
+	// when reports whether it applies, given the other flags; nil means always.
 	when func(*options) bool
 }
 
@@ -56,8 +54,8 @@ func (f *flagDef) define(fs *flag.FlagSet, o *options) {
 	}
 }
 
-// wanted says what the value of a flag is, where the type's own parser does not
-// say so in terms of the command line.
+// wanted describes the valid values of a flag if the type's own parser does not
+// do so in terms of the command line.
 func wanted(field any) string {
 	switch field.(type) {
 	case *int:
@@ -70,7 +68,7 @@ func wanted(field any) string {
 	return ""
 }
 
-// explained is a flag value whose errors say what is wanted.
+// explained is a flag value whose errors describe the valid values.
 type explained struct {
 	flag.Value
 	want string
@@ -107,14 +105,15 @@ var (
 
 func fromFile(o *options) bool { return o.leaseFile != "" }
 
-// Fields of flags whose value is not used: what counts is that they were set.
+// Fields of flags whose value is unused: only whether they were set matters.
 
 func anyString(*options) any { return new(string) }
 
-// flags is the table of all flags: flannel's, and our own.
+// flags is the table of all flags: flannel's and our own.
 var flags = slices.Concat(hostFlags, switchFlags(), serviceFlags, etcdFlags(), embeddedFlags, kubernetesFlags())
 
-// renamed are the former names of flags, which are still understood.
+// renamed maps the former names of flags, which are still accepted, to the
+// present ones.
 var renamed = map[string]string{"control-socket": "socket"}
 
 var hostFlags = []flagDef{
@@ -213,7 +212,7 @@ var serviceFlags = []flagDef{
 		func(o *options) any { return &o.cleanup }, nil},
 }
 
-// switchFlags are those of the offloads.
+// switchFlags returns the flags of the offloads.
 func switchFlags() []flagDef {
 	defs := make([]flagDef, len(fastpath.SwitchFlags))
 	for i, f := range fastpath.SwitchFlags {
@@ -222,7 +221,7 @@ func switchFlags() []flagDef {
 	return defs
 }
 
-// etcdFlags are those that the commands of twill have, too.
+// etcdFlags returns the flags for etcd, which the commands of twill have too.
 func etcdFlags() []flagDef {
 	defs := make([]flagDef, len(etcdflags.All))
 	for i, f := range etcdflags.All {
@@ -243,8 +242,8 @@ var embeddedFlags = []flagDef{
 		func(o *options) any { return &o.embedded.plaintext }, onlyEtcd},
 }
 
-// kubernetesFlags are those that the commands of twill have, too, and the daemon's
-// own.
+// kubernetesFlags returns the flags for Kubernetes that the commands of twill have
+// too, and the daemon's own.
 func kubernetesFlags() []flagDef {
 	defs := []flagDef{
 		{groupKubernetes, kubeflags.Manager, "",

@@ -12,9 +12,9 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// The TUN queues and UDP sockets of the data plane pass from one run to the next,
-// so that packets wait in them meanwhile or, where a new process takes over from a
-// running one, are read without a gap:
+// The TUN queues and UDP sockets of the data plane are passed from one run to the
+// next, so that packets are queued in them meanwhile or, if a new process takes
+// over from a running one, are read without a gap:
 //
 //	new process                                 running process
 //	requests the descriptors  ───────────────►  offer: sends copies, goes on
@@ -23,21 +23,21 @@ import (
 //	forwards                  ◄───────────────  stopped
 //	binds the control socket  ◄─── ends ──────
 
-// errHandedOver ends a daemon from which another has taken over.
+// errHandedOver ends a daemon after another has taken over from it.
 var errHandedOver = errors.New("another twilld has taken over")
 
 // endsWithin is how long the old process may take to end once it has stopped
 // forwarding.
 const endsWithin = 15 * time.Second
 
-// inherit takes over what an earlier run has left: from the process that runs, if
-// asked to, else from the service manager.
+// inherit takes over the descriptors of an earlier run: from the running process,
+// if so configured, else from the service manager.
 func (d *daemon) inherit(lookup func(string) string, pid int) (err error) {
 	if !d.options.takeover {
 		if d.inherited, err = handover.Inherit(lookup, pid); err != nil {
 			return err
 		}
-		// This process has them now. What it keeps it stores again.
+		// This process has them now, and stores again those that it keeps.
 		return handover.Forget(d.notifySocket, d.inherited.Names())
 	}
 	if d.takeover, err = handover.Request(d.options.controlSocket); err != nil {
@@ -57,13 +57,13 @@ func (d *daemon) acceptHandover(w http.ResponseWriter, r *http.Request) {
 	}
 	select {
 	case d.handovers <- o:
-	case <-time.After(retryAfter): // there is no session yet, or not any more
+	case <-time.After(retryAfter): // there is no session yet, or it has ended
 		_ = o.Close()
 	}
 }
 
-// keepDescriptors stores those of the data plane with the service manager, and
-// closes what was inherited and is not used.
+// keepDescriptors stores the data plane's descriptors with the service manager,
+// and closes inherited descriptors that are unused.
 func (s *session) keepDescriptors() {
 	err := s.inherited.Close()
 	if s.notifySocket != "" {
@@ -76,14 +76,14 @@ func (s *session) keepDescriptors() {
 	}
 }
 
-// reclaimDescriptors takes those of the data plane that is about to be closed, for
-// the one that is opened in its place.
+// reclaimDescriptors keeps copies of the descriptors of the data plane that is
+// about to be closed, for the one that replaces it.
 func (s *session) reclaimDescriptors() {
 	fds, err := handover.Copy(s.applied.plane.Descriptors())
 	s.inherited = fds
 	err = errors.Join(err, handover.Forget(s.notifySocket, s.stored))
 	s.stored = nil
-	if s.offered != nil { // another process has copies of what is going
+	if s.offered != nil { // another process has copies of these descriptors
 		_ = s.offered.Close()
 		s.offered = nil
 	}
@@ -92,8 +92,9 @@ func (s *session) reclaimDescriptors() {
 	}
 }
 
-// offer sends another process what it takes over, and waits for it in the
-// background. This one goes on meanwhile, for good if that one fails.
+// offer sends the descriptors to the process that takes over, and waits for it
+// in the background. This process continues meanwhile, and stays in service if
+// the other fails.
 func (s *session) offer(ctx context.Context, o *handover.Offer) {
 	if s.offered != nil || s.applied.plane == nil {
 		_ = o.Close()
@@ -120,14 +121,14 @@ func (s *session) offer(ctx context.Context, o *handover.Offer) {
 	}()
 }
 
-// answer is what came of an offer; err is nil if the other process is ready.
+// answer is the outcome of an offer; err is nil if the other process is ready.
 type answer struct {
 	*handover.Offer
 	err error
 }
 
-// handOver stops forwarding, since the other process is ready to. It returns nil
-// if that has failed.
+// handOver stops forwarding once the other process is ready to forward. It
+// returns nil if the other process failed.
 func (s *session) handOver(a answer) error {
 	if a.err != nil {
 		if s.offered == a.Offer {
@@ -148,12 +149,12 @@ func (s *session) handOver(a answer) error {
 	if pid > 0 {
 		s.notifyManager(fmt.Sprintf("MAINPID=%d", pid))
 	}
-	// Last of all, since the other process waits for its end.
+	// This must be closed last, since the other process waits for that.
 	s.serving = slices.Insert(s.serving, 0, a.Close)
 	return errHandedOver
 }
 
-// begin makes the process that this one takes over from stop forwarding.
+// begin makes the old process stop forwarding, if this one is taking over.
 func (s *session) begin() {
 	if s.takeover == nil {
 		return
@@ -163,8 +164,8 @@ func (s *session) begin() {
 	}
 }
 
-// succeed waits for the end of the process that this one has taken over from, and
-// then serves what that one did.
+// succeed waits until the old process has ended, if this one is taking over, and
+// then serves in its place.
 func (s *session) succeed() error {
 	t := s.takeover
 	if t == nil {

@@ -29,7 +29,7 @@ Exit codes: 0 after SIGTERM or SIGINT, 2 for a wrong command line or
 environment, 1 for all else. A second signal ends twilld at once.
 `
 
-// Columns of the help text.
+// Columns of the help text:
 const (
 	helpIndent = 8
 	helpWidth  = 80
@@ -53,12 +53,12 @@ func help() []byte {
 	return b.Bytes()
 }
 
-// describe writes the flag and its help text; what is short takes one line.
+// describe writes the flag and its help text, on one line if both are short.
 func (f *flagDef) describe(b *bytes.Buffer, def string) {
 	name := strings.TrimRight("  --"+f.name+" "+f.value, " ")
 	text := f.help
 	if def != "" && def != "false" && (f.without == nil || f.without.when != nil) {
-		text += " (default " + strings.ToLower(def) + ")" // slog says INFO
+		text += " (default " + strings.ToLower(def) + ")" // slog writes INFO
 	}
 	if len(text) <= len("refused") {
 		fmt.Fprintf(b, "%s: %s\n", name, text)

@@ -13,7 +13,8 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// onLost says what to do when another node has the lease, or none.
+// onLost is the action to take when the lease is lost: another node has it, or
+// it is gone.
 type onLost string
 
 const (
@@ -35,47 +36,46 @@ func (o *onLost) UnmarshalText(text []byte) error {
 func (o onLost) MarshalText() ([]byte, error) { return []byte(o), nil }
 
 const (
-	// firstRetry and lastRetry bound how long the holder rests after a
-	// failure; the rests double. A store that was away for long is not to be
-	// overrun by all nodes when it is back, hence the jitter.
+	// firstRetry and lastRetry bound the pauses after a failure, which double.
+	// Jitter keeps all nodes from overloading a store that is back after a long
+	// outage.
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
-	// shortestLease keeps a store that gives out leases shorter than the
-	// margin from being asked all the time.
+	// shortestLease limits the rate of renewals if a store grants leases shorter
+	// than the margin.
 	shortestLease = 10 * time.Second
-	// lookAtClock is how often the holder looks whether a renewal is due that no
-	// timer reports, because the machine was asleep.
+	// lookAtClock is how often the holder checks for a renewal that became due
+	// while the machine was suspended, which timers miss.
 	lookAtClock = time.Minute
 )
 
-// holder keeps the lease of this node: it renews it in time, announces what has
-// changed, and takes a lease again that was lost.
-// It asks the store on a goroutine of its own, since a store that is away may
-// keep it waiting for long.
+// holder keeps the lease of this node: it renews the lease in time, announces
+// changes, and acquires a lost lease again. It calls the store on its own
+// goroutine, since a store that is unreachable may block for long.
 //
-// A renewal is due when either of two clocks says so. The monotonic one, which
-// timers have, is never set back, but it stands still while the machine
-// sleeps, and the lease does not (clock_gettime(2), CLOCK_MONOTONIC). The wall
-// clock goes on, but can be set. Who follows the earlier of them renews too early
-// at worst.
+// A renewal is due when either of two clocks reaches its time. The monotonic
+// clock, which timers use, is never set back, but it stops while the machine is
+// suspended, during which the lease keeps running out (clock_gettime(2),
+// CLOCK_MONOTONIC). The wall clock keeps running, but can be set. Following the
+// earlier of the two renews too early at worst.
 type holder struct {
 	store  lease.Store
 	margin time.Duration // a lease is renewed this long before it expires
 	onLost onLost
 	log    *slog.Logger
-	// previous returns what is known of the host when it asks for another lease.
+	// previous returns what is known of the host, for acquiring another lease.
 	previous func() lease.Previous
 
-	moved   int           // how often move was called
-	moves   chan move     // holds the last one
+	moved   int           // number of calls of move
+	moves   chan move     // holds only the last one
 	nudges  chan struct{} // holds one
 	results chan result
 
-	// What tests shorten.
+	// Tests shorten these.
 	shortest time.Duration
 	retry    time.Duration
 	look     time.Duration
-	// What tests replace.
+	// Tests replace this.
 	now func() time.Time
 }
 
@@ -85,11 +85,11 @@ type move struct {
 	to     lease.Attrs
 }
 
-// result is what became of an attempt.
+// result is the outcome of an attempt.
 type result struct {
 	lease lease.Lease // as it now stands
-	moved int         // the number of the last move that it took in
-	err   error       // not nil: the store does not have the lease that is wanted
+	moved int         // number of the last move that it includes
+	err   error       // not nil if the store does not have the wanted lease
 }
 
 func newHolder(store lease.Store, margin time.Duration, onLost onLost, log *slog.Logger) *holder {
@@ -101,19 +101,19 @@ func newHolder(store lease.Store, margin time.Duration, onLost onLost, log *slog
 	}
 }
 
-// move sets what the node announces from now on. It does not block;
-// it must not run at the same time as itself.
+// move sets what the node announces from now on. It does not block. It must not
+// be called concurrently.
 func (h *holder) move(to lease.Attrs) {
 	select {
-	case <-h.moves: // overtaken
+	case <-h.moves: // superseded
 	default:
 	}
 	h.moved++
 	h.moves <- move{h.moved, to}
 }
 
-// nudge says that the store has changed: the lease may be lost, or there may be
-// one where there was none. It does not block.
+// nudge makes the holder check the lease because the store has changed: the
+// lease may be lost, or one may be available now. It does not block.
 func (h *holder) nudge() {
 	select {
 	case h.nudges <- struct{}{}:
@@ -121,9 +121,9 @@ func (h *holder) nudge() {
 	}
 }
 
-// run keeps own, which the store has just given, until ctx is done. It returns
-// an error before that only if the lease is lost and that is to end the daemon.
-// It sends to results what comes of each attempt.
+// run keeps own, which the store has just granted, until ctx is done. It
+// returns an error before that only if the lease is lost and onLost is to exit.
+// It sends the outcome of each attempt to results.
 func (h *holder) run(ctx context.Context, own lease.Lease) error {
 	k := tenure{holder: h, own: own, want: own.Attrs, stored: true}
 	timer := h.newAlarm(h.untilRenewal(own))
@@ -167,10 +167,10 @@ func (h *holder) run(ctx context.Context, own lease.Lease) error {
 	}
 }
 
-// alarm is a timer that also looks at the wall clock.
+// alarm is a timer that also follows the wall clock.
 type alarm struct {
 	*time.Timer
-	looks *time.Ticker // when to ask isDue
+	looks *time.Ticker // when to check isDue
 	now   func() time.Time
 	due   time.Time // by the wall clock
 }
@@ -179,13 +179,13 @@ func (h *holder) newAlarm(d time.Duration) *alarm {
 	return &alarm{time.NewTimer(d), time.NewTicker(h.look), h.now, h.now().Round(0).Add(d)}
 }
 
-// set makes the alarm go off after d.
+// set sets the alarm to go off after d.
 func (a *alarm) set(d time.Duration) {
 	a.Reset(d)
 	a.due = a.now().Round(0).Add(d)
 }
 
-// isDue says whether the wall clock has reached the time that was set.
+// isDue reports whether the wall clock has reached the time that was set.
 func (a *alarm) isDue() bool { return !a.now().Round(0).Before(a.due) }
 
 func (a *alarm) stop() {
@@ -193,18 +193,18 @@ func (a *alarm) stop() {
 	a.looks.Stop()
 }
 
-// tenure is what run knows.
+// tenure is the state of run.
 type tenure struct {
 	*holder
 	own    lease.Lease
 	want   lease.Attrs
-	taken  int    // number of the last move, to want
-	stored bool   // as far as is known own is in the store
+	taken  int    // number of the last move, which set want
+	stored bool   // as far as is known, own is in the store
 	logged string // the last error
 }
 
-// attempt makes the store say what it should: that own is this node's, at the
-// address that it has now.
+// attempt brings the store up to date: own belongs to this node, at its present
+// address.
 func (k *tenure) attempt(ctx context.Context) error {
 	err := k.try(ctx)
 	switch {
@@ -229,8 +229,8 @@ func (k *tenure) try(ctx context.Context) error {
 		if !errors.Is(err, lease.ErrLost) && !errors.Is(err, lease.ErrNoLease) {
 			return err
 		}
-		// A store may know a node by its address only, so that one which has
-		// moved has to ask for its subnet again.
+		// A store may identify a node by its address only, so a node whose address
+		// has changed has to acquire its subnet again.
 		k.stored = false
 		if k.stayed() {
 			k.log.Warn("lease lost", logging.KeySubnet, k.own.Subnets(), logging.KeyError, err)
@@ -252,9 +252,9 @@ func (k *tenure) try(ctx context.Context) error {
 	return nil
 }
 
-// take takes over what the store has given, unless it says that this node is
-// where it is not: a lease in a file may have one of its addresses
-// right and the other one old.
+// take adopts the lease that the store returned, unless it has a wrong address
+// for this node: in a lease file one of the addresses may be right and the
+// other outdated.
 func (k *tenure) take(l *lease.Lease) error {
 	for _, a := range [][2]netip.Addr{{l.PublicIP, k.want.PublicIP}, {l.PublicIPv6, k.want.PublicIPv6}} {
 		if a[0].IsValid() && a[1].IsValid() && a[0] != a[1] {
@@ -265,31 +265,31 @@ func (k *tenure) take(l *lease.Lease) error {
 	return nil
 }
 
-// stayed says whether the node is where its lease says.
+// stayed reports whether the node still has the addresses of its lease.
 func (k *tenure) stayed() bool {
 	return k.want.PublicIP == k.own.PublicIP && k.want.PublicIPv6 == k.own.PublicIPv6
 }
 
-// stands says whether the lease is as wanted and still valid.
+// stands reports whether the lease is as wanted and still valid.
 func (k *tenure) stands() bool {
 	return k.stored && k.stayed() && (k.own.Expiration.IsZero() || time.Now().Before(k.own.Expiration))
 }
 
-// ends says whether the daemon is to end because of err.
+// ends reports whether err is to end the daemon.
 func (k *tenure) ends(err error) bool {
 	lost := errors.Is(err, lease.ErrLost) || errors.Is(err, lease.ErrNoLease)
 	return k.onLost == exitOnLost && !k.stored && k.stayed() && lost
 }
 
-// untilRenewal returns how long l can be left alone.
+// untilRenewal returns the time until l is to be renewed.
 func (h *holder) untilRenewal(l lease.Lease) time.Duration {
 	if l.Expiration.IsZero() {
-		return 1<<63 - 1 // for ever
+		return 1<<63 - 1 // never
 	}
 	return max(time.Until(l.Expiration)-h.margin, h.shortest)
 }
 
-// rest returns how long to wait after so many failures in a row.
+// rest returns the pause after the given number of consecutive failures.
 func (h *holder) rest(failures int) time.Duration {
 	d := min(h.retry<<min(failures-1, 10), lastRetry)
 	return d/2 + rand.N(d/2+1)

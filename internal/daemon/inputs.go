@@ -12,7 +12,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// follow takes in one update of the store. What of it is in error changes nothing.
+// follow processes one update of the store. Invalid parts change nothing.
 func (s *session) follow(u lease.Update) {
 	switch {
 	case errors.Is(u.Err, lease.ErrLost):
@@ -23,8 +23,8 @@ func (s *session) follow(u lease.Update) {
 		s.reportSource()
 		return
 	}
-	// Good leases say nothing about a configuration that was refused, except in
-	// a file, which is one text.
+	// Valid leases do not imply that a refused configuration is valid now, except
+	// in a file, which is read as a whole.
 	if u.Config != nil || !configFault(s.source.refused) || !s.in.writable {
 		s.source.refused = nil
 	}
@@ -42,10 +42,10 @@ func (s *session) follow(u lease.Update) {
 	}
 }
 
-// adopt finds out whether this node can follow the latest network configuration
-// and, with force, puts it in force. Another network is not put in force while the
-// node has a subnet of the one before: it takes a restart or another lease. The
-// error says what keeps this node from following it; all stays as it was then.
+// adopt checks whether this node can follow the latest network configuration and,
+// with force, puts it into force. Another network is not put into force while the
+// node has a subnet of the previous one: that takes a restart or another lease.
+// The error is the reason why this node cannot follow it; nothing is changed then.
 func (s *session) adopt(force bool) error {
 	next := s.in
 	next.config = next.latest
@@ -53,7 +53,8 @@ func (s *session) adopt(force bool) error {
 	if err != nil {
 		return err
 	}
-	// Backends that were found stay while the configuration asks for the same.
+	// The result of probing the backends is kept while their settings are
+	// unchanged.
 	if s.in.config == nil || settings != s.in.failed.settings {
 		next.failed = failures{Failed: settings.Probe(s.probes), settings: settings}
 	}
@@ -64,7 +65,7 @@ func (s *session) adopt(force bool) error {
 		return nil
 	}
 	switch was := s.in.config; {
-	case was == nil: // the first
+	case was == nil: // the first configuration
 	case !slices.Equal(was.Networks(), next.config.Networks()):
 		s.log.Info("network configuration has changed", logging.KeyWas, was.Networks(), logging.KeyNow, next.config.Networks())
 	case settings != s.in.failed.settings:
@@ -74,7 +75,7 @@ func (s *session) adopt(force bool) error {
 	return nil
 }
 
-// describe returns b as the configuration has it.
+// describe returns b as written in the configuration.
 func describe(b lease.Backend) string {
 	if b.Raw == nil {
 		return b.Type
@@ -82,7 +83,7 @@ func describe(b lease.Backend) string {
 	return string(b.Raw)
 }
 
-// takeResult takes in what became of the lease.
+// takeResult processes the outcome of an attempt to keep the lease.
 func (s *session) takeResult(r result) {
 	s.kept = r
 	if r.err != nil {
@@ -96,19 +97,19 @@ func (s *session) takeResult(r result) {
 	}
 	s.log.Warn("subnet has changed", logging.KeyWas, was.Subnets(), logging.KeyNow, r.lease.Subnets(),
 		logging.KeyRemedy, "recreate the pods of this node, those that run have addresses of the old one")
-	// The network as it is now is where another subnet comes from. What keeps
-	// the node from following it has been reported.
+	// Another subnet comes from the latest network. If the node cannot follow it,
+	// that has been reported.
 	if s.adopt(true) == nil {
 		s.unplanned = true
 	}
 }
 
-// takePeers makes the store's leases those of the plan, unless peers were passed to
-// the data plane just before: each set is the whole, and a large network in trouble
-// may have hundreds of changes a second.
+// takePeers makes the store's leases the peers of the plan, unless peers were
+// passed to the data plane just before: each set is complete, and a large unstable
+// network may have hundreds of changes a second.
 func (s *session) takePeers() {
-	// Leases of another network would take the peers of this one away, while
-	// device and routes are still of this one.
+	// Leases of another network would remove the peers of this one, while the
+	// device and routes still belong to this one.
 	if !s.unplanned || !s.in.sameNetworks() {
 		return
 	}
@@ -123,12 +124,12 @@ func (s *session) takePeers() {
 	s.reportConflicts()
 }
 
-// between is the least time between two sets of peers.
+// between is the minimum time between two sets of peers.
 const between = 25 * time.Millisecond
 
-// followLink finds out what has become of the interface. One that cannot be used
-// any more is replaced by the one that would be chosen now; if there is none, the
-// old one stays, since it may come back.
+// followLink updates the state of the interface. If it can no longer be used it
+// is replaced by the one that would be chosen now. If there is none, the old one
+// is kept, since it may come back.
 func (s *session) followLink() error {
 	was := s.in.link
 	now, err := s.stay(was, s.underlayOptions(s.in.config))
@@ -138,7 +139,7 @@ func (s *session) followLink() error {
 			if s.shown.changed("link", reason(none)) {
 				s.log.Warn("no other interface can be used", logging.KeyError, none)
 			}
-			return err // what to repair; the other is what else there is
+			return err // names what to repair, unlike the error about the alternatives
 		}
 	}
 	s.shown.changed("link", "")
@@ -151,8 +152,8 @@ func (s *session) followLink() error {
 	return nil
 }
 
-// reason is why there is no interface, without the interfaces that the host has,
-// which may change all the time.
+// reason returns why no interface can be used, without the list of the host's
+// interfaces, which may change all the time.
 func reason(err error) string {
 	var none *underlay.NoneError
 	if errors.As(err, &none) {
@@ -161,8 +162,8 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// retryFailedBackends has those chosen again that could not be opened on another
-// interface or with another MTU.
+// retryFailedBackends makes backends eligible again that could not be opened
+// with an earlier interface or MTU.
 func (s *session) retryFailedBackends() {
 	if !s.in.failed.opening {
 		return
@@ -175,7 +176,7 @@ func (s *session) retryFailedBackends() {
 	}
 }
 
-// dropFailed takes in which backends could not be opened.
+// dropFailed records the backends that could not be opened.
 func (s *session) dropFailed(f backend.Failed) {
 	all := backend.Failed{}
 	for _, some := range []backend.Failed{s.in.failed.Failed, f} {
@@ -186,14 +187,14 @@ func (s *session) dropFailed(f backend.Failed) {
 	s.in.failed.Failed, s.in.failed.opening = all, true
 }
 
-// sameNetworks says whether the networks of the latest configuration are those in
-// force.
+// sameNetworks reports whether the networks of the latest configuration are those
+// in force.
 func (in *inputs) sameNetworks() bool {
 	return slices.Equal(in.latest.Networks(), in.config.Networks())
 }
 
-// ownGone says what has become of this node's lease if the store has given it
-// away.
+// ownGone describes how this node lost its lease in the store; "" if it did
+// not.
 func (in *inputs) ownGone() string {
 	own := in.own
 	switch is, ok := in.leases.Get(own.Key()); {

@@ -17,8 +17,8 @@ import (
 	"github.com/twillnet/twill/lease/etcd"
 )
 
-// join finds out what this node is in the network: its backends, its interface and
-// its lease. links receives when an interface has changed.
+// join determines this node's part in the network: its backends, interface and
+// lease. links receives a value when an interface has changed.
 func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 	if err := s.takeConfig(ctx); err != nil {
 		return err
@@ -46,7 +46,7 @@ func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 			s.log.Error("another host has this node's public address", logging.KeyWhy, twin)
 		}
 		select {
-		case <-links: // it may get another address
+		case <-links: // its address may change
 		case <-time.After(askAgain):
 		case <-ctx.Done():
 			return ctx.Err()
@@ -54,7 +54,8 @@ func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 	}
 }
 
-// identify finds out by what the node is known to the others.
+// identify determines the ID and the device addresses that identify this node
+// to others.
 func (s *session) identify(ctx context.Context, links <-chan struct{}) (want, error) {
 	if s.twin == "" {
 		s.waitFor(waitsForLink)
@@ -85,9 +86,9 @@ func (s *session) acquire(ctx context.Context, a lease.Attrs) error {
 	return nil
 }
 
-// takeLink chooses the interface. The default route, which a DHCP client or a router
-// advertisement may bring long after the start of a host, is waited for. What the
-// command line names is not: a wrong name would be waited for in vain.
+// takeLink chooses the interface. It waits for the default route, which a DHCP
+// client or a router advertisement may set up long after boot. It does not wait for
+// an interface named on the command line, since the name may be wrong.
 func (s *session) takeLink(ctx context.Context, links <-chan struct{}) (err error) {
 	for {
 		if s.in.link, err = s.chooseLink(s.in.config); err == nil {
@@ -103,7 +104,7 @@ func (s *session) takeLink(ctx context.Context, links <-chan struct{}) (err erro
 		}
 		select {
 		case <-links:
-		case <-time.After(retryAfter): // a route comes without a change of interfaces
+		case <-time.After(retryAfter): // a route may appear without a change of interfaces
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -112,17 +113,17 @@ func (s *session) takeLink(ctx context.Context, links <-chan struct{}) (err erro
 
 const waitsForLink = "an interface to the other nodes"
 
-// configWaiter is a store whose network configuration is written by others, for
-// whom a node waits.
+// configWaiter is a store whose network configuration others write, so a node
+// waits for it.
 type configWaiter interface {
-	// WaitConfig returns the network configuration when there is a good one.
-	// Before that it calls refused with what is wrong, once for each version.
+	// WaitConfig returns the network configuration as soon as it is valid. Until
+	// then it calls refused with the error, once for each version.
 	WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error)
 }
 
-// takeConfig puts the store's network configuration in force. What is wrong with it
-// ends a daemon that reads it from a file, next to which it runs; where others write
-// it for all nodes, it is waited for.
+// takeConfig puts the store's network configuration into force. An invalid one ends
+// a daemon that reads it from a local file; if others write it for all nodes, the
+// daemon waits for a valid one.
 func (s *session) takeConfig(ctx context.Context) (err error) {
 	w, waits := s.store.Store.(configWaiter)
 	if !waits {
@@ -162,8 +163,7 @@ func (s *session) refuseConfig(err error) {
 	s.notifyManager(statusLine(s.waiting))
 }
 
-// configFault says whether the network configuration itself is what err is
-// about.
+// configFault reports whether err is about the network configuration itself.
 func configFault(err error) bool {
 	var (
 		syntax *lease.SyntaxError
@@ -173,9 +173,9 @@ func configFault(err error) bool {
 	return errors.As(err, &syntax) || errors.As(err, &config) || errors.As(err, &ours) || errors.Is(err, etcd.ErrNoConfig) || errors.Is(err, lease.ErrConfig)
 }
 
-// chooseLink chooses the interface. In a network of both families it takes one
-// that has addresses of both, if there is one; else one of either family will
-// do, since the datagrams of one carry the packets of both.
+// chooseLink chooses the interface. In a network of both families it prefers
+// one with addresses of both; otherwise one of either family will do, since
+// datagrams of one family carry packets of both.
 func (d *daemon) chooseLink(c *lease.Config) (underlay.Interface, error) {
 	o := d.underlayOptions(c)
 	link, err := d.choose(o)
@@ -191,7 +191,8 @@ func (d *daemon) chooseLink(c *lease.Config) (underlay.Interface, error) {
 	return underlay.Interface{}, err
 }
 
-// underlayOptions says which interface to choose for the network of c.
+// underlayOptions returns the options for choosing the interface for the
+// network of c.
 func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
 	o := d.options.underlay()
 	ipv4, ipv6 := d.chosenAddrs()
@@ -201,8 +202,9 @@ func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
 	return o
 }
 
-// previous returns what the node was in its last life. Not to know it costs at most
-// a change of subnet, so it is no reason not to start.
+// previous returns the state of the node before the restart. If it cannot be read,
+// the node may at worst get another subnet, so that does not keep the daemon from
+// starting.
 func (d *daemon) previous() lease.Previous {
 	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -219,7 +221,7 @@ func (d *daemon) previous() lease.Previous {
 }
 
 // hostAddrs returns the addresses in the network namespace of the calling thread by
-// which other hosts may know this one.
+// which other hosts may reach this one.
 func hostAddrs() ([]netip.Addr, error) {
 	found, err := net.InterfaceAddrs()
 	if err != nil {

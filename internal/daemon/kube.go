@@ -9,13 +9,13 @@ import (
 	"github.com/twillnet/twill/lease/lastknown"
 )
 
-// kubernetes is what the flags say of a store in Kubernetes.
+// kubernetes holds the flags for a store in Kubernetes.
 type kubernetes struct {
 	on bool
 	kube.Options
 }
 
-// check finds what cannot be, whatever the cluster is like.
+// check finds errors that do not depend on the cluster.
 func (k *kubernetes) check(leaseFile string, embedded bool) error {
 	switch {
 	case !k.on:
@@ -36,7 +36,7 @@ func (k *kubernetes) check(leaseFile string, embedded bool) error {
 	return nil
 }
 
-// source says where leases come from, as it stands in the status.
+// source names the lease store, as shown in the status.
 func (k *kubernetes) source() string {
 	switch {
 	case k.APIURL != "":
@@ -47,8 +47,8 @@ func (k *kubernetes) source() string {
 	return "Kubernetes"
 }
 
-// openKube opens the store in Kubernetes, with what was known where the API does not
-// answer.
+// openKube opens the store in Kubernetes, backed by the last known state in case the
+// API does not answer.
 func (d *daemon) openKube() (*lastknown.Store, error) {
 	o := d.options.kube.Options
 	o.Logger = d.log
@@ -60,8 +60,8 @@ func (d *daemon) openKube() (*lastknown.Store, error) {
 	return d.withLastKnown(s), nil
 }
 
-// withLastKnown has the daemon start with what was known where source does not
-// answer.
+// withLastKnown lets the daemon start with the last known state if source does
+// not answer.
 func (d *daemon) withLastKnown(source lastknown.Source) *lastknown.Store {
 	s := lastknown.Open(source, lastknown.Options{
 		Path:    d.options.leasesFile(),
@@ -73,14 +73,14 @@ func (d *daemon) withLastKnown(source lastknown.Source) *lastknown.Store {
 	return s
 }
 
-// chosenAddrs returns the addresses that the interface is chosen by: those that the
-// store has for this node, else those of the flags.
+// chosenAddrs returns the addresses by which the interface is chosen: those that
+// the store has for this node, else those of the flags.
 func (d *daemon) chosenAddrs() (ipv4, ipv6 netip.Addr) {
 	ipv4, ipv6 = d.options.publicIP, d.options.publicIPv6
 	if d.nodeAddrs == nil {
 		return ipv4, ipv6
 	}
-	v4, v6, _ := d.nodeAddrs(context.Background()) // why there are none the store says when it is asked for the lease
+	v4, v6, _ := d.nodeAddrs(context.Background()) // an error will be reported again by Acquire
 	if v4.IsValid() {
 		ipv4 = v4
 	}

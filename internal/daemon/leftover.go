@@ -11,10 +11,10 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// leftDevice returns the TUN device name if nobody has it open, or nil if there
-// is none: a device of another kind is somebody else's. One that is open is that
-// of a daemon that runs, and an error. Without an open descriptor only a
-// persistent device is there.
+// leftDevice returns the TUN device name if no process has it open. It returns
+// nil if there is none or if the device is of another kind, which twilld did not
+// create. An open device belongs to a running daemon and is an error. Without an
+// open descriptor only a persistent device exists.
 func leftDevice(name string) (netlink.Link, error) {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -39,9 +39,9 @@ func leftDevice(name string) (netlink.Link, error) {
 	return link, nil
 }
 
-// hasCarrier tells whether a persistent TUN device is open: its carrier comes
-// with the first descriptor and goes with the last, drivers/net/tun.c, also while
-// the interface is down. The netlink package does not tell it.
+// hasCarrier reports whether a persistent TUN device is open: its carrier is set
+// with the first descriptor and cleared with the last (drivers/net/tun.c), even
+// while the interface is down. The netlink package does not expose it.
 func hasCarrier(index int) (bool, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -68,8 +68,8 @@ func hasCarrier(index int) (bool, error) {
 	return false, errors.New("the kernel does not tell its carrier")
 }
 
-// removeDevice deletes a device that leftDevice has returned, with which its
-// addresses and routes go.
+// removeDevice deletes a device that leftDevice returned, and with it its
+// addresses and routes.
 func (d *daemon) removeDevice(device netlink.Link) error {
 	name := device.Attrs().Name
 	if err := netlink.LinkDel(device); err != nil && !errors.Is(err, unix.ENODEV) {

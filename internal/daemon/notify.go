@@ -18,12 +18,13 @@ const (
 	notifyAlive    = "WATCHDOG=1"
 )
 
-// watchdog returns how often the service manager wants to hear that the process
-// with this pid is alive, sd_watchdog_enabled(3); 0: it does not ask. That is
-// twice in the time after which it takes the service for dead.
+// watchdog returns the interval at which to send keep-alives to the service
+// manager for the process with this pid, sd_watchdog_enabled(3). It is half the
+// timeout after which the manager considers the service dead, or 0 if none is
+// configured.
 func watchdog(env environment, pid int) (time.Duration, error) {
 	if of := env["WATCHDOG_PID"]; of != "" && of != strconv.Itoa(pid) {
-		return 0, nil // it is meant for another process, which passed it on
+		return 0, nil // it is meant for another process, from which it was inherited
 	}
 	text := env["WATCHDOG_USEC"]
 	if text == "" {
@@ -36,13 +37,13 @@ func watchdog(env environment, pid int) (time.Duration, error) {
 	return time.Duration(usec) * time.Microsecond / 2, nil
 }
 
-// reloadingNow is the state of a service that applies a change. systemd wants
-// to know when that began, in microseconds of the monotonic clock, to distinguish
-// it from one before.
+// reloadingNow is the state of a service that applies a change. systemd expects
+// the time when that began, in microseconds of the monotonic clock, to
+// distinguish it from an earlier one.
 func reloadingNow() string {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return "RELOADING=1" // never seen; it is enough for a Type=notify service
+		return "RELOADING=1" // should not happen; this is enough for a Type=notify service
 	}
 	return fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)
 }
@@ -56,8 +57,8 @@ func statusLine(waiting string) string {
 }
 
 // notify sends a state to the service manager on the datagram socket that it
-// named in NOTIFY_SOCKET; a leading "@" stands for the abstract namespace.
-// An empty path stands for no service manager.
+// named in NOTIFY_SOCKET; a leading "@" stands for the abstract namespace. An
+// empty path means no service manager.
 func notify(path, state string) error {
 	if path == "" {
 		return nil

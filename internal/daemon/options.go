@@ -15,16 +15,17 @@ import (
 	"github.com/twillnet/twill/lease/etcd"
 )
 
-// options is what the command line and the environment ask for, checked. The
-// table of flags says what each field means.
+// options holds the checked settings of the command line and the environment.
+// The table of flags documents each field.
 type options struct {
-	leaseFile  string // empty: leases come from etcd
+	leaseFile  string // empty if leases come from elsewhere
 	subnetFile string
 	etcd       etcd.Options // without a Logger
 	embedded   embeddedEtcd
 	kube       kubernetes
 	onLost     onLost
-	// renewMargin is how long before its end a lease is renewed, in minutes.
+	// renewMargin is how long before its expiration a lease is renewed, in
+	// minutes.
 	renewMargin int
 
 	iface         stringList
@@ -47,9 +48,9 @@ type options struct {
 	verbosity     int
 
 	ipMasq        bool
-	ipMasqOrderly bool // source ports are not chosen at random
+	ipMasqOrderly bool // source ports are not fully randomized
 	forwardRules  bool
-	resync        int // seconds between two looks at the rules
+	resync        int // seconds between two checks of the rules
 	blackhole     bool
 
 	version  bool
@@ -57,12 +58,12 @@ type options struct {
 	cleanup  bool
 	takeover bool
 
-	// ignored are the flags of flannel that were set, do nothing here and do
-	// no harm. Each is worth a line in the log.
+	// ignored are the flags of flannel that were set but have no effect here,
+	// harmlessly. Each is logged.
 	ignored []ignoredFlag
 }
 
-// ignoredFlag is one such flag: how it was set, and why nothing comes of it.
+// ignoredFlag is one such flag: how it was set, and why it has no effect.
 type ignoredFlag struct{ setting, reason string }
 
 // stringList is a flag that may be given more than once.
@@ -76,8 +77,7 @@ func (l *stringList) Set(v string) error {
 	return nil
 }
 
-// backendType overrides the type that the network configuration names; empty:
-// it does not.
+// backendType overrides the type in the network configuration, unless empty.
 type backendType string
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -92,13 +92,13 @@ func (b *backendType) UnmarshalText(text []byte) error {
 // MarshalText implements encoding.TextMarshaler.
 func (b backendType) MarshalText() ([]byte, error) { return []byte(b), nil }
 
-// Limits of the kernel.
+// Limits of the kernel:
 const (
 	maxThreadPairs   = 32 // MAX_TAP_QUEUES of drivers/net/tun.c is 256: four queues a pair to read, and four to write
 	maxInterfaceName = 15 // IFNAMSIZ without the final zero byte, netdevice(7)
 )
 
-// check finds values that cannot be right whatever the host is like.
+// check finds errors that do not depend on the host.
 func (o *options) check() error {
 	switch {
 	case o.subnetFile == "":
@@ -142,7 +142,8 @@ func (o *options) check() error {
 	return nil
 }
 
-// underlay says which interface to choose, but not for which address families.
+// underlay returns the options for choosing the interface, without the address
+// families.
 func (o *options) underlay() underlay.Options {
 	return underlay.Options{
 		Iface:      o.iface,
@@ -153,21 +154,22 @@ func (o *options) underlay() underlay.Options {
 	}
 }
 
-// namesLink says whether the command line says which interface to choose.
+// namesLink reports whether the command line selects the interface.
 func (o *options) namesLink() bool {
 	named := slices.ContainsFunc(slices.Concat(o.iface, o.ifaceRegex), func(s string) bool { return s != "" })
 	return named || o.ifaceCanReach.IsValid() || o.publicIP.IsValid() || o.publicIPv6.IsValid()
 }
 
-// routesFile is where the plain routes that this host has been given are written
-// down: beside the subnet file, of which every daemon of a host has its own.
+// routesFile is the path of the record of the plain routes that were added to
+// this host: beside the subnet file, of which every daemon on a host has its
+// own.
 func (o *options) routesFile() string { return o.subnetFile + ".routes" }
 
-// leasesFile is where the leases known last are written down, for a start without
-// the store.
+// leasesFile is the path of the last known leases, for starting without the
+// store.
 func (o *options) leasesFile() string { return o.subnetFile + ".leases" }
 
-// text is a as it may stand on the command line: empty if there is none.
+// text returns a as written on the command line, or "" if it is invalid.
 func text(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""
@@ -175,14 +177,15 @@ func text(a netip.Addr) string {
 	return a.String()
 }
 
-// interfaceName says whether the kernel takes s as a name, dev_valid_name in
-// net/core/dev.c. With a percent sign it would make up the rest itself.
+// interfaceName reports whether the kernel accepts s as an interface name
+// (dev_valid_name in net/core/dev.c). A percent sign is refused, since the
+// kernel would treat the name as a template.
 func interfaceName(s string) bool {
 	return s != "" && len(s) <= maxInterfaceName && s != "." && s != ".." && !strings.ContainsAny(s, "%/: \t\n\v\f\r")
 }
 
-// level is the lowest level that is logged: flannel's -v=1 and more ask for
-// what is called debug here.
+// level is the lowest level that is logged: flannel's -v=1 and higher
+// correspond to debug.
 func (o *options) level() slog.Level {
 	if o.verbosity > 0 {
 		return min(o.logLevel, slog.LevelDebug)

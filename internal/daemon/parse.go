@@ -17,7 +17,8 @@ import (
 )
 
 // parse reads the arguments, without the program's name, and then the
-// environment for the flags that they do not set. Its errors are usage errors.
+// environment for flags that the arguments do not set. Its errors are usage
+// errors.
 func parse(args []string, env environment) (*options, error) {
 	o := defaults()
 	fs := flag.NewFlagSet("twilld", flag.ContinueOnError)
@@ -80,8 +81,8 @@ func defineAll(fs *flag.FlagSet, o *options) {
 	etcdflags.Trim(fs)
 }
 
-// unknownFlag is how package flag begins its error about a flag that is not
-// defined. It has no value to compare with.
+// unknownFlag is the prefix of package flag's error for an undefined flag,
+// which has no error value to compare with.
 const unknownFlag = "flag provided but not defined: -"
 
 func wrongFlag(err error) error {
@@ -95,8 +96,8 @@ func wrongFlag(err error) error {
 	return usagef("unknown flag --%s; --help lists them", name)
 }
 
-// passOver ignores arguments behind the flags, as flannel does. There must be no
-// flag among them: it would be lost.
+// passOver ignores arguments after the flags, as flannel does, but refuses a
+// flag among them, which would have no effect.
 func (o *options) passOver(args []string) error {
 	for _, a := range args {
 		if strings.HasPrefix(a, "-") {
@@ -116,12 +117,12 @@ func names() []string {
 	return slices.AppendSeq(all, maps.Keys(renamed))
 }
 
-// newName returns the name of a flag that is given by that or by a former one.
+// newName returns the present name of a flag, given that or a former one.
 func newName(name string) string { return cmp.Or(renamed[name], name) }
 
-// settle sets the flags that the command line left alone from the environment,
-// where an empty variable counts as none, as in flannel. It returns, for each
-// flag that is set now, how a message should call the setting: "--iface" or
+// settle sets the flags that the command line left unset from the environment,
+// where an empty variable counts as unset, as in flannel. It returns, for each
+// flag that is set now, the name of the setting for messages: "--iface" or
 // "FLANNELD_IFACE".
 func settle(fs *flag.FlagSet, env environment) (map[string]string, error) {
 	settings := map[string]string{}
@@ -139,9 +140,9 @@ func settle(fs *flag.FlagSet, env environment) (map[string]string, error) {
 	return settings, nil
 }
 
-// weigh looks at the flags that ask for something twilld does not do, or not
-// with the others: what would be missed is refused, the rest is kept for the
-// log.
+// weigh examines flags that ask for something twilld does not do, or not in
+// combination with the others: those whose absence would matter are refused,
+// the rest are kept for the log.
 func (o *options) weigh(fs *flag.FlagSet, settings map[string]string) error {
 	for _, f := range flags {
 		setting, ok := settings[f.name]
@@ -150,7 +151,7 @@ func (o *options) weigh(fs *flag.FlagSet, settings map[string]string) error {
 		}
 		switch fs.Lookup(f.name).Value.String() {
 		case "", "false", "0":
-			continue // asks that it be left out
+			continue // turned off explicitly
 		}
 		if f.without.refuse {
 			return usagef("%s: %s", setting, f.without.reason)

@@ -9,9 +9,9 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// inputs is all that a plan follows from: what the operator, the store and the
-// kernel say. Whatever happens while the daemon runs changes one of these and
-// nothing else.
+// inputs is everything that determines a plan: the input of the operator, the
+// store and the kernel. Every event while the daemon runs changes one of these
+// and nothing else.
 type inputs struct {
 	options *options
 	// config is the network configuration in force, latest the store's. They
@@ -19,42 +19,43 @@ type inputs struct {
 	config, latest *lease.Config
 	failed         failures
 	link           underlay.Interface
-	self           backend.Self // VXLAN devices that are there, and which host this is
-	own            lease.Lease  // this node's lease, as the store gave it last
-	leases         *lease.Set   // of all nodes, as the store's updates add up
+	self           backend.Self // addresses of existing VXLAN devices, and the ID of this host
+	own            lease.Lease  // this node's lease, as last returned by the store
+	leases         *lease.Set   // of all nodes, the sum of the store's updates
 	peers          peers
-	// writable says that the store takes what the node announces, and gives it
-	// another lease for one that is lost. A file is written by an operator, who
-	// may want to restart twilld.
+	// writable means that the store accepts the node's announcements and can
+	// replace a lost lease. A lease file is written by an operator, who may have
+	// to restart twilld.
 	writable bool
 }
 
-// failures is which backends cannot be used on this host.
+// failures are the backends that cannot be used on this host.
 type failures struct {
 	backend.Failed
-	settings backend.Settings // that were probed for
-	// opening says that one was found when the data plane was opened: with
-	// another interface, or another MTU, it may work.
+	settings backend.Settings // for which the backends were probed
+	// opening means that a failure occurred when the data plane was opened: with
+	// another interface or MTU the backend may work.
 	opening bool
 }
 
-// peers is a set of leases that is passed to the data plane, the own one included.
+// peers is a set of leases to be passed to the data plane, including this node's
+// own.
 type peers struct {
-	version uint // of two sets with the same version both are the same
+	version uint // sets with the same version are equal
 	leases  []lease.Lease
 }
 
-// want is how a node is to be, by its inputs.
+// want is the desired state of a node, derived from its inputs.
 type want struct {
 	node  node
 	attrs lease.Attrs // announced in the lease
 	peers peers
 	rules rules.Wanted
-	env   lease.SubnetEnv // but for the MTU, which the open data plane knows
+	env   lease.SubnetEnv // except the MTU, which is known once the data plane is open
 }
 
-// plan says how the node is to be. It looks at nothing but the inputs. An error
-// means that there is nothing to announce.
+// plan derives the desired state from the inputs alone. An error means that
+// there is nothing to announce.
 func plan(in *inputs) (want, error) {
 	settings, choice, err := in.backends()
 	if err != nil {
@@ -87,8 +88,8 @@ func plan(in *inputs) (want, error) {
 			return want{}, err
 		}
 	}
-	// The peers know the node by what it announces or, from a file, by what the
-	// file says; that may be of the same change as the rest.
+	// The peers know the node by its announcement or, with a lease file, by the
+	// content of the file, which may have changed together with the rest.
 	if in.writable {
 		own.Attrs = w.attrs
 	} else if listed, ok := in.leases.Get(own.Key()); ok {
@@ -106,8 +107,8 @@ func podsOf(network, subnet netip.Prefix) rules.Pods {
 	return rules.Pods{Network: network, Subnet: subnet}
 }
 
-// backends returns what the configuration in force asks of the data plane, and
-// which backends the node has for it.
+// backends returns the data plane settings of the configuration in force, and
+// the backends that the node has for them.
 func (in *inputs) backends() (backend.Settings, backend.Choice, error) {
 	s, err := in.settings(in.config)
 	if err != nil || !s.Carries() {
@@ -120,7 +121,7 @@ func (in *inputs) backends() (backend.Settings, backend.Choice, error) {
 	return s, c, nil
 }
 
-// settings returns what c asks of this node.
+// settings returns the settings of c for this node.
 func (in *inputs) settings(c *lease.Config) (backend.Settings, error) {
 	s, err := backend.SettingsOf(c, string(in.options.backend))
 	if err != nil {

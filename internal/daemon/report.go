@@ -12,15 +12,15 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// sourceHealth is whether the updates of the store are good.
+// sourceHealth is the health of the store's updates.
 type sourceHealth struct {
-	refused error // what the store could not read; nil: the last update is good
-	unfit   error // why this node cannot follow the latest configuration; nil: it can
+	refused error // error in the last update; nil if it was good
+	unfit   error // why this node cannot follow the latest configuration; nil if it can
 	since   time.Time
-	updated time.Time // when the last good update came; zero: none has
+	updated time.Time // when the last good update arrived; zero if none did
 }
 
-// problem returns the error that is in the way now.
+// problem returns the current error.
 func (h *sourceHealth) problem() error {
 	if h.refused != nil {
 		return h.refused
@@ -28,7 +28,7 @@ func (h *sourceHealth) problem() error {
 	return h.unfit
 }
 
-// config returns what is wrong with the network configuration.
+// config returns the error of the network configuration.
 func (h *sourceHealth) config() error {
 	if configFault(h.refused) {
 		return h.refused
@@ -36,17 +36,18 @@ func (h *sourceHealth) config() error {
 	return h.unfit
 }
 
-// shown is what was logged last of each kind, so that everything is logged once.
+// shown holds the text last logged for each kind of message, so that each is
+// logged once.
 type shown map[string]string
 
-// changed remembers text and says whether it is another than before.
+// changed records text and reports whether it differs from the previous one.
 func (s shown) changed(kind, text string) bool {
 	was, ok := s[kind]
 	s[kind] = text
 	return !ok || was != text
 }
 
-// report makes known whether pods can talk; err is what reconcile has returned.
+// report publishes whether the node is ready; err is the result of reconcile.
 func (s *session) report(err error) {
 	if restart := s.restart(); s.shown.changed("restart", restart) && restart != "" {
 		s.log.Warn("restart needed", logging.KeyWhy, restart,
@@ -61,7 +62,7 @@ func (s *session) report(err error) {
 		return
 	}
 	state := statusLine(why)
-	// A change is over for the service manager whatever has come of it.
+	// For the service manager a reload is complete regardless of its outcome.
 	if why == "" || s.reloading {
 		state = notifyReady + "\n" + state
 	}
@@ -74,7 +75,7 @@ func (s *session) report(err error) {
 	s.reloading = false
 }
 
-// problem says what keeps pods from talking; empty: nothing.
+// problem returns what keeps the node from being ready, or "".
 func (s *session) problem(err error) string {
 	if err != nil {
 		return err.Error()
@@ -93,20 +94,21 @@ func (s *session) problem(err error) string {
 
 const waitsForConfig = "a valid network configuration: "
 
-// leaseProblem says why the lease is not as it is wanted; empty: it is.
+// leaseProblem returns why the lease is not as wanted, or "".
 func (s *session) leaseProblem() string {
 	var why []string
 	if s.confirmed != s.holder.moved {
 		why = append(why, unknownToPeers(s.in.own.Attrs, s.applied.attrs))
 	}
-	// Or else the node has moved on meanwhile.
+	// Otherwise the announcement has changed since the attempt.
 	if s.kept.err != nil && s.kept.moved == s.holder.moved {
 		why = append(why, s.kept.err.Error())
 	}
 	return strings.Join(why, ": ")
 }
 
-// unknownToPeers says what of an announcement the peers do not know yet.
+// unknownToPeers describes the part of an announcement that the peers do not
+// know yet.
 func unknownToPeers(known, announced lease.Attrs) string {
 	if known.PublicIP == announced.PublicIP && known.PublicIPv6 == announced.PublicIPv6 {
 		return "the other nodes do not know yet which backends this one has"
@@ -120,7 +122,7 @@ func unknownToPeers(known, announced lease.Attrs) string {
 	return "the other nodes do not know yet that this one is at " + strings.Join(public, " and ")
 }
 
-// restart says what a restart would change; empty: nothing.
+// restart returns what a restart would change, or "".
 func (s *session) restart() string {
 	if s.source.updated.IsZero() {
 		return ""
@@ -135,8 +137,8 @@ func (s *session) restart() string {
 	return strings.Join(why, "; ")
 }
 
-// reportSource logs what the store's updates suffer from, once, and that it is
-// over.
+// reportSource logs an error in the store's updates once, and when it is
+// resolved.
 func (s *session) reportSource() {
 	problem := s.source.problem()
 	text := ""
@@ -154,12 +156,12 @@ func (s *session) reportSource() {
 	}
 }
 
-// maxConflicts is how many conflicts of leases are described; the number of all is
-// given beside them.
+// maxConflicts is how many conflicts of leases are described; the total is logged
+// beside them.
 const maxConflicts = 5
 
-// reportConflicts logs the leases that are left out since they overlap others, once
-// for each set of them, and that there are none any more.
+// reportConflicts logs the leases that are left out because they overlap others,
+// once for each set of them, and when none are left.
 func (s *session) reportConflicts() {
 	text := s.describeConflicts()
 	switch {
@@ -180,7 +182,7 @@ func (s *session) describeConflicts() string {
 	return strings.Join(all, "; ")
 }
 
-// reportBackends logs which backends the node has, and why.
+// reportBackends logs the node's backends, and why they were chosen.
 func (s *session) reportBackends() {
 	settings, choice, err := s.in.backends()
 	if err == nil && settings.Carries() && s.shown.changed("backends", fmt.Sprint(choice.Kinds, choice.Why)) {
@@ -188,21 +190,21 @@ func (s *session) reportBackends() {
 	}
 }
 
-// reportLeases logs that leases have changed, unless they did a second ago, as they
-// do in a large network in trouble.
+// reportLeases logs that leases have changed, unless they also changed less
+// than a second ago, as in a large unstable network.
 func (s *session) reportLeases() {
 	if time.Since(s.applied.passed) >= time.Second {
 		s.log.Info("leases applied", logging.KeyLeases, s.in.leases.Len())
 	}
 }
 
-// waitFor publishes what is done next; the empty string: ready.
+// waitFor publishes what the node is waiting for; "" means ready.
 func (s *session) waitFor(what string) {
 	s.waiting = what
 	s.publish()
 }
 
-// publish derives the status, which other goroutines ask for.
+// publish derives the status, which other goroutines read.
 func (s *session) publish() {
 	s.state.publish(s.document(), s.applied.plane, s.applied.rules)
 }
@@ -222,7 +224,7 @@ func (s *session) document() status.Document {
 	if s.in.config == nil {
 		return d
 	}
-	settings, choice, _ := s.in.backends() // an error is the problem of the source
+	settings, choice, _ := s.in.backends() // an error is reported by the source
 	d.Network, d.Backend, d.BackendWhy = s.in.config.Networks(), settings.Type, choice.Why
 	for _, w := range choice.Kinds {
 		d.Ways = append(d.Ways, string(w))
@@ -240,8 +242,8 @@ func (s *session) document() status.Document {
 	return d
 }
 
-// notifyManager sends a state to the service manager. That it does not listen is no
-// reason to end; it will say itself what it misses.
+// notifyManager sends a state to the service manager. A failure does not end the
+// daemon; the manager reports missing notifications itself.
 func (s *session) notifyManager(state string) {
 	if err := notify(s.notifySocket, state); err != nil {
 		s.log.Warn("service manager not notified", logging.KeyError, err)

@@ -12,8 +12,8 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// session is the daemon from when it has its store: it finds out what this node is
-// in the network, and keeps it so.
+// session is the daemon once its store is open: it determines this node's part in
+// the network and maintains it.
 //
 //	store, interfaces, lease holder, timers
 //	      │ an event changes the inputs       inputs.go
@@ -36,24 +36,24 @@ type session struct {
 	applied applied
 
 	unplanned bool                   // leases have changed since the plan's peers were taken
-	macsOf    node                   // that in.self.MACs were read for
-	kept      result                 // what became of the lease last
-	confirmed int                    // number of the last announcement that the store has taken
+	macsOf    node                   // for which in.self.MACs were read
+	kept      result                 // outcome of the last attempt to keep the lease
+	confirmed int                    // number of the last announcement that the store confirmed
 	conflicts []*lease.ConflictError // leases that were left out of the plan's peers
-	source    sourceHealth           // whether the store's updates are good
+	source    sourceHealth           // health of the store's updates
 	due       *time.Timer            // runs while changed leases wait for others
-	retry     *time.Timer            // runs while something could not be done
+	retry     *time.Timer            // runs after something failed
 	shown     shown                  // what was logged last
 	waiting   string                 // what keeps the node from being ready
-	twin      string                 // another host with this one's public address; empty: none was seen
+	twin      string                 // describes another host with this one's public address; empty if none was seen
 	twinSeen  time.Time              // when it was last seen
-	offered   *handover.Offer        // nil: no process is taking over
-	answers   chan answer            // what came of it
-	reloading bool                   // the service manager waits for the end of a change
+	offered   *handover.Offer        // nil if no process is taking over
+	answers   chan answer            // receives the outcome of offered
+	reloading bool                   // the service manager waits for a reload to complete
 }
 
-// retryAfter is how long what could not be done rests before it is tried again.
-// Most of it is tried before that, when an interface changes.
+// retryAfter is the pause before something that failed is tried again. Most
+// failures are retried earlier, when an interface changes.
 const retryAfter = time.Second
 
 // newSession returns the session of a node that has not joined yet.
@@ -78,16 +78,16 @@ func (d *daemon) newSession(store openedStore) *session {
 	return s
 }
 
-// events is what a session follows.
+// events are the channels that a session follows.
 type events struct {
 	updates        chan lease.Update // of the store
 	links          <-chan struct{}   // an interface has changed
 	watch, holding <-chan error      // the watch of the store, or the lease holder, has ended
 }
 
-// run keeps the node as it is to be until ctx is done or something fails. The node
-// has joined; links receives when an interface has changed. When it returns nothing
-// of what it started runs any more.
+// run keeps the node in the desired state until ctx is done or something fails. The
+// node must have joined; links receives a value when an interface has changed. When
+// run returns, everything it started has ended.
 func (s *session) run(ctx context.Context, links <-chan struct{}) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	e := events{updates: make(chan lease.Update), links: links}
@@ -100,13 +100,14 @@ func (s *session) run(ctx context.Context, links <-chan struct{}) (err error) {
 	defer s.waitForRules()
 	defer cancel()
 
-	// Not a packet is forwarded before the peers are known: it would be
-	// dropped, and counted as if something were wrong.
+	// No packet is forwarded before the peers are known: it would be dropped and
+	// counted as an error.
 	if err := s.awaitLeases(ctx, e); err != nil || ctx.Err() != nil {
 		return err
 	}
 	if err := s.reconcile(ctx); err != nil {
-		// What is missing now may never come; later it has been there.
+		// At the start a missing object may never appear, so this is fatal. Later it
+		// is retried.
 		return errors.Unwrap(err)
 	}
 	if err := s.succeed(); err != nil {
@@ -149,16 +150,16 @@ func (s *session) awaitLeases(ctx context.Context, e events) error {
 	return nil
 }
 
-// handle handles events until ctx is done or something ends that should not.
+// handle handles events until ctx is done or something ends unexpectedly.
 func (s *session) handle(ctx context.Context, e events) error {
-	// Sent from here, it says that what keeps all else up to date is alive.
+	// Keep-alives are sent from this loop, since everything else depends on it.
 	var alive <-chan time.Time
 	if s.watchdog > 0 && s.notifySocket != "" {
 		ticker := time.NewTicker(s.watchdog)
 		defer ticker.Stop()
 		alive = ticker.C
 	}
-	// What others have removed is put back.
+	// This restores objects that other programs have removed.
 	look := time.NewTicker(s.resync())
 	defer look.Stop()
 	for {
@@ -200,15 +201,15 @@ func (s *session) handle(ctx context.Context, e events) error {
 	}
 }
 
-// resync is how often it is looked whether what the session has made is still
-// there.
+// resync is the interval at which the session checks that the objects it
+// created still exist.
 func (s *session) resync() time.Duration { return time.Duration(s.options.resync) * time.Second }
 
-// settle does what can be done of the plan, and reports what came of it.
+// settle applies as much of the plan as possible, and reports the outcome.
 func (s *session) settle(ctx context.Context) {
 	err := s.reconcile(ctx)
 	if ctx.Err() != nil {
-		return // what has failed has failed because of the end
+		return // failures are a consequence of the shutdown
 	}
 	if err != nil {
 		s.retry.Reset(retryAfter)
@@ -216,7 +217,7 @@ func (s *session) settle(ctx context.Context) {
 	s.report(err)
 }
 
-// missing is what keeps pods from talking, and why it is not there.
+// missing is what the node lacks to be ready, and why.
 type missing struct {
 	what string
 	err  error
@@ -225,9 +226,9 @@ type missing struct {
 func (m *missing) Error() string { return fmt.Sprintf("%s: %v", m.what, m.err) }
 func (m *missing) Unwrap() error { return m.err }
 
-// start runs f, which is to run until it is stopped. The channel gives the
-// error with which f ended, also if that was a panic or no error at all, and
-// is closed then.
+// start runs f, which is to run until it is stopped. The channel receives the
+// error with which f ended, even if that was a panic or f returned nil, and is
+// then closed.
 func start(what string, f func() error) <-chan error {
 	c := make(chan error, 1)
 	go func() {
@@ -246,7 +247,7 @@ func start(what string, f func() error) <-chan error {
 	return c
 }
 
-// await waits until what start started has ended.
+// await waits for the end of a goroutine that start started.
 func await(c <-chan error) {
 	for range c {
 	}

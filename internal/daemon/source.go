@@ -11,7 +11,7 @@ import (
 	"github.com/twillnet/twill/lease/static"
 )
 
-// source is where leases come from, as it stands in the status.
+// source names the lease store, as shown in the status.
 func (o *options) source() string {
 	if o.leaseFile != "" {
 		return "file " + o.leaseFile
@@ -26,7 +26,7 @@ func (o *options) source() string {
 	return kind + strings.Join(o.etcd.Endpoints, ", ") + " " + o.etcd.Prefix
 }
 
-// settings is where files and store are, as it stands in the status.
+// settings returns the locations of files and store, as shown in the status.
 func (o *options) settings() *status.Settings {
 	absolute := func(path string) string {
 		if path == "" {
@@ -35,7 +35,7 @@ func (o *options) settings() *status.Settings {
 		if abs, err := filepath.Abs(path); err == nil {
 			return abs
 		}
-		return path // the working directory is gone
+		return path // the working directory was removed
 	}
 	s := &status.Settings{SubnetFile: absolute(o.subnetFile), LeaseFile: absolute(o.leaseFile)}
 	switch {
@@ -51,17 +51,17 @@ func (o *options) settings() *status.Settings {
 	return s
 }
 
-// openedStore is a store of leases and what it is like.
+// openedStore is a lease store and its properties.
 type openedStore struct {
 	lease.Store
 	writable bool // see inputs
-	// byAddress says that the store knows nodes by their public address, so that
+	// byAddress means that the store identifies nodes by their public address, so
 	// two hosts with one address are one node to it.
 	byAddress bool
-	close     func() error // ends its connections
+	close     func() error // closes its connections
 }
 
-// openStore opens the store of leases that the options name.
+// openStore opens the lease store that the options select.
 func (d *daemon) openStore(ctx context.Context) (openedStore, error) {
 	if d.options.leaseFile != "" {
 		d.state.waitFor("the lease file")

@@ -16,22 +16,23 @@ import (
 // metrics are read from it, from any goroutine, at any time from start to end.
 type state struct {
 	mu sync.RWMutex
-	// doc is the document without what changes by itself: uptime and what
-	// the data plane knows.
+	// doc is the document without the parts that are read on request: uptime and
+	// the state of the data plane.
 	doc status.Document
 	// dp is nil before the data plane is open and after it is closed.
 	dp dataPlane
-	// sampled ends what looks at dp's counters; nil: nothing does.
+	// sampled stops the sampling of dp's counters; nil if there is none.
 	sampled  context.CancelFunc
 	activity status.Activity
 	// rules are nil until some are kept.
 	rules *rules.Rules
-	// away says since when the store does not answer; nil: nobody knows.
+	// away returns since when the store does not answer; nil if the store does not
+	// keep track.
 	away func() (since time.Time, why error)
 }
 
-// samplePeriod is how often the peers' counters are looked at, to know which
-// peer was active last.
+// samplePeriod is how often the peers' counters are read, to know when each
+// peer was last active.
 const samplePeriod = time.Second
 
 // newState returns the state of a daemon that has just started and reads its
@@ -46,24 +47,24 @@ func newState(source, waiting string) *state {
 	}}
 }
 
-// waitFor says what a daemon without a session does next.
+// waitFor publishes what a daemon without a session is waiting for.
 func (s *state) waitFor(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.doc.Waiting = what
 }
 
-// watchSource has the document say since when the store does not answer, which away
-// knows.
+// watchSource makes the document include since when the store does not answer, as
+// returned by away.
 func (s *state) watchSource(away func() (since time.Time, why error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.away = away
 }
 
-// publish replaces all that is known of the session. It is called from the network
-// namespace of the data plane dp; when it returns, the one before is not asked any
-// more and can be closed.
+// publish replaces the published state of the session. It is called from the
+// network namespace of the data plane dp; when it returns, the previous data plane
+// is no longer used and can be closed.
 func (s *state) publish(doc status.Document, dp dataPlane, r *rules.Rules) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,9 +86,9 @@ func (s *state) publish(doc status.Document, dp dataPlane, r *rules.Rules) {
 	}
 }
 
-// sample looks at the counters of the data plane's peers until ctx is done, if
-// those of its shards have moved: there are few of them, and may be thousands of
-// peers.
+// sample reads the counters of the data plane's peers until ctx is done, but
+// only if those of its shards have changed: there are few shards, but maybe
+// thousands of peers.
 func (s *state) sample(ctx context.Context) {
 	ticks := time.NewTicker(samplePeriod)
 	defer ticks.Stop()
@@ -99,7 +100,7 @@ func (s *state) sample(ctx context.Context) {
 			return
 		case now := <-ticks.C:
 			s.mu.RLock()
-			if ctx.Err() == nil { // or else dp may be gone
+			if ctx.Err() == nil { // otherwise dp may be closed
 				n := packets(s.dp.Counters())
 				moved := n != seen
 				seen = n
@@ -113,7 +114,7 @@ func (s *state) sample(ctx context.Context) {
 	}
 }
 
-// packets is how many the shards have carried, both ways.
+// packets returns how many packets the shards have carried, both ways.
 func packets(shards []*metrics.Shard) (n uint64) {
 	for _, c := range shards {
 		n += c.TX.Packets.Load() + c.RX.Packets.Load()
@@ -121,7 +122,7 @@ func packets(shards []*metrics.Shard) (n uint64) {
 	return n
 }
 
-// document returns the document as of now.
+// document returns the current document.
 func (s *state) document() status.Document {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -134,7 +135,7 @@ func (s *state) document() status.Document {
 	}
 	var counters []*metrics.Shard
 	if s.dp != nil {
-		if dp := s.dp.Status(); len(dp.Devices) > 0 { // or else it has none
+		if dp := s.dp.Status(); len(dp.Devices) > 0 { // otherwise it has none
 			s.activity.Note(dp.Peers, time.Now())
 			s.dp.SetIdle(dp.Peers)
 			d.Dataplane = &dp
@@ -147,7 +148,8 @@ func (s *state) document() status.Document {
 	return d
 }
 
-// rulesOf returns what the document says of the rules; nil if there are none.
+// rulesOf returns the document's section about the rules; nil if there are
+// none.
 func rulesOf(r *rules.Rules) *status.Rules {
 	if r == nil {
 		return nil
@@ -170,8 +172,9 @@ func (s *state) waiting() string {
 	return waitingFor(s.doc.Waiting, rulesOf(s.rules))
 }
 
-// waitingFor returns what the node waits for: what the session says, or else the rules
-// without which packets of pods that leave the network have no sender to answer to.
+// waitingFor returns what the node is waiting for: as published by the session, or
+// else the masquerading rules, without which packets of pods that leave the network
+// carry a source that nothing can answer to.
 func waitingFor(session string, r *status.Rules) string {
 	if session == "" && r != nil && r.Masquerade && r.Problem != "" {
 		return "the firewall rules: " + r.Problem
@@ -188,7 +191,7 @@ func (s *state) counters() []*metrics.Shard {
 	return s.dp.Counters()
 }
 
-// gauges returns the state as the metrics show it.
+// gauges returns the state for the metrics.
 func (s *state) gauges() metrics.State {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

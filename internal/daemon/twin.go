@@ -18,35 +18,36 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Two hosts may have one public address: cloned machines, or virtual ones that are
-// all 10.0.2.15 behind a NAT each of its own. To a store that knows nodes by their
-// address they are one node, with one lease. An ID in the lease
+// Two hosts may have one public address: cloned machines, or virtual machines that
+// are all 10.0.2.15, each behind its own NAT. To a store that identifies nodes by
+// their address they are one node, with one lease. An ID in the lease
 // distinguishes them.
 //
 // A node that finds a lease of its address with another ID writes a challenge into
-// it, which changes no packet's way. If the node of the lease is alive
-// it announces itself again within moments, and both report the other. If it is not,
-// as after the exchange of a machine, the lease is free for the taking. Where two
-// have come to share a lease because they started at once, the greater ID yields.
+// it, which does not affect forwarding. If the node that holds the lease is alive it
+// announces itself again within moments, and both report the conflict. If it is not,
+// for example after the machine was replaced, the lease can be taken over. If two
+// nodes share a lease because they started at the same time, the one with the
+// greater ID yields.
 
 const (
 	// answerWithin is how long a node that is alive may take to answer: one
 	// message from etcd, and one to it.
 	answerWithin = 5 * time.Second
-	// askAgain is how often a node that has a twin looks whether it is gone.
+	// askAgain is how often a node that has a twin checks whether it is gone.
 	askAgain = 30 * time.Second
 )
 
-// errYield ends a session that has shared a lease with another host.
+// errYield ends a session that shared a lease with another host.
 var errYield = errors.New("another host has this node's lease")
 
-// hostID returns an ID that this host keeps over restarts and that its clones do not
-// have; empty if there is nothing to make it from. The facts themselves cannot be
-// found out from it, see machine-id(5).
+// hostID returns an ID that this host keeps across restarts and that its clones do
+// not share; "" if there is nothing to derive it from. The inputs cannot be
+// recovered from it, see machine-id(5).
 func hostID(link underlay.Interface) string {
 	var facts []string
 	for _, file := range []string{"/etc/machine-id", "/sys/class/dmi/id/product_uuid"} {
-		text, _ := os.ReadFile(file) // there may be none
+		text, _ := os.ReadFile(file) // the file may not exist
 		facts = append(facts, strings.TrimSpace(string(text)))
 	}
 	mac := ""
@@ -61,8 +62,8 @@ func hostID(link underlay.Interface) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// challenge looks whether another host that is alive has the lease of the address in
-// a. It returns what to do about it; empty: there is none.
+// challenge checks whether another live host has the lease of the address in a. It
+// returns a description of the conflict with the remedy, or "".
 func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, err error) {
 	own := s.in.self.ID
 	if own == "" {
@@ -75,7 +76,7 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 	defer cancel()
 	var (
 		leases  lease.Set
-		asked   lease.Key // that has the challenge
+		asked   lease.Key // of the challenged lease
 		timeout <-chan time.Time
 	)
 	for {
@@ -90,7 +91,7 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 		case u := <-updates:
 			leases.Apply(u)
 			if asked != "" {
-				// Whatever the other has written since, it is alive.
+				// Any later write by the other host shows that it is alive.
 				if i := slices.IndexFunc(u.Put, func(l lease.Lease) bool { return l.Key() == asked }); i >= 0 {
 					if _, challenger := backend.NodeOf(u.Put[i].Attrs); challenger != own {
 						return twinOf(u.Put[i]), nil
@@ -100,7 +101,7 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 			}
 			l := leaseAt(leases.Leases(), a)
 			if node, _ := backend.NodeOf(l.Attrs); node == "" || node == own {
-				return "", nil // free, this node's, or of one that says nothing
+				return "", nil // free, this node's, or of a node without an ID
 			}
 			s.log.Warn("another host has a lease of this node's public address, asking whether it is alive", logging.KeySubnet, l.Subnets())
 			l.Attrs = backend.Challenge(l.Attrs, own)
@@ -109,9 +110,9 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 			cancel()
 			switch {
 			case errors.Is(err, lease.ErrLost):
-				return "", nil // it has gone meanwhile
+				return "", nil // the lease is gone now
 			case asking.Err() == context.DeadlineExceeded && err != nil:
-				return "", nil // the store is away, and may be for long
+				return "", nil // the store does not answer, perhaps for long
 			case err != nil:
 				return "", err
 			}
@@ -130,7 +131,8 @@ func leaseAt(all []lease.Lease, a lease.Attrs) lease.Lease {
 	return lease.Lease{}
 }
 
-// twinOf says that the node of l has this one's address, and what to do.
+// twinOf describes the conflict with the node of l, which has this one's
+// address, and the remedy.
 func twinOf(l lease.Lease) string {
 	addr := l.PublicIP
 	if !addr.IsValid() {
@@ -139,8 +141,8 @@ func twinOf(l lease.Lease) string {
 	return fmt.Sprintf("the public address %s is also that of another host, and the lease %s is under it: give each host an address of its own with --iface or --public-ip", addr, l.Key())
 }
 
-// answer looks whether another host has written to this node's lease, and has the
-// lease say again whose it is. An error means that this node yields.
+// answer checks whether another host has written to this node's lease, and if so
+// has the holder write it again. An error means that this node yields.
 func (s *session) answer() error {
 	own := s.in.self.ID
 	listed, ok := s.in.leases.Get(s.in.own.Key())
@@ -161,7 +163,7 @@ func (s *session) answer() error {
 	return nil
 }
 
-// addressConflict returns what is known of a twin that was seen lately.
+// addressConflict describes a twin that was seen recently, or returns "".
 func (s *session) addressConflict() string {
 	if s.twin == "" || time.Since(s.twinSeen) > 2*askAgain {
 		return ""

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// usageError is a command line or environment that cannot be followed. It
-// makes the exit code 2.
+// usageError reports an invalid command line or environment. It results in exit
+// code 2.
 type usageError struct{ msg string }
 
 func (e *usageError) Error() string { return e.msg }
@@ -16,8 +16,8 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
 }
 
-// ExitCode returns the exit code that belongs to what Run returned: 0 for no
-// error, 2 for a wrong command line or environment, 1 for the rest.
+// ExitCode returns the exit code for the error of Run: 0 for nil, 2 for an
+// invalid command line or environment, 1 for any other error.
 func ExitCode(err error) int {
 	var usage *usageError
 	switch {
@@ -30,8 +30,8 @@ func ExitCode(err error) int {
 	}
 }
 
-// nearest returns the name that is spelled most like the given one, or
-// nothing if none is close enough to have been meant.
+// nearest returns the name that is spelled most like the given one, or "" if
+// none is close enough.
 func nearest(given string, names []string) string {
 	best, most := "", 1+len(given)/4
 	for _, name := range names {
@@ -42,8 +42,8 @@ func nearest(given string, names []string) string {
 	return best
 }
 
-// distance is the Levenshtein distance: how many letters must be put in,
-// taken out or replaced to turn a into b.
+// distance is the Levenshtein distance: how many letters must be inserted,
+// deleted or replaced to turn a into b.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -1,8 +1,8 @@
 // Package embedetcd is an etcd of one member inside the daemon, for a first node
-// or a single machine. It is etcd's own server, so other nodes' --etcd-endpoints
-// and etcdctl work with it as with any other.
+// or a single machine. It is etcd's own server, so --etcd-endpoints on other
+// nodes and etcdctl work with it as with any other.
 //
-// It makes the daemon several times as large; the build tag noembed leaves it
+// It makes the binary several times as large; the build tag noembed leaves it
 // out.
 package embedetcd
 
@@ -14,32 +14,33 @@ import (
 	"strconv"
 )
 
-// DefaultPort is where etcd listens for clients; flannel looks for it there.
+// DefaultPort is the port on which etcd listens for clients, and flannel's
+// default.
 const DefaultPort = 2379
 
-// loopback is where the daemon itself asks.
+// loopback is the address that the daemon itself connects to.
 var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// Config says how the etcd runs.
+// Config configures the etcd.
 type Config struct {
-	// Dir holds all data. It is created if it is missing, and no other user may
-	// read it.
+	// Dir holds all data. It is created if missing, and no other user may read it.
 	Dir string
-	// Listen is where other nodes are answered, besides the loopback. The zero
-	// value: nowhere.
+	// Listen is the address on which other nodes are served, besides the loopback.
+	// The zero value serves none.
 	Listen netip.AddrPort
-	// Plaintext answers other nodes without TLS, whoever they are. Without it they
+	// Plaintext serves other nodes without TLS or authentication. Without it they
 	// need a certificate of the authority in Dir, see package etcdtls.
 	Plaintext bool
 	Logger    *slog.Logger
 }
 
-// secure reports whether other nodes are answered, by TLS.
+// secure reports whether other nodes are served over TLS.
 func (c *Config) secure() bool {
 	return c.Listen.IsValid() && !c.Listen.Addr().IsLoopback() && !c.Plaintext
 }
 
-// TLSDir is where the authority of an etcd with its data in dir is.
+// TLSDir returns the directory of the authority of an etcd with its data in
+// dir.
 func TLSDir(dir string) string { return filepath.Join(dir, "tls") }
 
 // ParseListen reads ADDRESS or ADDRESS:PORT.
@@ -54,8 +55,8 @@ func ParseListen(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-// Endpoint returns the URL at which a daemon on this host reaches the etcd that
-// listens there.
+// Endpoint returns the URL at which a daemon on this host reaches an etcd whose
+// Config.Listen is listen.
 func Endpoint(listen netip.AddrPort) string {
 	port := uint16(DefaultPort)
 	if listen.IsValid() {

@@ -17,16 +17,16 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// core is etcd's log: what is a warning or worse goes to ours. It is for debugging
-// only while etcd starts, when warnings are about how we have set it up, and while
-// it ends, when all that is closed is complained of. What goes wrong at the start
-// comes as an error of Start, which has to find it here.
+// core is etcd's log: warnings and errors go to ours. They are logged at debug
+// level while etcd starts, when warnings are about our configuration, and while it
+// stops, when it warns about every closed connection. A failure to start is an
+// error of Start, which takes it from here.
 type core struct {
 	*journal
 	fields []zapcore.Field
 }
 
-// journal is what all cores of one etcd share.
+// journal is the state shared by all cores of one etcd.
 type journal struct {
 	log *slog.Logger
 
@@ -34,13 +34,14 @@ type journal struct {
 	phase phase
 	last  string // the last error while it was starting
 
-	// dead is closed when the etcd cannot go on; what follows may be read then.
+	// dead is closed when the etcd cannot continue; the fields below may be read
+	// after that.
 	dead  chan struct{}
 	why   string
-	cause error // nil: it has named none
+	cause error // nil if it reported none
 }
 
-// phase is what an etcd does.
+// phase is a phase in the life of an etcd.
 type phase int
 
 const (
@@ -58,21 +59,21 @@ func (c *core) logger() *zap.Logger {
 	return zap.New(c, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
 }
 
-// enter says that the next phase has begun.
+// enter begins phase p.
 func (j *journal) enter(p phase) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.phase = p
 }
 
-// is reports whether p is what the etcd does.
+// is reports whether the etcd is in phase p.
 func (j *journal) is(p phase) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.phase == p
 }
 
-// explain adds what etcd has said last to err.
+// explain adds etcd's last logged error to err.
 func (j *journal) explain(err error) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -124,8 +125,8 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 // Sync implements zapcore.Core.
 func (c *core) Sync() error { return nil }
 
-// render writes the fields after the message, those with long values that help
-// only etcd's own developers left out.
+// render writes the fields after the message, except those with long values
+// that help only etcd's own developers.
 func render(message string, fields []zapcore.Field) string {
 	m := zapcore.NewMapObjectEncoder()
 	for _, f := range fields {
@@ -144,15 +145,15 @@ func render(message string, fields []zapcore.Field) string {
 	return message + " (" + strings.Join(list, ", ") + ")"
 }
 
-// onFatal is what follows a message after which etcd cannot go on.
+// onFatal is the hook for a message after which etcd cannot continue.
 type onFatal struct{ *journal }
 
-// OnWrite implements zapcore.CheckWriteHook. The goroutine that has failed stays
-// where it is, with the locks that it holds, so that nothing is written after
-// what could not be; the daemon ends meanwhile, in order.
+// OnWrite implements zapcore.CheckWriteHook. The failed goroutine blocks here
+// and keeps its locks, so that nothing is written after the failed write, while
+// the daemon shuts down in order.
 func (f onFatal) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 	f.mu.Lock()
-	if f.why == "" { // what fails after the first fails because of it
+	if f.why == "" { // later failures are consequences of the first
 		f.why = render(e.Message, fields)
 		for _, field := range fields {
 			if err, ok := field.Interface.(error); ok {

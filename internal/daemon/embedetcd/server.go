@@ -24,24 +24,24 @@ import (
 const Built = true
 
 const (
-	// quota bounds the database, in bytes. A lease takes some 200, and history
-	// goes after an hour. It also sets how much address space is mapped, which
-	// etcd's own 10 GiB would exceed on 32-bit hosts.
+	// quota bounds the database, in bytes. A lease takes about 200, and history is
+	// compacted after an hour. It also sets how much address space is mapped,
+	// which etcd's own 10 GiB would exceed on 32-bit hosts.
 	quota = 256 << 20
 	// history is how long old revisions are kept.
 	history = "1h"
-	// oldFiles is how many logs and snapshots that are not needed any more stay;
-	// a log takes 64 MB.
+	// oldFiles is the number of obsolete logs and snapshots to keep; a log takes
+	// 64 MB.
 	oldFiles = 1
 	// lockWait is how long another process may take to release the database.
 	lockWait = time.Second
-	// maxStreams bounds the requests and watches of one connection that are open at
-	// once; a node has one stream for its watches and one for each request.
+	// maxStreams bounds the concurrent requests and watches of one connection; a
+	// node has one stream for its watches and one for each request.
 	maxStreams = 64
-	// pingEvery and pingWait find connections whose client is gone.
+	// pingEvery and pingWait detect connections whose client is gone.
 	pingEvery, pingWait = 30 * time.Second, 20 * time.Second
-	// closeWait is how long requests under way may hold up the end. When it has
-	// passed, the data has long been written.
+	// closeWait bounds how long requests in progress may delay the shutdown. By
+	// then the data has long been written.
 	closeWait = 2 * time.Second
 )
 
@@ -52,8 +52,8 @@ type Server struct {
 	failed chan error
 }
 
-// Start starts the etcd and waits until it answers. On failure nothing runs, and
-// the error says which directory or address it is about.
+// Start starts the etcd and waits until it answers. On failure nothing is left
+// running, and the error names the directory or address concerned.
 func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	defer func() {
 		if err != nil {
@@ -94,8 +94,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	return nil, err
 }
 
-// startEtcd returns an error even where etcd does not: it panics, or ends the process,
-// if it cannot read or write its data.
+// startEtcd returns an error even if etcd does not: etcd panics or ends the process if
+// it cannot read or write its data.
 func startEtcd(c *embed.Config, log *core) (*embed.Etcd, error) {
 	type result struct {
 		etcd *embed.Etcd
@@ -120,8 +120,8 @@ func startEtcd(c *embed.Config, log *core) (*embed.Etcd, error) {
 	}
 }
 
-// unusable is the error for data with which etcd cannot continue. If the cause is an
-// error of the kernel, the data themselves are intact.
+// unusable is the error for data with which etcd cannot continue. If the cause is a
+// kernel error, the data itself is intact.
 func unusable(why string, cause error) error {
 	var errno syscall.Errno
 	switch {
@@ -133,7 +133,7 @@ func unusable(why string, cause error) error {
 	return fmt.Errorf("the data cannot be read or written (%s): correct the cause and start again", why)
 }
 
-// etcdConfig is etcd's form of cfg.
+// etcdConfig converts cfg to etcd's configuration.
 func etcdConfig(cfg Config) (*embed.Config, error) {
 	c := embed.NewConfig()
 	c.Name, c.Dir = "twill", cfg.Dir
@@ -148,22 +148,23 @@ func etcdConfig(cfg Config) (*embed.Config, error) {
 		}
 	}
 	c.AdvertiseClientUrls = c.ListenClientUrls[:1]
-	// There are no other members, so there is no listener for them. The address is
-	// only the name of this one.
+	// There are no other members, so there is no listener for them. The address
+	// only names this member.
 	c.ListenPeerUrls = nil
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.QuotaBackendBytes = quota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
 	c.MaxSnapFiles, c.MaxWalFiles = oldFiles, oldFiles
-	// What a client can make grow, and for how long one that is gone counts.
+	// Bounds on what a client can make grow, and on how long a vanished client
+	// counts.
 	c.MaxConcurrentStreams = maxStreams
 	c.GRPCKeepAliveInterval, c.GRPCKeepAliveTimeout = pingEvery, pingWait
 	c.EnableGRPCGateway = false // web pages could write through it
 	return c, nil
 }
 
-// serverFiles returns the certificates of the server, of the authority that is
-// made at the first start.
+// serverFiles returns the server's certificates, issued by the authority that
+// is created at the first start.
 func serverFiles(cfg Config) (etcdtls.ServerFiles, error) {
 	dir := TLSDir(cfg.Dir)
 	a, err := etcdtls.OpenAuthority(dir)
@@ -176,8 +177,8 @@ func serverFiles(cfg Config) (etcdtls.ServerFiles, error) {
 	return a.Server(cfg.Listen)
 }
 
-// clientURLs are what etcd listens on: the loopback first, without TLS, and where
-// cfg.Listen says.
+// clientURLs returns the URLs that etcd listens on: the loopback first, without
+// TLS, then cfg.Listen.
 func clientURLs(cfg Config) []url.URL {
 	own := url.URL{Scheme: "http", Host: Endpoint(cfg.Listen)[len("http://"):]}
 	others := url.URL{Scheme: "http", Host: cfg.Listen.String()}
@@ -187,14 +188,14 @@ func clientURLs(cfg Config) []url.URL {
 	switch {
 	case !cfg.Listen.IsValid(), cfg.Listen.Addr().IsLoopback():
 		return []url.URL{own}
-	case cfg.Listen.Addr().IsUnspecified(): // has the loopback in it
+	case cfg.Listen.Addr().IsUnspecified(): // includes the loopback
 		return []url.URL{others}
 	}
 	return []url.URL{own, others}
 }
 
-// checkDir makes the directory, or refuses one that others may read: the data
-// describe the whole network.
+// checkDir creates the directory, or refuses one that others may read: the data
+// describes the whole network.
 func checkDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -209,9 +210,9 @@ func checkDir(dir string) error {
 	return nil
 }
 
-// checkDatabase finds what etcd would wait for without end, another process that has
-// the database open, and what it would end the process for, a file that is not a
-// database.
+// checkDatabase detects another process that has the database open, for which etcd
+// would wait forever, and a file that is not a database, for which it would end the
+// process.
 func checkDatabase(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -226,7 +227,7 @@ func checkDatabase(path string) error {
 	return fmt.Errorf("database %s: %w: move the directory away to start without data, or restore a copy of it", path, err)
 }
 
-// openDatabase makes an error of bbolt's panics too.
+// openDatabase also turns bbolt's panics into errors.
 func openDatabase(path string) (db *bbolt.DB, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -236,13 +237,13 @@ func openDatabase(path string) (db *bbolt.DB, err error) {
 	return bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockWait})
 }
 
-// await waits for the end of the etcd, and reports it unless Close is the reason.
+// await waits until the etcd ends, and reports that unless Close is the reason.
 func (s *Server) await(dir string) {
 	var err error
 	select {
 	case <-s.log.dead:
 		err = fmt.Errorf("directory %s: %w", dir, unusable(s.log.why, s.log.cause))
-	case err = <-s.etcd.Err(): // nil: closed
+	case err = <-s.etcd.Err(): // nil when closed
 	case <-s.etcd.Server.StopNotify():
 		err = errors.New("it has stopped by itself; the log says why")
 	}
@@ -251,15 +252,16 @@ func (s *Server) await(dir string) {
 	}
 }
 
-// Failed receives why the etcd has ended by itself. After that it can only be
-// closed; what it had written before is in its directory.
+// Failed receives the reason why the etcd ended by itself. After that it can
+// only be closed; everything written before is in its directory.
 func (s *Server) Failed() <-chan error { return s.failed }
 
-// Close ends the etcd. When it returns all data is written and the database is
-// free, unless the etcd has failed: then only the end of the process frees it.
+// Close stops the etcd. When it returns all data is written and the database is
+// unlocked, unless the etcd has failed: then only the end of the process
+// unlocks it.
 func (s *Server) Close() {
-	// First the server and then its listeners: the other way round it would wait
-	// for the watches of other nodes, which do not end.
+	// Stop the server before its listeners: in the other order it would wait for
+	// the watches of other nodes, which do not end.
 	s.log.enter(ending)
 	stopped, closed := make(chan struct{}), make(chan struct{})
 	go func() {

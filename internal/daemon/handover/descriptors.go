@@ -11,18 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Descriptors are open files by name. They belong to the one who has the map.
+// Descriptors are open files by name. The holder of the map owns them.
 type Descriptors map[string]int
 
 // firstInherited is the first descriptor that a service manager passes,
 // sd_listen_fds(3).
 const firstInherited = 3
 
-// maxInherited bounds what is taken over, a device with 64 queues and its sockets.
+// maxInherited bounds the number of inherited descriptors: a device with 64 queues
+// and its sockets.
 const maxInherited = 512
 
 // Inherit returns the descriptors that the service manager passed to the process
-// pid, which is this one: they were stored by an earlier run. lookup finds an
+// pid, which is this one; an earlier run stored them. lookup finds an
 // environment variable.
 func Inherit(lookup func(string) string, pid int) (Descriptors, error) {
 	if lookup("LISTEN_PID") != strconv.Itoa(pid) {
@@ -38,7 +39,7 @@ func Inherit(lookup func(string) string, pid int) (Descriptors, error) {
 		fd := firstInherited + i
 		unix.CloseOnExec(fd)
 		if len(names) != n {
-			continue // nothing says what is what
+			continue // the descriptors cannot be identified
 		}
 		if old, twice := d[names[i]]; twice {
 			_ = unix.Close(old)
@@ -48,10 +49,10 @@ func Inherit(lookup func(string) string, pid int) (Descriptors, error) {
 	return d, nil
 }
 
-// Names returns the names in order.
+// Names returns the sorted names.
 func (d Descriptors) Names() []string { return slices.Sorted(maps.Keys(d)) }
 
-// Copy returns copies of descriptors, which belong to the caller.
+// Copy returns duplicates of descriptors, which the caller owns.
 func Copy(fds map[string]int) (Descriptors, error) {
 	d := make(Descriptors, len(fds))
 	for name, fd := range fds {

@@ -32,14 +32,15 @@ const (
 	perMessage = 64
 	// maxMessage bounds the names beside them, in bytes.
 	maxMessage = 16 << 10
-	// patience is for each step of the other process that needs no thinking.
+	// patience bounds each step of the other process that should take no time.
 	patience = 5 * time.Second
 )
 
-// Offer is the side of the running daemon, on a connection that asked for Path.
+// Offer is the running daemon's side of a handover, on a connection that
+// requested Path.
 type Offer struct {
 	conn  *net.UnixConn
-	outer net.Conn // what the HTTP server has of it
+	outer net.Conn // what the HTTP server has already read from it
 }
 
 // Accept answers the request of a process that wants to take over.
@@ -86,8 +87,8 @@ func (o *Offer) Send(d Descriptors) error {
 	return write(o.conn, nil, nil)
 }
 
-// Ready waits until the other process is ready, which is an answer of nil, or has
-// given up.
+// Ready waits until the other process is ready, and then returns nil, or until it
+// gives up.
 func (o *Offer) Ready() error {
 	if err := o.conn.SetDeadline(time.Time{}); err != nil {
 		return err
@@ -98,7 +99,7 @@ func (o *Offer) Ready() error {
 	return nil
 }
 
-// Stopped lets the other process know that this one does not forward any more.
+// Stopped notifies the other process that this one has stopped forwarding.
 func (o *Offer) Stopped() error {
 	if err := o.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
@@ -107,7 +108,8 @@ func (o *Offer) Stopped() error {
 	return err
 }
 
-// PID returns the other process, 0 if it is in another PID namespace.
+// PID returns the PID of the other process, or 0 if it is in another PID
+// namespace.
 func (o *Offer) PID() int {
 	raw, err := o.conn.SyscallConn()
 	if err != nil {
@@ -122,9 +124,9 @@ func (o *Offer) PID() int {
 	return int(cred.Pid)
 }
 
-// Close ends the conversation. After Stopped it lets the other process know that
-// this one has released what only one of them can have, such as the control
-// socket; the end of the process does the same.
+// Close ends the conversation. After Stopped it notifies the other process that
+// this one has released its exclusive resources, such as the control socket; the
+// end of the process does the same.
 func (o *Offer) Close() error { return o.outer.Close() }
 
 // expect reads a line, byte by byte.
@@ -139,16 +141,17 @@ func expect(c *net.UnixConn, line string) error {
 	return nil
 }
 
-// Takeover is the side of the new process.
+// Takeover is the new process's side of a handover.
 type Takeover struct {
 	conn *net.UnixConn
-	// Descriptors are those of the running daemon; they are the caller's.
+	// Descriptors are the running daemon's descriptors; the caller owns these
+	// copies.
 	Descriptors Descriptors
 }
 
-// Request asks the daemon that listens at the control socket path for its
-// descriptors. That daemon goes on until Ready, or for good if the conversation ends
-// before.
+// Request requests the descriptors of the daemon that listens on the control socket
+// at path. That daemon continues until Ready, and stays in service if the
+// conversation ends before.
 func Request(path string) (_ *Takeover, err error) {
 	defer func() {
 		if err != nil {
@@ -174,7 +177,7 @@ func (t *Takeover) receive() error {
 	if _, err := io.WriteString(t.conn, "POST "+Path+" HTTP/1.1\r\nHost: twilld\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\nContent-Length: 0\r\n\r\n"); err != nil {
 		return err
 	}
-	// Byte by byte: descriptors come beside what follows the answer.
+	// Read byte by byte: the message after the answer carries descriptors.
 	answer, err := http.ReadResponse(bufio.NewReaderSize(oneByOne{t.conn}, 16), nil)
 	if err != nil {
 		return err
@@ -196,8 +199,8 @@ func (t *Takeover) receive() error {
 	}
 }
 
-// Ready makes the old daemon stop forwarding and end. It returns when nothing is
-// forwarded any more.
+// Ready makes the old daemon stop forwarding and end. It returns when that
+// daemon has stopped forwarding.
 func (t *Takeover) Ready() error {
 	if err := t.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
@@ -211,7 +214,7 @@ func (t *Takeover) Ready() error {
 	return nil
 }
 
-// Ended waits until the old daemon has released what only one process can have.
+// Ended waits until the old daemon has released its exclusive resources.
 func (t *Takeover) Ended(within time.Duration) error {
 	if err := t.conn.SetDeadline(time.Now().Add(within)); err != nil {
 		return err
@@ -222,10 +225,10 @@ func (t *Takeover) Ended(within time.Duration) error {
 	return nil
 }
 
-// Close ends the conversation. Without Ready the old daemon goes on.
+// Close ends the conversation. Without Ready the old daemon continues.
 func (t *Takeover) Close() error { return t.conn.Close() }
 
-// message is what stands beside descriptors.
+// message is the text sent along with descriptors.
 type message struct {
 	Names []string `json:"names"`
 }
@@ -243,8 +246,8 @@ func write(c *net.UnixConn, names []string, fds []int) error {
 	return err
 }
 
-// read reads one message. A read of a stream socket ends where the descriptors of
-// another message begin (unix(7)), but the text may come in parts.
+// read reads one message. A read from a stream socket stops at the descriptors of
+// the next message (unix(7)), but the text may arrive in parts.
 func read(c *net.UnixConn) (names []string, fds []int, err error) {
 	defer func() {
 		if err != nil {
@@ -296,7 +299,7 @@ func parseRights(oob []byte) (fds []int, err error) {
 	for _, m := range messages {
 		got, err := unix.ParseUnixRights(&m)
 		if err != nil {
-			continue // of another kind
+			continue // control message of another kind
 		}
 		for _, fd := range got {
 			unix.CloseOnExec(fd)
@@ -306,7 +309,7 @@ func parseRights(oob []byte) (fds []int, err error) {
 	return fds, nil
 }
 
-// oneByOne reads single bytes, so that nothing beyond them is taken.
+// oneByOne reads single bytes, so that nothing beyond them is consumed.
 type oneByOne struct{ c *net.UnixConn }
 
 func (o oneByOne) Read(b []byte) (int, error) { return o.c.Read(b[:1]) }

@@ -9,8 +9,8 @@ import (
 
 // Store leaves copies of descriptors with the service manager that listens at
 // socket (NOTIFY_SOCKET), under their names (FDSTORE=1, sd_notify(3), systemd
-// 219; FDNAME=, 233). It keeps as many as FileDescriptorStoreMax= of the unit
-// says, and drops the rest without a word.
+// 219; FDNAME=, 233). It keeps up to FileDescriptorStoreMax= of the unit, and
+// silently drops the rest.
 func Store(socket string, d Descriptors) error {
 	return send(socket, d.Names(), func(name string) (state string, rights []byte) {
 		return "FDSTORE=1\nFDNAME=" + name, unix.UnixRights(d[name])
@@ -36,7 +36,7 @@ func send(socket string, names []string, message func(name string) (state string
 		return fmt.Errorf("store descriptors with the service manager: %w", err)
 	}
 	defer unix.Close(fd)
-	// A service manager that does not read must not hold the daemon up.
+	// A service manager that does not read must not block the daemon.
 	timeout := unix.NsecToTimeval(patience.Nanoseconds())
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err != nil {
 		return fmt.Errorf("store descriptors with the service manager: %w", err)

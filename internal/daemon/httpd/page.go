@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// renderInterval is the shortest time between two renderings of the metrics: what a
-// stranger can make the daemon spend on them is bounded.
+// renderInterval is the minimum time between two renderings of the metrics. It
+// bounds the CPU time that clients can make the daemon spend on them.
 const renderInterval = 100 * time.Millisecond
 
-// page serves what a handler writes, rendered at most once each renderInterval for all
-// requests that came before. An answer is never older than its request.
+// page serves the output of a handler, rendered at most once per renderInterval for
+// all requests received before. A response is never older than its request.
 type page struct {
 	render http.Handler
 
 	mu   sync.Mutex
-	next *rendering // not begun; nil: none is wanted
+	next *rendering // not begun; nil if none is wanted
 	last time.Time  // when the last one began
 	work sync.Mutex // held while rendering
 }
 
-// rendering is the answer to some requests. It is not changed once done is closed.
+// rendering is the response to some requests. It is immutable once done is closed.
 type rendering struct {
 	done   chan struct{}
 	status int
@@ -59,7 +59,7 @@ func (p *page) run(answer *rendering) {
 	p.mu.Lock()
 	p.next, p.last = nil, time.Now()
 	p.mu.Unlock()
-	// Of a request of its own, so that no client chooses form or compression.
+	// Use a separate request, so that no client chooses format or compression.
 	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "/metrics", nil)
 	if err == nil {
 		p.render.ServeHTTP(answer, r)

@@ -1,11 +1,11 @@
-// Package httpd serves what a supervisor and a monitoring system ask a node:
+// Package httpd serves the health checks and metrics of a node over HTTP:
 //
 //	/healthz  200 as long as the process answers
 //	/readyz   200 when pods can talk, else 503 and what is being waited for
 //	/metrics  Prometheus
 //
-// The port is open to every host and pod that reaches it, so whatever a client can make
-// grow is bounded, see package httplimit.
+// The port is open to every host and pod that reaches it, so the resources that clients
+// can use are bounded, see package httplimit.
 package httpd
 
 import (
@@ -24,17 +24,17 @@ import (
 	"github.com/twillnet/twill/internal/httplimit"
 )
 
-// Config says what is served.
+// Config configures what is served.
 type Config struct {
-	// Waiting returns what the daemon waits for, empty when it is ready. It
+	// Waiting returns what the daemon is waiting for, or "" when it is ready. It
 	// is called from several goroutines.
 	Waiting func() string
 	Metrics prometheus.Gatherer
 	Logger  *slog.Logger
 }
 
-// limits bound the connections: the port is open to every pod. A connection takes some
-// 30 KB, and 100 KB while it is sent the metrics.
+// limits bounds the connections, since the port is open to every pod. A connection
+// takes about 30 KB, and 100 KB while the metrics are sent.
 var limits = httplimit.Limits{Remote: 64, PerAddress: 8, Local: 16}
 
 // Server is a listening server.
@@ -48,7 +48,7 @@ type Server struct {
 func Listen(addr netip.AddrPort, c Config) (*Server, error) {
 	l, err := net.Listen("tcp", addr.String())
 	if op := (*net.OpError)(nil); errors.As(err, &op) {
-		err = op.Err // without the address, which the text has already
+		err = op.Err // without the address, which the message already contains
 	}
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
@@ -65,7 +65,7 @@ func Listen(addr netip.AddrPort, c Config) (*Server, error) {
 	}
 	go func() {
 		defer close(s.done)
-		_ = s.http.Serve(httplimit.Listener(l, limits)) // ends by Close
+		_ = s.http.Serve(httplimit.Listener(l, limits)) // ends with Close
 	}()
 	return s, nil
 }
@@ -86,11 +86,11 @@ func handler(c Config) http.Handler {
 	return mux
 }
 
-// Addr returns the address that is bound.
+// Addr returns the bound address.
 func (s *Server) Addr() netip.AddrPort { return s.addr }
 
-// Close ends the server and the requests under way at once: a scrape that is
-// cut off is repeated by its sender, and a daemon that ends late is killed.
+// Close stops the server and aborts requests in progress: an aborted scrape is
+// repeated, but a daemon that stops late is killed.
 func (s *Server) Close() error {
 	err := s.http.Close()
 	<-s.done
