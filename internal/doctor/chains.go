@@ -12,17 +12,18 @@ import (
 	"time"
 )
 
-// table is one table of iptables.
+// table is an iptables table.
 type table struct {
 	program string // "iptables"
 	policy  map[string]string
-	chains  map[string][]string // rules in order, as iptables -S writes them
+	chains  map[string][]string // rules in order, in the syntax of iptables -S
 }
 
-// programTimeout is how long a program that doctor runs may take.
+// programTimeout bounds the run time of a program that doctor runs.
 const programTimeout = 20 * time.Second
 
-// output runs a program, which is killed if it hangs.
+// output runs a program and returns its output. The program is killed if it
+// hangs.
 func output(ctx context.Context, program string, args ...string) ([]byte, error) {
 	limited, cancel := context.WithTimeout(ctx, programTimeout)
 	defer cancel()
@@ -70,20 +71,20 @@ func parseChains(program, text string) *table {
 
 // packet is the first packet of a connection.
 type packet struct {
-	in, out  string // interfaces; empty: not known, so a rule may match
+	in, out  string // interfaces; if empty, unknown, so a rule may match
 	src, dst netip.Addr
-	proto    string // "udp"; empty: any
+	proto    string // "udp", or empty for any
 	dport    int
-	unmarked bool // no other program marks it, such as kube-proxy what is for a service
+	unmarked bool // known not to be marked by other programs, as kube-proxy marks packets for services
 }
 
 // fate is what happens to a packet.
 type fate struct {
 	accept bool
 	target string // of the rule
-	rule   string // that decides; empty: the policy does
-	// maybe are earlier rules that may decide otherwise: whether they match is
-	// not known here.
+	rule   string // the deciding rule; empty if the policy decides
+	// maybe holds earlier rules that could lead to another verdict: whether they
+	// match cannot be determined here.
 	maybe []string
 }
 
@@ -98,7 +99,7 @@ func (t *table) passes(chain string, p packet) fate {
 	return f
 }
 
-// translated reports whether the packet gets another source.
+// translated reports whether the packet's source is translated.
 func (f fate) translated() bool {
 	return f.target == "MASQUERADE" || f.target == "SNAT" || f.target == "NETMAP"
 }
@@ -106,7 +107,8 @@ func (f fate) translated() bool {
 // deepest bounds jumps; iptables refuses loops.
 const deepest = 32
 
-// walk returns the verdict of a chain, "" if it has none.
+// walk returns the verdict of a chain, or "" if the packet passes it without
+// one.
 func (t *table) walk(chain string, p packet, f *fate, depth int) (verdict, rule string) {
 	for _, line := range t.chains[chain] {
 		m, target := match(line, p)
@@ -149,7 +151,7 @@ const (
 	yes
 )
 
-// match reads one rule. Conditions that it does not know make the answer maybe.
+// match evaluates one rule. Unknown conditions make the answer maybe.
 func match(line string, p packet) (m answer, target string) {
 	words := split(line)
 	m = yes
@@ -188,7 +190,7 @@ func match(line string, p packet) (m answer, target string) {
 			if n, err := strconv.ParseUint(mark, 0, 32); err != nil || !p.unmarked {
 				unsure()
 			} else {
-				meets(n == 0) // under whatever mask
+				meets(n == 0) // under any mask
 			}
 		case "--comment":
 		case "--ctstate", "--state":
@@ -247,7 +249,7 @@ func match(line string, p packet) (m answer, target string) {
 }
 
 // split cuts a rule into words. Comments are in double quotes, with a backslash
-// before each quote and backslash (xtables_save_string of iptables).
+// before each quote and backslash (xtables_save_string in iptables).
 func split(line string) []string {
 	var (
 		words                  []string
@@ -262,7 +264,7 @@ func split(line string) []string {
 		case quoted && r == '\\':
 			escaped = true
 		case r == '"':
-			quoted, begun = !quoted, true // it may be empty
+			quoted, begun = !quoted, true // the word may be empty
 		case r == ' ' && !quoted:
 			if begun {
 				words = append(words, word.String())
@@ -277,7 +279,7 @@ func split(line string) []string {
 	return words
 }
 
-// deleteRule is the command that deletes a rule.
+// deleteRule returns the command that deletes a rule.
 func (t *table) deleteRule(line string) string {
 	return t.program + " -D" + strings.TrimPrefix(line, "-A")
 }

@@ -1,8 +1,8 @@
-// Package doctor looks at a node for what keeps its pods from talking to those
-// of other nodes: kernel, sysctls, firewall, paths to the peers, leases, clock.
-// Each finding says what is wrong, and the command that repairs it.
+// Package doctor diagnoses what keeps a node's pods from reaching those of
+// other nodes: kernel, sysctls, firewall, paths to the peers, leases, clock.
+// Each finding states what is wrong and the command that repairs it.
 //
-// It changes nothing. It looks at the network namespace of the calling thread, and
+// It changes nothing. It examines the network namespace of the calling thread, and
 // starts no goroutines.
 package doctor
 
@@ -18,7 +18,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Level is how a finding is to be taken.
+// Level is the severity of a finding.
 type Level string
 
 // The levels, from good to bad.
@@ -33,11 +33,11 @@ type Finding struct {
 	Check  string `json:"check"` // the name of the check: "rp-filter"
 	Level  Level  `json:"level"`
 	Text   string `json:"text"`
-	Remedy string `json:"remedy,omitempty"` // a command for the shell of this node, unless it names another
+	Remedy string `json:"remedy,omitempty"` // a command to run on this node, unless it names another node
 }
 
-// Node is what is known about the node before the checks. What could not be obtained
-// is nil or zero, and the error says why.
+// Node is what is known about the node before the checks. Data that could not be
+// obtained is nil or zero, with the reason in the error.
 type Node struct {
 	Daemon    *status.Document // of the running twilld
 	DaemonErr error
@@ -45,15 +45,15 @@ type Node struct {
 	EnvErr    error
 	Config    *lease.Config
 	Leases    []lease.Lease
-	StoreErr  error // why there is no Config, or are no Leases
+	StoreErr  error // why Config or Leases is missing
 
-	// What the flags of twilld ask for; the status of a daemon that keeps rules
-	// overrides them.
+	// The values of twilld's flags. The status of a daemon that keeps rules takes
+	// precedence.
 	Forward     bool // --iptables-forward-rules
 	RandomFully bool // not --ip-masq-fully-random-disable
 }
 
-// host is what tests replace.
+// host is the access to the host, which tests replace.
 type host struct {
 	tun   string // device file
 	clock func(*unix.Timex) (state int, err error)
@@ -61,7 +61,7 @@ type host struct {
 
 var thisHost = host{"/dev/net/tun", unix.Adjtimex}
 
-// examination is one run of all checks.
+// examination is a run of all checks.
 type examination struct {
 	Node
 	host
@@ -69,7 +69,8 @@ type examination struct {
 	reachErr error
 }
 
-// checks are in the order of the output: those that others depend on come first.
+// checks lists the checks in the order of the output: those that others depend
+// on come first.
 var checks = []struct {
 	name string
 	run  func(*examination, context.Context) []Finding

@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// podOf returns the address of a pod. The first after that of the subnet is the
-// bridge's.
+// podOf returns the address of a pod in a subnet, the second after the subnet's
+// own; the first is the bridge's.
 func podOf(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next().Next() }
 
 // forwardPolicy checks that FORWARD lets packets of pods through, both ways.
@@ -37,7 +37,7 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 		for _, p := range packets {
 			if dropped, ok := x.dropped(t, p); ok {
 				found = append(found, dropped)
-				break // the others have the same cause
+				break // other findings would have the same cause
 			}
 		}
 	}
@@ -48,8 +48,8 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 	return found
 }
 
-// masquerade checks that packets from pods to those of other nodes keep their source.
-// Docker and CNI plugins that masquerade on their own do not except other nodes' pods.
+// masquerade checks that packets from pods to pods of other nodes keep their source.
+// Docker and CNI plugins that masquerade on their own do not exempt other nodes' pods.
 func (x *examination) masquerade(ctx context.Context) []Finding {
 	var found []Finding
 	for _, f := range x.podFamilies() {
@@ -62,7 +62,7 @@ func (x *examination) masquerade(ctx context.Context) []Finding {
 		for _, p.out = range append(x.devices(), "") {
 			if to := t.passes("POSTROUTING", p); to.translated() {
 				found = append(found, translatedBy(t, to, p))
-				break // the other devices have the same cause
+				break // other devices would have the same cause
 			}
 		}
 	}
@@ -72,7 +72,7 @@ func (x *examination) masquerade(ctx context.Context) []Finding {
 	return found
 }
 
-// translatedBy is the finding for a packet whose source a rule translates.
+// translatedBy returns the finding for a packet whose source a rule translates.
 func translatedBy(t *table, to fate, p packet) Finding {
 	found := warnf(t.program+" -t nat -D"+strings.TrimPrefix(to.rule, "-A"),
 		"packets from %s to %s get this node's address, so that pods of other nodes do not see where they come from: %s", p.src, p.dst, to.rule)
@@ -114,27 +114,27 @@ func (x *examination) dropped(t *table, p packet) (Finding, bool) {
 	return found, true
 }
 
-// sibling returns the other half of the prefix that is one bit shorter than a subnet:
-// that of another node, if there are several.
+// sibling returns the other half of the prefix that is one bit shorter than a subnet.
+// In a network of several nodes it belongs to another node.
 func sibling(subnet netip.Prefix) netip.Prefix {
 	b := subnet.Masked().Addr().AsSlice()
 	last := subnet.Bits() - 1
 	b[last/8] ^= 0x80 >> (last % 8)
-	a, _ := netip.AddrFromSlice(b) // of 4 or 16 bytes
+	a, _ := netip.AddrFromSlice(b) // 4 or 16 bytes
 	return netip.PrefixFrom(a, subnet.Bits())
 }
 
-// gate is where datagrams of peers come in.
+// gate is a UDP port at which datagrams of peers arrive.
 type gate struct {
-	program string // that has the rules of their family
+	program string // the program for their family
 	port    int
 }
 
-// gates returns where datagrams come in that no ping through the tunnel has shown to
-// pass, and from which addresses. proven says that there are others.
+// gates returns the ports, with source addresses, whose reachability no ping through
+// the tunnel has proven. proven reports whether there are others.
 func (x *examination) gates(ctx context.Context) (from map[gate][]netip.Addr, proven bool) {
 	from = map[gate][]netip.Addr{}
-	r, err := x.reach(ctx) // an error is reported by the check of the peers
+	r, err := x.reach(ctx) // the check of the peers reports an error
 	paths := x.paths()
 	for _, p := range paths {
 		switch {
@@ -159,9 +159,9 @@ func (x *examination) gates(ctx context.Context) (from map[gate][]netip.Addr, pr
 	return from, proven
 }
 
-// udpPort looks whether this node lets datagrams of peers in. Where pings come back
-// through the tunnel, it does, whatever its rules look like. Rules are read where
-// there is nothing to ping yet, and to name the one that drops.
+// udpPort checks whether this node admits datagrams of peers. If pings through the
+// tunnel are answered, it does, regardless of its rules. The rules are read if
+// there is nothing to ping yet, and to name the rule that drops.
 func (x *examination) udpPort(ctx context.Context) []Finding {
 	from, proven := x.gates(ctx)
 	switch {
@@ -190,7 +190,7 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 		for _, p.src = range from[g] {
 			if closed, ok := t.closed(p); ok {
 				found = append(found, closed)
-				break // one remedy is for all
+				break // one remedy covers all
 			}
 		}
 	}
@@ -228,12 +228,12 @@ type nftChain struct {
 	Family, Table, Name, Hook, Policy string
 }
 
-// dropHooks finds chains of nftables that drop what their rules do not accept. Those
+// dropHooks finds nftables chains that drop what their rules do not accept. Chains
 // of iptables, which nft lists too, are left out.
 func dropHooks(ctx context.Context, hook string) []Finding {
 	out, err := output(ctx, "nft", "-j", "list", "chains")
 	if err != nil {
-		return nil // without nft there are hardly any chains made with it
+		return nil // without nft, nftables chains are unlikely
 	}
 	var list struct {
 		NFTables []struct{ Chain *nftChain }

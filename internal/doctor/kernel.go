@@ -13,7 +13,7 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// startDaemon starts what deploy/systemd installs.
+// startDaemon starts the unit that deploy/systemd installs.
 const startDaemon = "systemctl start twilld"
 
 func (x *examination) daemon(context.Context) []Finding {
@@ -31,10 +31,11 @@ func (x *examination) daemon(context.Context) []Finding {
 	}
 }
 
-// Flags of a TUN device that the offload engine needs, linux/if_tun.h.
+// wantedFeatures are the flags of a TUN device that the offload engine needs,
+// linux/if_tun.h.
 const wantedFeatures = unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE
 
-// tunDevice opens the device file and asks for its features, which creates no device.
+// tunDevice opens the device file and queries its features, which creates no device.
 // A node without the udp backend does not need it.
 func (x *examination) tunDevice(context.Context) []Finding {
 	if ways := x.ways(); !slices.Contains(ways, backend.UDP) {
@@ -74,7 +75,7 @@ func (x *examination) dataplane() *status.Dataplane {
 	return x.Daemon.Dataplane
 }
 
-// byFlag reports whether a flag has switched an offload off.
+// byFlag reports whether a flag switched an offload off.
 func byFlag(dp *status.Dataplane, name string) bool {
 	for _, o := range dp.Offloads {
 		if o.Name == name {
@@ -84,8 +85,8 @@ func byFlag(dp *status.Dataplane, name string) bool {
 	return false
 }
 
-// offloads asks the kernel for UDP_SEGMENT and UDP_GRO, and the daemon which offloads
-// it runs without.
+// offloads checks that the kernel supports UDP_SEGMENT and UDP_GRO, and which
+// offloads the daemon runs without.
 func (x *examination) offloads(context.Context) []Finding {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -125,14 +126,14 @@ func (x *examination) offloads(context.Context) []Finding {
 	return []Finding{okf("UDP_SEGMENT and UDP_GRO work")}
 }
 
-// Values of linux/timex.h.
+// Values of linux/timex.h:
 const (
-	timeError = 5    // TIME_ERROR, what adjtimex returns
+	timeError = 5    // TIME_ERROR, returned by adjtimex
 	staUnsync = 0x40 // STA_UNSYNC
 )
 
-// synchronised asks the kernel whether its clock is synchronised. Leases do not
-// depend on it; certificates and the times in logs do.
+// synchronised checks whether the kernel considers its clock synchronised.
+// Leases do not depend on it; certificates and the times in logs do.
 func (x *examination) synchronised(context.Context) []Finding {
 	var tx unix.Timex
 	state, err := x.clock(&tx)

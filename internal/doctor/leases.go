@@ -11,7 +11,8 @@ import (
 	"github.com/twillnet/twill/lease/kube"
 )
 
-// store reports the answer of the store, and leases that contradict each other.
+// store checks that the store answers and that its leases do not contradict
+// each other.
 func (x *examination) store(context.Context) []Finding {
 	var e *etcd.Error
 	var k *kube.Error
@@ -37,8 +38,8 @@ func (x *examination) store(context.Context) []Finding {
 	return found
 }
 
-// A lease should have been renewed by renewal before its end. Flannel's default
-// margin is an hour.
+// renewal is the time before expiration by which a lease should have been
+// renewed. Flannel's default margin is an hour.
 const renewal = 30 * time.Minute
 
 // ownLease checks that the store has the lease that this node uses.
@@ -76,7 +77,7 @@ func (x *examination) ownLease(context.Context) []Finding {
 	return []Finding{badf("systemctl restart twilld", "%s is no longer in the store; another node may take it", key)}
 }
 
-// subnetFile checks that CNI plugins get what the daemon has.
+// subnetFile checks that the file for CNI plugins agrees with the daemon.
 func (x *examination) subnetFile(context.Context) []Finding {
 	d := x.Daemon
 	switch {

@@ -9,16 +9,17 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// path leads to the pods of one subnet of another node. A node with subnets of both
-// families has two.
+// path is the way to the pods in one subnet of another node. A node with subnets of
+// both families has two.
 type path struct {
 	subnet netip.Prefix
-	public netip.Addr // where packets for the subnet go on the underlay
+	public netip.Addr // underlay address that packets for the subnet are sent to
 	way    backend.Kind
-	port   int // of UDP, where the packets come in; 0: they are not in datagrams
+	port   int // UDP port at which the packets arrive; 0 if they are not encapsulated in UDP
 }
 
-// paths returns those that the daemon has, or else those that the leases allow.
+// paths returns the paths of the daemon, or else those that follow from the
+// leases.
 func (x *examination) paths() []path {
 	var all []path
 	add := func(subnet netip.Prefix, public netip.Addr, way backend.Kind) {
@@ -47,7 +48,7 @@ func (x *examination) paths() []path {
 	return all
 }
 
-// wayOf reads the type of a lease's backend; udp's leases have none.
+// wayOf returns the backend of a lease. Leases of the udp backend name none.
 func wayOf(backendType string) backend.Kind {
 	if backendType == "" {
 		return backend.UDP
@@ -55,10 +56,10 @@ func wayOf(backendType string) backend.Kind {
 	return backend.Kind(backendType)
 }
 
-// publicOf returns the address on the underlay to which packets for a subnet of l
-// go: plain routes and devices of a family lead to the address of that family,
-// udp's datagrams to IPv4 where there is a choice, and where there is none VXLAN
-// carries both families over the address that there is.
+// publicOf returns the underlay address to which packets for a subnet of l are
+// sent. Plain routes and VXLAN devices use the address of their own family, the
+// udp backend prefers IPv4, and VXLAN carries both families over the only address
+// if there is just one.
 func publicOf(l lease.Lease, subnet netip.Prefix, way backend.Kind) netip.Addr {
 	same, other := l.PublicIP, l.PublicIPv6
 	if subnet.Addr().Is6() {
@@ -86,12 +87,12 @@ func (x *examination) publicFor(subnet netip.Prefix, first netip.Addr, way backe
 	return first
 }
 
-// outerSize is the size of the packet on the underlay that carries an inner one,
-// bytes.
+// outerSize returns the size in bytes of the underlay packet that carries an
+// inner packet.
 func (p path) outerSize(inner int) int {
 	switch {
 	case inner == 0:
-		return smallest // not known
+		return smallest // unknown
 	case p.way == backend.HostGW:
 		return inner
 	case p.way == backend.VXLAN:
@@ -100,6 +101,6 @@ func (p path) outerSize(inner int) int {
 	return inner + headers(p.public) + udpHeader
 }
 
-// tunnelled says whether the peer's device has an address that answers pings:
-// that of its subnet.
+// tunnelled reports whether the peer's device has an address that answers
+// pings: the first of its subnet.
 func (p path) tunnelled() bool { return p.way != backend.HostGW }

@@ -6,9 +6,9 @@ import (
 	"net/netip"
 )
 
-// peers says which peers do not answer pings: at their public address with packets
-// as large as the data plane's, which must not be fragmented, and through the
-// tunnel, if there is one.
+// peers reports peers that do not answer pings: at their public address, with
+// unfragmentable packets as large as the data plane's, and through the tunnel, if
+// there is one.
 func (x *examination) peers(ctx context.Context) []Finding {
 	paths := x.paths()
 	if len(paths) == 0 {
@@ -42,7 +42,8 @@ func (x *examination) peers(ctx context.Context) []Finding {
 	return found
 }
 
-// silent says whether no packets come back from the far end of a path, and why.
+// silent reports whether no packets come back from the far end of a path, and
+// why.
 func (r *reach) silent(p path) (Finding, bool) {
 	switch {
 	case !r.answered(p) && r.near[p.public]:
@@ -57,7 +58,7 @@ func (r *reach) silent(p path) (Finding, bool) {
 	return Finding{}, false
 }
 
-// summary says what the peers without a finding answer.
+// summary describes what the peers without a finding answered.
 func (r *reach) summary(good int, paths []path) Finding {
 	what := fmt.Sprintf("%d of %d answer packets of %d bytes that must not be fragmented", good, len(r.full), r.full[0].size)
 	for _, p := range paths {
@@ -68,8 +69,8 @@ func (r *reach) summary(good int, paths []path) Finding {
 	return okf("%s", what)
 }
 
-// underlayTo names the interface by which packets of the data plane reach an
-// address.
+// underlayTo returns the name of the interface by which packets of the data
+// plane reach an address.
 func (x *examination) underlayTo(a netip.Addr) string {
 	if x.Daemon != nil && x.Daemon.Underlay != nil {
 		return x.Daemon.Underlay.Name

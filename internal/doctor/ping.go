@@ -31,11 +31,11 @@ const (
 	reply6     = 129
 
 	pingAttempts = 4
-	pingWait     = 300 * time.Millisecond // for answers, after each attempt
+	pingWait     = 300 * time.Millisecond // wait for answers after each attempt
 )
 
 // answers sends pings, repeats those without an answer, and returns which addresses
-// answered. An address is in pings once.
+// answered. pings must contain each address only once.
 func answers(ctx context.Context, pings []ping) (map[netip.Addr]bool, error) {
 	got := make(map[netip.Addr]bool)
 	for _, ipv6 := range []bool{false, true} {
@@ -74,7 +74,7 @@ type pinger struct {
 }
 
 // openPinger needs CAP_NET_RAW. Its packets are never fragmented, neither by
-// this host nor on their way, and no remembered path MTU is heeded
+// this host nor on the way, and any cached path MTU is ignored
 // (IP_PMTUDISC_PROBE, ip(7)).
 func openPinger(ipv6 bool) (*pinger, error) {
 	s := &pinger{ipv6: ipv6, id: uint16(os.Getpid()), buf: make([]byte, 1<<16)}
@@ -118,8 +118,8 @@ func (s *pinger) run(ctx context.Context, pings []ping, got map[netip.Addr]bool)
 			}
 		}
 		for until := time.Now().Add(pingWait); ; {
-			// Answers are read before the clock: a process that was not
-			// scheduled for long finds them here.
+			// Answers are read before the clock is checked, so that they count even if
+			// the process was not scheduled for long.
 			s.receive(waiting, got)
 			left := time.Until(until)
 			if len(waiting) == 0 || left <= 0 {
@@ -181,7 +181,8 @@ func (s *pinger) request(p ping, seq uint16) []byte {
 	return b
 }
 
-// checksum is that of RFC 1071, over an even or odd number of bytes.
+// checksum returns the checksum of RFC 1071 over an even or odd number of
+// bytes.
 func checksum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(b); i += 2 {
@@ -203,7 +204,7 @@ func sockaddr(a netip.Addr) unix.Sockaddr {
 	return &unix.SockaddrInet4{Addr: a.As4()}
 }
 
-// headers is the size of the IP header of packets to an address, bytes.
+// headers returns the size in bytes of the IP header of packets to an address.
 func headers(to netip.Addr) int {
 	if to.Is6() {
 		return headerLen6
@@ -211,8 +212,8 @@ func headers(to netip.Addr) int {
 	return headerLen4
 }
 
-// widest finds, for addresses that answer small packets and not those of the
-// given sizes, the largest size that they do answer.
+// widest finds the largest size answered by addresses that answer small packets
+// but not those of the given sizes.
 func widest(ctx context.Context, pings []ping) (map[netip.Addr]int, error) {
 	low, high := map[netip.Addr]int{}, map[netip.Addr]int{}
 	for _, p := range pings {

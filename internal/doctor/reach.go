@@ -6,19 +6,20 @@ import (
 	"slices"
 )
 
-// smallest is the size of a packet that every path takes, bytes.
+// smallest is the size in bytes of a packet that fits every path.
 const smallest = 64
 
-// reach is who answers pings: at the address on the underlay, there with packets as
-// large as those that carry a full one of a pod, and through the tunnel.
+// reach records which addresses answer pings: on the underlay, on the underlay with
+// packets as large as those that carry a full-size pod packet, and through the
+// tunnel.
 type reach struct {
-	full                 []ping // what large was asked for, one for each address
+	full                 []ping // the pings of large, one for each address
 	near, large, through map[netip.Addr]bool
-	tunnel               bool // peers were asked through the tunnel
+	tunnel               bool // peers were pinged through the tunnel
 }
 
-// answered says whether packets of a path come through: those of the tunnel, if
-// it has one and was asked.
+// answered reports whether packets pass on a path: through the tunnel, if it
+// has one that was pinged.
 func (r *reach) answered(p path) bool {
 	if r.tunnel && p.tunnelled() {
 		return r.through[p.subnet.Addr()]
@@ -26,8 +27,8 @@ func (r *reach) answered(p path) bool {
 	return r.near[p.public]
 }
 
-// reach pings the far end of each path. It asks once; later calls have the same
-// answer.
+// reach pings the far end of each path. It does so once; later calls return the
+// same result.
 func (x *examination) reach(ctx context.Context) (*reach, error) {
 	if x.reached == nil && x.reachErr == nil {
 		x.reached, x.reachErr = x.ask(ctx)
@@ -69,12 +70,12 @@ func (x *examination) ask(ctx context.Context) (*reach, error) {
 	return r, nil
 }
 
-// narrow are the pings that only smaller ones of were answered.
+// narrow returns the pings of which only smaller ones were answered.
 func (r *reach) narrow() []ping {
 	return slices.DeleteFunc(slices.Clone(r.full), func(p ping) bool { return !r.near[p.to] || r.large[p.to] })
 }
 
-// sizeTo is how large a packet an address was asked for, bytes.
+// sizeTo returns the size in bytes of the largest packet sent to an address.
 func (r *reach) sizeTo(a netip.Addr) int {
 	for _, p := range r.full {
 		if p.to == a {

@@ -9,7 +9,7 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// rules compares the firewall rules with those that twilld would make.
+// rules compares the firewall rules with those that twilld would install.
 func (x *examination) rules(ctx context.Context) []Finding {
 	if x.EnvErr != nil {
 		return []Finding{warnf(startDaemon, "unknown which rules are wanted: %v", x.EnvErr)}
@@ -30,7 +30,7 @@ func (x *examination) rules(ctx context.Context) []Finding {
 	for _, d := range different {
 		remedy := startDaemon
 		if x.Daemon != nil {
-			remedy = "systemctl restart twilld" // which has not restored them
+			remedy = "systemctl restart twilld" // which did not restore them
 		}
 		found = append(found, badf(remedy, "%s", d))
 	}
@@ -50,7 +50,8 @@ func (x *examination) rules(ctx context.Context) []Finding {
 	return found
 }
 
-// kept are the rules of the running daemon; nil if none runs, or it has none yet.
+// kept returns the rules of the running daemon; nil if none runs, or it has none
+// yet.
 func (x *examination) kept() *status.Rules {
 	if x.Daemon == nil {
 		return nil
@@ -58,7 +59,7 @@ func (x *examination) kept() *status.Rules {
 	return x.Daemon.Rules
 }
 
-// wanted returns the rules that there should be, without the addresses.
+// wanted returns the rules that should exist, without the addresses.
 func (x *examination) wanted() rules.Wanted {
 	if k := x.kept(); k != nil {
 		return rules.Wanted{NFTables: k.NFTables, Masquerade: k.Masquerade, RandomFully: k.RandomFully, Forward: k.Forward}

@@ -13,7 +13,8 @@ import (
 )
 
 // ownSubnet checks that packets for the node's own pods stay on the node: that no
-// route leads them away, and that bridges have addresses of the node's subnet.
+// route leads them elsewhere, and that bridges have addresses in the node's
+// subnet.
 func (x *examination) ownSubnet(context.Context) []Finding {
 	var found []Finding
 	subnets := x.ownSubnets()
@@ -44,7 +45,7 @@ func (x *examination) ownSubnet(context.Context) []Finding {
 	return []Finding{okf("routes and bridges keep packets to own pods on this node")}
 }
 
-// outward names the devices that lead to other nodes.
+// outward returns the names of the devices that lead to other nodes.
 func (x *examination) outward() []string {
 	names := x.devices()
 	if x.Daemon != nil && x.Daemon.Underlay != nil {
@@ -53,7 +54,8 @@ func (x *examination) outward() []string {
 	return names
 }
 
-// ownSubnets are the pod subnets of this node, from the daemon or the subnet file.
+// ownSubnets returns the pod subnets of this node, from the daemon or the subnet
+// file.
 func (x *examination) ownSubnets() []netip.Prefix {
 	all := []netip.Prefix{x.Env.Subnet, x.Env.IPv6Subnet}
 	if x.Daemon != nil && x.Daemon.Lease != nil {
@@ -62,7 +64,7 @@ func (x *examination) ownSubnets() []netip.Prefix {
 	return slices.DeleteFunc(all, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
-// ForeignRoute is a route that leads packets to a node's own pods away.
+// ForeignRoute is a route that leads packets for a node's own pods elsewhere.
 type ForeignRoute struct {
 	dst   netip.Prefix
 	via   netip.Addr // invalid if there is no gateway
@@ -71,7 +73,7 @@ type ForeignRoute struct {
 	table int
 }
 
-// String returns the route in the words of ip-route(8).
+// String returns the route in the syntax of ip-route(8).
 func (r ForeignRoute) String() string {
 	text := r.dst.String()
 	if r.kind != "" {
@@ -89,7 +91,7 @@ func (r ForeignRoute) String() string {
 	return text
 }
 
-// Delete is the command that deletes the route.
+// Delete returns the command that deletes the route.
 func (r ForeignRoute) Delete() string {
 	if r.dst.Addr().Is6() {
 		return "ip -6 route delete " + r.String()
@@ -99,9 +101,9 @@ func (r ForeignRoute) Delete() string {
 
 // ForeignRoutes returns the routes of all tables, in the network namespace of the
 // calling thread, that lead packets for subnet or a part of it to a gateway, into one
-// of the devices that lead to other nodes, or nowhere. The routes of bridges and of single
-// pods have a device of their own and no gateway; that of --ip-blackhole-route counts
-// only where there is nothing else.
+// of the devices that lead to other nodes, or nowhere. Routes to bridges and single
+// pods have their own device and no gateway. The route of --ip-blackhole-route applies
+// only if there is no other.
 func ForeignRoutes(subnet netip.Prefix, outward ...string) ([]ForeignRoute, error) {
 	family := netlink.FAMILY_V4
 	if subnet.Addr().Is6() {
@@ -134,7 +136,7 @@ func ForeignRoutes(subnet netip.Prefix, outward ...string) ([]ForeignRoute, erro
 }
 
 // ownDevice reports whether a device has dst as the prefix of one of its addresses, so
-// that the kernel has made the route.
+// that the kernel created the route.
 func ownDevice(dst netip.Prefix, dev string) bool {
 	link, err := netlink.LinkByName(dev)
 	if err != nil {
@@ -187,23 +189,23 @@ func bridgeAddrs() ([]bridgeAddr, error) {
 	return all, nil
 }
 
-// strayBridge reports whether a bridge has an address of the pod network that is not
-// of this node's subnet: other nodes send the packets of its pods elsewhere.
+// strayBridge reports whether a bridge has an address in the pod network but outside
+// this node's subnet: other nodes send the packets for its pods elsewhere.
 func (x *examination) strayBridge(b bridgeAddr, own []netip.Prefix) (Finding, bool) {
 	inNetwork := slices.ContainsFunc(x.networks(), func(n netip.Prefix) bool { return n.Contains(b.Addr()) })
 	inOwn := slices.ContainsFunc(own, func(s netip.Prefix) bool { return s.Contains(b.Addr()) && s.Bits() <= b.Bits() })
 	if !inNetwork || inOwn || len(own) == 0 {
 		return Finding{}, false
 	}
-	remedy := "ip link delete " + b.bridge // the CNI plugin makes it again, for new pods
+	remedy := "ip link delete " + b.bridge // the CNI plugin creates it again for new pods
 	if b.bridge == "docker0" {
 		remedy = "twill docker-opts -c && systemctl restart docker"
 	}
 	return badf(remedy, "the bridge %s has %s, but this node's subnet is %s: packets to its pods go to another node", b.bridge, b.Prefix, own[0]), true
 }
 
-// enslaved finds devices of the data plane that are ports of a bridge: what arrives on
-// them goes to the bridge and is not routed.
+// enslaved finds devices of the data plane that are ports of a bridge: packets that
+// arrive on them go to the bridge instead of being routed.
 func (x *examination) enslaved(context.Context) []Finding {
 	var found []Finding
 	devices := x.tunnels()

@@ -16,8 +16,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// sysctl reads a number of the calling thread's network namespace. key is the
-// path under /proc/sys, with slashes, since interfaces' names may have dots.
+// sysctl reads a numeric sysctl in the calling thread's network namespace. key
+// is the path under /proc/sys, with slashes, since interfaces' names may have
+// dots.
 func sysctl(key string) (int, error) {
 	text, err := os.ReadFile(filepath.Join("/proc/sys", key))
 	if err != nil {
@@ -30,10 +31,10 @@ func sysctl(key string) (int, error) {
 	return n, nil
 }
 
-// setSysctl is the command that sets one. sysctl(8) takes slashes.
+// setSysctl returns the command that sets a sysctl. sysctl(8) accepts slashes.
 func setSysctl(key string, value int) string { return fmt.Sprintf("sysctl -w %s=%d", key, value) }
 
-// networks returns the pod networks, from the daemon, the config or the subnet file.
+// networks returns the pod networks from the daemon, the config or the subnet file.
 func (x *examination) networks() []netip.Prefix {
 	switch {
 	case x.Daemon != nil && len(x.Daemon.Network) > 0:
@@ -48,7 +49,7 @@ func (x *examination) networks() []netip.Prefix {
 func (x *examination) forwarding(context.Context) []Finding {
 	keys := []string{"net/ipv4/ip_forward"}
 	for _, d := range x.devices() {
-		// Writing ip_forward sets those of all interfaces, so it comes first.
+		// Writing ip_forward sets the value of all interfaces, so it comes first.
 		keys = append(keys, "net/ipv4/conf/"+d+"/forwarding")
 	}
 	if slices.ContainsFunc(x.networks(), func(p netip.Prefix) bool { return p.Addr().Is6() }) {
@@ -67,10 +68,9 @@ func (x *examination) forwarding(context.Context) []Finding {
 	return []Finding{okf("on")}
 }
 
-// strict is the value of rp_filter that drops packets which arrive by another
-// interface than the answer would leave by; the greater of all's and the interface's
-// counts
-// (Documentation/networking/ip-sysctl.rst).
+// strict is the value of rp_filter that drops packets which arrive on another
+// interface than the one the answer would leave by; the greater of the values of
+// "all" and the interface applies (Documentation/networking/ip-sysctl.rst).
 const (
 	strict = 1
 	loose  = 2
@@ -123,7 +123,8 @@ func (x *examination) reversePath(context.Context) []Finding {
 	return found
 }
 
-// linkTo names the interface by which the kernel sends to an address.
+// linkTo returns the name of the interface by which the kernel sends to an
+// address.
 func linkTo(a netip.Addr) string {
 	routes, err := netlink.RouteGet(net.IP(a.AsSlice()))
 	if err != nil || len(routes) == 0 {
@@ -136,7 +137,8 @@ func linkTo(a netip.Addr) string {
 	return link.Attrs().Name
 }
 
-// bridge checks that kube-proxy's rules see packets between pods of one node.
+// bridge checks that kube-proxy's rules apply to packets between pods on one
+// node.
 func (x *examination) bridge(ctx context.Context) []Finding {
 	nat, err := readChains(ctx, "iptables", "nat")
 	if err != nil || nat.chains["KUBE-SERVICES"] == nil {

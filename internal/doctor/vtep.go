@@ -17,8 +17,8 @@ type vtep struct {
 	mac    string
 }
 
-// vtepsOf returns the devices that l announces. Data that cannot be read are the
-// backend's to report.
+// vtepsOf returns the devices that l announces. Unreadable data is reported by
+// the backend.
 func vtepsOf(l lease.Lease) []vtep {
 	var all []vtep
 	for i, text := range []json.RawMessage{l.BackendData, l.BackendV6Data} {
@@ -49,9 +49,9 @@ func (x *examination) sharedVTEPs() []Finding {
 	return found
 }
 
-// foreignVTEP finds a lease of this node that announces another Ethernet address than
-// the device has. Two nodes with one public address, such as clones of one machine,
-// write to one lease in turn.
+// foreignVTEP finds a lease of this node that announces an Ethernet address other
+// than the device's. Two nodes with one public address, such as clones of one
+// machine, write to one lease in turn.
 func foreignVTEP(own lease.Lease) (Finding, bool) {
 	for _, v := range vtepsOf(own) {
 		link, err := netlink.LinkByName(v.device)
@@ -65,7 +65,7 @@ func foreignVTEP(own lease.Lease) (Finding, bool) {
 	return Finding{}, false
 }
 
-// publicAddr names a node.
+// publicAddr returns the address that identifies a node in messages.
 func publicAddr(l lease.Lease) netip.Addr {
 	if l.PublicIP.IsValid() {
 		return l.PublicIP

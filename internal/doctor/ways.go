@@ -7,17 +7,17 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// Ports of UDP that packets of pods come to unless the network config names
-// others: flannel's, and that of Linux (drivers/net/vxlan, vxlan_port).
+// Default UDP ports of the backends, if the network config names no others:
+// flannel's, and that of Linux (drivers/net/vxlan, vxlan_port).
 const (
 	udpPort   = 8285
 	vxlanPort = 8472
 )
 
-// udpHeader is the size of one, bytes (RFC 768).
+// udpHeader is the size of a UDP header in bytes (RFC 768).
 const udpHeader = 8
 
-// portOf is where datagrams come in that take a way; 0 if there are none.
+// portOf returns the UDP port of a backend; 0 if it uses none.
 func (x *examination) portOf(way backend.Kind) int {
 	switch way {
 	case backend.HostGW:
@@ -34,8 +34,8 @@ func (x *examination) portOf(way backend.Kind) int {
 	return udpPort
 }
 
-// settings returns what the network config asks for, the zero Settings if it is
-// unknown or invalid.
+// settings returns the backend settings of the network config, or the zero
+// Settings if it is unknown or invalid.
 func (x *examination) settings() backend.Settings {
 	if x.Config == nil {
 		return backend.Settings{}
@@ -51,7 +51,7 @@ func (x *examination) settings() backend.Settings {
 	return s
 }
 
-// ways are the backends of this node, as far as is known.
+// ways returns the backends of this node, as far as known.
 func (x *examination) ways() []backend.Kind {
 	if x.Daemon != nil && len(x.Daemon.Ways) > 0 {
 		var all []backend.Kind
@@ -67,7 +67,8 @@ func (x *examination) ways() []backend.Kind {
 	return []backend.Kind{backend.UDP}
 }
 
-// devices names those that carry packets of pods; none may be known.
+// devices returns the names of the devices that carry packets of pods; there
+// may be none.
 func (x *examination) devices() []string {
 	dp := x.dataplane()
 	if dp == nil {
@@ -80,7 +81,7 @@ func (x *examination) devices() []string {
 	return names
 }
 
-// deviceOf names the device of a way; empty if it is not known.
+// deviceOf returns the name of a backend's device, or "" if it is unknown.
 func (x *examination) deviceOf(way backend.Kind) string {
 	dp := x.dataplane()
 	if dp == nil {
@@ -102,7 +103,7 @@ func (x *examination) deviceOf(way backend.Kind) string {
 	return ""
 }
 
-// tunnels names the devices that carry packets of pods inside others.
+// tunnels returns the names of the devices that encapsulate packets of pods.
 func (x *examination) tunnels() []string {
 	var names []string
 	if dp := x.dataplane(); dp != nil {
