@@ -7,26 +7,26 @@ import (
 )
 
 // Activity remembers when each peer's counters last moved. The data plane counts
-// and does not look at the clock; Note does, as often as it is called. Its zero
-// value is ready, and may be used from several goroutines.
+// without reading the clock, so the resolution is the interval between calls of
+// Note. The zero value is ready to use. It is safe for concurrent use.
 type Activity struct {
 	mu    sync.Mutex
 	peers map[peerKey]movement
 	round uint // counts calls of Note
 }
 
-// peerKey names a peer across data planes: where one is replaced by another its
-// counters start again at zero, and what is known of the peer stays.
+// peerKey identifies a peer across data planes: when one is replaced by another
+// the counters start again at zero, and the peer's activity is kept.
 type peerKey struct {
 	subnet netip.Prefix // the first
 	addr   netip.Addr
 }
 
-// movement is what is known of one peer.
+// movement is the activity of one peer.
 type movement struct {
-	packets uint64    // both ways, when looked at last
-	at      time.Time // of the look that found them changed; zero: none has
-	round   uint      // of the last look
+	packets uint64    // both ways, as of the last call of Note
+	at      time.Time // of the call that found them changed; zero if none did
+	round   uint      // of the last call
 }
 
 // Note compares the peers' counters with those of the last call, and fills in
@@ -44,11 +44,11 @@ func (a *Activity) Note(peers []Peer, now time.Time) {
 		if len(p.Subnets) > 0 {
 			key.subnet = p.Subnets[0]
 		}
-		m := a.peers[key] // zero: new, with no packet before
+		m := a.peers[key] // zero for a new peer without packets
 		packets := p.TXPackets + p.RXPackets
 		if packets != m.packets {
 			m.packets = packets
-			if packets > 0 { // or else the counters only start again
+			if packets > 0 { // otherwise the counters have only been reset
 				m.at = now
 			}
 		}

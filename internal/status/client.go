@@ -16,7 +16,8 @@ import (
 // maxDocument bounds what the client reads: 5,000 peers take about 1 MiB.
 const maxDocument = 64 << 20
 
-// Fetch asks the daemon that listens on the unix socket path.
+// Fetch requests the document of the daemon that listens on the unix socket
+// path.
 func Fetch(ctx context.Context, path string) (*Document, error) {
 	raw, err := FetchJSON(ctx, path)
 	if err != nil {
@@ -57,7 +58,7 @@ func FetchJSON(ctx context.Context, path string) ([]byte, error) {
 	return raw, nil
 }
 
-// remedy says what to do about an error of connect(2).
+// remedy returns what to do about an error of connect(2).
 func remedy(err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):

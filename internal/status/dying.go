@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fields of /proc/PID/stat behind the program's name, proc_pid_stat(5).
+// Fields of /proc/PID/stat after the program's name, proc_pid_stat(5):
 const (
 	statState = 0
 	statFlags = 6
@@ -30,7 +30,7 @@ func dying(pid int) bool {
 	if err != nil { // it ended just now, or is hidden (hidepid=)
 		return false
 	}
-	// The name, in parentheses, may hold anything.
+	// The name, in parentheses, may contain any character.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	if len(fields) <= statFlags {
 		return false

@@ -18,23 +18,23 @@ import (
 // maxSocketPath is the size of sun_path without its final zero byte, unix(7).
 const maxSocketPath = 107
 
-// Times to wait for the process that has the socket or its directory.
+// Timeouts for the process that holds the socket or its directory:
 const (
-	// dyingFor is for a process that was killed. Its files are closed after its
-	// memory is freed, and a program that it was just starting has a copy of them
-	// until it runs (vfork(2)).
+	// dyingFor is the timeout for a process that was killed. Its files are closed
+	// after its memory is freed, and a child process holds copies of them until it
+	// executes its program (vfork(2)).
 	dyingFor = 10 * time.Second
-	// answerWithin is for a living process to answer a request.
+	// answerWithin is the timeout for a live process to answer a request.
 	answerWithin = 2 * time.Second
-	// lockedFor is for another process that is binding a socket in the directory,
-	// which may be waiting for a dying one.
+	// lockedFor is the timeout for another process that is binding a socket in the
+	// directory, which may itself be waiting for a dying one.
 	lockedFor = dyingFor + answerWithin
 	pollEvery = 10 * time.Millisecond
 )
 
 // listen binds path. Finding out that a socket is stale, removing it and
-// binding a new one are three steps; the directory is locked over them, so
-// that of two daemons which start at once one sees the other.
+// binding a new one are three steps; the directory is locked during all three,
+// so that of two daemons which start at the same time one detects the other.
 func listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("the path has %d bytes, the kernel takes %d; choose a shorter one with --socket", len(path), maxSocketPath)
@@ -57,7 +57,7 @@ func listen(path string) (net.Listener, error) {
 	return lc.Listen(context.Background(), "unix", path)
 }
 
-// lock takes the exclusive lock of a directory, within lockedFor.
+// lock takes an exclusive lock on a directory within lockedFor.
 func lock(dir *os.File) error {
 	for deadline := time.Now().Add(lockedFor); ; time.Sleep(pollEvery) {
 		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -71,9 +71,9 @@ func lock(dir *os.File) error {
 	}
 }
 
-// ownerOnly takes the permissions of the others off a socket before it is
+// ownerOnly removes the permissions of other users from a socket before it is
 // bound: bind(2) gives the file the mode of the socket's inode (net/unix
-// af_unix.c, unix_bind_bsd), so there is no moment when it is open to them.
+// af_unix.c, unix_bind_bsd), so it is never open to them.
 func ownerOnly(_, _ string, c syscall.RawConn) error {
 	var err error
 	if cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); cerr != nil {
@@ -83,7 +83,7 @@ func ownerOnly(_, _ string, c syscall.RawConn) error {
 }
 
 // awaitFree returns once no process listens at path and no socket is left there.
-// It waits for a process that is dying; one that is alive is an error.
+// It waits for a process that is dying; a live one is an error.
 func awaitFree(path string) error {
 	start := time.Now()
 	for {
@@ -106,11 +106,11 @@ func awaitFree(path string) error {
 
 // holder is the process that listens on a socket.
 type holder struct {
-	pid     int // 0: in another PID namespace
+	pid     int // 0 if in another PID namespace
 	answers bool
 }
 
-// String is the end of a message about the process.
+// String describes the process at the end of a message.
 func (h *holder) String() string {
 	if h.pid == 0 {
 		return ""
@@ -118,12 +118,12 @@ func (h *holder) String() string {
 	return fmt.Sprintf(" (pid %d)", h.pid)
 }
 
-// dying reports whether the process has ended or is about to, so that the kernel
+// dying reports whether the process has ended or is ending, so that the kernel
 // will close its socket.
 func (h *holder) dying() bool { return h.pid != 0 && dying(h.pid) }
 
-// removeStale removes the socket at path if no process listens on it; else it
-// returns the one that does.
+// removeStale removes the socket at path if no process listens on it; otherwise
+// it returns the process that does.
 func removeStale(path string) (*holder, error) {
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -162,8 +162,8 @@ func answers(conn net.Conn) bool {
 	return n > 0
 }
 
-// listenerPID returns the process that listens at the other end, 0 if it lives in
-// another PID namespace.
+// listenerPID returns the PID of the process that listens at the other end, or 0
+// if it is in another PID namespace.
 func listenerPID(c net.Conn) int {
 	raw, err := c.(*net.UnixConn).SyscallConn()
 	if err != nil {

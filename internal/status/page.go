@@ -14,8 +14,9 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// WritePage writes the document for people: what runs and why, who is
-// reached, what was lost. It returns the first error of w.
+// WritePage writes the document in human-readable form: what is running and
+// why, which peers are reached, and what was dropped. It returns the first
+// error of w.
 func (d *Document) WritePage(w io.Writer) error {
 	p := page{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
 	p.node(d)
@@ -29,7 +30,8 @@ func (d *Document) WritePage(w io.Writer) error {
 }
 
 // page writes sections of tab-separated columns. A tabwriter keeps its first
-// error and returns it from Flush, so that the sections need not look.
+// error and returns it from Flush, so that the sections need not check for
+// errors.
 type page struct{ *tabwriter.Writer }
 
 // row writes one line of columns; a column is aligned with those above it.
@@ -95,7 +97,7 @@ func (r *Rules) describe() string {
 	return text
 }
 
-// backends describes what was asked for and what came of it.
+// backends describes the configured backend and the resulting ones.
 func (d *Document) backends() string {
 	if d.BackendWhy == "" {
 		return d.Backend
@@ -109,7 +111,7 @@ func (p page) dataPlane(d *Document) {
 		p.row("  device", fmt.Sprintf("%s, %s, MTU %d (%s)", dev.Name, dev.Kind, dev.MTU, dev.Why))
 	}
 	if dp.Port == 0 {
-		return // all is done by the kernel
+		return // the kernel does everything
 	}
 	p.row("  socket", fmt.Sprintf("UDP port %d, source check %s", dp.Port, dp.SourceCheck))
 	var tx, rx Direction
@@ -135,8 +137,8 @@ func (d *Direction) add(o Direction) {
 	d.SockCalls += o.SockCalls
 }
 
-// describe says how much traffic there was and how well it was batched: packets for each system
-// call on the socket and on the TUN device.
+// describe describes the amount of traffic and how well it was batched: packets per
+// system call on the socket and on the TUN device.
 func (d *Direction) describe() string {
 	s := fmt.Sprintf("%d packets, %s", d.Packets, size(d.Bytes))
 	if d.Packets > 0 && d.SockCalls > 0 && d.TunCalls > 0 {
@@ -212,7 +214,7 @@ func meaning(reason string) string {
 			return d.Meaning()
 		}
 	}
-	return "" // a daemon of another version
+	return "" // from a daemon of another version
 }
 
 // size returns n bytes with a decimal unit and three digits.
@@ -227,7 +229,7 @@ func size(n uint64) string {
 	return fmt.Sprintf("%.3g %cB", f, units[0])
 }
 
-// since returns prefix and the local time of t, or nothing for no time.
+// since returns prefix and the local time of t, or "" for the zero time.
 func since(prefix string, t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -11,33 +11,34 @@ import (
 	"github.com/twillnet/twill/internal/httplimit"
 )
 
-// DefaultSocket is where twilld listens and twill asks by default.
+// DefaultSocket is the path at which twilld listens and twill connects by
+// default.
 const DefaultSocket = "/run/flannel/twilld.sock"
 
-// maxConnections bounds the commands that ask at once, each of which may be sent some
-// MB.
+// maxConnections bounds the number of concurrent clients, each of which may be sent
+// several MB.
 const maxConnections = 16
 
-// Server answers GET /status on a unix socket. The socket is also what keeps
-// a second daemon from starting with the same one.
+// Server answers GET /status on a unix socket. The socket also keeps a second
+// daemon from starting with the same one.
 type Server struct {
 	http *http.Server
 	done chan struct{}
 }
 
-// Route is a request that the socket answers besides GET /status.
+// Route is a further request that the socket answers besides GET /status.
 type Route struct {
-	Pattern string // as of [http.ServeMux]
+	Pattern string // as in [http.ServeMux]
 	Handler http.HandlerFunc
 }
 
-// Listen makes the socket at path, which only its owner may connect to, and
-// answers there with what document returns until Close. document is called
-// from several goroutines.
+// Listen creates the socket at path, which only its owner may connect to, and
+// serves the result of document there until Close. document is called from
+// several goroutines.
 //
-// A socket that a dead daemon left is replaced, and one of a daemon that is dying
-// is waited for. A process that answers on it, or holds it without answering, is
-// an error that names the process.
+// Listen replaces a socket that a dead daemon left, and waits for a daemon that
+// is dying. A process that answers on the socket, or holds it without answering,
+// is an error that names the process.
 func Listen(path string, document func() Document, log *slog.Logger, more ...Route) (*Server, error) {
 	l, err := listen(path)
 	if errors.Is(err, fs.ErrPermission) {
@@ -62,12 +63,12 @@ func Listen(path string, document func() Document, log *slog.Logger, more ...Rou
 	}
 	go func() {
 		defer close(s.done)
-		_ = s.http.Serve(httplimit.Listener(l, httplimit.Limits{Local: maxConnections})) // ends by Close
+		_ = s.http.Serve(httplimit.Listener(l, httplimit.Limits{Local: maxConnections})) // ends with Close
 	}()
 	return s, nil
 }
 
-// Close removes the socket and ends requests under way.
+// Close removes the socket and aborts requests in progress.
 func (s *Server) Close() error {
 	err := s.http.Close()
 	<-s.done

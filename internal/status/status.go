@@ -1,9 +1,9 @@
-// Package status is what a running twilld reports about itself: one JSON
-// document, the unix socket on which it is asked for, and the client.
+// Package status defines what a running twilld reports about itself: a JSON
+// document, the unix socket that serves it, and the client.
 //
 // The document is for people and scripts that look at one node; what is
-// watched over time across nodes is in the metrics. Field names are stable:
-// fields are added, not renamed.
+// monitored over time and across nodes is in the metrics. Field names are
+// stable: fields are added, not renamed.
 package status
 
 import (
@@ -12,26 +12,27 @@ import (
 )
 
 // Document is the answer to GET /status. A part that the daemon does not have
-// yet (it is still waiting for its lease, say) is absent, as is an empty list.
+// yet (for example while it waits for its lease) is absent, as is an empty
+// list.
 type Document struct {
 	Version string    `json:"version"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
 	Uptime  float64   `json:"uptime_seconds"`
-	// Waiting says what keeps the daemon from being ready; empty: it is.
+	// Waiting is what keeps the daemon from being ready, or empty if it is ready.
 	Waiting string `json:"waiting,omitempty"`
-	// Restart says which change of the configuration takes a restart to
-	// come into force; empty: none is pending.
+	// Restart is the configuration change that needs a restart to take effect, or
+	// empty if none is pending.
 	Restart string `json:"restart_needed,omitempty"`
 
-	// AddressConflict says which other host has this one's public address; empty: none
-	// was seen lately.
+	// AddressConflict describes another host that has this one's public address, or is
+	// empty if none was seen recently.
 	AddressConflict string `json:"address_conflict,omitempty"`
 
 	Network []netip.Prefix `json:"network,omitempty"`
-	Backend string         `json:"backend,omitempty"` // what was asked for: "udp", "auto"
-	// Ways are the backends that the node has for its peers, the best first,
-	// and BackendWhy is why it has these.
+	Backend string         `json:"backend,omitempty"` // as configured: "udp", "auto"
+	// Ways are the backends that the node has for its peers, best first, and
+	// BackendWhy is why these were chosen.
 	Ways       []string `json:"backends,omitempty"`
 	BackendWhy string   `json:"backend_why,omitempty"`
 
@@ -45,13 +46,13 @@ type Document struct {
 	Settings  *Settings  `json:"settings,omitempty"`
 }
 
-// Settings are where the daemon's files and its store are, so that commands on the
-// same host need not be told. Files have absolute names. Of a lease file there
-// are no fields of etcd, and the other way round.
+// Settings are the locations of the daemon's files and store, so that commands on
+// the same host need no flags for them. File names are absolute. With a lease file
+// the etcd fields are absent, and vice versa.
 type Settings struct {
 	SubnetFile string `json:"subnet_file"`
 	LeaseFile  string `json:"lease_file,omitempty"`
-	// Kubernetes is not nil where leases are there.
+	// Kubernetes is set if Kubernetes stores the leases.
 	Kubernetes *Kubernetes `json:"kubernetes,omitempty"`
 	Endpoints  []string    `json:"etcd_endpoints,omitempty"`
 	Prefix     string      `json:"etcd_prefix,omitempty"`
@@ -60,9 +61,9 @@ type Settings struct {
 	KeyFile    string      `json:"etcd_keyfile,omitempty"`
 }
 
-// Kubernetes is where the daemon finds the nodes and the network configuration: the
-// flags of the same names. With neither URL nor kubeconfig that is the API of the pod
-// that the daemon runs in.
+// Kubernetes holds the values of the flags of the same names, by which the daemon
+// finds the nodes and the network configuration. With neither URL nor kubeconfig the
+// daemon uses the API of the cluster in which it runs as a pod.
 type Kubernetes struct {
 	APIURL     string `json:"api_url,omitempty"`
 	Kubeconfig string `json:"kubeconfig,omitempty"`
@@ -89,19 +90,19 @@ type Underlay struct {
 	Why  string     `json:"why"` // why this one was chosen
 }
 
-// Rules are the firewall rules that the daemon keeps, for its network and lease,
-// and what has become of them.
+// Rules are the firewall rules that the daemon maintains for its network and
+// lease, and their state.
 type Rules struct {
 	NFTables    bool      `json:"nftables"`     // made with nftables, not with iptables
 	Masquerade  bool      `json:"masquerade"`   // --ip-masq
 	RandomFully bool      `json:"random_fully"` // not --ip-masq-fully-random-disable
 	Forward     bool      `json:"forward"`      // --iptables-forward-rules
-	Written     int       `json:"written"`      // how often they were not as wanted and were written
+	Written     int       `json:"written"`      // how often they differed from the wanted ones and were rewritten
 	Checked     time.Time `json:"checked,omitzero"`
-	Problem     string    `json:"problem,omitempty"` // why they are not as wanted; empty: they were when last checked
+	Problem     string    `json:"problem,omitempty"` // why they are not as wanted; empty if they were when last checked
 }
 
-// Dataplane is the part that the backend fills. All of it may change while
+// Dataplane is the part that the backend fills in. All of it may change while
 // the daemon runs: the kernel can refuse an offload at any send.
 type Dataplane struct {
 	Devices     []Device  `json:"devices,omitempty"` // all that carry packets of pods, the TUN device last
@@ -140,56 +141,57 @@ const (
 	KindHostGW  = "host-gw" // plain routes over the interface of the underlay
 )
 
-// Device is one that carries packets of pods.
+// Device is a device that carries packets of pods.
 type Device struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"` // one of the Kinds
-	Why  string `json:"why"`  // why this kind: what was asked for, what the kernel refused
+	Why  string `json:"why"`  // why this kind: what was configured, what the kernel refused
 	MTU  int    `json:"mtu"`  // largest inner packet, IP header included
 }
 
-// Offload is one thing that the kernel can do for the data plane and that can
-// be switched off.
+// Offload is work that the kernel can do for the data plane and that can be
+// switched off.
 type Offload struct {
 	Name    string `json:"name"`     // the flag that switches it, without dashes in front: "udp-gso"
-	Mode    string `json:"mode"`     // what was asked for: auto, on, off
+	Mode    string `json:"mode"`     // as configured: auto, on, off
 	InForce bool   `json:"in_force"` // on every shard
 	Why     string `json:"why"`      // "granted: TSO4 TSO6 USO4 USO6", "refused by the kernel: sendmsg: EIO, shard 1 of 4"
 }
 
-// Peer is another node, and what went to and came from it.
+// Peer is another node, and the traffic to and from it.
 type Peer struct {
 	Subnets  []netip.Prefix `json:"subnets"`
 	PublicIP netip.Addr     `json:"public_ip"` // where its packets go
-	// Backend is the way that packets to it take: vxlan, udp, host-gw. What
-	// went and came is known of udp only.
+	// Backend is the backend that carries packets to it: vxlan, udp, host-gw.
+	// Traffic is counted for udp only.
 	Backend   string `json:"backend,omitempty"`
 	TXPackets uint64 `json:"tx_packets"`
 	TXBytes   uint64 `json:"tx_bytes"`
 	RXPackets uint64 `json:"rx_packets"`
 	RXBytes   uint64 `json:"rx_bytes"`
-	// Idle is for how many seconds no packet went or came, to within a second;
-	// with vxlan, for how many none went. nil: none ever did, or it is not known.
+	// Idle is the number of seconds since the last packet to or from the peer, to
+	// within a second; with vxlan, since the last packet to it. It is nil if there
+	// never was one, or if it is unknown.
 	Idle *float64 `json:"idle_seconds,omitempty"`
-	// Notes say what is unusual about the way to the peer.
+	// Notes describe anything unusual about the path to the peer.
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Counted says whether it is known what went to the peer and came from it: what
-// the kernel carries is not counted by peer.
+// Counted reports whether traffic to and from the peer is counted: packets that
+// the kernel carries are not counted per peer.
 func (p *Peer) Counted() bool { return p.Backend == "" || p.Backend == "udp" }
 
-// Watched says whether it is known when the last packet went to the peer.
+// Watched reports whether the time of the last packet to the peer is known.
 func (p *Peer) Watched() bool { return p.Counted() || p.Backend == KindVXLAN }
 
 // Source is the health of the lease store.
 type Source struct {
 	Name        string    `json:"name"`                   // "file /etc/twill/leases.json"
-	Leases      int       `json:"leases"`                 // in force, the own one included
-	Updated     time.Time `json:"updated,omitzero"`       // when the set in force came
-	LastError   string    `json:"last_error,omitempty"`   // the refusal that is in the way now; empty: none
-	LastErrorAt time.Time `json:"last_error_at,omitzero"` // when LastError came
-	// Conflicts is how many subnets of leases are left out since they overlap
+	Leases      int       `json:"leases"`                 // in force, including this node's own
+	Updated     time.Time `json:"updated,omitzero"`       // when the set in force arrived
+	LastError   string    `json:"last_error,omitempty"`   // the current refusal, or empty
+	LastErrorAt time.Time `json:"last_error_at,omitzero"` // when LastError occurred
+	// Conflicts is how many subnets of leases are left out because they overlap
 	// others; ConflictsWhy describes the first of them.
 	Conflicts    int    `json:"conflicts,omitempty"`
 	ConflictsWhy string `json:"conflicts_why,omitempty"`
