@@ -14,18 +14,18 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// longestConflict bounds the pause after another node was faster: unlike an outage
-// of etcd, that is soon over.
+// longestConflict bounds the pause after a conflict with another node, which is
+// resolved sooner than an outage of etcd.
 const longestConflict = time.Second
 
 // Acquire returns the lease that has the public address of a, if it fits the
-// network; else it makes one: of the subnets in prev if they are free, else of
-// random free ones. It writes a to it. A reservation stays one, and has no
-// Expiration.
+// network. Otherwise it creates one, with the subnets in prev if they are free,
+// else with random free ones. It writes a to the lease. A reservation remains
+// one, and has no Expiration.
 //
-// It tries again for as long as other nodes take what it was about to take. It
-// fails if there is no network config, or one that cannot be used, and with an
-// error that wraps lease.ErrNoLease if all subnets are taken.
+// It retries while other nodes take the subnets that it was about to take. It
+// fails if the network config is missing or unusable, and with an error that
+// wraps lease.ErrNoLease if all subnets are taken.
 func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous) (*lease.Lease, error) {
 	const op = "acquire a lease"
 	for _, ip := range addrs(a) {
@@ -93,9 +93,9 @@ func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lea
 	return t.create(ctx, l, misfits)
 }
 
-// owned returns the entries of this node, that of the previous subnets first. That
-// one may be under another address of the host, which has been chosen before.
-// A node that had another address for a while may have left more than one.
+// owned returns the entries of this node, the one with the previous subnets first.
+// That one may have another address of the host, which was chosen earlier. A node
+// that had another address for a while may have left several entries.
 func (t *taking) owned(prev lease.Previous) []entry {
 	var own []entry
 	for _, e := range t.snap.entries {
@@ -112,10 +112,10 @@ func (t *taking) owned(prev lease.Previous) []entry {
 	return own
 }
 
-// unroutable are the addresses that must stay reachable, each as a prefix: a subnet
-// that contains one becomes a route that swallows it. They are those of this host and
-// its gateways, of etcd, and of all nodes. An address in the subnets that the host had
-// is one of its bridge or its tunnel.
+// unroutable returns the addresses that must stay reachable, each as a prefix: the
+// route to a subnet that contains one would cut it off. They are the addresses of this
+// host and its gateways, of etcd, and of all nodes. A host address within the previous
+// subnets is left out, since it belongs to the bridge or the tunnel.
 func (t *taking) unroutable(prev lease.Previous) []netip.Prefix {
 	all := slices.Concat(addrs(t.attrs), prev.Gateways, t.endpointAddrs())
 	for _, a := range prev.Addrs {
@@ -133,7 +133,7 @@ func (t *taking) unroutable(prev lease.Previous) []netip.Prefix {
 	return prefixes
 }
 
-// endpointAddrs are those of the endpoints that are not names.
+// endpointAddrs returns the addresses of the endpoints that are not host names.
 func (s *Store) endpointAddrs() []netip.Addr {
 	var all []netip.Addr
 	for _, e := range s.endpoints {
@@ -152,13 +152,13 @@ func isHere(a lease.Attrs, host []netip.Addr) bool {
 	return len(as) > 0 && !slices.ContainsFunc(as, func(ip netip.Addr) bool { return !slices.Contains(host, ip) })
 }
 
-// adopt takes a lease over that is this node's.
+// adopt takes over a lease that belongs to this node.
 func (t *taking) adopt(ctx context.Context, e entry) (*lease.Lease, error) {
 	return t.put(ctx, "acquire "+e.raw, e, t.attrs, t.value, t.grant)
 }
 
-// put writes a to an entry that is this node's, on a new etcd lease unless it is
-// a reservation. It returns errConflict if the entry has changed.
+// put writes a to an entry of this node, on a new etcd lease unless it is a
+// reservation. It returns errConflict if the entry has changed.
 func (s *Store) put(ctx context.Context, op string, e entry, a lease.Attrs, value string, g *grant) (*lease.Lease, error) {
 	l := lease.Lease{Attrs: a, Subnet: e.Subnet, IPv6Subnet: e.IPv6Subnet}
 	write := clientv3.OpPut(e.raw, value)
@@ -184,7 +184,7 @@ func (s *Store) put(ctx context.Context, op string, e entry, a lease.Attrs, valu
 	return &l, nil
 }
 
-// create makes a lease, and removes those of this node that do not fit.
+// create creates a lease, and removes leases of this node that do not fit.
 func (t *taking) create(ctx context.Context, l lease.Lease, misfits []entry) (*lease.Lease, error) {
 	leaseID, err := t.grant.get(ctx)
 	if err != nil {
@@ -209,10 +209,10 @@ func (t *taking) create(ctx context.Context, l lease.Lease, misfits []entry) (*l
 	return &l, nil
 }
 
-// stillFree are the conditions under which no part of l was taken since the snapshot.
-// In a network of one family, two subnets of the same length have one key or do not
-// overlap. With two families a key combines a subnet of each in any way, so no key
-// may have changed.
+// stillFree returns the conditions under which no part of l was taken since the
+// snapshot. In a network of one family, two subnets of the same length have the same
+// key or do not overlap. With two families a key may combine any subnets of each, so
+// no key may have changed.
 func (t *taking) stillFree(l lease.Lease) []clientv3.Cmp {
 	c := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(t.layout.key(l.Key())), "=", 0)}
 	if l.Subnet.IsValid() && l.IPv6Subnet.IsValid() {
@@ -221,12 +221,12 @@ func (t *taking) stillFree(l lease.Lease) []clientv3.Cmp {
 	return c
 }
 
-// unchangedSince is the condition that no lease was written since snap.
+// unchangedSince returns the condition that no lease was written since snap.
 func (l layout) unchangedSince(snap *snapshot) clientv3.Cmp {
 	return clientv3.Compare(clientv3.ModRevision(l.subnets), "<", snap.revision+1).WithPrefix()
 }
 
-// full is the error of choose with where and what to do.
+// full adds the location and the remedy to the error of choose.
 func (s *Store) full(err error) error {
 	return &Error{Endpoints: s.endpoints, Op: "acquire a lease under " + s.layout.subnets, Err: err,
 		Remedy: "release unused subnets, or widen the network config"}

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// errSilent is why etcd is away.
+// errSilent is the reason returned by Away.
 var errSilent = errors.New("etcd does not answer")
 
-// Away returns since when etcd does not answer, and why; the zero time: it does, or
-// was not asked.
+// Away returns since when etcd has not answered, and why. The time is zero if etcd
+// answers, or was sent no request yet.
 func (s *Store) Away() (since time.Time, why error) {
 	s.outage.mu.Lock()
 	defer s.outage.mu.Unlock()

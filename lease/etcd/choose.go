@@ -8,12 +8,12 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// firstFree is how many free subnets flannel looks at before it takes one of
-// them at random.
+// firstFree is the number of free subnets from which flannel chooses one at
+// random.
 const firstFree = 100
 
-// choose returns subnets that are free: the previous ones, else random ones of
-// the first that are free. It fails if a family has none.
+// choose returns free subnets: the previous ones, else random ones among the
+// first that are free. It fails if a family has none.
 func choose(c *lease.Config, taken []netip.Prefix, prev lease.Previous, among int) (l lease.Lease, err error) {
 	for _, f := range []struct {
 		lease.Range
@@ -40,11 +40,11 @@ func choose(c *lease.Config, taken []netip.Prefix, prev lease.Previous, among in
 	return l, nil
 }
 
-// used is which subnets of a range are taken.
+// used records which subnets of a range are taken.
 type used struct {
 	lease.Range
-	// exact holds subnets of the range's length of which all or a part is taken. wide
-	// are larger ones, from before SubnetLen was changed, or written by hand.
+	// exact holds subnets of the range's length that are taken in whole or in part.
+	// wide holds larger ones, from before SubnetLen was changed, or written by hand.
 	exact map[netip.Prefix]bool
 	wide  []netip.Prefix
 }
@@ -78,7 +78,7 @@ func (u *used) within(p netip.Prefix) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// free returns the first free subnets of the range, no more than most.
+// free returns the first free subnets of the range, at most most.
 func (u *used) free(most int) []netip.Prefix {
 	var free []netip.Prefix
 	p := netip.PrefixFrom(u.SubnetMin, u.SubnetLen)

@@ -18,17 +18,17 @@ import (
 )
 
 const (
-	// requestTimeout is how long one attempt at a request waits for its answer.
+	// requestTimeout bounds one attempt at a request.
 	requestTimeout = 5 * time.Second
 	// pingEvery and pingTimeout detect a connection that is dead without having been
-	// closed. etcd refuses pings that come faster than every 5 s
+	// closed. etcd refuses pings more often than every 5 s
 	// (--grpc-keepalive-min-time).
 	pingEvery   = 10 * time.Second
 	pingTimeout = 5 * time.Second
 )
 
-// dialBackoff is the pace of new connections. gRPC's own goes up to two
-// minutes, which is long for a node that waits for its peers.
+// dialBackoff is the backoff between connection attempts. gRPC's default grows
+// to two minutes, which is too long for a node that waits for its peers.
 var dialBackoff = grpcbackoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}
 
 // clientConfig checks o.
@@ -40,19 +40,19 @@ func (o *Options) clientConfig() (clientv3.Config, error) {
 		Endpoints:            o.Endpoints,
 		Username:             o.Username,
 		Password:             o.Password.reveal(),
-		DialTimeout:          requestTimeout, // of the log-in
+		DialTimeout:          requestTimeout, // of the login
 		DialKeepAliveTime:    pingEvery,
 		DialKeepAliveTimeout: pingTimeout,
 		PermitWithoutStream:  true,
-		MaxUnaryRetries:      1, // retry does it, and logs it
+		MaxUnaryRetries:      1, // retry does that, and logs it
 		Logger:               zap.NewNop(),
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: dialBackoff, MinConnectTimeout: requestTimeout}),
 			grpc.WithChainUnaryInterceptor(failFast),
 		},
 	}
-	// Files that cannot be used are refused even where no endpoint needs them: an
-	// operator who names them expects TLS.
+	// Unusable files are refused even if no endpoint needs them: an operator who
+	// names them expects TLS.
 	if o.secure() || o.CAFile != "" || o.CertFile != "" {
 		t, err := o.tlsConfig()
 		if err != nil {
@@ -65,8 +65,9 @@ func (o *Options) clientConfig() (clientv3.Config, error) {
 	return c, nil
 }
 
-// failFast makes a request fail with the reason why there is no connection. By
-// default the client waits for one and returns only that the deadline has passed.
+// failFast makes a request fail with the reason for a missing connection. By
+// default the client waits for one and reports only that the deadline was
+// exceeded.
 func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
@@ -100,7 +101,7 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 	return c, nil
 }
 
-// exposures says what of o can be read or used on the way to etcd.
+// exposures describes what of o can be read or misused on the way to etcd.
 func (o *Options) exposures() []string {
 	var why []string
 	for _, e := range o.Endpoints {

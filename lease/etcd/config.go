@@ -10,7 +10,7 @@ import (
 )
 
 // Config returns the network config. Its error wraps ErrNoConfig if there is
-// none, and a *lease.ConfigError or *lease.SyntaxError if it cannot be used.
+// none, and a *lease.ConfigError or *lease.SyntaxError if it is invalid.
 func (s *Store) Config(ctx context.Context) (*lease.Config, error) {
 	v, _, err := s.readConfig(ctx)
 	if err != nil {
@@ -19,7 +19,7 @@ func (s *Store) Config(ctx context.Context) (*lease.Config, error) {
 	return v.parsed, s.configError(v)
 }
 
-// ConfigText returns the network config as it is written, good or not. Its error
+// ConfigText returns the text of the network config, valid or not. Its error
 // wraps ErrNoConfig if there is none.
 func (s *Store) ConfigText(ctx context.Context) ([]byte, error) {
 	v, _, err := s.readConfig(ctx)
@@ -29,9 +29,9 @@ func (s *Store) ConfigText(ctx context.Context) ([]byte, error) {
 	return v.text, err
 }
 
-// SetConfig writes a network config as it is given. If lease.ParseConfig refuses it,
-// nothing is written and that error returned. Running nodes apply what they can and
-// report what needs a restart.
+// SetConfig writes a network config unchanged. If lease.ParseConfig refuses it,
+// nothing is written and its error is returned. Running nodes apply what they can
+// and report what needs a restart.
 func (s *Store) SetConfig(ctx context.Context, text []byte) (*lease.Config, error) {
 	c, err := lease.ParseConfig(text)
 	if err != nil {
@@ -43,8 +43,8 @@ func (s *Store) SetConfig(ctx context.Context, text []byte) (*lease.Config, erro
 	})
 }
 
-// WaitConfig returns the network config as soon as there is a good one. It calls
-// refused with the error of Config if there is none at first, and again for each bad
+// WaitConfig returns the network config as soon as it is valid. It calls refused
+// with the error of Config if it is not valid at first, and again for each invalid
 // one that is written.
 func (s *Store) WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error) {
 	var last string
@@ -84,7 +84,8 @@ func (s *Store) readConfig(ctx context.Context) (configValue, int64, error) {
 	return v, revision, err
 }
 
-// configError says why v cannot be used, with the key and the remedy; nil if it can.
+// configError returns why v cannot be used, with the key and the remedy, or nil if
+// it can.
 func (s *Store) configError(v configValue) error {
 	if v.err == nil {
 		return nil
@@ -108,8 +109,8 @@ func (s *Store) awaitConfig(ctx context.Context, revision int64) error {
 		if ok && resp.Err() == nil {
 			return nil
 		}
-		// The watch is over: etcd has no leader, say, or has compacted the
-		// revision. The caller reads again.
+		// The watch has ended, for example because etcd has no leader or has
+		// compacted the revision. The caller reads again.
 		return new(backoff).wait(ctx)
 	case <-back:
 		return nil

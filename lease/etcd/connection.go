@@ -9,9 +9,9 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// reconnects observes the connection until ctx is done, and sends when it is back
-// after it was lost. It logs both, because the client's watches wait for the
-// connection without an error.
+// reconnects observes the connection until ctx is done, and sends when a lost
+// connection is restored. It logs both events, because the client's watches wait
+// for the connection without reporting an error.
 func (s *Store) reconnects(ctx context.Context) <-chan struct{} {
 	back := make(chan struct{}, 1)
 	conn := s.client.ActiveConnection()
@@ -38,7 +38,7 @@ func (s *Store) reconnects(ctx context.Context) <-chan struct{} {
 				}
 				select {
 				case back <- struct{}{}:
-				default: // not yet taken
+				default: // the previous one has not been received yet
 				}
 			}
 			if !conn.WaitForStateChange(ctx, state) {

@@ -16,23 +16,24 @@ import (
 )
 
 // entry is a key under subnets/ with its value. Its lease has no Expiration:
-// etcd returns that only for one lease at a time.
+// etcd returns that for only one lease per request.
 type entry struct {
 	lease.Lease
-	raw      string // the key as it is spelt
+	raw      string // the key as spelled
 	revision int64  // of the last write
 	leaseID  clientv3.LeaseID
-	bad      error // why the value is unusable; the subnets are good
+	bad      error // why the value is unusable; the subnets are valid
 }
 
-// reserved reports whether the entry stays until it is removed.
+// reserved reports whether the entry is a reservation, which stays until it is
+// removed.
 func (e *entry) reserved() bool { return e.leaseID == clientv3.NoLease }
 
 // usable reports whether the entry names a node. A reservation may name none, which
-// keeps the subnet from all.
+// withholds the subnet from all nodes.
 func (e *entry) usable() bool { return e.bad == nil && len(addrs(e.Attrs)) > 0 }
 
-// subnetsOf returns what raw names. Its error is for the log.
+// subnetsOf returns the subnets that raw names. Its error is for the log.
 func (l layout) subnetsOf(raw []byte) (subnet, ipv6Subnet netip.Prefix, err error) {
 	name, ok := strings.CutPrefix(string(raw), l.subnets)
 	if !ok {
@@ -41,8 +42,8 @@ func (l layout) subnetsOf(raw []byte) (subnet, ipv6Subnet netip.Prefix, err erro
 	return lease.ParseKey(lease.Key(name))
 }
 
-// parse reads an entry. It fails if the key does not name a subnet; bad says why a
-// value is unusable.
+// parse reads an entry. It fails if the key does not name a subnet; an unusable
+// value is recorded in bad.
 func (l layout) parse(kv *mvccpb.KeyValue) (e entry, err error) {
 	e = entry{raw: string(kv.Key), revision: kv.ModRevision, leaseID: clientv3.LeaseID(kv.Lease)}
 	subnet, ipv6Subnet, err := l.subnetsOf(kv.Key)
@@ -54,7 +55,8 @@ func (l layout) parse(kv *mvccpb.KeyValue) (e entry, err error) {
 	return e, nil
 }
 
-// parse is layout.parse, and logs what it cannot use once for each version of a key.
+// parse calls layout.parse, and logs unusable entries once for each version of a
+// key.
 func (s *Store) parse(kv *mvccpb.KeyValue) (entry, bool) {
 	e, err := s.layout.parse(kv)
 	fault, remedy := err, "delete it"
@@ -67,17 +69,17 @@ func (s *Store) parse(kv *mvccpb.KeyValue) (entry, bool) {
 	return e, err == nil
 }
 
-// longestKey is how much of a key the log has, bytes: the prefix and the subnets of a
-// lease are shorter.
+// longestKey bounds the bytes of a key that are logged: the prefix and the subnets of
+// a lease are shorter.
 const longestKey = 250
 
-// faults remembers what has been logged.
+// faults records which entries have been logged.
 type faults struct {
 	mu     sync.Mutex
 	logged map[[sha256.Size]byte]int64 // hash of the key, which may be long, to revision
 }
 
-// most is how many keys are remembered. With more unreadable keys some are logged
+// most is the number of keys recorded. With more unreadable keys some are logged
 // twice.
 const most = 1000
 
@@ -106,8 +108,8 @@ func addrs(a lease.Attrs) []netip.Addr {
 	return as
 }
 
-// sameNode reports whether a and b describe one node. As in flannel the IPv4 address
-// decides where both have one.
+// sameNode reports whether a and b describe one node. As in flannel, the IPv4
+// address decides if both have one.
 func sameNode(a, b lease.Attrs) bool {
 	if a.PublicIP.IsValid() && b.PublicIP.IsValid() {
 		return a.PublicIP == b.PublicIP

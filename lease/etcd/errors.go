@@ -11,18 +11,18 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ErrNoConfig says that etcd has no network config under the prefix.
+// ErrNoConfig reports that etcd has no network config under the prefix.
 var ErrNoConfig = errors.New("no network config")
 
-// Error says which request to etcd failed and what to do about it. It never
+// Error reports which request to etcd failed and what to do about it. It never
 // holds a password.
 type Error struct {
 	Endpoints []string
 	Op        string // "read config /coreos.com/network/config"
 	Err       error
-	Remedy    string // empty if Err says it
-	// Ended is the context's error if the request was still being tried when
-	// its context was done.
+	Remedy    string // empty if Err includes it
+	// Ended is the context's error if the context was done while the request was
+	// still being retried.
 	Ended error
 }
 
@@ -34,7 +34,7 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Unwrap returns what went wrong and, if the context ended, its error.
+// Unwrap returns the cause and, if the context ended, the context's error.
 func (e *Error) Unwrap() []error {
 	if e.Ended != nil {
 		return []error{e.Ended, e.Err}
@@ -42,7 +42,7 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Err}
 }
 
-// cause is the text of err without gRPC's words around it.
+// cause returns the text of err without gRPC's wrapping.
 func cause(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "no answer in time"
@@ -53,12 +53,12 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// retryable reports whether the same request may succeed later, by itself or after
-// an operator has repaired etcd.
+// retryable reports whether the same request may succeed later, on its own or
+// after an operator has repaired etcd.
 func retryable(err error) bool {
 	switch err = rpctypes.Error(err); {
 	case errors.Is(err, context.DeadlineExceeded),
-		// The token of a log-in has expired: the next attempt gets another.
+		// The login token has expired: the next attempt gets a new one.
 		errors.Is(err, rpctypes.ErrInvalidAuthToken),
 		errors.Is(err, rpctypes.ErrAuthOldRevision):
 		return true
@@ -81,7 +81,7 @@ func code(err error) codes.Code {
 	return status.Code(err)
 }
 
-// remedy says what an operator can do about err.
+// remedy returns what an operator can do about err.
 func (s *Store) remedy(err error) string {
 	err = rpctypes.Error(err)
 	text := err.Error()
@@ -103,8 +103,9 @@ func (s *Store) remedy(err error) string {
 		return "etcd speaks plain HTTP there: correct --etcd-endpoints"
 	case code(err) == codes.Unavailable && strings.HasPrefix(s.endpoints[0], "https://") &&
 		!strings.Contains(text, "Error while dialing") && !strings.Contains(text, "etcdserver"):
-		// In TLS 1.3 the server checks the client's certificate after the client's
-		// handshake is over, and may close before its alert is read.
+		// In TLS 1.3 the server checks the client's certificate after the client has
+		// completed its handshake, and may close the connection before its alert is
+		// read.
 		return "check that etcd is healthy; it also closes the connection if it refuses this client's certificate: check --etcd-certfile and --etcd-keyfile"
 	case code(err) == codes.Unavailable, code(err) == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded):
 		return "check that etcd runs, has a leader and can be reached from this node, or correct --etcd-endpoints"
@@ -112,8 +113,8 @@ func (s *Store) remedy(err error) string {
 	return ""
 }
 
-// fail makes the error of a request that will not be tried again. ended is the
-// error of its context, if that is why.
+// fail returns the error of a request that will not be retried. ended is the
+// error of its context, if that is the reason.
 func (s *Store) fail(op string, err, ended error) error {
 	return &Error{Endpoints: s.endpoints, Op: op, Err: err, Remedy: s.remedy(err), Ended: ended}
 }

@@ -1,16 +1,16 @@
-// Package etcd is a lease.Store over etcd v3, in flannel's layout, so that nodes
-// of both kinds share one network:
+// Package etcd implements lease.Store on etcd v3, in flannel's layout, so that
+// nodes of both kinds share one network:
 //
 //	<prefix>/config               the network config, JSON
 //	<prefix>/subnets/10.5.52.0-24 the lease of one node: its lease.Attrs
 //
 // A lease is bound to an etcd lease of a day, which its node renews; a key without
-// one is a reservation and stays. What two nodes might do at once is decided by
+// one is a reservation and stays. Concurrent changes by two nodes are resolved by
 // transactions, so no subnet ever has two owners.
 //
-// All requests wait for an etcd that does not answer, for as long as their
-// context lasts, and say so in the log. What waiting does not cure, such as a
-// wrong password, is returned at once as an *Error.
+// While etcd does not answer, all requests wait until their context is done,
+// and log that. Failures that waiting cannot resolve, such as a wrong password,
+// are returned at once as an *Error.
 package etcd
 
 import (
@@ -25,31 +25,31 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// DefaultPrefix is flannel's.
+// DefaultPrefix is flannel's default prefix.
 const DefaultPrefix = "/coreos.com/network"
 
 // defaultTTL is how long a lease outlives its last renewal, as in flannel.
 const defaultTTL = 24 * time.Hour
 
-// Store is the leases of one network in etcd. It is safe for concurrent use.
+// Store holds the leases of one network in etcd. It is safe for concurrent use.
 type Store struct {
 	client    *clientv3.Client
 	endpoints []string
 	layout    layout
 	log       *slog.Logger
 	outage    outage // limits the log while etcd does not answer
-	faults    faults // unreadable entries that have been logged
+	faults    faults // unreadable entries already logged
 	own       own    // the lease of this node
 
-	// What tests shorten.
+	// Tests shorten this.
 	ttl time.Duration // of a lease; whole seconds
 }
 
 var _ lease.Store = (*Store)(nil)
 
-// Open checks o and returns a store. It sends nothing, but for a user that is to
-// be logged in: that waits for etcd until ctx is done. ctx means nothing to the
-// store afterwards.
+// Open checks o and returns a store. It sends nothing unless a user has to log
+// in, which waits for etcd until ctx is done. The store does not use ctx after
+// Open returns.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Prefix == "" {
 		o.Prefix = DefaultPrefix
@@ -78,11 +78,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends the connections. Requests that are under way fail. The lease of
-// this node stays in etcd until it expires.
+// Close ends the connections. Requests in progress fail. The lease of this node
+// stays in etcd until it expires.
 func (s *Store) Close() error { return s.client.Close() }
 
-// layout names the keys of one network.
+// layout holds the names of the keys of one network.
 type layout struct {
 	config  string
 	subnets string // with a slash at the end

@@ -10,11 +10,11 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// errConflict says that the conditions of a transaction no longer hold.
+// errConflict reports that the conditions of a transaction no longer hold.
 var errConflict = errors.New("changed by another node")
 
-// grant is an etcd lease for a key that is yet to be written. Attempts reuse it, so
-// that a node that retries often does not leave many behind.
+// grant is an etcd lease for a key that is not written yet. Attempts reuse it, so
+// that a node that retries often does not leave many leases behind.
 type grant struct {
 	store   *Store
 	id      clientv3.LeaseID
@@ -22,13 +22,14 @@ type grant struct {
 	spent   bool      // a key may be bound to it
 }
 
-// get returns the etcd lease, and takes one where there is none.
+// get returns the etcd lease, and requests one if there is none.
 func (g *grant) get(ctx context.Context) (clientv3.LeaseID, error) {
 	if g.id != clientv3.NoLease && time.Until(g.expires) > g.store.ttl/2 {
 		return g.id, nil
 	}
 	g.drop(ctx)
-	// Counted from before the request, so that it never ends later here than in etcd.
+	// Measured from before the request, so that the lease never expires later here
+	// than in etcd.
 	asked := time.Now()
 	var resp *clientv3.LeaseGrantResponse
 	err := g.store.retry(ctx, fmt.Sprintf("grant an etcd lease of %s", g.store.ttl), retryable, func(ctx context.Context) (err error) {
@@ -57,18 +58,18 @@ func (g *grant) drop(ctx context.Context) {
 
 // commit sends a transaction that writes an entry: it returns its revision, or
 // errConflict if one of the conditions does not hold. The reason may be an earlier
-// attempt that succeeded and whose answer was lost.
+// attempt that succeeded but whose answer was lost.
 func (g *grant) commit(ctx context.Context, op string, conditions []clientv3.Cmp, ops ...clientv3.Op) (int64, error) {
 	var resp *clientv3.TxnResponse
 	attempts, was := 0, g.spent
-	g.spent = true // also if no answer comes
+	g.spent = true // even if no answer arrives
 	err := g.store.retry(ctx, op, retryable, func(ctx context.Context) (err error) {
 		attempts++
 		resp, err = g.store.client.Txn(ctx).If(conditions...).Then(ops...).Commit()
 		return err
 	})
 	switch {
-	case errors.Is(err, rpctypes.ErrLeaseNotFound): // etcd was away for longer than it lasts
+	case errors.Is(err, rpctypes.ErrLeaseNotFound): // the outage of etcd outlasted the lease
 		g.id = clientv3.NoLease
 		return 0, errConflict
 	case err != nil:

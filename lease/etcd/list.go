@@ -11,8 +11,8 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// asking is how many requests for the remaining time of leases are under way at once:
-// etcd has no request for several leases.
+// asking is the number of concurrent requests for the remaining time of leases: etcd
+// has no request for several leases.
 const asking = 32
 
 // Leases returns all leases in the order of their subnets, each with its
@@ -50,7 +50,7 @@ func (s *Store) expirations(ctx context.Context, entries []entry) error {
 				until, err := s.expiration(ctx, e.leaseID)
 				if err != nil {
 					failed.Do(func() { first = err })
-					cancel() // the rest fails at once
+					cancel() // the remaining requests fail at once
 				}
 				e.Expiration = until
 			}
@@ -66,7 +66,7 @@ func (s *Store) expirations(ctx context.Context, entries []entry) error {
 	return first
 }
 
-// expiration asks etcd when a lease ends.
+// expiration queries when a lease expires.
 func (s *Store) expiration(ctx context.Context, id clientv3.LeaseID) (time.Time, error) {
 	var until time.Time
 	err := s.retry(ctx, "read the remaining time of a lease", retryable, func(ctx context.Context) error {

@@ -8,30 +8,30 @@ import (
 	"strings"
 )
 
-// Options say where etcd is and who asks.
+// Options hold the location of etcd and the credentials of the client.
 type Options struct {
 	// Endpoints are URLs, or host:port for plain HTTP. All must be members of
 	// one cluster. One that answers is enough to start.
 	Endpoints []string
-	// Prefix is where the keys of the network are; Open takes DefaultPrefix for
-	// an empty one.
+	// Prefix is the prefix of the network's keys; Open uses DefaultPrefix if it is
+	// empty.
 	Prefix string
 
-	// CAFile holds the certificates that may sign etcd's; empty means those of
-	// the system. CertFile and KeyFile are this client's own and come together;
-	// they are read again for each connection, so they can be replaced.
-	// All are PEM and want https endpoints.
+	// CAFile holds the CA certificates by which etcd's certificate is verified;
+	// empty means those of the system. CertFile and KeyFile are this client's own
+	// and must be set together; they are read again for each connection, so they
+	// can be replaced. All are PEM and require https endpoints.
 	CAFile, CertFile, KeyFile string
 
-	// Username and Password go together; both empty means no user.
+	// Username and Password must be set together; both empty means no user.
 	Username string
 	Password Secret
 
 	Logger *slog.Logger
 }
 
-// Check finds values that are wrong whatever the host is like, and names the
-// flag. Open checks as well, and reads the files too.
+// Check finds invalid values without depending on the host, and names the flag.
+// Open also performs these checks, and reads the files.
 func (o *Options) Check() error {
 	switch {
 	case o.Prefix == "":

@@ -9,7 +9,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// own is the lease that this node was given last. Renewals write it, watches
+// own is the lease that this node acquired last. Renewals write it; watches
 // compare with it to distinguish a loss from a change.
 type own struct {
 	mu sync.Mutex
@@ -20,8 +20,8 @@ type own struct {
 
 // held is a version of own.
 type held struct {
-	key      lease.Key   // empty: none yet
-	raw      string      // as etcd's key is spelt
+	key      lease.Key   // empty if there is none yet
+	raw      string      // as spelled in etcd
 	lease    lease.Lease // with Expiration
 	revision int64       // of this node's last write
 	leaseID  clientv3.LeaseID
@@ -30,8 +30,8 @@ type held struct {
 	claims []lease.Attrs
 }
 
-// mine reports whether e is this node's, by its public addresses or, where the value
-// has been overwritten with something unreadable, by the etcd lease.
+// mine reports whether e belongs to this node, by its public addresses or, if the
+// value was overwritten with something unreadable, by the etcd lease.
 func (h *held) mine(e *entry) bool {
 	if e.bad != nil {
 		return e.leaseID != clientv3.NoLease && e.leaseID == h.leaseID
@@ -57,14 +57,14 @@ func (o *own) renames() <-chan struct{} {
 	return o.renamed
 }
 
-// claim says that this node is about to write a.
+// claim records that this node is about to write a.
 func (o *own) claim(a lease.Attrs) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.claims = append(slices.Clone(o.claims), a)
 }
 
-// set says that this node holds l, in the key raw, since revision.
+// set records that this node holds l, in the key raw, since revision.
 func (o *own) set(l lease.Lease, raw string, revision int64, leaseID clientv3.LeaseID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -76,7 +76,7 @@ func (o *own) set(l lease.Lease, raw string, revision int64, leaseID clientv3.Le
 	}
 }
 
-// rewind forgets the revision of the last write, for an etcd whose revisions have
+// rewind clears the revision of the last write, for an etcd whose revisions have
 // started over.
 func (o *own) rewind() {
 	o.mu.Lock()

@@ -10,12 +10,12 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Renew extends own by a day and writes own.Attrs to it, which may have changed:
-// so a node whose address changes keeps its subnets. A reservation stays
-// one and is returned without Expiration.
+// Renew extends own by a day and writes own.Attrs to it, which may have changed,
+// so a node whose address changes keeps its subnets. A reservation remains one
+// and is returned without Expiration.
 //
 // It changes nothing and returns an error that wraps lease.ErrLost if the lease
-// has expired, was deleted, or is now another node's.
+// has expired, was deleted, or now belongs to another node.
 func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, error) {
 	op := "renew " + s.layout.key(own.Key())
 	value, err := lease.EncodeAttrs(own.Attrs)
@@ -40,13 +40,13 @@ func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, erro
 	}
 }
 
-// entryOf returns the entry of own if it is still this node's.
+// entryOf returns the entry of own if it still belongs to this node.
 func (s *Store) entryOf(ctx context.Context, op string, own *lease.Lease) (entry, error) {
 	key := s.layout.key(own.Key())
 	h := s.own.get()
 	h.claims = append(h.claims, own.Attrs)
 	if h.key == own.Key() {
-		key = h.raw // which may spell IPv6 differently
+		key = h.raw // whose IPv6 spelling may differ
 	}
 	var resp *clientv3.GetResponse
 	err := s.retry(ctx, op, retryable, func(ctx context.Context) (err error) {
@@ -66,8 +66,8 @@ func (s *Store) entryOf(ctx context.Context, op string, own *lease.Lease) (entry
 	return e, nil
 }
 
-// lost is the error for a lease that is no longer this node's. e is the entry in its
-// place, nil if there is none.
+// lost returns the error for a lease that no longer belongs to this node. e is the
+// entry in its place, nil if there is none.
 func (s *Store) lost(key lease.Key, e *entry) error {
 	how := "it has expired or was deleted"
 	if e != nil {

@@ -10,10 +10,10 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Reserve keeps the subnets of l permanently for the node that has its public
-// addresses; without an address, from all nodes. A lease that this node holds, or any
-// if l names no address, turns into a reservation with the value that it has. It
-// returns the resulting reservation.
+// Reserve reserves the subnets of l permanently for the node that has its public
+// addresses; without an address, it withholds them from all nodes. An existing lease
+// of that node, or of any node if l names no address, becomes a reservation with its
+// present value. It returns the resulting reservation.
 //
 // It changes nothing and fails if the subnets do not fit the network config or
 // overlap those of another.
@@ -55,9 +55,9 @@ func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error
 	})
 }
 
-// Release ends the reservation of the subnets of l. One that names a node turns
-// into a lease of a day, which a running node renews, so pods are not affected; one
-// that names none is deleted. It returns the resulting lease, nil if there is none.
+// Release ends the reservation of the subnets of l. One that names a node becomes a
+// lease of one day, which a running node renews, so pods are not affected; one that
+// names none is deleted. It returns the resulting lease, nil if there is none.
 //
 // It changes nothing and fails if the subnets are not reserved.
 func (s *Store) Release(ctx context.Context, l lease.Lease) (*lease.Lease, error) {
@@ -96,7 +96,7 @@ func (s *Store) release(ctx context.Context, op string, e entry, g *grant) (*lea
 	return &e.Lease, err
 }
 
-// rewrite calls change with a fresh snapshot until it is not in conflict.
+// rewrite calls change with a fresh snapshot until there is no conflict.
 func (s *Store) rewrite(ctx context.Context, op string, change func(*snapshot, *grant) (*lease.Lease, error)) (*lease.Lease, error) {
 	g := grant{store: s}
 	defer g.drop(ctx)
@@ -119,7 +119,7 @@ func (s *Store) rewrite(ctx context.Context, op string, change func(*snapshot, *
 	}
 }
 
-// holder names the owner of an entry, for messages.
+// holder describes the owner of an entry, for messages.
 func (s *Store) holder(e *entry) string {
 	if as := addrs(e.Attrs); len(as) > 0 {
 		return as[0].String()
@@ -127,7 +127,7 @@ func (s *Store) holder(e *entry) string {
 	return "a reservation for no node"
 }
 
-// handsOut says what subnets a network has.
+// handsOut describes the subnets that a network allocates.
 func handsOut(c *lease.Config) string {
 	var text string
 	for _, r := range []lease.Range{c.IPv4, c.IPv6} {

@@ -10,9 +10,9 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// retry sends one request, and sends it again while its error is retryable, until ctx
-// is done. Each attempt has requestTimeout. The error is an *Error; it wraps that of
-// ctx if ctx ended the attempts.
+// retry sends one request, and repeats it while its error is retryable, until ctx is
+// done. Each attempt is limited to requestTimeout. The error is an *Error; it wraps
+// that of ctx if ctx ended the attempts.
 func (s *Store) retry(ctx context.Context, op string, retryable func(error) bool, try func(context.Context) error) error {
 	var (
 		pause backoff
@@ -48,7 +48,7 @@ func (s *Store) retry(ctx context.Context, op string, retryable func(error) bool
 
 // backoff is the pause between attempts: it doubles from shortestPause to longest,
 // and each pause is a random part of that, so that nodes that fail at the same time
-// do not retry at the same time. The zero backoff is ready.
+// do not retry at the same time. The zero backoff is ready to use.
 type backoff struct {
 	longest time.Duration // 0 means longestPause
 	next    time.Duration
@@ -75,13 +75,13 @@ func (b *backoff) wait(ctx context.Context) error {
 // together: one line at once, then one each logInterval.
 type outage struct {
 	mu     sync.Mutex
-	since  time.Time // zero: etcd answers, as far as is known
+	since  time.Time // zero if etcd answers, as far as is known
 	logged time.Time // the last line; it outlives an outage, so that an etcd that comes and goes does not fill the log
 }
 
 const logInterval = 30 * time.Second
 
-// note records that etcd does not answer, and reports whether to log it.
+// note records that etcd does not answer, and reports whether to log that.
 func (o *outage) note(now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -95,8 +95,8 @@ func (o *outage) note(now time.Time) bool {
 	return true
 }
 
-// end records that etcd answers. It returns how long it did not, and whether that
-// was logged.
+// end records that etcd answers. It returns the length of the outage, and whether
+// it was logged.
 func (o *outage) end() (away time.Duration, logged bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -10,18 +10,18 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// snapshot is all there is of the network at one revision.
+// snapshot is the complete state of the network at one revision.
 type snapshot struct {
 	header   *etcdserverpb.ResponseHeader
 	revision int64
 	config   configValue
-	entries  []entry // in the order of their keys, those of bad values too
+	entries  []entry // in the order of their keys, including unusable ones
 }
 
 // configValue is the value of the config key.
 type configValue struct {
 	text     []byte
-	revision int64         // of the last write; 0: there is no such key
+	revision int64         // of the last write; 0 if the key does not exist
 	parsed   *lease.Config // nil if err is not
 	err      error         // ErrNoConfig, or that of lease.ParseConfig
 }
@@ -34,7 +34,7 @@ func parseConfig(text []byte, revision int64) configValue {
 	return v
 }
 
-// read returns config and leases at one revision.
+// read returns the config and leases at one revision.
 func (s *Store) read(ctx context.Context, retryable func(error) bool) (*snapshot, error) {
 	var resp *clientv3.TxnResponse
 	err := s.retry(ctx, "read config and leases under "+s.layout.subnets, retryable, func(ctx context.Context) (err error) {

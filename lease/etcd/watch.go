@@ -14,17 +14,17 @@ import (
 )
 
 // Watch sends the current config and leases, and then what changes. It sends another
-// snapshot where changes may have been missed: after etcd has compacted them away, or
-// was restored to an earlier state. A config that is unusable or missing is sent in
-// Err, once for each version; until there has been a good one nothing else is sent.
+// snapshot if changes may have been missed: after etcd compacted them, or was
+// restored to an earlier state. An unusable or missing config is sent in Err, once
+// for each version; until there has been a valid one nothing else is sent.
 //
 // The lease that Acquire returned last is never in Delete and never missing from a
-// snapshot. An Err that wraps lease.ErrLost says that it is gone or another node's; it
-// is deleted when Acquire has returned other subnets.
+// snapshot. An Err that wraps lease.ErrLost reports that it is gone or belongs to
+// another node; it is deleted once Acquire has returned other subnets.
 //
-// Only this node's own lease has an Expiration in the updates, since etcd has to be
-// asked for each; those of Leases have one. An unreadable value is logged once, and
-// the lease stays as it was.
+// Only this node's own lease has an Expiration in the updates, since each takes a
+// request to etcd; the result of Leases includes them all. An unreadable value is
+// logged once, and the lease stays unchanged.
 func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -46,8 +46,8 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	return ctx.Err()
 }
 
-// errReplaced says that etcd's state is older than what it has sent before, or that
-// it is another cluster: it was restored, or its data were deleted.
+// errReplaced reports that etcd's state is older than what it sent before, or that
+// it is another cluster: it was restored, or its data was deleted.
 var errReplaced = errors.New("etcd's data were replaced")
 
 // follow sends changes until some may be missing, or ctx is done.
@@ -65,8 +65,9 @@ func (w *watcher) follow(ctx context.Context) {
 			w.log.Info("changes may have been missed, reading all leases again", logging.KeyWhy, cause(err))
 			return
 		}
-		// Else etcd has no leader, the log-in has expired, or the connection was lost
-		// amid an answer. The next watch begins where this one ended.
+		// Otherwise etcd has no leader, the login has expired, or the connection was
+		// lost in the middle of a response. The next watch begins where this one
+		// ended.
 		if w.outage.note(time.Now()) {
 			w.log.Warn("watch of etcd interrupted, leases stay in force until it resumes",
 				logging.KeyError, cause(err), logging.KeyRemedy, w.remedy(err))
@@ -77,11 +78,11 @@ func (w *watcher) follow(ctx context.Context) {
 	}
 }
 
-// stream watches until the watch ends or ctx is done. some says that it has received
-// something.
+// stream watches until the watch ends or ctx is done. some reports whether it
+// received anything.
 //
-// Config and leases have a watch each, since a user may have rights for these keys
-// and none for the rest of the prefix.
+// Config and leases are watched separately, since a user may have permissions for
+// these keys only, not for the rest of the prefix.
 func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
@@ -132,12 +133,13 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 	}
 }
 
-// check returns why a watch that had received all up to a revision has ended.
+// check returns why a watch that had received everything up to revision at has
+// ended, or nil.
 //
-// The answer to a new watch has the revision of the member that serves it, at the
-// moment when it was made. That may be behind what the other watch has received
-// since, or what this one has received from another member, so an etcd that looks
-// older is asked again, by a read that all members agree on.
+// The response that creates a watch carries the revision of the member that
+// serves it, at that moment. That may be behind what the other watch has received
+// since, or what this one received from another member, so an etcd that looks
+// older is verified with a linearizable read.
 func (w *watcher) check(ctx context.Context, resp clientv3.WatchResponse, ok bool, at int64) error {
 	if !ok {
 		return errors.New("the watch was closed")
@@ -151,15 +153,14 @@ func (w *watcher) check(ctx context.Context, resp clientv3.WatchResponse, ok boo
 	return nil
 }
 
-// isReplaced reports whether a linearizable read was answered by an etcd that does
-// not continue where it was.
+// isReplaced reports whether a linearizable read shows that etcd was replaced.
 func (w *watcher) isReplaced(h *etcdserverpb.ResponseHeader) bool {
 	return h.ClusterId != w.cluster || h.Revision < max(w.leasesAt, w.configAt)
 }
 
-// checkSame checks that etcd's data were not replaced. The client resumes its watches
-// by itself when a connection is back, and one that begins at a future revision just
-// waits: it would stay silent until an etcd that was restored has caught up.
+// checkSame checks that etcd's data was not replaced. The client resumes its watches
+// by itself when the connection is restored, and a watch that begins at a future
+// revision just waits: it would stay silent until a restored etcd has caught up.
 func (w *watcher) checkSame(ctx context.Context) error {
 	var resp *clientv3.GetResponse
 	err := w.retry(ctx, "check that etcd is the same", always, func(ctx context.Context) (err error) {
@@ -172,10 +173,10 @@ func (w *watcher) checkSame(ctx context.Context) error {
 	return err
 }
 
-// reached returns the revision up to which a watch has received all. The header of a
-// response with events does not say so: etcd sends what a late watch has missed in
-// parts, and puts its current revision on each (syncWatchers in etcd 3.7.3's
-// server/storage/mvcc/watchable_store.go).
+// reached returns the revision up to which a watch has received everything. The
+// header of a response with events does not contain it: etcd sends the events that a
+// late watch missed in parts, and puts its current revision on each (syncWatchers in
+// etcd 3.7.3's server/storage/mvcc/watchable_store.go).
 func reached(before int64, resp clientv3.WatchResponse) int64 {
 	if n := len(resp.Events); n > 0 {
 		return resp.Events[n-1].Kv.ModRevision

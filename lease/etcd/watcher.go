@@ -12,7 +12,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// watcher is what one Watch has sent. Only its goroutine uses it.
+// watcher is the state of one Watch. Only its goroutine uses it.
 type watcher struct {
 	*Store
 	updates chan<- lease.Update
@@ -21,7 +21,7 @@ type watcher struct {
 	cluster            uint64 // 0 before the first snapshot
 	leasesAt, configAt int64  // revisions up to which all changes were sent
 
-	config  *lease.Config // sent last; nil: none
+	config  *lease.Config // last sent; nil if none
 	refused string        // the error sent since then
 
 	known map[lease.Key]entry // the leases as the receiver has them
@@ -30,15 +30,16 @@ type watcher struct {
 	missing lease.Key
 }
 
-// begin sends a snapshot. It returns false if it must wait for a network config.
+// begin sends a snapshot. It returns false if it has to wait for a network
+// config.
 func (w *watcher) begin(ctx context.Context, snap *snapshot) (ready bool, err error) {
 	if w.cluster != 0 && w.isReplaced(snap.header) {
 		w.own.rewind()
 	}
 	w.cluster, w.leasesAt, w.configAt = snap.header.ClusterId, snap.revision, snap.revision
 	if c := snap.config; c.revision == 0 || c.parsed == nil && w.config == nil {
-		// An etcd without a config may well have been emptied by mistake, which is
-		// no reason to cut connected pods off.
+		// An etcd without a config may have been emptied by mistake, which must not
+		// cut off connected pods.
 		return false, w.refuse(ctx, w.configError(c))
 	}
 	u := lease.Update{Snapshot: true}
@@ -66,8 +67,8 @@ func (w *watcher) begin(ctx context.Context, snap *snapshot) (ready bool, err er
 	return true, nil
 }
 
-// reset replaces known by the snapshot. It returns an error if the own lease is lost
-// and that has not been reported.
+// reset replaces known with the snapshot. It returns an error if the own lease is
+// lost and that was not reported yet.
 func (w *watcher) reset(ctx context.Context, snap *snapshot) (lost error) {
 	before := w.known
 	w.known = make(map[lease.Key]entry, len(snap.entries))
@@ -97,8 +98,8 @@ func (w *watcher) reset(ctx context.Context, snap *snapshot) (lost error) {
 	return lost
 }
 
-// loses records that the own lease is gone, or is now what e says. It returns the
-// error to report, nil if that has been done.
+// loses records that the own lease is gone, or was replaced by e. It returns the
+// error to report, nil if that was already reported.
 func (w *watcher) loses(own held, e *entry) error {
 	if w.missing == own.key {
 		return nil
@@ -107,7 +108,7 @@ func (w *watcher) loses(own held, e *entry) error {
 	return w.lost(own.key, e)
 }
 
-// forget deletes an own lease that was lost, once this node has another.
+// forget deletes a lost own lease once this node has another.
 func (w *watcher) forget(ctx context.Context) error {
 	own := w.own.get()
 	if w.missing == "" || w.missing == own.key {
@@ -116,14 +117,14 @@ func (w *watcher) forget(ctx context.Context) error {
 	k := w.missing
 	w.missing = ""
 	if e, ok := w.known[k]; !ok || e.revision > 0 {
-		return nil // it was sent already, or is another node's
+		return nil // it was sent already, or belongs to another node
 	}
 	delete(w.known, k)
 	return w.send(ctx, lease.Update{Delete: []lease.Key{k}})
 }
 
-// applyLeases sends what events change, in one update. Of several events for one key
-// the last counts.
+// applyLeases sends the changes of events in one update. Of several events for one
+// key the last counts.
 func (w *watcher) applyLeases(ctx context.Context, events []*clientv3.Event) error {
 	last := make(map[string]int, len(events))
 	for i, ev := range events {
@@ -141,7 +142,7 @@ func (w *watcher) applyLeases(ctx context.Context, events []*clientv3.Event) err
 		e, ok := w.parseEvent(ev)
 		k := e.Key()
 		was, known := w.known[k]
-		isOwn := k == own.key && ev.Kv.ModRevision > own.revision // and not what this node removed itself
+		isOwn := k == own.key && ev.Kv.ModRevision > own.revision // and was not removed by this node itself
 		var present *entry
 		if ev.Type == mvccpb.PUT {
 			present = &e
@@ -157,7 +158,7 @@ func (w *watcher) applyLeases(ctx context.Context, events []*clientv3.Event) err
 			e = w.withExpiration(ctx, own, e)
 			w.known[k] = e
 			u.Put = append(u.Put, e.Lease)
-		case !known || was.raw != e.raw: // another spelling of the key counts
+		case !known || was.raw != e.raw: // another spelling of the key exists
 		case k == own.key && own.mine(&was):
 			if isOwn {
 				lost = w.loses(own, present)
@@ -179,7 +180,7 @@ func (w *watcher) applyLeases(ctx context.Context, events []*clientv3.Event) err
 	return nil
 }
 
-// parseEvent is parse for an event, where a deleted key has no value.
+// parseEvent is like parse for an event, where a deleted key has no value.
 func (w *watcher) parseEvent(ev *clientv3.Event) (entry, bool) {
 	if ev.Type == mvccpb.PUT {
 		return w.parse(ev.Kv)
@@ -188,23 +189,23 @@ func (w *watcher) parseEvent(ev *clientv3.Event) (entry, bool) {
 	return entry{Lease: lease.Lease{Subnet: subnet, IPv6Subnet: ipv6Subnet}, raw: string(ev.Kv.Key)}, err == nil
 }
 
-// withExpiration completes e if it is the own lease.
+// withExpiration adds the expiration to e if it is the own lease.
 func (w *watcher) withExpiration(ctx context.Context, own held, e entry) entry {
 	switch {
 	case e.Key() != own.key || e.reserved() || !own.mine(&e):
 	case e.leaseID == own.leaseID:
 		e.Expiration = own.lease.Expiration
-	default: // not written by this node, or by a renewal that is under way
+	default: // not written by this node, or by a renewal in progress
 		until, err := w.expiration(ctx, e.leaseID)
 		if err != nil {
-			until = time.Now() // rather renewed too early than never
+			until = time.Now() // renewing too early is better than never
 		}
 		e.Expiration = until
 	}
 	return e
 }
 
-// applyConfig sends what an event of the config key changes.
+// applyConfig sends the change of an event of the config key.
 func (w *watcher) applyConfig(ctx context.Context, ev *clientv3.Event) error {
 	v := parseConfig(nil, 0)
 	if ev.Type == mvccpb.PUT {
@@ -222,7 +223,7 @@ func (w *watcher) applyConfig(ctx context.Context, ev *clientv3.Event) error {
 	return w.send(ctx, lease.Update{Config: v.parsed})
 }
 
-// refuse sends an error of the config, unless it was sent last.
+// refuse sends an error of the config, unless it was the last one sent.
 func (w *watcher) refuse(ctx context.Context, err error) error {
 	if err.Error() == w.refused {
 		return nil
