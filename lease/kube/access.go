@@ -22,23 +22,22 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// requestTimeout is how long one request waits for its answer; watches wait
-// longer.
+// requestTimeout bounds one request; watches wait longer.
 const requestTimeout = 5 * time.Second
 
-// access makes the client of the API, and another one when what it is made of has
+// access creates the API client, and creates a new one when the credentials have
 // changed.
 type access struct {
 	o Options
 
 	mu     sync.Mutex
-	client rest.Interface // nil: none yet
-	made   []byte         // the text of the file that client was made of
-	doubt  bool           // a request was refused: that text may be out of date
+	client rest.Interface // nil if there is none yet
+	made   []byte         // the text of the file from which client was created
+	doubt  bool           // a request was refused: made may be out of date
 }
 
-// serviceAccountCA is where a pod finds the authority of the API server's
-// certificate. Its token, beside it, is read again by the client's transport.
+// serviceAccountCA is the path in a pod of the CA certificate for the API
+// server. The token beside it is reread by the client's transport.
 const serviceAccountCA = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
 
 // get returns the client.
@@ -62,15 +61,14 @@ func (a *access) get() (rest.Interface, error) {
 	return a.client, nil
 }
 
-// question has the next get look whether the credentials were replaced.
+// question makes the next get check whether the credentials were replaced.
 func (a *access) question() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.doubt = true
 }
 
-// source returns the text of the file that the credentials are in, if they are in
-// one.
+// source returns the text of the file that holds the credentials, if any.
 func (a *access) source() ([]byte, error) {
 	path, remedy := a.o.Kubeconfig, "name another file with --kubeconfig-file"
 	switch {
@@ -86,7 +84,8 @@ func (a *access) source() ([]byte, error) {
 	return text, nil
 }
 
-// build makes a client from the text of a kubeconfig, if the options name one.
+// build creates a client, from the text of a kubeconfig if the options name
+// one.
 func (a *access) build(text []byte) (rest.Interface, error) {
 	c, err := a.config(text)
 	if err != nil {
@@ -120,7 +119,7 @@ func (a *access) config(kubeconfig []byte) (*rest.Config, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Paths in it are relative to the file.
+		// Paths in a kubeconfig are relative to the file.
 		for _, c := range parsed.Clusters {
 			c.LocationOfOrigin = a.o.Kubeconfig
 		}
@@ -141,7 +140,7 @@ func (a *access) config(kubeconfig []byte) (*rest.Config, error) {
 	return rest.InClusterConfig()
 }
 
-// try sends one request and notes what its outcome says of the API.
+// try sends one request and records what its outcome shows about the API.
 func (s *Store) try(ctx context.Context, op string, request func(context.Context, rest.Interface) error) error {
 	c, err := s.access.get()
 	if err == nil {

@@ -18,23 +18,23 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Acquire annotates this node's object with a, where that does not say so yet, and
-// returns the lease of the subnets that the cluster has assigned to it. prev is of
-// no use. The lease has a as it is, also where a user's annotation has the others
+// Acquire annotates this node's object with a, if it differs, and returns the
+// lease of the subnets that the cluster has assigned to it. prev is ignored. The
+// lease contains a unchanged, even if a user's annotation makes the other nodes
 // see another address.
 func (s *Store) Acquire(ctx context.Context, a lease.Attrs, _ lease.Previous) (*lease.Lease, error) {
 	return s.hold(ctx, a, "")
 }
 
-// Renew is Acquire for a node whose subnets have stayed. It changes nothing and
-// returns an error that wraps lease.ErrLost if the node's object is gone or has
-// other subnets now.
+// Renew is Acquire for a node whose subnets are unchanged. It changes nothing
+// and returns an error that wraps lease.ErrLost if the node's object is gone or
+// has other subnets now.
 func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, error) {
 	return s.hold(ctx, own.Attrs, own.Key())
 }
 
-// hold makes the node's object say a. was is the lease that the node is to have;
-// empty: any.
+// hold writes a to the node's object. was is the lease that the node is expected
+// to have; empty means any.
 func (s *Store) hold(ctx context.Context, a lease.Attrs, was lease.Key) (*lease.Lease, error) {
 	c, err := s.Config(ctx)
 	if err != nil {
@@ -70,10 +70,10 @@ func (s *Store) hold(ctx context.Context, a lease.Attrs, was lease.Key) (*lease.
 	return &l, nil
 }
 
-// errNoNode says that the cluster does not have the object of this node.
+// errNoNode reports that this node's object does not exist in the cluster.
 var errNoNode = errors.New("no such node")
 
-// absent replaces the error of a Node that is not there.
+// absent replaces the error for a Node that does not exist.
 func (s *Store) absent(err error, op string) error {
 	if !apierrors.IsNotFound(err) {
 		return err
@@ -82,7 +82,7 @@ func (s *Store) absent(err error, op string) error {
 		Remedy: "it comes when the kubelet registers; if that has another name, set NODE_NAME to it"}
 }
 
-// unassigned makes the error of a Node whose podCIDRs do not do.
+// unassigned returns the error for a Node with unsuitable podCIDRs.
 func (s *Store) unassigned(c *lease.Config, e *entry, err error) error {
 	remedy := "set the Network in " + s.path + " to the cluster's --cluster-cidr, or delete the node so that it gets another podCIDR"
 	if len(e.podCIDRs) == 0 {
@@ -102,7 +102,7 @@ func networks(c *lease.Config) string {
 	return text
 }
 
-// annotate makes the annotations of e, which is this node, those of a.
+// annotate sets the annotations of e, which is this node, to those of a.
 func (s *Store) annotate(ctx context.Context, e *entry, a lease.Attrs) error {
 	want, err := s.keys.wanted(e, a, s.started)
 	op := "annotate node " + e.name
@@ -116,8 +116,8 @@ func (s *Store) annotate(ctx context.Context, e *entry, a lease.Attrs) error {
 	return s.patch(ctx, op, e.name, map[string]any{"metadata": map[string]any{"annotations": c}})
 }
 
-// patch sends a strategic merge patch of this node's status, of which annotations
-// may be a part, and takes in the outcome.
+// patch sends a strategic merge patch of this node's status, which may include
+// annotations, and records the result.
 func (s *Store) patch(ctx context.Context, op, name string, p any) error {
 	body, err := json.Marshal(p)
 	if err != nil {
@@ -135,7 +135,7 @@ func (s *Store) patch(ctx context.Context, op, name string, p any) error {
 	return nil
 }
 
-// see takes in this node's object.
+// see records the state of this node's object.
 func (s *Store) see(e *entry) {
 	s.mu.Lock()
 	s.own.seen, s.own.gone = e, false
@@ -143,9 +143,9 @@ func (s *Store) see(e *entry) {
 	s.notify()
 }
 
-// NodeAddrs returns the addresses that users have annotated this node with, to
-// choose its interface by; invalid ones where they have not. It asks the API the
-// first time, and after that says what Watch has seen.
+// NodeAddrs returns the addresses with which users annotated this node to select
+// its interface; they are invalid if there are none. It queries the API the
+// first time, and afterwards returns what Watch has seen.
 func (s *Store) NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error) {
 	s.mu.Lock()
 	e := s.own.seen

@@ -10,17 +10,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// What stock flannel writes into the condition NetworkUnavailable.
+// The content of the condition NetworkUnavailable, as written by stock flannel:
 const (
 	upReason  = "FlannelIsUp"
 	upMessage = "Flannel is running on this node"
 )
 
-// conditionRest is the least time between two writes of the condition, should
-// another keep writing the opposite.
+// conditionRest is the minimum time between two writes of the condition, in
+// case another program keeps writing the opposite.
 const conditionRest = 10 * time.Second
 
-// Ready says that the pods of this node can talk. It does not block; Watch writes
+// Ready records that this node is ready for pods. It does not block; Watch writes
 // the node's condition.
 func (s *Store) Ready() {
 	s.mu.Lock()
@@ -30,8 +30,8 @@ func (s *Store) Ready() {
 }
 
 // keepCondition writes the condition NetworkUnavailable=False, as soon as the node
-// is ready, until ctx is done. False for another's reason stands: the routes of a
-// cloud, say, or another network on top of this one.
+// is ready, until ctx is done. A condition that is False for another reason is
+// kept, such as cloud routes, or another network on top of this one.
 func (s *Store) keepCondition(ctx context.Context) {
 	if !s.access.o.Condition {
 		return
@@ -41,7 +41,7 @@ func (s *Store) keepCondition(ctx context.Context) {
 	for {
 		var rest <-chan time.Time
 		if e := s.unavailable(); e != nil {
-			_ = s.setCondition(ctx, e) // a failure is noted, and tried again
+			_ = s.setCondition(ctx, e) // a failure is recorded and retried
 			rest = time.After(conditionRest)
 		}
 		if rest != nil {
@@ -60,7 +60,7 @@ func (s *Store) keepCondition(ctx context.Context) {
 	}
 }
 
-// unavailable returns this node if its condition is to be written.
+// unavailable returns this node if its condition has to be written.
 func (s *Store) unavailable() *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,7 +72,7 @@ func (s *Store) unavailable() *entry {
 }
 
 func (s *Store) setCondition(ctx context.Context, e *entry) error {
-	// Not later than the extras began to count, which see.
+	// Not later than the time from which the extras count, see extras.
 	since := s.started
 	if x, err := s.keys.extrasOf(e); err == nil && !x.Since.IsZero() {
 		since = x.Since

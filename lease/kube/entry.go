@@ -11,13 +11,13 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// entry is what a Node object says to this network.
+// entry is the part of a Node object that concerns this network.
 type entry struct {
 	name        string
 	podCIDRs    []string
-	annotations map[string]string // those of keys alone
-	// up is when a flannel last set the condition NetworkUnavailable of the node;
-	// zero: none did, or another has set it since.
+	annotations map[string]string // only those of keys
+	// up is when a flannel last set the node's condition NetworkUnavailable; zero
+	// if none did, or another program has set it since.
 	up time.Time
 	// unavailable is the status of that condition: "", "True", "False" or
 	// "Unknown".
@@ -31,8 +31,8 @@ const (
 	noData = "null"
 )
 
-// subnets returns the pod subnets that are assigned to the node, in whatever order
-// they stand.
+// subnets returns the pod subnets that are assigned to the node, in any order of
+// podCIDRs.
 func (e *entry) subnets() (subnet, ipv6Subnet netip.Prefix, err error) {
 	if len(e.podCIDRs) > 2 {
 		return subnet, ipv6Subnet, fmt.Errorf("spec.podCIDRs has %d entries, %s; want one, or one of each address family", len(e.podCIDRs), strings.Join(e.podCIDRs, ", "))
@@ -54,11 +54,11 @@ func (e *entry) subnets() (subnet, ipv6Subnet netip.Prefix, err error) {
 	return subnet, ipv6Subnet, nil
 }
 
-// managed says whether the node takes part in the network.
+// managed reports whether the node takes part in the network.
 func (k *keys) isManaged(e *entry) bool { return e.annotations[k.managed] == "true" }
 
-// lease returns the lease that the annotations of a node make. The error says
-// which of them, or what of the node, is wrong.
+// lease returns the lease described by the annotations of a node. The error
+// names the annotation, or the property of the node, that is invalid.
 func (k *keys) lease(e *entry) (lease.Lease, error) {
 	var l lease.Lease
 	var err error
@@ -99,8 +99,8 @@ func (k *keys) lease(e *entry) (lease.Lease, error) {
 	return l, nil
 }
 
-// address reads an annotation with an address; an invalid one is returned where
-// there is none.
+// address reads an annotation that contains an address. It returns the invalid
+// address if there is none.
 func (k *keys) address(e *entry, key string, ipv4 bool) (netip.Addr, error) {
 	text := e.annotations[key]
 	if text == "" || text == noIPv4 {
@@ -117,7 +117,7 @@ func (k *keys) address(e *entry, key string, ipv4 bool) (netip.Addr, error) {
 	return a, nil
 }
 
-// brief cuts what others have written to what fits into a message.
+// brief shortens text written by others to fit into a message.
 func brief(s string) string {
 	const most = 60
 	if len(s) > most {

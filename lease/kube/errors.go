@@ -13,7 +13,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// inBrief is an error in other words.
+// inBrief is an error with a shorter text.
 type inBrief struct {
 	text string
 	error
@@ -22,7 +22,7 @@ type inBrief struct {
 func (e *inBrief) Error() string { return e.text }
 func (e *inBrief) Unwrap() error { return e.error }
 
-// cause is the text of err without the words of the client around it.
+// cause returns the text of err without the client's wrapping.
 func cause(err error) string {
 	var status apierrors.APIStatus
 	switch {
@@ -36,8 +36,8 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// refused says whether the API server, or what is between, refuses the node
-// itself: that does not pass without an operator.
+// refused reports whether the API server, or a proxy in between, refuses the
+// node itself, which only an operator can resolve.
 func refused(err error) bool {
 	text := err.Error()
 	return apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err) ||
@@ -45,7 +45,7 @@ func refused(err error) bool {
 		strings.Contains(text, "getting credentials:")
 }
 
-// fail makes the error of a request.
+// fail returns the error of a request.
 func (s *Store) fail(op string, err error) *Error {
 	var made *Error
 	if errors.As(err, &made) {
@@ -58,10 +58,10 @@ func (s *Store) fail(op string, err error) *Error {
 	return e
 }
 
-// errDeniedForNow is lease.ErrDenied of a request that may be granted later.
+// errDeniedForNow is lease.ErrDenied for a request that may be granted later.
 var errDeniedForNow = fmt.Errorf("%w: %w", lease.ErrDenied, lease.ErrPending)
 
-// remedy says what an operator can do about err.
+// remedy returns what an operator can do about err.
 func (s *Store) remedy(err error) string {
 	text := err.Error()
 	credentials := "the service account's token"

@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// extras is the annotation of what twill announces beyond stock flannel. Stock
-// cuts its MAC address out of backend-data as text, so that further keys there
-// would break it.
+// extras is the annotation for data that twill announces beyond stock flannel.
+// Stock flannel extracts its MAC address from backend-data as text, so further
+// keys there would break it.
 type extras struct {
 	BackendData   map[string]json.RawMessage `json:",omitempty"`
 	BackendV6Data map[string]json.RawMessage `json:",omitempty"`
 	// Since is when this was first announced. A stock flannel that takes over the
-	// node leaves the annotation as it is, but sets the node's condition when it
-	// starts: what is older than that does not count any more.
+	// node leaves the annotation unchanged, but sets the node's condition when it
+	// starts; an annotation older than that no longer counts.
 	Since time.Time
 }
 
 // stockKeys are the keys of backend data that stock flannel has, in its order.
 var stockKeys = []string{"VNI", "VtepMAC"}
 
-// extrasOf returns what counts of a node's extras.
+// extrasOf returns a node's extras that are still in force.
 func (k *keys) extrasOf(e *entry) (extras, error) {
 	text := e.annotations[k.extras]
 	if text == "" {
@@ -40,8 +40,8 @@ func (k *keys) extrasOf(e *entry) (extras, error) {
 	return x, nil
 }
 
-// split parts backend data into what stock flannel writes, byte for byte, and the
-// rest. Data that are no object stay whole.
+// split divides backend data into the part that stock flannel writes, byte for
+// byte, and the rest. Data that is not an object is not split.
 func split(data json.RawMessage) (stock string, rest map[string]json.RawMessage) {
 	if len(data) == 0 {
 		return noData, nil
@@ -62,7 +62,8 @@ func split(data json.RawMessage) (stock string, rest map[string]json.RawMessage)
 	return "{" + strings.Join(members, ",") + "}", rest
 }
 
-// merge is the opposite of split. Keys that stock has count from its data alone.
+// merge is the inverse of split. Stock flannel's keys are taken from its data
+// only.
 func merge(stock json.RawMessage, rest map[string]json.RawMessage) json.RawMessage {
 	if len(rest) == 0 {
 		return stock
@@ -88,11 +89,11 @@ func merge(stock json.RawMessage, rest map[string]json.RawMessage) json.RawMessa
 	return json.RawMessage("{" + strings.Join(members, ",") + "}")
 }
 
-// quoted is a JSON string.
+// quoted returns s as a JSON string.
 func quoted(s string) string {
 	b, err := json.Marshal(s)
 	if err != nil {
-		panic(err) // a text
+		panic(err) // cannot happen for a string
 	}
 	return string(b)
 }

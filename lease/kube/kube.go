@@ -1,17 +1,18 @@
-// Package kube is a lease.Store over the Node objects of a Kubernetes cluster, in
-// stock flannel's layout, so that nodes of both kinds share one network:
+// Package kube implements lease.Store on the Node objects of a Kubernetes
+// cluster, in stock flannel's layout, so that nodes of both kinds share one
+// network:
 //
 //	spec.podCIDRs       the subnets of a node, which the cluster assigns
 //	metadata.annotations what the node announces: its address, backend and data
 //	net-conf.json       the network configuration, a file on each node
 //
-// A lease is a node that takes part. It does not expire; it goes with the Node
-// object. What is wrong with one node's object is logged and keeps the lease that
-// the node had.
+// Each node that takes part has a lease. It does not expire; it is removed with
+// the Node object. An error in a node's object is logged, and the node keeps the
+// lease that it had.
 //
-// What is not there yet, the node's object or its podCIDR, and an API that does
-// not answer or that refuses this node, is an *Error that wraps lease.ErrPending:
-// the same call may succeed later.
+// If the node's object or its podCIDR does not exist yet, or the API does not
+// answer or refuses this node, calls return an *Error that wraps
+// lease.ErrPending: the same call may succeed later.
 package kube
 
 import (
@@ -21,13 +22,13 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Error says what of Kubernetes could not be used, and what to do about it. It
-// never holds a token.
+// Error reports which operation on Kubernetes failed, and what to do about it.
+// It never holds a token.
 type Error struct {
 	Op     string // "read node n1"
 	Err    error
-	Remedy string // empty if Err says it
-	Kind   error  // lease.ErrPending, lease.ErrDenied or lease.ErrLost; nil: none
+	Remedy string // empty if Err includes it
+	Kind   error  // lease.ErrPending, lease.ErrDenied or lease.ErrLost; nil if none applies
 }
 
 func (e *Error) Error() string {
@@ -38,7 +39,7 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Unwrap returns what went wrong, and of which kind that is.
+// Unwrap returns the cause and the kind of the error.
 func (e *Error) Unwrap() []error {
 	if e.Kind == nil {
 		return []error{e.Err}
@@ -46,12 +47,13 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind, e.Err}
 }
 
-// errLost makes an error of the own lease that calls for Renew.
+// errLost returns an error of the own lease that calls for Renew.
 func errLost(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", lease.ErrLost, fmt.Errorf(format, args...))
 }
 
-// inside says whether the subnets that are assigned to a node lie in the network.
+// inside returns an error unless the subnets assigned to a node are in the
+// network.
 func inside(c *lease.Config, l lease.Lease) error {
 	errs := lease.Check(c, []lease.Lease{l})
 	var outside *lease.OutsideError
@@ -61,8 +63,7 @@ func inside(c *lease.Config, l lease.Lease) error {
 	return nil
 }
 
-// assigned returns the part of a node's subnets that c has a use for: those of the
-// address families that it enables.
+// assigned returns the subnets of a node whose address families c enables.
 func assigned(c *lease.Config, e *entry) (l lease.Lease, err error) {
 	subnet, ipv6Subnet, err := e.subnets()
 	if err != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/twillnet/twill/lease/internal/spelling"
 )
 
-// Config returns the network configuration as the file has it; where that is no
-// good any more, the last good one.
+// Config returns the network configuration in the file or, if that has become
+// invalid, the last valid one.
 func (s *Store) Config(context.Context) (*lease.Config, error) {
 	c, err := s.readConfig()
 	s.mu.Lock()
@@ -35,15 +35,17 @@ func (s *Store) Config(context.Context) (*lease.Config, error) {
 	return s.config, nil
 }
 
-// configMap is where the manifests of flannel keep the network configuration.
+// configMap is the ConfigMap in which flannel's manifests keep the network
+// configuration.
 const configMap = "kube-flannel-cfg"
 
-// configNamespaces are the namespaces that it may be in, stock's first.
+// configNamespaces are the namespaces that may contain it, stock flannel's
+// first.
 var configNamespaces = []string{"kube-flannel", "kube-system"}
 
-// PublishedText returns the network configuration as it is written, good or not.
-// Where there is no file, as outside of the cluster, it asks the API for the
-// ConfigMap that becomes the file.
+// PublishedText returns the text of the network configuration, valid or not. If
+// there is no file, as outside the cluster, it requests the ConfigMap behind the
+// file from the API.
 func (s *Store) PublishedText(ctx context.Context) ([]byte, error) {
 	text, missing := s.readText()
 	if !errors.Is(missing, fs.ErrNotExist) {
@@ -67,7 +69,7 @@ func (s *Store) PublishedText(ctx context.Context) ([]byte, error) {
 	return nil, missing
 }
 
-// Published returns the network configuration that PublishedText has.
+// Published returns the parsed result of PublishedText.
 func (s *Store) Published(ctx context.Context) (*lease.Config, error) {
 	text, err := s.PublishedText(ctx)
 	if err != nil {
@@ -76,8 +78,8 @@ func (s *Store) Published(ctx context.Context) (*lease.Config, error) {
 	return s.parse(text)
 }
 
-// WaitConfig returns the network configuration as soon as there is a good one.
-// Before that it calls note with what is wrong, once for each version.
+// WaitConfig returns the network configuration as soon as it is valid. Until
+// then it calls note with the error, once for each version.
 func (s *Store) WaitConfig(ctx context.Context, note func(error)) (*lease.Config, error) {
 	w := s.configWatch()
 	defer w.Close()
@@ -101,7 +103,7 @@ func (s *Store) configWatch() *filewatch.Notifier {
 	return &filewatch.Notifier{Path: s.path, What: "network configuration", Log: s.log}
 }
 
-// maxConfig bounds what is read; a ConfigMap holds no more than 1 MiB.
+// maxConfig bounds what is read; a ConfigMap holds at most 1 MiB.
 const maxConfig = 1 << 20
 
 func (s *Store) readText() ([]byte, error) {
@@ -140,8 +142,8 @@ func (s *Store) parse(text []byte) (*lease.Config, error) {
 	return c, nil
 }
 
-// misspelt names a key that is a letter or two off one that counts. Others that
-// nobody knows are passed over, as in flannel.
+// misspelt describes unknown keys that differ from a known one by a letter or
+// two. Other unknown keys are ignored, as in flannel.
 func misspelt(text []byte) string {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(text, &members) != nil {

@@ -18,18 +18,18 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// nodes follows the Node objects of the cluster into the store's table, by the
-// client's reflector. Nothing of a Node is kept but what counts, and there is no
-// queue that could be full.
+// nodes follows the Node objects of the cluster into the store's table, using
+// the client's reflector. Only the relevant part of a Node is kept, and there is
+// no queue that could fill up.
 type nodes struct {
 	*Store
-	synced bool // the table has been complete once; the mutex guards it
+	synced bool // the table has been complete once; guarded by the mutex
 }
 
-// backoff is the pace of attempts to list and watch.
+// backoff is the backoff between attempts to list and watch.
 var backoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 6, Cap: 5 * time.Second}
 
-// run lists and watches until ctx is done. It tries again for ever.
+// run lists and watches until ctx is done. It retries forever.
 func (n *nodes) run(ctx context.Context) {
 	changes, end := n.subscribe()
 	defer end()
@@ -47,8 +47,9 @@ func (n *nodes) run(ctx context.Context) {
 	}
 }
 
-// alone names this node if it needs to know of no other: where something else
-// brings packets from node to node. Empty: it needs to know all.
+// alone returns the name of this node if it does not need the others, because
+// something else carries packets between nodes. It returns "" if it needs all
+// nodes.
 func (n *nodes) alone() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -58,23 +59,23 @@ func (n *nodes) alone() string {
 	return ""
 }
 
-// follow starts a reflector, which ends some time after ctx is done: it rests
-// between two attempts without looking at ctx.
+// follow starts a reflector, which ends some time after ctx is done: it does
+// not check ctx while it pauses between two attempts.
 func (n *nodes) follow(ctx context.Context, alone string) {
 	pace := backoff
 	r := cache.NewReflectorWithOptions(n.listWatch(alone), &corev1.Node{}, &receiver{n, ctx}, cache.ReflectorOptions{Name: "nodes", Backoff: &pace})
 	go r.RunWithContext(ctx)
 }
 
-// receiver is what a reflector takes for its cache. It takes nothing in once its
-// reflector was ended, since another one may have begun.
+// receiver acts as the reflector's cache. It ignores everything after its
+// reflector was stopped, since another one may have started.
 type receiver struct {
 	*nodes
 	ctx context.Context
 }
 
-// listWatch asks for all nodes, or for one alone. Both of its functions note whether the API
-// answers.
+// listWatch requests all nodes, or a single one. Both of its functions record whether
+// the API answers.
 func (n *nodes) listWatch(alone string) *cache.ListWatch {
 	selector := ""
 	if alone != "" {
@@ -96,7 +97,7 @@ func (n *nodes) listWatch(alone string) *cache.ListWatch {
 			if noted := n.outcome(ctx, "watch nodes", err); noted == nil {
 				return w, nil
 			}
-			return nil, err // as it is: the reflector looks what it says
+			return nil, err // unchanged, since the reflector inspects it
 		},
 	}
 }
@@ -188,7 +189,7 @@ func (r *receiver) Replace(all []any, _ string) error {
 	return nil
 }
 
-// change calls f with the mutex held, and notifies of what it has changed.
+// change calls f with the mutex held, and then notifies the subscribers.
 func (r *receiver) change(f func()) {
 	r.mu.Lock()
 	if r.ctx.Err() == nil {
@@ -201,8 +202,8 @@ func (r *receiver) change(f func()) {
 // Resync implements cache.ReflectorStore.
 func (r *receiver) Resync() error { return nil }
 
-// Leases returns the leases of all nodes in the order of their subnets, as the API
-// has them now. What is wrong with a node is logged, and it is left out.
+// Leases returns the leases of all nodes in the order of their subnets, as
+// currently in the API. An invalid node is logged and left out.
 func (s *Store) Leases(ctx context.Context) ([]lease.Lease, error) {
 	t := newTable(&s.keys, s.log)
 	o := metav1.ListOptions{Limit: pageSize}

@@ -11,13 +11,13 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Built says whether this build can ask Kubernetes.
+// Built reports whether this build includes Kubernetes support.
 const Built = false
 
 // Store does not exist in this build.
 type Store struct{ methods }
 
-// methods are those of the Store of other builds.
+// methods has the methods of Store in other builds.
 type methods interface {
 	lease.Store
 	WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error)
@@ -30,7 +30,7 @@ type methods interface {
 	Close() error
 }
 
-// Open refuses.
+// Open returns an error.
 func Open(Options) (*Store, error) {
 	return nil, errors.New("open Kubernetes: this build has no access to it (nokube)")
 }

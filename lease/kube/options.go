@@ -13,36 +13,37 @@ const (
 	DefaultConfigFile = "/etc/kube-flannel/net-conf.json"
 )
 
-// Options say where the API is, who asks it, and for which node.
+// Options hold the location of the API, the credentials, and the name of the
+// node.
 type Options struct {
 	// APIURL and Kubeconfig choose the API server and the credentials. With
-	// neither they are those of the pod that this process runs in. A kubeconfig
-	// gives both by its current context; APIURL then replaces the server alone.
+	// neither, those of the pod that this process runs in are used. A kubeconfig
+	// provides both by its current context; APIURL then replaces only the server.
 	// With APIURL alone there are no credentials.
 	APIURL, Kubeconfig string
 
-	// Node is the name of this node. Where it is empty it is that of the pod
-	// PodNamespace/PodName.
+	// Node is the name of this node. If it is empty, the node of the pod
+	// PodNamespace/PodName is used.
 	Node, PodName, PodNamespace string
 
-	// Prefix is that of the annotations; empty means DefaultPrefix.
+	// Prefix is the prefix of the annotations; empty means DefaultPrefix.
 	Prefix string
 	// ConfigFile holds the network configuration; empty means DefaultConfigFile.
 	ConfigFile string
-	// Condition says to set the node's condition NetworkUnavailable to False when
-	// Ready is called.
+	// Condition enables setting the node's condition NetworkUnavailable to False
+	// when Ready is called.
 	Condition bool
 
 	Logger *slog.Logger
 }
 
-// Check finds what cannot be right whatever the cluster is like.
+// Check finds errors that do not depend on the cluster.
 func (o *Options) Check() error {
 	_, err := newKeys(o.Prefix)
 	return err
 }
 
-// CheckNode says whether o names a node to be.
+// CheckNode returns an error if o names no node.
 func (o *Options) CheckNode() error {
 	if o.Node == "" && (o.PodName == "" || o.PodNamespace == "") {
 		return fmt.Errorf("NODE_NAME is not set, and POD_NAME and POD_NAMESPACE are not both: set NODE_NAME to the name of this node (in a pod: valueFrom.fieldRef.fieldPath spec.nodeName)")
@@ -51,11 +52,11 @@ func (o *Options) CheckNode() error {
 }
 
 // validPrefix is flannel's rule: a domain of two labels or more, a slash, and
-// perhaps the beginning of a name.
+// optionally the beginning of a name.
 var validPrefix = regexp.MustCompile(`^(?:[a-z0-9_-]+\.)+[a-z0-9_-]+/(?:[a-z0-9_-]+-)?$`)
 
-// newKeys returns the annotations' names under prefix, to which flannel adds a
-// slash, or a hyphen to what follows one.
+// newKeys returns the annotations' names under prefix, to which flannel appends
+// a slash, or a hyphen if it already has text after a slash.
 func newKeys(prefix string) (keys, error) {
 	if prefix == "" {
 		prefix = DefaultPrefix
@@ -86,13 +87,13 @@ func newKeys(prefix string) (keys, error) {
 	}, nil
 }
 
-// keys are the names of annotations.
+// keys holds the names of the annotations.
 type keys struct {
-	// What a node writes of itself, as stock flannel does.
+	// Written by the node itself, as by stock flannel.
 	managed, kind, data, v6Data, public, publicV6 string
-	// extras is ours alone; stock passes over it.
+	// extras is specific to twill; stock flannel ignores it.
 	extras string
-	// What users write.
+	// Written by users.
 	overwrite, overwriteV6, node, nodeV6 string
 }
 

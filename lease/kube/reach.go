@@ -13,18 +13,19 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// reach is whether the API can be asked. The mutex of the Store guards it.
+// reach records whether the API can be reached. It is guarded by the mutex of
+// the Store.
 type reach struct {
-	away   time.Time // since when not; zero: it answers
+	away   time.Time // since when it does not answer; zero if it does
 	why    *Error    // of the last request that failed
 	logged time.Time
 }
 
-// logEvery bounds what the log says while the API is away.
+// logEvery limits the log messages during an outage of the API.
 const logEvery = 30 * time.Second
 
-// Away returns since when the API does not answer, or refuses this node, and why;
-// the zero time: it answers.
+// Away returns since when the API has not answered, or has refused this node, and
+// why. The time is zero if the API answers.
 func (s *Store) Away() (since time.Time, why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -34,8 +35,8 @@ func (s *Store) Away() (since time.Time, why error) {
 	return s.reach.away, s.reach.why
 }
 
-// outcome notes what has become of a request, logs what is new, and returns the
-// *Error for the caller.
+// outcome records the result of a request, logs changes, and returns the *Error
+// for the caller.
 func (s *Store) outcome(ctx context.Context, op string, err error) error {
 	if err == nil || answered(err) {
 		s.answers(op)
@@ -46,7 +47,7 @@ func (s *Store) outcome(ctx context.Context, op string, err error) error {
 	}
 	e := s.fail(op, err)
 	if ctx.Err() != nil {
-		return errors.Join(ctx.Err(), e) // the caller has given up, the API may be well
+		return errors.Join(ctx.Err(), e) // the caller gave up; the API may be healthy
 	}
 	denied := errors.Is(e, lease.ErrDenied)
 	if denied {
@@ -75,14 +76,14 @@ func (s *Store) outcome(ctx context.Context, op string, err error) error {
 	return e
 }
 
-// answered says whether the API has answered a request that it could not grant for
-// what was asked, not for who asked.
+// answered reports whether the API answered a request and refused it because of
+// its content, not because of the credentials.
 func answered(err error) bool {
 	return apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
 		apierrors.IsConflict(err) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err)
 }
 
-// answers notes that the API has answered.
+// answers records that the API has answered.
 func (s *Store) answers(op string) {
 	s.mu.Lock()
 	was := s.reach

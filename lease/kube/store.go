@@ -18,11 +18,11 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Built says whether this build can ask Kubernetes.
+// Built reports whether this build includes Kubernetes support.
 const Built = true
 
-// Store is the leases of one network in Kubernetes. It is safe for concurrent
-// use.
+// Store holds the leases of one network in Kubernetes. It is safe for
+// concurrent use.
 type Store struct {
 	access  access
 	keys    keys
@@ -32,26 +32,26 @@ type Store struct {
 
 	mu    sync.Mutex
 	reach reach
-	name  string // of this node; empty: not known yet
+	name  string // of this node; empty if not known yet
 	own   own
 	ready bool // Ready was called
 	table *table
-	// config is the last good network configuration, nil before there was one.
+	// config is the last valid network configuration, nil before there was one.
 	config *lease.Config
-	// watchers are notified of each change of what stands above.
+	// watchers are notified of each change of the fields above.
 	watchers map[chan struct{}]bool
 }
 
-// own is this node, as it was given its lease and as it was seen last.
+// own is this node: the lease it acquired and its state when last seen.
 type own struct {
-	lease *lease.Lease // nil: none was acquired yet
-	seen  *entry       // nil: never
+	lease *lease.Lease // nil if none was acquired yet
+	seen  *entry       // nil if never seen
 	gone  bool         // the object was deleted since
 }
 
 var _ lease.Store = (*Store)(nil)
 
-// Open returns a store. It asks nothing of the API and reads no file yet.
+// Open returns a store. It sends no request to the API and reads no file yet.
 func Open(o Options) (*Store, error) {
 	k, err := newKeys(o.Prefix)
 	if err != nil {
@@ -60,7 +60,7 @@ func Open(o Options) (*Store, error) {
 	if o.ConfigFile == "" {
 		o.ConfigFile = DefaultConfigFile
 	}
-	// The client's own log says in its way what the errors of its calls say.
+	// The client's own log repeats the errors of its calls.
 	klog.SetLogger(logr.Discard())
 	s := &Store{
 		access: access{o: o}, keys: k, path: o.ConfigFile, log: o.Logger, name: o.Node,
@@ -71,7 +71,7 @@ func Open(o Options) (*Store, error) {
 	return s, nil
 }
 
-// Close does nothing: what a store runs ends with Watch.
+// Close does nothing: everything that a store runs ends with Watch.
 func (s *Store) Close() error { return nil }
 
 // nodeName returns the name of this node.
@@ -100,7 +100,7 @@ func (s *Store) nodeName(ctx context.Context) (string, error) {
 	return pod.Spec.NodeName, nil
 }
 
-// node asks the API for this node's object.
+// node requests this node's object from the API.
 func (s *Store) node(ctx context.Context) (*entry, error) {
 	name, err := s.nodeName(ctx)
 	if err != nil {
@@ -119,7 +119,7 @@ func (s *Store) node(ctx context.Context) (*entry, error) {
 	return e, nil
 }
 
-// entry returns what of n counts.
+// entry returns the relevant part of n.
 func (s *Store) entry(n *corev1.Node) *entry {
 	e := &entry{name: n.Name, podCIDRs: n.Spec.PodCIDRs, annotations: s.trimmed(n.Annotations)}
 	if len(e.podCIDRs) == 0 && n.Spec.PodCIDR != "" {
@@ -146,7 +146,7 @@ func (s *Store) trimmed(all map[string]string) map[string]string {
 	return m
 }
 
-// trim is entry for the caches of the client, which are to hold Nodes.
+// trim is entry for the caches of the client, which must hold Nodes.
 func (s *Store) trim(o any) (any, error) {
 	n, ok := o.(*corev1.Node)
 	if !ok {
@@ -166,8 +166,8 @@ func (s *Store) trim(o any) (any, error) {
 
 var _ runtime.Object = (*corev1.Node)(nil)
 
-// subscribe returns a channel that receives after each change of what the store
-// knows.
+// subscribe returns a channel that receives after each change of the store's
+// state.
 func (s *Store) subscribe() (changes chan struct{}, end func()) {
 	c := make(chan struct{}, 1)
 	s.mu.Lock()
@@ -180,7 +180,7 @@ func (s *Store) subscribe() (changes chan struct{}, end func()) {
 	}
 }
 
-// notify wakes those who subscribed.
+// notify wakes the subscribers.
 func (s *Store) notify() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,27 +10,27 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// table is the leases that the nodes of the cluster make: one a node, and one node
-// a lease. It remembers which leases have changed until they are taken. It is not
-// for concurrent use.
+// table holds the leases of the cluster's nodes: one lease per node, and one node
+// per lease. It records which leases have changed until they are taken. It is not
+// safe for concurrent use.
 type table struct {
 	keys  *keys
 	log   *slog.Logger
 	nodes map[string]*row
-	// holder is the node that has a lease, the first of those that claim it.
+	// holder maps a lease to the node that has it, the first that claimed it.
 	holder map[lease.Key]string
 	dirty  map[lease.Key]bool
 
-	// own is this node's name, empty before it is known. Its lease is what it was
-	// given, not what its annotations say.
+	// own is this node's name, empty before it is known. Its lease is the one it
+	// acquired, not the one in its annotations.
 	own string
 }
 
-// row is what is known of a node.
+// row is the state of a node.
 type row struct {
 	lease lease.Lease // valid if has is
 	has   bool
-	fault string // why its annotations do not count; empty: they do
+	fault string // why its annotations do not count; empty if they do
 }
 
 func newTable(k *keys, log *slog.Logger) *table {
@@ -40,8 +40,8 @@ func newTable(k *keys, log *slog.Logger) *table {
 	}
 }
 
-// put takes in a node as it is now. What is wrong with it is logged, and the lease
-// that it had stays: other nodes may reach it still.
+// put updates a node. Errors in it are logged, and it keeps the lease that it had:
+// other nodes may still reach it.
 func (t *table) put(e *entry) {
 	r := t.nodes[e.name]
 	if r == nil {
@@ -68,7 +68,7 @@ func (t *table) put(e *entry) {
 	t.give(e.name, r, l)
 }
 
-// blame notes why a node does not count, and logs what is new.
+// blame records why a node does not count, and logs it if that is new.
 func (t *table) blame(name string, r *row, fault, remedy string) {
 	switch {
 	case fault == "" || fault == r.fault:
@@ -81,7 +81,7 @@ func (t *table) blame(name string, r *row, fault, remedy string) {
 	r.fault = fault
 }
 
-// give makes l the lease of a node.
+// give assigns the lease l to a node.
 func (t *table) give(name string, r *row, l lease.Lease) {
 	if r.has && r.lease.Equal(l) {
 		return
@@ -101,7 +101,8 @@ func (t *table) give(name string, r *row, l lease.Lease) {
 	}
 }
 
-// release takes a node's lease away, and gives it to another that claims it.
+// release removes a node's lease, and assigns it to another node that claims
+// it.
 func (t *table) release(name string, r *row) {
 	k := r.lease.Key()
 	r.has = false
@@ -118,7 +119,7 @@ func (t *table) release(name string, r *row) {
 	}
 }
 
-// remove forgets a node. The own lease stays until another is given.
+// remove removes a node. The own lease stays until another is acquired.
 func (t *table) remove(name string) {
 	r := t.nodes[name]
 	if r == nil || name == t.own && r.has {
@@ -130,7 +131,7 @@ func (t *table) remove(name string) {
 	delete(t.nodes, name)
 }
 
-// setOwn makes l, which this node was given, its lease.
+// setOwn sets l, which this node acquired, as its lease.
 func (t *table) setOwn(name string, l lease.Lease) {
 	t.own = name
 	r := t.nodes[name]
@@ -142,13 +143,13 @@ func (t *table) setOwn(name string, l lease.Lease) {
 	t.give(name, r, l)
 }
 
-// replace makes the table what a complete list says.
+// replace replaces the table with a complete list.
 func (t *table) replace(all []*entry) {
 	there := make(map[string]bool, len(all))
 	for _, e := range all {
 		there[e.name] = true
 	}
-	// What is gone first, so that its subnet is free for another.
+	// Remove deleted nodes first, so that their subnets are free for others.
 	for name := range t.nodes {
 		if !there[name] {
 			t.remove(name)
@@ -159,7 +160,7 @@ func (t *table) replace(all []*entry) {
 	}
 }
 
-// take returns what has changed since the last time.
+// take returns the changes since the last call.
 func (t *table) take() (u lease.Update) {
 	for _, k := range slices.Sorted(maps.Keys(t.dirty)) {
 		if name, ok := t.holder[k]; ok {
@@ -172,7 +173,7 @@ func (t *table) take() (u lease.Update) {
 	return u
 }
 
-// leases returns all that are in force.
+// leases returns all leases in force.
 func (t *table) leases() []lease.Lease {
 	all := make([]lease.Lease, 0, len(t.holder))
 	for _, name := range t.holder {

@@ -7,14 +7,14 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// wanted returns the annotations that a node with the attributes a has to have,
+// wanted returns the annotations that a node with the attributes a must have,
 // beside those that users write; an empty text stands for none. now is the time
-// from which on new extras count.
+// from which new extras count.
 //
-// They are stock flannel's byte for byte (AcquireLease of pkg/subnet/kube in
-// v0.28.9), with two exceptions: what stock leaves behind when it changes is
-// removed, and a node of the udp backend announces its IPv6 address, which stock's
-// has no use for.
+// They equal stock flannel's byte for byte (AcquireLease of pkg/subnet/kube in
+// v0.28.9), with two exceptions: outdated annotations that stock flannel leaves
+// behind are removed, and a node of the udp backend announces its IPv6 address,
+// which stock flannel's udp backend does not use.
 func (k *keys) wanted(e *entry, a lease.Attrs, now time.Time) (map[string]string, error) {
 	data, more := split(a.BackendData)
 	v6Data, moreV6 := split(a.BackendV6Data)
@@ -48,7 +48,8 @@ func (k *keys) wanted(e *entry, a lease.Attrs, now time.Time) (map[string]string
 	return want, err
 }
 
-// wantedExtras returns the text that stands there where it still says x.
+// wantedExtras returns the text for x, which is the existing text if that still
+// represents x.
 func (k *keys) wantedExtras(e *entry, x extras) (string, error) {
 	if len(x.BackendData) == 0 && len(x.BackendV6Data) == 0 {
 		return "", nil
@@ -66,7 +67,7 @@ func (k *keys) wantedExtras(e *entry, x extras) (string, error) {
 	return string(text), err
 }
 
-// changes returns what a patch has to write so that e has want: nil removes.
+// changes returns the annotations to patch so that e has want; nil removes one.
 func changes(e *entry, want map[string]string, kind string) map[string]any {
 	c := map[string]any{}
 	for key, text := range want {

@@ -12,13 +12,12 @@ import (
 )
 
 // Watch sends the network configuration and all leases as soon as both are known,
-// and then what changes. What it has to say beside that comes in Err: that the
-// configuration is no good, once for each version; that this node is refused; and,
-// as lease.ErrLost, that this node's object is gone, has another podCIDR, or is not
-// annotated as it should be any more. The own lease stays in force until Acquire
-// returns another.
+// and then the changes. Errors are sent in Err: that the configuration is invalid,
+// once for each version; that this node is refused; and, as lease.ErrLost, that
+// this node's object is gone, has another podCIDR, or no longer has the expected
+// annotations. The own lease stays in force until Acquire returns another.
 //
-// While it runs it keeps the condition NetworkUnavailable of the node False, once
+// While it runs, it keeps the node's condition NetworkUnavailable False once
 // Ready was called.
 func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -49,7 +48,8 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	}
 }
 
-// follow returns a channel that receives when the file may have changed.
+// follow returns a channel that receives a value when the file may have
+// changed.
 func follow(ctx context.Context, f *filewatch.Notifier, running *sync.WaitGroup) <-chan struct{} {
 	f.Arm()
 	changes := make(chan struct{}, 1)
@@ -65,34 +65,34 @@ func follow(ctx context.Context, f *filewatch.Notifier, running *sync.WaitGroup)
 	return changes
 }
 
-// watcher is what one Watch has sent.
+// watcher is the state of one Watch.
 type watcher struct {
 	*Store
 	updates chan<- lease.Update
 	nodes   *nodes
 
-	read    *lease.Config // of the file; nil: it is no good, because of bad
+	read    *lease.Config // of the file; nil if it is invalid because of bad
 	bad     error
-	config  *lease.Config // sent last; nil: none
+	config  *lease.Config // last sent; nil if none
 	refused string        // the error of the configuration sent since then
 	begun   bool          // the snapshot was sent
-	denied  bool          // that the API refuses this node was sent last
-	lost    string        // what of the own node was sent last; empty: all was well
-	addrs   string        // annotations that choose the interface, as last seen
+	denied  bool          // last sent was that the API refuses this node
+	lost    string        // the last sent fault of the own node; empty if there was none
+	addrs   string        // annotations that select the interface, as last seen
 }
 
-// readFile takes in the network configuration as the file has it.
+// readFile reads the network configuration from the file.
 func (w *watcher) readFile() {
 	w.read, w.bad = w.readConfig()
 	if w.bad == nil {
 		w.mu.Lock()
 		w.Store.config = w.read
 		w.mu.Unlock()
-		w.notify() // it says which nodes matter
+		w.notify() // it determines which nodes matter
 	}
 }
 
-// step sends what is new.
+// step sends what has changed.
 func (w *watcher) step(ctx context.Context) error {
 	u, errs := w.collect()
 	if u != nil {
@@ -129,11 +129,11 @@ func (w *watcher) collect() (*lease.Update, []error) {
 		if denied {
 			errs = append(errs, w.reach.reason())
 		} else {
-			some = true // an empty update: all is well again
+			some = true // an empty update: the fault is resolved
 		}
 	}
 	if w.config == nil || !w.begun && !w.nodes.synced {
-		return nil, errs // nothing but errors before there is a snapshot
+		return nil, errs // only errors before there is a snapshot
 	}
 	changed := w.table.take()
 	switch {
@@ -144,7 +144,7 @@ func (w *watcher) collect() (*lease.Update, []error) {
 		u.Put, u.Delete, some = changed.Put, changed.Delete, true
 	}
 	if addrs := w.own.addrs(&w.keys); addrs != w.addrs {
-		w.addrs, some = addrs, true // for NodeAddrs is asked again
+		w.addrs, some = addrs, true // makes the daemon call NodeAddrs again
 	}
 	if lost := w.ownFault(); lost != nil && lost.Error() != w.lost {
 		w.lost = lost.Error()
@@ -167,8 +167,8 @@ func (w *watcher) send(ctx context.Context, u lease.Update) error {
 	}
 }
 
-// ownFault says, as lease.ErrLost, what of this node's object is not as Acquire left
-// it. The mutex is held.
+// ownFault returns, as lease.ErrLost, how this node's object differs from what
+// Acquire left. The mutex must be held.
 func (s *Store) ownFault() error {
 	if s.own.lease == nil || s.config == nil {
 		return nil
@@ -194,7 +194,7 @@ func (s *Store) ownFault() error {
 	return nil
 }
 
-// addrs are the annotations that choose the interface, as text.
+// addrs returns the annotations that select the interface, as text.
 func (o *own) addrs(k *keys) string {
 	if o.seen == nil {
 		return ""
@@ -202,7 +202,7 @@ func (o *own) addrs(k *keys) string {
 	return o.seen.annotations[k.node] + " " + o.seen.annotations[k.nodeV6]
 }
 
-// reason is why, as an error that may be nil.
+// reason returns why as an error, which may be nil.
 func (r *reach) reason() error {
 	if r.why == nil {
 		return nil
