@@ -21,7 +21,7 @@ var special = []struct {
 	{netip.MustParsePrefix("255.255.255.255/32"), "broadcast"}, // RFC 919
 }
 
-// checkNetwork returns why p cannot be a network of pods; nil if it can.
+// checkNetwork returns an error if p cannot be a network of pods.
 func checkNetwork(p netip.Prefix) error {
 	for _, s := range special {
 		// Networks in 240.0.0.0/4, the last address included, are in use.
@@ -32,9 +32,9 @@ func checkNetwork(p netip.Prefix) error {
 	return nil
 }
 
-// CheckPublic returns why a cannot be the address at which other nodes reach one; nil
-// if it can, as far as the address itself says. IPv4 addresses of link-local networks
-// can: nodes may share a cable.
+// CheckPublic returns an error if a cannot be the address at which other nodes reach
+// a node, judging by the address alone. IPv4 link-local addresses are accepted: nodes
+// may share a cable.
 func CheckPublic(a netip.Addr) error {
 	for _, s := range special {
 		if s.Contains(a) && (s.name != "link-local" || a.Is6()) {

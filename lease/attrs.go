@@ -8,8 +8,8 @@ import (
 	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
-// attrsJSON is flannel's LeaseAttrs: the order of the fields and what is left
-// out are those of its struct.
+// attrsJSON has the JSON form of flannel's LeaseAttrs, including the order of
+// fields and which ones are omitted.
 type attrsJSON struct {
 	PublicIP      *string
 	PublicIPv6    *string
@@ -18,12 +18,12 @@ type attrsJSON struct {
 	BackendV6Data json.RawMessage `json:",omitempty"`
 }
 
-// noIPv4 is what flannel writes for a node without IPv4; its IPv4 type knows
-// no other absence, and its parser refuses null there.
+// noIPv4 is what flannel writes for a node without IPv4; its IPv4 type has no
+// other representation of absence, and its parser refuses null there.
 const noIPv4 = "0.0.0.0"
 
 // EncodeAttrs returns what flannel writes as the value of an etcd key, byte for
-// byte. It fails only if backend data are not JSON.
+// byte. It fails only if backend data is not JSON.
 //
 // It is not a MarshalJSON method, because Lease embeds Attrs and would then
 // lose its subnets when encoded.
@@ -45,8 +45,8 @@ func EncodeAttrs(a Attrs) ([]byte, error) {
 }
 
 // DecodeAttrs reads the value of an etcd key. It refuses addresses at which no node can
-// be reached, such as those of the loopback. Keys that it does not know are
-// ignored; those that flannel or an operator left out are empty in the result.
+// be reached, such as those of the loopback. Unknown keys are ignored; keys that
+// flannel or an operator omitted are empty in the result.
 func DecodeAttrs(value []byte) (Attrs, error) {
 	var j attrsJSON
 	if err := json.Unmarshal(value, &j); err != nil {
@@ -77,14 +77,14 @@ func DecodeAttrs(value []byte) (Attrs, error) {
 	return a, nil
 }
 
-// Equal reports whether two nodes announce the same.
+// Equal reports whether two nodes announce the same attributes.
 func (a Attrs) Equal(b Attrs) bool {
 	return a.PublicIP == b.PublicIP && a.PublicIPv6 == b.PublicIPv6 && a.BackendType == b.BackendType &&
 		string(a.BackendData) == string(b.BackendData) && string(a.BackendV6Data) == string(b.BackendV6Data)
 }
 
 // Equal reports whether two leases give the same subnets to the same node. Expiration
-// does not count.
+// is ignored.
 func (l Lease) Equal(o Lease) bool {
 	return l.Subnet == o.Subnet && l.IPv6Subnet == o.IPv6Subnet && l.Attrs.Equal(o.Attrs)
 }

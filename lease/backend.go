@@ -16,7 +16,8 @@ type Backend struct {
 	Raw  json.RawMessage // the whole object, compact; nil if there is none
 }
 
-// defaultBackend is what flannel's code takes. Its documentation says vxlan.
+// defaultBackend is the default of flannel's code. Its documentation says
+// vxlan.
 const defaultBackend = "udp"
 
 func parseBackend(text json.RawMessage) (Backend, error) {
@@ -57,7 +58,7 @@ func (b Backend) Decode(options any) error {
 	return nil
 }
 
-// value returns the text of an option as it was given.
+// value returns the original text of an option.
 func (b Backend) value(key string) string {
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(b.Raw, &all); err != nil {
@@ -71,7 +72,7 @@ func (b Backend) value(key string) string {
 	return "?" // inside a nested object
 }
 
-// wantOf says in words which JSON fits a Go type.
+// wantOf describes the JSON that fits a Go type.
 func wantOf(t reflect.Type) string {
 	switch k := t.Kind(); {
 	case k == reflect.Bool:

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// OutsideError says that a lease has a subnet which its network does not hold.
+// OutsideError reports a lease with a subnet outside its network.
 type OutsideError struct {
 	Lease   Lease
 	Index   int    // in the checked leases
@@ -25,15 +25,15 @@ func (e *OutsideError) Error() string {
 		e.Lease.Key(), e.Lease.node(), e.Field, e.Subnet, e.Network)
 }
 
-// ConflictError says that two leases exclude each other: their subnets overlap, or
-// two nodes claim one public address.
+// ConflictError reports two leases that exclude each other: their subnets overlap,
+// or two nodes claim one public address.
 type ConflictError struct {
 	A, B           Lease
-	IndexA, IndexB int    // in the checked leases; IndexA is the greater
+	IndexA, IndexB int    // in the checked leases; IndexA is greater
 	Field          string // "Subnet", "IPv6Subnet", "PublicIP" or "PublicIPv6"
 	ValueA, ValueB string // of Field
 
-	loser int // IndexA or IndexB: the one that gives way
+	loser int // IndexA or IndexB: the lease that yields
 }
 
 func (e *ConflictError) Error() string {
@@ -94,9 +94,9 @@ func checkOutside(leases []Lease, field string, of func(Lease) netip.Prefix, net
 }
 
 // checkOverlap walks the subnets in the order of their addresses, the wider first:
-// two prefixes nest or are disjoint, so one that overlaps any before it overlaps the
-// last that overlapped none. The lease with the index own, if not negative, precedes
-// all.
+// two prefixes are nested or disjoint, so a subnet that overlaps any earlier one
+// overlaps the last one without an overlap. The lease with index own, if not
+// negative, takes precedence over all others.
 func checkOverlap(leases []Lease, own int, field string, of func(Lease) netip.Prefix) []*ConflictError {
 	order := make([]int, 0, len(leases))
 	for i, l := range leases {
@@ -120,13 +120,13 @@ func checkOverlap(leases []Lease, own int, field string, of func(Lease) netip.Pr
 	return errs
 }
 
-// Rightful returns the leases in their order, without subnets that overlap the
-// subnet of another node, and the conflicts that there were. own keeps its
-// subnets, and of two other nodes the one with the wider subnet does: stores
-// allocate subnets of one size, so the smaller was written by hand or for another
-// configuration, and a route to it would take packets away from the owner of the
-// other. A lease that has no subnet left is not among them. leases is not changed;
-// it is returned where there are no conflicts.
+// Rightful returns the leases in order, without subnets that overlap another
+// node's, and the conflicts found. own keeps its subnets, and of two other nodes
+// the one with the wider subnet does: stores allocate subnets of one size, so the
+// smaller was written by hand or for another configuration, and a route to it
+// would divert packets from the owner of the wider one. A lease with no subnet
+// left is omitted. leases is not modified; it is returned itself if there are no
+// conflicts.
 func Rightful(leases []Lease, own Key) (kept []Lease, conflicts []*ConflictError) {
 	first := slices.IndexFunc(leases, func(l Lease) bool { return l.Key() == own })
 	dropped := make(map[int][]string)
@@ -168,12 +168,13 @@ func checkPublic(leases []Lease, field string, of func(Lease) netip.Addr) []erro
 	return errs
 }
 
-// conflict is that of two leases, of which the second has to give way.
+// conflict returns the conflict of two leases, of which the second has to
+// yield.
 func conflict[V fmt.Stringer](leases []Lease, owner, loser int, field string, of func(Lease) V) *ConflictError {
 	i, j := max(owner, loser), min(owner, loser)
 	a, b := leases[i], leases[j]
 	return &ConflictError{a, b, i, j, field, of(a).String(), of(b).String(), loser}
 }
 
-// node names the holder of l, for messages.
+// node describes the holder of l, for messages.
 func (l Lease) node() netip.Addr { return cmp.Or(l.PublicIP, l.PublicIPv6) }

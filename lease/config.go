@@ -11,23 +11,24 @@ import (
 
 // Config is the configuration that all nodes of a network share: flannel's
 // <prefix>/config in etcd, net-conf.json in Kubernetes, the top level of a
-// lease file. It is not changed once parsed.
+// lease file. It is immutable once parsed.
 type Config struct {
 	IPv4, IPv6     Range
 	EnableNFTables bool
 	Backend        Backend
 }
 
-// Range is what a network may hand out in one address family. Where the
-// family is not enabled it is the zero Range, whatever the text said.
+// Range describes the subnets that a network allocates in one address family.
+// It is the zero Range if the family is not enabled, regardless of its other
+// keys.
 type Range struct {
 	Network   netip.Prefix // masked
 	SubnetLen int          // prefix length of a node's subnet, bits
 	SubnetMin netip.Addr   // first subnet that may be leased
-	SubnetMax netip.Addr   // last one, included
+	SubnetMax netip.Addr   // last one, inclusive
 }
 
-// Enabled says whether the network has this address family.
+// Enabled reports whether the network has this address family.
 func (r Range) Enabled() bool { return r.Network.IsValid() }
 
 // Networks returns the networks of the enabled families, IPv4 first.
@@ -41,8 +42,8 @@ func (c *Config) Networks() []netip.Prefix {
 	return n
 }
 
-// HandsOut reports whether the subnets of l are such as the network gives to a node: of
-// its families, of their lengths and within their bounds.
+// HandsOut reports whether the subnets of l are ones that the network allocates to a
+// node: of its families and subnet lengths, and within its bounds.
 func (c *Config) HandsOut(l Lease) bool {
 	for _, f := range []struct {
 		Range
@@ -60,15 +61,15 @@ func (r Range) HandsOut(p netip.Prefix) bool {
 	return p.Bits() == r.SubnetLen && p == p.Masked() && !p.Addr().Less(r.SubnetMin) && !r.SubnetMax.Less(p.Addr())
 }
 
-// Equal reports whether two configurations mean the same. Backend options are
-// compared as they were written, without white space.
+// Equal reports whether two configurations are equivalent. Backend options are
+// compared as written, without white space.
 func (c *Config) Equal(o *Config) bool { return reflect.DeepEqual(c, o) }
 
-// ConfigError says which key of a network configuration is wrong.
+// ConfigError reports an invalid key of a network configuration.
 type ConfigError struct {
 	Key   string // as flannel spells it: "SubnetLen", "Backend.Port"
-	Value string // JSON as it was given; empty if the key is missing
-	Want  string // what would be right
+	Value string // JSON as given; empty if the key is missing
+	Want  string // what would be valid
 }
 
 func (e *ConfigError) Error() string {
@@ -79,8 +80,8 @@ func (e *ConfigError) Error() string {
 }
 
 // configJSON is the text of a Config. encoding/json reads it as in flannel:
-// the case of a key does not matter, unknown keys are ignored, the last of two
-// equal keys counts.
+// the case of a key does not matter, unknown keys are ignored, the last of
+// duplicate keys counts.
 type configJSON struct {
 	EnableIPv4, EnableIPv6, EnableNFTables json.RawMessage
 
@@ -105,7 +106,7 @@ func ConfigKeys() []string {
 func ParseConfig(text []byte) (*Config, error) { return parseAs(text, rangeJSON.parse) }
 
 // ParseAssigned is ParseConfig for a network whose subnets are not leased but
-// assigned, as Kubernetes does: SubnetLen, SubnetMin and SubnetMax are not read,
+// assigned, as in Kubernetes: SubnetLen, SubnetMin and SubnetMax are not read,
 // and are zero in the result, and the network may be that of a single node.
 func ParseAssigned(text []byte) (*Config, error) { return parseAs(text, rangeJSON.parseAssigned) }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
-// SyntaxError says where a text stops being JSON.
+// SyntaxError reports where a text stops being valid JSON.
 type SyntaxError struct {
 	Line, Column int // from 1, columns in bytes
 	Err          error
@@ -20,11 +20,11 @@ func (e *SyntaxError) Error() string {
 
 func (e *SyntaxError) Unwrap() error { return e.Err }
 
-// unmarshal is json.Unmarshal into a struct of raw values: all that can be
-// wrong is the syntax, or that text is not an object.
+// unmarshal is json.Unmarshal into a struct of raw values, which fails only if
+// the syntax is wrong or text is not an object.
 func unmarshal(text []byte, to any) error {
 	err := json.Unmarshal(text, to)
-	offset := int64(len(text)) // where the text ends too early
+	offset := int64(len(text)) // of a text that ends too early
 	var (
 		se *json.SyntaxError
 		te *json.UnmarshalTypeError
@@ -41,7 +41,8 @@ func unmarshal(text []byte, to any) error {
 	return &SyntaxError{line, column, err}
 }
 
-// field stores the value of a key in to and leaves to alone if there is none.
+// field stores the value of a key in to, or leaves to unchanged if the key is
+// absent.
 func field(key string, text json.RawMessage, to any, want string) error {
 	if absent(text) {
 		return nil
@@ -52,8 +53,8 @@ func field(key string, text json.RawMessage, to any, want string) error {
 	return nil
 }
 
-// absent says whether a key has no value. Like encoding/json, and with it
-// flannel, it takes null for none.
+// absent reports whether a key has no value. Like encoding/json, and therefore
+// flannel, it treats null as absent.
 func absent(text json.RawMessage) bool {
 	return len(text) == 0 || string(text) == "null"
 }

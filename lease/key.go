@@ -8,8 +8,8 @@ import (
 	"github.com/twillnet/twill/lease/internal/jsonerr"
 )
 
-// Key returns the name of l. A lease without an IPv4 subnet has flannel's
-// "0.0.0.0-0" in its place.
+// Key returns the name of l. For a lease without an IPv4 subnet it contains
+// flannel's "0.0.0.0-0" instead.
 func (l Lease) Key() Key {
 	k := "0.0.0.0-0"
 	if l.Subnet.IsValid() {
@@ -21,15 +21,16 @@ func (l Lease) Key() Key {
 	return Key(k)
 }
 
-// keyText is a prefix with a hyphen for the slash, which would part an etcd
-// key. The colons of IPv6 stay (flannel's pkg/ip IP6Net.StringSep).
+// keyText returns a prefix with a hyphen in place of the slash, which separates
+// parts of an etcd key. The colons of IPv6 stay (flannel's pkg/ip
+// IP6Net.StringSep).
 func keyText(p netip.Prefix) string {
 	return fmt.Sprintf("%s-%d", p.Addr(), p.Bits())
 }
 
 // ParseKey returns the subnets that k names; one of them may be invalid. A key
-// written by hand may spell IPv6 in a way of its own, so stores compare the Key
-// of the parsed lease and not the text they found.
+// written by hand may spell IPv6 differently, so stores compare the Key of the
+// parsed lease, not the text they read.
 func ParseKey(k Key) (subnet, ipv6Subnet netip.Prefix, err error) {
 	v4, v6, dual := strings.Cut(string(k), "&")
 	if v4 != "0.0.0.0-0" || !dual {
@@ -45,11 +46,13 @@ func ParseKey(k Key) (subnet, ipv6Subnet netip.Prefix, err error) {
 	return subnet, ipv6Subnet, nil
 }
 
-// longestKey is how much of a key a message has, bytes. The keys of subnets are shorter.
+// longestKey bounds the bytes of a key that a message contains. The keys of subnets are
+// shorter.
 const longestKey = 100
 
 func parseKeyText(s string, f family) (netip.Prefix, error) {
-	// An address cannot hold a slash or a hyphen, so the last hyphen is the one.
+	// An address contains neither slash nor hyphen, so the last hyphen is the
+	// separator.
 	i := strings.LastIndexByte(s, '-')
 	if i < 0 || strings.IndexByte(s, '/') >= 0 {
 		return netip.Prefix{}, fmt.Errorf("%q is not <%s address>-<length>", jsonerr.Cut(s, longestKey), f.name)

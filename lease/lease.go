@@ -1,8 +1,8 @@
-// Package lease knows what the nodes of a network agree on: the network
+// Package lease defines what the nodes of a network share: the network
 // configuration, which node holds which pod subnet, and how a store of both (a
 // file, etcd) is read, written and watched.
 //
-// It knows nothing of devices, sockets or routes.
+// It does not deal with devices, sockets or routes.
 package lease
 
 import (
@@ -28,90 +28,88 @@ type Lease struct {
 	Attrs
 	Subnet     netip.Prefix // IPv4 pod subnet, masked; invalid if the node has none
 	IPv6Subnet netip.Prefix // the same for IPv6
-	Expiration time.Time    // zero: never
+	Expiration time.Time    // zero for never
 }
 
 // Key names a lease within its network: flannel's etcd key,
 // "10.5.52.0-24" or "10.5.1.0-24&fc00:5:1::-64".
 type Key string
 
-// Update is one step in what a store knows.
+// Update is one change in the content of a store.
 type Update struct {
 	// Config is not nil when the network configuration is sent for the first
-	// time or has changed; a store that others write to also sends it when it
-	// is good again after a bad one.
+	// time or has changed; a store that others write to also sends it when it is
+	// valid again after an invalid one.
 	Config *Config
-	// Snapshot says that Put is the complete set of leases: what is not in
-	// it is gone. The first update of a watch is always a snapshot.
+	// Snapshot means that Put is the complete set of leases: any other lease is
+	// gone. The first update of a watch is always a snapshot.
 	Snapshot bool
 	Put      []Lease
 	Delete   []Key
-	// Err is not nil when the store refuses something, such as a broken
-	// configuration; when the node's own lease is lost, or is not as the node
-	// wrote it, which wraps ErrLost and calls for Renew; or when the store
-	// refuses this node, which wraps ErrDenied. The rest of the update is then
+	// Err is not nil when the store refuses something, such as an invalid
+	// configuration; when the node's own lease is lost, or differs from what the
+	// node wrote (it then wraps ErrLost and calls for Renew); or when the store
+	// refuses this node (it then wraps ErrDenied). The rest of the update is then
 	// empty, and what was sent before stays in force.
 	Err error
 }
 
-// ErrNoLease says that the store holds no lease for the asking node and
-// cannot make one.
+// ErrNoLease reports that the store holds no lease for the requesting node and
+// cannot create one.
 var ErrNoLease = errors.New("no lease for this node")
 
-// ErrLost says that a lease which the node had has expired, was deleted, or has
-// become another node's. The node may acquire another.
+// ErrLost reports that a lease of the node has expired, was deleted, or now
+// belongs to another node. The node may acquire another.
 var ErrLost = errors.New("lease lost")
 
-// ErrConfig says that a store's network configuration is missing, or is not what it
-// is meant to be. A text of which a value is wrong is a *ConfigError or *SyntaxError.
+// ErrConfig reports that a store's network configuration is missing or is not the
+// expected kind of object. An invalid text is a *ConfigError or *SyntaxError.
 var ErrConfig = errors.New("network config")
 
-// ErrPending says that what makes the node's lease is not there yet, or that the
-// store cannot be asked now. The same call may succeed later.
+// ErrPending reports that the prerequisites of the node's lease do not exist
+// yet, or that the store cannot be reached now. The same call may succeed later.
 var ErrPending = errors.New("no lease yet")
 
-// ErrDenied says that the store refuses the credentials of this node, so that
-// what was known may be out of date without notice.
+// ErrDenied reports that the store refuses the credentials of this node, so
+// that known data may silently become outdated.
 var ErrDenied = errors.New("access denied")
 
-// Store is where the nodes of a network find their configuration and leases.
+// Store provides the nodes of a network with their configuration and leases.
 // lease/static, lease/etcd and lease/kube implement it.
 //
 // All methods may be called from several goroutines.
 type Store interface {
-	// Config returns the network configuration. An error names the key that
-	// is wrong.
+	// Config returns the network configuration. An error names the invalid key.
 	Config(ctx context.Context) (*Config, error)
 
-	// Acquire returns the lease of the node that a describes, taking a new
-	// one where the store can. prev is the subnets the node had before (from
+	// Acquire returns the lease of the node that a describes, taking a new one if
+	// the store supports that. prev holds the subnets the node had before (from
 	// subnet.env); either may be invalid. It returns an error that wraps
-	// ErrNoLease when there is none to be had, and one that wraps ErrPending
-	// when the caller is to ask again.
+	// ErrNoLease when no lease is available, and one that wraps ErrPending when
+	// the caller should retry.
 	Acquire(ctx context.Context, a Attrs, prev Previous) (*Lease, error)
 
 	// Renew extends own before own.Expiration and returns the resulting
-	// lease. It fails, and changes nothing, if the lease is no longer
-	// this node's: with an error that wraps ErrLost, or ErrNoLease where the
-	// store cannot make another. Stores whose leases never expire return own
-	// unchanged.
+	// lease. It fails, and changes nothing, if the lease no longer belongs to this
+	// node: with an error that wraps ErrLost, or ErrNoLease if the store cannot
+	// create another. Stores whose leases never expire return own unchanged.
 	Renew(ctx context.Context, own *Lease) (*Lease, error)
 
-	// Watch sends what the store knows to updates until ctx is done: first
-	// one snapshot with Config set, then changes. It recovers from what
-	// is temporary (a store that restarts, a file that is replaced) by itself,
-	// and sends a new snapshot where it may have missed something. Put and
-	// Snapshot include the node's own lease. It returns ctx.Err().
+	// Watch sends the content of the store to updates until ctx is done: first one
+	// snapshot with Config set, then changes. It recovers from temporary failures
+	// (a store that restarts, a file that is replaced) by itself, and sends a new
+	// snapshot if it may have missed something. Put and Snapshot include the
+	// node's own lease. It returns ctx.Err().
 	Watch(ctx context.Context, updates chan<- Update) error
 }
 
-// Previous is what a node was before a restart.
+// Previous is the state of a node before a restart.
 type Previous struct {
 	Subnet, IPv6Subnet netip.Prefix // the subnets that it held
-	// Addrs are the addresses that the host has. A lease of those subnets under
-	// one of them is this node's, though it is announced under another now.
+	// Addrs are the addresses of the host. A lease of those subnets with one of
+	// them belongs to this node, even if the node now announces another.
 	Addrs []netip.Addr
-	// Gateways are next hops of the host's default routes. A new subnet contains
-	// none of Addrs and Gateways, since its route would cut them off.
+	// Gateways are the next hops of the host's default routes. A new subnet
+	// contains none of Addrs and Gateways, since its route would cut them off.
 	Gateways []netip.Addr
 }

@@ -6,14 +6,15 @@ import (
 	"net/netip"
 )
 
-// family is what differs between the two address families in a configuration.
+// family holds what differs between the two address families in a
+// configuration.
 type family struct {
 	name    string // of the family
 	prefix  string // of its keys
 	example string
 	bits    int // of an address
-	// defaultLen is the subnet length where the network is wide enough to
-	// hold four such subnets.
+	// defaultLen is the subnet length if the network is large enough for four such
+	// subnets.
 	defaultLen int
 }
 
@@ -22,12 +23,12 @@ var (
 	familyIPv6 = family{"IPv6", "IPv6", "fd00:5::/48", 128, 64}
 )
 
-// maxLen is the longest subnet prefix: a subnet has its .0 for the tunnel, its .1 for
-// the bridge, and at least two addresses for pods.
+// maxLen is the longest subnet prefix: a subnet needs its .0 for the tunnel, its .1
+// for the bridge, and at least two addresses for pods.
 func (f family) maxLen() int { return f.bits - 2 }
 
-// minSplit is how many bits a subnet must be longer than the network. The
-// first subnet is not leased, so with one bit a single node would be left.
+// minSplit is how many bits longer than the network a subnet's prefix must be.
+// The first subnet is not leased, so one bit would leave a single node.
 const minSplit = 2
 
 // rangeJSON is the text of a Range.
@@ -37,7 +38,7 @@ type rangeJSON struct {
 }
 
 // parse does what flannel's CheckNetworkConfig does, and also refuses a SubnetMax
-// below SubnetMin, with which no subnet could be leased.
+// below SubnetMin, which would leave no subnet to lease.
 func (j rangeJSON) parse() (Range, error) {
 	var r Range
 	if err := j.parseNetwork(&r, j.maxLen()-minSplit, "so that four subnets fit"); err != nil {
@@ -46,7 +47,7 @@ func (j rangeJSON) parse() (Range, error) {
 	if err := j.parseLen(&r); err != nil {
 		return Range{}, err
 	}
-	// The first subnet is left out: its first address is that of the network.
+	// The first subnet is excluded: its first address is that of the network.
 	first := setBits(r.Network.Addr(), r.SubnetLen-1, r.SubnetLen)
 	last := setBits(r.Network.Addr(), r.Network.Bits(), r.SubnetLen)
 	var err error
@@ -63,7 +64,7 @@ func (j rangeJSON) parse() (Range, error) {
 	return r, nil
 }
 
-// parseAssigned is parse where somebody else hands out the subnets: only the
+// parseAssigned is like parse for subnets assigned by another system: only the
 // network counts, and it may be a single subnet.
 func (j rangeJSON) parseAssigned() (Range, error) {
 	var r Range
@@ -102,7 +103,7 @@ func (j rangeJSON) parseLen(r *Range) error {
 		return err
 	}
 	switch {
-	case n == 0: // absent; flannel takes a written 0 for the same
+	case n == 0: // absent; flannel treats an explicit 0 the same
 		r.SubnetLen = max(j.defaultLen, shortest)
 	case n < uint(shortest) || n > uint(j.maxLen()):
 		return &ConfigError{j.prefix + "SubnetLen", string(j.subnetLen), want}
@@ -112,8 +113,8 @@ func (j rangeJSON) parseLen(r *Range) error {
 	return nil
 }
 
-// bound parses SubnetMin or SubnetMax. Like flannel it takes the unspecified
-// address for an absent key.
+// bound parses SubnetMin or SubnetMax. Like flannel it treats the unspecified
+// address as an absent key.
 func (j rangeJSON) bound(r Range, key string, text json.RawMessage, byDefault netip.Addr) (netip.Addr, error) {
 	key = j.prefix + key
 	want := fmt.Sprintf("the first address of a /%d in %s, such as %q", r.SubnetLen, r.Network, byDefault)
@@ -134,8 +135,8 @@ func (j rangeJSON) bound(r Range, key string, text json.RawMessage, byDefault ne
 	return a, nil
 }
 
-// setBits returns a with the bits from (counted from the most significant)
-// up to but not including to set.
+// setBits returns a with bits [from, to) set, counted from the most significant
+// bit.
 func setBits(a netip.Addr, from, to int) netip.Addr {
 	b := a.AsSlice()
 	for i := from; i < to; i++ {

@@ -7,16 +7,16 @@ import (
 	"slices"
 )
 
-// Set is the leases of a network, the sum of the updates of a store. The zero
-// Set is empty and ready. It is not for concurrent use.
+// Set holds the leases of a network, accumulated from the updates of a store.
+// The zero Set is empty and ready to use. It is not safe for concurrent use.
 type Set struct {
 	leases map[Key]Lease
-	// sorted are the leases in the order of their subnets; nil: not sorted yet.
-	// Usually one of thousands changes at a time.
+	// sorted holds the leases in the order of their subnets; nil if not sorted
+	// yet. Usually one of thousands changes at a time.
 	sorted []Lease
 }
 
-// NewSet returns the set that holds leases; of two with one Key the later
+// NewSet returns the set that holds leases; of two with the same Key the later
 // one counts.
 func NewSet(leases []Lease) *Set {
 	s := new(Set)
@@ -24,8 +24,8 @@ func NewSet(leases []Lease) *Set {
 	return s
 }
 
-// Apply folds u into the set and reports whether a lease came, went or changed
-// in more than its expiration.
+// Apply folds u into the set and reports whether a lease was added, removed or
+// changed in more than its expiration.
 func (s *Set) Apply(u Update) (changed bool) {
 	old := s.leases
 	if s.leases == nil || u.Snapshot {
@@ -62,7 +62,7 @@ func (s *Set) Apply(u Update) (changed bool) {
 // With more than fewChanges at once it is cheaper to sort all leases again.
 const fewChanges = 16
 
-// place puts l where it belongs in sorted.
+// place puts l in its position in sorted.
 func (s *Set) place(l Lease) {
 	if s.sorted == nil {
 		return
@@ -86,7 +86,7 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// Get returns the lease that k names.
+// Get returns the lease with key k.
 func (s *Set) Get(k Key) (Lease, bool) {
 	l, ok := s.leases[k]
 	return l, ok
@@ -95,8 +95,8 @@ func (s *Set) Get(k Key) (Lease, bool) {
 // Len returns how many leases there are.
 func (s *Set) Len() int { return len(s.leases) }
 
-// Leases returns the leases in the order of their subnets. The slice is the
-// caller's.
+// Leases returns the leases in the order of their subnets. The caller owns the
+// slice.
 func (s *Set) Leases() []Lease {
 	if s.sorted == nil {
 		s.sorted = slices.AppendSeq(make([]Lease, 0, len(s.leases)), maps.Values(s.leases))
@@ -105,8 +105,8 @@ func (s *Set) Leases() []Lease {
 	return slices.Clone(s.sorted)
 }
 
-// Diff returns the update that turns s into the set of leases. Expirations
-// alone make no difference.
+// Diff returns the update that turns s into the set of leases. Differences in
+// expiration alone are ignored.
 func (s *Set) Diff(leases []Lease) (u Update) {
 	to := NewSet(leases)
 	for _, l := range to.Leases() {

@@ -13,17 +13,17 @@ import (
 	"github.com/twillnet/twill/internal/atomicfile"
 )
 
-// SubnetEnv is the content of subnet.env, from which the CNI plugin learns about the
-// node, and the daemon about its own past after a restart.
+// SubnetEnv is the content of subnet.env, from which the CNI plugin reads the node's
+// parameters, and the daemon its previous state after a restart.
 type SubnetEnv struct {
-	Network, Subnet         netip.Prefix // Subnet is invalid where the node has no IPv4
+	Network, Subnet         netip.Prefix // Subnet is invalid if the node has no IPv4
 	IPv6Network, IPv6Subnet netip.Prefix // the same for IPv6
 	MTU                     int          // of the pods' interfaces, bytes
 	IPMasq                  bool         // the daemon masquerades, so the plugin need not
 }
 
-// Text returns the file as flannel writes it: the subnets with the address that
-// the pods' bridge takes, the first after the subnet's own.
+// Text returns the file as flannel writes it: each subnet with the address of
+// the pods' bridge, the first after the subnet's own.
 func (e SubnetEnv) Text() []byte {
 	var b []byte
 	if e.Subnet.IsValid() {
@@ -39,8 +39,9 @@ func gateway(subnet netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(subnet.Addr().Next(), subnet.Bits())
 }
 
-// Write replaces the file at path, mode 0644, and makes its directory if there
-// is none. A reader sees the old text or the new one, also after a crash.
+// Write replaces the file at path, mode 0644, and creates its directory if
+// there is none. A reader sees either the old text or the new one, even after a
+// crash.
 func (e SubnetEnv) Write(path string) error {
 	if err := e.write(path); err != nil {
 		return fmt.Errorf("write subnet file: %w; name another with --subnet-file", err)
@@ -55,8 +56,8 @@ func (e SubnetEnv) write(path string) error {
 	return atomicfile.Write(path, e.Text(), 0o644)
 }
 
-// RemoveSubnetEnv removes the file at path, and what a killed writer has left of
-// it. A missing file is not an error.
+// RemoveSubnetEnv removes the file at path, and the temporary file of a killed
+// writer. A missing file is not an error.
 func RemoveSubnetEnv(path string) error {
 	var errs []error
 	for _, p := range []string{path, atomicfile.Temp(path)} {
@@ -67,9 +68,9 @@ func RemoveSubnetEnv(path string) error {
 	return errors.Join(errs...)
 }
 
-// ReadSubnetEnv reads the file at path. Variables that it does not know are
-// ignored. The error wraps fs.ErrNotExist if there is no file, which is how the
-// first start of a node looks.
+// ReadSubnetEnv reads the file at path. Unknown variables are ignored. The
+// error wraps fs.ErrNotExist if there is no file, as at the first start of a
+// node.
 func ReadSubnetEnv(path string) (SubnetEnv, error) {
 	var e SubnetEnv
 	if err := ReadVariables(path, e.set); err != nil {
@@ -80,8 +81,9 @@ func ReadSubnetEnv(path string) (SubnetEnv, error) {
 
 // ReadVariables calls set for each NAME=VALUE line of the subnet file at path, in
 // the file's order, without quotes and a leading "export". Comments, empty lines
-// and lines without "=" are ignored. An error of set ends it and is returned
-// with file, line and name. The error wraps fs.ErrNotExist if there is no file.
+// and lines without "=" are ignored. An error of set stops the reading and is
+// returned with file, line and name. The error wraps fs.ErrNotExist if there is
+// no file.
 func ReadVariables(path string, set func(name, value string) error) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -121,7 +123,7 @@ func (e *SubnetEnv) set(key, value string) (err error) {
 	return err
 }
 
-// firstPrefix returns the first of a list, which is what flannel writes where the
+// firstPrefix returns the first prefix of a list; flannel writes a list if the
 // cluster has several networks.
 func firstPrefix(list string) (netip.Prefix, error) {
 	first, _, _ := strings.Cut(list, ",")

@@ -1,7 +1,6 @@
 // Package lastknown lets a node start while its store of leases does not answer: with
-// the configuration, the lease and the peers that it knew last, from a file that it
-// keeps. Pods talk as they did; what has changed meanwhile arrives when the store is
-// back.
+// the last known configuration, lease and peers, from a file that it keeps. Pods keep
+// their connectivity; changes made meanwhile arrive when the store is back.
 package lastknown
 
 import (
@@ -20,57 +19,56 @@ import (
 // Source is a store that may not answer. lease/etcd and lease/kube implement it.
 type Source interface {
 	lease.Store
-	// WaitConfig returns the network configuration when there is a good one.
-	// Before that it calls refused with what is wrong.
+	// WaitConfig returns the network configuration as soon as it is valid. Until
+	// then it calls refused with the error.
 	WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error)
-	// Away returns since when the store does not answer, and why; the zero time:
-	// it does.
+	// Away returns since when the store has not answered, and why. The time is
+	// zero if it answers.
 	Away() (since time.Time, why error)
 }
 
-// NodeAddresser is a Source that knows addresses to choose this node's interface
-// by.
+// NodeAddresser is a Source that holds addresses by which to choose this node's
+// interface.
 type NodeAddresser interface {
 	NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error)
 }
 
 const (
-	// patience is how long a node that knows leases waits for its store at the
-	// start.
+	// patience is how long a node with known leases waits for its store at
+	// startup.
 	patience = 3 * time.Second
-	// retryAfter is how long a lease that is pending rests before it is asked for
-	// again.
+	// retryAfter is the pause before a pending lease is requested again.
 	retryAfter = time.Second
-	// writeEvery is the least time between two writes of the file.
+	// writeEvery is the minimum time between two writes of the file.
 	writeEvery = 10 * time.Second
 )
 
-// Options are what a Store needs beside its source.
+// Options are the parameters of a Store besides its source.
 type Options struct {
 	Path string // of the file
-	// Waiting is called when Acquire waits for something else than before; nil:
-	// nobody wants to know.
+	// Waiting is called when the reason why Acquire waits has changed. It may be
+	// nil.
 	Waiting func(why error)
 	Logger  *slog.Logger
 }
 
-// Store is the leases of a Source, or what was known of them. It is safe for
+// Store provides the leases of a Source, or the last known ones. It is safe for
 // concurrent use.
 type Store struct {
 	source   Source
 	o        Options
-	patience time.Duration // what tests shorten
+	patience time.Duration // shortened by tests
 
 	mu       sync.Mutex
-	known    memory // what the file says, or is to say
+	known    memory // the content of the file, current or still to be written
 	acquired bool   // Acquire has returned a lease
-	guessed  bool   // it was one that was known
+	guessed  bool   // it was a known one
 }
 
 var _ lease.Store = (*Store)(nil)
 
-// Open returns a store that goes on with the file at o.Path where source does not
-// answer. A file that cannot be used is as good as none.
+// Open returns a store that falls back to the file at o.Path if source does not
+// answer. An unusable file counts as none.
 func Open(source Source, o Options) *Store {
 	s := &Store{source: source, o: o, patience: patience}
 	var err error
@@ -80,14 +78,14 @@ func Open(source Source, o Options) *Store {
 	return s
 }
 
-// Away returns since when the source does not answer, and why.
+// Away returns since when the source has not answered, and why.
 func (s *Store) Away() (since time.Time, why error) { return s.source.Away() }
 
-// Config returns that of the source.
+// Config returns the configuration of the source.
 func (s *Store) Config(ctx context.Context) (*lease.Config, error) { return s.source.Config(ctx) }
 
-// WaitConfig is that of the source; where that does not answer it returns the
-// configuration that was known last.
+// WaitConfig returns the configuration of the source or, if that does not
+// answer, the last known one.
 func (s *Store) WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error) {
 	type answer struct {
 		config *lease.Config
@@ -122,7 +120,8 @@ func (s *Store) WaitConfig(ctx context.Context, refused func(error)) (*lease.Con
 	}
 }
 
-// late returns a channel that receives when the source has had its time to answer.
+// late returns a channel that receives when the time for the source to answer is
+// over.
 func (s *Store) late() <-chan time.Time { return time.After(s.patience) }
 
 func (s *Store) memory() memory {
@@ -131,7 +130,7 @@ func (s *Store) memory() memory {
 	return s.known
 }
 
-// log reports what is taken from memory.
+// log logs what is taken from memory.
 func (s *Store) log(what string, err error) {
 	since, why := s.source.Away()
 	if why == nil {
@@ -141,8 +140,8 @@ func (s *Store) log(what string, err error) {
 		logging.KeyKnown, s.memory().At, logging.KeyAway, time.Since(since).Round(time.Second), logging.KeyWhy, why)
 }
 
-// NodeAddrs is that of the source, if it has one; where that does not answer, what
-// it said last.
+// NodeAddrs returns the addresses of the source, if it is a NodeAddresser or, if
+// it does not answer, the last known ones.
 func (s *Store) NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error) {
 	n, ok := s.source.(NodeAddresser)
 	if !ok {
@@ -158,9 +157,9 @@ func (s *Store) NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error
 	return ipv4, ipv6, nil
 }
 
-// Acquire is that of the source. The first time it waits for a lease that is
-// pending; if the source does not answer, it returns the lease that this node had,
-// unless that has expired or was another address's.
+// Acquire calls the source. The first time it waits for a pending lease; if the
+// source does not answer, it returns the lease that this node had, unless that has
+// expired or belonged to another address.
 func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous) (*lease.Lease, error) {
 	s.mu.Lock()
 	first := !s.acquired
@@ -196,8 +195,8 @@ func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous)
 	}
 }
 
-// ask asks the source once. A source that waits by itself is given up, as pending,
-// when late receives and this node knows a lease.
+// ask calls the source once. If the source blocks, the call is abandoned as
+// pending when late receives and this node knows a lease.
 func (s *Store) ask(ctx context.Context, late <-chan time.Time, a lease.Attrs, prev lease.Previous) (l *lease.Lease, err error) {
 	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -225,12 +224,12 @@ func (s *Store) isAway() bool {
 	return !since.IsZero()
 }
 
-// Renew is that of the source.
+// Renew calls the source.
 func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, error) {
 	return s.keep(s.source.Renew(ctx, own))
 }
 
-// keep remembers the own lease.
+// keep records the own lease.
 func (s *Store) keep(l *lease.Lease, err error) (*lease.Lease, error) {
 	if err == nil {
 		s.mu.Lock()
@@ -243,8 +242,8 @@ func (s *Store) keep(l *lease.Lease, err error) (*lease.Lease, error) {
 // errBack calls for Renew after a start without the source.
 var errBack = fmt.Errorf("%w: the store is back, and has to confirm it", lease.ErrLost)
 
-// Watch sends what the source does. Where that does not answer at the start it sends
-// what was known first. It keeps the file up to date.
+// Watch sends the updates of the source. If that does not answer at startup, it
+// first sends the last known state. It keeps the file up to date.
 func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -293,7 +292,7 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	}
 }
 
-// wasGuess says, once, whether the own lease is what was known.
+// wasGuess reports, once, whether the own lease was taken from memory.
 func (s *Store) wasGuess() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,20 +15,20 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// memory is what a node has known, and the JSON of its file. It is not changed but
-// replaced.
+// memory is the last known state of a node, and the JSON of its file. It is
+// replaced, never modified.
 type memory struct {
 	At     time.Time
 	Config *lease.Config
 	Own    *lease.Lease
-	Leases []lease.Lease // in force, the own one included
+	Leases []lease.Lease // in force, including this node's own
 
-	// What users have annotated the node with.
+	// The addresses with which users annotated the node.
 	NodeIPv4, NodeIPv6 netip.Addr
 }
 
-// own returns the lease that the node which a describes has, with a as its
-// attributes; nil if none is known that still stands at now.
+// own returns the lease of the node that a describes, with a as its attributes,
+// or nil if no lease is known that is still valid at now.
 func (m memory) own(a lease.Attrs, now time.Time) *lease.Lease {
 	o := m.Own
 	switch {
@@ -42,10 +42,10 @@ func (m memory) own(a lease.Attrs, now time.Time) *lease.Lease {
 	return &l
 }
 
-// maxFile bounds what is read: some 10,000 leases take 3 MB.
+// maxFile bounds what is read: 10,000 leases take about 3 MB.
 const maxFile = 64 << 20
 
-// read returns the memory in a file, an empty one where there is none.
+// read returns the memory in a file, or an empty one if there is none.
 func read(path string) (m memory, err error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -73,7 +73,7 @@ func (m memory) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("write leases known last: %w", err)
 	}
-	err = os.MkdirAll(filepath.Dir(path), 0o755) // subnet.env, beside which it is, comes later
+	err = os.MkdirAll(filepath.Dir(path), 0o755) // subnet.env, in the same directory, is written later
 	if err == nil {
 		err = atomicfile.Write(path, text, 0o600)
 	}
@@ -83,8 +83,8 @@ func (m memory) write(path string) error {
 	return nil
 }
 
-// Remove removes the file, and what a killed writer has left of it. That there is
-// none is no error.
+// Remove removes the file and the temporary file of a killed writer. A missing
+// file is not an error.
 func Remove(path string) error {
 	for _, p := range []string{path, atomicfile.Temp(path)} {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -94,16 +94,16 @@ func Remove(path string) error {
 	return nil
 }
 
-// writer keeps the file of one Watch.
+// writer maintains the file during one Watch.
 type writer struct {
 	*Store
 	set    lease.Set
-	timer  *time.Timer // runs while the file is older than set; nil: it is not
+	timer  *time.Timer // runs while the file is older than set; nil if it is not
 	last   time.Time
 	failed bool
 }
 
-// apply takes an update in, and writes the file at once or soon.
+// apply applies an update, and writes the file at once or soon.
 func (w *writer) apply(u lease.Update) {
 	if u.Err != nil {
 		return
@@ -123,7 +123,7 @@ func (w *writer) apply(u lease.Update) {
 	w.write()
 }
 
-// due receives when the file is to be written.
+// due returns a channel that receives when the file is to be written.
 func (w *writer) due() <-chan time.Time {
 	if w.timer == nil {
 		return nil
@@ -148,7 +148,7 @@ func (w *writer) write() {
 	w.failed = err != nil
 }
 
-// end writes what is not written yet.
+// end writes changes that are not written yet.
 func (w *writer) end() {
 	if w.timer != nil {
 		w.write()

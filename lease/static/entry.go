@@ -20,11 +20,11 @@ var entryKeys = []string{
 	"BackendType", "BackendData", "BackendV6Data",
 }
 
-// parseEntry reads Leases[i]. It refuses unknown keys: nothing but twill reads the
-// file, and a misspelt key would be a setting that is lost.
+// parseEntry reads Leases[i]. It refuses unknown keys: only twill reads the file,
+// and a misspelled key would be a setting without effect.
 func (p *parser) parseEntry(i int, e member) {
 	n := entry{fields: make(map[string]member)}
-	defer func() { p.entries = append(p.entries, n) }() // also a bad one, to keep the indices
+	defer func() { p.entries = append(p.entries, n) }() // invalid ones too, to keep the indices
 	if e.value[0] != '{' {
 		p.fault(e.offset, `Leases[%d] %s: want an object such as {"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"}`, i, e.value)
 		return
@@ -57,7 +57,7 @@ func (p *parser) parseEntry(i int, e member) {
 	l.BackendData = n.fields["BackendData"].value
 	l.BackendV6Data = n.fields["BackendV6Data"].value
 	if len(p.faults) > before {
-		return // what seems missing may be what is misspelt
+		return // what seems missing may be misspelled
 	}
 	if !l.Subnet.IsValid() && !l.IPv6Subnet.IsValid() {
 		p.fault(e.offset, "Leases[%d]: Subnet is missing, and IPv6Subnet too", i)
@@ -78,7 +78,7 @@ func (p *parser) prefix(i int, n entry, key string, to *netip.Prefix) {
 		want, bits = `an IPv6 subnet such as "fd00:5:0:1::/64"`, 128
 	}
 	var s string
-	_ = json.Unmarshal(m.value, &s) // no string: s stays empty and does not parse
+	_ = json.Unmarshal(m.value, &s) // not a string: s stays empty and does not parse
 	switch subnet, err := netip.ParsePrefix(s); {
 	case err != nil || subnet.Addr().BitLen() != bits:
 		p.fault(m.offset, "Leases[%d].%s %s: want %s", i, key, m.value, want)

@@ -6,21 +6,21 @@ import (
 	"slices"
 )
 
-// Error says why a lease file is refused.
+// Error reports why a lease file is refused.
 type Error struct {
 	Path   string
-	Faults []Fault // all that is wrong, in the order of the text; never empty
+	Faults []Fault // all faults, in the order of the text; never empty
 }
 
-// Fault is one thing that is wrong with a lease file.
+// Fault is one fault in a lease file.
 type Fault struct {
 	Line   int // from 1; 0 if the file as a whole is meant
-	Column int // from 1, in bytes; 0 where the line is enough
+	Column int // from 1, in bytes; 0 if the line is enough
 	Text   string
 }
 
-// Error names the first fault, from which the others may follow, and how many more
-// there are.
+// Error describes the first fault, which may have caused the others, and how many
+// more there are.
 func (e *Error) Error() string {
 	f := e.Faults[0]
 	where := e.Path

@@ -13,7 +13,7 @@ import (
 	"github.com/twillnet/twill/lease/internal/spelling"
 )
 
-// version is the content of one good text of the file. It is immutable.
+// version is the content of one valid text of the file. It is immutable.
 type version struct {
 	text   string
 	config *lease.Config
@@ -25,7 +25,7 @@ type version struct {
 func readFile(path string) (string, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("lease file %s: %w; put it there, or name another with --lease-file", path, errors.Unwrap(err)) // without "stat" and the path again
+		return "", fmt.Errorf("lease file %s: %w; put it there, or name another with --lease-file", path, errors.Unwrap(err)) // the message without "stat" and the path
 	}
 	if err == nil && !info.Mode().IsRegular() {
 		return "", fmt.Errorf("lease file %s: not a regular file; name one with --lease-file", path)
@@ -65,8 +65,8 @@ func parse(path, text string) (*version, error) {
 }
 
 // defaultType returns the backend type of a lease that names none in a network of the
-// given type. Nodes do not write theirs to a file, and all of them run twill, which
-// has udp in addition to VXLAN.
+// given type. Nodes cannot announce theirs in a file, and all of them run twill,
+// which has udp in addition to VXLAN.
 func defaultType(network string) string {
 	if network == "vxlan" {
 		return "auto"
@@ -74,7 +74,7 @@ func defaultType(network string) string {
 	return network
 }
 
-// parser collects what a text says and what is wrong with it.
+// parser collects the content of a text and its faults.
 type parser struct {
 	text    []byte
 	entries []entry
@@ -93,8 +93,7 @@ func (p *parser) fault(offset int, format string, args ...any) {
 	p.faults = append(p.faults, Fault{Line: line, Text: fmt.Sprintf(format, args...)})
 }
 
-// parseConfig returns nil if the text is not a JSON object or the config in it cannot
-// be used.
+// parseConfig returns nil if the text is not a JSON object or its config is invalid.
 func (p *parser) parseConfig() *lease.Config {
 	c, err := lease.ParseConfig(p.text)
 	var (
@@ -125,14 +124,14 @@ func (p *parser) keyOffset(key string) (offset int) {
 	key, _, _ = strings.Cut(key, ".")
 	for _, m := range members(p.text, 0) {
 		if strings.EqualFold(m.key, key) {
-			offset = m.offset // the last one counts
+			offset = m.offset // the last of duplicate keys counts
 		}
 	}
 	return offset
 }
 
-// checkKeys looks for top-level keys that are a letter or two off one that
-// counts. Other unknown keys are ignored, as in flannel.
+// checkKeys looks for top-level keys that differ from a known one by a letter
+// or two. Other unknown keys are ignored, as in flannel.
 func (p *parser) checkKeys() {
 	known := append(lease.ConfigKeys(), "Leases")
 	for _, m := range members(p.text, 0) {
@@ -163,7 +162,7 @@ func (p *parser) parseLeases() {
 	}
 }
 
-// checkSet looks at all leases together.
+// checkSet checks all leases together.
 func (p *parser) checkSet(c *lease.Config) {
 	leases := make([]lease.Lease, len(p.entries))
 	for i, e := range p.entries {

@@ -1,5 +1,5 @@
-// Package static is a lease.Store over one JSON file that an operator, or a
-// tool of theirs, keeps on each node: the network config of flannel together with
+// Package static implements lease.Store on a JSON file that an operator, or their
+// tooling, maintains on each node: the network config of flannel together with
 // the leases of all nodes.
 //
 //	{
@@ -28,11 +28,12 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Store serves the last good version of a lease file. It is safe for concurrent use.
+// Store serves the last valid version of a lease file. It is safe for concurrent
+// use.
 type Store struct {
 	path string
 	log  *slog.Logger
-	// current is what Open read, and after that what Watch found.
+	// current is the version that Open read, later the one that Watch read.
 	current atomic.Pointer[version]
 	// newNotify opens inotify. Tests make it fail.
 	newNotify func() (*fsnotify.Watcher, error)
@@ -56,13 +57,13 @@ func Open(path string, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-// Config returns the network config of the last good version.
+// Config returns the network config of the last valid version.
 func (s *Store) Config(context.Context) (*lease.Config, error) {
 	return s.current.Load().config, nil
 }
 
-// Acquire returns the lease that has one of the public addresses of a. A file hands
-// out no subnets, so prev is ignored.
+// Acquire returns the lease that has one of the public addresses of a. A file does
+// not allocate subnets, so prev is ignored.
 func (s *Store) Acquire(_ context.Context, a lease.Attrs, _ lease.Previous) (*lease.Lease, error) {
 	v := s.current.Load()
 	var own []lease.Lease // two if they share the addresses of a between them
@@ -82,8 +83,8 @@ func (s *Store) Acquire(_ context.Context, a lease.Attrs, _ lease.Previous) (*le
 		s.path, a.PublicIP, a.PublicIPv6, own[0].Key(), own[1].Key())
 }
 
-// Renew returns own as the file has it: leases in a file do not expire. It fails with lease.ErrNoLease once the file
-// gives the subnets to another node, or to none.
+// Renew returns own as it is in the file: leases in a file do not expire. It fails with
+// lease.ErrNoLease once the file assigns the subnets to another node, or to none.
 func (s *Store) Renew(_ context.Context, own *lease.Lease) (*lease.Lease, error) {
 	for _, l := range s.current.Load().leases {
 		if l.Key() == own.Key() && holds(l, own.Attrs) {
@@ -119,8 +120,8 @@ func (v *version) addrs() []netip.Addr {
 	return as
 }
 
-// list writes addresses for an error message, which is to stay readable for a
-// cluster of hundreds.
+// list formats addresses for an error message, which has to stay readable in a
+// cluster of hundreds of nodes.
 func list(as []netip.Addr) string {
 	const most = 16
 	if len(as) == 0 {

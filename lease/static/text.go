@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 )
 
-// member is a value in a JSON text and where it begins.
+// member is a value in a JSON text and its position.
 type member struct {
 	key    string // empty in a list
 	value  json.RawMessage
@@ -16,7 +16,7 @@ type member struct {
 // base of the whole text. The text is known to be valid JSON.
 func members(object []byte, base int) []member { return walk(object, base, true) }
 
-// elements returns the values of a JSON list, as members does of an object.
+// elements returns the values of a JSON list, as members does for an object.
 func elements(list []byte, base int) []member { return walk(list, base, false) }
 
 func walk(text []byte, base int, keys bool) []member {

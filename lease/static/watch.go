@@ -8,10 +8,10 @@ import (
 	"github.com/twillnet/twill/lease/internal/filewatch"
 )
 
-// Watch sends the last good version as a snapshot and then what changes in the
-// file: an update with the difference for each good version; one with Err, an
-// *Error or what the file system said, for each text that is refused; an empty
-// update when the text in force is back after a refused one.
+// Watch sends the last valid version as a snapshot and then the changes of the
+// file: an update with the difference for each valid version; one with Err, an
+// *Error or the error of the file system, for each text that is refused; an
+// empty update when the text in force is restored after a refused one.
 func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	send := func(u lease.Update) error {
 		select {
@@ -45,11 +45,11 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	}
 }
 
-// follower is what has been sent to the receiver of one Watch.
+// follower is the state of one Watch: what its receiver has been sent.
 type follower struct {
 	path string
 	now  *version // in force
-	seen string   // the last text or, after a NUL, why there was none
+	seen string   // the last text or, after a NUL, the reason why there was none
 }
 
 func newFollower(path string, now *version) *follower {
@@ -60,10 +60,10 @@ func (f *follower) snapshot() lease.Update {
 	return lease.Update{Config: f.now.config, Snapshot: true, Put: f.now.leases}
 }
 
-// next reads the file and returns the update that it makes, if it makes one: a
-// text that was read before does not. What cannot be used is read again after a
-// moment, since its writer may be in the middle, and is refused when it has
-// stayed as it was. next returns an error only when ctx is done.
+// next reads the file and returns the resulting update, if there is one; a text
+// that was read before results in none. An invalid text is read again after a
+// moment, since its writer may not have finished, and is refused if it is
+// unchanged. next returns an error only when ctx is done.
 func (f *follower) next(ctx context.Context) (u lease.Update, ok bool, err error) {
 	for before := f.seen; ; {
 		text, err := readFile(f.path)
@@ -95,7 +95,7 @@ func (f *follower) next(ctx context.Context) (u lease.Update, ok bool, err error
 	}
 }
 
-// change puts v in force and returns what it changes.
+// change puts v into force and returns the changes.
 func (f *follower) change(v *version) lease.Update {
 	u := lease.NewSet(f.now.leases).Diff(v.leases)
 	if !v.config.Equal(f.now.config) {

@@ -1,6 +1,6 @@
-// Package filewatch waits until a file may have become another: written to, replaced
-// by a rename, removed and made again, or exchanged by a symbolic link anywhere on
-// the way to it.
+// Package filewatch waits until a file may have changed: written to, replaced by a
+// rename, removed and created again, or exchanged through a symbolic link anywhere
+// on its path.
 package filewatch
 
 import (
@@ -24,19 +24,20 @@ const (
 	// Settle is how long a file must be left alone before it is read: an
 	// editor truncates, writes and renames within a few milliseconds.
 	Settle = 50 * time.Millisecond
-	// settleMost bounds the wait where the writing does not end.
+	// settleMost bounds the wait if the writes do not stop.
 	settleMost = 500 * time.Millisecond
-	// pollEvery is how often the file is read where there is no inotify.
+	// pollEvery is how often the file is read if inotify is unavailable.
 	pollEvery = time.Second
 )
 
 // Notifier waits until the file at Path may have changed. It watches every directory
-// on the way there, so it notices when the file is written, replaced by a rename or
+// on the path, so it notices when the file is written, replaced by a rename or
 // created again, and the same for each directory and symbolic link above it
-// (Kubernetes swaps a link "..data" to change a ConfigMap). It is for one goroutine.
+// (Kubernetes swaps a link "..data" to change a ConfigMap). It is not safe for
+// concurrent use.
 type Notifier struct {
 	Path string
-	What string // what the file is, for the log: "lease file"
+	What string // the kind of file, for the log: "lease file"
 	Log  *slog.Logger
 	// Open opens inotify; nil means fsnotify.NewWatcher.
 	Open func() (*fsnotify.Watcher, error)
@@ -46,8 +47,8 @@ type Notifier struct {
 	poll bool
 }
 
-// Arm starts to watch, on the way that leads to the file now. Call it before the
-// file is read, so that no change falls between. Where inotify is not available it
+// Arm starts to watch the path that leads to the file now. Call it before reading
+// the file, so that no change is missed in between. If inotify is not available it
 // logs that once, and Wait polls.
 func (n *Notifier) Arm() {
 	n.Close()
@@ -78,7 +79,7 @@ func (n *Notifier) listen() (err error) {
 			return err
 		}
 		if slices.Equal(way, n.way) {
-			return nil // nothing moved while the watches were set
+			return nil // nothing changed while the watches were set
 		}
 		n.way = way
 		for _, step := range way {
@@ -90,7 +91,7 @@ func (n *Notifier) listen() (err error) {
 	}
 }
 
-// Close ends the watch.
+// Close stops watching.
 func (n *Notifier) Close() {
 	if n.fs != nil {
 		n.fs.Close()

@@ -1,4 +1,4 @@
-// Package jsonerr puts pieces of a JSON text into error messages.
+// Package jsonerr formats parts of a JSON text for error messages.
 package jsonerr
 
 import (
@@ -14,10 +14,10 @@ func Position(text []byte, offset int) (line, column int) {
 	return bytes.Count(text, []byte{'\n'}) + 1, len(text) - bytes.LastIndexByte(text, '\n')
 }
 
-// most is how many bytes of a value are put into a message.
+// most is the number of bytes of a value shown in a message.
 const most = 60
 
-// Brief returns a value on one line that fits into a message.
+// Brief returns a value on one line, short enough for a message.
 func Brief(value []byte) string {
 	var b bytes.Buffer
 	if json.Compact(&b, value) != nil {
@@ -26,7 +26,7 @@ func Brief(value []byte) string {
 	return Cut(b.String(), most)
 }
 
-// Cut shortens a text for a message to about as many bytes.
+// Cut shortens a text for a message to about the given number of bytes.
 func Cut(text string, most int) string {
 	if len(text) > most {
 		return strings.ToValidUTF8(text[:most], "") + "…"

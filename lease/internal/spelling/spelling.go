@@ -1,10 +1,10 @@
-// Package spelling finds which known key a misspelt one is meant to be.
+// Package spelling finds the known key that a misspelled one was meant to be.
 package spelling
 
 import "strings"
 
-// Nearest returns the known key that key is meant to be, and how many letters
-// must change for that: 0 if only the case differs.
+// Nearest returns the known key closest to key, and how many letters differ: 0
+// if only the case differs.
 func Nearest(key string, known []string) (best string, distance int) {
 	distance = -1
 	for _, k := range known {
@@ -15,7 +15,7 @@ func Nearest(key string, known []string) (best string, distance int) {
 	return best, distance
 }
 
-// edits is the Levenshtein distance, in bytes.
+// edits returns the Levenshtein distance in bytes.
 func edits(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
