@@ -54,8 +54,8 @@ func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 	}
 }
 
-// identify determines the ID and the device addresses that identify this node
-// to others.
+// identify determines how this node is known to the others: interface, ID and
+// device addresses.
 func (s *session) identify(ctx context.Context, links <-chan struct{}) (want, error) {
 	if s.twin == "" {
 		s.waitFor(waitsForLink)

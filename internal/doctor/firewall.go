@@ -84,7 +84,7 @@ func translatedBy(t *table, to fate, p packet) Finding {
 
 // podFamily is a family in which this node and others have pods.
 type podFamily struct {
-	program         string // that has the rules
+	program         string // the program that lists the rules
 	network, subnet netip.Prefix
 }
 
