@@ -43,7 +43,7 @@ type plugin struct {
 	stderr io.Writer // for anything that is neither result nor error; the runtime logs it
 }
 
-// Main runs the plugin as the CNI specification says: the command and its
+// Main runs the plugin as the CNI specification prescribes: the command and its
 // arguments in the environment, a network configuration on standard input, a
 // result or an error as JSON on standard output. Without CNI_COMMAND it writes
 // about to standard error. It returns the exit code.

@@ -99,7 +99,7 @@ func plan(in *inputs) (want, error) {
 	return w, nil
 }
 
-// podsOf returns no addresses where the node has no subnet of the family.
+// podsOf returns no addresses if the node has no subnet of the family.
 func podsOf(network, subnet netip.Prefix) rules.Pods {
 	if !network.IsValid() || !subnet.IsValid() {
 		return rules.Pods{}

@@ -209,7 +209,7 @@ func (s *session) publish() {
 	s.state.publish(s.document(), s.applied.plane, s.applied.rules)
 }
 
-// document returns what the session knows of itself.
+// document returns the session's part of the status document.
 func (s *session) document() status.Document {
 	d := status.Document{
 		Waiting: s.waiting, Restart: s.restart(), AddressConflict: s.addressConflict(),

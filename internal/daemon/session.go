@@ -43,7 +43,7 @@ type session struct {
 	source    sourceHealth           // health of the store's updates
 	due       *time.Timer            // runs while changed leases wait for others
 	retry     *time.Timer            // runs after something failed
-	shown     shown                  // what was logged last
+	shown     shown                  // text last logged for each kind of message
 	waiting   string                 // what keeps the node from being ready
 	twin      string                 // describes another host with this one's public address; empty if none was seen
 	twinSeen  time.Time              // when it was last seen

@@ -26,7 +26,7 @@ type state struct {
 	activity status.Activity
 	// rules are nil until some are kept.
 	rules *rules.Rules
-	// away returns since when the store does not answer; nil if the store does not
+	// away returns when the store stopped answering; nil if the store does not
 	// keep track.
 	away func() (since time.Time, why error)
 }
@@ -54,8 +54,8 @@ func (s *state) waitFor(what string) {
 	s.doc.Waiting = what
 }
 
-// watchSource makes the document include since when the store does not answer, as
-// returned by away.
+// watchSource makes the document include the time at which the store stopped
+// answering, as returned by away.
 func (s *state) watchSource(away func() (since time.Time, why error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

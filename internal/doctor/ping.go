@@ -100,7 +100,7 @@ func openPinger(ipv6 bool) (*pinger, error) {
 	return s, nil
 }
 
-// run adds the addresses that answer to got. Pings are told apart by their sequence
+// run adds the addresses that answer to got. Pings are identified by their sequence
 // numbers, since an answer may have another source: a node that forwards IPv6 has
 // the first address of each of its subnets as an anycast address (RFC 4291, section
 // 2.6.1) and answers with one of its own.

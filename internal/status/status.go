@@ -195,8 +195,8 @@ type Source struct {
 	// others; ConflictsWhy describes the first of them.
 	Conflicts    int    `json:"conflicts,omitempty"`
 	ConflictsWhy string `json:"conflicts_why,omitempty"`
-	// AwaySince is since when the store does not answer, or refuses this node, and
-	// Away is why. What was known stays in force.
+	// AwaySince is when the store stopped answering or began to refuse this node,
+	// and Away is the reason. Known data stays in force.
 	AwaySince time.Time `json:"away_since,omitzero"`
 	Away      string    `json:"away,omitempty"`
 }

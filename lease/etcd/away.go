@@ -8,7 +8,7 @@ import (
 // errSilent is the reason returned by Away.
 var errSilent = errors.New("etcd does not answer")
 
-// Away returns since when etcd has not answered, and why. The time is zero if etcd
+// Away returns when etcd stopped answering, and why. The time is zero if etcd
 // answers, or was sent no request yet.
 func (s *Store) Away() (since time.Time, why error) {
 	s.outage.mu.Lock()

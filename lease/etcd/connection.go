@@ -38,7 +38,7 @@ func (s *Store) reconnects(ctx context.Context) <-chan struct{} {
 				}
 				select {
 				case back <- struct{}{}:
-				default: // the previous one has not been received yet
+				default: // the previous one is still unread
 				}
 			}
 			if !conn.WaitForStateChange(ctx, state) {

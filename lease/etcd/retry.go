@@ -72,7 +72,7 @@ func (b *backoff) wait(ctx context.Context) error {
 }
 
 // outage limits the log while etcd does not answer, for all requests of a store
-// together: one line at once, then one each logInterval.
+// together: one line immediately, then one per logInterval.
 type outage struct {
 	mu     sync.Mutex
 	since  time.Time // zero if etcd answers, as far as is known

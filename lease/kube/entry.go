@@ -27,7 +27,7 @@ type entry struct {
 const (
 	// noIPv4 is what stock flannel writes for a node without IPv4.
 	noIPv4 = "0.0.0.0"
-	// noData is what it writes for a backend without data.
+	// noData is what stock flannel writes for a backend without data.
 	noData = "null"
 )
 

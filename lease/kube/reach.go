@@ -24,7 +24,7 @@ type reach struct {
 // logEvery limits the log messages during an outage of the API.
 const logEvery = 30 * time.Second
 
-// Away returns since when the API has not answered, or has refused this node, and
+// Away returns when the API stopped answering or began to refuse this node, and
 // why. The time is zero if the API answers.
 func (s *Store) Away() (since time.Time, why error) {
 	s.mu.Lock()

@@ -22,8 +22,8 @@ type Source interface {
 	// WaitConfig returns the network configuration as soon as it is valid. Until
 	// then it calls refused with the error.
 	WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error)
-	// Away returns since when the store has not answered, and why. The time is
-	// zero if it answers.
+	// Away returns when the store stopped answering, and why. The time is zero if
+	// it answers.
 	Away() (since time.Time, why error)
 }
 
@@ -78,7 +78,7 @@ func Open(source Source, o Options) *Store {
 	return s
 }
 
-// Away returns since when the source has not answered, and why.
+// Away returns when the source stopped answering, and why.
 func (s *Store) Away() (since time.Time, why error) { return s.source.Away() }
 
 // Config returns the configuration of the source.

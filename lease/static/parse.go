@@ -81,7 +81,7 @@ type parser struct {
 	faults  []Fault
 }
 
-// fault records what is wrong with the text at offset. JSON values among args are
+// fault records a fault of the text at offset. JSON values among args are
 // shortened.
 func (p *parser) fault(offset int, format string, args ...any) {
 	for i, a := range args {

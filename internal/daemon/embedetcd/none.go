@@ -7,13 +7,13 @@ import (
 	"errors"
 )
 
-// Built says whether this build has an etcd.
+// Built reports whether this build includes an etcd.
 const Built = false
 
 // Server does not exist in this build.
 type Server struct{}
 
-// Start refuses.
+// Start returns an error.
 func Start(context.Context, Config) (*Server, error) {
 	return nil, errors.New("start embedded etcd: this build has none (noembed)")
 }

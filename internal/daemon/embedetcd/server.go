@@ -20,7 +20,7 @@ import (
 	"github.com/twillnet/twill/internal/etcdtls"
 )
 
-// Built says whether this build has an etcd.
+// Built reports whether this build includes an etcd.
 const Built = true
 
 const (
@@ -272,7 +272,7 @@ func (s *Server) Close() {
 	}()
 	select {
 	case <-stopped:
-	case <-s.log.dead: // it would wait for what has failed
+	case <-s.log.dead: // Close would wait for the failed goroutine
 		return
 	}
 	select {

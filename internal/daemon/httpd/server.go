@@ -24,7 +24,7 @@ import (
 	"github.com/twillnet/twill/internal/httplimit"
 )
 
-// Config configures what is served.
+// Config configures a Server.
 type Config struct {
 	// Waiting returns what the daemon is waiting for, or "" when it is ready. It
 	// is called from several goroutines.
