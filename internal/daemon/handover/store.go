@@ -1,7 +1,6 @@
 package handover
 
 import (
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -41,12 +40,11 @@ func send(socket string, names []string, message func(name string) (state string
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err != nil {
 		return fmt.Errorf("store descriptors with the service manager: %w", err)
 	}
-	var errs []error
 	for _, name := range names {
 		state, rights := message(name)
 		if err := unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: socket}, 0); err != nil {
-			errs = append(errs, fmt.Errorf("store descriptor %s with the service manager: %w", name, err))
+			return fmt.Errorf("store descriptor %s with the service manager: %w", name, err)
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }

@@ -162,6 +162,8 @@ func (t *table) Set(want []Route) error {
 }
 
 func (t *table) failures() (all []error) {
+	t.mu.Lock() // Run may be at it
+	defer t.mu.Unlock()
 	for _, err := range t.said.failures {
 		all = append(all, err)
 	}
