@@ -13,9 +13,9 @@ import (
 
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/command"
+	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
-	"github.com/twillnet/twill/lease/kube"
 )
 
 const aboutConfig = `get prints the network config. set replaces it by that in FILE or standard input
@@ -37,7 +37,7 @@ func runConfig(ctx context.Context, call *command.Call) error {
 		return c.Usagef("want get or set")
 	case rest[0] == "get" && len(rest) == 1:
 		if c.kube.On {
-			return c.askKube(ctx, func(ctx context.Context, s *kube.Store) error {
+			return c.askKube(ctx, func(ctx context.Context, s status.Store) error {
 				return getConfig(ctx, s.PublishedText, lease.ParseAssigned, c.Stdout, c.Stderr)
 			})
 		}

@@ -73,13 +73,29 @@ func TestStatusWithoutDaemonSaysSo(t *testing.T) {
 // TestOperatorsProgramCarriesNoLaboratory: plots alone would make it half as large
 // again.
 func TestOperatorsProgramCarriesNoLaboratory(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", ".").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range strings.Fields(string(out)) {
+	for _, path := range dependencies(t) {
 		if strings.HasPrefix(path, "gonum.org/") || strings.Contains(path, "/internal/lab/") || strings.HasSuffix(path, "twill/bench") {
 			t.Errorf("twill imports %s, which is for twill-lab", path)
 		}
 	}
+}
+
+// TestOperatorsProgramHasNoClientOfKubernetes: that would make it half as large again.
+// What it needs to know of Kubernetes is in lease/kube/layout.
+func TestOperatorsProgramHasNoClientOfKubernetes(t *testing.T) {
+	for _, path := range dependencies(t) {
+		if strings.HasPrefix(path, "k8s.io/") || strings.HasSuffix(path, "twill/lease/kube") {
+			t.Errorf("twill imports %s, which is for twilld", path)
+		}
+	}
+}
+
+// dependencies lists the packages that this program is made of.
+func dependencies(t *testing.T) []string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(out))
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
-	"github.com/twillnet/twill/lease/kube"
+	"github.com/twillnet/twill/lease/kube/layout"
 	"github.com/twillnet/twill/lease/static"
 )
 
@@ -25,7 +26,9 @@ import (
 const aboutStore = `
 
 Where the store is, the running twilld says; the flags --etcd-* and those for
-Kubernetes, and their variables FLANNELD_*, which are twilld's, override it.`
+Kubernetes, and their variables FLANNELD_*, which are twilld's, override it.
+The running twilld reads Kubernetes for twill. If none runs here, or the flags name
+another cluster, kubectl does, which must be in PATH.`
 
 // storeCommand is a subcommand that reads or writes the store of leases.
 type storeCommand struct {
@@ -39,6 +42,9 @@ type storeCommand struct {
 	// daemonErr is then the reason.
 	daemon    *status.Document
 	daemonErr error
+	// throughDaemon says that the daemon reads the leases, since they are in its
+	// Kubernetes cluster.
+	throughDaemon bool
 }
 
 // newStoreCommand defines the flags common to all of them.
@@ -86,7 +92,12 @@ func (c *storeCommand) adopt() error {
 	s := c.settings()
 	if k := s.Kubernetes; k != nil && !c.etcd.Given("etcd-endpoints") {
 		c.kube.On = true
-		c.kube.Adopt(kube.Options{APIURL: k.APIURL, Kubeconfig: k.Kubeconfig, Prefix: k.Prefix, ConfigFile: k.ConfigFile})
+		its := layout.Source{
+			APIURL: k.APIURL, Kubeconfig: k.Kubeconfig,
+			Prefix: cmp.Or(k.Prefix, layout.DefaultPrefix), ConfigFile: cmp.Or(k.ConfigFile, layout.DefaultConfigFile),
+		}
+		c.kube.Adopt(its)
+		c.throughDaemon = c.kube.Source == its
 	}
 	if c.etcd.Given("etcd-endpoints") {
 		s = status.Settings{Prefix: s.Prefix}
@@ -140,17 +151,17 @@ func (c *storeCommand) ask(ctx context.Context, f func(context.Context, *etcd.St
 
 // askKube calls f with an open Kubernetes store and a context that ends with the
 // timeout.
-func (c *storeCommand) askKube(ctx context.Context, f func(context.Context, *kube.Store) error) error {
+func (c *storeCommand) askKube(ctx context.Context, f func(context.Context, status.Store) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	o := c.kube.Options
-	o.Logger = logging.New(c.Stderr, logging.Text, slog.LevelError) // problems are returned as errors
-	store, err := kube.Open(o)
+	if c.throughDaemon {
+		return f(ctx, status.Remote(c.socket))
+	}
+	k, err := newKubectl(c.kube.Source)
 	if err != nil {
 		return err
 	}
-	defer store.Close()
-	return f(ctx, store)
+	return f(ctx, k)
 }
 
 // leases returns all leases of the store, of whichever kind it is.
@@ -160,7 +171,7 @@ func (c *storeCommand) leases(ctx context.Context) (all []lease.Lease, err error
 		return all, err
 	}
 	if c.kube.On {
-		err = c.askKube(ctx, func(ctx context.Context, s *kube.Store) (err error) {
+		err = c.askKube(ctx, func(ctx context.Context, s status.Store) (err error) {
 			all, err = s.Leases(ctx)
 			return err
 		})
@@ -180,8 +191,11 @@ func (c *storeCommand) config(ctx context.Context) (config *lease.Config, err er
 		return config, err
 	}
 	if c.kube.On {
-		err = c.askKube(ctx, func(ctx context.Context, s *kube.Store) (err error) {
-			config, err = s.Published(ctx)
+		err = c.askKube(ctx, func(ctx context.Context, s status.Store) error {
+			text, err := s.PublishedText(ctx)
+			if err == nil {
+				config, err = c.kube.ParseConfig(text)
+			}
 			return err
 		})
 		return config, err

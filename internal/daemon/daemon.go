@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/version"
+	"github.com/twillnet/twill/lease/kube"
 	"github.com/twillnet/twill/metrics"
 )
 
@@ -87,6 +89,8 @@ type daemon struct {
 	// nodeAddrs returns the addresses in the store by which this node's interface
 	// is to be chosen; nil if the store has none.
 	nodeAddrs func(context.Context) (ipv4, ipv6 netip.Addr, err error)
+	// kubernetes is the store if leases are in Kubernetes; nil before it is opened.
+	kubernetes atomic.Pointer[kube.Store]
 	// ready is called each time the node is found ready; it must not block. It is
 	// nil if the store has no use for it.
 	ready func()
@@ -182,8 +186,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 // operator see what later steps are waiting for. If this process takes over from
 // another, serve runs once that one has ended.
 func (d *daemon) serve() error {
-	control, err := status.Listen(d.options.controlSocket, d.state.document, d.log,
-		status.Route{Pattern: "POST " + handover.Path, Handler: d.acceptHandover})
+	control, err := status.Listen(d.options.controlSocket, d.state.document, d.log, d.routes()...)
 	if err != nil {
 		return err
 	}

@@ -251,7 +251,7 @@ func kubernetesFlags() []flagDef {
 			func(o *options) any { return &o.kube.on }, nil},
 	}
 	for _, f := range kubeflags.All {
-		defs = append(defs, flagDef{groupKubernetes, f.Name, f.Value, f.Help, func(o *options) any { return f.Field(&o.kube.Options) }, onlyKube})
+		defs = append(defs, flagDef{groupKubernetes, f.Name, f.Value, f.Help, func(o *options) any { return f.Field(&o.kube.Source) }, onlyKube})
 	}
 	return append(defs, flagDef{groupKubernetes, "set-node-network-unavailable", "",
 		"set the node's condition NetworkUnavailable to False when pods can talk",

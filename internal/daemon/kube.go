@@ -4,7 +4,8 @@ import (
 	"context"
 	"net/netip"
 
-	"github.com/twillnet/twill/internal/kubeflags"
+	"github.com/twillnet/twill/internal/daemon/handover"
+	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease/kube"
 	"github.com/twillnet/twill/lease/lastknown"
 )
@@ -15,13 +16,16 @@ type kubernetes struct {
 	kube.Options
 }
 
+// notBuilt is the error text of a program built without Kubernetes.
+const notBuilt = "this program was built without Kubernetes (make build-lite); take the full one"
+
 // check finds errors that do not depend on the cluster.
 func (k *kubernetes) check(leaseFile string, embedded bool) error {
 	switch {
 	case !k.on:
 		return nil
 	case !kube.Built:
-		return usagef("--kube-subnet-mgr: %s", kubeflags.NotBuilt)
+		return usagef("--kube-subnet-mgr: %s", notBuilt)
 	case leaseFile != "":
 		return usagef("--kube-subnet-mgr: leases come from Kubernetes or from --lease-file, not from both; leave one out")
 	case embedded:
@@ -57,7 +61,23 @@ func (d *daemon) openKube() (*lastknown.Store, error) {
 		return nil, err
 	}
 	d.ready = s.Ready
+	d.kubernetes.Store(s)
 	return d.withLastKnown(s), nil
+}
+
+// routes returns the requests that the control socket answers besides GET /status.
+// twill's commands read Kubernetes through it, since they have no client for it.
+func (d *daemon) routes() []status.Route {
+	r := []status.Route{{Pattern: "POST " + handover.Path, Handler: d.acceptHandover}}
+	if !d.options.kube.on {
+		return r
+	}
+	return append(r, status.StoreRoutes(func() status.Store {
+		if s := d.kubernetes.Load(); s != nil {
+			return s
+		}
+		return nil
+	})...)
 }
 
 // withLastKnown lets the daemon start with the last known state if source does

@@ -14,6 +14,7 @@ import (
 	"github.com/twillnet/twill/internal/kubeflags"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease/kube"
 )
 
 // parse reads the arguments, without the program's name, and then the
@@ -67,7 +68,7 @@ func defaults() *options {
 		forwardRules:  true,
 		resync:        5,
 		etcd:          etcdflags.Defaults(),
-		kube:          kubernetes{Options: kubeflags.Defaults()},
+		kube:          kubernetes{Options: kube.Options{Source: kubeflags.Defaults(), Condition: true}},
 	}
 }
 

@@ -8,14 +8,14 @@ import (
 
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
-	"github.com/twillnet/twill/lease/kube"
+	"github.com/twillnet/twill/lease/kube/layout"
 )
 
 // store checks that the store answers and that its leases do not contradict
 // each other.
 func (x *examination) store(context.Context) []Finding {
 	var e *etcd.Error
-	var k *kube.Error
+	var k *layout.Error
 	switch {
 	case errors.As(x.StoreErr, &e):
 		remedy := e.Remedy

@@ -5,19 +5,18 @@ package kubeflags
 
 import (
 	"cmp"
-	"errors"
 	"flag"
 	"fmt"
 
 	"github.com/twillnet/twill/internal/etcdflags"
-	"github.com/twillnet/twill/lease/kube"
+	"github.com/twillnet/twill/lease/kube/layout"
 )
 
 // Flag is one of the flags that locate the API and the network configuration.
 // All have string values.
 type Flag struct {
 	Name, Value, Help string
-	Field             func(*kube.Options) *string
+	Field             func(*layout.Source) *string
 }
 
 // Manager is the flag that makes Kubernetes the store of leases.
@@ -27,36 +26,36 @@ const Manager = "kube-subnet-mgr"
 var All = []Flag{
 	{"kube-api-url", "URL",
 		"API server, in the place of the kubeconfig's; without a kubeconfig it is asked without credentials (default: that of the pod's service account)",
-		func(o *kube.Options) *string { return &o.APIURL }},
+		func(o *layout.Source) *string { return &o.APIURL }},
 	{"kubeconfig-file", "FILE",
 		"kubeconfig whose current context has API server and credentials, where twilld does not run in a pod",
-		func(o *kube.Options) *string { return &o.Kubeconfig }},
+		func(o *layout.Source) *string { return &o.Kubeconfig }},
 	{"kube-annotation-prefix", "PREFIX",
 		"beginning of the names of the nodes' annotations",
-		func(o *kube.Options) *string { return &o.Prefix }},
+		func(o *layout.Source) *string { return &o.Prefix }},
 	{"net-config-path", "FILE",
 		"network configuration, JSON; another version of it is applied at once",
-		func(o *kube.Options) *string { return &o.ConfigFile }},
+		func(o *layout.Source) *string { return &o.ConfigFile }},
 }
 
-// Defaults returns flannel's defaults, without a Logger.
-func Defaults() kube.Options {
-	return kube.Options{Prefix: kube.DefaultPrefix, ConfigFile: kube.DefaultConfigFile, Condition: true}
+// Defaults returns flannel's defaults.
+func Defaults() layout.Source {
+	return layout.Source{Prefix: layout.DefaultPrefix, ConfigFile: layout.DefaultConfigFile}
 }
 
 // Flags are the flags of one command line.
 type Flags struct {
-	kube.Options // without a Logger
-	On           bool
-	fs           *flag.FlagSet
+	layout.Source
+	On bool
+	fs *flag.FlagSet
 }
 
 // Define adds the flags to fs.
 func Define(fs *flag.FlagSet) *Flags {
-	f := &Flags{Options: Defaults(), fs: fs}
+	f := &Flags{Source: Defaults(), fs: fs}
 	fs.BoolVar(&f.On, Manager, false, "leases are in Kubernetes, not in etcd; so they are where one of the next flags is given")
 	for _, d := range All {
-		p := d.Field(&f.Options)
+		p := d.Field(&f.Source)
 		fs.StringVar(p, d.Name, *p, "`"+d.Value+"`: "+d.Help)
 	}
 	return f
@@ -82,21 +81,15 @@ func (f *Flags) Settle(lookup func(string) (string, bool)) error {
 		}
 	}
 	f.On = f.On || f.APIURL != "" || f.Kubeconfig != ""
-	if f.On && !kube.Built {
-		return errors.New(NotBuilt)
-	}
 	return f.Check()
 }
 
-// NotBuilt is the error text of a program built without Kubernetes.
-const NotBuilt = "this program was built without Kubernetes (make build-lite); take the full one"
-
 // Adopt takes a daemon's options for those that are not given. They apply even
 // if a flag names another API, since they do not belong to the daemon's API.
-func (f *Flags) Adopt(o kube.Options) {
+func (f *Flags) Adopt(o layout.Source) {
 	defaults := Defaults()
 	for _, d := range All {
-		if p := d.Field(&f.Options); *p == *d.Field(&defaults) {
+		if p := d.Field(&f.Source); *p == *d.Field(&defaults) {
 			*p = cmp.Or(*d.Field(&o), *p)
 		}
 	}

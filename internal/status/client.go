@@ -33,29 +33,34 @@ func Fetch(ctx context.Context, path string) (*Document, error) {
 // FetchJSON is Fetch for callers that want the document as the daemon wrote it,
 // with fields that this version of the client does not know.
 func FetchJSON(ctx context.Context, path string) ([]byte, error) {
+	code, raw, err := get(ctx, path, "/status")
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("ask twilld on %s: %d %s; is that socket twilld's?", path, code, http.StatusText(code))
+	}
+	return raw, err
+}
+
+// get asks the daemon on the socket path for what it has, a path of HTTP.
+func get(ctx context.Context, path, what string) (code int, body []byte, err error) {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		},
 	}
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://twilld/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://twilld"+what, nil)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	res, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask twilld on %s: %w", path, remedy(err))
+		return 0, nil, fmt.Errorf("ask twilld on %s: %w", path, remedy(err))
 	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask twilld on %s: %s; is that socket twilld's?", path, res.Status)
+	if body, err = io.ReadAll(io.LimitReader(res.Body, maxDocument)); err != nil {
+		return 0, nil, fmt.Errorf("%s from %s: %w", what[1:], path, err)
 	}
-	raw, err := io.ReadAll(io.LimitReader(res.Body, maxDocument))
-	if err != nil {
-		return nil, fmt.Errorf("status from %s: %w", path, err)
-	}
-	return raw, nil
+	return res.StatusCode, body, nil
 }
 
 // remedy returns what to do about an error of connect(2).

@@ -16,6 +16,7 @@ import (
 
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/kube/layout"
 )
 
 // Acquire annotates this node's object with a, if it differs, and returns the
@@ -56,7 +57,7 @@ func (s *Store) hold(ctx context.Context, a lease.Attrs, was lease.Key) (*lease.
 		return nil, fault
 	}
 	if was != "" && l.Key() != was {
-		return nil, errLost("Kubernetes: node %s has the podCIDR %s now", e.name, l.Key())
+		return nil, errLost("Kubernetes: node %s has the podCIDR %s now", e.Name, l.Key())
 	}
 	l.Attrs = a
 	if err := s.annotate(ctx, e, a); err != nil {
@@ -64,7 +65,7 @@ func (s *Store) hold(ctx context.Context, a lease.Attrs, was lease.Key) (*lease.
 	}
 	s.mu.Lock()
 	s.own.lease = &l
-	s.table.setOwn(e.name, l)
+	s.table.SetOwn(e.Name, l)
 	s.mu.Unlock()
 	s.notify()
 	return &l, nil
@@ -83,12 +84,12 @@ func (s *Store) absent(err error, op string) error {
 }
 
 // unassigned returns the error for a Node with unsuitable podCIDRs.
-func (s *Store) unassigned(c *lease.Config, e *entry, err error) error {
+func (s *Store) unassigned(c *lease.Config, e *layout.Node, err error) error {
 	remedy := "set the Network in " + s.path + " to the cluster's --cluster-cidr, or delete the node so that it gets another podCIDR"
-	if len(e.podCIDRs) == 0 {
+	if len(e.PodCIDRs) == 0 {
 		remedy = "run kube-controller-manager with --allocate-node-cidrs=true and --cluster-cidr=" + networks(c)
 	}
-	return &Error{Op: "assign a lease to node " + e.name, Err: err, Kind: lease.ErrPending, Remedy: remedy}
+	return &Error{Op: "assign a lease to node " + e.Name, Err: err, Kind: lease.ErrPending, Remedy: remedy}
 }
 
 func networks(c *lease.Config) string {
@@ -103,17 +104,17 @@ func networks(c *lease.Config) string {
 }
 
 // annotate sets the annotations of e, which is this node, to those of a.
-func (s *Store) annotate(ctx context.Context, e *entry, a lease.Attrs) error {
-	want, err := s.keys.wanted(e, a, s.started)
-	op := "annotate node " + e.name
+func (s *Store) annotate(ctx context.Context, e *layout.Node, a lease.Attrs) error {
+	want, err := s.keys.Wanted(e, a, s.started)
+	op := "annotate node " + e.Name
 	if err != nil {
 		return &Error{Op: op, Err: err, Kind: lease.ErrPending, Remedy: "correct or remove that annotation"}
 	}
-	c := changes(e, want, s.keys.kind)
+	c := s.keys.Changes(e, want)
 	if len(c) == 0 {
 		return nil
 	}
-	return s.patch(ctx, op, e.name, map[string]any{"metadata": map[string]any{"annotations": c}})
+	return s.patch(ctx, op, e.Name, map[string]any{"metadata": map[string]any{"annotations": c}})
 }
 
 // patch sends a strategic merge patch of this node's status, which may include
@@ -136,7 +137,7 @@ func (s *Store) patch(ctx context.Context, op, name string, p any) error {
 }
 
 // see records the state of this node's object.
-func (s *Store) see(e *entry) {
+func (s *Store) see(e *layout.Node) {
 	s.mu.Lock()
 	s.own.seen, s.own.gone = e, false
 	s.mu.Unlock()
@@ -155,11 +156,8 @@ func (s *Store) NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error
 			return ipv4, ipv6, err
 		}
 	}
-	if ipv4, err = s.keys.address(e, s.keys.node, true); err == nil {
-		ipv6, err = s.keys.address(e, s.keys.nodeV6, false)
-	}
-	if err != nil {
-		err = &Error{Op: "choose the interface of node " + e.name, Err: err, Kind: lease.ErrPending, Remedy: "correct or remove that annotation"}
+	if ipv4, ipv6, err = s.keys.NodeAddrs(e); err != nil {
+		err = &Error{Op: "choose the interface of node " + e.Name, Err: err, Kind: lease.ErrPending, Remedy: "correct or remove that annotation"}
 	}
 	return ipv4, ipv6, err
 }

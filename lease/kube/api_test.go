@@ -19,12 +19,13 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/kube"
+	"github.com/twillnet/twill/lease/kube/layout"
 )
 
 // Tests against a real API server are called TestKube; "make test-kubernetes" runs
 // them.
 
-const prefix = kube.DefaultPrefix + "/"
+const prefix = layout.DefaultPrefix + "/"
 
 // netConf is the network configuration of most tests.
 const netConf = `{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}`
@@ -58,7 +59,7 @@ func open(t *testing.T, c *kubetest.Cluster, change func(*kube.Options)) *subjec
 	s := &subject{t: t, c: c, path: filepath.Join(t.TempDir(), "net-conf.json"), log: new(testkit.Log)}
 	testkit.Must(t, os.WriteFile(s.path, []byte(netConf), 0o600))
 	o := kube.Options{
-		Kubeconfig: c.Kubeconfig(kubetest.FlannelToken), Node: "n1", ConfigFile: s.path, Condition: true,
+		Source: layout.Source{Kubeconfig: c.Kubeconfig(kubetest.FlannelToken), ConfigFile: s.path}, Node: "n1", Condition: true,
 		Logger: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {

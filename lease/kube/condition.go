@@ -8,13 +8,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/twillnet/twill/lease/kube/layout"
 )
 
-// The content of the condition NetworkUnavailable, as written by stock flannel:
-const (
-	upReason  = "FlannelIsUp"
-	upMessage = "Flannel is running on this node"
-)
+// upMessage is the message of the condition NetworkUnavailable, as written by stock
+// flannel beside layout.UpReason.
+const upMessage = "Flannel is running on this node"
 
 // conditionRest is the minimum time between two writes of the condition, in
 // case another program keeps writing the opposite.
@@ -61,26 +61,26 @@ func (s *Store) keepCondition(ctx context.Context) {
 }
 
 // unavailable returns this node if its condition has to be written.
-func (s *Store) unavailable() *entry {
+func (s *Store) unavailable() *layout.Node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.own.seen
-	if !s.ready || e == nil || s.own.gone || e.unavailable == string(corev1.ConditionFalse) {
+	if !s.ready || e == nil || s.own.gone || e.Unavailable == string(corev1.ConditionFalse) {
 		return nil
 	}
 	return e
 }
 
-func (s *Store) setCondition(ctx context.Context, e *entry) error {
-	// Not later than the time from which the extras count, see extras.
+func (s *Store) setCondition(ctx context.Context, e *layout.Node) error {
+	// Not later than the time from which the extras count, see Keys.Since.
 	since := s.started
-	if x, err := s.keys.extrasOf(e); err == nil && !x.Since.IsZero() {
-		since = x.Since
+	if announced := s.keys.Since(e); !announced.IsZero() {
+		since = announced
 	}
 	c := corev1.NodeCondition{
-		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: upReason, Message: upMessage,
+		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: layout.UpReason, Message: upMessage,
 		LastHeartbeatTime: metav1.Time{Time: since}, LastTransitionTime: metav1.Now(),
 	}
-	return s.patch(ctx, "set condition NetworkUnavailable of node "+e.name, e.name,
+	return s.patch(ctx, "set condition NetworkUnavailable of node "+e.Name, e.Name,
 		map[string]any{"status": map[string]any{"conditions": []corev1.NodeCondition{c}}})
 }

@@ -1,10 +1,6 @@
 // Package kube implements lease.Store on the Node objects of a Kubernetes
-// cluster, in stock flannel's layout, so that nodes of both kinds share one
-// network:
-//
-//	spec.podCIDRs       the subnets of a node, which the cluster assigns
-//	metadata.annotations what the node announces: its address, backend and data
-//	net-conf.json       the network configuration, a file on each node
+// cluster, in stock flannel's layout (package layout), so that nodes of both kinds
+// share one network.
 //
 // Each node that takes part has a lease. It does not expire; it is removed with
 // the Node object. An error in a node's object is logged, and the node keeps the
@@ -20,32 +16,11 @@ import (
 	"fmt"
 
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/kube/layout"
 )
 
 // Error reports which operation on Kubernetes failed, and what to do about it.
-// It never holds a token.
-type Error struct {
-	Op     string // "read node n1"
-	Err    error
-	Remedy string // empty if Err includes it
-	Kind   error  // lease.ErrPending, lease.ErrDenied or lease.ErrLost; nil if none applies
-}
-
-func (e *Error) Error() string {
-	text := fmt.Sprintf("Kubernetes: %s: %v", e.Op, e.Err)
-	if e.Remedy != "" {
-		text += "; " + e.Remedy
-	}
-	return text
-}
-
-// Unwrap returns the cause and the kind of the error.
-func (e *Error) Unwrap() []error {
-	if e.Kind == nil {
-		return []error{e.Err}
-	}
-	return []error{e.Kind, e.Err}
-}
+type Error = layout.Error
 
 // errLost returns an error of the own lease that calls for Renew.
 func errLost(format string, args ...any) error {
@@ -64,8 +39,8 @@ func inside(c *lease.Config, l lease.Lease) error {
 }
 
 // assigned returns the subnets of a node whose address families c enables.
-func assigned(c *lease.Config, e *entry) (l lease.Lease, err error) {
-	subnet, ipv6Subnet, err := e.subnets()
+func assigned(c *lease.Config, e *layout.Node) (l lease.Lease, err error) {
+	subnet, ipv6Subnet, err := e.Subnets()
 	if err != nil {
 		return l, err
 	}

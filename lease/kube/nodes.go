@@ -5,6 +5,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/kube/layout"
 )
 
 // nodes follows the Node objects of the cluster into the store's table, using
@@ -145,8 +147,8 @@ func (r *receiver) Update(o any) error {
 	}
 	e := r.entry(node)
 	r.change(func() {
-		r.table.put(e)
-		if e.name == r.name {
+		r.table.Put(e)
+		if e.Name == r.name {
 			r.own.seen, r.own.gone = e, false
 		}
 	})
@@ -160,7 +162,7 @@ func (r *receiver) Delete(o any) error {
 		return fmt.Errorf("watch nodes: %T is no Node", o)
 	}
 	r.change(func() {
-		r.table.remove(node.Name)
+		r.table.Remove(node.Name)
 		if node.Name == r.name {
 			r.own.gone = true
 		}
@@ -170,7 +172,7 @@ func (r *receiver) Delete(o any) error {
 
 // Replace implements cache.ReflectorStore.
 func (r *receiver) Replace(all []any, _ string) error {
-	entries := make([]*entry, 0, len(all))
+	entries := make([]*layout.Node, 0, len(all))
 	for _, o := range all {
 		if node, ok := o.(*corev1.Node); ok {
 			entries = append(entries, r.entry(node))
@@ -179,11 +181,11 @@ func (r *receiver) Replace(all []any, _ string) error {
 	r.change(func() {
 		r.own.gone = r.own.seen != nil
 		for _, e := range entries {
-			if e.name == r.name {
+			if e.Name == r.name {
 				r.own.seen, r.own.gone = e, false
 			}
 		}
-		r.table.replace(entries)
+		r.table.Replace(entries)
 		r.synced = true
 	})
 	return nil
@@ -203,9 +205,9 @@ func (r *receiver) change(f func()) {
 func (r *receiver) Resync() error { return nil }
 
 // Leases returns the leases of all nodes in the order of their subnets, as
-// currently in the API. An invalid node is logged and left out.
+// currently in the API. An invalid node is left out; Watch logs the reason.
 func (s *Store) Leases(ctx context.Context) ([]lease.Lease, error) {
-	t := newTable(&s.keys, s.log)
+	t := layout.NewTable(s.keys, slog.New(slog.DiscardHandler))
 	o := metav1.ListOptions{Limit: pageSize}
 	for {
 		l, err := s.list(ctx, o)
@@ -213,10 +215,10 @@ func (s *Store) Leases(ctx context.Context) ([]lease.Lease, error) {
 			return nil, s.fail("list nodes", err)
 		}
 		for i := range l.Items {
-			t.put(s.entry(&l.Items[i]))
+			t.Put(s.entry(&l.Items[i]))
 		}
 		if o.Continue = l.Continue; o.Continue == "" {
-			return t.leases(), nil
+			return t.Leases(), nil
 		}
 	}
 }

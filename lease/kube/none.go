@@ -22,7 +22,6 @@ type methods interface {
 	lease.Store
 	WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error)
 	PublishedText(ctx context.Context) ([]byte, error)
-	Published(ctx context.Context) (*lease.Config, error)
 	Leases(ctx context.Context) ([]lease.Lease, error)
 	NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error)
 	Away() (since time.Time, why error)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/kube/layout"
 )
 
 // Built reports whether this build includes Kubernetes support.
@@ -25,7 +26,7 @@ const Built = true
 // concurrent use.
 type Store struct {
 	access  access
-	keys    keys
+	keys    *layout.Keys
 	path    string // of the network configuration
 	log     *slog.Logger
 	started time.Time // with the precision of a Node's conditions
@@ -35,7 +36,7 @@ type Store struct {
 	name  string // of this node; empty if not known yet
 	own   own
 	ready bool // Ready was called
-	table *table
+	table *layout.Table
 	// config is the last valid network configuration, nil before there was one.
 	config *lease.Config
 	// watchers are notified of each change of the fields above.
@@ -45,7 +46,7 @@ type Store struct {
 // own is this node: the lease it acquired and its state when last seen.
 type own struct {
 	lease *lease.Lease // nil if none was acquired yet
-	seen  *entry       // nil if never seen
+	seen  *layout.Node // nil if never seen
 	gone  bool         // the object was deleted since
 }
 
@@ -53,12 +54,12 @@ var _ lease.Store = (*Store)(nil)
 
 // Open returns a store. It sends no request to the API and reads no file yet.
 func Open(o Options) (*Store, error) {
-	k, err := newKeys(o.Prefix)
+	k, err := layout.NewKeys(o.Prefix)
 	if err != nil {
 		return nil, err
 	}
 	if o.ConfigFile == "" {
-		o.ConfigFile = DefaultConfigFile
+		o.ConfigFile = layout.DefaultConfigFile
 	}
 	// The client's own log repeats the errors of its calls.
 	klog.SetLogger(logr.Discard())
@@ -67,7 +68,7 @@ func Open(o Options) (*Store, error) {
 		started:  time.Now().UTC().Truncate(time.Second),
 		watchers: map[chan struct{}]bool{},
 	}
-	s.table = newTable(&s.keys, o.Logger)
+	s.table = layout.NewTable(s.keys, o.Logger)
 	return s, nil
 }
 
@@ -101,7 +102,7 @@ func (s *Store) nodeName(ctx context.Context) (string, error) {
 }
 
 // node requests this node's object from the API.
-func (s *Store) node(ctx context.Context) (*entry, error) {
+func (s *Store) node(ctx context.Context) (*layout.Node, error) {
 	name, err := s.nodeName(ctx)
 	if err != nil {
 		return nil, err
@@ -120,30 +121,16 @@ func (s *Store) node(ctx context.Context) (*entry, error) {
 }
 
 // entry returns the relevant part of n.
-func (s *Store) entry(n *corev1.Node) *entry {
-	e := &entry{name: n.Name, podCIDRs: n.Spec.PodCIDRs, annotations: s.trimmed(n.Annotations)}
-	if len(e.podCIDRs) == 0 && n.Spec.PodCIDR != "" {
-		e.podCIDRs = []string{n.Spec.PodCIDR}
-	}
+func (s *Store) entry(n *corev1.Node) *layout.Node {
+	var o layout.Object
+	o.Metadata.Name, o.Metadata.Annotations = n.Name, n.Annotations
+	o.Spec.PodCIDR, o.Spec.PodCIDRs = n.Spec.PodCIDR, n.Spec.PodCIDRs
 	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeNetworkUnavailable {
-			e.unavailable = string(c.Status)
-			if c.Reason == upReason {
-				e.up = c.LastHeartbeatTime.Time
-			}
-		}
+		o.Status.Conditions = append(o.Status.Conditions, layout.Condition{
+			Type: string(c.Type), Status: string(c.Status), Reason: c.Reason, LastHeartbeatTime: c.LastHeartbeatTime.Time,
+		})
 	}
-	return e
-}
-
-func (s *Store) trimmed(all map[string]string) map[string]string {
-	m := map[string]string{}
-	for _, k := range s.keys.all() {
-		if v, ok := all[k]; ok {
-			m[k] = v
-		}
-	}
-	return m
+	return s.keys.Node(&o)
 }
 
 // trim is entry for the caches of the client, which must hold Nodes.
@@ -154,7 +141,7 @@ func (s *Store) trim(o any) (any, error) {
 	}
 	small := &corev1.Node{}
 	small.Name, small.ResourceVersion = n.Name, n.ResourceVersion
-	small.Annotations = s.trimmed(n.Annotations)
+	small.Annotations = s.keys.Trim(n.Annotations)
 	small.Spec.PodCIDR, small.Spec.PodCIDRs = n.Spec.PodCIDR, n.Spec.PodCIDRs
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeNetworkUnavailable {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/internal/filewatch"
+	"github.com/twillnet/twill/lease/kube/layout"
 )
 
 // Watch sends the network configuration and all leases as soon as both are known,
@@ -135,15 +136,15 @@ func (w *watcher) collect() (*lease.Update, []error) {
 	if w.config == nil || !w.begun && !w.nodes.synced {
 		return nil, errs // only errors before there is a snapshot
 	}
-	changed := w.table.take()
+	changed := w.table.Take()
 	switch {
 	case !w.begun:
 		w.begun = true
-		u.Snapshot, u.Config, u.Put, some = true, w.config, w.table.leases(), true
+		u.Snapshot, u.Config, u.Put, some = true, w.config, w.table.Leases(), true
 	case changed.Put != nil || changed.Delete != nil:
 		u.Put, u.Delete, some = changed.Put, changed.Delete, true
 	}
-	if addrs := w.own.addrs(&w.keys); addrs != w.addrs {
+	if addrs := w.own.addrs(w.keys); addrs != w.addrs {
 		w.addrs, some = addrs, true // makes the daemon call NodeAddrs again
 	}
 	if lost := w.ownFault(); lost != nil && lost.Error() != w.lost {
@@ -180,26 +181,26 @@ func (s *Store) ownFault() error {
 	l, err := assigned(s.config, e)
 	switch {
 	case err != nil:
-		return errLost("Kubernetes: node %s: %w", e.name, err)
+		return errLost("Kubernetes: node %s: %w", e.Name, err)
 	case l.Key() != s.own.lease.Key():
-		return errLost("Kubernetes: node %s has the podCIDR %s now", e.name, l.Key())
+		return errLost("Kubernetes: node %s has the podCIDR %s now", e.Name, l.Key())
 	}
-	want, err := s.keys.wanted(e, s.own.lease.Attrs, s.started)
+	want, err := s.keys.Wanted(e, s.own.lease.Attrs, s.started)
 	if err != nil {
-		return errLost("Kubernetes: node %s: %w", e.name, err)
+		return errLost("Kubernetes: node %s: %w", e.Name, err)
 	}
-	if c := changes(e, want, s.keys.kind); len(c) > 0 {
-		return errLost("Kubernetes: node %s: annotations are not as this node wrote them: %v", e.name, c)
+	if c := s.keys.Changes(e, want); len(c) > 0 {
+		return errLost("Kubernetes: node %s: annotations are not as this node wrote them: %v", e.Name, c)
 	}
 	return nil
 }
 
 // addrs returns the annotations that select the interface, as text.
-func (o *own) addrs(k *keys) string {
+func (o *own) addrs(k *layout.Keys) string {
 	if o.seen == nil {
 		return ""
 	}
-	return o.seen.annotations[k.node] + " " + o.seen.annotations[k.nodeV6]
+	return k.NodeAddrsText(o.seen)
 }
 
 // reason returns why as an error, which may be nil.

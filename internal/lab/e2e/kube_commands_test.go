@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,7 +15,7 @@ import (
 
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
-//	twill asks there └── kube-apiserver; and twill, with a kubeconfig
+//	twill asks there └── kube-apiserver; and twill by kubectl, with a kubeconfig
 func TestKubeCommandsOfTwill(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
@@ -29,6 +30,14 @@ func TestKubeCommandsOfTwill(t *testing.T) {
 	}, nil)
 	twill := func(host int, args ...string) (stdout, stderr string, err error) {
 		cmd := l.Hosts[host].NS.Command(context.Background(), bin("twill"), args...)
+		// Commands on a node have no kubectl: they ask its twilld.
+		path := t.TempDir()
+		if host == 2 {
+			path = filepath.Dir(kubetest.Binary(t, "kubectl"))
+		} else {
+			testkit.Must(t, os.WriteFile(filepath.Join(path, "kubectl"), []byte("#!/bin/sh\necho no kubectl here >&2; exit 1\n"), 0o755))
+		}
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "PATH="+path+":"+os.Getenv("PATH"))
 		var out, complaints bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &complaints
 		err = cmd.Run()

@@ -1,4 +1,4 @@
-package kube
+package layout
 
 import (
 	"encoding/json"
@@ -15,13 +15,13 @@ import (
 
 const prefix = DefaultPrefix + "/"
 
-func mustKeys(t *testing.T) *keys {
+func mustKeys(t *testing.T) *Keys {
 	t.Helper()
-	k, err := newKeys("")
+	k, err := NewKeys("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &k
+	return k
 }
 
 func TestPrefixFollowsFlannelsRule(t *testing.T) {
@@ -37,9 +37,13 @@ func TestPrefixFollowsFlannelsRule(t *testing.T) {
 		"https://example.com/second": "",
 		"a.b/C":                      "",
 	} {
-		k, err := newKeys(in)
-		if (err != nil) != (want == "") || k.public != want {
-			t.Errorf("%q: got %q, %v; want %q", in, k.public, err, want)
+		k, err := NewKeys(in)
+		got := ""
+		if err == nil {
+			got = k.public
+		}
+		if (err != nil) != (want == "") || got != want {
+			t.Errorf("%q: got %q, %v; want %q", in, got, err, want)
 		}
 	}
 }
@@ -60,7 +64,7 @@ func TestPodCIDRsAreToldApartByTheirFamily(t *testing.T) {
 		{[]string{"10.244.1.0/24", "10.244.2.0/24"}, [2]string{}, "two of one address family"},
 		{[]string{"10.244.1.0/24", "fd00:5:1::/64", "10.244.2.0/24"}, [2]string{}, "3 entries"},
 	} {
-		v4, v6, err := (&entry{podCIDRs: tt.cidrs}).subnets()
+		v4, v6, err := (&Node{PodCIDRs: tt.cidrs}).Subnets()
 		if tt.err != "" {
 			if err == nil || !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("%v: got error %v, want %q", tt.cidrs, err, tt.err)
@@ -121,15 +125,15 @@ func TestAnnotationsAreStocks(t *testing.T) {
 			lease.Attrs{PublicIP: ipv4, PublicIPv6: ipv6, BackendType: "host-gw"},
 			map[string]string{"backend-type": "host-gw", "backend-data": "null", "public-ip": "203.0.113.5", "backend-v6-data": "null", "public-ipv6": "2001:db8::5"}},
 	} {
-		e := &entry{name: "n1", annotations: map[string]string{}}
+		e := &Node{Name: "n1", Annotations: map[string]string{}}
 		for key, v := range tt.user {
-			e.annotations[prefix+key] = v
+			e.Annotations[prefix+key] = v
 		}
-		want, err := k.wanted(e, tt.attrs, now)
+		want, err := k.Wanted(e, tt.attrs, now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		apply(e, changes(e, want, k.kind))
+		apply(e, k.Changes(e, want))
 		expect := map[string]string{prefix + "kube-subnet-manager": "true"}
 		for key, v := range tt.want {
 			expect[prefix+key] = v
@@ -137,24 +141,24 @@ func TestAnnotationsAreStocks(t *testing.T) {
 		for key, v := range tt.user {
 			expect[prefix+key] = v
 		}
-		if !maps.Equal(e.annotations, expect) {
-			t.Errorf("%s: got\n%v, want\n%v", tt.name, e.annotations, expect)
+		if !maps.Equal(e.Annotations, expect) {
+			t.Errorf("%s: got\n%v, want\n%v", tt.name, e.Annotations, expect)
 		}
 		// A restart writes nothing.
-		again, err := k.wanted(e, tt.attrs, now.Add(time.Hour))
-		if c := changes(e, again, k.kind); err != nil || len(c) > 0 {
+		again, err := k.Wanted(e, tt.attrs, now.Add(time.Hour))
+		if c := k.Changes(e, again); err != nil || len(c) > 0 {
 			t.Errorf("%s: a restart changes %v, %v", tt.name, c, err)
 		}
 	}
 }
 
 // apply does to e what the API does with a patch.
-func apply(e *entry, changes map[string]any) {
+func apply(e *Node, changes map[string]any) {
 	for key, v := range changes {
 		if v == nil {
-			delete(e.annotations, key)
+			delete(e.Annotations, key)
 		} else {
-			e.annotations[key] = v.(string)
+			e.Annotations[key] = v.(string)
 		}
 	}
 }
@@ -169,38 +173,38 @@ func TestMoreThanStockHasGoesIntoAnAnnotationOfItsOwn(t *testing.T) {
 		{lease.Attrs{PublicIP: ipv4, BackendType: "vxlan", BackendData: json.RawMessage(`{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3","Backends":["vxlan","udp"],"PartialChecksums":true}`)}, vtep},
 		{lease.Attrs{PublicIP: ipv4, BackendData: json.RawMessage(`{"DirectRouting":true,"PartialChecksums":true}`)}, "null"},
 	} {
-		e := &entry{name: "n1", podCIDRs: []string{"10.244.1.0/24"}, annotations: map[string]string{}}
-		want, err := k.wanted(e, tt.attrs, now)
+		e := &Node{Name: "n1", PodCIDRs: []string{"10.244.1.0/24"}, Annotations: map[string]string{}}
+		want, err := k.Wanted(e, tt.attrs, now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		apply(e, changes(e, want, k.kind))
-		if got := e.annotations[k.data]; got != tt.data {
+		apply(e, k.Changes(e, want))
+		if got := e.Annotations[k.data]; got != tt.data {
 			t.Errorf("stock reads %s, want %s", got, tt.data)
 		}
-		l, err := k.lease(e)
+		l, err := k.Lease(e)
 		if err != nil || !l.Attrs.Equal(tt.attrs) {
 			t.Errorf("read back %+v, %v; want %+v", l.Attrs, err, tt.attrs)
 		}
-		again, err := k.wanted(e, tt.attrs, now.Add(time.Hour))
-		if c := changes(e, again, k.kind); err != nil || len(c) > 0 {
+		again, err := k.Wanted(e, tt.attrs, now.Add(time.Hour))
+		if c := k.Changes(e, again); err != nil || len(c) > 0 {
 			t.Errorf("a restart changes %v, %v", c, err)
 		}
 
 		// Stock takes over, writes nothing since nothing differs, and sets the
 		// condition.
-		e.up = now.Add(time.Minute)
-		l, err = k.lease(e)
+		e.Up = now.Add(time.Minute)
+		l, err = k.Lease(e)
 		if wantData := strings.TrimSuffix(tt.data, "null"); err != nil || string(l.BackendData) != wantData {
 			t.Errorf("after stock took over: %s, %v; want %s", l.BackendData, err, wantData)
 		}
 		// And twilld again.
-		again, err = k.wanted(e, tt.attrs, now.Add(time.Hour))
+		again, err = k.Wanted(e, tt.attrs, now.Add(time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}
-		apply(e, changes(e, again, k.kind))
-		if l, err = k.lease(e); err != nil || !l.Attrs.Equal(tt.attrs) {
+		apply(e, k.Changes(e, again))
+		if l, err = k.Lease(e); err != nil || !l.Attrs.Equal(tt.attrs) {
 			t.Errorf("after twilld took over again: %+v, %v; want %+v", l.Attrs, err, tt.attrs)
 		}
 	}
@@ -208,15 +212,15 @@ func TestMoreThanStockHasGoesIntoAnAnnotationOfItsOwn(t *testing.T) {
 
 func TestWhatANodeLeavesBehindIsRemoved(t *testing.T) {
 	k := mustKeys(t)
-	e := &entry{name: "n1", annotations: map[string]string{
+	e := &Node{Name: "n1", Annotations: map[string]string{
 		k.managed: "true", k.kind: "vxlan", k.data: vtep, k.public: "192.0.2.11", k.v6Data: vtep6, k.publicV6: "2001:db8::11",
 		k.extras: `{"BackendData":{"Backends":["vxlan","udp"]},"Since":"2026-11-29T12:00:00Z"}`, "other": "stays",
 	}}
-	want, err := k.wanted(e, lease.Attrs{PublicIP: ipv4, BackendType: "vxlan", BackendData: json.RawMessage(vtep)}, now)
+	want, err := k.Wanted(e, lease.Attrs{PublicIP: ipv4, BackendType: "vxlan", BackendData: json.RawMessage(vtep)}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := changes(e, want, k.kind)
+	got := k.Changes(e, want)
 	expect := map[string]any{k.v6Data: nil, k.publicV6: nil, k.extras: nil}
 	if !reflect.DeepEqual(got, expect) {
 		t.Errorf("got %v, want %v", got, expect)
@@ -233,9 +237,9 @@ func TestNonsenseOfAnotherWriterIsNamed(t *testing.T) {
 		{k.extras, "[]", k.extras},
 		{k.data, strings.Repeat("x", 1<<20), "…"},
 	} {
-		e := &entry{name: "n2", podCIDRs: []string{"10.244.2.0/24"}, annotations: map[string]string{k.managed: "true", k.public: "192.0.2.12", k.data: "null"}}
-		e.annotations[tt.key] = tt.value
-		_, err := k.lease(e)
+		e := &Node{Name: "n2", PodCIDRs: []string{"10.244.2.0/24"}, Annotations: map[string]string{k.managed: "true", k.public: "192.0.2.12", k.data: "null"}}
+		e.Annotations[tt.key] = tt.value
+		_, err := k.Lease(e)
 		if err == nil || !strings.Contains(err.Error(), tt.want) || len(err.Error()) > 300 {
 			t.Errorf("%s=%.20s: got %.400v, want %q", tt.key, tt.value, err, tt.want)
 		}
@@ -245,30 +249,55 @@ func TestNonsenseOfAnotherWriterIsNamed(t *testing.T) {
 func FuzzLeaseOfAnnotations(f *testing.F) {
 	f.Add("192.0.2.1", "2001:db8::1", vtep, "null", `{"BackendData":{"Backends":["udp"]},"Since":"2026-11-29T12:00:00Z"}`)
 	f.Add("", "", "{", "[1]", "{}")
-	k, err := newKeys("")
+	k, err := NewKeys("")
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, public, publicV6, data, v6Data, x string) {
-		e := &entry{name: "n", podCIDRs: []string{"10.244.1.0/24"}, annotations: map[string]string{
+		e := &Node{Name: "n", PodCIDRs: []string{"10.244.1.0/24"}, Annotations: map[string]string{
 			k.managed: "true", k.public: public, k.publicV6: publicV6, k.data: data, k.v6Data: v6Data, k.extras: x,
 		}}
-		l, err := k.lease(e)
+		l, err := k.Lease(e)
 		if err != nil {
 			return
 		}
 		if _, err := json.Marshal(l); err != nil {
 			t.Errorf("the lease cannot be encoded: %v", err)
 		}
-		want, err := k.wanted(e, l.Attrs, now)
+		want, err := k.Wanted(e, l.Attrs, now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		apply(e, changes(e, want, k.kind))
-		if again, err := k.lease(e); err != nil {
+		apply(e, k.Changes(e, want))
+		if again, err := k.Lease(e); err != nil {
 			t.Errorf("written back it is not readable: %v, %+v", err, again)
 		}
 	})
+}
+
+// TestListOfNodesIsReadFromJSON as "kubectl get nodes --output=json" prints it.
+func TestListOfNodesIsReadFromJSON(t *testing.T) {
+	k := mustKeys(t)
+	got, err := k.ReadNodes([]byte(`{"kind": "List", "items": [
+		{"metadata": {"name": "n1", "annotations": {"flannel.alpha.coreos.com/public-ip": "192.0.2.1", "example.com/other": "is left out"}},
+		 "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00::/64"]},
+		 "status": {"conditions": [{"type": "Ready", "status": "True"},
+			{"type": "NetworkUnavailable", "status": "False", "reason": "FlannelIsUp", "lastHeartbeatTime": "2026-11-29T12:00:00Z"}]}},
+		{"metadata": {"name": "old"}, "spec": {"podCIDR": "10.244.2.0/24"},
+		 "status": {"conditions": [{"type": "NetworkUnavailable", "status": "True", "reason": "RouteCreated", "lastHeartbeatTime": null}]}}]}`))
+	want := []*Node{
+		{Name: "n1", PodCIDRs: []string{"10.244.1.0/24", "fd00::/64"}, Annotations: map[string]string{k.public: "192.0.2.1"},
+			Up: time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC), Unavailable: "False"},
+		{Name: "old", PodCIDRs: []string{"10.244.2.0/24"}, Annotations: map[string]string{}, Unavailable: "True"},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v; want %+v", got, err, want)
+	}
+	for _, text := range []string{"", "[]", `{"items": [{"metadata": "n1"}]}`} {
+		if got, err := k.ReadNodes([]byte(text)); err == nil {
+			t.Errorf("%q: got %v, want an error", text, got)
+		}
+	}
 }
 
 func mustPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }

@@ -1,4 +1,4 @@
-package kube
+package layout
 
 import (
 	"encoding/json"
@@ -25,8 +25,8 @@ type extras struct {
 var stockKeys = []string{"VNI", "VtepMAC"}
 
 // extrasOf returns a node's extras that are still in force.
-func (k *keys) extrasOf(e *entry) (extras, error) {
-	text := e.annotations[k.extras]
+func (k *Keys) extrasOf(e *Node) (extras, error) {
+	text := e.Annotations[k.extras]
 	if text == "" {
 		return extras{}, nil
 	}
@@ -34,10 +34,20 @@ func (k *keys) extrasOf(e *entry) (extras, error) {
 	if err := json.Unmarshal([]byte(text), &x); err != nil {
 		return extras{}, fmt.Errorf("annotation %s: %q: want what twilld writes there", k.extras, brief(text))
 	}
-	if e.up.After(x.Since) {
+	if e.Up.After(x.Since) {
 		return extras{}, nil
 	}
 	return x, nil
+}
+
+// Since returns the time from which a node's extras count; the zero time if it has none
+// that are in force.
+func (k *Keys) Since(e *Node) time.Time {
+	x, err := k.extrasOf(e)
+	if err != nil {
+		return time.Time{}
+	}
+	return x.Since
 }
 
 // split divides backend data into the part that stock flannel writes, byte for

@@ -1,4 +1,4 @@
-package kube
+package layout
 
 import (
 	"fmt"
@@ -10,11 +10,11 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// table holds the leases of the cluster's nodes: one lease per node, and one node
+// Table holds the leases of the cluster's nodes: one lease per node, and one node
 // per lease. It records which leases have changed until they are taken. It is not
 // safe for concurrent use.
-type table struct {
-	keys  *keys
+type Table struct {
+	keys  *Keys
 	log   *slog.Logger
 	nodes map[string]*row
 	// holder maps a lease to the node that has it, the first that claimed it.
@@ -33,22 +33,23 @@ type row struct {
 	fault string // why its annotations do not count; empty if they do
 }
 
-func newTable(k *keys, log *slog.Logger) *table {
-	return &table{
+// NewTable returns an empty table, which logs what is wrong with nodes.
+func NewTable(k *Keys, log *slog.Logger) *Table {
+	return &Table{
 		keys: k, log: log,
 		nodes: map[string]*row{}, holder: map[lease.Key]string{}, dirty: map[lease.Key]bool{},
 	}
 }
 
-// put updates a node. Errors in it are logged, and it keeps the lease that it had:
+// Put updates a node. Errors in it are logged, and it keeps the lease that it had:
 // other nodes may still reach it.
-func (t *table) put(e *entry) {
-	r := t.nodes[e.name]
+func (t *Table) Put(e *Node) {
+	r := t.nodes[e.Name]
 	if r == nil {
 		r = &row{}
-		t.nodes[e.name] = r
+		t.nodes[e.Name] = r
 	}
-	if e.name == t.own && r.has {
+	if e.Name == t.own && r.has {
 		return
 	}
 	if !t.keys.isManaged(e) {
@@ -56,20 +57,20 @@ func (t *table) put(e *entry) {
 		if r.has {
 			fault = fmt.Sprintf("annotation %s: not \"true\" any more", t.keys.managed)
 		}
-		t.blame(e.name, r, fault, "annotate it again by starting its flannel, or delete the node")
+		t.blame(e.Name, r, fault, "annotate it again by starting its flannel, or delete the node")
 		return
 	}
-	l, err := t.keys.lease(e)
+	l, err := t.keys.Lease(e)
 	if err != nil {
-		t.blame(e.name, r, err.Error(), "correct it; flannel on that node writes its annotations when it starts")
+		t.blame(e.Name, r, err.Error(), "correct it; flannel on that node writes its annotations when it starts")
 		return
 	}
-	t.blame(e.name, r, "", "")
-	t.give(e.name, r, l)
+	t.blame(e.Name, r, "", "")
+	t.give(e.Name, r, l)
 }
 
 // blame records why a node does not count, and logs it if that is new.
-func (t *table) blame(name string, r *row, fault, remedy string) {
+func (t *Table) blame(name string, r *row, fault, remedy string) {
 	switch {
 	case fault == "" || fault == r.fault:
 	case r.has:
@@ -82,7 +83,7 @@ func (t *table) blame(name string, r *row, fault, remedy string) {
 }
 
 // give assigns the lease l to a node.
-func (t *table) give(name string, r *row, l lease.Lease) {
+func (t *Table) give(name string, r *row, l lease.Lease) {
 	if r.has && r.lease.Equal(l) {
 		return
 	}
@@ -103,7 +104,7 @@ func (t *table) give(name string, r *row, l lease.Lease) {
 
 // release removes a node's lease, and assigns it to another node that claims
 // it.
-func (t *table) release(name string, r *row) {
+func (t *Table) release(name string, r *row) {
 	k := r.lease.Key()
 	r.has = false
 	if t.holder[k] != name {
@@ -119,8 +120,8 @@ func (t *table) release(name string, r *row) {
 	}
 }
 
-// remove removes a node. The own lease stays until another is acquired.
-func (t *table) remove(name string) {
+// Remove removes a node. The own lease stays until another is acquired.
+func (t *Table) Remove(name string) {
 	r := t.nodes[name]
 	if r == nil || name == t.own && r.has {
 		return
@@ -131,8 +132,8 @@ func (t *table) remove(name string) {
 	delete(t.nodes, name)
 }
 
-// setOwn sets l, which this node acquired, as its lease.
-func (t *table) setOwn(name string, l lease.Lease) {
+// SetOwn sets l, which this node acquired, as its lease.
+func (t *Table) SetOwn(name string, l lease.Lease) {
 	t.own = name
 	r := t.nodes[name]
 	if r == nil {
@@ -143,25 +144,25 @@ func (t *table) setOwn(name string, l lease.Lease) {
 	t.give(name, r, l)
 }
 
-// replace replaces the table with a complete list.
-func (t *table) replace(all []*entry) {
+// Replace replaces the table with a complete list.
+func (t *Table) Replace(all []*Node) {
 	there := make(map[string]bool, len(all))
 	for _, e := range all {
-		there[e.name] = true
+		there[e.Name] = true
 	}
 	// Remove deleted nodes first, so that their subnets are free for others.
 	for name := range t.nodes {
 		if !there[name] {
-			t.remove(name)
+			t.Remove(name)
 		}
 	}
 	for _, e := range all {
-		t.put(e)
+		t.Put(e)
 	}
 }
 
-// take returns the changes since the last call.
-func (t *table) take() (u lease.Update) {
+// Take returns the changes since the last call.
+func (t *Table) Take() (u lease.Update) {
 	for _, k := range slices.Sorted(maps.Keys(t.dirty)) {
 		if name, ok := t.holder[k]; ok {
 			u.Put = append(u.Put, t.nodes[name].lease)
@@ -173,8 +174,8 @@ func (t *table) take() (u lease.Update) {
 	return u
 }
 
-// leases returns all leases in force.
-func (t *table) leases() []lease.Lease {
+// Leases returns all leases in force.
+func (t *Table) Leases() []lease.Lease {
 	all := make([]lease.Lease, 0, len(t.holder))
 	for _, name := range t.holder {
 		all = append(all, t.nodes[name].lease)

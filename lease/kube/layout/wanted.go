@@ -1,4 +1,4 @@
-package kube
+package layout
 
 import (
 	"encoding/json"
@@ -7,7 +7,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// wanted returns the annotations that a node with the attributes a must have,
+// Wanted returns the annotations that a node with the attributes a must have,
 // beside those that users write; an empty text stands for none. now is the time
 // from which new extras count.
 //
@@ -15,7 +15,7 @@ import (
 // v0.28.9), with two exceptions: outdated annotations that stock flannel leaves
 // behind are removed, and a node of the udp backend announces its IPv6 address,
 // which stock flannel's udp backend does not use.
-func (k *keys) wanted(e *entry, a lease.Attrs, now time.Time) (map[string]string, error) {
+func (k *Keys) Wanted(e *Node, a lease.Attrs, now time.Time) (map[string]string, error) {
 	data, more := split(a.BackendData)
 	v6Data, moreV6 := split(a.BackendV6Data)
 	want := map[string]string{
@@ -36,7 +36,7 @@ func (k *keys) wanted(e *entry, a lease.Attrs, now time.Time) (map[string]string
 		}
 	}
 	for _, o := range []struct{ by, of string }{{k.overwrite, k.public}, {k.overwriteV6, k.publicV6}} {
-		if text := e.annotations[o.by]; text != "" && want[o.of] != "" {
+		if text := e.Annotations[o.by]; text != "" && want[o.of] != "" {
 			if _, err := k.address(e, o.by, o.of == k.public); err != nil {
 				return nil, err
 			}
@@ -50,7 +50,7 @@ func (k *keys) wanted(e *entry, a lease.Attrs, now time.Time) (map[string]string
 
 // wantedExtras returns the text for x, which is the existing text if that still
 // represents x.
-func (k *keys) wantedExtras(e *entry, x extras) (string, error) {
+func (k *Keys) wantedExtras(e *Node, x extras) (string, error) {
 	if len(x.BackendData) == 0 && len(x.BackendV6Data) == 0 {
 		return "", nil
 	}
@@ -58,7 +58,7 @@ func (k *keys) wantedExtras(e *entry, x extras) (string, error) {
 		since := x.Since
 		x.Since = was.Since
 		text, err := json.Marshal(x)
-		if err != nil || string(text) == e.annotations[k.extras] {
+		if err != nil || string(text) == e.Annotations[k.extras] {
 			return string(text), err
 		}
 		x.Since = since
@@ -67,13 +67,13 @@ func (k *keys) wantedExtras(e *entry, x extras) (string, error) {
 	return string(text), err
 }
 
-// changes returns the annotations to patch so that e has want; nil removes one.
-func changes(e *entry, want map[string]string, kind string) map[string]any {
+// Changes returns the annotations to patch so that e has want; nil removes one.
+func (k *Keys) Changes(e *Node, want map[string]string) map[string]any {
 	c := map[string]any{}
 	for key, text := range want {
-		is, there := e.annotations[key]
+		is, there := e.Annotations[key]
 		switch {
-		case text == "" && key != kind:
+		case text == "" && key != k.kind:
 			if there {
 				c[key] = nil
 			}
