@@ -239,7 +239,11 @@ func (s steadyFlows) pass(t testing.TB, n uint64) {
 	t.Helper()
 	for _, f := range s {
 		before := f.received.Load()
-		if !testkit.Within(testkit.Patience, func() bool { return f.received.Load() >= before+n }) {
+		came := testkit.Within(testkit.Patience, func() bool { return f.received.Load() >= before+n || f.broken.Load() != nil })
+		if err := f.broken.Load(); err != nil {
+			t.Fatalf("%s: %v", f.name, *err)
+		}
+		if !came {
 			t.Fatalf("%s: want %d more datagrams, there are %d", f.name, n, f.received.Load()-before)
 		}
 	}

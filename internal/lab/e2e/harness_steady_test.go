@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
@@ -22,6 +25,7 @@ type steadyFlow struct {
 	from, to *net.UDPConn
 	sent     atomic.Uint64
 	received atomic.Uint64
+	broken   atomic.Pointer[error] // why no more are received
 	end      chan struct{}
 	sender   chan error
 	receiver chan error
@@ -59,7 +63,13 @@ func startSteadyFlow(t testing.TB, from, to *netlab.Pod, addr netip.Addr) *stead
 		t.Fatal(err)
 	}
 	go func() { s.sender <- s.send() }()
-	go func() { s.receiver <- s.receive() }()
+	go func() {
+		err := s.receive()
+		if err != nil {
+			s.broken.Store(&err)
+		}
+		s.receiver <- err
+	}()
 	return s
 }
 
@@ -68,7 +78,24 @@ func (s *steadyFlow) write(number uint64) error {
 	return err
 }
 
+// send runs on one CPU: the kernel queues what a veth pair delivers for each CPU, so
+// that a datagram from another CPU could overtake those that wait. The thread ends
+// with the goroutine.
 func (s *steadyFlow) send() error {
+	runtime.LockOSThread()
+	var cpus unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
+		return err
+	}
+	first := 0
+	for !cpus.IsSet(first) {
+		first++
+	}
+	cpus.Zero()
+	cpus.Set(first)
+	if err := unix.SchedSetaffinity(0, &cpus); err != nil {
+		return err
+	}
 	pace := time.NewTicker(steadyPace)
 	defer pace.Stop()
 	for {
