@@ -3,7 +3,8 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"slices"
+
+	"github.com/twillnet/twill/internal/spelling"
 )
 
 // usageError reports an invalid command line or environment. It results in exit
@@ -33,33 +34,9 @@ func ExitCode(err error) int {
 // nearest returns the name that is spelled most like the given one, or "" if
 // none is close enough.
 func nearest(given string, names []string) string {
-	best, most := "", 1+len(given)/4
-	for _, name := range names {
-		if d := distance(given, name); d <= most {
-			best, most = name, d-1
-		}
+	best, distance := spelling.Nearest(given, names)
+	if distance > 1+len(given)/4 {
+		return ""
 	}
 	return best
-}
-
-// distance is the Levenshtein distance: how many letters must be inserted,
-// deleted or replaced to turn a into b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = slices.Min([]int{cost, row[j] + 1, row[j+1] + 1})
-		}
-	}
-	return row[len(b)]
 }

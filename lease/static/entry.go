@@ -5,8 +5,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/twillnet/twill/internal/spelling"
 	"github.com/twillnet/twill/lease"
-	"github.com/twillnet/twill/lease/internal/spelling"
 )
 
 // entry is one element of Leases.

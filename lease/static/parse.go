@@ -8,9 +8,9 @@ import (
 	"os"
 	"strings"
 
+	"github.com/twillnet/twill/internal/spelling"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/internal/jsonerr"
-	"github.com/twillnet/twill/lease/internal/spelling"
 )
 
 // version is the content of one valid text of the file. It is immutable.

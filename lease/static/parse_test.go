@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/internal/spelling"
 	"github.com/twillnet/twill/lease"
-	"github.com/twillnet/twill/lease/internal/spelling"
 )
 
 const good = `{

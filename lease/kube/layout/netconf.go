@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/twillnet/twill/internal/spelling"
 	"github.com/twillnet/twill/lease"
-	"github.com/twillnet/twill/lease/internal/spelling"
 )
 
 // configFile returns the file with the network configuration.
