@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/twillnet/twill/internal/atomicfile"
 )
 
 // attachment is one interface of one container.
@@ -112,25 +114,15 @@ func (dir stateDir) write(file string, text []byte) error {
 	if err := os.MkdirAll(string(dir), 0o700); err != nil {
 		return err
 	}
-	temp := filepath.Join(string(dir), unfinished(file))
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+	if err := atomicfile.Write(filepath.Join(string(dir), file), text, 0o600); err != nil {
 		return err
-	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(temp, filepath.Join(string(dir), file))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
 	}
 	return dir.sync()
 }
 
 // unfinished is the name of a file while it is written. No container ID begins
 // with a dot.
-func unfinished(file string) string { return "." + file + ".new" }
+func unfinished(file string) string { return atomicfile.Temp(file) }
 
 // sync makes the directory's entries durable: an address that a delegate allocates
 // must not outlive the record needed to release it.

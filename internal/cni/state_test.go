@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -150,4 +151,19 @@ func TestManyAttachmentsAtOnce(t *testing.T) {
 	if left, err := os.ReadDir(string(dir)); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
+}
+
+// The temporary name is known, so a link that was planted there must not be followed.
+func TestSavingFollowsNoLink(t *testing.T) {
+	n := newNode(t, subnetIPv4)
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := errors.Join(os.WriteFile(victim, []byte("precious"), 0o600), os.MkdirAll(n.dataDir, 0o700),
+		os.Symlink(victim, filepath.Join(n.dataDir, unfinished("c")))); err != nil {
+		t.Fatal(err)
+	}
+	n.must("ADD", "c", "eth0", n.conf())
+	if text, err := os.ReadFile(victim); err != nil || string(text) != "precious" {
+		t.Errorf("the file behind the link has %q, %v", text, err)
+	}
+	n.wantFiles("c")
 }

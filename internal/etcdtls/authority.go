@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/twillnet/twill/internal/atomicfile"
 )
 
 // Files in the directory of an Authority.
@@ -93,7 +95,7 @@ func CreateAuthority(dir string) (*Authority, error) {
 	if err := writeKey(filepath.Join(dir, authorityKey), a.key); err != nil {
 		return nil, err
 	}
-	return a, writeFile(filepath.Join(dir, authorityCert), encodeCert(der))
+	return a, atomicfile.Write(filepath.Join(dir, authorityCert), encodeCert(der), secretMode)
 }
 
 // ServerFiles are the files that a server needs to identify itself and to
@@ -113,9 +115,9 @@ func (a *Authority) Server(addr netip.AddrPort) (ServerFiles, error) {
 		return files, err
 	}
 	return files, errors.Join(
-		writeFile(files.Key, key),
-		writeFile(files.Cert, cert),
-		writeFile(filepath.Join(a.dir, endpointFile), []byte("https://"+addr.String()+"\n")))
+		atomicfile.Write(files.Key, key, secretMode),
+		atomicfile.Write(files.Cert, cert, secretMode),
+		atomicfile.Write(filepath.Join(a.dir, endpointFile), []byte("https://"+addr.String()+"\n"), secretMode))
 }
 
 // Invite makes an Invitation for one more node to the server that Server was last
@@ -186,26 +188,11 @@ func writeKey(path string, key *ecdsa.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, text)
+	return atomicfile.Write(path, text, secretMode)
 }
 
-// writeFile replaces a file, or leaves the old one unchanged. Only the owner may
-// read it (CreateTemp uses mode 0600).
-func writeFile(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
-}
+// secretMode is of all files: only their owner may read them.
+const secretMode = 0o600
 
 func readCert(path string) (*x509.Certificate, error) {
 	der, err := readPEM(path, pemCert)

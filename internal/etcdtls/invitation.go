@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/twillnet/twill/internal/atomicfile"
 )
 
 // prefix marks the text of an Invitation, and its version.
@@ -90,7 +92,7 @@ func (i *Invitation) Install(dir string) (Files, error) {
 	for _, file := range []struct{ path, text string }{
 		{f.Key, i.Key}, {f.Cert, i.Cert}, {f.CA, i.CA}, {f.Environment, environment},
 	} {
-		if err := writeFile(file.path, []byte(file.text)); err != nil {
+		if err := atomicfile.Write(file.path, []byte(file.text), secretMode); err != nil {
 			return f, err
 		}
 	}
