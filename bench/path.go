@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,15 +55,17 @@ type Binaries struct {
 	Twilld     string
 	FlannelUDP string // bench/peers/flannel
 	Floor      string // bench/floor
-	// Base is another twilld, which BasePath runs.
-	Base string
+	// Base is another twilld, which BasePath runs, with BaseFlags besides the
+	// usual ones. If it is empty, that is the same twilld.
+	Base      string
+	BaseFlags []string
 }
 
-// BasePath is twill with another build of twilld, to be compared with
-// path twill in the same rounds.
+// BasePath is twill with another build of twilld or with other flags, to be compared
+// with path twill in the same rounds.
 var BasePath = Path{report.Base, "twill, base", func(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Connection, error) {
-	bin.Twilld = bin.Base
-	return twill()(ctx, topo, bin)
+	bin.Twilld = cmp.Or(bin.Base, bin.Twilld)
+	return twill(bin.BaseFlags...)(ctx, topo, bin)
 }, nil}
 
 // DefaultBinaries are those installed beside the running program: bin/twilld and

@@ -73,7 +73,7 @@ type shard struct {
 	vnet        bool // the device accepts packets with partial checksums
 	superTCP    bool // the device accepts TCP super-packets
 	partial     bool // checksums are left partial between this node and peers that support it
-	mergeTCP    bool // received packets are merged into super-packets
+	mergeTCP    bool // received segments are merged into super-packets
 	mergeUDP    bool
 	sourceCheck SourceCheck
 	peers       *atomic.Pointer[Peers]
@@ -146,7 +146,8 @@ func (e *Engine) probe(cfg *Config) error {
 	ipv6 := e.shards[0].local.Is6()
 	segments := 1
 	probes := map[string]func() (granted string, err error){
-		"tun-gro": func() (string, error) { return probeMerge(cfg.Device) },
+		"tun-gro":     func() (string, error) { return probeMerge(cfg.Device) },
+		"tun-gro-udp": func() (string, error) { return probeMergeUDP(cfg.Device) },
 		"udp-gso": func() (string, error) {
 			if err := probeGSO(ipv6); err != nil {
 				return "", err
@@ -194,8 +195,8 @@ func (e *Engine) probe(cfg *Config) error {
 	for _, s := range e.shards {
 		s.segments = segments
 		s.partial = inForce["partial-checksums"]
-		s.mergeTCP = inForce["tun-gro"] && cfg.Device.Granted.TCP()
-		s.mergeUDP = inForce["tun-gro"] && mergesUDP(cfg.Device)
+		s.mergeTCP = inForce["tun-gro"]
+		s.mergeUDP = inForce["tun-gro-udp"]
 		if inForce["udp-gso"] {
 			s.sender = newMmsgSender(newOutlets(s.sendFD, s.fd, ipv6))
 			continue
@@ -236,7 +237,7 @@ func (e *Engine) Offloads() []tun.Offload {
 			case st.Name == "udp-gso" && errno != 0:
 				st.InForce = false
 				st.Why = fmt.Sprintf("refused at run time: sendmsg on shard %d of %d: %v", s.index+1, len(e.shards), errno)
-			case st.Name == "tun-gro" && s.mergeRefused.Load():
+			case (st.Name == "tun-gro" || st.Name == "tun-gro-udp") && st.InForce && s.mergeRefused.Load():
 				st.InForce = false
 				st.Why = fmt.Sprintf("refused at run time: write on shard %d of %d: %v", s.index+1, len(e.shards), unix.EINVAL)
 			}

@@ -184,7 +184,7 @@ func TestEngineForwardsBothWays(t *testing.T) {
 		{"IPv6 underlay", tun.On, tun.On, tun.On, tun.On, "::1", "fd00::2", "10.5.1.9", "10.5.2.9"},
 		{"no GSO", tun.On, tun.Off, tun.On, tun.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
 		{"no GRO", tun.On, tun.On, tun.Off, tun.On, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
-		{"no merging", tun.On, tun.On, tun.On, tun.Off, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
+		{"no merging of UDP", tun.On, tun.On, tun.On, tun.Off, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
 		{"plain", tun.Off, tun.Off, tun.Off, tun.Off, "127.0.0.1", "127.0.0.2", "10.5.1.9", "10.5.2.9"},
 		{"plain, IPv6 underlay", tun.Off, tun.Off, tun.Off, tun.Off, "::1", "fd00::2", "fd00:5:1::9", "fd00:5:2::9"},
 	} {
@@ -194,7 +194,7 @@ func TestEngineForwardsBothWays(t *testing.T) {
 				addAddr(t, "lo", "fd00::2/128")
 				node := openUDP(t, tt.peer)
 				cfg := config(d, netip.AddrPortFrom(netip.MustParseAddr(tt.local), 8285).String())
-				cfg.UDPGSO, cfg.UDPGRO, cfg.TunGRO = tt.gso, tt.gro, tt.v
+				cfg.UDPGSO, cfg.UDPGRO, cfg.TunGRO, cfg.TunGROUDP = tt.gso, tt.gro, tun.Auto, tt.v
 				e := newEngine(t, cfg)
 				peer := NewPeer([]netip.Prefix{netip.MustParsePrefix("10.5.2.0/24"), netip.MustParsePrefix("fd00:5:2::/64")}, node.addr)
 				e.SetPeers(NewPeers([]netip.Prefix{netip.MustParsePrefix("10.5.1.0/24"), netip.MustParsePrefix("fd00:5:1::/64")}, []*Peer{peer}))
@@ -260,10 +260,16 @@ func TestEngineForwardsBothWays(t *testing.T) {
 					t.Errorf("dropped %v, %v", drops(&c.TX), drops(&c.RX))
 				}
 				for _, s := range e.Offloads() {
-					if s.Name == "busy-poll" { // as the machine has CPUs
+					switch s.Name {
+					case "busy-poll": // as the machine has CPUs
+						continue
+					case "tun-gro": // of TCP, which goes with the device
+						if s.InForce != (tt.tun == tun.On) {
+							t.Errorf("%+v", s)
+						}
 						continue
 					}
-					want := map[string]tun.Switch{"tun-offload": tt.tun, "tun-gro": tt.v, "udp-gso": tt.gso, "udp-gro": tt.gro}[s.Name]
+					want := map[string]tun.Switch{"tun-offload": tt.tun, "tun-gro-udp": tt.v, "udp-gso": tt.gso, "udp-gro": tt.gro}[s.Name]
 					if s.InForce != (want == tun.On) || s.Mode != want || s.Why == "" {
 						t.Errorf("%+v, asked for %s", s, want)
 					}
@@ -322,6 +328,8 @@ func TestRefusedConfigLeavesNothing(t *testing.T) {
 				"bind UDP 192.0.2.77:8285: cannot assign requested address; the address is not on this host: choose the interface with --iface or --public-ip", unix.EADDRNOTAVAIL},
 			{"merging for a plain device", func(c *Config) { c.TunGRO = tun.On },
 				"--tun-gro=on: the TUN device carries no super-packets; use --tun-gro=auto", nil},
+			{"merging of UDP for a plain device", func(c *Config) { c.TunGROUDP = tun.On },
+				"--tun-gro-udp=on: the TUN device carries no UDP super-packets, which need Linux 6.2; use --tun-gro-udp=auto", nil},
 		} {
 			cfg := config(d, "127.0.0.1:8286")
 			tt.change(&cfg)
@@ -417,13 +425,14 @@ func TestCancelWakesEveryThreadOfRun(t *testing.T) {
 func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
 		cfg := config(device(t, 2, tun.Auto), "127.0.0.1:8285")
-		cfg.PartialAnnounced = true
+		cfg.PartialAnnounced, cfg.TunGROUDP = true, tun.Off
 		e := newEngine(t, cfg)
 		e.shards[1].gsoRefused.Store(uint32(unix.EIO))
 		e.shards[0].mergeRefused.Store(true)
 		want := map[string]string{
-			"udp-gso": "refused at run time: sendmsg on shard 2 of 2: input/output error",
-			"tun-gro": "refused at run time: write on shard 1 of 2: invalid argument",
+			"udp-gso":     "refused at run time: sendmsg on shard 2 of 2: input/output error",
+			"tun-gro":     "refused at run time: write on shard 1 of 2: invalid argument",
+			"tun-gro-udp": "turned off by --tun-gro-udp",
 		}
 		for _, s := range e.Offloads() {
 			why, refused := want[s.Name]
@@ -431,7 +440,7 @@ func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 		}
-		if !e.states[2].InForce {
+		if !e.states[3].InForce {
 			t.Error("what was probed has changed")
 		}
 	})

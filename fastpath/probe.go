@@ -10,8 +10,8 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// probeMerge reports which super-packets the device accepts. It writes one of two
-// TCP segments from network zero and without an IP checksum, which the kernel
+// probeMerge reports whether the device accepts TCP super-packets. It writes one of two
+// segments from network zero and without an IP checksum, which the kernel
 // accepts from the device and then drops without a reply: kernels of the 6.6
 // and 6.10 series refuse it with EINVAL.
 func probeMerge(d *tun.Device) (string, error) {
@@ -34,11 +34,18 @@ func probeMerge(d *tun.Device) (string, error) {
 	if errno := d.Queues[0].Write([]unix.Iovec{vector(hdr[:]), vector(pkt)}); errno != 0 {
 		return "", fmt.Errorf("write of a TCP super-packet to the TUN device: %w", errno)
 	}
-	if mergesUDP(d) {
-		return "granted: TCP and UDP", nil
-	}
-	return "granted: TCP; UDP needs USO on the device and Linux " + usoThroughVXLAN.String(), nil
+	return "granted: TCP", nil
 }
 
-// mergesUDP reports whether UDP datagrams may be merged into super-packets.
-func mergesUDP(d *tun.Device) bool { return d.Granted.UDP() && !tun.Kernel().Before(usoThroughVXLAN) }
+// probeMergeUDP reports whether UDP datagrams may be merged into super-packets. None is
+// written: a kernel that grants USO accepts them, and what an older one does with them
+// further on does not show on the device.
+func probeMergeUDP(d *tun.Device) (string, error) {
+	if !d.Granted.UDP() {
+		return "", errors.New("the TUN device carries no UDP super-packets, which need Linux 6.2")
+	}
+	if tun.Kernel().Before(usoThroughVXLAN) {
+		return "", fmt.Errorf("UDP super-packets need Linux %s, since older kernels lose them in VXLAN devices", usoThroughVXLAN)
+	}
+	return "granted: UDP", nil
+}

@@ -125,18 +125,28 @@ func TestMessagesOfOneBatchAreJoined(t *testing.T) {
 	samePackets(t, q.packets(t), pkts)
 }
 
-func TestWithoutMergingEachPacketIsWritten(t *testing.T) {
-	q := new(fakeQueue)
-	s := newShard(q, discard{})
-	s.mergeTCP, s.mergeUDP = false, false
-	r := newRX(s, make([]byte, rxSlots*slotSize))
-	pkts := append(tcpTrain(5, 1000, 10), udpTrain(5, 1000, 10)...)
-	arrive(t, r, train(pkts[:5]), train(pkts[5:]))
-	r.write()
-	if len(q.writes) != 10 {
-		t.Errorf("%d writes", len(q.writes))
+func TestEachProtocolIsMergedOnItsOwnTerms(t *testing.T) {
+	for _, tt := range []struct {
+		tcp, udp bool
+		writes   int
+	}{
+		{true, true, 2},
+		{true, false, 1 + 5},
+		{false, true, 5 + 1},
+		{false, false, 5 + 5},
+	} {
+		q := new(fakeQueue)
+		s := newShard(q, discard{})
+		s.mergeTCP, s.mergeUDP = tt.tcp, tt.udp
+		r := newRX(s, make([]byte, rxSlots*slotSize))
+		pkts := append(tcpTrain(5, 1000, 10), udpTrain(5, 1000, 10)...)
+		arrive(t, r, train(pkts[:5]), train(pkts[5:]))
+		r.write()
+		if len(q.writes) != tt.writes {
+			t.Errorf("TCP %t, UDP %t: %d writes, want %d", tt.tcp, tt.udp, len(q.writes), tt.writes)
+		}
+		samePackets(t, q.packets(t), pkts)
 	}
-	samePackets(t, q.packets(t), pkts)
 }
 
 func TestSegmentLargerThanTheMessageIsOnePacket(t *testing.T) {

@@ -7,6 +7,7 @@ import "github.com/twillnet/twill/tun"
 type Switches struct {
 	TunOffload       tun.Switch // for tun.Config: an engine uses the device as it was opened
 	TunGRO           tun.Switch
+	TunGROUDP        tun.Switch
 	UDPGSO           tun.Switch
 	UDPGRO           tun.Switch
 	PartialChecksums tun.Switch
@@ -32,8 +33,11 @@ var SwitchFlags = []SwitchFlag{
 		"super-packets and checksums between kernel and TUN device; on: do not start without",
 		func(s *Switches) *tun.Switch { return &s.TunOffload }},
 	{"tun-gro",
-		"join received packets of a flow before they are written to the TUN device",
+		"join received TCP segments of a flow before they are written to the TUN device",
 		func(s *Switches) *tun.Switch { return &s.TunGRO }},
+	{"tun-gro-udp",
+		"the same for UDP datagrams; off: a raw socket or a capture in a pod sees each datagram as it was sent",
+		func(s *Switches) *tun.Switch { return &s.TunGROUDP }},
 	{"udp-gso",
 		"many datagrams in one send (UDP_SEGMENT)",
 		func(s *Switches) *tun.Switch { return &s.UDPGSO }},

@@ -58,6 +58,10 @@ func (f *benchFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.from, "from", "", "`FILE`: show this report.json again and measure nothing")
 	fs.StringVar(&f.binaries.Twilld, "twilld", f.binaries.Twilld, "`PATH` of twilld")
 	fs.StringVar(&f.binaries.Base, "base-twilld", "", "`PATH` of another build of twilld: print how twill compares with it, both measured in the same rounds")
+	fs.Func("base-flags", "`FLAGS` of twilld, separated by spaces: compare in the same way with a twilld that has them, of --base-twilld or of the same build", func(flags string) error {
+		f.binaries.BaseFlags = strings.Fields(flags)
+		return nil
+	})
 	fs.StringVar(&f.binaries.FlannelUDP, "flannel-udp", f.binaries.FlannelUDP,
 		"`PATH` of stock flannel's udp backend; other peers lie beside it")
 }
@@ -89,12 +93,15 @@ func (f *benchFlags) preset(fs *flag.FlagSet) {
 	}
 }
 
+// compares reports whether another twilld is measured beside twill.
+func (f *benchFlags) compares() bool { return f.binaries.Base != "" || len(f.binaries.BaseFlags) > 0 }
+
 // options converts the flags to the options of package bench.
 func (f *benchFlags) options(c *command.Call) (bench.Options, error) {
 	opts := bench.Options{MTU: f.mtu, Rounds: f.rounds, Binaries: f.binaries}
 	var errs [3]error
 	opts.Paths, errs[0] = bench.ParsePaths(f.paths)
-	if f.binaries.Base != "" {
+	if f.compares() {
 		opts.Paths = append(opts.Paths, bench.BasePath)
 	}
 	if f.loads != "" {
@@ -164,7 +171,7 @@ func runBench(ctx context.Context, c *command.Call) error {
 // show writes the report to each place that the flags name.
 func (f *benchFlags) show(r *report.Report, stdout io.Writer) error {
 	var err error
-	if f.binaries.Base != "" {
+	if f.compares() {
 		err = r.WriteComparison(stdout)
 	} else {
 		_, err = io.WriteString(stdout, r.Markdown(""))

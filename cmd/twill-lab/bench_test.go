@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,13 @@ func TestWhatIsGivenCountsMoreThanQuick(t *testing.T) {
 	}
 	if opts := plan(t, ""); opts.Loads != nil || len(opts.Wires) != 4 {
 		t.Errorf("got %v", &opts)
+	}
+}
+
+func TestOtherFlagsAreComparedWithTheSameBuild(t *testing.T) {
+	opts := plan(t, "--paths=twill --base-flags=--tun-gro-udp=off")
+	if len(opts.Paths) != 2 || opts.Paths[1].Name != report.Base || !slices.Equal(opts.Binaries.BaseFlags, []string{"--tun-gro-udp=off"}) {
+		t.Errorf("got %v with %q", &opts, opts.Binaries.BaseFlags)
 	}
 }
 

@@ -264,7 +264,7 @@ func TestPeersShowInTheStatus(t *testing.T) {
 		b.engine.Peers().All()[0].Traffic.RXBytes.Add(99)
 		b.SetPeers([]Peer{peerOf(node(2), local4), peerOf(node(4), local4)})
 		s := b.Status()
-		if s.Port != 8285 || len(s.Devices) != 1 || s.Devices[0].Name != "flannel0" || s.Devices[0].MTU != 1472 || s.SourceCheck != "strict" || len(s.Offloads) != 7 {
+		if s.Port != 8285 || len(s.Devices) != 1 || s.Devices[0].Name != "flannel0" || s.Devices[0].MTU != 1472 || s.SourceCheck != "strict" || len(s.Offloads) != 8 {
 			t.Errorf("%+v", s)
 		}
 		if len(s.Peers) != 2 || s.Peers[0].PublicIP != node(2).PublicIP || s.Peers[0].RXBytes != 99 || s.Peers[1].PublicIP != node(4).PublicIP {

@@ -207,10 +207,12 @@ func TestOffloadThatMustBeOnIsRefusedWhereTheKernelLacksIt(t *testing.T) {
 				because("--"+name+"=on: ", says, "use --"+name+"=auto to run without it"), s.flags("--"+name+"=on")...)
 		})
 	}
-	t.Run("tun-gro", func(t *testing.T) {
-		s := newSite(t)
-		s.refuses(t, because("--tun-gro=on: ", "use --tun-gro=auto to run without it"), s.flags("--tun-offload=off", "--tun-gro=on")...)
-	})
+	for _, name := range []string{"tun-gro", "tun-gro-udp"} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.refuses(t, because("--"+name+"=on: ", "use --"+name+"=auto to run without it"), s.flags("--tun-offload=off", "--"+name+"=on")...)
+		})
+	}
 	// As some kernels do that damage what they segment.
 	t.Run("udp-gso that loses segments", func(t *testing.T) {
 		s := newSite(t)

@@ -145,8 +145,9 @@ func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 		{"--udp-gro=on", nil, everywhere},
 		// Without the virtio-net header nothing can be joined either, and there is
 		// one queue.
-		{"--tun-offload=off", []string{"tun-offload", "tun-gro", "source-ports"}, [...]size{single, trains, trains, single}},
+		{"--tun-offload=off", []string{"tun-offload", "tun-gro", "tun-gro-udp", "source-ports"}, [...]size{single, trains, trains, single}},
 		{"--tun-gro=off", []string{"tun-gro"}, [...]size{trains, trains, trains, single}},
+		{"--tun-gro-udp=off", []string{"tun-gro-udp"}, everywhere}, // for TCP
 		// Over veth GRO hardly ever joins what was not sent as one.
 		{"--udp-gso=off", []string{"udp-gso"}, [...]size{trains, single, either, trains}},
 		{"--udp-gro=off", []string{"udp-gro"}, [...]size{trains, trains, single, trains}},

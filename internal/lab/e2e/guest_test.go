@@ -22,7 +22,7 @@ import (
 type kernel struct {
 	version, arch string
 	// What status says of the offloads.
-	tunOffload, tunGRO, udpGRO string
+	tunOffload, tunGROUDP, udpGRO string
 	// How UDP goes from the network into the TUN device.
 	udpWrite size
 }
@@ -31,7 +31,7 @@ var (
 	linux61 = kernel{
 		version: "6.1", arch: runtime.GOARCH,
 		tunOffload: "granted: CSUM TSO4 TSO6 TSO_ECN; USO needs Linux 6.2",
-		tunGRO:     "granted: TCP; UDP needs USO on the device and Linux 6.9",
+		tunGROUDP:  "refused: the TUN device carries no UDP super-packets",
 		udpGRO:     "granted: UDP_GRO",
 		udpWrite:   single,
 	}
@@ -42,14 +42,14 @@ var (
 		{
 			version: "5.10", arch: runtime.GOARCH,
 			tunOffload: linux61.tunOffload,
-			tunGRO:     linux61.tunGRO,
+			tunGROUDP:  linux61.tunGROUDP,
 			udpGRO:     "refused: UDP_GRO needs Linux 5.12",
 			udpWrite:   single,
 		},
 		{
 			version: "6.12", arch: runtime.GOARCH,
 			tunOffload: "granted: CSUM TSO4 TSO6 TSO_ECN USO4 USO6",
-			tunGRO:     "granted: TCP and UDP",
+			tunGROUDP:  "granted: UDP",
 			udpGRO:     linux61.udpGRO,
 			udpWrite:   trains,
 		},
@@ -209,7 +209,8 @@ func expectOffloads(t *testing.T, n *guestNode, k kernel) {
 	page := n.run("twill status")
 	for name, want := range map[string]string{
 		"tun-offload": k.tunOffload,
-		"tun-gro":     k.tunGRO,
+		"tun-gro":     "granted: TCP",
+		"tun-gro-udp": k.tunGROUDP,
 		"udp-gso":     "granted: UDP_SEGMENT",
 		"udp-gro":     k.udpGRO,
 	} {

@@ -175,8 +175,15 @@ type tap struct {
 	name string
 }
 
-// newTap listens on a link of ns until the test ends.
+// newTap listens on a link of ns until the test ends. It reads IP packets.
 func newTap(t testing.TB, ns *netlab.Namespace, link string) *tap {
+	t.Helper()
+	// SOCK_DGRAM: packets begin with the IP header.
+	return newTapOf(t, ns, link, unix.SOCK_DGRAM)
+}
+
+// newTapOf is newTap with a packet socket of the given type.
+func newTapOf(t testing.TB, ns *netlab.Namespace, link string, kind int) *tap {
 	t.Helper()
 	fd := -1
 	err := ns.Do(func() (err error) {
@@ -184,9 +191,8 @@ func newTap(t testing.TB, ns *netlab.Namespace, link string) *tap {
 		if err != nil {
 			return err
 		}
-		// SOCK_DGRAM: packets begin with the IP header. Protocol 0: nothing
-		// arrives before bind, so nothing of other links.
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		// Protocol 0: nothing arrives before bind, so nothing of other links.
+		fd, err = unix.Socket(unix.AF_PACKET, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
