@@ -1,6 +1,9 @@
 package encap
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"net/netip"
+)
 
 const (
 	icmpHeaderLen = 8
@@ -12,6 +15,11 @@ const (
 	icmpv6Unreachable = 1 // RFC 4443 §3.1
 	icmpv6NoRoute     = 0
 	icmpv6TooBig      = 2 // RFC 4443 §3.2
+	icmpEcho          = 8
+	icmpv6Echo        = 128
+
+	// MinEcho is the size of the smallest echo request of either family.
+	MinEcho = ipv6HeaderLen + icmpHeaderLen
 
 	// MaxICMP is the longest ICMP error built here: the limit that RFC 4443 §3.1
 	// sets for IPv6. For IPv4 it is 576 (RFC 1812 §4.3.2.3).
@@ -79,23 +87,52 @@ func icmpError(dst, pkt []byte, h *Header, typ, code uint8, rest uint32) []byte 
 	binary.BigEndian.PutUint32(msg[4:], rest)
 	copy(msg[icmpHeaderLen:], pkt[:quoted])
 
-	var acc uint64
 	if h.Version == 4 {
+		finishICMP(out, pkt[ipv4Dst:ipv4Dst+4], pkt[ipv4Src:ipv4Src+4])
+	} else {
+		finishICMP(out, pkt[ipv6Dst:ipv6Dst+16], pkt[ipv6Src:ipv6Src+16])
+	}
+	return out
+}
+
+// Echo writes an ICMP echo request of size bytes, IP header included, from src to
+// dst to buf and returns it. The addresses are of one family. The packet has DF;
+// its data are zeros. size is at least MinEcho and at most len(buf).
+func Echo(buf []byte, src, dst netip.Addr, size int) []byte {
+	out := buf[:size]
+	clear(out)
+	from, to := src.AsSlice(), dst.AsSlice()
+	if src.Is4() {
+		out[ipv4HeaderLen] = icmpEcho
+	} else {
+		out[ipv6HeaderLen] = icmpv6Echo
+	}
+	finishICMP(out, from, to)
+	return out
+}
+
+// finishICMP completes out, an ICMP message behind room for an IP header without
+// options, for a packet from src to dst, in network byte order. All but the message is
+// zero before, the checksum included.
+func finishICMP(out, src, dst []byte) {
+	var acc uint64
+	ipLen := ipv4HeaderLen
+	if len(src) == 4 {
 		out[0] = 4<<4 | ipv4HeaderLen/4
 		binary.BigEndian.PutUint16(out[ipv4Frag:], ipv4DontFragment)
 		out[ipv4TTL], out[ipv4Proto] = icmpTTL, protoICMP
-		copy(out[ipv4Src:], pkt[ipv4Dst:ipv4Dst+4])
-		copy(out[ipv4Dst:], pkt[ipv4Src:ipv4Src+4])
+		copy(out[ipv4Src:], src)
+		copy(out[ipv4Dst:], dst)
 	} else {
+		ipLen = ipv6HeaderLen
 		out[0] = 6 << 4
 		out[ipv6NextHeader], out[ipv6HopLimit] = protoICMPv6, icmpTTL
-		copy(out[ipv6Src:], pkt[ipv6Dst:ipv6Dst+16])
-		copy(out[ipv6Dst:], pkt[ipv6Src:ipv6Src+16])
-		acc = pseudoSum(out, protoICMPv6, len(msg))
+		copy(out[ipv6Src:], src)
+		copy(out[ipv6Dst:], dst)
+		acc = pseudoSum(out, protoICMPv6, len(out)-ipLen)
 	}
 	setLen(out, ipLen, len(out))
-	binary.BigEndian.PutUint16(msg[2:], ^fold(sum(msg, acc)))
-	return out
+	binary.BigEndian.PutUint16(out[ipLen+2:], ^fold(sum(out[ipLen:], acc)))
 }
 
 // upperLayer follows the extension headers of the IPv6 packet b (RFC 8200 §4)

@@ -168,3 +168,36 @@ func TestICMPDoesNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+func TestEchoRequestIsOne(t *testing.T) {
+	for _, tt := range []struct {
+		src, dst string
+		typ      icmp.Type
+		proto    int
+		ipLen    int
+	}{
+		{"10.5.1.0", "10.5.2.0", ipv4.ICMPTypeEcho, protoICMP, ipv4HeaderLen},
+		{"fd00:5:1::", "fd00:5:2::", ipv6.ICMPTypeEchoRequest, protoICMPv6, ipv6HeaderLen},
+	} {
+		src, dst := netip.MustParseAddr(tt.src), netip.MustParseAddr(tt.dst)
+		for _, size := range []int{MinEcho, 1472} {
+			b := Echo(filled(2000, 0xee), src, dst, size)
+			var h Header
+			if !Parse(b, &h) || h.Src != src || h.Dst != dst || len(b) != size || !h.DontFragment(b) {
+				t.Errorf("%s, %d bytes: % x", tt.dst, size, b[:MinEcho])
+				continue
+			}
+			m, err := icmp.ParseMessage(tt.proto, b[tt.ipLen:])
+			if err != nil || m.Type != tt.typ || m.Code != 0 {
+				t.Errorf("%s, %d bytes: message %+v, error %v", tt.dst, size, m, err)
+			}
+			acc := uint64(0)
+			if src.Is6() {
+				acc = pseudoSum(b, protoICMPv6, size-tt.ipLen)
+			}
+			if fold(sum(b[tt.ipLen:], acc)) != 0xffff || src.Is4() && fold(sum(b[:ipv4HeaderLen], 0)) != 0xffff {
+				t.Errorf("%s, %d bytes: a checksum is wrong", tt.dst, size)
+			}
+		}
+	}
+}

@@ -191,7 +191,7 @@ func (e *Engine) probe(cfg *Config) error {
 	if inForce["busy-poll"] {
 		e.spinSlots.Store(int32(spinThreads()))
 	}
-	e.paths = newPaths(e.shards[0].local, inForce["source-ports"], e.Peers)
+	e.paths = newPaths(e.shards[0].local, inForce["source-ports"], e.Peers, e.ask)
 	for _, s := range e.shards {
 		s.segments = segments
 		s.partial = inForce["partial-checksums"]
@@ -217,6 +217,29 @@ func (e *Engine) SetPeers(p *Peers) {
 
 // Peers returns the peers in force.
 func (e *Engine) Peers() *Peers { return e.peers.Load() }
+
+// ask sends an echo request to the tunnel address of a peer, from the port that
+// packets to it come from. Its kernel answers, so that traffic that flows one way only
+// is not taken for a path that carries nothing back. The packet is not counted; the
+// answer is, and is then ignored by this node's kernel.
+func (e *Engine) ask(p *Peer) {
+	var buf [encap.MinEcho]byte
+	for _, from := range e.Peers().own {
+		for _, to := range p.Subnets {
+			if from.Addr().Is4() != to.Addr().Is4() {
+				continue
+			}
+			s := e.shards[0]
+			fd := s.sendFD
+			if p.FixedPort() {
+				fd = s.fd
+			}
+			request := encap.Echo(buf[:], from.Masked().Addr(), to.Masked().Addr(), len(buf))
+			_ = unix.Sendto(fd, request, unix.MSG_DONTWAIT, sockaddr(p.Endpoint))
+			return
+		}
+	}
+}
 
 // Counters returns the counters of each shard.
 func (e *Engine) Counters() []*metrics.Shard {

@@ -23,12 +23,13 @@ const (
 	// A peer is silent while packets go to it and none come back, counted in
 	// ticks. After silentOwn it is tried from the network's port for
 	// silentFixed, then for silentAgain from the shards' own ports, and so on.
-	// The own ports get the larger share, so that a peer that was merely down
-	// is usually found on them. Two nodes that both have to send from the
+	// Traffic that flows one way only is not silence: see Engine.ask. The own
+	// ports get the larger share, so that a peer that was merely down is usually
+	// found on them. Two nodes that both have to send from the
 	// network's port do so within 30 s of each other, which is how long Linux
 	// tracks an unanswered packet
 	// (net.netfilter.nf_conntrack_udp_timeout).
-	silentOwn   = 2
+	silentOwn   = 3
 	silentFixed = 4
 	silentAgain = 12
 	// firstRetry is the number of ticks for which a peer that was found from the
@@ -45,8 +46,9 @@ const (
 type paths struct {
 	peers     func() *Peers
 	local     netip.Addr
-	separated bool // the shards have source ports of their own
-	fd        int  // to query the kernel for path MTUs; -1: none
+	separated bool        // the shards have source ports of their own
+	ask       func(*Peer) // sends the peer a packet that it answers
+	fd        int         // to query the kernel for path MTUs; -1: none
 	minPMTU   int
 	next      int // index of the peer to query first
 }
@@ -61,8 +63,8 @@ type watched struct {
 
 // newPaths returns a paths for an engine bound to local, in the network namespace of
 // the calling thread.
-func newPaths(local netip.Addr, separated bool, peers func() *Peers) *paths {
-	p := &paths{peers: peers, local: local, separated: separated, fd: -1, minPMTU: defaultMinPMTU}
+func newPaths(local netip.Addr, separated bool, peers func() *Peers, ask func(*Peer)) *paths {
+	p := &paths{peers: peers, local: local, separated: separated, ask: ask, fd: -1, minPMTU: defaultMinPMTU}
 	if local.Is6() {
 		return p // no path is narrower than the kernel's minimum MTU
 	}
@@ -109,6 +111,9 @@ func (p *paths) look() {
 		w.tx, w.rx = tx, rx
 		if p.separated {
 			peer.listen(sent, answered)
+			if sent && !answered {
+				p.ask(peer)
+			}
 		}
 		if sent && p.fd >= 0 && asked < pathsAsked {
 			if asked++; asked == pathsAsked {

@@ -143,6 +143,33 @@ func TestNodeBehindMasqueradeIsReached(t *testing.T) {
 	})
 }
 
+// A flow in one direction only, such as a stream of video, says nothing about whether
+// the peer can be heard: the node asks it, and its kernel answers. Without that each
+// such flow would change its source port every few seconds, which reorders packets.
+func TestOneWayTrafficIsNotTakenForSilence(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, labOptions{})
+	forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+		testkit.Must(t, acquaint(l.pod(0), addr))
+		server, err := listenUDP(l.pod(1).NS, netip.AddrPortFrom(addr, 0))
+		testkit.Must(t, err)
+		defer server.Close()
+		client, err := dialUDP(l.pod(0).NS, addrPort(server))
+		testkit.Must(t, err)
+		defer client.Close()
+		heard := func() uint64 { return l.daemons[0].status().Dataplane.Peers[0].RXPackets }
+		before := heard()
+		testkit.Eventually(t, "the peer answers, though nothing in the pod does", func() bool {
+			_, err := client.Write([]byte("one way"))
+			testkit.Must(t, err)
+			return heard() >= before+3
+		})
+		if l.sentFrom(0) {
+			t.Error("packets are sent from the network's port")
+		}
+	})
+}
+
 // Between nodes that nothing hinders packets keep to the ports of the shards.
 func TestOwnPortsAreKeptWhereTheyWork(t *testing.T) {
 	t.Parallel()
