@@ -25,6 +25,7 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/version"
+	"github.com/twillnet/twill/lease/etcd"
 	"github.com/twillnet/twill/lease/kube"
 	"github.com/twillnet/twill/metrics"
 )
@@ -68,6 +69,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		probes:       backend.Probe,
 		macs:         backend.Settings.ReadMACs,
 	}
+	etcd.LogGRPC(d.log)
 	d.open = d.openDataPlane
 	d.state.doc.Settings = o.settings()
 	if o.cleanup {

@@ -21,8 +21,9 @@ const (
 	// requestTimeout bounds one attempt at a request.
 	requestTimeout = 5 * time.Second
 	// pingEvery and pingTimeout detect a connection that is dead without having been
-	// closed. etcd refuses pings more often than every 5 s
-	// (--grpc-keepalive-min-time).
+	// closed. It is pinged only while a request or a watch is in progress: etcd ends
+	// connections that are pinged without one ("too_many_pings"), or more often than
+	// every 5 s (--grpc-keepalive-min-time).
 	pingEvery   = 10 * time.Second
 	pingTimeout = 5 * time.Second
 )
@@ -43,7 +44,6 @@ func (o *Options) clientConfig() (clientv3.Config, error) {
 		DialTimeout:          requestTimeout, // of the login
 		DialKeepAliveTime:    pingEvery,
 		DialKeepAliveTimeout: pingTimeout,
-		PermitWithoutStream:  true,
 		MaxUnaryRetries:      1, // retry does that, and logs it
 		Logger:               zap.NewNop(),
 		DialOptions: []grpc.DialOption{

@@ -57,6 +57,17 @@ func TestOptionsThatCannotBeUsedAreRefusedWithTheFlag(t *testing.T) {
 	}
 }
 
+// A server of gRPC ends such a connection at the fourth ping, which takes 40 s.
+func TestConnectionWithoutARequestIsNotPinged(t *testing.T) {
+	o := Options{Endpoints: []string{"http://192.0.2.1:2379"}, Prefix: DefaultPrefix}
+	switch c, err := o.clientConfig(); {
+	case err != nil:
+		t.Error(err)
+	case c.PermitWithoutStream || c.DialKeepAliveTime <= 0:
+		t.Errorf("got pings every %s, without a request: %t; want pings during requests only", c.DialKeepAliveTime, c.PermitWithoutStream)
+	}
+}
+
 func TestWhatOthersOnTheWireCouldReadIsLogged(t *testing.T) {
 	ca := etcdtest.NewAuthority(t)
 	for _, tt := range []struct {
