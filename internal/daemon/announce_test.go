@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync/atomic"
@@ -35,5 +36,35 @@ func TestAnnouncementThatCouldNotBeMadeIsMadeLater(t *testing.T) {
 	h.becomesReady(t)
 	if _, value := h.lease(t); !strings.Contains(value, moved().PublicIP.String()) {
 		t.Errorf("ready, and the lease is %s", value)
+	}
+}
+
+// Peers send to a backend as soon as they read of it.
+func TestBackendIsAnnouncedOnceItIsOpen(t *testing.T) {
+	h := newRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	store, err := h.openStore(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.writable = true
+	s := h.newSession(store)
+	if err := s.join(ctx, h.wires.changes); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.close() }()
+	h.wires.link = moved()
+	before := -1
+	h.daemon.open = func(n node) (dataPlane, error) {
+		before = s.holder.moved
+		return h.dp.open(n)
+	}
+	if err := s.reconcile(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if before != 0 || s.holder.moved != 1 || s.applied.attrs.PublicIP != moved().PublicIP {
+		t.Errorf("%d announcements before the data plane was open, %d after that, of %s; want 0, 1, %s",
+			before, s.holder.moved, s.applied.attrs.PublicIP, moved().PublicIP)
 	}
 }

@@ -58,6 +58,7 @@ func (s *session) reconcile(ctx context.Context) error {
 	} else if w.peers.version != s.applied.peers || s.applied.again && time.Since(s.applied.passed) >= s.resync() {
 		s.pass(w.peers)
 	}
+	s.announce(w.attrs)
 	// The rules precede the subnet file, whose appearance lets pods start.
 	if err := s.keepRules(ctx, w.rules); err != nil {
 		return &missing{"the firewall rules", err}
@@ -68,7 +69,7 @@ func (s *session) reconcile(ctx context.Context) error {
 	return noLink
 }
 
-// plan makes the plan, and announces its lease attributes if they have changed.
+// plan makes the plan.
 func (s *session) plan() (want, error) {
 	err := s.readMACs()
 	var w want
@@ -78,11 +79,16 @@ func (s *session) plan() (want, error) {
 	if err != nil {
 		return w, fmt.Errorf("what to announce is not known: %w", err)
 	}
-	if !w.attrs.Equal(s.applied.attrs) {
-		s.applied.attrs = w.attrs
-		s.holder.move(w.attrs)
-	}
 	return w, nil
+}
+
+// announce announces the attributes of this node, if they have changed. The data
+// plane that they describe is open: peers send to it as soon as they read them.
+func (s *session) announce(a lease.Attrs) {
+	if !a.Equal(s.applied.attrs) {
+		s.applied.attrs = a
+		s.holder.move(a)
+	}
 }
 
 // readMACs reads the addresses of the existing VXLAN devices, once for each data
