@@ -19,6 +19,7 @@ var program = command.Program{
 		{Name: "status", Summary: "what both twillds of that lab do", Run: runStatus},
 		{Name: "exec", Summary: "run a command on one of its hosts (a, b) or in a pod (pod-a, pod-b)", Run: runExec},
 		{Name: "down", Summary: "remove the lab", Run: runDown},
+		{Name: "ping", Summary: "ping each millisecond, and count what a restart loses", Run: runPing},
 		{Name: "bench", Summary: "measure twill against other ways between pods", Run: runBench},
 	},
 }

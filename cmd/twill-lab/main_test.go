@@ -14,9 +14,12 @@ func TestLaboratoryCommandsNameWhatIsWrong(t *testing.T) {
 		args string
 		want string
 	}{
-		{"", "no command given; commands are demo, up, status, exec, down, bench, version"},
+		{"", "no command given; commands are demo, up, status, exec, down, ping, bench, version"},
 		{"dwon", `unknown command "dwon"; commands are demo, up,`},
 		{"down now", `down: unexpected argument "now"`},
+		{"ping", "ping: want one address"},
+		{"ping --interval=0 127.0.0.1", "ping: want an interval above 0"},
+		{"ping pod-a", "ping: ParseAddr"},
 		{"exec pod-a", "exec: want a place (a, b, pod-a, pod-b) and a command"},
 		{"up --wire=long", `up: unknown wire "long"; there are super and mtu`},
 		{"bench --wire=long", `bench: unknown wire "long"; there are super,mtu,super+loss,mtu+loss`},
