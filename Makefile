@@ -194,6 +194,21 @@ imports: ## draw the imports of the packages in ARCHITECTURE.md, from the code
 fuzz: ## run each fuzz target for FUZZTIME (20s)
 	@scripts/fuzz.sh $(FUZZTIME)
 
+SOAKTIME ?= 2h
+E2E      := go test -count=1 -timeout 0 -v ./internal/lab/e2e
+
+.PHONY: soak
+soak: needs-root etcd ## traffic and faults for SOAKTIME (2h); ends with a table of losses and resources; root
+	$(E2E) -run '^TestNodesEndALifeOfFaultsAsTheyBeganIt$$' -soak $(SOAKTIME)
+
+# How often each kind of restart is measured.
+RESTARTS ?= 10
+
+.PHONY: restarts
+restarts: needs-root ## measure what restarts lose and how long nothing arrives, pings to bench/results/tmp; root, a quiet machine
+	@mkdir -p bench/results/tmp
+	PINGS_DIR=$(CURDIR)/bench/results/tmp $(E2E) -run '^$$' -bench '^BenchmarkRestartUnderPings$$' -benchtime $(RESTARTS)x
+
 .PHONY: demo
 demo: build ## two hosts and their pods in namespaces: twill, its floor and kernel VXLAN in one table; root
 	@$(GOBUILD) -o bin/peers/ ./bench/floor
