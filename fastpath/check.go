@@ -48,28 +48,39 @@ type sourceChecker struct {
 	mode     SourceCheck
 	resolver *resolver
 
-	lastDst netip.Addr // the last destination that was ours
+	lastDst  netip.Addr // the last destination that was ours
+	lastFrom netip.Addr // the last host that was a peer
 }
 
 func (s *sourceChecker) use(t *Peers) {
 	if s.resolver.peers != t {
-		s.lastDst = netip.Addr{}
+		s.lastDst, s.lastFrom = netip.Addr{}, netip.Addr{}
 	}
 	s.resolver.use(t)
 }
 
+// stranger reports whether nothing that comes from the host at from can be
+// admitted, whatever it is.
+func (s *sourceChecker) stranger(from netip.Addr) bool {
+	if s.mode != CheckStrict || from == s.lastFrom && from.IsValid() {
+		return false
+	}
+	if s.resolver.peers.byAddr[from] == nil {
+		return true
+	}
+	s.lastFrom = from
+	return false
+}
+
 // admit returns the peer that holds the inner source, if there is one, and
-// either admitted or the reason for which the packet h from the host at from must be
-// dropped.
+// either admitted or the reason for which the packet h from the host at from, which
+// is not a stranger, must be dropped.
 func (s *sourceChecker) admit(from netip.Addr, h *encap.Header) (*Peer, metrics.Drop) {
 	peer := s.resolver.peer(h.Src)
 	if s.mode == CheckOff {
 		return peer, admitted
 	}
 	if peer == nil || s.mode == CheckStrict && peer.Endpoint.Addr() != from {
-		if s.mode == CheckStrict && s.resolver.peers.byAddr[from] == nil {
-			return nil, metrics.DropUnknownPeer
-		}
 		return nil, metrics.DropSpoofedSource
 	}
 	if h.Dst != s.lastDst {

@@ -84,9 +84,9 @@ type shard struct {
 	mergeRefused atomic.Bool   // the device refused a super-packet at run time
 
 	// For the TX thread's exceptions.
-	icmpLimit limiter
-	icmp      [tun.HeaderLen + encap.MaxICMP]byte
-	scratch   [encap.MaxPacket]byte
+	tooBigs, unreachables budget
+	icmp                  [tun.HeaderLen + encap.MaxICMP]byte
+	scratch               [encap.MaxPacket]byte
 }
 
 // New opens the sockets and probes the offloads. The device must be up, since

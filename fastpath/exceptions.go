@@ -66,7 +66,7 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 		return true
 	}
 	fragment = !h.Resent(pkt)
-	if !s.icmpLimit.allow(time.Now()) {
+	if !s.tooBigs.allow(h.Src, time.Now()) {
 		return fragment
 	}
 	path, err := e.pathMTU(m.peer)
@@ -85,7 +85,7 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 
 // unreachable sends the ICMP error for pkt, whose destination belongs to no peer.
 func (s *shard) unreachable(pkt []byte, h *encap.Header) {
-	if s.icmpLimit.allow(time.Now()) {
+	if s.unreachables.allow(h.Src, time.Now()) {
 		s.reply(encap.Unreachable(s.icmp[tun.HeaderLen:], pkt, h))
 	}
 }
@@ -102,27 +102,4 @@ func (s *shard) reply(pkt []byte) {
 	if s.queue.Write(iov[:]) == 0 {
 		s.counters.ICMPSent.Add(1)
 	}
-}
-
-const (
-	// icmpRate and icmpBurst bound the ICMP errors of a shard, as
-	// net.ipv4.icmp_msgs_per_sec does for the kernel's own.
-	icmpRate  = 1000
-	icmpBurst = 50
-)
-
-// limiter is a token bucket for one thread.
-type limiter struct {
-	tokens float64
-	last   time.Time
-}
-
-func (l *limiter) allow(now time.Time) bool {
-	l.tokens = min(icmpBurst, l.tokens+now.Sub(l.last).Seconds()*icmpRate)
-	l.last = now
-	if l.tokens < 1 {
-		return false
-	}
-	l.tokens--
-	return true
 }

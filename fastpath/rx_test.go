@@ -206,6 +206,37 @@ func TestBadPacketsOfATrainAreDroppedAlone(t *testing.T) {
 	}
 }
 
+// A host without a lease costs one look-up for a message, whatever is in it.
+func TestTrainsOfStrangersAreDroppedUnread(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		a    arrival
+		want uint64
+	}{
+		{"a train of good packets", arrival{b: slices.Concat(udpTrain(6, 300, 100)...), segment: 328}, 6},
+		{"a train of single bytes", arrival{b: make([]byte, 64), segment: 1}, 64},
+		{"a datagram", arrival{b: udpTrain(1, 300, 300)[0]}, 1},
+		{"nothing", arrival{}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := new(fakeQueue)
+			r := newTestRX(q)
+			tt.a.from = "198.51.100.1"
+			good := tcpTrain(3, 700, 700)
+			arrive(t, r, train(good[:1]), tt.a, train(good[1:]))
+			lookups := r.check.resolver.hits + r.check.resolver.misses
+			r.write()
+			samePackets(t, q.packets(t), good)
+			if d := drops(r.c); d[metrics.DropUnknownPeer] != tt.want || len(d) != 1 {
+				t.Errorf("dropped %v, want %d from an unknown peer", d, tt.want)
+			}
+			if lookups != 3 {
+				t.Errorf("%d inner sources were looked up, want those of the 3 packets of the peer", lookups)
+			}
+		})
+	}
+}
+
 func TestOuterCongestionMarkIsCarriedIn(t *testing.T) {
 	for _, src := range [][2]string{{"10.5.2.9", "10.5.1.9"}, {"fd00:5:2::9", "fd00:5:1::9"}} {
 		q := new(fakeQueue)

@@ -240,47 +240,6 @@ func TestPacketForNobodyIsAnsweredWithUnreachable(t *testing.T) {
 	}
 }
 
-func TestUnreachablesAreLimited(t *testing.T) {
-	q := new(fakeQueue)
-	x, _ := newTestTX(t, q)
-	b := read(tun.Header{}, segment{src: "10.5.1.9", dst: "10.5.99.9"}.bytes())
-	start := time.Now()
-	transmit(t, x, q, slices.Repeat([][]byte{b}, 2000)...)
-	most := icmpBurst + int(time.Since(start).Seconds()*icmpRate) + 1
-	if n := len(q.writes); n < icmpBurst || n > most {
-		t.Errorf("%d answers, want %d to %d", n, icmpBurst, most)
-	}
-	if n := drops(x.c)[metrics.DropNoRoute]; n != 2000 {
-		t.Errorf("%d dropped", n)
-	}
-}
-
-func TestLimiter(t *testing.T) {
-	var l limiter
-	now := time.Now()
-	take := func() (n int) {
-		for l.allow(now) {
-			n++
-		}
-		return n
-	}
-	for _, step := range []struct {
-		pause time.Duration
-		want  int
-	}{
-		{0, icmpBurst}, // full at the start
-		{0, 0},
-		{time.Second / icmpRate, 1},
-		{10 * time.Second / icmpRate, 10},
-		{time.Hour, icmpBurst}, // no more than that is saved up
-	} {
-		now = now.Add(step.pause + time.Microsecond)
-		if got := take(); got != step.want {
-			t.Errorf("after %v: %d, want %d", step.pause, got, step.want)
-		}
-	}
-}
-
 func TestGSORefusalIsShown(t *testing.T) {
 	q := new(fakeQueue)
 	k := &kernel{t: t, segments: maxSegmentsOld, script: refuseTrains(unix.EIO)}
@@ -357,7 +316,7 @@ func FuzzTX(f *testing.F) {
 	x, k := newTestTX(f, q)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		k.t, k.calls, k.wire, q.writes = t, 0, nil, nil
-		x.shard.icmpLimit = limiter{}
+		x.shard.unreachables = budget{}
 		before := x.c.Packets.Load() + dropped(x.c)
 		transmit(t, x, q, b[:min(len(b), tun.ReadSize)])
 		for _, d := range k.wire {
