@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/metrics"
 	"github.com/twillnet/twill/tun"
 )
@@ -49,6 +50,7 @@ type Engine struct {
 	stopping   atomic.Bool   // the same for threads that never sleep
 	peers      atomic.Pointer[Peers]
 	paths      *paths
+	strangers  *strangers   // nil if they are not filtered
 	translated bool         // see Config
 	bulk       atomic.Int64 // when a thread last had a large batch, see spinner
 	spinSlots  atomic.Int32 // how many more threads may spin; always 0 if spinning is off
@@ -105,7 +107,7 @@ func New(cfg Config) (e *Engine, err error) {
 		return e, fmt.Errorf("open eventfd: %w", err)
 	}
 	local := netip.AddrPortFrom(cfg.Local.Addr().Unmap(), cfg.Local.Port())
-	fds, err := cfg.receivers(local)
+	fds, sink, err := cfg.receivers(local)
 	if err != nil {
 		return e, err
 	}
@@ -118,7 +120,12 @@ func New(cfg Config) (e *Engine, err error) {
 			peers: &e.peers, counters: new(metrics.Shard), logger: cfg.Logger,
 		})
 	}
-	return e, e.probe(&cfg)
+	err = e.probe(&cfg, sink)
+	if e.strangers == nil && sink >= 0 {
+		// The program of the earlier run must not choose it any more.
+		err = errors.Join(err, steer(fds, local), unix.Close(sink))
+	}
+	return e, err
 }
 
 // separate gives each shard a source port of its own.
@@ -141,10 +148,12 @@ func (e *Engine) separate(cfg *Config, local netip.AddrPort) (granted string, er
 	return granted, nil
 }
 
-// probe determines which offloads the kernel supports and configures the shards.
-func (e *Engine) probe(cfg *Config) error {
+// probe determines which offloads the kernel supports and configures the shards. sink
+// is an inherited sink of the stranger filter, or -1.
+func (e *Engine) probe(cfg *Config, sink int) error {
 	ipv6 := e.shards[0].local.Is6()
 	segments := 1
+	inForce := make(map[string]bool, len(SwitchFlags))
 	probes := map[string]func() (granted string, err error){
 		"tun-gro":     func() (string, error) { return probeMerge(cfg.Device) },
 		"tun-gro-udp": func() (string, error) { return probeMergeUDP(cfg.Device) },
@@ -174,9 +183,9 @@ func (e *Engine) probe(cfg *Config) error {
 		"source-ports": func() (string, error) {
 			return e.separate(cfg, netip.AddrPortFrom(e.shards[0].local, cfg.Local.Port()))
 		},
-		"busy-poll": probeSpin,
+		strangerFilter: func() (string, error) { return e.filter(cfg, sink, inForce["udp-gro"]) },
+		"busy-poll":    probeSpin,
 	}
-	inForce := make(map[string]bool, len(SwitchFlags))
 	for _, f := range SwitchFlags {
 		state := cfg.Device.State
 		if f.Name != tunOffload {
@@ -211,6 +220,11 @@ func (e *Engine) probe(cfg *Config) error {
 func (e *Engine) SetPeers(p *Peers) {
 	for _, peer := range p.all {
 		peer.begin(e.translated)
+	}
+	if e.strangers != nil {
+		if err := e.strangers.set(p.all); err != nil {
+			e.shards[0].logger.Warn("datagrams of hosts without a lease are no longer filtered by the kernel", logging.KeyError, err)
+		}
 	}
 	e.peers.Store(p)
 }
@@ -247,12 +261,25 @@ func (e *Engine) Counters() []*metrics.Shard {
 	for i, s := range e.shards {
 		c[i] = s.counters
 	}
+	if e.strangers != nil {
+		n := e.strangers.dropped()
+		c[0].Filtered.Add(uint64(n))
+		c[0].RX.Drop(metrics.DropUnknownPeer, n)
+	}
 	return c
 }
 
 // Offloads returns the current state of each offload.
 func (e *Engine) Offloads() []tun.Offload {
 	states := append([]tun.Offload(nil), e.states...)
+	for i := range states {
+		if st := &states[i]; st.Name == strangerFilter && st.InForce {
+			var err error
+			if st.Why, err = e.strangers.state(); err != nil {
+				st.InForce, st.Why = false, "refused at run time: "+err.Error()
+			}
+		}
+	}
 	for _, s := range e.shards {
 		for i := range states {
 			st := &states[i]
@@ -323,6 +350,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { e.paths.run(watching) })
+	if e.strangers != nil {
+		watch.Go(func() { e.strangers.run(watching) })
+	}
 	wg.Wait()
 	stop()
 	watch.Wait()
@@ -350,6 +380,9 @@ func (e *Engine) Close() error {
 	}
 	e.closed = true
 	var errs []error
+	if e.strangers != nil {
+		errs = append(errs, e.strangers.close())
+	}
 	for _, s := range e.shards {
 		errs = append(errs, unix.Close(s.fd))
 		if s.sendFD != s.fd {

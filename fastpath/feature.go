@@ -18,10 +18,11 @@ var (
 	featureGRO     = tun.Feature{Name: "UDP_GRO", Since: tun.Version{Major: 5, Minor: 0}, Probe: func() error { return probeOption(unix.SOL_UDP, unix.UDP_GRO) }}
 	featureRxqOvfl = tun.Feature{Name: "SO_RXQ_OVFL", Since: tun.Version{Major: 2, Minor: 6}, Probe: func() error { return probeOption(unix.SOL_SOCKET, unix.SO_RXQ_OVFL) }}
 	featureSteer   = tun.Feature{Name: "SO_ATTACH_REUSEPORT_CBPF", Since: tun.Version{Major: 4, Minor: 5}, Probe: probeSteer}
+	featureMemInfo = tun.Feature{Name: "SO_MEMINFO", Since: tun.Version{Major: 4, Minor: 12}, Probe: probeMemInfo}
 
 	// Features lists all of them. The probes open sockets on the loopback of the
 	// calling thread's network namespace.
-	Features = []tun.Feature{featureGSO, featureGSO128, featureGRO, featureRxqOvfl, featureSteer}
+	Features = []tun.Feature{featureGSO, featureGSO128, featureGRO, featureRxqOvfl, featureSteer, featureMemInfo}
 )
 
 // Kernel behaviour without a socket option that could be probed.
@@ -126,6 +127,17 @@ func probeSteer() error {
 	}
 	defer unix.Close(fd)
 	return steer([]int{fd}, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 0))
+}
+
+// probeMemInfo reports whether the drops of a socket can be read.
+func probeMemInfo() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return fmt.Errorf("open UDP socket: %w", err)
+	}
+	defer unix.Close(fd)
+	_, err = socketDrops(fd)
+	return err
 }
 
 // readable waits for fd to become readable, for at most the given number of

@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/tun"
 )
 
 // A socket outlives the process that opened it if another process holds a copy of its
@@ -12,6 +14,7 @@ import (
 
 func receiveName(i int) string { return "udp-" + strconv.Itoa(i) }
 func sendName(i int) string    { return "udp-" + strconv.Itoa(i) + "-send" }
+func sinkName(int) string      { return "udp-strangers" }
 
 // Descriptors returns the descriptors of the sockets by name, for
 // [Config.Inherited] of another process. The engine still owns them.
@@ -23,17 +26,28 @@ func (e *Engine) Descriptors() map[string]int {
 			fds[sendName(i)] = s.sendFD
 		}
 	}
+	if e.strangers != nil {
+		fds[sinkName(0)] = e.strangers.sink
+	}
 	return fds
 }
 
 // receivers returns a socket that receives at local for each queue of the device,
-// inherited ones if there is one for each.
-func (cfg *Config) receivers(local netip.AddrPort) ([]int, error) {
+// inherited ones if there is one for each. sink is the inherited sink that belongs to
+// them, see strangers, or -1.
+func (cfg *Config) receivers(local netip.AddrPort) (fds []int, sink int, err error) {
+	atLocal := func(a netip.AddrPort) bool { return a == local }
+	sinks := cfg.inherit(1, sinkName, atLocal)
 	n := len(cfg.Device.Queues)
-	if fds := cfg.inherit(n, receiveName, func(a netip.AddrPort) bool { return a == local }); fds != nil {
-		return fds, nil
+	if fds := cfg.inherit(n, receiveName, atLocal); fds != nil {
+		if sinks == nil {
+			return fds, -1, nil
+		}
+		return fds, sinks[0], nil
 	}
-	return openSockets(local, n)
+	closeAll(sinks)
+	fds, err = openSockets(local, n, n > 1 || cfg.filtersStrangers())
+	return fds, -1, err
 }
 
 // senders returns a socket for each queue of the device that sends from local with
@@ -44,6 +58,12 @@ func (cfg *Config) senders(local netip.Addr) ([]int, error) {
 		return fds, nil
 	}
 	return openSenders(local, n)
+}
+
+// filtersStrangers reports whether the sockets are to be opened so that a sink can be
+// added to them.
+func (cfg *Config) filtersStrangers() bool {
+	return cfg.StrangerFilter != tun.Off && cfg.SourceCheck == CheckStrict
 }
 
 // inherit takes the n sockets with these names out of cfg.Inherited and returns them.

@@ -60,20 +60,24 @@ func openSender(local netip.Addr, i int) (int, error) {
 // (SO_ATTACH_REUSEPORT_CBPF, Linux 4.5). Without steer a hash of both decides, and
 // two shards of a peer may end up on one socket.
 func steer(fds []int, local netip.AddrPort) error {
+	return attach(fds[0], unix.SO_ATTACH_REUSEPORT_CBPF, steering(len(fds), local))
+}
+
+// steering returns the program for n sockets.
+func steering(n int, local netip.AddrPort) []unix.SockFilter {
 	// Offsets into the IP header. If it has options, another field is
 	// read, which is as good as the port if all datagrams of a flow have them.
-	const network = 0xfff00000 // SKF_NET_OFF, include/uapi/linux/filter.h
-	sourceLow, port := uint32(network+14), uint32(network+20)
+	sourceLow, port := uint32(networkHeader+14), uint32(networkHeader+20)
 	if local.Addr().Is6() {
-		sourceLow, port = network+22, network+40
+		sourceLow, port = networkHeader+22, networkHeader+40
 	}
-	return attach(fds[0], unix.SO_ATTACH_REUSEPORT_CBPF, []unix.SockFilter{
+	return []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: port},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(local.Port()), Jf: 1},
 		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: sourceLow},
-		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(len(fds))},
+		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(n)},
 		{Code: unix.BPF_RET | unix.BPF_A},
-	})
+	}
 }
 
 // attach attaches a classic BPF program to fd.

@@ -34,7 +34,7 @@ func steered(t *testing.T, addr string, n int) (fds []int, local netip.AddrPort)
 	var err error
 	for port := uint16(18285); ; port++ {
 		local = netip.AddrPortFrom(netip.MustParseAddr(addr), port)
-		if fds, err = openSockets(local, n); !errors.Is(err, unix.EADDRINUSE) {
+		if fds, err = openSockets(local, n, true); !errors.Is(err, unix.EADDRINUSE) {
 			break
 		}
 	}

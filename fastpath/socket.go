@@ -97,11 +97,11 @@ func bindError(local netip.AddrPort, err error) error {
 	return fmt.Errorf("bind UDP %s: %w", local, err)
 }
 
-// openSockets opens n sockets on local. SO_REUSEPORT would also let a second
-// daemon share the port and take half of the datagrams, so the port is first
-// bound without it.
-func openSockets(local netip.AddrPort, n int) (fds []int, err error) {
-	if n > 1 {
+// openSockets opens n sockets on local, which others may share if shared is set.
+// SO_REUSEPORT would also let a second daemon share the port and take half of the
+// datagrams, so the port is first bound without it.
+func openSockets(local netip.AddrPort, n int, shared bool) (fds []int, err error) {
+	if shared {
 		fd, err := openSocket(local, false)
 		if err != nil {
 			return nil, err
@@ -109,7 +109,7 @@ func openSockets(local netip.AddrPort, n int) (fds []int, err error) {
 		_ = unix.Close(fd)
 	}
 	for range n {
-		fd, err := openSocket(local, n > 1)
+		fd, err := openSocket(local, shared)
 		if err != nil {
 			closeAll(fds)
 			return nil, err

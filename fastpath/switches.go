@@ -12,6 +12,7 @@ type Switches struct {
 	UDPGRO           tun.Switch
 	PartialChecksums tun.Switch
 	SourcePorts      tun.Switch
+	StrangerFilter   tun.Switch
 	BusyPoll         tun.Switch
 }
 
@@ -23,9 +24,12 @@ type SwitchFlag struct {
 	Field func(*Switches) *tun.Switch
 }
 
-// tunOffload is the name of the switch that is resolved when the device is
-// opened.
-const tunOffload = "tun-offload"
+const (
+	// tunOffload is the name of the switch that is resolved when the device is
+	// opened.
+	tunOffload     = "tun-offload"
+	strangerFilter = "stranger-filter"
+)
 
 // SwitchFlags are the flags of all Switches, in the order of Engine.Offloads.
 var SwitchFlags = []SwitchFlag{
@@ -50,6 +54,9 @@ var SwitchFlags = []SwitchFlag{
 	{"source-ports",
 		"four queues and sockets for each pair of threads, each with a UDP source port of its own, so that one flow does not hold up the others; off: send from the Port of the network's Backend, as flannel does",
 		func(s *Switches) *tun.Switch { return &s.SourcePorts }},
+	{strangerFilter,
+		"have the kernel drop datagrams of hosts without a lease before they take room in the sockets' queues; only with --source-check=strict",
+		func(s *Switches) *tun.Switch { return &s.StrangerFilter }},
 	{"busy-poll",
 		"look for the next packet for up to 150 µs before going to sleep, except beside a bulk transfer: latency for CPU time; auto does where there are two CPUs or more",
 		func(s *Switches) *tun.Switch { return &s.BusyPoll }},

@@ -97,6 +97,7 @@ type Shard struct {
 	CacheHits       atomic.Uint64 // destination and source look-ups answered by the last address or the LRU
 	CacheMisses     atomic.Uint64 // look-ups in the table of leases
 	SocketOverflows atomic.Uint64 // datagrams that the kernel dropped because the receive buffer was full (SO_RXQ_OVFL)
+	Filtered        atomic.Uint64 // messages that a filter in the kernel dropped, counted under DropUnknownPeer too; for all shards on the first
 	GSOFallbacks    atomic.Uint64 // times the kernel refused UDP GSO at run time and it was disabled
 	ICMPSent        atomic.Uint64 // ICMP errors returned to local senders
 }

@@ -49,6 +49,8 @@ var shardCounters = []struct {
 		func(s *Shard) uint64 { return s.CacheMisses.Load() }},
 	{desc("socket_overflow_datagrams_total", "Datagrams that the kernel dropped because the socket's receive buffer was full: this shard's thread gets too little CPU time.", "shard"),
 		func(s *Shard) uint64 { return s.SocketOverflows.Load() }},
+	{desc("filtered_messages_total", "Of what is counted as unknown_peer, UDP messages that the kernel dropped before they reached a socket's queue (--stranger-filter). For all shards together, on the first.", "shard"),
+		func(s *Shard) uint64 { return s.Filtered.Load() }},
 	{desc("gso_fallbacks_total", "Times the kernel refused UDP GSO while running and it was turned off for the shard's socket.", "shard"),
 		func(s *Shard) uint64 { return s.GSOFallbacks.Load() }},
 	{desc("icmp_errors_sent_total", "ICMP errors (too big, unreachable) returned to local senders.", "shard"),

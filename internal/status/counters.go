@@ -9,6 +9,7 @@ type Shard struct {
 	CacheHits       uint64    `json:"cache_hits"`
 	CacheMisses     uint64    `json:"cache_misses"`
 	SocketOverflows uint64    `json:"socket_overflows"`
+	Filtered        uint64    `json:"filtered"`
 	GSOFallbacks    uint64    `json:"gso_fallbacks"`
 	ICMPSent        uint64    `json:"icmp_sent"`
 }
@@ -42,6 +43,7 @@ func Summarize(counters []*metrics.Shard) ([]Shard, Drops) {
 			CacheHits:       c.CacheHits.Load(),
 			CacheMisses:     c.CacheMisses.Load(),
 			SocketOverflows: c.SocketOverflows.Load(),
+			Filtered:        c.Filtered.Load(),
 			GSOFallbacks:    c.GSOFallbacks.Load(),
 			ICMPSent:        c.ICMPSent.Load(),
 		}

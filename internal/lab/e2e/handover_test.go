@@ -66,7 +66,7 @@ func TestNewProcessTakesOverFromARunningOneWithoutALostPacket(t *testing.T) {
 		flags []string
 	}{
 		{"same flags", nil},
-		{"other flags", []string{"--thread-pairs=1", "--udp-gro=off", "--busy-poll=off", "--log-level=debug"}},
+		{"other flags", []string{"--thread-pairs=1", "--udp-gro=off", "--stranger-filter=off", "--busy-poll=off", "--log-level=debug"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := newLab(t, labOptions{})
