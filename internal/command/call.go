@@ -63,6 +63,15 @@ type UsageError struct{ text string }
 
 func (e *UsageError) Error() string { return e.text }
 
+// fatalError is what Fatal returns.
+type fatalError struct{ error }
+
+func (e *fatalError) Unwrap() error { return e.error }
+
+// Fatal wraps err so that the exit code is 2, for subcommands whose exit code 1 means
+// that they have done their work and the answer is no.
+func Fatal(err error) error { return &fatalError{err} }
+
 // Usagef returns a *UsageError that begins with the subcommand; format and args
 // are as in fmt.Sprintf.
 func (c *Call) Usagef(format string, args ...any) error {

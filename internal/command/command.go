@@ -29,7 +29,8 @@ type Program struct {
 type Command struct {
 	Name    string
 	Summary string // one line for the program's --help
-	// Run does the work. A *UsageError makes the exit code 2, any other error 1.
+	// Run does the work. A *UsageError and what Fatal returns make the exit code 2,
+	// any other error 1.
 	Run func(ctx context.Context, c *Call) error
 }
 
@@ -41,17 +42,22 @@ func (p *Program) Main() {
 	context.AfterFunc(ctx, stop)
 
 	err := p.Run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", p.Name, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	os.Exit(exitCode(err))
+}
+
+func exitCode(err error) int {
 	var usage *UsageError
+	var fatal *fatalError
 	switch {
 	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "%s: %v\n", p.Name, err)
-		os.Exit(2)
-	default:
-		fmt.Fprintf(os.Stderr, "%s: %s\n", p.Name, strings.ReplaceAll(err.Error(), "\n", "; "))
-		os.Exit(1)
+		return 0
+	case errors.As(err, &usage), errors.As(err, &fatal):
+		return 2
 	}
+	return 1
 }
 
 // Run runs the subcommand that the arguments name.

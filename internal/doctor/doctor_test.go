@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
@@ -331,7 +332,7 @@ func TestIPv6PathIsMeasuredToo(t *testing.T) {
 	topo := netlabtest.New(t, netlab.Options{})
 	a, b := topo.Hosts[0], topo.Hosts[1]
 	err := a.NS.Do(func() error {
-		got, err := answers(t.Context(), []ping{{b.Addr6, 1500}})
+		got, err := echo.Answers(t.Context(), []echo.Ping{{To: b.Addr6, Size: 1500}})
 		if err == nil && !got[b.Addr6] {
 			err = errors.New("no answer to 1500 bytes")
 		}
@@ -341,7 +342,7 @@ func TestIPv6PathIsMeasuredToo(t *testing.T) {
 		t.Error(err)
 	}
 	err = a.NS.Do(func() error {
-		fits, err := widest(t.Context(), []ping{{b.Addr6, 1600}})
+		fits, err := echo.Widest(t.Context(), []echo.Ping{{To: b.Addr6, Size: 1600}})
 		if err == nil && fits[b.Addr6] != 1500 {
 			err = fmt.Errorf("got %d, want the MTU of the wire, 1500", fits[b.Addr6])
 		}

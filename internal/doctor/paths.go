@@ -6,6 +6,7 @@ import (
 
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/vxlan"
+	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -92,13 +93,13 @@ func (x *examination) publicFor(subnet netip.Prefix, first netip.Addr, way backe
 func (p path) outerSize(inner int) int {
 	switch {
 	case inner == 0:
-		return smallest // unknown
+		return echo.Smallest // unknown
 	case p.way == backend.HostGW:
 		return inner
 	case p.way == backend.VXLAN:
 		return inner + vxlan.Overhead(p.public)
 	}
-	return inner + headers(p.public) + udpHeader
+	return inner + echo.IPHeaderLen(p.public) + udpHeader
 }
 
 // tunnelled reports whether the peer's device has an address that answers

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+
+	"github.com/twillnet/twill/internal/echo"
 )
 
 // peers reports peers that do not answer pings: at their public address, with
@@ -27,14 +29,14 @@ func (x *examination) peers(ctx context.Context) []Finding {
 		}
 	}
 	narrow := r.narrow()
-	fits, err := widest(ctx, narrow)
+	fits, err := echo.Widest(ctx, narrow)
 	if err != nil {
 		return append(found, warnf("", "%v", err))
 	}
 	for _, n := range narrow {
-		found = append(found, badf(fmt.Sprintf("ip link set dev %s mtu %d", x.underlayTo(n.to), fits[n.to]),
-			"the path to %s takes packets of %d bytes, and the data plane sends %d", n.to, fits[n.to], n.size))
-		unwell[n.to] = true
+		found = append(found, badf(fmt.Sprintf("ip link set dev %s mtu %d", x.underlayTo(n.To), fits[n.To]),
+			"the path to %s takes packets of %d bytes, and the data plane sends %d", n.To, fits[n.To], n.Size))
+		unwell[n.To] = true
 	}
 	if good := len(r.full) - len(unwell); good > 0 {
 		found = append(found, r.summary(good, paths))
@@ -52,7 +54,7 @@ func (r *reach) silent(p path) (Finding, bool) {
 	case !r.answered(p) && r.tunnel && p.tunnelled():
 		return badf(fmt.Sprintf("ip route get %s", p.public), "%s answers neither at that address nor through the tunnel (%s)", p.public, p.subnet.Addr()), true
 	case !r.near[p.public]:
-		return warnf(fmt.Sprintf("ping -M do -s %d %s", r.sizeTo(p.public)-headers(p.public)-echoHeader, p.public),
+		return warnf(fmt.Sprintf("ping -M do -s %d %s", r.sizeTo(p.public)-echo.IPHeaderLen(p.public)-echo.HeaderLen, p.public),
 			"%s answers no pings, so nothing is known about the path there", p.public), true
 	}
 	return Finding{}, false
@@ -60,7 +62,7 @@ func (r *reach) silent(p path) (Finding, bool) {
 
 // summary describes what the peers without a finding answered.
 func (r *reach) summary(good int, paths []path) Finding {
-	what := fmt.Sprintf("%d of %d answer packets of %d bytes that must not be fragmented", good, len(r.full), r.full[0].size)
+	what := fmt.Sprintf("%d of %d answer packets of %d bytes that must not be fragmented", good, len(r.full), r.full[0].Size)
 	for _, p := range paths {
 		if r.tunnel && p.tunnelled() {
 			return okf("%s, and through the tunnel", what)

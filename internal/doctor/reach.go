@@ -4,16 +4,15 @@ import (
 	"context"
 	"net/netip"
 	"slices"
-)
 
-// smallest is the size in bytes of a packet that fits every path.
-const smallest = 64
+	"github.com/twillnet/twill/internal/echo"
+)
 
 // reach records which addresses answer pings: on the underlay, on the underlay with
 // packets as large as those that carry a full-size pod packet, and through the
 // tunnel.
 type reach struct {
-	full                 []ping // the pings of large, one for each address
+	full                 []echo.Ping // the pings of large, one for each address
 	near, large, through map[netip.Addr]bool
 	tunnel               bool // peers were pinged through the tunnel
 }
@@ -43,43 +42,43 @@ func (x *examination) ask(ctx context.Context) (*reach, error) {
 		inner = dp.MTU()
 	}
 	r := &reach{tunnel: dp != nil}
-	var small, tunnel []ping
+	var small, tunnel []echo.Ping
 	for _, p := range x.paths() {
 		size := p.outerSize(inner)
-		if i := slices.IndexFunc(r.full, func(f ping) bool { return f.to == p.public }); i >= 0 {
-			r.full[i].size = max(r.full[i].size, size)
+		if i := slices.IndexFunc(r.full, func(f echo.Ping) bool { return f.To == p.public }); i >= 0 {
+			r.full[i].Size = max(r.full[i].Size, size)
 		} else {
-			r.full = append(r.full, ping{p.public, size})
-			small = append(small, ping{p.public, smallest})
+			r.full = append(r.full, echo.Ping{To: p.public, Size: size})
+			small = append(small, echo.Ping{To: p.public, Size: echo.Smallest})
 		}
 		if r.tunnel && p.tunnelled() {
-			tunnel = append(tunnel, ping{p.subnet.Addr(), smallest})
+			tunnel = append(tunnel, echo.Ping{To: p.subnet.Addr(), Size: echo.Smallest})
 		}
 	}
 	var err error
-	if r.near, err = answers(ctx, small); err != nil {
+	if r.near, err = echo.Answers(ctx, small); err != nil {
 		return nil, err
 	}
-	silent := func(p ping) bool { return !r.near[p.to] }
-	if r.large, err = answers(ctx, slices.DeleteFunc(slices.Clone(r.full), silent)); err != nil {
+	silent := func(p echo.Ping) bool { return !r.near[p.To] }
+	if r.large, err = echo.Answers(ctx, slices.DeleteFunc(slices.Clone(r.full), silent)); err != nil {
 		return nil, err
 	}
-	if r.through, err = answers(ctx, tunnel); err != nil {
+	if r.through, err = echo.Answers(ctx, tunnel); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
 // narrow returns the pings of which only smaller ones were answered.
-func (r *reach) narrow() []ping {
-	return slices.DeleteFunc(slices.Clone(r.full), func(p ping) bool { return !r.near[p.to] || r.large[p.to] })
+func (r *reach) narrow() []echo.Ping {
+	return slices.DeleteFunc(slices.Clone(r.full), func(p echo.Ping) bool { return !r.near[p.To] || r.large[p.To] })
 }
 
 // sizeTo returns the size in bytes of the largest packet sent to an address.
 func (r *reach) sizeTo(a netip.Addr) int {
 	for _, p := range r.full {
-		if p.to == a {
-			return p.size
+		if p.To == a {
+			return p.Size
 		}
 	}
 	return 0
