@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/atomicfile"
 )
 
 // record is the file that lists the objects added to this host that cannot be
@@ -50,11 +53,11 @@ func openRecord(path string) (*record, error) {
 		return nil, fmt.Errorf("read which routes an earlier run has made: %w", err)
 	}
 	defer f.Close()
-	var text bytes.Buffer
-	if _, err := text.ReadFrom(f); err != nil {
+	text, err := io.ReadAll(f)
+	if err != nil {
 		return nil, fmt.Errorf("read which routes an earlier run has made: %w", err)
 	}
-	for line := range strings.Lines(text.String()) {
+	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSuffix(line, "\n")
 		if n, ok := parseNetwork(line); ok {
 			r.networks = append(r.networks, n)
@@ -155,38 +158,16 @@ func (r *record) trim(networks []network, routes []Route) error {
 			text.WriteString(route.String() + "\n")
 		}
 	}
-	err := r.rewrite(text.Bytes())
+	var err error
+	if text.Len() > 0 {
+		err = atomicfile.Write(r.path, text.Bytes(), 0o644)
+	} else if err = os.Remove(r.path); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
 	if err != nil {
 		return fmt.Errorf("write down routes: %w", err)
 	}
 	r.networks, r.routes = slices.Clone(networks), stays
-	return nil
-}
-
-// rewrite replaces the file atomically. It does not follow a symbolic link in
-// place of the file or of the temporary file.
-func (r *record) rewrite(text []byte) error {
-	if len(text) == 0 {
-		if err := os.Remove(r.path); !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
-	}
-	temp := r.path + ".new"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(temp, r.path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/internal/atomicfile"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
@@ -82,7 +83,7 @@ func TestRecordDoesNotFollowLinks(t *testing.T) {
 	if err := r.add([]network{someNetwork}, []Route{plainRoute}); err == nil {
 		t.Error("a link is written to")
 	}
-	testkit.Must(t, os.Remove(path), os.Symlink(victim, path+".new"))
+	testkit.Must(t, os.Remove(path), os.Symlink(victim, atomicfile.Temp(path)))
 	testkit.Must(t, r.add([]network{someNetwork}, []Route{plainRoute}), r.trim([]network{}, []Route{plainRoute}))
 	text, err := os.ReadFile(victim)
 	if err != nil || string(text) != "keep" {
