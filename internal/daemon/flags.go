@@ -22,14 +22,13 @@ type flagDef struct {
 	// field returns a pointer to the option that the flag sets, which holds the
 	// default. A type unknown to define is a bug that every test finds.
 	field func(o *options) any
-	// without is set if flannel would do something that twilld does not.
-	without *absence
+	// ignored is set if the flag may have no effect.
+	ignored *ignored
 }
 
-// absence describes the effect of asking for something that twilld does not do.
-type absence struct {
-	refuse bool   // refuse to start: its absence would matter
-	reason string // the reason, and what to do instead
+// ignored is why a flag has no effect.
+type ignored struct {
+	reason string // and what to do instead
 	// when reports whether it applies, given the other flags; nil means always.
 	when func(*options) bool
 }
@@ -98,15 +97,14 @@ var groups = []string{
 }
 
 var (
-	onlyEtcd = &absence{false, "leases come from the file of --lease-file", fromFile}
-	expiring = &absence{false, "leases in a file do not expire", fromFile}
-	onlyKube = &absence{false, "it matters with --kube-subnet-mgr only", func(o *options) bool { return !o.kube.on }}
+	onlyEtcd = &ignored{"leases come from the file of --lease-file", fromFile}
+	expiring = &ignored{"leases in a file do not expire", fromFile}
+	onlyKube = &ignored{"it matters with --kube-subnet-mgr only", func(o *options) bool { return !o.kube.on }}
 )
 
 func fromFile(o *options) bool { return o.leaseFile != "" }
 
-// Fields of flags whose value is unused: only whether they were set matters.
-
+// anyString is the field of flags whose value is unused.
 func anyString(*options) any { return new(string) }
 
 // flags is the table of all flags: flannel's and our own.
@@ -118,7 +116,7 @@ var renamed = map[string]string{"control-socket": "socket"}
 
 var hostFlags = []flagDef{
 	{groupLease, "lease-file", "FILE",
-		"JSON file with the network, the backend and the leases of all nodes, instead of etcd; a new version of it is applied at once (not flannel's)",
+		"JSON file with the network, the backend and the leases of all nodes, instead of etcd; changes are applied at once (not flannel's)",
 		func(o *options) any { return &o.leaseFile }, nil},
 	{groupLease, "subnet-file", "FILE",
 		"file with the node's subnet and MTU, for the CNI plugin",
@@ -127,14 +125,14 @@ var hostFlags = []flagDef{
 		"how long before its end the node's lease is renewed, 1 to 1439",
 		func(o *options) any { return &o.renewMargin }, expiring},
 	{groupLease, "on-lease-lost", "reacquire|exit",
-		"what to do when the node's lease has expired or was taken away: take another, which may be of another subnet, or end (not flannel's)",
+		"what to do when the node's lease has expired or belongs to another node: acquire one again, perhaps with another subnet, or exit (not flannel's)",
 		func(o *options) any { return &o.onLost }, expiring},
 
 	{groupInterface, "iface", "NAME|IP",
-		"interface, by its name or its address; may be repeated, the first that is there is taken (default: that of the default route)",
+		"interface, by name or address; may be repeated, the first that exists is used (default: that of the default route)",
 		func(o *options) any { return &o.iface }, nil},
 	{groupInterface, "iface-regex", "REGEX",
-		"the same by a regular expression; may be repeated, tried after --iface. What it matches as a whole goes before what it matches in part; links of container networks never count",
+		"the same by a regular expression; may be repeated, tried after --iface. A match of the whole name comes before a partial one; links of container networks never match",
 		func(o *options) any { return &o.ifaceRegex }, nil},
 	{groupInterface, "iface-can-reach", "IP",
 		"the interface through which the kernel would send to this address",
@@ -147,16 +145,16 @@ var hostFlags = []flagDef{
 		func(o *options) any { return &o.publicIPv6 }, nil},
 
 	{groupDataplane, "backend", "TYPE",
-		"alloc, auto, host-gw, udp or vxlan on this node, whatever type the network configuration names. auto: vxlan where the kernel has it, else udp; to each peer the best that both have",
+		"alloc, auto, host-gw, udp or vxlan on this node, whatever type the network configuration names. auto: vxlan where the kernel has it, else udp; for each peer the best that both nodes have",
 		func(o *options) any { return &o.backend }, nil},
 	{groupDataplane, "tun-name", "NAME",
 		"name of the TUN device",
 		func(o *options) any { return &o.tunName }, nil},
 	{groupDataplane, "thread-pairs", "N",
-		"pairs of threads, one that sends and one that receives; 0 chooses by the number of CPUs",
+		"number of pairs of threads, one that sends and one that receives; 0: by the number of CPUs",
 		func(o *options) any { return &o.threadPairs }, nil},
 	{groupDataplane, "source-check", "MODE",
-		"strict: datagrams come from a peer's public IP, with an inner source in that peer's subnets; inner: with an inner source in some peer's; off: from anybody",
+		"accept datagrams from a peer's public IP with an inner source in that peer's subnets (strict), with an inner source in any peer's subnets (inner), or all (off)",
 		func(o *options) any { return &o.sourceCheck }, nil},
 }
 
@@ -165,50 +163,50 @@ var serviceFlags = []flagDef{
 		"address of /healthz, /readyz and /metrics",
 		func(o *options) any { return &o.healthzIP }, nil},
 	{groupObserve, "healthz-port", "PORT",
-		"their port; 0 serves none of them",
+		"their port; 0: they are not served",
 		func(o *options) any { return &o.healthzPort }, nil},
 	{groupObserve, "socket", "PATH",
-		"unix socket that the commands of twill ask (not flannel's)",
+		"unix socket for the commands of twill (not flannel's)",
 		func(o *options) any { return &o.controlSocket }, nil},
 	{groupObserve, "log-format", "text|json",
-		"how lines are written to standard error (not flannel's)",
+		"format of the log on standard error (not flannel's)",
 		func(o *options) any { return &o.logFormat }, nil},
 	{groupObserve, "log-level", "LEVEL",
-		"lowest that is logged: debug, info, warn or error (not flannel's)",
+		"lowest level that is logged: debug, info, warn or error (not flannel's)",
 		func(o *options) any { return &o.logLevel }, nil},
 	{groupObserve, "v", "N",
 		"1 and more mean --log-level=debug",
 		func(o *options) any { return &o.verbosity }, nil},
 	{groupObserve, "vmodule", "PATTERN=N,...",
-		"ignored: there are no levels by source file",
-		anyString, &absence{false, "there are no levels by source file; use -v or --log-level", nil}},
+		"ignored: there are no log levels for each source file",
+		anyString, &ignored{"there are no log levels for each source file; use -v or --log-level", nil}},
 	{groupObserve, "log_backtrace_at", "FILE:LINE",
-		"ignored: lines have no stack traces",
-		anyString, &absence{false, "lines have no stack traces", nil}},
+		"ignored: log lines have no stack traces",
+		anyString, &ignored{"log lines have no stack traces", nil}},
 	{groupObserve, "takeover", "",
-		"take over from the twilld that runs on this host, at --socket: it forwards until this one is ready to, and goes on if this one fails. No packet is lost (not flannel's)",
+		"take over from the twilld that runs on this host, at --socket: it forwards until this one is ready, and continues if this one fails. No packet is lost (not flannel's)",
 		func(o *options) any { return &o.takeover }, nil},
 	{groupObserve, "version", "",
-		"print the version and end",
+		"print the version and exit",
 		func(o *options) any { return &o.version }, nil},
 
 	{groupRules, "ip-masq", "",
-		"give packets of pods that leave the network the node's address. Without it the CNI bridge plugin does, since FLANNEL_IPMASQ is false",
+		"masquerade packets of pods that leave the network. Without it the CNI bridge plugin does, since FLANNEL_IPMASQ is false",
 		func(o *options) any { return &o.ipMasq }, nil},
 	{groupRules, "ip-masq-fully-random-disable", "",
-		"do not choose source ports at random when masquerading",
+		"do not randomize source ports when masquerading",
 		func(o *options) any { return &o.ipMasqOrderly }, nil},
 	{groupRules, "iptables-forward-rules", "",
-		"accept packets of the network in FORWARD, whatever that chain's policy",
+		"accept packets of the network in FORWARD, whatever the policy of that chain",
 		func(o *options) any { return &o.forwardRules }, nil},
 	{groupRules, "iptables-resync", "SECONDS",
-		"how often it is looked whether rules, blackhole routes and subnet file are still there",
+		"how often to check that rules, blackhole routes and subnet file still exist",
 		func(o *options) any { return &o.resync }, nil},
 	{groupRules, "ip-blackhole-route", "",
 		"drop packets to unused addresses of the node's subnet instead of sending them along the default route",
 		func(o *options) any { return &o.blackhole }, nil},
 	{groupRules, "cleanup", "",
-		"remove what twilld or flannel has left on this host, and end: TUN and VXLAN devices with their routes, plain routes to peers, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Not while one of them runs (not flannel's)",
+		"remove what twilld or flannel has left on this host, and exit: TUN and VXLAN devices with their routes, plain routes to peers, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Refused while a daemon runs (not flannel's)",
 		func(o *options) any { return &o.cleanup }, nil},
 }
 
@@ -232,13 +230,13 @@ func etcdFlags() []flagDef {
 
 var embeddedFlags = []flagDef{
 	{groupEtcd, "embedded-etcd", "[=DIR]",
-		"run an etcd in this daemon, for a first node or a single machine, with its data in DIR (default: etcd in the state directory of systemd, or /var/lib/twill/etcd). It is asked unless --etcd-endpoints names another (not flannel's)",
+		"run an etcd in this daemon, for a first node or a single machine, with its data in DIR (default: etcd in the state directory of systemd, or /var/lib/twill/etcd). The daemon uses it unless --etcd-endpoints names another (not flannel's)",
 		func(o *options) any { return &o.embedded }, onlyEtcd},
 	{groupEtcd, "embedded-etcd-listen", "IP[:PORT]",
-		"where it answers the other nodes, by TLS with certificates on both sides: run \"twill invite\" here and \"twill join\" on each of them. Without it, the loopback alone (not flannel's)",
+		"address at which it serves the other nodes, with TLS and certificates on both sides: run \"twill invite\" here and \"twill join\" on each of them (default: on the loopback only) (not flannel's)",
 		func(o *options) any { return &o.embedded.listen }, onlyEtcd},
 	{groupEtcd, "embedded-etcd-plaintext", "",
-		"answer other nodes without TLS: any host that reaches the address can read and change the leases (not flannel's)",
+		"serve the other nodes without TLS: any host that reaches the address can read and change the leases (not flannel's)",
 		func(o *options) any { return &o.embedded.plaintext }, onlyEtcd},
 }
 
@@ -247,13 +245,13 @@ var embeddedFlags = []flagDef{
 func kubernetesFlags() []flagDef {
 	defs := []flagDef{
 		{groupKubernetes, kubeflags.Manager, "",
-			"leases are the podCIDRs of the cluster's nodes, not in etcd; NODE_NAME, or POD_NAME and POD_NAMESPACE, in the environment say which node this is",
+			"leases are the podCIDRs of the cluster's nodes, instead of etcd; NODE_NAME, or POD_NAME and POD_NAMESPACE, in the environment name this node",
 			func(o *options) any { return &o.kube.on }, nil},
 	}
 	for _, f := range kubeflags.All {
 		defs = append(defs, flagDef{groupKubernetes, f.Name, f.Value, f.Help, func(o *options) any { return f.Field(&o.kube.Source) }, onlyKube})
 	}
 	return append(defs, flagDef{groupKubernetes, "set-node-network-unavailable", "",
-		"set the node's condition NetworkUnavailable to False when pods can talk",
+		"set the node's condition NetworkUnavailable to False once its pods can communicate",
 		func(o *options) any { return &o.kube.Condition }, onlyKube})
 }

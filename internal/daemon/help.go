@@ -21,12 +21,12 @@ Leases come from etcd or Kubernetes (--kube-subnet-mgr), in flannel's layout, or
 from a file: --lease-file.
 
 All of flannel's flags are known. Those that ask for something twilld does not
-do are refused if it would be missed, and ignored with a warning if not.
+do are ignored with a warning.
 `
 
 const helpTail = `
-Exit codes: 0 after SIGTERM or SIGINT, 2 for a wrong command line or
-environment, 1 for all else. A second signal ends twilld at once.
+Exit codes: 0 after SIGTERM or SIGINT, 2 for an invalid command line or
+environment, 1 for anything else. A second signal ends twilld at once.
 `
 
 // Columns of the help text:
@@ -53,16 +53,12 @@ func help() []byte {
 	return b.Bytes()
 }
 
-// describe writes the flag and its help text, on one line if both are short.
+// describe writes the flag and its help text.
 func (f *flagDef) describe(b *bytes.Buffer, def string) {
 	name := strings.TrimRight("  --"+f.name+" "+f.value, " ")
 	text := f.help
-	if def != "" && def != "false" && (f.without == nil || f.without.when != nil) {
+	if def != "" && def != "false" && (f.ignored == nil || f.ignored.when != nil) {
 		text += " (default " + strings.ToLower(def) + ")" // slog writes INFO
-	}
-	if len(text) <= len("refused") {
-		fmt.Fprintf(b, "%s: %s\n", name, text)
-		return
 	}
 	fmt.Fprintln(b, name)
 	column := 0

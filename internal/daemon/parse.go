@@ -42,9 +42,7 @@ func parse(args []string, env environment) (*options, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.weigh(fs, settings); err != nil {
-		return nil, err
-	}
+	o.ignore(fs, settings)
 	o.ignored = append(o.ignored, env.unknown()...)
 	o.kube.Node, o.kube.PodNamespace, o.kube.PodName = env["NODE_NAME"], env["POD_NAMESPACE"], env["POD_NAME"]
 	if o.embedded.on {
@@ -141,23 +139,17 @@ func settle(fs *flag.FlagSet, env environment) (map[string]string, error) {
 	return settings, nil
 }
 
-// weigh examines flags that ask for something twilld does not do, or not in
-// combination with the others: those whose absence would matter are refused,
-// the rest are kept for the log.
-func (o *options) weigh(fs *flag.FlagSet, settings map[string]string) error {
+// ignore keeps, for the log, the flags that were set and have no effect.
+func (o *options) ignore(fs *flag.FlagSet, settings map[string]string) {
 	for _, f := range flags {
 		setting, ok := settings[f.name]
-		if !ok || f.without == nil || f.without.when != nil && !f.without.when(o) {
+		if !ok || f.ignored == nil || f.ignored.when != nil && !f.ignored.when(o) {
 			continue
 		}
 		switch fs.Lookup(f.name).Value.String() {
 		case "", "false", "0":
 			continue // turned off explicitly
 		}
-		if f.without.refuse {
-			return usagef("%s: %s", setting, f.without.reason)
-		}
-		o.ignored = append(o.ignored, ignoredFlag{setting, f.without.reason})
+		o.ignored = append(o.ignored, ignoredFlag{setting, f.ignored.reason})
 	}
-	return nil
 }

@@ -54,7 +54,7 @@ func TestFlagsAndEnvironment(t *testing.T) {
 			o.iface, o.ifaceRegex = stringList{""}, stringList{""}
 		}},
 		{"where stock flannel writes stack traces", []string{"-lease-file=f", "-log_backtrace_at=main.go:1"}, nil, func(o *options) {
-			o.ignored = []ignoredFlag{{"--log_backtrace_at", "lines have no stack traces"}}
+			o.ignored = []ignoredFlag{{"--log_backtrace_at", "log lines have no stack traces"}}
 		}},
 		{"switches", []string{"-lease-file=f", "-udp-gso=off", "-tun-offload=on"}, nil, func(o *options) {
 			o.switches.UDPGSO, o.switches.TunOffload = tun.Off, tun.On
