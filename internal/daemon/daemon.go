@@ -61,7 +61,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		watchdog:     watchdog,
 		choose:       underlay.Choose,
 		stay:         underlay.Stay,
-		links:        watchLinks,
+		links:        underlay.Watch,
 		addrs:        hostAddrs,
 		gateways:     hostGateways,
 		identity:     hostID,
@@ -210,15 +210,6 @@ func (d *daemon) endServing() error {
 		errs = append(errs, end())
 	}
 	return errors.Join(errs...)
-}
-
-// watchLinks reports changes of interfaces until end is called.
-func watchLinks() (changes <-chan struct{}, end func(), err error) {
-	w, err := underlay.Watch()
-	if err != nil {
-		return nil, nil, err
-	}
-	return w.Changes(), w.Close, nil
 }
 
 func (d *daemon) serveHTTP() (*httpd.Server, error) {

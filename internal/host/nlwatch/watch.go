@@ -44,6 +44,16 @@ func Open(groups ...uint) (*Watcher, error) {
 // more than once.
 func (w *Watcher) Close() { w.close() }
 
+// Closed reports whether Close was called.
+func (w *Watcher) Closed() bool {
+	select {
+	case <-w.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 // Next waits for notifications until deadline; a zero deadline means no limit.
 // missed reports that notifications were lost, because they arrived faster than
 // they were read or because the socket failed; the caller then has to read the
@@ -57,10 +67,8 @@ func (w *Watcher) Next(deadline time.Time) (messages []syscall.NetlinkMessage, m
 		}
 		_ = w.socket.SetReceiveTimeout(&timeout) // cannot fail
 		messages, from, err := w.socket.Receive()
-		select {
-		case <-w.closed:
+		if w.Closed() {
 			return nil, false
-		default:
 		}
 		switch {
 		case err == nil && from.Pid == nl.PidKernel:

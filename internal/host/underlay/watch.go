@@ -1,12 +1,13 @@
 package underlay
 
 import (
-	"errors"
-	"fmt"
+	"sync"
+	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/host/nlwatch"
 )
 
 const (
@@ -17,80 +18,52 @@ const (
 	// longest is the maximum delay of a report if changes keep coming, as on a
 	// node where pods come and go.
 	longest = time.Second
-	// pause is the delay before a socket that cannot be read is tried again.
-	pause = time.Second
 )
 
-// Watcher reports that interfaces or their addresses have changed. It does not
-// report what changed: use Stay and Choose to find out.
-type Watcher struct {
-	socket  *nl.NetlinkSocket
-	changes chan struct{} // holds one
-	closing chan struct{} // closed to end run
-	done    chan struct{} // closed when run has ended
-}
-
-// Watch starts watching the network namespace of the calling thread. It reports
-// all changes after it has returned.
-func Watch() (*Watcher, error) {
-	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+// Watch watches the interfaces and addresses in the network namespace of the
+// calling thread until end, which must be called once. changes receives a value
+// after one or more changes, when no further ones follow; it does not say what
+// changed: use Stay and Choose to find out. All changes after Watch has returned
+// are reported.
+func Watch() (changes <-chan struct{}, end func(), err error) {
+	w, err := nlwatch.Open(unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
 	if err != nil {
-		return nil, fmt.Errorf("watch interfaces: subscribe: %w", err)
+		return nil, nil, err
 	}
-	w := &Watcher{socket, make(chan struct{}, 1), make(chan struct{}), make(chan struct{})}
-	go w.run()
-	return w, nil
+	reports := make(chan struct{}, 1)
+	var reporting sync.WaitGroup
+	reporting.Go(func() { report(w, reports) })
+	return reports, func() { w.Close(); reporting.Wait() }, nil
 }
 
-// Changes returns a channel that receives once after one or more changes, when
-// no further ones follow.
-func (w *Watcher) Changes() <-chan struct{} { return w.changes }
-
-// Close stops the watcher. It may be called once.
-func (w *Watcher) Close() {
-	close(w.closing)
-	w.socket.Close() // wakes run
-	<-w.done
+// source is an nlwatch.Watcher, or one that a test makes up.
+type source interface {
+	Next(deadline time.Time) (messages []syscall.NetlinkMessage, missed bool)
+	Closed() bool
 }
 
-func (w *Watcher) run() {
-	defer close(w.done)
-	var first time.Time // time of the first unreported change; zero: none
+// report sends to reports when the changes of w have settled, until w is closed. A
+// report that has not been received yet stands for later ones too.
+func report(w source, reports chan<- struct{}) {
+	var first, due time.Time // of the first unreported change, and of its report; zero: none
 	for {
-		_, _, err := w.socket.Receive()
-		select {
-		case <-w.closing:
+		messages, missed := w.Next(due)
+		if w.Closed() {
 			return
-		default:
 		}
-		quiet := false
-		switch {
-		case err == nil, errors.Is(err, unix.ENOBUFS): // ENOBUFS: notifications were lost
-		case errors.Is(err, unix.EAGAIN): // the receive timeout expired
-			quiet = true
-		default: // unknown error: have the caller check periodically
+		now := time.Now()
+		if messages != nil || missed {
+			if due.IsZero() {
+				first = now
+			}
+			due = now.Add(min(settle, longest-now.Sub(first)))
+		}
+		if !due.IsZero() && !now.Before(due) {
+			due = time.Time{}
 			select {
-			case <-time.After(pause):
-			case <-w.closing:
-				return
+			case reports <- struct{}{}:
+			default:
 			}
 		}
-		if first.IsZero() {
-			first = time.Now()
-		}
-		wait := min(settle, longest-time.Since(first))
-		if quiet || wait < time.Millisecond {
-			w.tell()
-			first, wait = time.Time{}, 0 // no timeout until the next change
-		}
-		timeout := unix.NsecToTimeval(wait.Nanoseconds())
-		_ = w.socket.SetReceiveTimeout(&timeout) // cannot fail
-	}
-}
-
-func (w *Watcher) tell() {
-	select {
-	case w.changes <- struct{}{}:
-	default: // the previous one has not been received yet
 	}
 }

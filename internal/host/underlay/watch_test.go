@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"syscall"
 	"testing"
 	"time"
 
@@ -9,26 +10,13 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// told waits until a watcher tells of a change.
-func told(t *testing.T, w *Watcher, what string) {
+// reported waits for a report.
+func reported(t *testing.T, changes <-chan struct{}, what string) {
 	t.Helper()
-	select {
-	case <-w.Changes():
-	case <-time.After(testkit.Patience):
-		t.Fatalf("%s: nothing told within %v", what, testkit.Patience)
-	}
+	testkit.Receive(t, "a report of: "+what, changes)
 }
 
-// watch makes a watcher in the namespace. What was changed before is not told.
-func watch(n *namespaced) *Watcher {
-	n.Helper()
-	w, err := Watch()
-	n.must("watch", err)
-	n.Cleanup(w.Close)
-	return w
-}
-
-func TestChangesOfInterfacesAreTold(t *testing.T) {
+func TestChangesOfInterfacesAreReported(t *testing.T) {
 	n := namespace(t)
 	eth0 := n.link("eth0", "192.0.2.1/24")
 	for _, step := range []struct {
@@ -44,66 +32,95 @@ func TestChangesOfInterfacesAreTold(t *testing.T) {
 		{"gone", func() error { return netlink.LinkDel(eth0) }},
 		{"back", func() error { n.link("eth0"); return nil }},
 	} {
-		// One of its own, so that what a step before it made happen later
+		// Each step has a watch of its own, so that a late effect of the step before
 		// cannot be taken for it.
-		w, err := Watch()
+		changes, end, err := Watch()
 		n.must("watch", err)
 		n.must(step.what, step.change())
-		told(t, w, step.what)
-		w.Close()
+		reported(t, changes, step.what)
+		end()
 	}
 }
 
-// A node on which pods come and go all the time is told as well, and not of
-// each change.
-func TestManyChangesAreToldTogetherAndInTime(t *testing.T) {
+// So it is on a node where pods come and go all the time.
+func TestManyChangesAreReportedTogetherAndInTime(t *testing.T) {
 	n := namespace(t)
 	eth0 := n.link("eth0", "192.0.2.1/24")
-	w := watch(n)
+	reports, end, err := Watch()
+	n.must("watch", err)
+	defer end()
 	const times = 3
-	changes, told, begin := 0, 0, time.Now()
-	testkit.Eventually(n, "changes without end are told", func() bool {
+	changes, count, begin := 0, 0, time.Now()
+	testkit.Eventually(n, "changes without end are reported", func() bool {
 		n.must("set MTU", netlink.LinkSetMTU(eth0, 1400+changes%2))
 		changes++
 		select {
-		case <-w.Changes():
-			told++
+		case <-reports:
+			count++
 		default:
 		}
-		return told == times
+		return count == times
 	})
-	// Nothing is told before it has been quiet for a while, or late.
+	// Nothing is reported before it has been quiet for a while, or late.
 	if took := time.Since(begin); took < times*settle {
-		t.Errorf("told %d times of %d changes in %v", told, changes, took)
+		t.Errorf("%d reports of %d changes in %v", count, changes, took)
 	}
 }
 
-func TestLostMessagesAreAChange(t *testing.T) {
-	n := namespace(t)
-	eth0 := n.link("eth0", "192.0.2.1/24")
-	w := watch(n)
-	n.must("make the buffer small", w.socket.SetReceiveBufferSize(2048, true))
-	for i := range 1000 { // far more than there is room for, if nobody reads
-		n.must("set MTU", netlink.LinkSetMTU(eth0, 1400+i%2))
-	}
-	told(t, w, "a thousand changes")
-	for len(w.changes) > 0 {
-		<-w.changes
-	}
-	n.must("set MTU", netlink.LinkSetMTU(eth0, 1300))
-	told(t, w, "a change after messages were lost")
+// missing is a source that has nothing but missed changes, and then none.
+type missing struct {
+	missed chan bool
+	closed chan struct{}
 }
 
-func TestWatcherEndsWhileItWaitsAndWhileNobodyListens(t *testing.T) {
+func (m missing) Next(deadline time.Time) ([]syscall.NetlinkMessage, bool) {
+	var timeout <-chan time.Time
+	if !deadline.IsZero() {
+		timeout = time.After(time.Until(deadline))
+	}
+	select {
+	case <-m.missed:
+		return nil, true
+	case <-timeout:
+	case <-m.closed:
+	}
+	return nil, false
+}
+
+func (m missing) Closed() bool {
+	select {
+	case <-m.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+func TestMissedChangesAreReported(t *testing.T) {
+	m := missing{make(chan bool), make(chan struct{})}
+	reports, done := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		report(m, reports)
+	}()
+	for range 2 {
+		m.missed <- true
+		reported(t, reports, "missed changes")
+	}
+	close(m.closed)
+	testkit.Receive(t, "the end", done)
+}
+
+func TestWatchEndsWhileItWaitsAndWhileNothingReads(t *testing.T) {
 	n := namespace(t)
-	idle, err := Watch()
+	_, end, err := Watch()
 	n.must("watch", err)
-	idle.Close()
+	end()
 
-	busy, err := Watch()
+	changes, end, err := Watch()
 	n.must("watch", err)
 	n.link("eth0", "192.0.2.1/24")
-	told(t, busy, "a new link")
+	reported(t, changes, "a new link")
 	n.link("eth1", "198.51.100.1/24")
-	busy.Close()
+	end()
 }
