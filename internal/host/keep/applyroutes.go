@@ -86,6 +86,11 @@ func (b *batch) putRoute(key routeKey, w target, others []foundRoute, again *boo
 			*again = true // for IPv4 it may also exist behind another one
 			b.o.fail(key, b.explain(w.Route, err))
 			return
+		case b.restoring && errors.Is(err, unix.ENETDOWN) && b.device(w.Dev) != nil:
+			// Another program has just set the device down. The notification of that
+			// leads to the next look, which sets it up again.
+			b.rested |= routes
+			return
 		case errors.Is(err, nlbatch.ErrUnanswered):
 			b.dirty = everything
 			delete(b.have.routes, key) // it is not known which route exists

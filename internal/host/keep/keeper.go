@@ -37,7 +37,7 @@ type Config struct {
 }
 
 // Keeper keeps a State in the kernel. Its methods are safe for concurrent use,
-// and all except Run and Status must be called in the network namespace of
+// and all except Run and Idle must be called in the network namespace of
 // Open. Run must have returned before Close.
 type Keeper struct {
 	cfg Config

@@ -50,12 +50,12 @@ func openRecord(path string) (*record, error) {
 		return r, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read which routes an earlier run has made: %w", err)
+		return nil, fmt.Errorf("read record of routes: %w", err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(f)
 	if err != nil {
-		return nil, fmt.Errorf("read which routes an earlier run has made: %w", err)
+		return nil, fmt.Errorf("read record of routes: %w", err)
 	}
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSuffix(line, "\n")
@@ -121,17 +121,17 @@ func (r *record) append(lines []string) error {
 		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(r.path), 0o755); err != nil {
-		return fmt.Errorf("write down routes: %w", err)
+		return fmt.Errorf("write record of routes: %w", err)
 	}
 	f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
-		return fmt.Errorf("write down routes: %w", err)
+		return fmt.Errorf("write record of routes: %w", err)
 	}
 	// The leading newline ends a partial line that a killed writer may have
 	// left.
 	_, err = f.WriteString("\n" + strings.Join(lines, "\n") + "\n")
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write down routes: %w", err)
+		return fmt.Errorf("write record of routes: %w", err)
 	}
 	return nil
 }
@@ -165,7 +165,7 @@ func (r *record) trim(networks []network, routes []Route) error {
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("write down routes: %w", err)
+		return fmt.Errorf("write record of routes: %w", err)
 	}
 	r.networks, r.routes = slices.Clone(networks), stays
 	return nil

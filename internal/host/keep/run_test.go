@@ -290,3 +290,39 @@ func TestSetAndRunWorkTogether(t *testing.T) {
 		n.eventually("there is what was wanted last", func() bool { return slices.Equal(n.routes(), f.lines(last...)) })
 	})
 }
+
+// A device may go down while its routes are written. That is no failure: the look
+// that follows sets it up.
+func TestDeviceThatGoesDownMeanwhileIsNoFailure(t *testing.T) {
+	inside(t, func(n *node) {
+		n.must(netlink.LinkDel(n.vtep))
+		c, out := cluster(5), new(testkit.Log)
+		cfg := c.config("")
+		cfg.Logger = out.Logger()
+		k, err := Open(cfg)
+		n.must(err)
+		defer k.Close()
+		n.must(k.Ensure(c.state(n).Links...))
+		if !k.Set(c.state(n)) {
+			n.Error("not all was done")
+		}
+		before := c.of(n)
+		flannel1, err := netlink.LinkByName("flannel.1")
+		n.must(err, netlink.LinkSetDown(flannel1))
+		k.dirty = routes // the device was looked at before
+		_, err = k.look()
+		n.must(err)
+		if k.dirty&routes == 0 {
+			n.Error("the route would not be looked at again")
+		}
+		k.dirty = everything // as the notification says
+		_, err = k.look()
+		n.must(err)
+		if got := c.of(n); !slices.Equal(got, before) {
+			n.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(before, "\n"))
+		}
+		if text := out.String(); strings.Contains(text, "level=WARN") {
+			n.Errorf("log:\n%s", text)
+		}
+	})
+}
