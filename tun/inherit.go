@@ -12,7 +12,7 @@ import (
 // its descriptors. The device and the packets waiting in the queue survive with it.
 
 // errNotInherited reports descriptors that do not belong to the device.
-var errNotInherited = errors.New("inherited descriptors are of no use")
+var errNotInherited = errors.New("inherited descriptors cannot be used")
 
 func readName(i int) string  { return "tun-" + strconv.Itoa(i) }
 func writeName(i int) string { return "tun-" + strconv.Itoa(i) + "-write" }

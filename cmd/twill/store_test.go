@@ -229,7 +229,7 @@ func TestReservedSubnetIsReleasedToTheNodeThatHasIt(t *testing.T) {
 	}
 	o.prints("10.5.3.0/24 is free\n", "release", "10.5.3.0/24")
 	o.refuses("twill leases lists all", "release", "10.5.3.0/24")
-	o.refuses("it is not reserved but the lease of 192.0.2.1", "release", "10.5.1.0/24")
+	o.refuses("it is the lease of 192.0.2.1", "release", "10.5.1.0/24")
 }
 
 func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {

@@ -154,7 +154,7 @@ func (p *Plane) checkAnnounced() {
 	}
 	for _, k := range p.self.kinds {
 		if !p.choice.Has(k) {
-			p.cfg.Logger.Warn("the lease of this node announces a backend that it does not have, peers may send where nobody listens",
+			p.cfg.Logger.Warn("the lease of this node announces a backend that it does not have, packets that peers send to it are lost",
 				logging.KeyBackends, k, logging.KeyRemedy, fmt.Sprintf("set \"BackendType\": %q in its lease", p.choice.First()))
 		}
 	}

@@ -257,7 +257,7 @@ func TestBrokenSubnetFileDoesNotStopTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.start(t)
-	if !strings.Contains(h.logged(), `msg="subnet file not readable"`) {
+	if !strings.Contains(h.logged(), `msg="cannot read subnet file"`) {
 		t.Errorf("log:\n%s", h.logged())
 	}
 }

@@ -113,7 +113,7 @@ func TestLeaseInsideThatOfAnotherNodeTakesNoTraffic(t *testing.T) {
 		}
 	}
 	h.eventually(t, "the end of the conflicts is reported", func() bool {
-		return h.status(t).Source.Conflicts == 0 && strings.Contains(h.logged(), "leases overlap no longer")
+		return h.status(t).Source.Conflicts == 0 && strings.Contains(h.logged(), "leases no longer overlap")
 	})
 }
 

@@ -134,7 +134,7 @@ func (s *session) handOver(a answer) error {
 		if s.offered == a.Offer {
 			s.offered = nil
 		}
-		s.log.Warn("handover failed, going on", logging.KeyError, a.err)
+		s.log.Warn("handover failed, this process continues", logging.KeyError, a.err)
 		_ = a.Close()
 		return nil
 	}

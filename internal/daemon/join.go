@@ -208,11 +208,11 @@ func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
 func (d *daemon) previous() lease.Previous {
 	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.log.Warn("subnet file not readable", logging.KeyError, err)
+		d.log.Warn("cannot read subnet file", logging.KeyError, err)
 	}
 	prev := env.Previous()
 	if prev.Addrs, err = d.addrs(); err != nil {
-		d.log.Warn("addresses of this host not read", logging.KeyError, err)
+		d.log.Warn("cannot read addresses of this host", logging.KeyError, err)
 	}
 	if prev.Gateways, err = d.gateways(); err != nil {
 		d.log.Warn("cannot read gateways of this host", logging.KeyError, err)

@@ -65,7 +65,7 @@ func hasCarrier(index int) (bool, error) {
 			}
 		}
 	}
-	return false, errors.New("the kernel does not tell its carrier")
+	return false, errors.New("the kernel does not report its carrier")
 }
 
 // removeDevice deletes a device that leftDevice returned, and with it its

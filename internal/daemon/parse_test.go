@@ -142,7 +142,7 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"-lease-file=f", "-tun-name=a/b"}, nil, "--tun-name"},
 		{[]string{"-lease-file=f", "-subnet-lease-renew-margin=1440"}, nil, "1 to 1439"},
 		{[]string{"-lease-file=f", "-iptables-resync=often"}, nil, "-iptables-resync"},
-		{[]string{"-etcd-endpoints=http://127.0.0.1:2379,,"}, nil, "-etcd-endpoints: want one or more with commas in between"},
+		{[]string{"-etcd-endpoints=http://127.0.0.1:2379,,"}, nil, "-etcd-endpoints: want one or more, separated by commas"},
 		{[]string{"-etcd-endpoints=http://u:hunter2@192.0.2.1:2379"}, nil, "etcd endpoints: number 1, 192.0.2.1:2379, has a user in it; use --etcd-username"},
 		{[]string{"-etcd-endpoints=ftp://192.0.2.1"}, nil, `etcd endpoints: number 1, "ftp://192.0.2.1"`},
 		{[]string{"-etcd-endpoints=https://192.0.2.1:2379,192.0.2.2:2379"}, nil, "http and https cannot be mixed"},

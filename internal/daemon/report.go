@@ -170,7 +170,7 @@ func (s *session) reportConflicts() {
 		s.log.Warn("leases overlap, the wider subnet is used", logging.KeyConflicts, len(s.conflicts), logging.KeyWhy, text,
 			logging.KeyRemedy, "delete the lease that is wrong, \"twill leases\" lists all")
 	default:
-		s.log.Info("leases overlap no longer")
+		s.log.Info("leases no longer overlap")
 	}
 }
 

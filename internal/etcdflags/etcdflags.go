@@ -145,7 +145,7 @@ func (e *endpoints) Set(v string) error {
 	var list endpoints
 	for part := range strings.SplitSeq(strings.TrimSuffix(strings.TrimSpace(v), ","), ",") {
 		if part = strings.TrimSpace(part); part == "" {
-			return errors.New("want one or more with commas in between, and none of them empty")
+			return errors.New("want one or more, separated by commas, none of them empty")
 		}
 		list = append(list, part)
 	}

@@ -51,7 +51,7 @@ func (e *errorLog) Write(line []byte) (int, error) {
 	if now := time.Now(); e.last.IsZero() || now.Sub(e.last) >= logInterval {
 		e.last = now
 		first, _, _ := strings.Cut(string(line), "\n")
-		e.log.Warn("HTTP server has a problem, further ones within 30 s are not logged", logging.KeyError, strings.TrimPrefix(first, "http: "))
+		e.log.Warn("HTTP server error, further ones within 30 s are not logged", logging.KeyError, strings.TrimPrefix(first, "http: "))
 	}
 	return len(line), nil
 }

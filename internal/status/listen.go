@@ -37,7 +37,7 @@ const (
 // so that of two daemons which start at the same time one detects the other.
 func listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("the path has %d bytes, the kernel takes %d; choose a shorter one with --socket", len(path), maxSocketPath)
+		return nil, fmt.Errorf("the path has %d bytes, the kernel accepts %d; choose a shorter one with --socket", len(path), maxSocketPath)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err

@@ -108,7 +108,7 @@ func (r Remote) read(ctx context.Context, what string) ([]byte, error) {
 	case code == http.StatusOK:
 		return body, nil
 	case code == http.StatusNotFound:
-		return nil, fmt.Errorf("ask twilld on %s: it has no %s; restart it, so that it is of twill's version", string(r), what)
+		return nil, fmt.Errorf("ask twilld on %s: it has no %s; restart it, so that it runs the same version as twill", string(r), what)
 	}
 	var answer refusal
 	switch {

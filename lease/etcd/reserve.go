@@ -68,7 +68,7 @@ func (s *Store) Release(ctx context.Context, l lease.Lease) (*lease.Lease, error
 				continue
 			}
 			if !e.reserved() {
-				return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("it is not reserved but the lease of %s", s.holder(&e)),
+				return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("it is the lease of %s, not a reservation", s.holder(&e)),
 					Remedy: "a lease expires a day after its node has stopped"}
 			}
 			return s.release(ctx, op, e, g)

@@ -73,7 +73,7 @@ func Open(source Source, o Options) *Store {
 	s := &Store{source: source, o: o, patience: patience}
 	var err error
 	if s.known, err = read(o.Path); err != nil {
-		o.Logger.Warn("leases known last not readable, starting without them", logging.KeyError, err)
+		o.Logger.Warn("last known leases cannot be read, starting without them", logging.KeyError, err)
 	}
 	return s
 }
@@ -136,7 +136,7 @@ func (s *Store) log(what string, err error) {
 	if why == nil {
 		why = err
 	}
-	s.o.Logger.Warn("lease store does not answer, going on with what was known", logging.KeyWhat, what,
+	s.o.Logger.Warn("lease store does not answer, starting with the last known leases", logging.KeyWhat, what,
 		logging.KeyKnown, s.memory().At, logging.KeyAway, time.Since(since).Round(time.Second), logging.KeyWhy, why)
 }
 

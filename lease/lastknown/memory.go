@@ -143,7 +143,7 @@ func (w *writer) write() {
 	w.mu.Unlock()
 	err := m.write(w.o.Path)
 	if err != nil && !w.failed {
-		w.o.Logger.Warn("leases not written down, a start without the store would wait for it", logging.KeyError, err)
+		w.o.Logger.Warn("last known leases not saved, a start while the store is away would wait for it", logging.KeyError, err)
 	}
 	w.failed = err != nil
 }
