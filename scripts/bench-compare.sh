@@ -4,27 +4,8 @@
 # benchstat. The two take turns, so that other load on the machine affects both alike.
 # Environment: COUNT (10) runs of BENCHTIME (100ms) for the benchmarks that match
 # BENCH (.).
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-base=${1:-}
-shift || true
-if [ -z "$base" ]; then
-	echo "usage: make bench-compare BASE=REVISION" >&2
-	exit 2
-fi
-if ! commit=$(git rev-parse --verify --quiet "$base^{commit}"); then
-	echo "$base is not a revision of this repository" >&2
-	exit 2
-fi
-
-work=$(mktemp -d)
-cleanup() {
-	git worktree remove --force "$work/base" 2>/dev/null || true
-	rm -rf "$work"
-}
-trap cleanup EXIT
-git worktree add --quiet --detach "$work/base" "$commit"
+source "$(dirname "${BASH_SOURCE[0]}")/base-tree.sh" "$@"
+shift
 
 # compile TREE NAME PACKAGE: build the test binary, if the package exists there.
 compile() {

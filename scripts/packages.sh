@@ -1,20 +1,8 @@
 #!/usr/bin/env bash
 # packages.sh DIST [ARCH...]: make deb and rpm packages of the release archives in the
 # directory DIST, for all of them or only for the given architectures.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-if [ $# = 0 ]; then
-	echo "usage: packages.sh DIST [ARCH...]" >&2
-	exit 2
-fi
-dist=$(realpath "$1")
-shift
-
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-VERSION=$(sed -n 's/^const Release = "\(.*\)"$/\1/p' internal/version/version.go)
-arches=("$@")
+source "$(dirname "${BASH_SOURCE[0]}")/dist.sh" "$@"
+VERSION=$version # for nfpm
 if [ ${#arches[@]} = 0 ]; then
 	for archive in "$dist/twill-$VERSION"-linux-*.tar.gz; do
 		archive=${archive%.tar.gz}

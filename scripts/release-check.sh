@@ -1,32 +1,20 @@
 #!/usr/bin/env bash
-# release-check.sh OUT [ARCH...]: check the release in the directory OUT.
+# release-check.sh DIST [ARCH...]: check the release in the directory DIST.
 #
 # A second build of the checked-out commit, from another directory and with
 # an empty build cache, must give the same bytes; every archive must match its
 # checksum, and every program in it must be static and print the version and
 # the commit, under qemu for other processors (needs qemu-user-static and binutils).
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-if [ $# = 0 ]; then
-	echo "usage: release-check.sh OUT [ARCH...]" >&2
-	exit 2
-fi
-out=$(realpath "$1")
-shift
-
-tmp=$(mktemp -d)
-trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
-version=$(sed -n 's/^const Release = "\(.*\)"$/\1/p' internal/version/version.go)
+source "$(dirname "${BASH_SOURCE[0]}")/dist.sh" "$@"
 want="$version+$(git rev-parse --short=12 HEAD)"
 
-(cd "$out" && sha256sum --check --strict --quiet SHA256SUMS)
+(cd "$dist" && sha256sum --check --strict --quiet SHA256SUMS)
 
 git clone --quiet . "$tmp/clone"
 git -C "$tmp/clone" checkout --quiet --detach "$(git rev-parse HEAD)"
-GOCACHE=$tmp/cache TMPDIR=$tmp "$tmp/clone/scripts/release.sh" "$tmp/again" "$@" >/dev/null
+GOCACHE=$tmp/cache TMPDIR=$tmp "$tmp/clone/scripts/release.sh" "$tmp/again" "${arches[@]}" >/dev/null
 for archive in "$tmp"/again/*.tar.gz; do
-	cmp "$archive" "$out/${archive##*/}"
+	cmp "$archive" "$dist/${archive##*/}"
 done
 echo "built twice, with the same bytes: $(cd "$tmp/again" && echo *.tar.gz)"
 

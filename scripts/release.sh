@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# release.sh OUT [ARCH...]: build the release of the commit that is checked out into
-# the directory OUT: for each architecture an archive with static binaries, the
+# release.sh DIST [ARCH...]: build the release of the commit that is checked out into
+# the directory DIST: for each architecture an archive with static binaries, the
 # systemd unit, documents and an SBOM (CycloneDX) for each binary, and SHA256SUMS
 # over the archives.
 #
@@ -8,26 +8,14 @@
 # any directory: everything is built in a separate clone, so that neither uncommitted
 # files nor the environment affect the result. "make release-check" builds twice and
 # compares.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-if [ $# = 0 ]; then
-	echo "usage: release.sh OUT [ARCH...]" >&2
-	exit 2
-fi
-mkdir -p "$1"
-out=$(realpath "$1")
-shift
-arches=("$@")
+source "$(dirname "${BASH_SOURCE[0]}")/dist.sh" "$@"
+mkdir -p "$dist"
 [ ${#arches[@]} != 0 ] || arches=(amd64 arm64 armv7 armv6 riscv64 mips mipsle 386 ppc64le s390x)
 
 if [ -n "$(git status --porcelain)" ]; then
 	echo "release.sh: there are uncommitted changes; the release is made of the commit without them" >&2
 fi
 
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-version=$(sed -n 's/^const Release = "\(.*\)"$/\1/p' internal/version/version.go)
 commit=$(git rev-parse HEAD)
 
 # The tag in the clone gives the main module its version, before the commit is tagged.
@@ -79,9 +67,9 @@ for arch in "${arches[@]}"; do
 	find "$dir/deploy" -name '*.go' -delete
 	chmod -R u=rwX,go=rX "$dir"
 	tar -C "$tmp" --sort=name --mtime="@$epoch" --owner=0 --group=0 --numeric-owner --format=ustar \
-		-cf - "$name" | gzip -9n >"$out/$name.tar.gz"
+		-cf - "$name" | gzip -9n >"$dist/$name.tar.gz"
 	rm -r "$dir"
 	echo "$name.tar.gz"
 done
-cd "$out"
+cd "$dist"
 sha256sum twill-"$version"-linux-*.tar.gz >SHA256SUMS
