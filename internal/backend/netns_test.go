@@ -299,7 +299,7 @@ func TestPlainRoutesOfAnEarlierRunAreKnownFromAnOperators(t *testing.T) {
 		end()
 
 		out := new(testkit.Log)
-		n.must(Clean(nil, nil, n.record, out.Logger()))
+		n.must(Clean("flannel0", nil, nil, n.record, out.Logger()))
 		if text := out.String(); strings.Count(text, "removed") != 1 || !strings.Contains(text, "10.5.2.0/24 via 192.0.2.2 dev eth0") {
 			t.Errorf("log:\n%s", text)
 		}

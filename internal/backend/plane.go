@@ -307,13 +307,17 @@ func (p *Plane) Close() error {
 // Failed returns the backends of the choice that Open had to do without.
 func (p *Plane) Failed() Failed { return p.fell }
 
-// Clean removes what earlier planes, and stock flannel, left on the host: VXLAN
-// devices, the plain routes listed in the file record, and blackhole routes to
-// subnets and in networks, which are those of the last run. It logs each
-// removed object.
-func Clean(networks, subnets []netip.Prefix, record string, log *slog.Logger) error {
-	return keep.Clean(keep.Config{Networks: networks, Subnets: subnets, Owned: vxlan.Names, Record: record, Logger: log})
+// Clean removes what earlier planes, and stock flannel, left on the host: the TUN
+// device tun, VXLAN devices, the plain routes listed in the file record, and
+// blackhole routes to subnets and in networks, which are those of the last run. It
+// logs each removed object. It fails with ErrInUse, and removes nothing, while the
+// TUN device is open.
+func Clean(tun string, networks, subnets []netip.Prefix, record string, log *slog.Logger) error {
+	return keep.Clean(tun, keep.Config{Networks: networks, Subnets: subnets, Owned: vxlan.Names, Record: record, Logger: log})
 }
+
+// ErrInUse reports that a daemon has the TUN device open.
+var ErrInUse = keep.ErrInUse
 
 func (p *Plane) backend() *udp.Backend {
 	p.mu.Lock()

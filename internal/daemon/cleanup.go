@@ -32,22 +32,18 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, control.Close()) }()
-	device, err := leftDevice(d.options.tunName)
-	if err != nil {
-		return fmt.Errorf("clean up: %w", err)
+	env, unread := lease.ReadSubnetEnv(d.options.subnetFile)
+	if errors.Is(unread, fs.ErrNotExist) {
+		unread = nil
+	}
+	left := backend.Clean(d.options.tunName, valid(env.Network, env.IPv6Network), valid(env.Subnet, env.IPv6Subnet), d.options.routesFile(), d.log)
+	if errors.Is(left, backend.ErrInUse) {
+		return fmt.Errorf("clean up: %w", left)
 	}
 	if socketLeft {
 		d.log.Info("control socket removed", logging.KeyPath, d.options.controlSocket)
 	}
-	var errs []error
-	if device != nil {
-		errs = append(errs, d.removeDevice(device))
-	}
-	env, err := lease.ReadSubnetEnv(d.options.subnetFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
-	}
-	errs = append(errs, d.removeKept(env), lastknown.Remove(d.options.leasesFile()), rules.Cleanup(ctx, d.log))
+	errs := []error{unread, left, lastknown.Remove(d.options.leasesFile()), rules.Cleanup(ctx, d.log)}
 	fileLeft := exists(d.options.subnetFile)
 	err = lease.RemoveSubnetEnv(d.options.subnetFile)
 	if errs = append(errs, err); err == nil && fileLeft {
@@ -58,12 +54,6 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	}
 	d.log.Info("cleaned up")
 	return nil
-}
-
-// removeKept deletes the VXLAN devices with flannel's names and any VNI, the plain
-// routes to peers and the blackhole routes.
-func (d *daemon) removeKept(env lease.SubnetEnv) error {
-	return backend.Clean(valid(env.Network, env.IPv6Network), valid(env.Subnet, env.IPv6Subnet), d.options.routesFile(), d.log)
 }
 
 // valid returns the valid prefixes.

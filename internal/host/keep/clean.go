@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/host/nlbatch"
@@ -42,27 +43,39 @@ func leftDevices(h *netlink.Handle, owned *regexp.Regexp, networks []network) (l
 	return left, nil
 }
 
+// ErrInUse reports that a daemon has the TUN device open.
+var ErrInUse = errors.New("stop the flanneld or twilld that runs on this host first")
+
 // Clean removes what earlier runs of twill and of stock flannel left on this
-// host: the VXLAN devices of cfg.Owned, whatever their network; the plain
-// routes that the record lists, if they are unchanged; blackhole routes to
-// cfg.Subnets, and those of twill in the networks; and the record. It logs each
-// removed object, and continues after failures. It works in the network
-// namespace of the calling thread.
-func Clean(cfg Config) error {
+// host: a TUN device of the name tun; the VXLAN devices of cfg.Owned, whatever
+// their network; the plain routes that the record lists, if they are unchanged;
+// blackhole routes to cfg.Subnets, and those of twill in the networks; and the
+// record. It logs each removed object, and continues after failures, except that
+// it removes nothing and returns ErrInUse if the TUN device is open. It works in
+// the network namespace of the calling thread.
+func Clean(tun string, cfg Config) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
 	defer h.Close()
 	_ = h.SetStrictCheck(true)
-	left, err := leftDevices(h, cfg.Owned, nil)
+	left, err := leftTUN(h, tun)
+	if err != nil {
+		return err
+	}
+	vxlans, err := leftDevices(h, cfg.Owned, nil)
 	errs := []error{err}
-	for _, v := range left {
-		switch err := h.LinkDel(v); {
+	for _, v := range vxlans {
+		left = append(left, v)
+	}
+	for _, link := range left {
+		name := link.Attrs().Name
+		switch err := h.LinkDel(link); {
 		case err == nil:
-			cfg.Logger.Info("leftover device removed", logging.KeyDevice, v.Name)
+			cfg.Logger.Info("leftover device removed", logging.KeyDevice, name)
 		case !errors.Is(err, unix.ENODEV):
-			errs = append(errs, fmt.Errorf("delete interface %s: %w", v.Name, err))
+			errs = append(errs, fmt.Errorf("delete interface %s: %w", name, err))
 		}
 	}
 	r, err := openRecord(cfg.Record)
@@ -75,6 +88,62 @@ func Clean(cfg Config) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// leftTUN returns the TUN device name unless there is none, or the device is of
+// another kind, which twilld did not create. The device of an earlier run is there
+// only if it is persistent, since others go away with their last descriptor. Such a
+// device has a carrier while it is open, even if it is down (drivers/net/tun.c).
+func leftTUN(h *netlink.Handle, name string) ([]netlink.Link, error) {
+	link, err := h.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up interface %s: %w", name, err)
+	}
+	t, ok := link.(*netlink.Tuntap)
+	if !ok || t.Mode != netlink.TUNTAP_MODE_TUN {
+		return nil, nil
+	}
+	open := t.NonPersist
+	if !open {
+		if open, err = hasCarrier(t.Index); err != nil {
+			return nil, fmt.Errorf("read carrier of interface %s: %w", name, err)
+		}
+	}
+	if open {
+		return nil, fmt.Errorf("interface %s is open: %w", name, ErrInUse)
+	}
+	return []netlink.Link{link}, nil
+}
+
+// hasCarrier reports whether a device has a carrier, which package netlink does
+// not expose.
+func hasCarrier(index int) (bool, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range replies {
+		if len(r) < unix.SizeofIfInfomsg {
+			continue
+		}
+		attrs, err := nl.ParseRouteAttr(r[unix.SizeofIfInfomsg:])
+		if err != nil {
+			return false, err
+		}
+		for _, a := range attrs {
+			if a.Attr.Type == unix.IFLA_CARRIER && len(a.Value) > 0 {
+				return a.Value[0] != 0, nil
+			}
+		}
+	}
+	return false, errors.New("the kernel does not report it")
 }
 
 // cleanRoutes deletes the routes that Clean removes.

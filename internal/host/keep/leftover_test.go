@@ -147,7 +147,7 @@ func TestCleanRemovesAllOfEarlierRuns(t *testing.T) {
 		out := new(testkit.Log)
 		cfg := now.config(record)
 		cfg.Logger = out.Logger()
-		n.must(Clean(cfg))
+		n.must(Clean("flannel0", cfg))
 		n.has(before)
 		if _, err := netlink.LinkByName("flannel.1"); err == nil {
 			t.Error("flannel.1 is left")
@@ -157,7 +157,7 @@ func TestCleanRemovesAllOfEarlierRuns(t *testing.T) {
 				t.Errorf("the log lacks %s:\n%s", what, out)
 			}
 		}
-		n.must(Clean(cfg))
+		n.must(Clean("flannel0", cfg))
 		if strings.Count(out.String(), "removed") != 3 {
 			t.Errorf("removed twice:\n%s", out)
 		}
