@@ -1,6 +1,7 @@
 #!/bin/sh
 # After installation or upgrade. A new installation is not started: it must be
-# configured first. An upgrade restarts the service if it runs.
+# configured first. After an upgrade the new version takes over from the one that runs,
+# without a lost packet; if it cannot, the old one goes on.
 set -e
 [ -d /run/systemd/system ] || exit 0
 for program in /usr/lib/systemd /lib/systemd; do
@@ -8,4 +9,6 @@ for program in /usr/lib/systemd /lib/systemd; do
 	[ ! -x $program/systemd-modules-load ] || $program/systemd-modules-load twill.conf || :
 done
 systemctl daemon-reload
-systemctl try-restart twilld
+if systemctl is-active --quiet twilld && ! systemctl reload twilld; then
+	echo "twilld: the new version has not taken over, the old one goes on: see 'journalctl -u twilld', then 'systemctl restart twilld'" >&2
+fi

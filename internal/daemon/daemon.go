@@ -72,8 +72,11 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	etcd.LogGRPC(d.log)
 	d.open = d.openDataPlane
 	d.state.doc.Settings = o.settings()
-	if o.cleanup {
+	switch {
+	case o.cleanup:
 		return d.cleanUp(ctx)
+	case o.reload:
+		return d.reload(ctx, args, stderr)
 	}
 	if err := d.inherit(func(name string) string { return env[name] }, os.Getpid()); err != nil {
 		return err

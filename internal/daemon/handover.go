@@ -44,6 +44,10 @@ func (d *daemon) inherit(lookup func(string) string, pid int) (err error) {
 		return err
 	}
 	d.inherited = d.takeover.Descriptors
+	d.stored = d.inherited.Names() // by the other process
+	if d.watchdog == 0 {
+		d.watchdog = d.takeover.Watchdog
+	}
 	d.log.Info("taking over from the running twilld", logging.KeyDescriptors, len(d.inherited))
 	return nil
 }
@@ -63,13 +67,14 @@ func (d *daemon) acceptHandover(w http.ResponseWriter, r *http.Request) {
 }
 
 // keepDescriptors stores the data plane's descriptors with the service manager,
-// and closes inherited descriptors that are unused.
+// and closes inherited descriptors that are unused. The service manager does not
+// listen to a process that takes over before that is done: succeed calls it again.
 func (s *session) keepDescriptors() {
 	err := s.inherited.Close()
-	if s.notifySocket != "" {
+	if s.notifySocket != "" && s.takeover == nil {
 		fds := handover.Descriptors(s.applied.plane.Descriptors())
+		err = errors.Join(err, handover.Forget(s.notifySocket, s.stored), handover.Store(s.notifySocket, fds))
 		s.stored = fds.Names()
-		err = errors.Join(err, handover.Store(s.notifySocket, fds))
 	}
 	if err != nil {
 		s.log.Warn("descriptors not kept, a restart loses packets", logging.KeyError, err)
@@ -109,7 +114,7 @@ func (s *session) offer(ctx context.Context, o *handover.Offer) {
 	s.log.Info("handover requested", logging.KeyPID, o.PID(), logging.KeyDescriptors, len(fds))
 	s.offered = o
 	go func() {
-		err := errors.Join(o.Send(fds), fds.Close())
+		err := errors.Join(o.Send(fds, s.watchdog), fds.Close())
 		if err == nil {
 			err = o.Ready()
 		}
@@ -171,7 +176,8 @@ func (s *session) succeed() error {
 	if t == nil {
 		return nil
 	}
-	s.takeover = nil
 	err := t.Ended(endsWithin)
+	s.takeover = nil
+	s.keepDescriptors()
 	return errors.Join(err, t.Close(), s.serve())
 }

@@ -57,6 +57,7 @@ type options struct {
 	help     bool
 	cleanup  bool
 	takeover bool
+	reload   bool
 
 	// ignored are the flags of flannel that were set but have no effect here,
 	// harmlessly. Each is logged.
@@ -122,8 +123,8 @@ func (o *options) check() error {
 	case o.publicIPv6.IsValid() && (!o.publicIPv6.Is6() || o.publicIPv6.Is4In6()):
 		return usagef("--public-ipv6: %s is not an IPv6 address; --public-ip takes the other kind", o.publicIPv6)
 	}
-	if o.takeover && o.embedded.on && o.leaseFile == "" {
-		return usagef("--takeover: the running twilld has the data of its etcd open: restart it instead, its pods' connections outlive that")
+	if (o.takeover || o.reload) && o.embedded.on && o.leaseFile == "" {
+		return usagef("--takeover, --reload: the running twilld has the data of its etcd open: restart it instead, its pods' connections outlive that")
 	}
 	if err := o.embedded.check(); err != nil {
 		return err

@@ -245,6 +245,9 @@ func (s *session) document() status.Document {
 // notifyManager sends a state to the service manager. A failure does not end the
 // daemon; the manager reports missing notifications itself.
 func (s *session) notifyManager(state string) {
+	if s.takeover != nil {
+		return // it listens to the running process, until that names this one
+	}
 	if err := notify(s.notifySocket, state); err != nil {
 		s.log.Warn("service manager not notified", logging.KeyError, err)
 	}

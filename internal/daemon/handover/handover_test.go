@@ -90,7 +90,7 @@ func TestDescriptorsReachTheNewProcessAndTheOldOneEndsWhenItIsReady(t *testing.T
 		var stopped, released atomic.Bool
 		path := serve(t, func(o *Offer) {
 			defer o.Close()
-			if err := o.Send(d); err != nil {
+			if err := o.Send(d, time.Minute); err != nil {
 				t.Error(err)
 			}
 			if err := d.Close(); err != nil { // what was sent are copies
@@ -110,6 +110,9 @@ func TestDescriptorsReachTheNewProcessAndTheOldOneEndsWhenItIsReady(t *testing.T
 			t.Fatal(err)
 		}
 		check(t, takeover.Descriptors, n)
+		if takeover.Watchdog != time.Minute {
+			t.Errorf("watchdog after %s, want a minute", takeover.Watchdog)
+		}
 		if err := takeover.Ready(); err != nil {
 			t.Error(err)
 		}
@@ -131,7 +134,7 @@ func TestOldProcessGoesOnWhereTheNewOneFails(t *testing.T) {
 	result := make(chan error, 1)
 	path := serve(t, func(o *Offer) {
 		defer o.Close()
-		if err := o.Send(nil); err != nil {
+		if err := o.Send(nil, 0); err != nil {
 			t.Error(err)
 		}
 		result <- o.Ready()

@@ -17,7 +17,8 @@ import (
 // The conversation on the control socket: the new process sends an HTTP request
 // for Path with an Upgrade to Protocol; the old one answers 101 and sends messages
 // of the names of descriptors, each with the descriptors beside it (SCM_RIGHTS),
-// the last one without any. Later the new one sends a line "ready"; the old one
+// the last one without any, but with the interval of the service manager's
+// watchdog. Later the new one sends a line "ready"; the old one
 // stops forwarding and answers with a line "stopped". The stream ends with the old
 // process.
 const (
@@ -70,8 +71,10 @@ func Accept(w http.ResponseWriter, r *http.Request) (*Offer, error) {
 	return &Offer{c, conn}, nil
 }
 
-// Send sends copies of the descriptors.
-func (o *Offer) Send(d Descriptors) error {
+// Send sends copies of the descriptors, and the interval at which the service manager
+// of this process expects keep-alives, which are the other's to send from then on; 0
+// if it expects none.
+func (o *Offer) Send(d Descriptors, watchdog time.Duration) error {
 	if err := o.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
@@ -80,11 +83,11 @@ func (o *Offer) Send(d Descriptors) error {
 		for i, name := range names {
 			fds[i] = d[name]
 		}
-		if err := write(o.conn, names, fds); err != nil {
+		if err := write(o.conn, message{Names: names}, fds); err != nil {
 			return fmt.Errorf("handover: send descriptors: %w", err)
 		}
 	}
-	return write(o.conn, nil, nil)
+	return write(o.conn, message{Watchdog: watchdog}, nil)
 }
 
 // Ready waits until the other process is ready, and then returns nil, or until it
@@ -147,6 +150,9 @@ type Takeover struct {
 	// Descriptors are the running daemon's descriptors; the caller owns these
 	// copies.
 	Descriptors Descriptors
+	// Watchdog is the interval at which its service manager expects keep-alives; 0 if
+	// it expects none.
+	Watchdog time.Duration
 }
 
 // Request requests the descriptors of the daemon that listens on the control socket
@@ -186,14 +192,15 @@ func (t *Takeover) receive() error {
 		return fmt.Errorf("%s; is it an older version?", answer.Status)
 	}
 	for {
-		names, fds, err := read(t.conn)
+		m, fds, err := read(t.conn)
 		if err != nil {
 			return err
 		}
-		if len(names) == 0 {
+		if len(m.Names) == 0 {
+			t.Watchdog = m.Watchdog
 			return nil
 		}
-		for i, name := range names {
+		for i, name := range m.Names {
 			t.Descriptors[name] = fds[i]
 		}
 	}
@@ -230,11 +237,12 @@ func (t *Takeover) Close() error { return t.conn.Close() }
 
 // message is the text sent along with descriptors.
 type message struct {
-	Names []string `json:"names"`
+	Names    []string      `json:"names"`
+	Watchdog time.Duration `json:"watchdog,omitempty"` // nanoseconds
 }
 
-func write(c *net.UnixConn, names []string, fds []int) error {
-	text, err := json.Marshal(message{names})
+func write(c *net.UnixConn, m message, fds []int) error {
+	text, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
@@ -248,7 +256,7 @@ func write(c *net.UnixConn, names []string, fds []int) error {
 
 // read reads one message. A read from a stream socket stops at the descriptors of
 // the next message (unix(7)), but the text may arrive in parts.
-func read(c *net.UnixConn) (names []string, fds []int, err error) {
+func read(c *net.UnixConn) (m message, fds []int, err error) {
 	defer func() {
 		if err != nil {
 			for _, fd := range fds {
@@ -261,31 +269,30 @@ func read(c *net.UnixConn) (names []string, fds []int, err error) {
 	for len(text) == 0 || text[len(text)-1] != '\n' {
 		n, oobn, flags, _, err := c.ReadMsgUnix(buf[:1], oob)
 		if err != nil {
-			return nil, fds, err
+			return m, fds, err
 		}
 		if n == 0 {
-			return nil, fds, io.ErrUnexpectedEOF
+			return m, fds, io.ErrUnexpectedEOF
 		}
 		got, err := parseRights(oob[:oobn])
 		fds = append(fds, got...)
 		switch {
 		case err != nil:
-			return nil, fds, err
+			return m, fds, err
 		case flags&unix.MSG_CTRUNC != 0:
-			return nil, fds, errors.New("descriptors were lost: raise the limit of open files (LimitNOFILE=)")
+			return m, fds, errors.New("descriptors were lost: raise the limit of open files (LimitNOFILE=)")
 		case len(text) >= maxMessage:
-			return nil, fds, errors.New("message too long")
+			return m, fds, errors.New("message too long")
 		}
 		text = append(text, buf[:n]...)
 	}
-	var m message
 	if err := json.Unmarshal(text, &m); err != nil {
-		return nil, fds, err
+		return m, fds, err
 	}
 	if len(m.Names) != len(fds) {
-		return nil, fds, fmt.Errorf("%d descriptors with %d names", len(fds), len(m.Names))
+		return m, fds, fmt.Errorf("%d descriptors with %d names", len(fds), len(m.Names))
 	}
-	return m.Names, fds, nil
+	return m, fds, nil
 }
 
 func parseRights(oob []byte) (fds []int, err error) {

@@ -85,12 +85,15 @@ func installUpgradeRemove(t *testing.T, deb string) {
 	m.run("sh", "-c", `printf 'FLANNELD_IFACE=%s\nFLANNELD_LEASE_FILE=/etc/twill/leases.json\n' "$0" >/etc/twill/twilld.env`, netlab.UnderlayLink)
 	m.run("systemctl", "enable", "--now", "--no-block", "twilld")
 	m.comes("ActiveState", "active")
-	before := m.property("MainPID")
+	before, device := m.property("MainPID"), linkIndex(t, s.NS, "flannel0")
 
 	m.run("dpkg", "--install", "/twill.deb")
 	m.comes("ActiveState", "active")
 	if after := m.property("MainPID"); after == before || after == "0" {
 		t.Errorf("before the upgrade twilld was process %s, after it %s", before, after)
+	}
+	if log := m.run("journalctl", "--unit=twilld", "--no-pager", "--output=cat"); !strings.Contains(log, "handed over") || linkIndex(t, s.NS, "flannel0") != device {
+		t.Errorf("the new version has not taken over from the old one:\n%s", log)
 	}
 
 	m.run("dpkg", "--remove", "twill")

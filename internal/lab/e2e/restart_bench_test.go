@@ -24,6 +24,14 @@ var restarts = []struct {
 }{
 	{"nothing happens", false, func(*testing.B, *restarting) {}},
 	{"systemctl restart", true, func(_ *testing.B, r *restarting) { r.machine.run("systemctl", "restart", "twilld") }},
+	{"systemctl reload", true, func(_ *testing.B, r *restarting) { r.machine.run("systemctl", "reload", "twilld") }},
+	{"systemctl reload that fails", true, func(b *testing.B, r *restarting) {
+		r.machine.run("sh", "-c", "echo FLANNELD_THREAD_PAIRS=-1 >>/etc/twill/twilld.env")
+		if r.machine.command("systemctl", "reload", "twilld").Run() == nil {
+			b.Error("the reload does not fail")
+		}
+		r.machine.run("sed", "-i", "/THREAD_PAIRS/d", "/etc/twill/twilld.env")
+	}},
 	{"kill -9 under systemd", true, func(b *testing.B, r *restarting) {
 		m, pid := r.machine, r.machine.property("MainPID")
 		m.run("kill", "-KILL", pid)

@@ -245,3 +245,66 @@ func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T)
 		t.Errorf("exit code %s, want 2", got)
 	}
 }
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	systemd, twilld.service → another twilld
+func TestReloadOfTheServiceReplacesTheProcessWithoutALostPacket(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, labOptions{idle: true})
+	leases, err := os.ReadFile(l.leaseFile)
+	testkit.Must(t, err)
+	m := boot(t, l.Hosts[0].NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_LEASE_FILE=/etc/twill/leases.json")
+	m.write("/etc/twill/leases.json", string(leases))
+	m.run("systemctl", "start", "twilld")
+	l.daemons[1].start()
+	l.daemons[1].waitReady()
+	testkit.Must(t, l.SetPodMTU(1472))
+	device := linkIndex(t, m.ns, "flannel0")
+	flows := l.flows()
+	goOn(t, flows)
+
+	first := m.property("MainPID")
+	m.run("sh", "-c", "echo FLANNELD_HEALTHZ_PORT=8081 >>/etc/twill/twilld.env")
+	m.run("systemctl", "reload", "twilld")
+	second := m.property("MainPID")
+	if second == first {
+		t.Error("the process is the same after the reload")
+	}
+	if limits, want := m.run("grep", "-E", "^(CapBnd|CapEff|NoNewPrivs|Seccomp):", "/proc/"+second+"/status"),
+		"CapEff:\t0000000000003000\nCapBnd:\t0000000000003000\nNoNewPrivs:\t1\nSeccomp:\t2"; limits != want {
+		t.Errorf("the new process has\n%s\nwant\n%s", limits, want)
+	}
+	testkit.Eventually(t, "the new setting is in force", func() bool {
+		c, err := m.ns.Dial(t.Context(), "tcp", "127.0.0.1:8081")
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	goOn(t, flows)
+	fed := m.property("WatchdogTimestampMonotonic")
+	testkit.Eventually(t, "the new process feeds the watchdog", func() bool { return m.property("WatchdogTimestampMonotonic") != fed })
+
+	m.run("sh", "-c", "echo FLANNELD_THREAD_PAIRS=-1 >>/etc/twill/twilld.env")
+	if out, err := m.command("systemctl", "reload", "twilld").CombinedOutput(); err == nil {
+		t.Errorf("a reload with wrong settings succeeds: %s", out)
+	}
+	if state, pid := m.property("ActiveState"), m.property("MainPID"); state != "active" || pid != second {
+		t.Errorf("after a reload that failed the service is %s, process %s, want active, %s", state, pid, second)
+	}
+	goOn(t, flows)
+	m.run("sed", "-i", "/THREAD_PAIRS/d", "/etc/twill/twilld.env")
+
+	// systemd knows of the end of the new process, and has its descriptors.
+	m.run("systemctl", "restart", "twilld")
+	m.comes("ActiveState", "active")
+	goOn(t, flows)
+	allArrived(t, flows)
+	m.run("kill", "-KILL", m.property("MainPID"))
+	m.comes("NRestarts", "1")
+	m.comes("ActiveState", "active")
+	if now := linkIndex(t, m.ns, "flannel0"); now != device {
+		t.Errorf("flannel0 has index %d, it had %d", now, device)
+	}
+}
