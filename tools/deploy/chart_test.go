@@ -125,7 +125,7 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		{"flannel: {cniBinDir: opt}", "cniBinDir"},
 		{"labels: {a: 1}", "labels"},
 	} {
-		if _, err := helm(tt.values); err == nil || !strings.Contains(err.Error(), tt.names) {
+		if _, err := helm(true, chartDir, tt.values); err == nil || !strings.Contains(err.Error(), tt.names) {
 			t.Errorf("%s: %v, want %s in an error", tt.values, err, tt.names)
 		}
 	}

@@ -88,28 +88,43 @@ func kustomized(t *testing.T, dir string) objects {
 	return all
 }
 
-// helm is what helm install makes of the chart with values, in the form of a values
-// file.
-func helm(values string) (map[string]string, error) {
-	c, err := loader.Load("../../deploy/charts/twill")
+// chartDir is where our chart is.
+const chartDir = "../../deploy/charts/twill"
+
+// helm is what helm install makes of a chart with values, in the form of values files,
+// of which the later win. strict makes a value that is not there an error, which helm
+// takes for empty.
+func helm(strict bool, chart string, values ...string) (map[string]string, error) {
+	c, err := loader.Load(chart)
 	if err != nil {
 		return nil, err
 	}
-	v, err := chartutil.ReadValues([]byte(values))
-	if err != nil {
-		return nil, err
+	v := map[string]any{}
+	for _, text := range values {
+		file, err := chartutil.ReadValues([]byte(text))
+		if err != nil {
+			return nil, err
+		}
+		v = chartutil.MergeTables(file, v)
 	}
 	release := chartutil.ReleaseOptions{Name: "flannel", Namespace: "kube-flannel", IsInstall: true}
 	render, err := chartutil.ToRenderValues(c, v, release, chartutil.DefaultCapabilities) // checks the schema
 	if err != nil {
 		return nil, err
 	}
-	return engine.Engine{Strict: true, LintMode: false}.Render(c, render)
+	return engine.Engine{Strict: strict}.Render(c, render)
 }
 
+// installed is what helm install makes of our chart with values.
 func installed(t *testing.T, values string) objects {
 	t.Helper()
-	files, err := helm(values)
+	files, err := helm(true, chartDir, values)
+	return parsed(t, files, err)
+}
+
+// parsed returns the objects in what helm has returned.
+func parsed(t *testing.T, files map[string]string, err error) objects {
+	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
