@@ -36,7 +36,7 @@ endif
 
 # Kubernetes' programs take minutes to build, so each is built once per version.
 KUBE          := bin/peers/kubernetes
-KUBE_PROGRAMS := kube-apiserver kube-controller-manager kubectl
+KUBE_PROGRAMS := kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl
 # The tests that run them.
 KUBE_TESTS    := ^TestKube
 KUBE_VERSION  := $(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' tools/kubernetes/go.mod)
@@ -105,7 +105,7 @@ image-packages-%:
 	@scripts/fetch-image.sh bin/image/$*/debian $*
 
 .PHONY: kubernetes
-kubernetes: $(addprefix $(KUBE)/,$(KUBE_PROGRAMS)) ## build the Kubernetes programs that tests run to bin/peers/kubernetes, 6 min
+kubernetes: $(addprefix $(KUBE)/,$(KUBE_PROGRAMS)) ## build the Kubernetes programs that tests run to bin/peers/kubernetes, 8 min
 
 $(KUBE)/%: tools/kubernetes/go.mod
 	cd tools/kubernetes && $(GOBUILD) -ldflags='-s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION)' \
@@ -131,7 +131,7 @@ peers-bench: ## build bin/peers/wireguard-go and nebula, which only the laborato
 
 # The stages of "make test". On two processors three at a time keep both busy, since
 # the tests in namespaces spend much of their time waiting. Each has its log in bin/log.
-STAGES := build fetch netns kubernetes unit cross lint
+STAGES := build fetch kube-build image netns kubernetes unit cross lint
 
 .PHONY: test
 test: needs-root ## everything, from a fresh clone, as root: tools, lint, unit, cross, namespaces, Kubernetes
@@ -146,9 +146,13 @@ stage-build: $(REPORT)
 	$(STAGE) build "build" $(MAKE) build peers cni etcd
 stage-fetch: # one after the other: APT locks its lists
 	$(STAGE) fetch "old etcd, kernels and dockerd" $(MAKE) etcd-old guest docker image-packages-$(GOARCH)
-stage-netns: stage-build stage-fetch
+stage-image: stage-build stage-fetch # both of the next stages run it
+	$(STAGE) image "image" $(MAKE) image-host
+stage-netns: stage-image
 	$(STAGE) netns "tests in network namespaces" $(MAKE) test-netns
-stage-kubernetes: stage-build
+stage-kube-build: stage-build # minutes from an empty cache
+	$(STAGE) kube-build "build of Kubernetes" $(MAKE) kubernetes
+stage-kubernetes: stage-kube-build stage-image
 	$(STAGE) kubernetes "tests with Kubernetes" $(MAKE) test-kubernetes
 stage-unit: stage-build stage-fetch
 	$(STAGE) unit "unit tests with the race detector" $(MAKE) test-unit
@@ -168,7 +172,7 @@ test-netns: needs-root $(REPORT) cni etcd-old guest docker image-host ## tests o
 	go test -count=1 -parallel 4 -timeout 30m -json -skip '$(KUBE_TESTS)' ./internal/lab/e2e/... | $(REPORT) -each
 
 .PHONY: test-kubernetes
-test-kubernetes: needs-root $(REPORT) peers etcd kubernetes ## tests with a real kube-apiserver, in network namespaces; root
+test-kubernetes: needs-root $(REPORT) peers etcd kubernetes docker image-host ## tests with a real control plane and real kubelets, in network namespaces; root
 	go test -count=1 -timeout 30m -p 1 -json -run '$(KUBE_TESTS)' ./lease/kube ./internal/lab/e2e | $(REPORT) -each
 
 .PHONY: test-cross

@@ -118,7 +118,8 @@ func (a *archive) blob(text []byte, kind types.MediaType) (v1.Descriptor, error)
 	return v1.Descriptor{MediaType: kind, Digest: h, Size: size}, err
 }
 
-// write writes the archive to a file. The same images give the same bytes.
+// write writes the archive to a file, which it replaces at once. The same images give the
+// same bytes.
 func (a *archive) write(path string, at time.Time) error {
 	t := tree{}
 	for name, b := range a.blobs {
@@ -142,7 +143,11 @@ func (a *archive) write(path string, at time.Time) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, text, 0o644)
+	// Another process may read the archive that is there.
+	if err := os.WriteFile(path+".new", text, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // readArchive returns the files of an archive.

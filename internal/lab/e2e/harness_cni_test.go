@@ -138,19 +138,25 @@ func (p *cniPod) delete(env ...string) error {
 	return errors.Join(err, p.NS.Close())
 }
 
-// state returns the files under /var/lib/cni that a pod has for itself: what
-// host-local keeps for each network, whatever pods there are, is left out.
+// state returns the files under /var/lib/cni that a pod has for itself.
 func (n *cniNode) state() []string {
 	n.t.Helper()
+	return cniState(n.t, filepath.Join(n.lib, "cni"))
+}
+
+// cniState returns the files under a node's /var/lib/cni that a pod has for itself: what
+// host-local keeps for each network, whatever pods there are, is left out.
+func cniState(t testing.TB, dir string) []string {
+	t.Helper()
 	var files []string
-	err := filepath.WalkDir(filepath.Join(n.lib, "cni"), func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && e.Name() != "lock" && !strings.HasPrefix(e.Name(), "last_reserved_ip.") {
-			files = append(files, strings.TrimPrefix(path, n.lib+"/cni/"))
+			files = append(files, strings.TrimPrefix(path, dir+"/"))
 		}
 		return err
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		n.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return files
 }

@@ -4,17 +4,12 @@ package e2e
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -148,97 +143,5 @@ func (n *stockNode) stop(t testing.TB) {
 	case <-n.done:
 	case <-time.After(testkit.Patience):
 		t.Fatalf("stock flannel has not ended within %s", testkit.Patience)
-	}
-}
-
-// stream is a TCP connection between pod-a and pod-b with traffic both ways,
-// of which each byte is compared.
-type stream struct {
-	a, b    *net.TCPConn
-	end     chan struct{}
-	results chan error
-	arrived [2]atomic.Int64 // bytes
-}
-
-// startStream starts a stream that lasts until it is stopped. Before, stock
-// flannel has to have read the leases, which is after it is ready.
-func (l *etcdLab) startStream(t *testing.T) *stream {
-	t.Helper()
-	testkit.Eventually(t, "the pods reach each other", func() bool {
-		return pingOnce(l.pod(0), l.pod(1).Addr) == nil && pingOnce(l.pod(1), l.pod(0).Addr) == nil
-	})
-	c := l.talk()
-	testkit.Must(t, c.a.SetDeadline(time.Time{}), c.b.SetDeadline(time.Time{}))
-	s := &stream{a: c.a, b: c.b, end: make(chan struct{}), results: make(chan error, 4)}
-	for i, way := range [][2]*net.TCPConn{{s.a, s.b}, {s.b, s.a}} {
-		go func() { s.results <- s.send(way[0], uint64(i)) }()
-		go func() { s.results <- s.receive(way[1], uint64(i)) }()
-	}
-	return s
-}
-
-// streamStep is written each millisecond: 4 MB/s are no burden.
-const streamStep = 4 << 10
-
-func (s *stream) send(to *net.TCPConn, seed uint64) error {
-	pace := time.NewTicker(time.Millisecond)
-	defer pace.Stop()
-	from, step := content(seed, 1<<62), make([]byte, streamStep)
-	for {
-		select {
-		case <-s.end:
-			return to.CloseWrite()
-		case <-pace.C:
-		}
-		_, _ = io.ReadFull(from, step)
-		if _, err := to.Write(step); err != nil {
-			return err
-		}
-	}
-}
-
-// receive returns nil at the end of the stream, unless a byte was wrong or a
-// step is not whole.
-func (s *stream) receive(from *net.TCPConn, seed uint64) error {
-	want, right, got := content(seed, 1<<62), make([]byte, streamStep), make([]byte, streamStep)
-	for {
-		if _, err := io.ReadFull(from, got); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		_, _ = io.ReadFull(want, right)
-		if !bytes.Equal(got, right) {
-			return fmt.Errorf("after %d bytes others arrive than were sent", s.arrived[seed].Load())
-		}
-		s.arrived[seed].Add(streamStep)
-	}
-}
-
-// passes waits until half a megabyte more has arrived at either end, however
-// long TCP waits before it sends again what was lost.
-func (s *stream) passes(t *testing.T, when string) {
-	t.Helper()
-	before := [2]int64{s.arrived[0].Load(), s.arrived[1].Load()}
-	if !testkit.Within(testkit.Patience, func() bool {
-		return s.arrived[0].Load() > before[0]+512<<10 && s.arrived[1].Load() > before[1]+512<<10
-	}) {
-		t.Fatalf("%s the connection does not go on", when)
-	}
-}
-
-// stop ends the stream and waits for all that is under way.
-func (s *stream) stop(t *testing.T) {
-	t.Helper()
-	close(s.end)
-	for range cap(s.results) {
-		select {
-		case err := <-s.results:
-			if err != nil {
-				t.Errorf("stream: %v", err)
-			}
-		case <-time.After(testkit.Patience):
-			t.Fatal("stream: not at its end")
-		}
 	}
 }

@@ -1,7 +1,8 @@
 // Package kubetest runs a real Kubernetes control plane for tests: kube-apiserver on
-// an etcd and, optionally, the controllers that assign podCIDRs, on free ports, with
-// data in a directory that is removed after the test. The API server can be killed and
-// restarted. There are no kubelets: nodes are objects that the test creates.
+// an etcd and, optionally, the controllers that assign podCIDRs and those that make
+// pods run, on free ports, with data in a directory that is removed after the test. The
+// API server can be killed and restarted. There are no kubelets: nodes are objects that
+// the test, or a kubelet that it runs, creates.
 package kubetest
 
 import (
@@ -36,6 +37,10 @@ type Options struct {
 	// ClusterCIDR lists the networks that podCIDRs are assigned from, separated by
 	// commas; if it is empty, none are assigned.
 	ClusterCIDR string
+	// Workloads makes pods of DaemonSets run, with service accounts, where kubelets
+	// register: kube-scheduler and the controllers for that run too. It needs a
+	// ClusterCIDR. Flannel's ClusterRole is left to the test.
+	Workloads bool
 	// Command creates the command that runs a program and the function that starts it,
 	// for example in a network namespace; nil means exec.Command and its Start.
 	Command func(name string, args ...string) (cmd *exec.Cmd, start func() error)
@@ -60,6 +65,10 @@ type Cluster struct {
 	starts  int
 }
 
+// services is the network of the services' addresses. Its first is that of the API
+// server, which nothing leads to unless the test makes it.
+const services = "10.96.0.0/16"
+
 // Tokens of users that need no service account.
 const (
 	adminToken = "admin"
@@ -79,10 +88,12 @@ func Start(t testing.TB, o Options) *Cluster {
 	c.prepare()
 	t.Cleanup(c.Kill)
 	c.Restart()
-	c.grantRights()
-	c.Grant()
+	if !o.Workloads {
+		c.grantRights()
+		c.Grant()
+	}
 	if o.ClusterCIDR != "" {
-		c.assign()
+		c.control()
 	}
 	return c
 }
@@ -116,11 +127,14 @@ func (c *Cluster) prepare() {
 	key509 := filepath.Join(c.dir, "sa.key")
 	c.args = []string{
 		"--etcd-servers=" + c.etcd.Endpoint, "--bind-address=" + c.options.Host, "--advertise-address=" + c.options.Host,
-		"--secure-port=" + port, "--cert-dir=" + filepath.Dir(c.CAFile), "--service-cluster-ip-range=10.96.0.0/16",
+		"--secure-port=" + port, "--cert-dir=" + filepath.Dir(c.CAFile), "--service-cluster-ip-range=" + services,
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + key509,
 		"--service-account-signing-key-file=" + key509, "--token-auth-file=" + filepath.Join(c.dir, "tokens.csv"),
-		"--authorization-mode=RBAC", "--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount",
-		"--shutdown-delay-duration=0s", "--allow-privileged=true",
+		"--authorization-mode=RBAC", "--endpoint-reconciler-type=none",
+		"--shutdown-delay-duration=0s", "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP",
+	}
+	if !c.options.Workloads {
+		c.args = append(c.args, "--disable-admission-plugins=ServiceAccount") // no controller makes the accounts of pods
 	}
 	dial := c.options.Dial
 	if dial == nil {
@@ -164,15 +178,20 @@ func (c *Cluster) Kill() {
 	c.client.CloseIdleConnections()
 }
 
-// assign starts the controller that assigns podCIDRs.
-func (c *Cluster) assign() {
+// control starts the controllers, and the scheduler if pods are to run.
+func (c *Cluster) control() {
 	c.t.Helper()
-	p := c.start("kube-controller-manager", "manager.log", []string{
-		"--kubeconfig=" + c.Kubeconfig(adminToken), "--controllers=node-ipam-controller", "--leader-elect=false",
-		"--allocate-node-cidrs=true", "--cluster-cidr=" + c.options.ClusterCIDR, "--service-cluster-ip-range=10.96.0.0/16",
+	admin := "--kubeconfig=" + c.Kubeconfig(adminToken)
+	controllers := "node-ipam-controller"
+	if c.options.Workloads {
+		controllers += ",node-lifecycle-controller,daemonset-controller,serviceaccount-controller,root-ca-certificate-publisher-controller"
+		c.t.Cleanup(c.start("kube-scheduler", "scheduler.log", []string{admin, "--leader-elect=false", "--secure-port=0"}).kill)
+	}
+	c.t.Cleanup(c.start("kube-controller-manager", "manager.log", []string{
+		admin, "--controllers=" + controllers, "--leader-elect=false", "--root-ca-file=" + c.CAFile,
+		"--allocate-node-cidrs=true", "--cluster-cidr=" + c.options.ClusterCIDR, "--service-cluster-ip-range=" + services,
 		"--secure-port=0",
-	})
-	c.t.Cleanup(p.kill)
+	}).kill)
 }
 
 // process is a running program.

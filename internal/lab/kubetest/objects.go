@@ -68,11 +68,11 @@ func (c *Cluster) ask(method, path, contentType string, body []byte) (code int, 
 // as JSON; answer may be nil.
 func (c *Cluster) Do(method, path string, body, answer any) {
 	c.t.Helper()
-	testkit.Must(c.t, c.try(method, path, body, answer))
+	testkit.Must(c.t, c.Try(method, path, body, answer))
 }
 
-// try is Do for any goroutine: it returns an error if the API refuses the request.
-func (c *Cluster) try(method, path string, body, answer any) error {
+// Try is Do for any goroutine: it returns an error if the API refuses the request.
+func (c *Cluster) Try(method, path string, body, answer any) error {
 	contentType := "application/json"
 	if method == http.MethodPatch {
 		contentType = "application/merge-patch+json"
@@ -111,7 +111,7 @@ func (c *Cluster) TryAddNode(name string, annotations map[string]string, status 
 	if len(podCIDRs) > 0 {
 		spec["podCIDR"], spec["podCIDRs"] = podCIDRs[0], podCIDRs
 	}
-	return c.try(http.MethodPost, nodesPath, map[string]any{
+	return c.Try(http.MethodPost, nodesPath, map[string]any{
 		"apiVersion": "v1", "kind": "Node",
 		"metadata": map[string]any{"name": name, "annotations": annotations}, "spec": spec, "status": status,
 	}, nil)
@@ -139,7 +139,7 @@ func (c *Cluster) Annotate(name string, annotations map[string]any) {
 
 // TryAnnotate is Annotate for any goroutine.
 func (c *Cluster) TryAnnotate(name string, annotations map[string]any) error {
-	return c.try(http.MethodPatch, nodesPath+"/"+name, map[string]any{"metadata": map[string]any{"annotations": annotations}}, nil)
+	return c.Try(http.MethodPatch, nodesPath+"/"+name, map[string]any{"metadata": map[string]any{"annotations": annotations}}, nil)
 }
 
 // PatchNode merges p into a node.

@@ -26,12 +26,17 @@ func NewNamed(name string) (*Namespace, error) {
 
 // OpenNamed opens a namespace by its name. Close leaves the name in place.
 func OpenNamed(name string) (*Namespace, error) {
-	path := filepath.Join(nameDir, name)
+	return OpenFile(name, filepath.Join(nameDir, name))
+}
+
+// OpenFile opens the namespace that is mounted on a file. Close leaves the file as it
+// is.
+func OpenFile(label, path string) (*Namespace, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
 	}
-	n, err := hold(name, fd)
+	n, err := hold(label, fd)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w", path, explain(err))
 	}
