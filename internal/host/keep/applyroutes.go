@@ -188,7 +188,7 @@ func (b *batch) retryOnLink(steps []step, errs []error) {
 	if len(refused) == 0 {
 		return
 	}
-	again, _ := b.conn.Do(requests)
+	again, _ := b.send(requests)
 	for j, i := range refused {
 		errs[i] = again[3*j+1]
 	}

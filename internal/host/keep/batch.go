@@ -69,7 +69,7 @@ func (b *batch) do() {
 	for i, s := range steps {
 		requests[i] = s.request
 	}
-	errs, err := b.conn.Do(requests)
+	errs, err := b.send(requests)
 	if err != nil {
 		b.lost = err
 		b.dirty = everything // some requests were not answered

@@ -49,6 +49,7 @@ type Keeper struct {
 
 	mu       sync.Mutex // guards the fields below
 	conn     *nlbatch.Conn
+	send     func([]nlbatch.Request) ([]error, error) // conn.Do, or a script in tests
 	record   *record
 	networks []network // those of Config, and those of earlier runs
 	devices  map[string]*device
@@ -103,6 +104,7 @@ func Open(cfg Config) (_ *Keeper, err error) {
 	if k.conn, err = nlbatch.Dial(); err != nil {
 		return nil, err
 	}
+	k.send = k.conn.Do
 	if k.record, err = openRecord(cfg.Record); err != nil {
 		return nil, err
 	}

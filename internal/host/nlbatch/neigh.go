@@ -43,7 +43,7 @@ func (n Neigh) request(op string, kind, flags uint16) Request {
 		return wrong(op, n, err)
 	}
 	msg := netlink.Ndmsg{Family: family(n.IP), Index: uint32(n.Dev), State: unix.NUD_PERMANENT, Type: unix.RTN_UNICAST}
-	return Request{kind: kind, flags: flags, body: neighBody(msg, n.IP, n.MAC)}
+	return Request{op: op, object: n, kind: kind, flags: flags, body: neighBody(msg, n.IP, n.MAC)}
 }
 
 // FDB is a permanent entry in the forwarding database of a VXLAN device: frames
@@ -76,7 +76,7 @@ func (f FDB) request(op string, kind, flags uint16) Request {
 		return wrong(op, f, err)
 	}
 	msg := netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(f.Dev), State: unix.NUD_PERMANENT, Flags: unix.NTF_SELF}
-	return Request{kind: kind, flags: flags, body: neighBody(msg, f.Dst, f.MAC)}
+	return Request{op: op, object: f, kind: kind, flags: flags, body: neighBody(msg, f.Dst, f.MAC)}
 }
 
 var errNoMAC = errors.New("no MAC address")

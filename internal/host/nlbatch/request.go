@@ -11,11 +11,16 @@ import (
 // Request is a change for [Conn.Do] to make. It is a value and may be reused. A
 // request made from invalid values is not sent; Do returns its error.
 type Request struct {
-	kind  uint16 // RTM_NEWROUTE, …
-	flags uint16 // NLM_F_CREATE, …
-	body  []byte // everything after struct nlmsghdr, a multiple of 4 bytes
-	err   error
+	op     string
+	object fmt.Stringer
+	kind   uint16 // RTM_NEWROUTE, …
+	flags  uint16 // NLM_F_CREATE, …
+	body   []byte // everything after struct nlmsghdr, a multiple of 4 bytes
+	err    error
 }
+
+// String describes the request: "delete route 10.5.2.0/24 dev 7".
+func (r Request) String() string { return r.op + " " + r.object.String() }
 
 const (
 	create  = unix.NLM_F_CREATE | unix.NLM_F_EXCL
@@ -24,7 +29,7 @@ const (
 
 // wrong returns a request that fails with err.
 func wrong(op string, object fmt.Stringer, err error) Request {
-	return Request{err: fmt.Errorf("%s %s: %w", op, object, err)}
+	return Request{op: op, object: object, err: fmt.Errorf("%s %s: %w", op, object, err)}
 }
 
 // attr is an attribute of a netlink message.

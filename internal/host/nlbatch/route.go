@@ -66,7 +66,7 @@ func route(op string, r Route, flags uint16) Request {
 	if r.Blackhole {
 		msg.Type = unix.RTN_BLACKHOLE
 	}
-	return Request{kind: unix.RTM_NEWROUTE, flags: flags, body: r.body(msg)}
+	return Request{op: op, object: r, kind: unix.RTM_NEWROUTE, flags: flags, body: r.body(msg)}
 }
 
 // RouteDel deletes the first route to Dst that matches r: its type, and its
@@ -81,7 +81,7 @@ func RouteDel(r Route) Request {
 	if r.Blackhole {
 		msg.Type = unix.RTN_BLACKHOLE
 	}
-	return Request{kind: unix.RTM_DELROUTE, body: r.body(msg)}
+	return Request{op: "delete route", object: r, kind: unix.RTM_DELROUTE, body: r.body(msg)}
 }
 
 var errNoDevice = errors.New("no device")
