@@ -35,6 +35,29 @@ type Lease struct {
 // "10.5.52.0-24" or "10.5.1.0-24&fc00:5:1::-64".
 type Key string
 
+// Equal reports whether two nodes announce the same attributes.
+func (a Attrs) Equal(b Attrs) bool {
+	return a.PublicIP == b.PublicIP && a.PublicIPv6 == b.PublicIPv6 && a.BackendType == b.BackendType &&
+		string(a.BackendData) == string(b.BackendData) && string(a.BackendV6Data) == string(b.BackendV6Data)
+}
+
+// Equal reports whether two leases give the same subnets to the same node. Expiration
+// is ignored.
+func (l Lease) Equal(o Lease) bool {
+	return l.Subnet == o.Subnet && l.IPv6Subnet == o.IPv6Subnet && l.Attrs.Equal(o.Attrs)
+}
+
+// Subnets returns the subnets that l has, IPv4 first.
+func (l Lease) Subnets() []netip.Prefix {
+	var s []netip.Prefix
+	for _, p := range []netip.Prefix{l.Subnet, l.IPv6Subnet} {
+		if p.IsValid() {
+			s = append(s, p)
+		}
+	}
+	return s
+}
+
 // Update is one change in the content of a store.
 type Update struct {
 	// Config is not nil when the network configuration is sent for the first

@@ -91,6 +91,7 @@ type fields struct {
 	Backends         json.RawMessage
 	DirectRouting    json.RawMessage
 	PartialChecksums json.RawMessage
+	Node, Challenge  json.RawMessage // see identity
 	broken           bool
 }
 
@@ -103,6 +104,13 @@ func fieldsOf(text json.RawMessage) (f fields) {
 
 func (f fields) isTrue(text json.RawMessage) (is bool) {
 	return json.Unmarshal(text, &is) == nil && is
+}
+
+func (f fields) text(text json.RawMessage) (s string) {
+	if json.Unmarshal(text, &s) != nil {
+		return ""
+	}
+	return s
 }
 
 // kinds returns the backends of a node with this BackendType. It leaves out

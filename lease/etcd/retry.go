@@ -3,6 +3,7 @@ package etcd
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -106,4 +107,18 @@ func (o *outage) end() (away time.Duration, logged bool) {
 	away, logged = time.Since(o.since).Round(time.Millisecond), !o.logged.Before(o.since)
 	o.since = time.Time{}
 	return away, logged
+}
+
+// errSilent is the reason returned by Away.
+var errSilent = errors.New("etcd does not answer")
+
+// Away returns when etcd stopped answering, and why. The time is zero if etcd
+// answers, or was sent no request yet.
+func (s *Store) Away() (since time.Time, why error) {
+	s.outage.mu.Lock()
+	defer s.outage.mu.Unlock()
+	if s.outage.since.IsZero() {
+		return time.Time{}, nil
+	}
+	return s.outage.since, errSilent
 }

@@ -117,3 +117,64 @@ func parseRoute(s string) (r Route, err error) {
 // outlives reports whether the route stays when all devices of twill are
 // deleted, and cannot be recognized as ours by its form.
 func (r Route) outlives() bool { return r.Blackhole || r.Via.IsValid() && !r.OnLink }
+
+// target is a wanted route with the index of its device.
+type target struct {
+	nlbatch.Route
+	yield bool
+	err   error // why it cannot be installed
+}
+
+// wanted is a State with device names resolved to indices.
+type wanted struct {
+	fdb    map[fdbKey]netip.Addr
+	neighs map[neighKey]MAC
+	routes map[routeKey]target
+	devs   map[int]bool // the devices of routes
+	twice  []failure    // routes with the same key as another wanted one
+}
+
+// compile resolves the devices of s.
+func (k *Keeper) compile(s State) *wanted {
+	w := &wanted{
+		fdb: make(map[fdbKey]netip.Addr, len(s.FDB)), neighs: make(map[neighKey]MAC, len(s.Neighs)),
+		routes: make(map[routeKey]target, len(s.Routes)), devs: make(map[int]bool),
+	}
+	index := make(map[string]int)
+	dev := func(name string) int {
+		i, ok := index[name]
+		if !ok {
+			if d, kept := k.devices[name]; kept {
+				i = d.index
+			} else if link, err := k.nl.LinkByName(name); err == nil {
+				i = link.Attrs().Index
+			}
+			index[name] = i
+		}
+		return i
+	}
+	for _, f := range s.FDB {
+		w.fdb[fdbKey{dev(f.Dev), f.MAC}] = f.Dst
+	}
+	for _, n := range s.Neighs {
+		w.neighs[neighKey{dev(n.Dev), n.IP}] = n.MAC
+	}
+	for _, r := range s.Routes {
+		t := target{Route: nlbatch.Route{Dst: r.Dst.Masked(), Via: r.Via.WithZone(""), OnLink: r.OnLink}, yield: r.Yield}
+		if r.Blackhole {
+			t.Route = nlbatch.Route{Dst: r.Dst.Masked(), Blackhole: true, Metric: lastMetric}
+		} else if t.Dev = dev(r.Dev); t.Dev == 0 {
+			t.err = fmt.Errorf("set route %s: interface %s is gone", r, r.Dev)
+		}
+		key := routeKey{t.Dst, t.Metric}
+		if other, twice := w.routes[key]; twice {
+			if other.Route != t.Route {
+				w.twice = append(w.twice, failure{t, fmt.Errorf("set route %s: another route to it is wanted: %s", r, k.words(other.Route))})
+			}
+			continue
+		}
+		w.routes[key] = t
+		w.devs[t.Dev] = true
+	}
+	return w
+}
