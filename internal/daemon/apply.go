@@ -192,7 +192,7 @@ func (s *session) close() error {
 func (s *session) keepRules(ctx context.Context, w rules.Wanted) error {
 	a := &s.applied
 	if a.rules != nil {
-		if w == a.wanted {
+		if w.Equal(a.wanted) {
 			return nil
 		}
 		err := a.rules.Set(w)

@@ -71,6 +71,7 @@ func plan(in *inputs) (want, error) {
 			Forward:     o.forwardRules,
 			IPv4:        podsOf(in.config.IPv4.Network, own.Subnet),
 			IPv6:        podsOf(in.config.IPv6.Network, own.IPv6Subnet),
+			Guard:       guard(settings, choice, in.peers.leases, own),
 		},
 		env: lease.SubnetEnv{
 			Network:     in.config.IPv4.Network,
@@ -105,6 +106,30 @@ func podsOf(network, subnet netip.Prefix) rules.Pods {
 		return rules.Pods{}
 	}
 	return rules.Pods{Network: network, Subnet: subnet}
+}
+
+// guard returns the tunnels that packets of pods must not reach: those of the nodes
+// that have leases, for the backends that this node has.
+func guard(s backend.Settings, c backend.Choice, leases []lease.Lease, own lease.Lease) (g rules.Guard) {
+	if c.Has(backend.UDP) {
+		g.UDPPort = s.UDP.Port
+	}
+	if c.Has(backend.VXLAN) {
+		g.VXLANPort = uint16(s.VXLAN.UDPPort())
+	}
+	var peers []netip.Addr
+	for i := range leases {
+		if leases[i].Key() == own.Key() {
+			continue
+		}
+		for _, a := range []netip.Addr{leases[i].PublicIP, leases[i].PublicIPv6} {
+			if a.IsValid() {
+				peers = append(peers, a)
+			}
+		}
+	}
+	g.Peers = rules.Blocks(peers)
+	return g
 }
 
 // backends returns the data plane settings of the configuration in force, and

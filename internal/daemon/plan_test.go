@@ -122,7 +122,7 @@ func TestRulesRoutesAndSubnetFileFollowFromNetworkAndFlags(t *testing.T) {
 	network, subnet := netip.MustParsePrefix("10.5.0.0/16"), netip.MustParsePrefix("10.5.1.0/24")
 	_, w := planned(t, `{"Type": "udp"}`, func(*inputs) {})
 	pods := rules.Pods{Network: network, Subnet: subnet}
-	if want := (rules.Wanted{RandomFully: true, Forward: true, IPv4: pods}); w.rules != want {
+	if want := (rules.Wanted{RandomFully: true, Forward: true, IPv4: pods, Guard: rules.Guard{UDPPort: 8285}}); !w.rules.Equal(want) {
 		t.Errorf("rules %+v, want %+v", w.rules, want)
 	}
 	if want := (lease.SubnetEnv{Network: network, Subnet: subnet}); w.env != want {
@@ -135,7 +135,7 @@ func TestRulesRoutesAndSubnetFileFollowFromNetworkAndFlags(t *testing.T) {
 		latest.EnableNFTables = true
 		in.latest = &latest // which rules are made with is the same for every network
 	})
-	if want := (rules.Wanted{NFTables: true, Masquerade: true, IPv4: pods}); w.rules != want {
+	if want := (rules.Wanted{NFTables: true, Masquerade: true, IPv4: pods, Guard: rules.Guard{UDPPort: 8285}}); !w.rules.Equal(want) {
 		t.Errorf("rules %+v, want %+v", w.rules, want)
 	}
 	if !w.env.IPMasq {
@@ -178,5 +178,28 @@ func TestPlanOfTheSameInputsIsTheSame(t *testing.T) {
 	}
 	if !reflect.DeepEqual(in, before) {
 		t.Errorf("planning has changed its inputs: %+v, were %+v", in, before)
+	}
+}
+
+// The rules keep pods away from the tunnels of all other nodes, on the ports of the
+// backends in use.
+func TestTunnelsOfTheOtherNodesAreGuarded(t *testing.T) {
+	other := func(ip, subnet string) lease.Lease {
+		return lease.Lease{Attrs: lease.Attrs{PublicIP: netip.MustParseAddr(ip)}, Subnet: netip.MustParsePrefix(subnet)}
+	}
+	for backend, want := range map[string]rules.Guard{
+		`{"Type": "udp", "Port": 9000}`: {UDPPort: 9000},
+		`{"Type": "vxlan"}`:             {UDPPort: 8285, VXLANPort: 8472},
+		`{"Type": "host-gw"}`:           {},
+	} {
+		want.Peers = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/32"), netip.MustParsePrefix("192.0.2.3/32")}
+		_, w := planned(t, backend, func(in *inputs) {
+			own := in.own
+			own.PublicIP = eth0.PublicIP
+			in.peers.leases = []lease.Lease{other("192.0.2.3", "10.5.3.0/24"), own, other("192.0.2.2", "10.5.2.0/24")}
+		})
+		if got := (rules.Wanted{Guard: w.rules.Guard}); !got.Equal(rules.Wanted{Guard: want}) {
+			t.Errorf("%s: %+v, want %+v", backend, w.rules.Guard, want)
+		}
 	}
 }

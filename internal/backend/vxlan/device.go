@@ -79,7 +79,7 @@ func (d *Device) Link(release string) keep.Link {
 	l := keep.Link{
 		Name: d.Name(), MTU: int(d.TunnelMTU()), MAC: mac, NoTxChecksum: checksumsBroken(release),
 		VXLAN: &keep.VXLAN{
-			VNI: d.VNI, Port: d.port(), Underlay: d.Underlay.Index, UnderlayName: d.Underlay.Name,
+			VNI: d.VNI, Port: d.UDPPort(), Underlay: d.Underlay.Index, UnderlayName: d.Underlay.Name,
 			Local: d.Local.Unmap(), Learning: d.Learning, GBP: d.GBP,
 		},
 	}

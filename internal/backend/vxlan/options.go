@@ -75,8 +75,8 @@ func OptionsOf(c *lease.Config) (Options, error) {
 // underlay of the family of a: 50 for IPv4 and 70 for IPv6.
 func Overhead(a netip.Addr) int { return encap.Overhead(a) + headersLen }
 
-// port returns the UDP port as the kernel reports it.
-func (o Options) port() int {
+// UDPPort returns the UDP port that the nodes receive on.
+func (o Options) UDPPort() int {
 	if o.Port == 0 {
 		return defaultPort
 	}

@@ -31,8 +31,16 @@ type iptables struct {
 	path    string
 	restore string // path of the program that writes rules
 	kind    string
-	only    []string // tables in use; nil: possibly all
+	only    []string       // tables in use; nil: possibly all
+	failed  map[*chain]int // writes of optional chains
 }
+
+// dispensableAfter is how often writing an optional chain must fail before the tool
+// does without it. It is less than attempts.
+const dispensableAfter = 3
+
+// dispensable is a failure to write an optional chain.
+type dispensable struct{ error }
 
 // openIPTables looks up a program by name, and the program beside it that
 // writes rules.
@@ -53,7 +61,7 @@ func openIPTables(ctx context.Context, f *family, program string, r runner) (*ip
 	if strings.Contains(version, "("+kindNFT+")") {
 		kind = kindNFT
 	}
-	t := &iptables{runner: r, family: f, program: program, path: path, restore: restore, kind: kind}
+	t := &iptables{runner: r, family: f, program: program, path: path, restore: restore, kind: kind, failed: make(map[*chain]int)}
 	err = r.await(ctx, program, func() (err error) { // New runs the program again for its version
 		t.IPTables, err = goiptables.New(goiptables.IPFamily(f.protocol), goiptables.Path(path))
 		return err
@@ -76,7 +84,7 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 	var all []drift
 	for _, c := range chains {
 		rules, asked := want.rules[c]
-		if !asked || t.only != nil && !slices.Contains(t.only, c.table) {
+		if !asked || t.only != nil && !slices.Contains(t.only, c.table) || t.failed[c] >= dispensableAfter {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -117,7 +125,15 @@ func (t *iptables) drift(ctx context.Context, c *chain, want []rule, tolerates f
 	if d.what == nil {
 		return nil, nil
 	}
-	return &drift{d.what, func(ctx context.Context) error { return write(ctx, d.tx) }}, nil
+	return &drift{d.what, func(ctx context.Context) error {
+		err := write(ctx, d.tx)
+		if err != nil && c.optional && ctx.Err() == nil {
+			if t.failed[c]++; t.failed[c] >= dispensableAfter {
+				return &dispensable{err}
+			}
+		}
+		return err
+	}}, nil
 }
 
 // difference collects the drift of one chain.
@@ -182,6 +198,9 @@ func (d *difference) compareJumps(hook []string, wanted bool) {
 	}
 	if wanted && !found {
 		d.note("%s does not jump to %s", c.hook, c.name)
+		if c.first {
+			jump[0] = "-I"
+		}
 		d.tx.add(jump)
 	}
 }

@@ -101,7 +101,7 @@ func statementText(text json.RawMessage) string {
 	}
 	for name, value := range statement {
 		switch name {
-		case "accept", "return":
+		case "accept", "drop", "return":
 			return name
 		case "masquerade":
 			return strings.TrimSpace(name + " " + flags(value))
@@ -131,7 +131,7 @@ func flags(value json.RawMessage) string {
 	return string(m.Flags)
 }
 
-// matchText converts a comparison of an address or of the mark.
+// matchText converts a comparison of an address, a port, a protocol, a user or the mark.
 func matchText(value json.RawMessage) (text string, ok bool) {
 	var m struct {
 		Op   string
@@ -146,12 +146,30 @@ func matchText(value json.RawMessage) (text string, ok bool) {
 	}
 	var left, right string
 	switch {
+	case m.Left.Payload != nil && m.Left.Payload.Field == "dport":
+		var port uint16
+		if json.Unmarshal(m.Right, &port) != nil {
+			return "", false
+		}
+		left, right = m.Left.Payload.Protocol+" dport", fmt.Sprint(port)
 	case m.Left.Payload != nil:
 		p, valid := prefix(m.Right)
 		if !valid {
 			return "", false
 		}
 		left, right = m.Left.Payload.Protocol+" "+m.Left.Payload.Field, p.String()
+	case m.Left.Meta != nil && m.Left.Meta.Key == "l4proto":
+		// By its number where /etc/protocols is missing.
+		if text := string(m.Right); text != `"udp"` && text != "17" {
+			return "", false
+		}
+		left, right = "meta l4proto", "udp"
+	case m.Left.Meta != nil && m.Left.Meta.Key == "skuid":
+		u, valid := users(m.Right)
+		if !valid {
+			return "", false
+		}
+		left, right = "meta skuid", u.String()
 	case m.Left.Meta != nil:
 		var number uint32
 		if json.Unmarshal(m.Right, &number) != nil {
@@ -185,4 +203,16 @@ func prefix(value json.RawMessage) (netip.Prefix, bool) {
 	}
 	out := netip.PrefixFrom(p.Prefix.Addr, p.Prefix.Len)
 	return out, out.IsValid()
+}
+
+// users parses a user or a range of users.
+func users(value json.RawMessage) (u uids, ok bool) {
+	if json.Unmarshal(value, &u.first) == nil {
+		return uids{u.first, u.first}, true
+	}
+	var r struct{ Range *[2]uint32 }
+	if json.Unmarshal(value, &r) != nil || r.Range == nil {
+		return u, false
+	}
+	return uids{r.Range[0], r.Range[1]}, true
 }

@@ -46,6 +46,10 @@ type chain struct {
 	hook    string // iptables chain that jumps to it
 	name    string
 	comment string // the comment of every rule
+	first   bool   // the jump to it comes first in its hook, not last
+	// optional means that everything else works without it, so a kernel or a tool
+	// that cannot have its rules is no failure.
+	optional bool
 
 	nft      string // its name in flannel's nftables table
 	about    string // its comment in that table
@@ -66,5 +70,22 @@ var (
 		nft: "forward", about: "chain to accept flannel traffic",
 		kind: knftables.FilterType, at: knftables.ForwardHook, priority: knftables.FilterPriority, number: 0,
 	}
-	chains = []*chain{&masquerading, &forwarding}
+	// The chains of Guard, which stock flannel does not have. Their jumps come first,
+	// before others accept the packets.
+	guardForward = chain{
+		table: "filter", hook: "FORWARD", first: true, optional: true, name: "TWILL-GUARD-FWD", comment: "twilld guard forward",
+		nft: "guard-forward", about: "chain to keep pods away from the tunnel of other nodes",
+		kind: knftables.FilterType, at: knftables.ForwardHook, priority: knftables.FilterPriority, number: 0,
+	}
+	guardOutput = chain{
+		table: "filter", hook: "OUTPUT", first: true, optional: true, name: "TWILL-GUARD-OUT", comment: "twilld guard output",
+		nft: "guard-output", about: "chain to keep local users away from the tunnel of other nodes",
+		kind: knftables.FilterType, at: knftables.OutputHook, priority: knftables.FilterPriority, number: 0,
+	}
+	guardInput = chain{
+		table: "filter", hook: "INPUT", first: true, optional: true, name: "TWILL-GUARD-IN", comment: "twilld guard input",
+		nft: "guard-input", about: "chain to keep pods away from the tunnel of this node",
+		kind: knftables.FilterType, at: knftables.InputHook, priority: knftables.FilterPriority, number: 0,
+	}
+	chains = []*chain{&masquerading, &forwarding, &guardForward, &guardOutput, &guardInput}
 )

@@ -10,7 +10,23 @@ import (
 type rule struct {
 	marked   bool    // only packets with kubeProxyMark
 	src, dst operand // zero: any
+	notUDP   bool    // only packets of other protocols
+	port     uint16  // only UDP packets to this port; 0: any
+	owner    *uids   // only packets of a process of these users; nil: any, and those of no process
 	do       verdict
+}
+
+// uids is a range of users, its ends included.
+type uids struct{ first, last uint32 }
+
+// anyUser is all users.
+var anyUser = uids{0, 1<<32 - 2}
+
+func (u *uids) String() string {
+	if u.first == u.last {
+		return fmt.Sprint(u.first)
+	}
+	return fmt.Sprintf("%d-%d", u.first, u.last)
 }
 
 // operand is the set of addresses inside or outside a prefix.
@@ -30,6 +46,7 @@ const (
 	goBack         // return to the calling chain
 	masquerade
 	masqueradeFully // with source ports chosen at random
+	drop
 )
 
 // kubeProxyMark is the mark bit that kube-proxy sets on packets that it
@@ -53,6 +70,15 @@ func (r rule) iptables(comment string) []string {
 		}
 		w = append(w, o.flag, o.prefix.String())
 	}
+	if r.notUDP {
+		w = append(w, "!", "-p", "udp")
+	}
+	if r.port != 0 {
+		w = append(w, "-p", "udp", "-m", "udp", "--dport", fmt.Sprint(r.port))
+	}
+	if r.owner != nil {
+		w = append(w, "-m", "owner", "--uid-owner", r.owner.String())
+	}
 	if r.marked {
 		w = append(w, "-m", "mark", "--mark", fmt.Sprintf("%#x/%#x", kubeProxyMark, kubeProxyMark))
 	}
@@ -64,6 +90,8 @@ func (r rule) iptables(comment string) []string {
 		return append(w, "MASQUERADE")
 	case masqueradeFully:
 		return append(w, "MASQUERADE", "--random-fully")
+	case drop:
+		return append(w, "DROP")
 	}
 	return append(w, "ACCEPT")
 }
@@ -89,7 +117,18 @@ func (r rule) nft(f *family) string {
 		}
 		w = append(w, o.prefix.String())
 	}
+	if r.notUDP {
+		w = append(w, "meta l4proto != udp")
+	}
+	if r.port != 0 {
+		w = append(w, fmt.Sprintf("udp dport %d", r.port))
+	}
+	if r.owner != nil {
+		w = append(w, "meta skuid "+r.owner.String())
+	}
 	switch r.do {
+	case drop:
+		w = append(w, "drop")
 	case accept:
 		w = append(w, "accept")
 	case goBack:

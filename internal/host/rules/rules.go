@@ -152,10 +152,13 @@ func (r *Rules) Apply(ctx context.Context) error {
 	r.mu.Unlock()
 
 	written, err := r.apply(ctx, w)
-	if err == nil && (r.swept == nil || *r.swept != w) {
+	// What rules there are does not depend on the peers.
+	kinds := w
+	kinds.Guard.Peers = nil
+	if err == nil && (r.swept == nil || !r.swept.Equal(kinds)) {
 		r.sweep(ctx, w)
 		if ctx.Err() == nil {
-			r.swept = &w
+			r.swept = &kinds
 		}
 	}
 
@@ -236,7 +239,10 @@ func (r *Rules) reconcile(ctx context.Context, t tool, want target) (written int
 		}
 		failed = fmt.Errorf("%s, even after writing them", drifts[0].what[0])
 		for _, d := range drifts {
-			if err := d.write(ctx); err != nil {
+			if err := d.write(ctx); errors.As(err, new(*dispensable)) {
+				r.log.Warn("pods are not kept away from the tunnels of other nodes", logging.KeyError, err)
+				continue
+			} else if err != nil {
 				failed = err
 				continue
 			}

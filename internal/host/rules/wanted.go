@@ -22,6 +22,15 @@ type Wanted struct {
 	// IPv4 and IPv6 are the addresses of the pods. A family with the zero Pods
 	// gets no rules.
 	IPv4, IPv6 Pods
+	// Guard describes the tunnels to other nodes. There are no rules for it unless
+	// there are others.
+	Guard Guard
+}
+
+// Equal reports whether w and o describe the same rules.
+func (w Wanted) Equal(o Wanted) bool {
+	return w.NFTables == o.NFTables && w.Masquerade == o.Masquerade && w.RandomFully == o.RandomFully && w.Forward == o.Forward &&
+		w.IPv4 == o.IPv4 && w.IPv6 == o.IPv6 && w.Guard.equal(o.Guard)
 }
 
 // Pods are the addresses of one family.
@@ -96,12 +105,17 @@ func (w Wanted) target(f *family, random, all bool) target {
 			{dst: in(p.Network), do: accept},
 		}
 	}
+	t.guard(f, w.Guard, p.Network)
 	return t
 }
 
 // nothing returns the target of a clean-up.
 func nothing() target {
-	return target{rules: map[*chain][]rule{&masquerading: nil, &forwarding: nil}}
+	t := target{rules: make(map[*chain][]rule)}
+	for _, c := range chains {
+		t.rules[c] = nil
+	}
+	return t
 }
 
 // tolerates reports whether a rule, given as its words, is one of flannel's

@@ -40,7 +40,7 @@ func TestWrongConfigIsRefused(t *testing.T) {
 			if err := r.Set(tt.wanted); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Set: got %v, want %q", err, tt.want)
 			}
-			if after := r.Status().Wanted; after != before {
+			if after := r.Status().Wanted; !after.Equal(before) {
 				t.Errorf("half set: %+v", after)
 			}
 		})

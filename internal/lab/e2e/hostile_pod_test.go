@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -46,4 +49,102 @@ func TestFloodOfOnePodLeavesPathMTUDiscoveryToTheOthers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A pod whose packets are masqueraded sends with the address of its node, which is a
+// peer of the others. Rules keep it away from their tunnels.
+//
+//	pod-a ── host a, masquerade ──────────── host b ── pod-b
+func TestMasqueradedPodCannotSendAsItsNode(t *testing.T) {
+	for _, backend := range []struct {
+		name, config string
+		device, own  string // of host b: over IPv4, and over IPv6
+		port         uint16
+		underlay6    bool
+	}{
+		{"udp", `{"Type": "udp"}`, "flannel0", "", 8285, false},
+		{"udp over ipv6", `{"Type": "udp"}`, "", "flannel0", 8285, true},
+		{"vxlan", `{"Type": "vxlan"}`, "flannel.1", "flannel-v6.1", 8472, false},
+	} {
+		for _, nftables := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, nftables %t", backend.name, nftables), func(t *testing.T) {
+				t.Parallel()
+				c := newCluster(t, clusterOptions{stack: dualStack, backend: backend.config, ipv6Underlay: backend.underlay6})
+				c.put("config", strings.Replace(c.stack.config(backend.config), `"Backend"`, fmt.Sprintf(`"EnableNFTables": %t, "Backend"`, nftables), 1))
+				c.runTwill(withRules...)
+				for _, way := range []struct {
+					device   string
+					to       netip.Addr
+					src, dst netip.Addr // inner
+				}{
+					{backend.device, c.nodes[1].Addr, c.pod(0).Addr, c.pod(1).Addr},
+					{backend.own, c.nodes[1].Addr6, c.pod(0).Addr6, c.pod(1).Addr6},
+				} {
+					if way.device == "" {
+						continue
+					}
+					if strings.HasPrefix(backend.name, "udp") {
+						way.src, way.dst = c.pod(0).Addr, c.pod(1).Addr
+					}
+					inner := func(port uint16) []byte {
+						b := udpPacket(netip.AddrPortFrom(way.src, port), netip.AddrPortFrom(way.dst, 9), nil).bytes()
+						if way.device == "flannel0" {
+							return b
+						}
+						return c.vxlanFrame(1, way.device, b)
+					}
+					to := netip.AddrPortFrom(way.to, backend.port)
+					arrived := newTap(t, c.pod(1).NS, "eth0")
+					const forged, real = 1111, 2222
+					for range 20 {
+						send(t, c.pod(0).NS, to, inner(forged))
+					}
+					send(t, c.nodes[0].NS, to, inner(real))
+					got := arrived.next("packet of the node", func(b []byte) bool {
+						at := 20
+						if len(b) > 0 && b[0]>>4 == 6 {
+							at = 40
+						}
+						return len(b) == at+8 && binary.BigEndian.Uint16(b[at+2:]) == 9 // not an ICMP error
+					})
+					if got == nil {
+						continue
+					}
+					if port := binary.BigEndian.Uint16(got[len(got)-8:]); port != real {
+						t.Errorf("over %s: a packet that pod-a forged has arrived", way.device)
+					}
+				}
+			})
+		}
+	}
+}
+
+// send sends a datagram from ns. That the kernel refuses to is not an error.
+func send(t *testing.T, ns *netlab.Namespace, to netip.AddrPort, payload []byte) {
+	t.Helper()
+	conn, err := dialUDP(ns, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(payload); err != nil && !errors.Is(err, unix.EPERM) {
+		t.Fatal(err)
+	}
+}
+
+// vxlanFrame is a packet in an Ethernet frame to a VXLAN device of node number i, with
+// a VXLAN header before it (RFC 7348 §5).
+func (c *cluster) vxlanFrame(i int, device string, packet []byte) []byte {
+	c.t.Helper()
+	link, err := c.nodes[i].NS.Netlink().LinkByName(device)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	b := []byte{8, 0, 0, 0, 0, 0, 1, 0}
+	b = append(append(b, link.Attrs().HardwareAddr...), 2, 0, 0, 0, 0, 9)
+	etherType := uint16(unix.ETH_P_IP)
+	if packet[0]>>4 == 6 {
+		etherType = unix.ETH_P_IPV6
+	}
+	return append(binary.BigEndian.AppendUint16(b, etherType), packet...)
 }

@@ -1,0 +1,98 @@
+package rules
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+)
+
+// Guard describes which packets must not leave this node for the tunnel's ports of
+// other nodes. What arrives there counts as sent by the node, and packets of pods do once
+// they are masqueraded: a pod could then send in the name of any pod of this node,
+// and over VXLAN of any pod at all.
+type Guard struct {
+	UDPPort   uint16 // of the udp backend; 0: not used
+	VXLANPort uint16 // of the vxlan backend; 0: not used
+	// Peers are the addresses of the other nodes, see Blocks.
+	Peers []netip.Prefix
+}
+
+// equal reports whether g and o are the same.
+func (g Guard) equal(o Guard) bool {
+	return g.UDPPort == o.UDPPort && g.VXLANPort == o.VXLANPort && slices.Equal(g.Peers, o.Peers)
+}
+
+// ports returns the ports in use.
+func (g Guard) ports() (all []uint16) {
+	for _, p := range []uint16{g.UDPPort, g.VXLANPort} {
+		if p != 0 {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// blocksAtMost is the number of prefixes for peers in a chain, each of which costs
+// a comparison for each UDP packet that a pod sends out of the pod network.
+const blocksAtMost = 64
+
+// Blocks returns prefixes that hold all of addrs: each by itself if there are few,
+// and otherwise the smallest prefixes of one size with which there are few.
+func Blocks(addrs []netip.Addr) []netip.Prefix {
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	blocks := make([]netip.Prefix, 0, blocksAtMost)
+	for lost := 0; ; lost++ {
+		blocks = blocks[:0]
+		fit := true
+		for _, a := range addrs {
+			b := netip.PrefixFrom(a, max(1, a.BitLen()-lost)).Masked()
+			if n := len(blocks); n > 0 && blocks[n-1] == b {
+				continue
+			}
+			if fit = len(blocks) < blocksAtMost; !fit {
+				break
+			}
+			blocks = append(blocks, b)
+		}
+		if fit {
+			return blocks
+		}
+	}
+}
+
+// guard adds the rules of a family to t. Each of them names the network, by which
+// they are distinguished from those of another daemon on this host.
+func (t *target) guard(f *family, g Guard, network netip.Prefix) {
+	pods, others := in(network), notIn(network)
+	forward := []rule{
+		{dst: in(network), do: goBack},
+		{src: pods, notUDP: true, do: goBack},
+	}
+	output := []rule{{src: others, port: g.UDPPort, owner: &uids{0, 0}, do: goBack}}
+	if me := uint32(os.Geteuid()); me != 0 {
+		output = append(output, rule{src: others, port: g.UDPPort, owner: &uids{me, me}, do: goBack})
+	}
+	found := false
+	for _, p := range g.Peers {
+		if !f.holds(p) {
+			continue
+		}
+		found = true
+		for _, port := range g.ports() {
+			forward = append(forward, rule{src: pods, dst: in(p), port: port, do: drop})
+		}
+		output = append(output, rule{src: others, dst: in(p), port: g.UDPPort, owner: &anyUser, do: drop})
+	}
+	if found && len(g.ports()) > 0 {
+		t.rules[&guardForward] = forward
+	}
+	// Packets that the kernel sends through a VXLAN device may carry the socket of the
+	// process that sent the inner one, so there users cannot be distinguished.
+	if found && g.UDPPort != 0 {
+		t.rules[&guardOutput] = output
+	}
+	// The udp backend checks the source itself; a VXLAN device does not.
+	if g.VXLANPort != 0 {
+		t.rules[&guardInput] = []rule{{src: pods, port: g.VXLANPort, do: drop}}
+	}
+}
