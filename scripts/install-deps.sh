@@ -24,6 +24,9 @@ need "nftables"         "wires that lose packets, and firewall rules"      comma
 need "iptables"         "firewall rules, with both kinds of iptables"      command -v iptables-legacy
 need "systemd"          "checks of the service unit"                       command -v systemd-analyze
 need "rpm"              "checks of the rpm package"                        command -v rpm
+need "zsh"              "completion of command lines"                      command -v zsh
+need "fish"             "completion of command lines"                      command -v fish
+need "groff-base"       "the manual pages"                                 command -v groff
 need "qemu-user-static" "unit tests of the packet code on arm and arm64"   command -v qemu-aarch64-static
 need "qemu-system-x86"  "nodes with another kernel"                        command -v qemu-system-x86_64
 need "qemu-system-arm"  "nodes with another kernel, on arm and arm64"      command -v qemu-system-aarch64

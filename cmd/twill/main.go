@@ -22,6 +22,7 @@ var program = command.Program{
 		{Name: "release", Summary: "end a reservation", Run: runRelease},
 		{Name: "invite", Summary: "print an invitation to the etcd in this node's twilld, for one more node", Run: runInvite},
 		{Name: "join", Summary: "accept an invitation: write the certificates that another node's etcd asks for", Run: runJoin},
+		{Name: "log-level", Summary: "change the log level of the running twilld for a while", Run: runLogLevel},
 		{Name: "docker-opts", Summary: "write the options by which Docker uses this node's pod subnet", Run: runDockerOpts},
 	},
 }

@@ -15,6 +15,8 @@ type Call struct {
 	Program        string
 	Arguments      []string // after the name
 	Stdout, Stderr io.Writer
+
+	described *description // not nil: to be filled in instead of running
 }
 
 func newCall(program string, args []string, stdout, stderr io.Writer) *Call {
@@ -35,6 +37,10 @@ func (c *Call) ParseFlags(about string) (help bool, err error) {
 // before, between or after its flags. usage represents them in the help text; if
 // it is empty, operands are refused.
 func (c *Call) ParseOperands(about, usage string) (operands []string, help bool, err error) {
+	if c.described != nil {
+		c.described.about, c.described.operands = about, usage
+		return nil, true, nil
+	}
 	args := c.Arguments
 	for {
 		err := c.Parse(args)

@@ -68,6 +68,10 @@ func (p *Program) Run(ctx context.Context, args []string, stdout, stderr io.Writ
 	switch args[0] {
 	case "-h", "-help", "--help", "help":
 		return p.help(stdout)
+	case "completion":
+		return p.completion(args[1:], stdout)
+	case "man":
+		return p.man(args[1:], stdout)
 	case "-version", "--version", "version":
 		if len(args) > 1 {
 			return usagef("version: unexpected argument %q", args[1])
@@ -87,7 +91,7 @@ func (p *Program) names() string {
 	for _, c := range p.Commands {
 		names = append(names, c.Name)
 	}
-	return strings.Join(append(names, "version"), ", ")
+	return strings.Join(append(names, "completion", "version"), ", ")
 }
 
 func (p *Program) help(w io.Writer) error {
@@ -96,6 +100,7 @@ func (p *Program) help(w io.Writer) error {
 	for _, c := range p.Commands {
 		fmt.Fprintf(t, "  %s\t%s\n", c.Name, c.Summary)
 	}
+	fmt.Fprintf(t, "  completion\tprint what makes a shell complete command lines: bash, zsh or fish\n")
 	fmt.Fprintf(t, "  version\tprint the version\n\n%s COMMAND --help lists the flags of a command. %s\n", p.Name, p.More)
 	return t.Flush()
 }

@@ -41,7 +41,7 @@ func TestFlagsMayFollowOperands(t *testing.T) {
 
 func TestHelpAndVersionArePrinted(t *testing.T) {
 	for args, want := range map[string]string{
-		"--help":       "greet greets.\n\nUsage: greet COMMAND [flags]\n\n  hello     greet people\n",
+		"--help":       "greet greets.\n\nUsage: greet COMMAND [flags]\n\n  hello        greet people\n",
 		"hello --help": "Usage: greet hello [flags] NAME...\n\nGreets people.\n\n  -loud\n",
 		"bye -h":       "Usage: greet bye [flags]\n\nLeaves.\n",
 		"version":      "greet v1\n",
@@ -56,8 +56,8 @@ func TestHelpAndVersionArePrinted(t *testing.T) {
 
 func TestWrongCommandLineIsAUsageError(t *testing.T) {
 	for args, want := range map[string]string{
-		"":               "no command given; commands are hello, bye, version; see greet --help",
-		"hullo":          `unknown command "hullo"; commands are hello, bye, version`,
+		"":               "no command given; commands are hello, bye, completion, version; see greet --help",
+		"hullo":          `unknown command "hullo"; commands are hello, bye, completion, version`,
 		"hello --quiet":  "hello: flag provided but not defined: -quiet",
 		"bye bye":        `bye: unexpected argument "bye"`,
 		"version please": `version: unexpected argument "please"`,

@@ -52,9 +52,11 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
+	level := logging.NewLevel(o.level())
 	d := &daemon{
 		options:      o,
-		log:          logging.New(stderr, o.logFormat, o.level()),
+		log:          logging.New(stderr, o.logFormat, level),
+		level:        level,
 		handovers:    make(chan *handover.Offer),
 		state:        newState(o.source(), "the source of leases"),
 		notifySocket: env["NOTIFY_SOCKET"],
@@ -88,6 +90,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 type daemon struct {
 	options      *options
 	log          *slog.Logger
+	level        *logging.Level // of log
 	state        *state
 	notifySocket string
 	watchdog     time.Duration // interval of keep-alives to the service manager; 0: none

@@ -4,8 +4,6 @@ import (
 	"context"
 	"net/netip"
 
-	"github.com/twillnet/twill/internal/daemon/handover"
-	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease/kube"
 	"github.com/twillnet/twill/lease/lastknown"
 )
@@ -63,21 +61,6 @@ func (d *daemon) openKube() (*lastknown.Store, error) {
 	d.ready = s.Ready
 	d.kubernetes.Store(s)
 	return d.withLastKnown(s), nil
-}
-
-// routes returns the requests that the control socket answers besides GET /status.
-// twill's commands read Kubernetes through it, since they have no client for it.
-func (d *daemon) routes() []status.Route {
-	r := []status.Route{{Pattern: "POST " + handover.Path, Handler: d.acceptHandover}}
-	if !d.options.kube.on {
-		return r
-	}
-	return append(r, status.StoreRoutes(func() status.Store {
-		if s := d.kubernetes.Load(); s != nil {
-			return s
-		}
-		return nil
-	})...)
 }
 
 // withLastKnown lets the daemon start with the last known state if source does

@@ -77,6 +77,7 @@ func newRig(t *testing.T) *rig {
 	h.daemon = &daemon{
 		options: o,
 		log:     logging.New(&h.log, logging.Text, slog.LevelDebug),
+		level:   logging.NewLevel(slog.LevelDebug),
 		state:   newState(o.source(), "the source of leases"),
 		choose:  h.wires.choose,
 		stay:    h.wires.stay,

@@ -18,6 +18,7 @@ const (
 	KeyBackends    = "backends"    // backends, best first: [vxlan udp]
 	KeyDescriptors = "descriptors" // number of open files that pass between processes
 	KeyDevice      = "device"      // TUN device: flannel0
+	KeyDuration    = "duration"    // for how long something holds
 	KeyEndpoints   = "endpoints"   // URLs of etcd
 	KeyError       = "error"       // what failed
 	KeyInterface   = "interface"   // underlay interface: eth0
@@ -72,7 +73,7 @@ func (f Format) MarshalText() ([]byte, error) { return []byte(f), nil }
 
 // New returns a logger that writes lines of at least level to w, which it
 // locks for each line.
-func New(w io.Writer, f Format, level slog.Level) *slog.Logger {
+func New(w io.Writer, f Format, level slog.Leveler) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}
 	if f == JSON {
 		return slog.New(slog.NewJSONHandler(w, o))

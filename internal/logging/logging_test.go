@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestTextIsOneLineOfKeysAndValues(t *testing.T) {
@@ -53,4 +55,27 @@ func TestFormatTakesItsTwoNamesOnly(t *testing.T) {
 	if err := f.UnmarshalText([]byte("xml")); err == nil || f != JSON {
 		t.Errorf("xml: got %q, %v", f, err)
 	}
+}
+
+func TestLevelIsChangedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLevel(slog.LevelInfo)
+		at := func(after time.Duration, want slog.Level) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			if got := l.Level(); got != want {
+				t.Errorf("after another %s: %s, want %s", after, got, want)
+			}
+		}
+		l.Change(slog.LevelDebug, time.Minute)
+		at(59*time.Second, slog.LevelDebug)
+		l.Change(slog.LevelError, time.Minute) // replaces the first
+		at(2*time.Second, slog.LevelError)
+		at(time.Minute, slog.LevelInfo)
+		l.Change(slog.LevelDebug, time.Minute)
+		l.Change(0, 0)
+		at(0, slog.LevelInfo)
+		at(time.Hour, slog.LevelInfo)
+	})
 }

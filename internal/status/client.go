@@ -40,15 +40,19 @@ func FetchJSON(ctx context.Context, path string) ([]byte, error) {
 	return raw, err
 }
 
-// get asks the daemon on the socket path for what it has, a path of HTTP.
+// get requests what, a path of HTTP, from the daemon on the socket path.
 func get(ctx context.Context, path, what string) (code int, body []byte, err error) {
+	return request(ctx, path, http.MethodGet, what)
+}
+
+func request(ctx context.Context, path, method, what string) (code int, body []byte, err error) {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		},
 	}
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://twilld"+what, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://twilld"+what, nil)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -7,12 +7,15 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/twillnet/twill/metrics"
 )
@@ -190,5 +193,42 @@ func TestSummaryAddsUpShardsAndReasons(t *testing.T) {
 	}
 	if !reflect.DeepEqual(drops, want) {
 		t.Errorf("drops: %+v, want %+v", drops, want)
+	}
+}
+
+func TestLogLevelIsChangedThroughTheSocket(t *testing.T) {
+	path := socketPath(t)
+	type change struct {
+		to     slog.Level
+		during time.Duration
+	}
+	var got []change
+	s, err := Listen(path, func() Document { return Document{} }, slog.New(slog.DiscardHandler),
+		LogLevelRoute(func(to slog.Level, during time.Duration) { got = append(got, change{to, during}) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []change{{slog.LevelDebug, time.Minute}, {slog.LevelInfo, 0}}
+	for _, w := range want {
+		if err := ChangeLogLevel(t.Context(), path, w.to, w.during); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, wrong := range []string{"", "?level=loud&for=1m", "?level=debug&for=soon"} {
+		if code, _, err := request(t.Context(), path, http.MethodPost, logLevelPath+wrong); err != nil || code != http.StatusBadRequest {
+			t.Errorf("%q: answer %d, error %v", wrong, code, err)
+		}
+	}
+	s.Close()
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestOlderDaemonKeepsItsLogLevel(t *testing.T) {
+	path := socketPath(t)
+	serve(t, path, Document{})
+	if err := ChangeLogLevel(t.Context(), path, slog.LevelDebug, time.Minute); err == nil || !strings.Contains(err.Error(), "older version") {
+		t.Errorf("got %v", err)
 	}
 }

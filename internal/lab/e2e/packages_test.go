@@ -74,6 +74,12 @@ func installUpgradeRemove(t *testing.T, deb string) {
 	if state := m.property("ActiveState"); state != "inactive" {
 		t.Errorf("after the installation the service is %s", state)
 	}
+	m.run("bash", "-c", `set -e
+		source /usr/share/bash-completion/completions/twill
+		complete -p twill
+		for page in twill twilld; do
+			gzip -dc "/usr/share/man/man8/$page.8.gz" | groff -man -Tascii -ww | grep -q -e --
+		done`)
 	if forward := m.run("cat", "/proc/sys/net/ipv4/ip_forward"); forward != "1" {
 		t.Errorf("after the installation ip_forward is %s", forward)
 	}

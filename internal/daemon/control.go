@@ -1,0 +1,34 @@
+package daemon
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/twillnet/twill/internal/daemon/handover"
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/status"
+)
+
+// routes returns the requests that the control socket answers besides GET /status.
+// twill's commands read Kubernetes through it, since they have no client for it.
+func (d *daemon) routes() []status.Route {
+	r := []status.Route{
+		{Pattern: "POST " + handover.Path, Handler: d.acceptHandover},
+		status.LogLevelRoute(d.changeLogLevel),
+	}
+	if !d.options.kube.on {
+		return r
+	}
+	return append(r, status.StoreRoutes(func() status.Store {
+		if s := d.kubernetes.Load(); s != nil {
+			return s
+		}
+		return nil
+	})...)
+}
+
+// changeLogLevel changes the log level for a time.
+func (d *daemon) changeLogLevel(to slog.Level, during time.Duration) {
+	d.log.Info("log level changed", logging.KeyNow, to, logging.KeyDuration, during)
+	d.level.Change(to, during)
+}
