@@ -48,7 +48,7 @@ func TestOuterTOSCopiesECNAndHidesDSCP(t *testing.T) {
 	}
 }
 
-func TestMergeECNMendsTheChecksumOfEveryHeader(t *testing.T) {
+func TestMergeECNUpdatesTheChecksumOfEveryHeader(t *testing.T) {
 	for id := range 1 << 16 {
 		b := tcp4(0).with(func(p *packet) { p.tos, p.id = ecnECT0, uint16(id) }).bytes()
 		var h Header

@@ -217,9 +217,9 @@ func TestPartialAndCompletePacketsAreNotJoined(t *testing.T) {
 	}
 }
 
-// TestDamagedIPHeadersOfPartialPacketsAreNotMended: the run's header is made
+// TestDamagedIPHeadersOfPartialPacketsAreNotRepaired: the run's header is made
 // again, with a good checksum.
-func TestDamagedIPHeadersOfPartialPacketsAreNotMended(t *testing.T) {
+func TestDamagedIPHeadersOfPartialPacketsAreNotRepaired(t *testing.T) {
 	for bad := range 3 {
 		c := NewCoalescer(8, true, true)
 		for i, p := range tcp4(100).train(3) {

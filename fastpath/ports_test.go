@@ -110,9 +110,9 @@ func TestEachSendersDatagramsComeToASocketOfTheirOwn(t *testing.T) {
 	}
 }
 
-// TestStockPeersAreToldApartByTheirAddress: they all send from the port that
+// TestStockPeersAreDistinguishedByAddress: they all send from the port that
 // they receive on.
-func TestStockPeersAreToldApartByTheirAddress(t *testing.T) {
+func TestStockPeersAreDistinguishedByAddress(t *testing.T) {
 	receivers, local := steered(t, "127.0.0.1", 4)
 	for host := range 8 {
 		fd, err := openSocket(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, byte(host)}), local.Port()), false)

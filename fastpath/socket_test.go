@@ -143,14 +143,14 @@ func TestSendersOverLoopback(t *testing.T) {
 	}
 }
 
-func TestReceiveOfAnEmptySocketSaysEAGAIN(t *testing.T) {
+func TestReceiveOnAnEmptySocketReturnsEAGAIN(t *testing.T) {
 	s := openUDP(t, "127.0.0.1")
 	if n, errno := newSockRX(s.fd).receive(); errno != unix.EAGAIN {
 		t.Errorf("%d, %v", n, errno)
 	}
 }
 
-func TestSenderTellsWhatIsWrongWithTheFirstMessage(t *testing.T) {
+func TestSenderReturnsTheErrorOfTheFirstMessage(t *testing.T) {
 	to, from := openUDP(t, "127.0.0.1"), openUDP(t, "127.0.0.1")
 	plain := newBatchSender(newOutlets(from.fd, from.fd, false), from.addr.Addr())
 	for name, s := range map[string]sender{"sendmmsg": newMmsgSender(newOutlets(from.fd, from.fd, false)), "x/net": plain} {

@@ -207,7 +207,7 @@ func TestWhatTheDeviceCannotMeanIsDropped(t *testing.T) {
 	}
 }
 
-func TestPacketForNobodyIsAnsweredWithUnreachable(t *testing.T) {
+func TestPacketForAnUnknownSubnetIsAnsweredWithUnreachable(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		s         segment

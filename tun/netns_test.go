@@ -236,7 +236,7 @@ func TestPlainDeviceIsMadeWhereOffloadsAreTurnedOff(t *testing.T) {
 	})
 }
 
-func TestEmptyQueueSaysEAGAIN(t *testing.T) {
+func TestEmptyQueueReturnsEAGAIN(t *testing.T) {
 	for _, mode := range []Switch{On, Off} {
 		inside(t, func(*netlab.Namespace) {
 			for _, q := range open(t, "t0", 2, mode).Queues {

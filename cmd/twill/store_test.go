@@ -292,7 +292,7 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 	}
 }
 
-func TestLastTrafficIsToldAsRoughlyAsItMatters(t *testing.T) {
+func TestLastTrafficIsShownAsPreciselyAsItMatters(t *testing.T) {
 	for seconds, want := range map[float64]string{
 		0: "0s ago", 59.9: "59s ago", 60: "1m ago", 3599: "59m ago", 3600: "1h ago",
 		47 * 3600: "47h ago", 48 * 3600: "2d ago", 1e300: "365d ago",

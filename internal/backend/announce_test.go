@@ -20,7 +20,7 @@ func dataOf(text string) *vxlan.Data {
 	return &d
 }
 
-func TestLeaseSaysWhatStockFlannelReadsAndWhatElseTheNodeHas(t *testing.T) {
+func TestLeaseAnnouncesWhatStockFlannelReadsAndWhatElseTheNodeHas(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
 		ways           []Kind

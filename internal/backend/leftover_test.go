@@ -16,7 +16,7 @@ import (
 
 // What a node finds on its host and in leases is not always of its own making.
 
-func TestDeviceHasTheMACThatTheLeaseTells(t *testing.T) {
+func TestDeviceHasTheMACOfTheLease(t *testing.T) {
 	inside(t, func(n node) {
 		// As stock flannel leaves it, with a MAC by chance.
 		attrs := netlink.NewLinkAttrs()
@@ -26,14 +26,14 @@ func TestDeviceHasTheMACThatTheLeaseTells(t *testing.T) {
 		n.must(n.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, VtepDevIndex: cfg.Underlay.Index, SrcAddr: cfg.Underlay.IPv4.AsSlice()}))
 		cfg.Own.Attrs = must(cfg.Settings.Announce(cfg.Choice, config(t, `{"Type": "vxlan"}`), cfg.Underlay, Self{MACs: must(cfg.Settings.ReadMACs(cfg.Choice))}, 0))
 		if !strings.Contains(string(cfg.Own.BackendData), "02:11:22:33:44:55") {
-			t.Fatalf("told: %s", cfg.Own.BackendData)
+			t.Fatalf("announced: %s", cfg.Own.BackendData)
 		}
 		_, end := n.open(cfg)
 		end()
 		n.must(n.nl.LinkDel(n.link("flannel.1")))
 		_, end = n.open(cfg)
 		if got := n.link("flannel.1").Attrs().HardwareAddr.String(); got != "02:11:22:33:44:55" {
-			t.Errorf("made anew with %s", got)
+			t.Errorf("recreated with %s", got)
 		}
 		end()
 		// A file may say another.
@@ -45,7 +45,7 @@ func TestDeviceHasTheMACThatTheLeaseTells(t *testing.T) {
 	})
 }
 
-func TestFamilyThatCannotBeHadDoesNotTakeTheOtherAway(t *testing.T) {
+func TestFamilyThatFailsLeavesTheOtherInPlace(t *testing.T) {
 	inside(t, func(n node) {
 		p, end := n.open(n.config(`{"Type": "vxlan"}`))
 		p.SetLeases([]lease.Lease{leaseOf(2, "vxlan", vtepOf("2"))})
@@ -148,7 +148,7 @@ func TestOwnPodsAreNotRoutedToAPeer(t *testing.T) {
 	})
 }
 
-// That an address gets behind a router nobody tells.
+// The kernel does not announce that an address has moved behind a router.
 func TestPeerThatLeavesTheLinkIsReachedThroughTheTunnel(t *testing.T) {
 	inside(t, func(n node) {
 		p, _ := n.open(n.config(`{"Type": "vxlan", "DirectRouting": true}`))
@@ -191,7 +191,7 @@ func TestSubnetThatABridgeOfTheHostHasStaysItsOwn(t *testing.T) {
 	})
 }
 
-func TestLeaseOfAFileThatTellsOfABackendTheNodeHasNotIsWarnedOf(t *testing.T) {
+func TestLeaseInAFileWithABackendThatTheNodeLacksIsLogged(t *testing.T) {
 	inside(t, func(n node) {
 		var log bytes.Buffer
 		cfg := n.config(`{"Type": "udp"}`)

@@ -16,7 +16,7 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-func TestStartTellsAllWhoWait(t *testing.T) {
+func TestStartNotifiesEveryWaiter(t *testing.T) {
 	manager := listenForNotify(t)
 	h := newRig(t)
 	h.daemon.notifySocket = manager.path

@@ -120,7 +120,7 @@ func TestBackendOfTheOthersDoesNotDisturbANodeWithItsOwn(t *testing.T) {
 	}
 }
 
-func TestBackendThatTheNodeHasNotLeavesItAsItWas(t *testing.T) {
+func TestBackendThatTheNodeLacksChangesNothing(t *testing.T) {
 	for backend, want := range map[string]string{
 		`{"Type": "wireguard"}`:          `backend type "wireguard" is not supported, only flannel has it`,
 		`{"Type": "vxlan"}`:              "no VXLAN in a test; or start twilld with --backend=auto",
@@ -184,7 +184,7 @@ func TestBadBackendOfAnotherNetworkIsReported(t *testing.T) {
 }
 
 // The text of a file comes and goes as a whole, what a node has for it does not.
-func TestFileThatIsWhollyReadAgainIsNotBetterThanBefore(t *testing.T) {
+func TestFileReadAgainWithTheSameErrorStaysRefused(t *testing.T) {
 	h := newRig(t)
 	h.start(t)
 	unfit := strings.Replace(twoNodes, `"udp"`, `"wireguard"`, 1)

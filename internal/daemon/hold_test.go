@@ -175,7 +175,7 @@ func TestRenewalThatFailsIsTriedAgainWhileTheLeaseStands(t *testing.T) {
 	}
 }
 
-func TestLeaseThatHasExpiredUnrenewedIsTold(t *testing.T) {
+func TestLeaseThatExpiresUnrenewedIsReported(t *testing.T) {
 	l := &lender{term: time.Hour}
 	away := errors.New("no answer")
 	l.fail(away)

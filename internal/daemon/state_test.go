@@ -31,9 +31,9 @@ func (*countingPlane) SetIdle([]status.Peer) {}
 
 func (c *countingPlane) Counters() []*metrics.Shard { return []*metrics.Shard{&c.shard} }
 
-// TestStatusTellsHowLongAPeerHasBeenIdle also where it was not asked for in
+// TestStatusShowsHowLongAPeerHasBeenIdle also where it was not asked for in
 // between. The clock is the test's.
-func TestStatusTellsHowLongAPeerHasBeenIdle(t *testing.T) {
+func TestStatusShowsHowLongAPeerHasBeenIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dp countingPlane
 		s := newState("", "")
@@ -55,7 +55,7 @@ func TestStatusTellsHowLongAPeerHasBeenIdle(t *testing.T) {
 	})
 }
 
-func TestDataPlaneThatCarriesNothingIsNotAskedForItsPeers(t *testing.T) {
+func TestPeersOfAnIdleDataPlaneAreNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dp countingPlane
 		s := newState("", "")
@@ -70,7 +70,7 @@ func TestDataPlaneThatCarriesNothingIsNotAskedForItsPeers(t *testing.T) {
 	})
 }
 
-func TestDataPlaneThatIsReplacedIsNotAskedAnyMore(t *testing.T) {
+func TestReplacedDataPlaneIsNoLongerQueried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var was, is countingPlane
 		s := newState("", "")

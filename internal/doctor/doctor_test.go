@@ -269,9 +269,9 @@ func TestEachRuleThatIsMissingIsFound(t *testing.T) {
 	p.isWell("rules")
 }
 
-// TestRulesAreThoseThatTheDaemonSaysItKeeps: what the flags and the network
+// TestRulesAreThoseInTheStatusOfTheDaemon: what the flags and the network
 // config would ask for counts where no daemon keeps any.
-func TestRulesAreThoseThatTheDaemonSaysItKeeps(t *testing.T) {
+func TestRulesAreThoseInTheStatusOfTheDaemon(t *testing.T) {
 	p := newPatient(t, netlabtest.Namespace(t, "node"))
 	p.x.Forward, p.x.Config.EnableNFTables = true, true
 	if found := p.look("rules"); Worst(found) != Bad {
@@ -374,7 +374,7 @@ func (p *patient) answersAt(from, to *netlab.Host, a netip.Addr) {
 // host a ─┬─ host b   answers
 //
 //	└─ host c   does not through the tunnel, and takes small packets only
-func TestPeerWithTwoFaultsIsNoneOfThoseThatAnswer(t *testing.T) {
+func TestPeerWithTwoFaultsIsNotCountedAsAnswering(t *testing.T) {
 	topo := netlabtest.New(t, netlab.Options{Hosts: 3})
 	a, b, c := topo.Hosts[0], topo.Hosts[1], topo.Hosts[2]
 	p := newPatient(t, a.NS)
@@ -483,7 +483,7 @@ func TestStatusOfTheDaemonIsReported(t *testing.T) {
 	}
 }
 
-func TestLeaseThatIsNotValidAnyMoreIsReported(t *testing.T) {
+func TestExpiredLeaseIsReported(t *testing.T) {
 	p := newPatient(t, nil)
 	p.x.Leases[0].Expiration = time.Now().Add(5 * time.Minute)
 	p.has("lease", Warn, "was not renewed")

@@ -49,7 +49,7 @@ func TestPeerOfADataPlaneThatWasReplacedIsIdleAsBefore(t *testing.T) {
 	w.notes(time.Second, 0, 3, 0)
 }
 
-func TestPeerThatWasAwayBeginsAnew(t *testing.T) {
+func TestPeerThatWasAwayStartsOver(t *testing.T) {
 	w := &watched{T: t, now: time.Now()}
 	w.notes(0, 5, 5, 0)
 	w.Note(nil, w.now.Add(time.Second))

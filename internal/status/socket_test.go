@@ -95,7 +95,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 }
 
-func TestFileThatIsNoSocketIsKept(t *testing.T) {
+func TestFileThatIsNotASocketIsKept(t *testing.T) {
 	path := filepath.Join(filepath.Dir(filepath.Dir(socketPath(t))), "precious")
 	if err := os.WriteFile(path, []byte("data"), 0o644); err != nil {
 		t.Fatal(err)

@@ -270,7 +270,7 @@ func TestNodesThatStartAtOnceGetDistinctSubnets(t *testing.T) {
 	}
 }
 
-func TestAnEtcdLeaseThatNobodyNeedsIsGivenBack(t *testing.T) {
+func TestAnUnusedEtcdLeaseIsRevoked(t *testing.T) {
 	n := newNetwork(t, `{"Network":"10.5.0.0/16","SubnetMin":"10.5.7.0","SubnetMax":"10.5.7.0"}`)
 	s := n.store()
 	g := grant{store: s}

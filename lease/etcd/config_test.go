@@ -60,7 +60,7 @@ func TestOnlyAGoodConfigIsWritten(t *testing.T) {
 	}
 }
 
-func TestAMendedConfigIsPickedUpAndEachWrongOneToldOnce(t *testing.T) {
+func TestACorrectedConfigIsUsedAndEachInvalidOneReportedOnce(t *testing.T) {
 	n := newNetwork(t, "")
 	s := n.store()
 	refused := make(chan error, 10)
@@ -94,7 +94,7 @@ func TestAMendedConfigIsPickedUpAndEachWrongOneToldOnce(t *testing.T) {
 	}
 }
 
-func TestAWatchTellsConfigsAsTheyChange(t *testing.T) {
+func TestAWatchReportsConfigsAsTheyChange(t *testing.T) {
 	n := newNetwork(t, "")
 	n.put("subnets/10.5.1.0-24", value(1))
 	w := n.watch(n.store())

@@ -114,7 +114,7 @@ func (n *network) acquire(s *Store, a lease.Attrs, prev ...string) *lease.Lease 
 	return l
 }
 
-// put writes a value as somebody with etcdctl would.
+// put writes a value as etcdctl does.
 func (n *network) put(key, value string, options ...clientv3.OpOption) {
 	n.Helper()
 	if _, err := n.client.Put(n.ctx(), n.prefix+"/"+key, value, options...); err != nil {

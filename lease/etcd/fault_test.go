@@ -161,7 +161,7 @@ func TestAPartitionShorterThanTheLeaseChangesNothing(t *testing.T) {
 	n.oneOwner()
 }
 
-func TestALeaseLostInALongPartitionIsToldAtItsEnd(t *testing.T) {
+func TestALeaseLostInALongPartitionIsReportedAtItsEnd(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, ipv4Only)
@@ -193,7 +193,7 @@ func TestALeaseLostInALongPartitionIsToldAtItsEnd(t *testing.T) {
 	n.oneOwner()
 }
 
-func TestAnEtcdThatWasPutBackIsReadAnew(t *testing.T) {
+func TestARestoredEtcdIsReadAgain(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, ipv4Only)

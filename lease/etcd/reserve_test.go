@@ -18,7 +18,7 @@ func subnetOf(s string, a lease.Attrs) lease.Lease {
 	return lease.Lease{Subnet: netip.MustParsePrefix(s), Attrs: a}
 }
 
-func TestAReservedSubnetIsItsNodesAndNobodyElses(t *testing.T) {
+func TestAReservedSubnetBelongsToItsNodeOnly(t *testing.T) {
 	n := newNetwork(t, `{"Network":"10.5.0.0/16","SubnetMin":"10.5.7.0","SubnetMax":"10.5.9.0"}`)
 	s := n.store()
 	for range 2 { // the second time changes nothing
@@ -114,7 +114,7 @@ func TestReserveAndReleaseDoNotDisturbTheNodeThatHasTheSubnet(t *testing.T) {
 	w.notLost()
 }
 
-func TestAReservationForNobodyIsDeletedWhenReleased(t *testing.T) {
+func TestAReservationWithoutANodeIsDeletedWhenReleased(t *testing.T) {
 	n := newNetwork(t, ipv4Only)
 	s := n.store()
 	if _, err := s.Reserve(n.ctx(), subnet("10.5.7.0/24")); err != nil {

@@ -54,7 +54,7 @@ func as(user, password string) func(*Options) {
 	return func(o *Options) { o.Username, o.Password = user, NewSecret(password) }
 }
 
-func TestAWrongPasswordIsToldAtOnceAndNeverShown(t *testing.T) {
+func TestAWrongPasswordIsReportedAtOnceAndNeverShown(t *testing.T) {
 	t.Parallel()
 	_, n := withUsers(t)
 	const wrong = "incorrect donkey"
@@ -100,9 +100,9 @@ func TestAUserNeedsRightsForConfigAndSubnetsOnly(t *testing.T) {
 	}
 }
 
-// TestALogInThatExpiresIsMadeAnew has etcd forget its tokens, as it does when it
+// TestAnExpiredLoginIsRepeated has etcd forget its tokens, as it does when it
 // restarts and when they are not used.
-func TestALogInThatExpiresIsMadeAnew(t *testing.T) {
+func TestAnExpiredLoginIsRepeated(t *testing.T) {
 	t.Parallel()
 	server, n := withUsers(t, "--auth-token-ttl=1")
 	s := n.store(as("node", password))

@@ -121,7 +121,7 @@ func (w *watching) notLost() {
 	}
 }
 
-func TestAWatchTellsASnapshotAndThenChanges(t *testing.T) {
+func TestAWatchSendsASnapshotAndThenChanges(t *testing.T) {
 	n := newNetwork(t, ipv4Only)
 	n.put("subnets/10.5.1.0-24", value(1))
 	w := n.watch(n.store())
@@ -183,7 +183,7 @@ func TestAnUnreadableLeaseIsLoggedOnceAndPassedOver(t *testing.T) {
 	w.notLost()
 }
 
-func TestASubnetThatIsReservedForNobodyIsNoLongerANodes(t *testing.T) {
+func TestASubnetReservedWithoutANodeIsNoLongerANodes(t *testing.T) {
 	n := newNetwork(t, ipv4Only)
 	n.put("subnets/10.5.1.0-24", value(1))
 	w := n.watch(n.store())
@@ -219,7 +219,7 @@ func TestTheOwnLeaseIsAmongTheOthersWithItsExpiration(t *testing.T) {
 	w.notLost()
 }
 
-func TestALostLeaseIsToldAndNeverReportedAsRemoved(t *testing.T) {
+func TestALostLeaseIsAnErrorAndNotADeletion(t *testing.T) {
 	n := newNetwork(t, ipv4Only)
 	s := n.store()
 	own := n.acquire(s, node(1), "10.5.52.0/24")
@@ -243,7 +243,7 @@ func TestALostLeaseIsToldAndNeverReportedAsRemoved(t *testing.T) {
 	}
 }
 
-func TestAStolenLeaseIsToldWithTheNewOwner(t *testing.T) {
+func TestATakenLeaseIsReportedWithTheNewOwner(t *testing.T) {
 	n := newNetwork(t, ipv4Only)
 	s := n.store()
 	n.acquire(s, node(1), "10.5.52.0/24")

@@ -145,7 +145,7 @@ func TestUnknownTopLevelKeysPass(t *testing.T) {
 	}
 }
 
-func TestOpenRefusesWhatIsNoFile(t *testing.T) {
+func TestOpenRefusesWhatIsNotAFile(t *testing.T) {
 	dir := t.TempDir()
 	for path, want := range map[string]string{
 		dir:                          dir + ": not a regular file",

@@ -134,7 +134,7 @@ func TestAFileIsFollowedHoweverItIsReplaced(t *testing.T) {
 			write(t, path, first)
 			return func(text string) { replace(t, path, text) }
 		}},
-		{"deleted and made anew", func(t *testing.T, _, path, first string) func(string) {
+		{"deleted and recreated", func(t *testing.T, _, path, first string) func(string) {
 			write(t, path, first)
 			return func(text string) {
 				testkit.Must(t, os.Remove(path))
@@ -148,7 +148,7 @@ func TestAFileIsFollowedHoweverItIsReplaced(t *testing.T) {
 				write(t, path, text)
 			}
 		}},
-		{"directory made anew", func(t *testing.T, _, path, first string) func(string) {
+		{"directory recreated", func(t *testing.T, _, path, first string) func(string) {
 			fill := func(text string) {
 				testkit.Must(t, os.Mkdir(filepath.Dir(path), 0o755))
 				write(t, path, text)
@@ -206,7 +206,7 @@ func TestAFileIsFollowedHoweverItIsReplaced(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "etc", "leases.json")
 			switch tt.name {
-			case "written in place", "renamed over", "deleted and made anew", "old one renamed away":
+			case "written in place", "renamed over", "deleted and recreated", "old one renamed away":
 				testkit.Must(t, os.Mkdir(filepath.Dir(path), 0o755))
 			}
 			if tt.name == "ConfigMap" {
@@ -224,7 +224,7 @@ func TestAFileIsFollowedHoweverItIsReplaced(t *testing.T) {
 	}
 }
 
-func TestABrokenVersionIsToldOnceAndTheLastGoodOneStays(t *testing.T) {
+func TestAnInvalidVersionIsReportedOnceAndTheLastGoodOneStays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "leases.json")
 	write(t, path, text(1, 2))
 	w := watch(t, path, nil)
@@ -235,12 +235,12 @@ func TestABrokenVersionIsToldOnceAndTheLastGoodOneStays(t *testing.T) {
 	if _, err := w.store.Acquire(context.Background(), attrs("192.0.2.2", ""), lease.Previous{}); err != nil {
 		t.Errorf("a broken version has put the last good one out of force: %v", err)
 	}
-	replace(t, path, broken) // the same again is not told
+	replace(t, path, broken) // the same again is not reported
 	replace(t, path, "{")
 	w.expectErr("leases.json:1:2: unexpected end of JSON input")
 	replace(t, path, text(2, 3))
 	w.expect([]int{3}, []int{1})
-	// Broken and mended without a change: an update that says nothing tells that
+	// Broken and repaired without a change: an empty update reports that
 	// what is in force is in the file again.
 	replace(t, path, "{")
 	w.expectErr("unexpected end")
@@ -248,7 +248,7 @@ func TestABrokenVersionIsToldOnceAndTheLastGoodOneStays(t *testing.T) {
 	w.expect(nil, nil)
 }
 
-func TestAMissingFileIsToldAndItsReturnIsSeen(t *testing.T) {
+func TestAMissingFileIsReportedAndItsReturnIsNoticed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "leases.json")
 	write(t, path, text(1, 2))
 	w := watch(t, path, nil)

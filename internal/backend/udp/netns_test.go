@@ -142,7 +142,7 @@ func TestDeviceLooksAsFlannelsDoes(t *testing.T) {
 					t.Fatal(err)
 				}
 				if got := link.Attrs().MTU; got != tt.mtu || b.MTU() != tt.mtu {
-					t.Errorf("MTU %d, told %d, want %d", got, b.MTU(), tt.mtu)
+					t.Errorf("MTU %d, reported %d, want %d", got, b.MTU(), tt.mtu)
 				}
 				if link.Attrs().Flags&net.FlagUp == 0 {
 					t.Error("flannel0 is down")
@@ -167,7 +167,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 	logger := slog.New(slog.DiscardHandler)
 	for _, tt := range []struct {
 		name  string
-		cause func(t *testing.T, cfg *Config) (mend func())
+		cause func(t *testing.T, cfg *Config) (repair func())
 		err   string
 		keeps bool // an interface flannel0 that was there
 	}{
@@ -225,7 +225,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 				if _, end, err := openKept(cfg); err != nil || end() != nil {
 					t.Fatal(err)
 				}
-				mend := tt.cause(t, &cfg)
+				repair := tt.cause(t, &cfg)
 				before := descriptors(t)
 				_, end, err := openKept(cfg)
 				if err == nil {
@@ -239,7 +239,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 					t.Errorf("flannel0 afterwards: %v", err)
 				}
 				testkit.Eventually(t, "descriptors are closed", func() bool { return descriptors(t) <= before })
-				mend()
+				repair()
 				open(t, cfg)
 			})
 		})

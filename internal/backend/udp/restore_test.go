@@ -11,9 +11,9 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// TestWhatStopsTrafficOnTheDeviceIsPutBack: without a queue, or without a carrier,
+// TestWhatStopsTrafficOnTheDeviceIsUndone: without a queue, or without a carrier,
 // the kernel drops all that pods send, and says nothing.
-func TestWhatStopsTrafficOnTheDeviceIsPutBack(t *testing.T) {
+func TestWhatStopsTrafficOnTheDeviceIsUndone(t *testing.T) {
 	ip := func(args ...string) func(*netlab.Namespace) error {
 		return func(ns *netlab.Namespace) error {
 			return ns.Command(t.Context(), "ip", append([]string{"link", "set", "flannel0"}, args...)...).Run()

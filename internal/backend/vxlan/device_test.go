@@ -51,13 +51,13 @@ func TestDeviceIsReadyForPods(t *testing.T) {
 				d := h.open(cfg)
 				a := h.link(tt.device).Attrs()
 				if d.Name() != tt.device || d.Index() != a.Index || int(d.TunnelMTU()) != tt.mtu || a.MTU != tt.mtu {
-					t.Errorf("told %s, index %d, MTU %d; has index %d, MTU %d, want MTU %d", d.Name(), d.Index(), int(d.TunnelMTU()), a.Index, a.MTU, tt.mtu)
+					t.Errorf("reported %s, index %d, MTU %d; has index %d, MTU %d, want MTU %d", d.Name(), d.Index(), int(d.TunnelMTU()), a.Index, a.MTU, tt.mtu)
 				}
 				if a.Flags&net.FlagUp == 0 {
 					t.Error("it is down")
 				}
 				if !bytes.Equal(a.HardwareAddr, cfg.MAC) || !bytes.Equal(d.MAC, cfg.MAC) {
-					t.Errorf("MAC %s, told %s, want %s", a.HardwareAddr, d.MAC, cfg.MAC)
+					t.Errorf("MAC %s, reported %s, want %s", a.HardwareAddr, d.MAC, cfg.MAC)
 				}
 				if got := h.addrs(tt.device); !slices.Equal(got, tt.addrs) { // no link-local one
 					t.Errorf("addresses %v, want %v", got, tt.addrs)
@@ -91,50 +91,50 @@ func TestTwoFamiliesOverIPv6NeedOneDevice(t *testing.T) {
 func TestRestartFindsTheDeviceAndWritesNothing(t *testing.T) {
 	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		peers := []Peer{peer(2), peer(3), peer(4)}
-		told := h.listen()
+		heard := h.listen()
 		first := h.open(cfg)
-		// The kernel tells of an IPv6 address when it has got round to it.
-		testkit.Eventually(h, "the kernel has told of the address", func() bool {
-			return slices.ContainsFunc(told(first.Name()), func(m string) bool {
+		// The kernel announces an IPv6 address some time later.
+		testkit.Eventually(h, "the kernel has announced the address", func() bool {
+			return slices.ContainsFunc(heard(first.Name()), func(m string) bool {
 				return strings.HasPrefix(m, fmt.Sprintf("message of type %d:", unix.RTM_NEWADDR))
 			})
 		})
 		h.must(first.add(peers...), first.Close())
 		table := h.table(first.Name())
-		told(first.Name())
+		heard(first.Name())
 
 		cfg.MAC = net.HardwareAddr{2, 9, 9, 9, 9, 9} // another than it was
 		d := h.open(cfg)
 		h.must(d.add(peers...), d.retain(peers...), d.add(peers...))
 		h.run(d)() // looks once
-		if got := told(first.Name()); len(got) > 0 {
-			h.Errorf("changes were told:\n%s", strings.Join(got, "\n"))
+		if got := heard(first.Name()); len(got) > 0 {
+			h.Errorf("changes were announced:\n%s", strings.Join(got, "\n"))
 		}
 		if d.Index() != first.Index() || !bytes.Equal(d.MAC, first.MAC) {
 			h.Errorf("index %d, MAC %s; before the restart %d, %s", d.Index(), d.MAC, first.Index(), first.MAC)
 		}
 		h.hasTable(d.Name(), table...)
-		// The ear is not deaf.
+		// Changes are heard.
 		h.must(d.add(peer(5)))
-		if got := told(d.Name()); len(got) != 2 {
+		if got := heard(d.Name()); len(got) != 2 {
 			h.Errorf("a new peer is %d changes, want 2:\n%s", len(got), strings.Join(got, "\n"))
 		}
 	})
 }
 
-// TestMACIsThereBeforeAnybodyHearsOfTheDevice: systemd-udevd gives one that it
-// hears of without a set address another.
-func TestMACIsThereBeforeAnybodyHearsOfTheDevice(t *testing.T) {
+// TestDeviceIsCreatedWithItsMAC: systemd-udevd gives another address to a new device
+// whose address was not set.
+func TestDeviceIsCreatedWithItsMAC(t *testing.T) {
 	forFamilies(t, func(h host, cfg setup, _ func(int) Peer) {
-		told := h.listen(unix.RTNLGRP_LINK)
+		heard := h.listen(unix.RTNLGRP_LINK)
 		d := h.open(cfg)
-		if first := told(d.Name())[0]; !strings.Contains(first, hex.EncodeToString(cfg.MAC)) {
+		if first := heard(d.Name())[0]; !strings.Contains(first, hex.EncodeToString(cfg.MAC)) {
 			h.Errorf("the first message lacks %s:\n%s", cfg.MAC, first)
 		}
 	})
 }
 
-func TestExistingDeviceTellsItsMAC(t *testing.T) {
+func TestMACOfAnExistingDeviceIsRead(t *testing.T) {
 	inside(t, func(h host) {
 		if m, err := Existing(1, false); m != nil || err != nil {
 			t.Errorf("of no device %v, %v", m, err)
@@ -209,13 +209,13 @@ func TestChangedOptionIsApplied(t *testing.T) {
 					t.Errorf("not applied: %+v, addresses %v", v, h.addrs("flannel.1"))
 				}
 				if !bytes.Equal(v.HardwareAddr, before.MAC) || !bytes.Equal(d.MAC, before.MAC) {
-					t.Errorf("MAC %s, told %s, was %s", v.HardwareAddr, d.MAC, before.MAC)
+					t.Errorf("MAC %s, reported %s, was %s", v.HardwareAddr, d.MAC, before.MAC)
 				}
 				if same := d.Index() == before.Index(); same != tt.live {
 					t.Errorf("the same device: %t, want %t", same, tt.live)
 				}
 				if made := strings.Contains(out.String(), "replacing VXLAN device"); made == tt.live {
-					t.Errorf("log of a device that was made anew (%t):\n%s", !tt.live, out)
+					t.Errorf("log of a device that was recreated (%t):\n%s", !tt.live, out)
 				}
 				if tt.live {
 					h.hasTable("flannel.1", lines(peer4(2))...)

@@ -93,7 +93,7 @@ func addr(s string) *netlink.Addr {
 	}
 }
 
-// eth0 is the underlay, as internal/host/underlay tells of it.
+// eth0 is the underlay, as internal/host/underlay describes it.
 func (h host) eth0() underlay.Interface {
 	h.Helper()
 	a := h.link("eth0").Attrs()
@@ -237,11 +237,11 @@ func forFamilies(t *testing.T, f func(h host, cfg setup, peer func(n int) Peer))
 	}
 }
 
-// listen returns a function that returns what the kernel has told since of
+// listen returns a function that returns what the kernel has since announced about
 // changes to one of its links: messages of links, addresses, neighbours and FDB
 // entries, or those of the groups. All that was done before the call has been
-// told by then, but for IPv6 addresses, of which the kernel tells later.
-func (h host) listen(groups ...uint) (told func(name string) []string) {
+// announced by then, except for IPv6 addresses, which the kernel announces later.
+func (h host) listen(groups ...uint) (heard func(name string) []string) {
 	h.Helper()
 	if groups == nil {
 		groups = []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_NEIGH}

@@ -70,12 +70,12 @@ func TestChangedPeerIsReplaced(t *testing.T) {
 		h.hasTable(d.Name(), lines(moved, peer(3))...)
 		renewed := moved
 		renewed.MAC = net.HardwareAddr{2, 0, 0, 9, 9, 9}
-		told := h.listen(unix.RTNLGRP_NEIGH)
+		heard := h.listen(unix.RTNLGRP_NEIGH)
 		h.must(d.add(renewed, peer(3)))
 		// Packets are never led to a MAC that is nowhere: the FDB entry is first, and
 		// the former one goes last.
-		if got := told(d.Name()); len(got) != 3 || !strings.HasPrefix(got[2], fmt.Sprintf("message of type %d: %02x", unix.RTM_DELNEIGH, unix.AF_BRIDGE)) || !strings.HasPrefix(got[0], fmt.Sprintf("message of type %d: %02x", unix.RTM_NEWNEIGH, unix.AF_BRIDGE)) {
-			h.Errorf("told was\n%s", strings.Join(got, "\n"))
+		if got := heard(d.Name()); len(got) != 3 || !strings.HasPrefix(got[2], fmt.Sprintf("message of type %d: %02x", unix.RTM_DELNEIGH, unix.AF_BRIDGE)) || !strings.HasPrefix(got[0], fmt.Sprintf("message of type %d: %02x", unix.RTM_NEWNEIGH, unix.AF_BRIDGE)) {
+			h.Errorf("heard\n%s", strings.Join(got, "\n"))
 		}
 		h.must(d.retain(renewed, peer(3)))
 		h.hasTable(d.Name(), lines(renewed, peer(3))...)
@@ -90,10 +90,10 @@ func TestSubnetsThatChangeHandsKeepBothPeers(t *testing.T) {
 		h.must(first.add(a, b), first.Close())
 		a.Subnet, b.Subnet = b.Subnet, a.Subnet
 		d := h.open(cfg)
-		told := h.listen(unix.RTNLGRP_NEIGH)
+		heard := h.listen(unix.RTNLGRP_NEIGH)
 		h.must(d.add(a, b), d.retain(a, b))
 		h.hasTable(d.Name(), lines(a, b)...)
-		if got := told(d.Name()); len(got) != 2 {
+		if got := heard(d.Name()); len(got) != 2 {
 			h.Errorf("%d changes, want 2, of the neighbours:\n%s", len(got), strings.Join(got, "\n"))
 		}
 	})
@@ -227,10 +227,10 @@ func TestLastOfTwoLeasesHasTheMAC(t *testing.T) {
 		h.must(d.add(former, now))
 		want := append(lines(now), fmt.Sprintf("%s %s", former.Subnet.Addr(), former.MAC))
 		h.hasTable(d.Name(), want...)
-		told := h.listen(unix.RTNLGRP_NEIGH)
+		heard := h.listen(unix.RTNLGRP_NEIGH)
 		h.must(d.add(now, former), d.retain(former, now))
 		h.run(d)()
-		if got := told(d.Name()); len(got) > 0 {
+		if got := heard(d.Name()); len(got) > 0 {
 			h.Errorf("they take it from each other:\n%s", strings.Join(got, "\n"))
 		}
 		if len(d.shared) != 1 || d.shared[0].Subnet != former.Subnet {
@@ -313,9 +313,9 @@ func TestThousandsOfPeersAreAddedFoundAndRemoved(t *testing.T) {
 
 		d = h.open(h.configMany())
 		peers = append(peers, node(manyPeers+1))
-		told := h.listen(unix.RTNLGRP_NEIGH)
+		heard := h.listen(unix.RTNLGRP_NEIGH)
 		timed("find them after a restart", func() error { return errors.Join(d.add(peers...), d.retain(peers...)) })
-		if got := told("flannel.1"); len(got) > 0 {
+		if got := heard("flannel.1"); len(got) > 0 {
 			t.Errorf("%d changes, want none", len(got))
 		}
 		stop := h.run(d)
@@ -354,7 +354,7 @@ func BenchmarkPeers(b *testing.B) {
 	})
 }
 
-// BenchmarkChange changes one of 5,000 peers, and tells the whole set each time
+// BenchmarkChange changes one of 5,000 peers, and passes the whole set each time
 // as the daemon does.
 func BenchmarkChange(b *testing.B) {
 	inside(b, func(h host) {

@@ -83,7 +83,7 @@ func (s *stockFlannel) run(ready func() bool) {
 }
 
 // attributes are those of a link and, by "data" and their numbers, those that
-// VXLAN devices have, as the kernel tells them. Left out is what no two devices
+// VXLAN devices have, as the kernel lists them. Left out is what no two devices
 // have in common: counters, and what an address family says of it.
 func (h host) attributes(name string) map[string]string {
 	h.Helper()
@@ -184,11 +184,11 @@ func TestStockFlannelsDeviceIsTakenOver(t *testing.T) {
 						}
 					}
 					stock := h.attributes(name)
-					told := h.listen()
+					heard := h.listen()
 					d := h.open(cfg)
 					h.must(d.add(peers[i:i+1]...), d.retain(peers[i:i+1]...))
-					if got := told(name); tt.sameMTU[i] && len(got) > 0 {
-						t.Errorf("%s: changes were told:\n%s", name, strings.Join(got, "\n"))
+					if got := heard(name); tt.sameMTU[i] && len(got) > 0 {
+						t.Errorf("%s: changes were announced:\n%s", name, strings.Join(got, "\n"))
 					}
 					h.hasTable(name, lines(peers[i])...)
 					h.must(d.Delete(), d.Close())

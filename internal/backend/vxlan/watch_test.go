@@ -89,9 +89,9 @@ func takings() []taking {
 	}
 }
 
-// TestWhatIsTakenFromTheDeviceIsPutBack: each case takes one thing away, and the
+// TestWhatIsRemovedFromTheDeviceIsRestored: each case takes one thing away, and the
 // device is soon what it was, which the log says once.
-func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
+func TestWhatIsRemovedFromTheDeviceIsRestored(t *testing.T) {
 	for _, tt := range takings() {
 		t.Run(tt.name, func(t *testing.T) {
 			forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
@@ -115,8 +115,8 @@ func TestWhatIsTakenFromTheDeviceIsPutBack(t *testing.T) {
 	}
 }
 
-// TestPeersAddedWhileItRunsAreLookedAfter: and those that were removed are not.
-func TestPeersAddedWhileItRunsAreLookedAfter(t *testing.T) {
+// TestPeersAddedWhileItRunsAreMaintained: and those that were removed are not.
+func TestPeersAddedWhileItRunsAreMaintained(t *testing.T) {
 	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		d := h.open(cfg)
 		h.run(d)
@@ -128,9 +128,9 @@ func TestPeersAddedWhileItRunsAreLookedAfter(t *testing.T) {
 	})
 }
 
-// TestForeignEntriesAreNoConcernOfRun: nothing is written, whatever comes and
+// TestForeignEntriesAreLeftAlone: nothing is written, whatever comes and
 // goes beside ours.
-func TestForeignEntriesAreNoConcernOfRun(t *testing.T) {
+func TestForeignEntriesAreLeftAlone(t *testing.T) {
 	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		out := new(testkit.Log)
 		cfg.Logger = out.Logger()
@@ -158,7 +158,7 @@ func TestDeviceThatIsGoneEndsRun(t *testing.T) {
 	}{
 		{"deleted", func(h host, d *kept) { h.must(d.Delete()) }},
 		{"deleted with its interface", func(h host, d *kept) { h.must(h.nl.LinkDel(h.link("eth0"))) }},
-		{"deleted and made anew by another", func(h host, d *kept) {
+		{"deleted and recreated by another", func(h host, d *kept) {
 			v := h.vxlan(d.Name())
 			again := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: d.Name()}, VxlanId: v.VxlanId, VtepDevIndex: v.VtepDevIndex, SrcAddr: v.SrcAddr}
 			h.must(h.nl.LinkDel(v), h.nl.LinkAdd(again))
@@ -235,9 +235,9 @@ func TestDeviceComesBackWithItsPeers(t *testing.T) {
 	})
 }
 
-// TestWhoFightsIsNotAnsweredFaster: a program deletes an entry as soon as it is
+// TestAnotherWriterIsNotAnsweredFaster: a program deletes an entry as soon as it is
 // there. What is put back is bounded, and said once.
-func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
+func TestAnotherWriterIsNotAnsweredFaster(t *testing.T) {
 	inside(t, func(h host) {
 		out := new(testkit.Log)
 		cfg := h.config4()
@@ -262,8 +262,8 @@ func TestWhoFightsIsNotAnsweredFaster(t *testing.T) {
 	})
 }
 
-// TestWhatCannotBePutBackIsToldOnce: and tried again when something changes.
-func TestWhatCannotBePutBackIsToldOnce(t *testing.T) {
+// TestWhatCannotBeRestoredIsLoggedOnce: and tried again when something changes.
+func TestWhatCannotBeRestoredIsLoggedOnce(t *testing.T) {
 	inside(t, func(h host) {
 		out := new(testkit.Log)
 		cfg := h.config4()

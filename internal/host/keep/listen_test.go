@@ -14,9 +14,9 @@ import (
 	"github.com/twillnet/twill/internal/host/nlwatch"
 )
 
-// TestOnlyWhatConcernsTheStateIsLookedAt: after each notification that does, whole
+// TestOnlyNotificationsAboutTheStateAreFollowed: after each notification that does, whole
 // tables are read.
-func TestOnlyWhatConcernsTheStateIsLookedAt(t *testing.T) {
+func TestOnlyNotificationsAboutTheStateAreFollowed(t *testing.T) {
 	inside(t, func(n *node) {
 		n.must(netlink.LinkDel(n.vtep))
 		c := cluster(5)
@@ -93,7 +93,7 @@ func linkMessage(l netlink.Link) []byte {
 	return (&nl.IfInfomsg{IfInfomsg: unix.IfInfomsg{Index: int32(l.Attrs().Index)}}).Serialize()
 }
 
-func TestMessagesThatAreCutShortAreNoConcern(t *testing.T) {
+func TestTruncatedMessagesAreIgnored(t *testing.T) {
 	inside(t, func(n *node) {
 		c := cluster(5)
 		k, err := Open(c.config(""))
@@ -111,9 +111,9 @@ func TestMessagesThatAreCutShortAreNoConcern(t *testing.T) {
 	})
 }
 
-// TestWhatIsTakenAgainAndAgainIsLeftAloneLonger, up to a bound, and at once again
+// TestWhatIsRemovedRepeatedlyIsLeftAloneLonger, up to a bound, and at once again
 // after a calm.
-func TestWhatIsTakenAgainAndAgainIsLeftAloneLonger(t *testing.T) {
+func TestWhatIsRemovedRepeatedlyIsLeftAloneLonger(t *testing.T) {
 	k := &Keeper{paces: make(map[any]*pace)}
 	var rests []time.Duration
 	for range 9 {

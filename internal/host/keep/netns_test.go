@@ -302,7 +302,7 @@ func (n *node) has(want []string) {
 	}
 }
 
-// monitor is told of all changes of routes, as 'ip monitor route'.
+// monitor receives all changes of routes, as 'ip monitor route'.
 type monitor struct {
 	*node
 	events *nlwatch.Watcher

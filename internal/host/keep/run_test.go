@@ -15,9 +15,9 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// TestWhatIsTakenAwayIsPutBack: each case takes routes away, and they are soon
+// TestWhatIsRemovedIsRestored: each case takes routes away, and they are soon
 // back, which the log says.
-func TestWhatIsTakenAwayIsPutBack(t *testing.T) {
+func TestWhatIsRemovedIsRestored(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		take func(n *node, f family) error
@@ -46,7 +46,7 @@ func TestWhatIsTakenAwayIsPutBack(t *testing.T) {
 				netlink.AddrReplace(n.eth0, address("2001:db8::1/64")))
 		}, ""},
 		// The kernel takes all IPv4 routes of a device away with its last
-		// address, without telling.
+		// address, without a notification.
 		{"last address removed and added", func(n *node, f family) error {
 			return errors.Join(netlink.AddrDel(n.eth0, address("192.0.2.1/24")), netlink.AddrAdd(n.eth0, address("192.0.2.1/24")))
 		}, "IPv4"},
@@ -108,9 +108,9 @@ func TestRunTakesNothingAwayBeforeTheFirstSet(t *testing.T) {
 	})
 }
 
-// TestForeignRoutesAreNotFoughtElsewhere: what others do beside the wanted
+// TestForeignRoutesBesideOursAreLeftAlone: what others do beside the wanted
 // routes is not looked at.
-func TestForeignRoutesAreNotFoughtElsewhere(t *testing.T) {
+func TestForeignRoutesBesideOursAreLeftAlone(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table, out := n.logged()
 		n.must(table.Set([]Route{n.direct(f, 2)}))
@@ -132,7 +132,7 @@ func TestForeignRoutesAreNotFoughtElsewhere(t *testing.T) {
 }
 
 // TestRouteComesWithItsDevice: what cannot be had is put in as soon as it can
-// be, and told once.
+// be, and logged once.
 func TestRouteComesWithItsDevice(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table, out := n.logged()
@@ -172,9 +172,9 @@ func TestRouteComesWithTheAddressThatReachesItsGateway(t *testing.T) {
 	})
 }
 
-// TestWhoTakesARouteAgainAndAgainIsNotFoughtAtAnyPrice: it is put back later and
-// later, which is told once, and other routes do not suffer.
-func TestWhoTakesARouteAgainAndAgainIsNotFoughtAtAnyPrice(t *testing.T) {
+// TestRouteThatIsRemovedRepeatedlyIsRestoredLessOften: it is put back later and
+// later, which is logged once, and other routes do not suffer.
+func TestRouteThatIsRemovedRepeatedlyIsRestoredLessOften(t *testing.T) {
 	f := families[0]
 	inside(t, func(n *node) {
 		table, out := n.logged()
@@ -210,9 +210,9 @@ func TestWhoTakesARouteAgainAndAgainIsNotFoughtAtAnyPrice(t *testing.T) {
 	})
 }
 
-// TestChangesThatWereNotToldAreFound: there were so many others before them that
+// TestChangesWithoutNotificationAreFound: there were so many others before them that
 // the socket's buffer did not hold them.
-func TestChangesThatWereNotToldAreFound(t *testing.T) {
+func TestChangesWithoutNotificationAreFound(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table := n.open(n.config())
 		n.run(table)
@@ -230,9 +230,9 @@ func TestChangesThatWereNotToldAreFound(t *testing.T) {
 	})
 }
 
-// TestOwnChangesAreNotLookedAt: or else each change of a lease would cost a
+// TestOwnChangesAreIgnored: or else each change of a lease would cost a
 // reading of all routes.
-func TestOwnChangesAreNotLookedAt(t *testing.T) {
+func TestOwnChangesAreIgnored(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table := n.open(n.config())
 		m := n.monitor()
@@ -241,7 +241,7 @@ func TestOwnChangesAreNotLookedAt(t *testing.T) {
 			for {
 				messages, missed := m.events.Next(time.Now().Add(testkit.Patience))
 				if missed || messages == nil {
-					n.Fatal("no change was told")
+					n.Fatal("no change was announced")
 				}
 				for _, e := range messages {
 					if dst, ok := destination(e.Data); ok && dst == f.subnet(2) {
@@ -266,7 +266,7 @@ func TestOwnChangesAreNotLookedAt(t *testing.T) {
 	})
 }
 
-// TestSetAndRunWorkTogether: while one host's leases change, somebody takes
+// TestSetAndRunWorkTogether: while one host's leases change, another program takes
 // routes away. In the end there is what was wanted last.
 func TestSetAndRunWorkTogether(t *testing.T) {
 	each(t, func(n *node, f family) {

@@ -243,7 +243,7 @@ func TestMoveIsOneReplacement(t *testing.T) {
 	}
 }
 
-func TestRoutesThatCannotBeHadAreToldAndTheRestIsDone(t *testing.T) {
+func TestRoutesThatFailAreReportedAndTheRestIsWritten(t *testing.T) {
 	each(t, func(n *node, f family) {
 		other := families[0].network
 		if f.number == netlink.FAMILY_V4 {

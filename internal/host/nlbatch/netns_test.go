@@ -286,7 +286,7 @@ func TestRefusalSaysWhatTheKernelSays(t *testing.T) {
 	})
 }
 
-func TestRequestsThatMakeNoSenseAreNotSent(t *testing.T) {
+func TestInvalidRequestsAreNotSent(t *testing.T) {
 	inside(t, func(d devices) {
 		p := d.peer4(1)
 		before := tables(t)
@@ -332,9 +332,9 @@ func TestRequestsThatMakeNoSenseAreNotSent(t *testing.T) {
 	})
 }
 
-// TestLostAnswersAreTold: a receive buffer that is too small for them loses the
+// TestLostAnswersAreReported: a receive buffer that is too small for them loses the
 // later ones. The requests are carried out all the same.
-func TestLostAnswersAreTold(t *testing.T) {
+func TestLostAnswersAreReported(t *testing.T) {
 	inside(t, func(d devices) {
 		c := dial(t)
 		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096); err != nil {

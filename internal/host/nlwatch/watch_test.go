@@ -40,7 +40,7 @@ func watchIn(t *testing.T) (w *Watcher, ns *netlab.Namespace, lo netlink.Link) {
 	return w, ns, lo
 }
 
-func TestChangesAreTold(t *testing.T) {
+func TestChangesAreReported(t *testing.T) {
 	w, nl, lo := watch(t)
 	if err := nl.LinkSetMTU(lo, 1400); err != nil {
 		t.Fatal(err)

@@ -198,7 +198,7 @@ func TestRulesFollowSubnetAndNetwork(t *testing.T) {
 	})
 }
 
-func TestWhatIsNotWantedAnyMoreGoes(t *testing.T) {
+func TestWhatIsNoLongerWantedIsRemoved(t *testing.T) {
 	each(t, func(t *testing.T, fl flavour) {
 		l := newLab(t, fl)
 		r := newRules(t, wanted(fl))

@@ -86,9 +86,9 @@ func TestRulesOfNftAreReadAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// TestListingThatNftDoesNotFinishIsToBeWrittenAnew: nft 1.0.6 prints this of a
+// TestListingThatNftDoesNotFinishIsRewritten: nft 1.0.6 prints this of a
 // dormant table, and exits with 0.
-func TestListingThatNftDoesNotFinishIsToBeWrittenAnew(t *testing.T) {
+func TestListingThatNftDoesNotFinishIsRewritten(t *testing.T) {
 	for _, text := range []string{
 		`{"nftables": [{"metainfo": {"json_schema_version": 1}}, {"table": {"family": "ip", "name": "flannel-ipv4", "handle": 1, "flags": `,
 		`{"nftables": [{"table": {"family": "ip", "name": "flannel-ipv4", "flags": "dormant"}}]}`,

@@ -264,9 +264,9 @@ func TestRunFollowsWhatIsSetAtOnce(t *testing.T) {
 	<-done
 }
 
-// TestRunTellsATroubleOnce: what fails each time is one line in the log, and so
+// TestRunReportsAProblemOnce: what fails each time is one line in the log, and so
 // is its end.
-func TestRunTellsATroubleOnce(t *testing.T) {
+func TestRunReportsAProblemOnce(t *testing.T) {
 	l := newLab(t, iptablesNFT)
 	broken := filepath.Join(t.TempDir(), "broken")
 	if err := os.WriteFile(broken, nil, 0o644); err != nil {

@@ -167,10 +167,10 @@ func TestForwardRulesOpenAForwardChainThatDrops(t *testing.T) {
 	}
 }
 
-// TestNoPacketLeavesWithAPodsAddressWhileRulesAreMended: each datagram is a flow
+// TestNoPacketLeavesWithAPodsAddressWhileRulesAreRestored: each datagram is a flow
 // of its own, so each meets the rules of its moment; and in each moment something
 // of them is broken or being written, but not what this flow needs.
-func TestNoPacketLeavesWithAPodsAddressWhileRulesAreMended(t *testing.T) {
+func TestNoPacketLeavesWithAPodsAddressWhileRulesAreRestored(t *testing.T) {
 	each(t, func(t *testing.T, fl flavour) {
 		l, a, b := pods(t, fl)
 		r := newRules(t, podsWanted(fl, a))

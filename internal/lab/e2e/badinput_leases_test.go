@@ -57,7 +57,7 @@ func TestUnusableLeaseFileIsRefusedWithItsLine(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoLeaseFileIsRefused(t *testing.T) {
+func TestWhatIsNotALeaseFileIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	absent := filepath.Join(s.dir, "absent.json")

@@ -174,7 +174,7 @@ func TestChangeOfTheLeaseFileIsSeenHoweverItIsMade(t *testing.T) {
 }
 
 // A node keeps what it was started with, and says what takes a restart.
-func TestChangeThatTakesARestartIsSaidAndLeavesTheNodeWorking(t *testing.T) {
+func TestChangeThatNeedsARestartIsReportedAndLeavesTheNodeWorking(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, text, says string }{
 		{"own lease gone", strings.Replace(leasesOf(2), "    {\"Subnet\": \"10.5.1.0/24\", \"PublicIP\": \"172.31.9.11\"},\n", "", 1), "this node's lease 10.5.1.0-24 is gone"},

@@ -137,7 +137,7 @@ func TestNodesWithKernelsFarApartTalkVXLAN(t *testing.T) {
 }
 
 // The same kernel, with neither module.
-func TestNodeThatCanHaveNoBackendSaysWhatEachNeeds(t *testing.T) {
+func TestNodeWithoutAnyBackendReportsWhatEachNeeds(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterOptions{backend: `{"Type": "auto"}`})
 	n := c.bootIn(1)

@@ -102,7 +102,7 @@ func TestServiceManagerIsNotifiedWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
 	d.wait()
 }
 
-func TestServiceManagerThatDoesNotListenIsNoReasonToEnd(t *testing.T) {
+func TestServiceManagerThatDoesNotListenDoesNotStopTheDaemon(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{idle: true})
 	d := l.daemons[0]

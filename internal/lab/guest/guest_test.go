@@ -108,7 +108,7 @@ func TestWhatIsBuiltIntoTheKernelNeedsNoFile(t *testing.T) {
 	}
 }
 
-func TestModuleThatTheKernelHasNotIsNamed(t *testing.T) {
+func TestModuleThatTheKernelLacksIsNamed(t *testing.T) {
 	_, err := image(t).modules([]string{"vxlane"})
 	if err == nil || !strings.Contains(err.Error(), "find module vxlane") {
 		t.Errorf("%v, want the name of the module", err)

@@ -48,7 +48,7 @@ func TestPrefixFollowsFlannelsRule(t *testing.T) {
 	}
 }
 
-func TestPodCIDRsAreToldApartByTheirFamily(t *testing.T) {
+func TestPodCIDRsAreDistinguishedByFamily(t *testing.T) {
 	for _, tt := range []struct {
 		cidrs []string
 		want  [2]string

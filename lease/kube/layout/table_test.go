@@ -8,9 +8,9 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// told is what take says, for comparison: subnets put with their public address,
+// changes is the result of take, for comparison: subnets put with their public address,
 // and deleted.
-func told(t *Table) []string {
+func changes(t *Table) []string {
 	u := t.Take()
 	s := []string{}
 	for _, l := range u.Put {
@@ -60,7 +60,7 @@ func TestOneLeaseANode(t *testing.T) {
 		{"an empty list", func() { tb.Replace(nil) }, []string{"-10.244.7.0-24"}},
 	} {
 		tt.do()
-		got := told(tb)
+		got := changes(tb)
 		if len(tt.want) == 2 { // put come first
 			tt.want[0], tt.want[1] = tt.want[1], tt.want[0]
 		}
