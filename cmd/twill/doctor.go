@@ -25,25 +25,48 @@ const defaultSubnetFile = "/run/flannel/subnet.env"
 // errBad makes the exit code 1. The findings have been printed.
 var errBad = errors.New("doctor: there are bad findings, see above")
 
-func runDoctor(ctx context.Context, call *command.Call) error {
-	c := newStoreCommand(call)
-	c.Stderr = io.Discard // the findings cover the store's warnings
-	asJSON := c.Bool("json", false, "print JSON instead of lines")
-	leaseFile := c.String("lease-file", "", "`FILE` with the leases, instead of etcd (default: the running twilld's)")
-	subnetFile := c.String("subnet-file", "", "`FILE` that twilld writes for CNI plugins (default: the running twilld's, or "+defaultSubnetFile+")")
-	forward := c.Bool("iptables-forward-rules", true, "as twilld would have it; a running one is asked")
-	orderly := c.Bool("ip-masq-fully-random-disable", false, "as twilld would have it; a running one is asked")
-	if _, help, err := c.parse(ctx, aboutDoctor, ""); help || err != nil {
-		return err
-	}
-	n := doctor.Node{Forward: *forward, RandomFully: !*orderly, Daemon: c.daemon, DaemonErr: c.daemonErr}
-	n.Env, n.EnvErr = lease.ReadSubnetEnv(cmp.Or(*subnetFile, c.settings().SubnetFile, defaultSubnetFile))
-	if *leaseFile != "" {
-		n.Config, n.Leases, n.StoreErr = c.readLeaseFile(ctx, *leaseFile)
+// doctorCommand is a subcommand that examines this node.
+type doctorCommand struct {
+	*storeCommand
+	leaseFile, subnetFile string
+	forward, orderly      bool
+}
+
+// newDoctorCommand defines the flags common to all of them.
+func newDoctorCommand(call *command.Call) *doctorCommand {
+	c := &doctorCommand{storeCommand: newStoreCommand(call)}
+	c.StringVar(&c.leaseFile, "lease-file", "", "`FILE` with the leases, instead of etcd (default: the running twilld's)")
+	c.StringVar(&c.subnetFile, "subnet-file", "", "`FILE` that twilld writes for CNI plugins (default: the running twilld's, or "+defaultSubnetFile+")")
+	c.BoolVar(&c.forward, "iptables-forward-rules", true, "as twilld would have it; a running one is asked")
+	c.BoolVar(&c.orderly, "ip-masq-fully-random-disable", false, "as twilld would have it; a running one is asked")
+	return c
+}
+
+// subnetPath returns the path of the subnet file.
+func (c *doctorCommand) subnetPath() string {
+	return cmp.Or(c.subnetFile, c.settings().SubnetFile, defaultSubnetFile)
+}
+
+// node returns what is known about this node.
+func (c *doctorCommand) node(ctx context.Context) doctor.Node {
+	n := doctor.Node{Forward: c.forward, RandomFully: !c.orderly, Daemon: c.daemon, DaemonErr: c.daemonErr}
+	n.Env, n.EnvErr = lease.ReadSubnetEnv(c.subnetPath())
+	if c.leaseFile != "" {
+		n.Config, n.Leases, n.StoreErr = c.readLeaseFile(ctx, c.leaseFile)
 	} else if n.Config, n.StoreErr = c.config(ctx); n.StoreErr == nil {
 		n.Leases, n.StoreErr = c.leases(ctx)
 	}
-	findings := doctor.Examine(ctx, n)
+	return n
+}
+
+func runDoctor(ctx context.Context, call *command.Call) error {
+	c := newDoctorCommand(call)
+	c.Stderr = io.Discard // the findings cover the store's warnings
+	asJSON := c.Bool("json", false, "print JSON instead of lines")
+	if _, help, err := c.parse(ctx, aboutDoctor, ""); help || err != nil {
+		return err
+	}
+	findings := doctor.Examine(ctx, c.node(ctx))
 	worst := doctor.Worst(findings)
 	var err error
 	if *asJSON {
