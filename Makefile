@@ -117,7 +117,7 @@ etcd-old: ## fetch this Debian's etcd, an old one that tests run, to bin/peers/e
 
 .PHONY: guest
 guest: ## fetch the kernels that tests boot in qemu to bin/peers/guest
-	@for version in 5.10 6.1 6.12; do scripts/fetch-guest.sh bin/peers/guest $$version $(GOARCH); done
+	@for version in 5.10 6.1 6.12 newest; do scripts/fetch-guest.sh bin/peers/guest $$version $(GOARCH); done
 	@for arch in arm64 arm; do scripts/fetch-guest.sh bin/peers/guest 6.1 $$arch; done
 
 .PHONY: docker

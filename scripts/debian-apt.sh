@@ -1,6 +1,7 @@
 # debian-apt.sh, to be sourced: debian_apt DIR SUITE ARCH sets up an APT in DIR that has
-# the lists of that Debian release and architecture and no others, from the same mirror as
-# this system's packages, and makes apt-get and apt-cache use it from then on.
+# the lists of that Debian release (or several, separated by blanks) and architecture and
+# no others, from the same mirror as this system's packages, and makes apt-get and
+# apt-cache use it from then on.
 # With a fourth argument, "security", it includes the security updates if they are
 # available. The system's own lists are left alone; its proxies and similar settings
 # stay in force.
@@ -51,6 +52,8 @@ debian_apt() {
 		fi
 		echo "$suite for $arch: the security updates cannot be had from this mirror; going on without" >&2
 	fi
-	printf 'deb [%s] %s %s main\n' "$from" "$uri" "$suite" >"$dir/sources.list"
+	for suite in $suite; do
+		printf 'deb [%s] %s %s main\n' "$from" "$uri" "$suite"
+	done >"$dir/sources.list"
 	apt-get update -q
 }

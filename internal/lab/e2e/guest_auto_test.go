@@ -77,7 +77,7 @@ func TestNodeWithoutVXLANJoinsAVXLANClusterWhichGoesOn(t *testing.T) {
 		if got := c.entries(); len(got) != 2 {
 			t.Errorf("it has taken a lease that no peer can use: %v", got)
 		}
-		n.run("kill $(pidof twilld); while pidof twilld; do sleep 0.1; done")
+		n.stop()
 	})
 	n.start(etcd, "--backend=auto", "--healthz-port=9100")
 	c.running[2] = n

@@ -25,6 +25,7 @@ type kernel struct {
 	tunOffload, tunGROUDP, udpGRO string
 	// How UDP goes from the network into the TUN device.
 	udpWrite size
+	memory   int // MiB, see guest.Config
 }
 
 var (
@@ -52,9 +53,20 @@ var (
 			tunGROUDP:  "granted: UDP",
 			udpGRO:     linux61.udpGRO,
 			udpWrite:   trains,
+			memory:     128,
+		},
+		{
+			version: newest, arch: runtime.GOARCH,
+			tunOffload: "granted: CSUM TSO4 TSO6 TSO_ECN USO4 USO6",
+			tunGROUDP:  "granted: UDP",
+			udpGRO:     linux61.udpGRO,
+			udpWrite:   trains,
 		},
 	}
 )
+
+// newest is whichever kernel is the latest of Debian's backports.
+const newest = "newest"
 
 // of is the kernel for another architecture.
 func (k kernel) of(arch string) kernel {
@@ -76,7 +88,7 @@ func bootNode(t testing.TB, k kernel, h *netlab.Host, files map[string]string, m
 	image, err := guest.Linux(k.version, k.arch)
 	testkit.Must(t, err)
 	c := guest.Config{
-		Image: image, Modules: modules, Host: h,
+		Image: image, Modules: modules, Host: h, Memory: k.memory,
 		Files: map[string]string{
 			"/usr/sbin/twilld": builtFor(t, k.arch, "twilld", "./cmd/twilld"),
 			"/usr/sbin/twill":  builtFor(t, k.arch, "twill", "./cmd/twill"),
@@ -86,7 +98,7 @@ func bootNode(t testing.TB, k kernel, h *netlab.Host, files map[string]string, m
 		c.Files[name] = from
 	}
 	n := &guestNode{guest.Boot(t, c), t}
-	if got := n.run("uname -r"); !strings.HasPrefix(got, k.version+".") {
+	if got := n.run("uname -r"); k.version != newest && !strings.HasPrefix(got, k.version+".") {
 		t.Fatalf("the guest has Linux %s, want %s", got, k.version)
 	}
 	// Before Boot's own cleanup, the guest still runs.
@@ -143,6 +155,12 @@ func (n *guestNode) start(flags ...string) {
 	})
 }
 
+// stop ends twilld and waits for that.
+func (n *guestNode) stop() {
+	n.t.Helper()
+	n.run("kill $(pidof twilld); while pidof twilld; do sleep 0.1; done")
+}
+
 // eventually waits for a condition while twilld runs.
 func (n *guestNode) eventually(what string, cond func() bool) {
 	n.t.Helper()
@@ -174,6 +192,8 @@ func (n *guestNode) status() *status.Document {
 }
 
 // pod-a ── host a, this kernel ────────── guest, another ── pod-b
+//
+// Each guest has one CPU, and first the engine with offloads, then the plain one.
 func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
 	t.Parallel()
 	for _, k := range otherKernels {
@@ -187,6 +207,11 @@ func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
 			testkit.Must(t, l.SetPodMTU(l.daemons[0].status().Dataplane.MTU()))
 			expectOffloads(t, n, k)
 			forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) { expectTraffic(t, l, n, k, addr) })
+			t.Logf("memory of twilld: %s", n.run("grep VmRSS /proc/$(pidof twilld)/status"))
+
+			n.stop()
+			n.start(append(plainFlags, "--lease-file=/etc/twill/leases.json")...)
+			expectPlain(t, l, n)
 		})
 	}
 }
@@ -252,6 +277,21 @@ func expectTraffic(t *testing.T, l *lab, n *guestNode, k kernel, addr netip.Addr
 			if c.want.broken(got) {
 				t.Errorf("%s %s: %.0f of %.0f calls on the TUN device moved trains, want %s", c.what, name, got.trains, got.calls, c.want)
 			}
+		}
+	}
+}
+
+// expectPlain checks that a node with the plain engine talks to one with the other,
+// both ways.
+func expectPlain(t *testing.T, l *lab, n *guestNode) {
+	t.Helper()
+	if tun := n.status().Dataplane.TUN(); tun == nil || tun.Kind != status.KindPlain {
+		t.Errorf("devices %+v, want a plain one", n.status().Dataplane.Devices)
+	}
+	a, b := l.pod(0), l.pod(1)
+	for _, addr := range []netip.Addr{b.Addr, b.Addr6} {
+		if err := (streams{flows: 2, up: 1 << 20, down: 1 << 20}).run(a, b, addr); err != nil {
+			t.Errorf("plain engine, TCP to %s: %v", addr, err)
 		}
 	}
 }

@@ -30,6 +30,9 @@ type Config struct {
 	Files map[string]string
 	// Host is the host that the guest replaces.
 	Host *netlab.Host
+	// Memory is how much the kernel and the processes have, in MiB; 0 if they may have
+	// all. Files, which are in memory too, do not count.
+	Memory int
 }
 
 // Guest is a running guest.
@@ -85,6 +88,14 @@ func boot(dir string, c Config) (*Guest, error) {
 	err = g.console.await(0, bootLimit, func(text []byte) bool { return strings.Contains(string(text), "guest: ready\n") })
 	if err != nil {
 		return g, fmt.Errorf("boot a guest: %w", err)
+	}
+	if c.Memory > 0 {
+		// Unpacking the initramfs takes twice its size. What is too much afterwards is
+		// filled by a file.
+		fill := fmt.Sprintf("dd if=/dev/zero of=/full bs=1M count=$((%d - %d - $(du -s -m -x / | cut -f 1)))", memory, c.Memory)
+		if out, err := g.Run(fill); err != nil {
+			return g, fmt.Errorf("boot a guest: %w\n%s", err, out)
+		}
 	}
 	for i, addrs := range [][]netip.Prefix{
 		{netip.PrefixFrom(c.Host.Addr, 24), netip.PrefixFrom(c.Host.Addr6, 64)},

@@ -29,19 +29,20 @@ var machines = map[string]machine{
 	},
 }
 
-// memory of a guest, in MiB. It includes the initramfs.
+// memory of a guest, in MiB. It includes the files of the initramfs.
 const memory = 512
 
-// command returns the arguments of qemu. The descriptors of the network cards
-// are 3 and up.
+// command returns the arguments of qemu for a machine with one CPU. The descriptors of
+// the network cards are 3 and up.
 func (m machine) command(kernel, initramfs string, nics int) []string {
 	args := append([]string(nil), m.args...)
 	args = append(args,
 		"-m", fmt.Sprint(memory), "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot",
 		"-kernel", kernel, "-initrd", initramfs,
 		// On a panic the kernel restarts at once, which -no-reboot turns into an
-		// exit. edd=off saves a PC the search for disks.
-		"-append", "quiet panic=-1 edd=off console="+m.console)
+		// exit. edd=off saves a PC the search for disks. A tmpfs would be limited to
+		// half of the memory.
+		"-append", "quiet panic=-1 edd=off rootfstype=ramfs console="+m.console)
 	for i := range nics {
 		args = append(args,
 			"-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, 3+i),
