@@ -48,6 +48,7 @@ const (
 // Server is a running etcd.
 type Server struct {
 	etcd   *embed.Etcd
+	front  *front // nil if no other host is served
 	log    *core
 	failed chan error
 }
@@ -67,18 +68,18 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	log := newCore(cfg.Logger)
-	c, err := etcdConfig(cfg)
-	if err != nil {
-		return nil, err
-	}
+	c := etcdConfig(cfg)
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log.logger())
 	e, err := startEtcd(c, log)
 	if err != nil {
 		return nil, log.explain(err)
 	}
-	s := &Server{e, log, make(chan error, 1)}
+	s := &Server{etcd: e, log: log, failed: make(chan error, 1)}
 	select {
 	case <-e.Server.ReadyNotify():
+		if s.front, err = cfg.open(); err != nil {
+			break
+		}
 		log.enter(running)
 		go s.await(cfg.Dir)
 		return s, nil
@@ -134,20 +135,14 @@ func unusable(why string, cause error) error {
 }
 
 // etcdConfig converts cfg to etcd's configuration.
-func etcdConfig(cfg Config) (*embed.Config, error) {
+func etcdConfig(cfg Config) *embed.Config {
 	c := embed.NewConfig()
 	c.Name, c.Dir = "twill", cfg.Dir
-	c.ListenClientUrls = clientURLs(cfg)
-	if cfg.secure() {
-		files, err := serverFiles(cfg)
-		if err != nil {
-			return nil, fmt.Errorf("certificates for other nodes: %w", err)
-		}
-		c.ClientTLSInfo = transport.TLSInfo{
-			TrustedCAFile: files.CA, CertFile: files.Cert, KeyFile: files.Key, ClientCertAuth: true,
-		}
+	own := url.URL{Scheme: "http", Host: Endpoint(cfg.Listen)[len("http://"):]}
+	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{own}, []url.URL{own}
+	if network, address := cfg.behind(); network == "unix" {
+		c.ListenClientUrls = []url.URL{{Scheme: network, Path: address}}
 	}
-	c.AdvertiseClientUrls = c.ListenClientUrls[:1]
 	// There are no other members, so there is no listener for them. The address
 	// only names this member.
 	c.ListenPeerUrls = nil
@@ -160,7 +155,7 @@ func etcdConfig(cfg Config) (*embed.Config, error) {
 	c.MaxConcurrentStreams = maxStreams
 	c.GRPCKeepAliveInterval, c.GRPCKeepAliveTimeout = pingEvery, pingWait
 	c.EnableGRPCGateway = false // web pages could write through it
-	return c, nil
+	return c
 }
 
 // serverFiles returns the server's certificates, issued by the authority that
@@ -177,21 +172,30 @@ func serverFiles(cfg Config) (etcdtls.ServerFiles, error) {
 	return a.Server(cfg.Listen)
 }
 
-// clientURLs returns the URLs that etcd listens on: the loopback first, without
-// TLS, then cfg.Listen.
-func clientURLs(cfg Config) []url.URL {
-	own := url.URL{Scheme: "http", Host: Endpoint(cfg.Listen)[len("http://"):]}
-	others := url.URL{Scheme: "http", Host: cfg.Listen.String()}
-	if cfg.secure() {
-		others.Scheme = "https"
+// behind returns where the etcd listens: on the loopback or, if other hosts are served on
+// all addresses, which include it, on a unix socket.
+func (c *Config) behind() (network, address string) {
+	if c.Listen.IsValid() && c.Listen.Addr().IsUnspecified() {
+		return "unix", filepath.Join(c.Dir, "client.sock")
 	}
-	switch {
-	case !cfg.Listen.IsValid(), cfg.Listen.Addr().IsLoopback():
-		return []url.URL{own}
-	case cfg.Listen.Addr().IsUnspecified(): // includes the loopback
-		return []url.URL{others}
+	return "tcp", Endpoint(c.Listen)[len("http://"):]
+}
+
+// open opens the front for other hosts; it returns nil if none are served.
+func (c *Config) open() (*front, error) {
+	if !c.Listen.IsValid() || c.Listen.Addr().IsLoopback() {
+		return nil, nil
 	}
-	return []url.URL{own, others}
+	var tls *transport.TLSInfo
+	if c.secure() {
+		files, err := serverFiles(*c)
+		if err != nil {
+			return nil, fmt.Errorf("certificates for other nodes: %w", err)
+		}
+		tls = &transport.TLSInfo{TrustedCAFile: files.CA, CertFile: files.Cert, KeyFile: files.Key, ClientCertAuth: true}
+	}
+	network, address := c.behind()
+	return openFront(c.Listen, tls, network, address)
 }
 
 // checkDir creates the directory, or refuses one that others may read: the data
@@ -263,6 +267,9 @@ func (s *Server) Close() {
 	// Stop the server before its listeners: in the other order it would wait for
 	// the watches of other nodes, which do not end.
 	s.log.enter(ending)
+	if s.front != nil {
+		s.front.close()
+	}
 	stopped, closed := make(chan struct{}), make(chan struct{})
 	go func() {
 		s.etcd.Server.Stop()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -156,6 +157,52 @@ func TestEtcdInTwilldRefusesNodesThatWereNotInvited(t *testing.T) {
 		if out, err := l.Hosts[1].NS.Command(t.Context(), path, args...).CombinedOutput(); err == nil {
 			t.Errorf("etcdctl %v: %s", flags, out)
 		}
+	}
+}
+
+// descriptors counts the open file descriptors of the process.
+func (d *daemon) descriptors() int {
+	d.t.Helper()
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid))
+	testkit.Must(d.t, err)
+	return len(fds)
+}
+
+// A host without a certificate can neither make the daemon hold its connections nor
+// keep nodes away, nor fill the log.
+//
+//	2,000 connections, 172.31.9.112 ──┐
+//	                                  ├── host a, etcd in twilld
+//	host b, invited, 172.31.9.12 ─────┘
+func TestIdleConnectionsToTheEtcdInTwilldAreBounded(t *testing.T) {
+	t.Parallel()
+	l := embeddedLab(t)
+	a, b := l.daemons[0], l.daemons[1]
+	a.args = append(a.args, "--embedded-etcd-listen="+l.Hosts[0].Addr.String())
+	l.configure()
+	l.invite()
+	second := netip.MustParsePrefix("172.31.9.112/24")
+	addAddr(t, l.Hosts[1].NS, netlab.UnderlayLink, second)
+	before := a.descriptors()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: second.Addr().AsSlice()}, Timeout: testkit.Patience}
+	testkit.Must(t, l.Hosts[1].NS.Do(func() error {
+		for i := range 2000 {
+			if n := a.descriptors(); i%100 == 0 && n > before+100 {
+				t.Errorf("%d descriptors are open after %d connections, %d were before", n, i, before)
+			}
+			c, err := dialer.Dial("tcp", net.JoinHostPort(l.host.Addr.String(), l.port))
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+		return nil
+	}))
+	b.start()
+	b.waitReady()
+	testkit.Must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 100))
+	if lines := strings.Count(a.stderr.String(), "\n"); lines > 100 {
+		t.Errorf("the log has %d lines:\n%s", lines, a.stderr)
 	}
 }
 
