@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -35,6 +36,11 @@ type Lease struct {
 // "10.5.52.0-24" or "10.5.1.0-24&fc00:5:1::-64".
 type Key string
 
+// Addrs returns the public addresses that a has, IPv4 first.
+func (a Attrs) Addrs() []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{a.PublicIP, a.PublicIPv6}, func(ip netip.Addr) bool { return !ip.IsValid() })
+}
+
 // Equal reports whether two nodes announce the same attributes.
 func (a Attrs) Equal(b Attrs) bool {
 	return a.PublicIP == b.PublicIP && a.PublicIPv6 == b.PublicIPv6 && a.BackendType == b.BackendType &&
@@ -49,13 +55,7 @@ func (l Lease) Equal(o Lease) bool {
 
 // Subnets returns the subnets that l has, IPv4 first.
 func (l Lease) Subnets() []netip.Prefix {
-	var s []netip.Prefix
-	for _, p := range []netip.Prefix{l.Subnet, l.IPv6Subnet} {
-		if p.IsValid() {
-			s = append(s, p)
-		}
-	}
-	return s
+	return slices.DeleteFunc([]netip.Prefix{l.Subnet, l.IPv6Subnet}, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
 // Update is one change in the content of a store.

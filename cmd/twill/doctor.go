@@ -28,14 +28,14 @@ var errBad = errors.New("doctor: there are bad findings, see above")
 // doctorCommand is a subcommand that examines this node.
 type doctorCommand struct {
 	*storeCommand
-	leaseFile, subnetFile string
-	forward, orderly      bool
+	subnetFile       string
+	forward, orderly bool
 }
 
 // newDoctorCommand defines the flags common to all of them.
 func newDoctorCommand(call *command.Call) *doctorCommand {
 	c := &doctorCommand{storeCommand: newStoreCommand(call)}
-	c.StringVar(&c.leaseFile, "lease-file", "", "`FILE` with the leases, instead of etcd (default: the running twilld's)")
+	c.StringVar(&c.file, "lease-file", "", "`FILE` with the leases, instead of etcd (default: the running twilld's)")
 	c.StringVar(&c.subnetFile, "subnet-file", "", "`FILE` that twilld writes for CNI plugins (default: the running twilld's, or "+defaultSubnetFile+")")
 	c.BoolVar(&c.forward, "iptables-forward-rules", true, "as twilld would have it; a running one is asked")
 	c.BoolVar(&c.orderly, "ip-masq-fully-random-disable", false, "as twilld would have it; a running one is asked")
@@ -51,9 +51,7 @@ func (c *doctorCommand) subnetPath() string {
 func (c *doctorCommand) node(ctx context.Context) doctor.Node {
 	n := doctor.Node{Forward: c.forward, RandomFully: !c.orderly, Daemon: c.daemon, DaemonErr: c.daemonErr}
 	n.Env, n.EnvErr = lease.ReadSubnetEnv(c.subnetPath())
-	if c.leaseFile != "" {
-		n.Config, n.Leases, n.StoreErr = c.readLeaseFile(ctx, c.leaseFile)
-	} else if n.Config, n.StoreErr = c.config(ctx); n.StoreErr == nil {
+	if n.Config, n.StoreErr = c.config(ctx); n.StoreErr == nil {
 		n.Leases, n.StoreErr = c.leases(ctx)
 	}
 	return n

@@ -35,6 +35,7 @@ type storeCommand struct {
 	*command.Call
 	etcd    *etcdflags.Flags
 	kube    *kubeflags.Flags
+	file    string // a lease file to read instead; empty: the store of the daemon or of the flags
 	socket  string
 	timeout time.Duration
 
@@ -119,9 +120,12 @@ func (c *storeCommand) adopt() error {
 	return nil
 }
 
-// leaseFile returns the path of the daemon's lease file, or "" if leases are in
-// etcd.
+// leaseFile returns the path of the lease file to read, or "" if leases are not in
+// one.
 func (c *storeCommand) leaseFile() string {
+	if c.file != "" {
+		return c.file
+	}
 	if c.etcd.Given("etcd-endpoints") || c.kube.On {
 		return ""
 	}
@@ -164,20 +168,45 @@ func (c *storeCommand) askKube(ctx context.Context, f func(context.Context, stat
 	return f(ctx, k)
 }
 
-// leases returns all leases of the store, of whichever kind it is.
-func (c *storeCommand) leases(ctx context.Context) (all []lease.Lease, err error) {
+// source is a store of any kind.
+type source interface {
+	Leases(context.Context) ([]lease.Lease, error)
+	Config(context.Context) (*lease.Config, error)
+}
+
+// kubeSource is the source for Kubernetes.
+type kubeSource struct {
+	status.Store
+	kube *kubeflags.Flags
+}
+
+// Config implements source.
+func (k kubeSource) Config(ctx context.Context) (*lease.Config, error) {
+	text, err := k.PublishedText(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return k.kube.ParseConfig(text)
+}
+
+// read calls f with the store.
+func (c *storeCommand) read(ctx context.Context, f func(context.Context, source) error) error {
 	if file := c.leaseFile(); file != "" {
-		_, all, err = c.readLeaseFile(ctx, file)
-		return all, err
+		s, err := static.Open(file, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		return f(ctx, s)
 	}
 	if c.kube.On {
-		err = c.askKube(ctx, func(ctx context.Context, s status.Store) (err error) {
-			all, err = s.Leases(ctx)
-			return err
-		})
-		return all, err
+		return c.askKube(ctx, func(ctx context.Context, s status.Store) error { return f(ctx, kubeSource{s, c.kube}) })
 	}
-	err = c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
+	return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error { return f(ctx, s) })
+}
+
+// leases returns all leases of the store.
+func (c *storeCommand) leases(ctx context.Context) (all []lease.Lease, err error) {
+	err = c.read(ctx, func(ctx context.Context, s source) (err error) {
 		all, err = s.Leases(ctx)
 		return err
 	})
@@ -186,46 +215,11 @@ func (c *storeCommand) leases(ctx context.Context) (all []lease.Lease, err error
 
 // config returns the network config of the store.
 func (c *storeCommand) config(ctx context.Context) (config *lease.Config, err error) {
-	if file := c.leaseFile(); file != "" {
-		config, _, err = c.readLeaseFile(ctx, file)
-		return config, err
-	}
-	if c.kube.On {
-		err = c.askKube(ctx, func(ctx context.Context, s status.Store) error {
-			text, err := s.PublishedText(ctx)
-			if err == nil {
-				config, err = c.kube.ParseConfig(text)
-			}
-			return err
-		})
-		return config, err
-	}
-	err = c.ask(ctx, func(ctx context.Context, s *etcd.Store) (err error) {
+	err = c.read(ctx, func(ctx context.Context, s source) (err error) {
 		config, err = s.Config(ctx)
 		return err
 	})
 	return config, err
-}
-
-// readLeaseFile reads the current content of a lease file.
-func (c *storeCommand) readLeaseFile(ctx context.Context, path string) (*lease.Config, []lease.Lease, error) {
-	s, err := static.Open(path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, nil, err
-	}
-	watching, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	updates := make(chan lease.Update)
-	ended := make(chan error, 1)
-	go func() { ended <- s.Watch(watching, updates) }()
-	select {
-	case u := <-updates: // the first update is a snapshot with the config
-		cancel()
-		<-ended
-		return u.Config, u.Put, u.Err
-	case err := <-ended:
-		return nil, nil, fmt.Errorf("read %s: %w", path, err)
-	}
 }
 
 // parseSubnets reads the name of a lease: an IPv4 subnet, an IPv6 subnet, both
@@ -275,10 +269,8 @@ const noNode = "none"
 // nodeText names the node of a lease by its public addresses.
 func nodeText(l lease.Lease) string {
 	var parts []string
-	for _, a := range []netip.Addr{l.PublicIP, l.PublicIPv6} {
-		if a.IsValid() {
-			parts = append(parts, a.String())
-		}
+	for _, a := range l.Addrs() {
+		parts = append(parts, a.String())
 	}
 	if len(parts) == 0 {
 		return noNode

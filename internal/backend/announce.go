@@ -118,14 +118,10 @@ func (s *Self) macFor(v plannedVTEP, u underlay.Interface, vni int) net.Hardware
 	if mac := s.MACs.of(v); mac != nil && !s.hasMAC(mac, true) {
 		return mac
 	}
-	public := u.PublicIP
-	if !public.IsValid() {
-		public = u.PublicIPv6
-	}
 	const most = 100 // the chance that any one of them is taken is 1 in 2^46
 	mac := v.ownMAC(u, vni)
 	for n := 1; s.hasMAC(mac, false) && n < most; n++ {
-		mac = vxlan.SpareMAC(public, vni, v.ipv6Name, n)
+		mac = vxlan.SpareMAC(cmp.Or(u.PublicIP, u.PublicIPv6), vni, v.ipv6Name, n)
 	}
 	return mac
 }

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -51,11 +52,7 @@ func planVTEPs(u underlay.Interface, ipv4, ipv6 bool) ([]plannedVTEP, error) {
 // the node's public address, so it is the same after a reboot without being
 // stored.
 func (v *plannedVTEP) ownMAC(u underlay.Interface, vni int) net.HardwareAddr {
-	public := u.PublicIP
-	if !public.IsValid() {
-		public = u.PublicIPv6
-	}
-	return vxlan.MAC(public, vni, v.ipv6Name)
+	return vxlan.MAC(cmp.Or(u.PublicIP, u.PublicIPv6), vni, v.ipv6Name)
 }
 
 // MACs are the Ethernet addresses of a host's VXLAN devices for a VNI: those of

@@ -122,11 +122,7 @@ func guard(s backend.Settings, c backend.Choice, leases []lease.Lease, own lease
 		if leases[i].Key() == own.Key() {
 			continue
 		}
-		for _, a := range []netip.Addr{leases[i].PublicIP, leases[i].PublicIPv6} {
-			if a.IsValid() {
-				peers = append(peers, a)
-			}
-		}
+		peers = append(peers, leases[i].Addrs()...)
 	}
 	g.Peers = rules.Blocks(peers)
 	return g

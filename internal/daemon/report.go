@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -114,10 +113,8 @@ func unknownToPeers(known, announced lease.Attrs) string {
 		return "the other nodes do not know yet which backends this one has"
 	}
 	var public []string
-	for _, a := range []netip.Addr{announced.PublicIP, announced.PublicIPv6} {
-		if a.IsValid() {
-			public = append(public, a.String())
-		}
+	for _, a := range announced.Addrs() {
+		public = append(public, a.String())
 	}
 	return "the other nodes do not know yet that this one is at " + strings.Join(public, " and ")
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -134,11 +135,8 @@ func leaseAt(all []lease.Lease, a lease.Attrs) lease.Lease {
 // twinOf describes the conflict with the node of l, which has this one's
 // address, and the remedy.
 func twinOf(l lease.Lease) string {
-	addr := l.PublicIP
-	if !addr.IsValid() {
-		addr = l.PublicIPv6
-	}
-	return fmt.Sprintf("the public address %s is also that of another host, and the lease %s is under it: give each host an address of its own with --iface or --public-ip", addr, l.Key())
+	return fmt.Sprintf("the public address %s is also that of another host, and the lease %s is under it: give each host an address of its own with --iface or --public-ip",
+		cmp.Or(l.PublicIP, l.PublicIPv6), l.Key())
 }
 
 // answer checks whether another host has written to this node's lease, and if so

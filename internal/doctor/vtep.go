@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -67,8 +68,5 @@ func foreignVTEP(own lease.Lease) (Finding, bool) {
 
 // publicAddr returns the address that identifies a node in messages.
 func publicAddr(l lease.Lease) netip.Addr {
-	if l.PublicIP.IsValid() {
-		return l.PublicIP
-	}
-	return l.PublicIPv6
+	return cmp.Or(l.PublicIP, l.PublicIPv6)
 }

@@ -108,7 +108,7 @@ func TestErrorsOfTheServerAreLoggedOnceAndStructured(t *testing.T) {
 	for range 1000 {
 		s.ErrorLog.Printf("http: Accept error: %v; retrying in 1s", errors.New("accept4: too many open files"))
 	}
-	if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), `level=WARN msg="HTTP server has a problem`) ||
+	if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), `level=WARN msg="HTTP server error, further`) ||
 		!strings.Contains(out.String(), `error="Accept error: accept4: too many open files; retrying in 1s"`) {
 		t.Errorf("%d lines: %s", n, out.String())
 	}

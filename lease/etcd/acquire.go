@@ -28,12 +28,12 @@ const longestConflict = time.Second
 // wraps lease.ErrNoLease if all subnets are taken.
 func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous) (*lease.Lease, error) {
 	const op = "acquire a lease"
-	for _, ip := range addrs(a) {
+	for _, ip := range a.Addrs() {
 		if err := lease.CheckPublic(ip); err != nil {
 			return nil, fmt.Errorf("%s: %w: %w; choose another interface with --iface, or its address with --public-ip", op, lease.ErrNoLease, err)
 		}
 	}
-	if len(addrs(a)) == 0 {
+	if len(a.Addrs()) == 0 {
 		return nil, fmt.Errorf("%s: %w: this node has no public address to be known by; choose an interface that has one with --iface", op, lease.ErrNoLease)
 	}
 	value, err := lease.EncodeAttrs(a)
@@ -117,14 +117,14 @@ func (t *taking) owned(prev lease.Previous) []entry {
 // host and its gateways, of etcd, and of all nodes. A host address within the previous
 // subnets is left out, since it belongs to the bridge or the tunnel.
 func (t *taking) unroutable(prev lease.Previous) []netip.Prefix {
-	all := slices.Concat(addrs(t.attrs), prev.Gateways, t.endpointAddrs())
+	all := slices.Concat(t.attrs.Addrs(), prev.Gateways, t.endpointAddrs())
 	for _, a := range prev.Addrs {
 		if !prev.Subnet.Contains(a) && !prev.IPv6Subnet.Contains(a) {
 			all = append(all, a)
 		}
 	}
 	for _, e := range t.snap.entries {
-		all = append(all, addrs(e.Attrs)...)
+		all = append(all, e.Addrs()...)
 	}
 	prefixes := make([]netip.Prefix, len(all))
 	for i, a := range all {
@@ -148,7 +148,7 @@ func (s *Store) endpointAddrs() []netip.Addr {
 
 // isHere reports whether all addresses of a are among those of the host.
 func isHere(a lease.Attrs, host []netip.Addr) bool {
-	as := addrs(a)
+	as := a.Addrs()
 	return len(as) > 0 && !slices.ContainsFunc(as, func(ip netip.Addr) bool { return !slices.Contains(host, ip) })
 }
 

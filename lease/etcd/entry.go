@@ -31,7 +31,7 @@ func (e *entry) reserved() bool { return e.leaseID == clientv3.NoLease }
 
 // usable reports whether the entry names a node. A reservation may name none, which
 // withholds the subnet from all nodes.
-func (e *entry) usable() bool { return e.bad == nil && len(addrs(e.Attrs)) > 0 }
+func (e *entry) usable() bool { return e.bad == nil && len(e.Addrs()) > 0 }
 
 // subnetsOf returns the subnets that raw names. Its error is for the log.
 func (l layout) subnetsOf(raw []byte) (subnet, ipv6Subnet netip.Prefix, err error) {
@@ -95,17 +95,6 @@ func (f *faults) isNew(raw string, revision int64) bool {
 	}
 	f.logged[key] = revision
 	return true
-}
-
-// addrs returns the public addresses of a node.
-func addrs(a lease.Attrs) []netip.Addr {
-	var as []netip.Addr
-	for _, ip := range []netip.Addr{a.PublicIP, a.PublicIPv6} {
-		if ip.IsValid() {
-			as = append(as, ip)
-		}
-	}
-	return as
 }
 
 // sameNode reports whether a and b describe one node. As in flannel, the IPv4

@@ -72,7 +72,7 @@ func (s *Store) lost(key lease.Key, e *entry) error {
 	how := "it has expired or was deleted"
 	if e != nil {
 		how = "its entry has been overwritten"
-		if as := addrs(e.Attrs); len(as) > 0 {
+		if as := e.Addrs(); len(as) > 0 {
 			how = fmt.Sprintf("it is now that of %s", as[0])
 		}
 	}

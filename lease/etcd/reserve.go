@@ -37,7 +37,7 @@ func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error
 			free := []clientv3.Cmp{s.layout.unchangedSince(snap), clientv3.Compare(clientv3.ModRevision(s.layout.config), "=", c.revision)}
 			_, err := g.commit(ctx, op, free, clientv3.OpPut(s.layout.key(l.Key()), string(value)))
 			return &l, err
-		case e.Key() != l.Key() || e.bad == nil && len(addrs(l.Attrs)) > 0 && !sameNode(l.Attrs, e.Attrs):
+		case e.Key() != l.Key() || e.bad == nil && len(l.Addrs()) > 0 && !sameNode(l.Attrs, e.Attrs):
 			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("%s is taken by %s", e.Key(), s.holder(&e)),
 				Remedy: "choose another subnet, or name the node that has it"}
 		case e.bad != nil:
@@ -121,7 +121,7 @@ func (s *Store) rewrite(ctx context.Context, op string, change func(*snapshot, *
 
 // holder describes the owner of an entry, for messages.
 func (s *Store) holder(e *entry) string {
-	if as := addrs(e.Attrs); len(as) > 0 {
+	if as := e.Addrs(); len(as) > 0 {
 		return as[0].String()
 	}
 	return "a reservation for no node"

@@ -63,7 +63,7 @@ func TestWhatCannotBeReservedIsRefusedWithTheReason(t *testing.T) {
 		}
 	}
 	for key, want := range map[string]string{
-		"10.5.7.0/24": "it is the lease of 192.0.2.1; a lease expires a day after its node has stopped",
+		"10.5.7.0/24": "it is the lease of 192.0.2.1, not a reservation; a lease expires a day after its node has stopped",
 		"10.5.8.0/24": "there is no such reservation; twill leases lists all",
 	} {
 		if l, err := s.Release(n.ctx(), subnet(key)); err == nil || !strings.Contains(err.Error(), want) {

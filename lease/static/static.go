@@ -62,6 +62,12 @@ func (s *Store) Config(context.Context) (*lease.Config, error) {
 	return s.current.Load().config, nil
 }
 
+// Leases returns the leases of the last valid version, which the caller must not
+// change.
+func (s *Store) Leases(context.Context) ([]lease.Lease, error) {
+	return s.current.Load().leases, nil
+}
+
 // Acquire returns the lease that has one of the public addresses of a. A file does
 // not allocate subnets, so prev is ignored.
 func (s *Store) Acquire(_ context.Context, a lease.Attrs, _ lease.Previous) (*lease.Lease, error) {
@@ -75,7 +81,7 @@ func (s *Store) Acquire(_ context.Context, a lease.Attrs, _ lease.Previous) (*le
 	switch len(own) {
 	case 0:
 		return nil, fmt.Errorf("lease file %s: %w: looked for %s; the file has %s; add a lease with this node's address as PublicIP, or choose another interface with --iface",
-			s.path, lease.ErrNoLease, list(addrs(a)), list(v.addrs()))
+			s.path, lease.ErrNoLease, list(a.Addrs()), list(v.addrs()))
 	case 1:
 		return &own[0], nil
 	}
@@ -92,7 +98,7 @@ func (s *Store) Renew(_ context.Context, own *lease.Lease) (*lease.Lease, error)
 		}
 	}
 	return nil, fmt.Errorf("lease file %s: %w: %s is no longer the lease of %s",
-		s.path, lease.ErrNoLease, own.Key(), list(addrs(own.Attrs)))
+		s.path, lease.ErrNoLease, own.Key(), list(own.Addrs()))
 }
 
 // holds reports whether l is a lease of the node that a describes.
@@ -101,21 +107,11 @@ func holds(l lease.Lease, a lease.Attrs) bool {
 		a.PublicIPv6.IsValid() && a.PublicIPv6 == l.PublicIPv6
 }
 
-func addrs(a lease.Attrs) []netip.Addr {
-	var as []netip.Addr
-	for _, ip := range []netip.Addr{a.PublicIP, a.PublicIPv6} {
-		if ip.IsValid() {
-			as = append(as, ip)
-		}
-	}
-	return as
-}
-
 // addrs returns the public addresses of all leases.
 func (v *version) addrs() []netip.Addr {
 	var as []netip.Addr
 	for _, l := range v.leases {
-		as = append(as, addrs(l.Attrs)...)
+		as = append(as, l.Addrs()...)
 	}
 	return as
 }
