@@ -222,7 +222,7 @@ func TestWrongCommandLineIsAUsageError(t *testing.T) {
 		{"no regular expression", "--iface-regex=eth[", []string{"--iface-regex", "missing closing ]"}},
 		{"name too long", "--tun-name=flannel-for-pods", []string{"--tun-name", `"flannel-for-pods"`, "1 to 15 bytes"}},
 		{"name to be completed", "--tun-name=flannel%d", []string{"--tun-name", `"flannel%d"`, "percent"}},
-		{"empty list", "--etcd-endpoints=http://192.0.2.1:2379,,", []string{"-etcd-endpoints", "want one or more with commas in between"}},
+		{"empty list", "--etcd-endpoints=http://192.0.2.1:2379,,", []string{"-etcd-endpoints", "want one or more, separated by commas"}},
 		{"half a user", "--etcd-username=twill", []string{"--etcd-username and --etcd-password come together"}},
 		{"flannel's Kubernetes", "--kube-subnet-mgr", []string{"--kube-subnet-mgr", "--lease-file", "not from both"}},
 		{"no period", "--iptables-resync=0", []string{"--iptables-resync: 0", "1 to 86400 seconds"}},
