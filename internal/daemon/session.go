@@ -47,6 +47,7 @@ type session struct {
 	waiting   string                 // what keeps the node from being ready
 	twin      string                 // describes another host with this one's public address; empty if none was seen
 	twinSeen  time.Time              // when it was last seen
+	listed    bool                   // the store has had this node's ID in its lease
 	offered   *handover.Offer        // nil if no process is taking over
 	answers   chan answer            // receives the outcome of offered
 	reloading bool                   // the service manager waits for a reload to complete

@@ -146,7 +146,10 @@ func (s *session) answer() error {
 	listed, ok := s.in.leases.Get(s.in.own.Key())
 	node, challenger := backend.NodeOf(listed.Attrs)
 	challenged := challenger != "" && challenger != own
-	shared := node != "" && node != own
+	// A host with stock flannel has no ID. Neither has what an earlier version of this
+	// node may have written, which is in the store until ours is.
+	shared := node != own && (node != "" || s.listed)
+	s.listed = s.listed || node == own
 	if own == "" || !ok || s.in.ownGone() != "" || !challenged && !shared {
 		return nil
 	}
@@ -154,7 +157,7 @@ func (s *session) answer() error {
 	if s.shown.changed("twin", s.twin) {
 		s.log.Error("another host has this node's public address", logging.KeyWhy, s.twin)
 	}
-	if shared && node < own {
+	if shared && node != "" && node < own {
 		return errYield
 	}
 	s.holder.nudge()

@@ -160,3 +160,32 @@ func TestHostWithAnIDStartsWhileItsStoreIsAway(t *testing.T) {
 	again.launch(t)
 	again.eventually(t, "the data plane runs", func() bool { return strings.Contains(again.dp.calls(), ", run") })
 }
+
+// A host with stock flannel and the same address writes no ID. What it writes is not
+// taken for this node's own.
+func TestForeignWriteUnderTheSameAddressIsNotTakenForOurs(t *testing.T) {
+	for name, foreign := range map[string]string{
+		"stock flannel's udp backend": `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"udp"}`,
+		"stock flannel's vxlan":       `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:99:99:99:99:99"}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newEtcdRig(t)
+			h.identified("1")
+			h.put(t, configKey, goodConf)
+			h.start(t)
+			key, value := h.lease(t)
+			r, err := h.client.Get(t.Context(), key)
+			testkit.Must(t, err)
+			_, err = h.client.Put(t.Context(), key, foreign)
+			testkit.Must(t, err)
+			h.eventually(t, "the lease is this host's again", func() bool {
+				now, err := h.client.Get(t.Context(), key)
+				return err == nil && now.Kvs[0].ModRevision > r.Kvs[0].ModRevision+1 && string(now.Kvs[0].Value) == value
+			})
+			h.becomesReady(t)
+			if !strings.Contains(h.logged(), "another host has this node's public address") {
+				t.Errorf("log:\n%s", h.logged())
+			}
+		})
+	}
+}
