@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"regexp"
@@ -13,7 +14,6 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/twillnet/twill/internal/host/nlbatch"
 	"github.com/twillnet/twill/internal/logging"
 )
 
@@ -53,41 +53,61 @@ var ErrInUse = errors.New("stop the flanneld or twilld that runs on this host fi
 // record. It logs each removed object, and continues after failures, except that
 // it removes nothing and returns ErrInUse if the TUN device is open. It works in
 // the network namespace of the calling thread.
-func Clean(tun string, cfg Config) error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("open netlink socket: %w", err)
-	}
-	defer h.Close()
-	_ = h.SetStrictCheck(true)
-	left, err := leftTUN(h, tun)
+func Clean(tun string, cfg Config) (err error) {
+	k, err := Open(cfg)
 	if err != nil {
 		return err
 	}
-	vxlans, err := leftDevices(h, cfg.Owned, nil)
+	defer func() { err = errors.Join(err, k.Close()) }()
+	left, err := leftTUN(k.nl, tun)
+	if err != nil {
+		return err
+	}
+	vxlans, err := leftDevices(k.nl, cfg.Owned, nil)
 	errs := []error{err}
 	for _, v := range vxlans {
 		left = append(left, v)
 	}
 	for _, link := range left {
-		name := link.Attrs().Name
-		switch err := h.LinkDel(link); {
-		case err == nil:
-			cfg.Logger.Info("leftover device removed", logging.KeyDevice, name)
-		case !errors.Is(err, unix.ENODEV):
-			errs = append(errs, fmt.Errorf("delete interface %s: %w", name, err))
+		errs = append(errs, k.removeDevice(link))
+	}
+	return errors.Join(append(errs, k.cleanRoutes())...)
+}
+
+// cleanRoutes deletes the routes of earlier runs, then the record.
+func (k *Keeper) cleanRoutes() error {
+	var own []Route // stock flannel's blackholes lack the form of twill's
+	for _, s := range k.cfg.Subnets {
+		own = append(own, Route{Dst: s, Blackhole: true})
+	}
+	k.Claim(own)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	found, err := k.readRoutes()
+	if err != nil {
+		return err
+	}
+	k.want, k.have.routes = k.compile(State{}), k.earlier(found)
+	earlier := maps.Clone(k.have.routes)
+	var o outcome
+	b := k.begin(false, &o)
+	b.dropRoutes()
+	for key, h := range earlier {
+		if _, still := k.have.routes[key]; !still {
+			k.cfg.Logger.Info("leftover route removed", logging.KeySubnet, h.Dst, logging.KeyRoute, k.named(h.Route))
 		}
 	}
-	r, err := openRecord(cfg.Record)
-	if err == nil {
-		err = cleanRoutes(h, cfg, r)
+	errs := []error{b.lost}
+	for _, f := range o.failures {
+		errs = append(errs, f.err)
 	}
-	if errs = append(errs, err); err == nil && cfg.Record != "" {
-		if err := os.Remove(cfg.Record); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove the list of routes: %w", err))
-		}
+	if err := errors.Join(errs...); err != nil || k.cfg.Record == "" {
+		return err
 	}
-	return errors.Join(errs...)
+	if err := os.Remove(k.cfg.Record); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record of routes: %w", err)
+	}
+	return nil
 }
 
 // leftTUN returns the TUN device name unless there is none, or the device is of
@@ -144,62 +164,4 @@ func hasCarrier(index int) (bool, error) {
 		}
 	}
 	return false, errors.New("the kernel does not report it")
-}
-
-// cleanRoutes deletes the routes that Clean removes.
-func cleanRoutes(h *netlink.Handle, cfg Config, r *record) (err error) {
-	names := make(map[int]string)
-	all, err := h.LinkList()
-	if err != nil {
-		return fmt.Errorf("list interfaces: %w", err)
-	}
-	for _, l := range all {
-		names[l.Attrs().Index] = l.Attrs().Name
-	}
-	networks := append(currentNetworks(cfg), r.networks...)
-	leftover := func(f foundRoute) bool {
-		route := Route{Dst: f.Dst, Via: f.Via, Dev: names[f.Dev], OnLink: f.OnLink}
-		switch {
-		case !f.plain:
-			return false
-		case !f.Blackhole:
-			return f.protocol == unix.RTPROT_BOOT && r.has(route)
-		case slices.Contains(cfg.Subnets, f.Dst): // including those of stock flannel
-			return true
-		}
-		return f.Metric == lastMetric && f.protocol == unix.RTPROT_BOOT &&
-			(r.has(Route{Dst: f.Dst, Blackhole: true}) || slices.ContainsFunc(networks, func(n network) bool { return n.Overlaps(f.Dst) }))
-	}
-	conn, err := nlbatch.Dial()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	var requests []nlbatch.Request
-	var routes []Route
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		found, err := dumpRoutes(h, family)
-		if err != nil {
-			return fmt.Errorf("read the routes: %w", err)
-		}
-		for _, f := range found {
-			if leftover(f) {
-				requests = append(requests, f.del())
-				routes = append(routes, Route{Dst: f.Dst, Via: f.Via, Dev: names[f.Dev], OnLink: f.OnLink, Blackhole: f.Blackhole})
-			}
-		}
-	}
-	answers, err := conn.Do(requests)
-	errs := []error{err}
-	for i, a := range answers {
-		switch {
-		case a == nil && routes[i].Blackhole:
-			cfg.Logger.Info("leftover blackhole route removed", logging.KeySubnet, routes[i].Dst)
-		case a == nil:
-			cfg.Logger.Info("leftover route removed", logging.KeyRoute, routes[i])
-		case !errors.Is(a, unix.ESRCH):
-			errs = append(errs, fmt.Errorf("delete route %s: %w", routes[i], a))
-		}
-	}
-	return errors.Join(errs...)
 }

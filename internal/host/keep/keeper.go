@@ -133,8 +133,8 @@ func (k *Keeper) Close() (err error) {
 	return err
 }
 
-// Claim makes the first Set treat these plain routes, if they exist, as made by
-// an earlier run.
+// Claim makes the first Set treat these plain routes and blackholes, if they exist,
+// as made by an earlier run.
 func (k *Keeper) Claim(all []Route) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -191,7 +191,7 @@ func (k *Keeper) trimRecord(s State, clean bool) error {
 	all := s.Routes
 	for key, h := range k.have.routes {
 		if _, wanted := k.want.routes[key]; !wanted { // it could not be deleted
-			all = append(slices.Clip(all), Route{Dst: h.Dst, Via: h.Via, Dev: k.link(h.Dev).name, OnLink: h.OnLink, Blackhole: h.Blackhole})
+			all = append(slices.Clip(all), k.named(h.Route))
 		}
 	}
 	return k.record.trim(networks, all)

@@ -179,10 +179,18 @@ func (k *Keeper) isEarlier(f foundRoute) bool {
 	case !f.plain || f.protocol != unix.RTPROT_BOOT:
 		return false
 	case f.Blackhole:
-		return f.Metric == lastMetric
+		return f.Metric == lastMetric || k.claimed[Route{Dst: f.Dst, Blackhole: true}]
 	case f.OnLink && f.Via == f.Dst.Addr() && k.device(f.Dev) != nil:
 		return true
 	}
-	r := Route{Dst: f.Dst, Via: f.Via, Dev: k.link(f.Dev).name, OnLink: f.OnLink}
+	r := k.named(f.Route)
 	return k.claimed[r] || k.record.has(r)
+}
+
+// named returns the route with the name of its device.
+func (k *Keeper) named(r nlbatch.Route) Route {
+	if r.Blackhole {
+		return Route{Dst: r.Dst, Blackhole: true}
+	}
+	return Route{Dst: r.Dst, Via: r.Via, Dev: k.link(r.Dev).name, OnLink: r.OnLink}
 }

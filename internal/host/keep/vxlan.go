@@ -200,10 +200,10 @@ func (k *Keeper) retire(o *outcome) {
 	}
 }
 
-func (k *Keeper) removeDevice(old *netlink.Vxlan) error {
-	if err := k.deleteLink(old.Index, old.Name); err != nil {
+func (k *Keeper) removeDevice(old netlink.Link) error {
+	if err := k.deleteLink(old.Attrs().Index, old.Attrs().Name); err != nil {
 		return err
 	}
-	k.cfg.Logger.Info("leftover device removed", logging.KeyDevice, old.Name)
+	k.cfg.Logger.Info("leftover device removed", logging.KeyDevice, old.Attrs().Name)
 	return nil
 }
