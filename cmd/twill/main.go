@@ -16,6 +16,7 @@ var program = command.Program{
 		{Name: "status", Summary: "what the twilld on this node does: engine, offloads, peers, drops", Run: runStatus},
 		{Name: "doctor", Summary: "what keeps this node's pods from reaching others, and the command that repairs it", Run: runDoctor},
 		{Name: "ping", Summary: "reach another node both beside and through the tunnel: time, loss, largest packet", Run: runPing},
+		{Name: "top", Summary: "the traffic of this node as it flows, by device and by peer", Run: runTop},
 		{Name: "diag", Summary: "pack what a bug report about this node needs into one archive", Run: runDiag},
 		{Name: "leases", Summary: "which node has which pod subnet, until when, and the traffic with it", Run: runLeases},
 		{Name: "config", Summary: "print the network config in etcd, or replace it after checking the new one", Run: runConfig},
