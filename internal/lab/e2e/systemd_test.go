@@ -308,3 +308,44 @@ func TestReloadOfTheServiceReplacesTheProcessWithoutALostPacket(t *testing.T) {
 		t.Errorf("flannel0 has index %d, it had %d", now, device)
 	}
 }
+
+// The drop-in of deploy/examples/unprivileged, on a machine whose iptables is that of
+// nftables.
+//
+// pod-a ── host a ──────────── host b ── pod-b
+func TestServiceOfSystemdRunsAsAUserOfItsOwn(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, labOptions{idle: true})
+	leases, err := os.ReadFile(l.leaseFile)
+	testkit.Must(t, err)
+	dropIn, err := os.ReadFile(filepath.Join("..", "..", "..", "deploy", "examples", "unprivileged", "twilld.service.d", "unprivileged.conf"))
+	testkit.Must(t, err)
+	m := boot(t, l.Hosts[0].NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_LEASE_FILE=/etc/twill/leases.json", "FLANNELD_IP_MASQ=true")
+	m.write("/etc/twill/leases.json", string(leases))
+	m.write("/etc/systemd/system/twilld.service.d/unprivileged.conf", string(dropIn))
+	// The device node has the mode that udev gives it.
+	m.run("sh", "-ec", `echo twill:x:4242:4242::/:/bin/false >>/etc/passwd
+		echo twill:x:4242: >>/etc/group
+		umount /dev/net/tun; rm /dev/net/tun; mknod -m 666 /dev/net/tun c 10 200
+		systemctl daemon-reload`)
+	m.run("systemctl", "start", "twilld")
+	l.daemons[1].start()
+	l.daemons[1].waitReady()
+	testkit.Must(t, l.SetPodMTU(1472))
+	flows := l.flows()
+	goOn(t, flows)
+	m.run("systemctl", "reload", "twilld")
+	goOn(t, flows)
+	m.run("systemctl", "restart", "twilld")
+	goOn(t, flows)
+	allArrived(t, flows)
+	proc := m.run("cat", "/proc/"+m.property("MainPID")+"/status")
+	for _, want := range []string{"Uid:\t4242\t4242\t", "CapBnd:\t0000000000001000\n", "CapEff:\t0000000000001000\n"} {
+		if !strings.Contains(proc, want) {
+			t.Errorf("no %q in\n%s", want, proc)
+		}
+	}
+	if log := m.run("journalctl", "--unit=twilld", "--no-pager", "--output=cat"); strings.Contains(log, "ermi") || strings.Contains(log, "level=ERROR") {
+		t.Errorf("complaints:\n%s", log) // permission denied, operation not permitted
+	}
+}
