@@ -111,6 +111,19 @@ func Echo(buf []byte, src, dst netip.Addr, size int) []byte {
 	return out
 }
 
+// EchoID returns the identifier of the packet b, which h describes, if it is an echo
+// request that is no fragment and, for IPv6, has no extension headers.
+func EchoID(b []byte, h *Header) (id uint16, ok bool) {
+	proto, request := uint8(protoICMP), uint8(icmpEcho)
+	if h.Version == 6 {
+		proto, request = protoICMPv6, icmpv6Echo
+	}
+	if h.Proto != proto || h.Fragment || len(b) < h.IPLen+icmpHeaderLen || b[h.IPLen] != request {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(b[h.IPLen+4:]), true
+}
+
 // finishICMP completes out, an ICMP message behind room for an IP header without
 // options, for a packet from src to dst, in network byte order. All but the message is
 // zero before, the checksum included.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/encap"
+	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/metrics"
 	"github.com/twillnet/twill/tun"
@@ -77,6 +78,7 @@ type shard struct {
 	partial     bool // checksums are left partial between this node and peers that support it
 	mergeTCP    bool // received segments are merged into super-packets
 	mergeUDP    bool
+	probeID     uint16 // of the echo requests of a prober; 0: there is none
 	sourceCheck SourceCheck
 	peers       *atomic.Pointer[Peers]
 	counters    *metrics.Shard
@@ -120,12 +122,26 @@ func New(cfg Config) (e *Engine, err error) {
 			peers: &e.peers, counters: new(metrics.Shard), logger: cfg.Logger,
 		})
 	}
+	e.paths = newPaths(local.Addr(), cfg.MTU, e.Peers, e.ask)
 	err = e.probe(&cfg, sink)
 	if e.strangers == nil && sink >= 0 {
 		// The program of the earlier run must not choose it any more.
 		err = errors.Join(err, steer(fds, local), unix.Close(sink))
 	}
 	return e, err
+}
+
+// openProber lets the engine look for black holes.
+func (e *Engine) openProber(log *slog.Logger) (granted string, err error) {
+	sockets, err := echo.OpenSockets()
+	if err != nil {
+		return "", err
+	}
+	e.paths.probes = newProber(sockets, log)
+	for _, s := range e.shards {
+		s.probeID = sockets.ID()
+	}
+	return "granted: raw ICMP sockets", nil
 }
 
 // separate gives each shard a source port of its own.
@@ -185,6 +201,7 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 		},
 		strangerFilter: func() (string, error) { return e.filter(cfg, sink, inForce["udp-gro"]) },
 		"busy-poll":    probeSpin,
+		"mtu-probes":   func() (string, error) { return e.openProber(cfg.Logger) },
 	}
 	for _, f := range SwitchFlags {
 		state := cfg.Device.State
@@ -200,7 +217,7 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 	if inForce["busy-poll"] {
 		e.spinSlots.Store(int32(spinThreads()))
 	}
-	e.paths = newPaths(e.shards[0].local, inForce["source-ports"], e.Peers, e.ask)
+	e.paths.separated = inForce["source-ports"]
 	for _, s := range e.shards {
 		s.segments = segments
 		s.partial = inForce["partial-checksums"]
@@ -237,22 +254,17 @@ func (e *Engine) Peers() *Peers { return e.peers.Load() }
 // is not taken for a path that carries nothing back. The packet is not counted; the
 // answer is, and is then ignored by this node's kernel.
 func (e *Engine) ask(p *Peer) {
-	var buf [encap.MinEcho]byte
-	for _, from := range e.Peers().own {
-		for _, to := range p.Subnets {
-			if from.Addr().Is4() != to.Addr().Is4() {
-				continue
-			}
-			s := e.shards[0]
-			fd := s.sendFD
-			if p.FixedPort() {
-				fd = s.fd
-			}
-			request := encap.Echo(buf[:], from.Masked().Addr(), to.Masked().Addr(), len(buf))
-			_ = unix.Sendto(fd, request, unix.MSG_DONTWAIT, sockaddr(p.Endpoint))
-			return
-		}
+	from, to := p.tunnelAddrs(e.Peers().own)
+	if !to.IsValid() {
+		return
 	}
+	s := e.shards[0]
+	fd := s.sendFD
+	if p.FixedPort() {
+		fd = s.fd
+	}
+	var buf [encap.MinEcho]byte
+	_ = unix.Sendto(fd, encap.Echo(buf[:], from, to, len(buf)), unix.MSG_DONTWAIT, sockaddr(p.Endpoint))
 }
 
 // Counters returns the counters of each shard.

@@ -51,7 +51,7 @@ func (e *exceptions) gsoRefused(errno unix.Errno) {
 // Only TCP retransmits what was lost, so everything else is delivered in
 // fragments in addition to the error. IPv6 has no links below 1280 bytes, and hosts
 // ignore smaller MTUs in ICMP errors: there the tunnel itself has to fragment
-// (RFC 2473 §7.1).
+// (RFC 2473 §7.1). Linux takes no MTU below net.ipv4.route.min_pmtu for IPv4 either.
 func (e *exceptions) tooBig(m *message) (fragment bool) {
 	s := e.shard
 	pkt := s.scratch[:0]
@@ -62,7 +62,7 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 	if !encap.Parse(pkt, &h) {
 		return false
 	}
-	if !h.DontFragment(pkt) || h.Version == 6 && h.Len <= encap.MinIPv6MTU {
+	if !h.DontFragment(pkt) || h.Len <= leastLearnt(h.Version) {
 		return true
 	}
 	fragment = !h.Resent(pkt)
@@ -74,6 +74,9 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 		return fragment
 	}
 	mtu := encap.UnderlayMTU(path).Tunnel(s.local)
+	if widest := m.peer.Widest(); widest > 0 {
+		mtu = min(mtu, encap.TunnelMTU(widest))
+	}
 	if h.Version == 6 {
 		mtu = max(mtu, encap.MinIPv6MTU)
 	}
@@ -81,6 +84,22 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 		s.reply(encap.TooBig(s.icmp[tun.HeaderLen:], pkt, &h, mtu))
 	}
 	return fragment
+}
+
+// leastLearnt is the size in bytes to which a pod's packets of an IP version do not
+// fall, whatever it learns of the path.
+func leastLearnt(version uint8) int {
+	if version == 6 {
+		return encap.MinIPv6MTU
+	}
+	return defaultMinPMTU
+}
+
+// probes reports whether pkt, which h describes, is a probe of this node's: it takes the
+// path as it is.
+func (s *shard) probes(pkt []byte, h *encap.Header) bool {
+	id, ok := encap.EchoID(pkt, h)
+	return ok && s.probeID != 0 && id == s.probeID
 }
 
 // unreachable sends the ICMP error for pkt, whose destination belongs to no peer.

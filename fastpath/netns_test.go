@@ -105,10 +105,12 @@ func device(t *testing.T, queues int, mode tun.Switch) *tun.Device {
 	return d
 }
 
-// config is the config of an engine on a free port.
+// config is the config of an engine on a free port. It sends no probes, since tests
+// count packets.
 func config(d *tun.Device, local string) Config {
 	return Config{
-		Device: d, MTU: testMTU, Local: netip.MustParseAddrPort(local),
+		Switches: Switches{MTUProbes: tun.Off},
+		Device:   d, MTU: testMTU, Local: netip.MustParseAddrPort(local),
 		Logger: slog.New(slog.DiscardHandler),
 	}
 }
@@ -269,7 +271,7 @@ func TestEngineForwardsBothWays(t *testing.T) {
 						}
 						continue
 					}
-					want := map[string]tun.Switch{"tun-offload": tt.tun, "tun-gro-udp": tt.v, "udp-gso": tt.gso, "udp-gro": tt.gro}[s.Name]
+					want := map[string]tun.Switch{"tun-offload": tt.tun, "tun-gro-udp": tt.v, "udp-gso": tt.gso, "udp-gro": tt.gro, "mtu-probes": tun.Off}[s.Name]
 					if s.InForce != (want == tun.On) || s.Mode != want || s.Why == "" {
 						t.Errorf("%+v, asked for %s", s, want)
 					}
@@ -433,6 +435,7 @@ func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 			"udp-gso":     "refused at run time: sendmsg on shard 2 of 2: input/output error",
 			"tun-gro":     "refused at run time: write on shard 1 of 2: invalid argument",
 			"tun-gro-udp": "turned off by --tun-gro-udp",
+			"mtu-probes":  "turned off by --mtu-probes",
 		}
 		for _, s := range e.Offloads() {
 			why, refused := want[s.Name]

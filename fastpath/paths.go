@@ -48,32 +48,35 @@ type paths struct {
 	local     netip.Addr
 	separated bool        // the shards have source ports of their own
 	ask       func(*Peer) // sends the peer a packet that it answers
-	fd        int         // to query the kernel for path MTUs; -1: none
-	minPMTU   int
+	probes    *prober     // nil: no probes
+	mtu       encap.TunnelMTU
+	fd        int // to query the kernel for path MTUs; -1: none
+	minPMTU   int // net.ipv4.route.min_pmtu; 0: of no matter
 	next      int // index of the peer to query first
 }
 
 // watched is the state that paths keeps for a peer.
 type watched struct {
-	tx, rx uint64
-	silent int // ticks
-	served int // ticks with answers since the port was chosen
-	retry  int // ticks to serve from the network's port; 0: firstRetry
+	tx, rx uint64 // packets so far, and with them the probes that are under way
+	silent int    // ticks
+	served int    // ticks with answers since the port was chosen
+	retry  int    // ticks to serve from the network's port; 0: firstRetry
+	probing
 }
 
 // newPaths returns a paths for an engine bound to local, in the network namespace of
 // the calling thread.
-func newPaths(local netip.Addr, separated bool, peers func() *Peers, ask func(*Peer)) *paths {
-	p := &paths{peers: peers, local: local, separated: separated, ask: ask, fd: -1, minPMTU: defaultMinPMTU}
+func newPaths(local netip.Addr, mtu encap.TunnelMTU, peers func() *Peers, ask func(*Peer)) *paths {
+	p := &paths{peers: peers, local: local, mtu: mtu, ask: ask, fd: -1, minPMTU: defaultMinPMTU}
+	family := unix.AF_INET
 	if local.Is6() {
-		return p // no path is narrower than the kernel's minimum MTU
-	}
-	if text, err := os.ReadFile("/proc/sys/net/ipv4/route/min_pmtu"); err == nil {
+		family, p.minPMTU = unix.AF_INET6, 0 // no path is narrower than the kernel's minimum MTU
+	} else if text, err := os.ReadFile("/proc/sys/net/ipv4/route/min_pmtu"); err == nil {
 		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
 			p.minPMTU = n
 		}
 	}
-	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP); err == nil {
+	if fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP); err == nil {
 		p.fd = fd
 	}
 	return p
@@ -82,6 +85,9 @@ func newPaths(local netip.Addr, separated bool, peers func() *Peers, ask func(*P
 func (p *paths) close() {
 	if p.fd >= 0 {
 		_ = unix.Close(p.fd)
+	}
+	if p.probes != nil {
+		_ = p.probes.close()
 	}
 }
 
@@ -101,13 +107,17 @@ func (p *paths) run(ctx context.Context) {
 
 // look checks the path to every peer once.
 func (p *paths) look() {
-	all := p.peers().All()
+	peers := p.peers()
+	all := peers.All()
+	if p.probes != nil {
+		p.probes.receive(all)
+	}
 	asked := 0
 	for i := range all {
 		peer := all[(p.next+i)%len(all)]
 		w := &peer.path.watched
 		tx, rx := peer.Traffic.TXPackets.Load(), peer.Traffic.RXPackets.Load()
-		sent, answered := tx != w.tx, rx != w.rx
+		sent, answered := int64(tx-w.tx) > 0, rx != w.rx
 		w.tx, w.rx = tx, rx
 		if p.separated {
 			peer.listen(sent, answered)
@@ -120,6 +130,10 @@ func (p *paths) look() {
 				p.next = (p.next + i + 1) % len(all)
 			}
 			p.clamped(peer)
+		}
+		if p.probes != nil {
+			_, to := peer.tunnelAddrs(peers.own)
+			p.probes.tick(peer, to, sent, func() int { return p.widest(peer) })
 		}
 	}
 }
@@ -166,16 +180,38 @@ func (p *Peer) listen(sent, answered bool) {
 // that MTU, but perhaps not the path, are then sent without DF; larger ones still
 // fail with EMSGSIZE.
 func (p *paths) clamped(peer *Peer) {
-	if unix.Connect(p.fd, sockaddr(peer.Endpoint)) != nil {
+	if p.minPMTU == 0 {
 		return
 	}
-	mtu, err := unix.GetsockoptInt(p.fd, unix.IPPROTO_IP, unix.IP_MTU)
-	if err != nil {
+	mtu, ok := p.ofKernel(peer)
+	if !ok {
 		return
 	}
 	size := 0
-	if mtu <= p.minPMTU {
-		size = int(encap.UnderlayMTU(mtu).Tunnel(p.local))
+	if int(mtu) <= p.minPMTU {
+		size = int(mtu.Tunnel(p.local))
 	}
-	peer.path.withoutDF.Store(int32(size))
+	peer.path.limits.setWithoutDF(size)
+}
+
+// ofKernel returns the MTU of the path to a peer, as far as the kernel knows.
+func (p *paths) ofKernel(peer *Peer) (encap.UnderlayMTU, bool) {
+	if p.fd < 0 || unix.Connect(p.fd, sockaddr(peer.Endpoint)) != nil {
+		return 0, false
+	}
+	level, option := unix.IPPROTO_IP, unix.IP_MTU
+	if p.local.Is6() {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_MTU
+	}
+	mtu, err := unix.GetsockoptInt(p.fd, level, option)
+	return encap.UnderlayMTU(mtu), err == nil
+}
+
+// widest returns the size of the largest inner packet that fits the device and, as far
+// as the kernel knows, the path to a peer.
+func (p *paths) widest(peer *Peer) int {
+	if mtu, ok := p.ofKernel(peer); ok {
+		return int(min(mtu.Tunnel(p.local), p.mtu))
+	}
+	return int(p.mtu)
 }

@@ -177,7 +177,7 @@ func TestPacketsWithinTheKernelsLeastPathMTUGoWithoutDF(t *testing.T) {
 	inside(t, func(*netlab.Namespace) {
 		narrow(t, "203.0.113.1")
 		p := NewPeer(nil, netip.MustParseAddrPort("203.0.113.1:8285"))
-		x := newPaths(netip.MustParseAddr("127.0.0.1"), false, func() *Peers { return NewPeers(nil, []*Peer{p}) }, nil)
+		x := newPaths(netip.MustParseAddr("127.0.0.1"), testMTU, func() *Peers { return NewPeers(nil, []*Peer{p}) }, nil)
 		defer x.close()
 		if x.minPMTU != defaultMinPMTU {
 			t.Errorf("net.ipv4.route.min_pmtu is %d", x.minPMTU)
@@ -186,7 +186,7 @@ func TestPacketsWithinTheKernelsLeastPathMTUGoWithoutDF(t *testing.T) {
 			x.minPMTU = tt.least
 			p.Traffic.TXPackets.Add(1)
 			x.look()
-			if got := int(p.path.withoutDF.Load()); got != tt.want {
+			if got := p.path.limits.load().withoutDF(); got != tt.want {
 				t.Errorf("with a least MTU of %d: packets of up to %d bytes go without DF, want %d", tt.least, got, tt.want)
 			}
 		}

@@ -9,7 +9,6 @@ import (
 	"github.com/gaissmai/bart"
 	"golang.org/x/sys/unix"
 
-	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/metrics"
 )
 
@@ -29,9 +28,7 @@ type Peer struct {
 
 // path is what an engine has learnt about the path to a peer.
 type path struct {
-	// withoutDF is the size in bytes up to which inner packets are sent in
-	// datagrams without DF even if they have it: see paths.clamped. 0: none.
-	withoutDF atomic.Int32
+	limits limits
 	// fixedPort is set while packets are sent from the UDP port of the network.
 	fixedPort atomic.Bool
 	// chosen is set while that is this node's own choice, see listen; otherwise
@@ -56,17 +53,48 @@ func (p *Peer) PathNotes(separated bool) (notes []string) {
 	default:
 		notes = append(notes, fmt.Sprintf("sent from port %d, as the peer does", port))
 	}
-	if n := p.path.withoutDF.Load(); n > 0 {
+	if n := p.Widest(); n > 0 {
+		notes = append(notes, fmt.Sprintf("packets limited to %d bytes: larger ones do not arrive, and no ICMP error says why; let \"fragmentation needed\" pass on the underlay, or set the MTU of the Backend", n))
+	}
+	if n := p.path.limits.load().withoutDF(); n > 0 {
 		notes = append(notes, fmt.Sprintf("packets of up to %d bytes sent without DF: the path may be narrower than net.ipv4.route.min_pmtu", n))
 	}
 	return notes
 }
 
-// mayFragment reports whether a datagram that carries a packet of size bytes may be
-// fragmented on its way. The packet is pkt, or a segment of it; h describes pkt.
-func (p *Peer) mayFragment(pkt []byte, h *encap.Header, size int) bool {
-	return !h.DontFragment(pkt) || size <= int(p.path.withoutDF.Load())
+// Widest returns the size in bytes of the largest packet that gets to the peer where
+// that is less than the kernel knows, see prober; otherwise 0.
+func (p *Peer) Widest() int { return p.path.limits.load().widest() }
+
+// tunnelAddrs returns the addresses of this node and of the peer on their tunnel
+// devices, of a family that both have, and invalid ones if there is none. own are the
+// subnets of this node.
+func (p *Peer) tunnelAddrs(own []netip.Prefix) (here, there netip.Addr) {
+	for _, from := range own {
+		for _, to := range p.Subnets {
+			if from.Addr().Is4() == to.Addr().Is4() {
+				return from.Masked().Addr(), to.Masked().Addr()
+			}
+		}
+	}
+	return netip.Addr{}, netip.Addr{}
 }
+
+// limits are sizes of inner packets, in bytes, in one word: that up to which they are
+// sent in datagrams without DF even if they have it, see paths.clamped, and that of
+// the largest that arrives, see prober. Each is 0 if there is no such limit. One
+// goroutine writes them.
+type limits struct{ word atomic.Uint32 }
+
+type loadedLimits uint32
+
+func (l *limits) load() loadedLimits { return loadedLimits(l.word.Load()) }
+
+func (l loadedLimits) withoutDF() int { return int(l & 0xffff) }
+func (l loadedLimits) widest() int    { return int(l >> 16) }
+
+func (l *limits) setWithoutDF(size int) { l.word.Store(l.word.Load()&^0xffff | uint32(size)) }
+func (l *limits) setWidest(size int)    { l.word.Store(l.word.Load()&0xffff | uint32(size)<<16) }
 
 // begin chooses the first port for a peer that is new to the engine.
 func (p *Peer) begin(translated bool) {

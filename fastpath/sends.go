@@ -76,11 +76,16 @@ func (s *sends) header(n int) []byte {
 type way struct {
 	tos      uint8 // of the datagram
 	fragment bool  // see message
+	wide     bool  // it would not arrive
 }
 
 // add adds the packet made of header and payload to the batch. header must not be
 // empty; payload may be.
 func (s *sends) add(peer *Peer, w way, header, payload []byte) {
+	if w.wide {
+		s.wide(peer, w, header, payload)
+		return
+	}
 	if len(s.iov)+2 > cap(s.iov) || len(s.msgs) == cap(s.msgs) {
 		s.flush()
 	}
@@ -103,6 +108,23 @@ func (s *sends) add(peer *Peer, w way, header, payload []byte) {
 	m.bytes += size
 	m.packets++
 	m.closed = size < m.segment
+}
+
+// wide handles a packet that is known not to fit the path as the kernel's refusal of
+// one is handled, after those that were added before.
+func (s *sends) wide(peer *Peer, w way, header, payload []byte) {
+	s.flush()
+	if s.stopped {
+		return
+	}
+	s.iov = append(s.iov[:0], vector(header))
+	if len(payload) > 0 {
+		s.iov = append(s.iov, vector(payload))
+	}
+	size := len(header) + len(payload)
+	s.one[0] = message{peer: peer, tos: w.tos, fixedPort: peer.FixedPort(), segment: size, bytes: size, packets: 1, iov: s.iov}
+	s.lost(&s.one[0], unix.EMSGSIZE)
+	s.iov = s.iov[:0]
 }
 
 // train returns the last message if a packet may join it, and nil otherwise.

@@ -14,6 +14,7 @@ type Switches struct {
 	SourcePorts      tun.Switch
 	StrangerFilter   tun.Switch
 	BusyPoll         tun.Switch
+	MTUProbes        tun.Switch
 }
 
 // SwitchFlag describes one of the Switches as a command-line flag. The name is
@@ -60,4 +61,7 @@ var SwitchFlags = []SwitchFlag{
 	{"busy-poll",
 		"look for the next packet for up to 150 µs before going to sleep, except beside a bulk transfer: latency for CPU time; auto does where there are two CPUs or more",
 		func(s *Switches) *tun.Switch { return &s.BusyPoll }},
+	{"mtu-probes",
+		"send an echo request of full size to each peer in use every ten seconds, to find paths that lose large packets without an ICMP error, and keep packets to these peers smaller",
+		func(s *Switches) *tun.Switch { return &s.MTUProbes }},
 }

@@ -91,15 +91,13 @@ func (t *tx) packet(b []byte) {
 		t.c.Drop(metrics.DropMalformed, 1)
 		return
 	}
-	w := way{tos: encap.OuterTOS(h.TOS)}
 	if super.Kind == encap.Whole {
 		if super.Partial && (super.CsumStart < h.IPLen || !encap.CompleteChecksum(pkt, super.CsumStart, super.CsumOffset)) {
 			t.c.Drop(metrics.DropMalformed, 1)
 			return
 		}
 		t.c.Merged.Observe(1)
-		w.fragment = peer.mayFragment(pkt, &h, len(pkt))
-		t.sends.add(peer, w, pkt, nil)
+		t.sends.add(peer, t.way(peer, pkt, &h, len(pkt)), pkt, nil)
 		return
 	}
 	if t.splitter.Reset(pkt, &h, super) != nil {
@@ -109,13 +107,24 @@ func (t *tx) packet(b []byte) {
 	if peer.Partial && t.shard.partial {
 		t.splitter.LeavePartial()
 	}
-	w.fragment = peer.mayFragment(pkt, &h, t.splitter.HeaderLen()+super.Size)
+	w := t.way(peer, pkt, &h, t.splitter.HeaderLen()+super.Size)
 	n := t.splitter.Remaining()
 	t.c.Merged.Observe(n)
 	for range n {
 		hdr := t.sends.header(t.splitter.HeaderLen())
 		t.sends.add(peer, w, hdr, t.splitter.Next(hdr))
 	}
+}
+
+// way decides how a packet of size bytes is sent: pkt, or a segment of it. h describes
+// pkt.
+func (t *tx) way(peer *Peer, pkt []byte, h *encap.Header, size int) way {
+	w := way{tos: encap.OuterTOS(h.TOS), fragment: !h.DontFragment(pkt)}
+	if limits := peer.path.limits.load(); limits != 0 && !w.fragment {
+		w.fragment = size <= limits.withoutDF()
+		w.wide = limits.widest() > 0 && size > limits.widest() && !t.shard.probes(pkt, h)
+	}
+	return w
 }
 
 // superOf translates the device's description of a packet.

@@ -11,6 +11,7 @@ import (
 // State is what the collector reports at each scrape besides the counters.
 type State struct {
 	Peers  int // other nodes that packets are sent to
+	Narrow int // of these, those whose path loses full-size packets without an ICMP error
 	Leases int // leases in force, including the node's own
 
 	// SourceOK is false while the lease store holds something invalid, for
@@ -76,7 +77,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range shardCounters {
 		ch <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{dropDesc, peersDesc, leasesDesc, sourceDesc, awayDesc, deviceDesc, backendDesc, offloadDesc} {
+	for _, d := range []*prometheus.Desc{dropDesc, peersDesc, narrowDesc, leasesDesc, sourceDesc, awayDesc, deviceDesc, backendDesc, offloadDesc} {
 		ch <- d
 	}
 }
@@ -94,6 +95,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	st := c.state()
 	gauge(ch, peersDesc, float64(st.Peers))
+	gauge(ch, narrowDesc, float64(st.Narrow))
 	gauge(ch, leasesDesc, float64(st.Leases))
 	gauge(ch, sourceDesc, boolToFloat(st.SourceOK))
 	gauge(ch, awayDesc, st.SourceAway.Seconds())

@@ -10,7 +10,7 @@ import (
 
 // running is the state of a daemon with everything in place.
 var running = State{
-	Peers: 2, Leases: 3, SourceOK: true,
+	Peers: 2, Narrow: 1, Leases: 3, SourceOK: true,
 	Device:   DeviceInfo{Name: "flannel0", Kind: "offload", Reason: "auto: the kernel grants it"},
 	Offloads: map[string]bool{"udp-gso": true, "udp-gro": false},
 }
@@ -122,6 +122,9 @@ twill_lease_source_ok 1
 # HELP twill_leases Leases in force, the own one included.
 # TYPE twill_leases gauge
 twill_leases 3
+# HELP twill_narrow_peers Other nodes to which packets are kept smaller than the device's MTU, because the path loses larger ones without an ICMP error. twill status names them.
+# TYPE twill_narrow_peers gauge
+twill_narrow_peers 1
 # HELP twill_offload_enabled 1 if the kernel offload is in force on every shard, 0 if it is turned off or was refused; twill status says why.
 # TYPE twill_offload_enabled gauge
 twill_offload_enabled{offload="udp-gro"} 0
@@ -129,7 +132,7 @@ twill_offload_enabled{offload="udp-gso"} 1
 # HELP twill_peers Other nodes that packets are sent to.
 # TYPE twill_peers gauge
 twill_peers 2
-`, "twill_build_info", "twill_device_info", "twill_lease_source_ok", "twill_leases", "twill_offload_enabled", "twill_peers")
+`, "twill_build_info", "twill_device_info", "twill_lease_source_ok", "twill_leases", "twill_narrow_peers", "twill_offload_enabled", "twill_peers")
 }
 
 func TestBeforeTheDataPlaneIsUpNothingIsMadeUp(t *testing.T) {

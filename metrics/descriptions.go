@@ -62,6 +62,7 @@ var (
 		"Packets not forwarded, each under one reason. On rx, unknown_peer and spoofed_source mean that an unknown host, or a peer that is not entitled to the address, sends to this node's UDP port.",
 		"shard", "direction", "reason")
 	peersDesc  = desc("peers", "Other nodes that packets are sent to.")
+	narrowDesc = desc("narrow_peers", "Other nodes to which packets are kept smaller than the device's MTU, because the path loses larger ones without an ICMP error. twill status names them.")
 	leasesDesc = desc("leases", "Leases in force, the own one included.")
 	sourceDesc = desc("lease_source_ok",
 		"1 if the newest version of the lease source is in force; 0 while it is refused and the last good one stays. The log and twill status say why.")

@@ -213,6 +213,11 @@ func (s *state) gauges() metrics.State {
 	}
 	dp := s.dp.Status()
 	st.Peers = len(dp.Peers)
+	for _, p := range dp.Peers {
+		if p.MTU > 0 {
+			st.Narrow++
+		}
+	}
 	if len(dp.Devices) > 0 {
 		dev := dp.TUN()
 		if dev == nil {

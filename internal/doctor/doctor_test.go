@@ -453,6 +453,11 @@ func TestTunnelThatCarriesNothingIsReported(t *testing.T) {
 	}
 	p.answersAt(a, b, b.Subnet.Addr())
 	p.isWell("peers")
+	p.x.Daemon.Dataplane.Peers[0].MTU = 1300
+	f = p.has("peers", Warn, fmt.Sprintf("the path to %s loses packets of more than 1328 bytes without an ICMP error", b.Addr))
+	if f.Remedy != "ip link set dev eth0 mtu 1328" {
+		t.Errorf("got %+v", f)
+	}
 }
 
 func TestStatusOfTheDaemonIsReported(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/twillnet/twill/internal/echo"
 )
@@ -38,8 +39,28 @@ func (x *examination) peers(ctx context.Context) []Finding {
 			"the path to %s takes packets of %d bytes, and the data plane sends %d", n.To, fits[n.To], n.Size))
 		unwell[n.To] = true
 	}
+	found = append(found, x.limited(narrow)...)
 	if good := len(r.full) - len(unwell); good > 0 {
 		found = append(found, r.summary(good, paths))
+	}
+	return found
+}
+
+// limited reports the peers to which the daemon keeps packets smaller, since larger
+// ones do not arrive and no ICMP error says so. Those in known were found to be narrow
+// by pings on the underlay, which routers that filter ICMP do not let pass.
+func (x *examination) limited(known []echo.Ping) (found []Finding) {
+	dp := x.dataplane()
+	if dp == nil {
+		return nil
+	}
+	for _, p := range dp.Peers {
+		if p.MTU == 0 || slices.ContainsFunc(known, func(k echo.Ping) bool { return k.To == p.PublicIP }) {
+			continue
+		}
+		outer := p.MTU + echo.IPHeaderLen(p.PublicIP) + udpHeader
+		found = append(found, warnf(fmt.Sprintf("ip link set dev %s mtu %d", x.underlayTo(p.PublicIP), outer),
+			"the path to %s loses packets of more than %d bytes without an ICMP error; twilld keeps packets to it smaller, but let \"fragmentation needed\" and \"packet too big\" pass on the underlay", p.PublicIP, outer))
 	}
 	return found
 }

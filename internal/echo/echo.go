@@ -119,15 +119,27 @@ func open(ipv6 bool) (*socket, error) {
 	}
 	if ipv6 {
 		err = errors.Join(unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE),
-			unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1))
+			unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1),
+			unix.SetsockoptICMPv6Filter(s.fd, unix.IPPROTO_ICMPV6, unix.ICMPV6_FILTER, onlyReplies6()))
 	} else {
-		err = unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+		err = errors.Join(unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE),
+			unix.SetsockoptInt(s.fd, unix.SOL_RAW, unix.ICMP_FILTER, ^(1<<reply4))) // a bit for each type to drop
 	}
 	if err != nil {
 		unix.Close(s.fd)
-		return nil, fmt.Errorf("forbid fragments of pings: %w", err)
+		return nil, fmt.Errorf("set up ICMP socket: %w", err)
 	}
 	return s, nil
+}
+
+// onlyReplies6 drops every type of ICMPv6 message but one (RFC 3542 §3.2).
+func onlyReplies6() *unix.ICMPv6Filter {
+	var f unix.ICMPv6Filter
+	for i := range f.Data {
+		f.Data[i] = ^uint32(0)
+	}
+	f.Data[reply6/32] &^= 1 << (reply6 % 32)
+	return &f
 }
 
 // sent is a ping on its way.
@@ -175,9 +187,24 @@ func (s *socket) run(ctx context.Context, pings []Ping, wait time.Duration, got 
 // receive reads the answers that have arrived.
 func (s *socket) receive(waiting map[uint16]sent, got map[Ping]time.Duration) {
 	for {
+		seq, size, err := s.next()
+		if err != nil {
+			return
+		}
+		if p, ok := waiting[seq]; ok && p.Size == size {
+			got[p.Ping] = time.Since(p.at)
+			delete(waiting, seq)
+		}
+	}
+}
+
+// next returns the sequence number and the size of the next answer that has arrived.
+// The error is EAGAIN if there is none, or an ICMP error for an earlier ping.
+func (s *socket) next() (seq uint16, size int, err error) {
+	for {
 		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
 		if err != nil {
-			return // EAGAIN, or an ICMP error for an earlier ping
+			return 0, 0, err
 		}
 		b, size, want := s.buf[:n], n, byte(reply6)
 		if s.ipv6 {
@@ -190,13 +217,8 @@ func (s *socket) receive(waiting map[uint16]sent, got map[Ping]time.Duration) {
 			}
 			b = b[header:]
 		}
-		if len(b) < HeaderLen || b[0] != want || binary.BigEndian.Uint16(b[4:]) != s.id {
-			continue
-		}
-		seq := binary.BigEndian.Uint16(b[6:])
-		if p, ok := waiting[seq]; ok && p.Size == size {
-			got[p.Ping] = time.Since(p.at)
-			delete(waiting, seq)
+		if len(b) >= HeaderLen && b[0] == want && binary.BigEndian.Uint16(b[4:]) == s.id {
+			return binary.BigEndian.Uint16(b[6:]), size, nil
 		}
 	}
 }

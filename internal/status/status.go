@@ -173,6 +173,9 @@ type Peer struct {
 	// within a second; with vxlan, since the last packet to it. It is nil if there
 	// never was one, or if it is unknown.
 	Idle *float64 `json:"idle_seconds,omitempty"`
+	// MTU is the size in bytes of the largest packet that arrives at the peer, if it is
+	// smaller than the device's and no ICMP error says so; otherwise 0.
+	MTU int `json:"mtu,omitempty"`
 	// Notes describe anything unusual about the path to the peer.
 	Notes []string `json:"notes,omitempty"`
 }

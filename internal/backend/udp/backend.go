@@ -222,6 +222,7 @@ func (b *Backend) Status() status.Dataplane {
 			Subnets: p.Subnets, PublicIP: p.Endpoint.Addr(),
 			TXPackets: p.Traffic.TXPackets.Load(), TXBytes: p.Traffic.TXBytes.Load(),
 			RXPackets: p.Traffic.RXPackets.Load(), RXBytes: p.Traffic.RXBytes.Load(),
+			MTU:   p.Widest(),
 			Notes: p.PathNotes(separated),
 		})
 	}

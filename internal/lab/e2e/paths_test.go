@@ -42,7 +42,7 @@ func TestDatagramsThatConntrackPutTogetherCrossANarrowPath(t *testing.T) {
 func (l *lab) blackHole(mtu int) {
 	l.t.Helper()
 	l.routeToB(2, netip.Addr{}, mtu)
-	nft(l.t, l.Hosts[2].NS, "filter hook output priority 0", "meta l4proto { icmp, icmpv6 } drop")
+	nft(l.t, l.Hosts[2].NS, "filter hook output priority 0", "meta l4proto icmp drop", "icmpv6 type packet-too-big drop")
 	l.routeToB(0, l.underlay(2), 0)
 }
 
@@ -57,6 +57,44 @@ func TestPacketsThatMayBeFragmentedCrossAPathWithoutICMP(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Packets that may not be fragmented vanish in a black hole until the node has found
+// it, and its pods then learn the size that passes. The node notices when the path is
+// repaired.
+//
+//	pod-a ── host a ── host c, 1400, silent ── host b ── pod-b
+func TestBlackHoleIsFoundAndItsEndNoticed(t *testing.T) {
+	for _, u := range underlays {
+		t.Run(u.name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, labOptions{ipv6Underlay: u.ipv6, Options: netlab.Options{Hosts: 3}})
+			const width = 1400
+			mtu := width - overheadOver(u.ipv6)
+			l.blackHole(width)
+			for _, addr := range []netip.Addr{l.pod(1).Addr, l.pod(1).Addr6} {
+				if err := l.stream(addr, 1<<20, nil); err != nil {
+					t.Error(err)
+				}
+			}
+			testkit.Eventually(t, "status shows the size that passes", func() bool {
+				_ = ping(l.pod(0), l.pod(1).Addr, 100)
+				p := l.daemons[0].status().Dataplane.Peers[0]
+				return p.MTU == mtu && len(p.Notes) > 0
+			})
+			l.expectPathMTU(t, l.pod(1).Addr, mtu)
+			l.expectPathMTU(t, l.pod(1).Addr6, mtu)
+			if n := l.daemons[0].status().Dataplane.Peers[1].MTU; n != 0 {
+				t.Errorf("packets to host c are limited to %d bytes", n)
+			}
+			command(t, l.Hosts[2].NS, "nft", "delete table inet test")
+			l.routeToB(2, netip.Addr{}, 0)
+			testkit.Eventually(t, "the limit is gone", func() bool {
+				_ = ping(l.pod(0), l.pod(1).Addr, 100)
+				return l.daemons[0].status().Dataplane.Peers[0].MTU == 0
+			})
+		})
+	}
 }
 
 // The kernel learns no path MTU below net.ipv4.route.min_pmtu, 552.
