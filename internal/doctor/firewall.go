@@ -52,17 +52,27 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 // Docker and CNI plugins that masquerade on their own do not exempt other nodes' pods.
 func (x *examination) masquerade(ctx context.Context) []Finding {
 	var found []Finding
+	nft := readRuleset(ctx)
 	for _, f := range x.podFamilies() {
+		p := packet{src: podOf(f.subnet), dst: podOf(sibling(f.subnet)), unmarked: true}
+		devices := append(x.devices(), "")
+		if nft != nil {
+			for _, p.out = range devices {
+				if rule, ok := nft.translator(p); ok {
+					found = append(found, rule.translates(p))
+					break // other devices would have the same cause
+				}
+			}
+		}
 		t, err := readChains(ctx, f.program, "nat")
 		if err != nil {
 			found = append(found, warnf("", "%v", err))
 			continue
 		}
-		p := packet{src: podOf(f.subnet), dst: podOf(sibling(f.subnet)), unmarked: true}
-		for _, p.out = range append(x.devices(), "") {
+		for _, p.out = range devices {
 			if to := t.passes("POSTROUTING", p); to.translated() {
 				found = append(found, translatedBy(t, to, p))
-				break // other devices would have the same cause
+				break
 			}
 		}
 	}
@@ -74,12 +84,22 @@ func (x *examination) masquerade(ctx context.Context) []Finding {
 
 // translatedBy returns the finding for a packet whose source a rule translates.
 func translatedBy(t *table, to fate, p packet) Finding {
-	found := warnf(t.program+" -t nat -D"+strings.TrimPrefix(to.rule, "-A"),
-		"packets from %s to %s get this node's address, so that pods of other nodes do not see where they come from: %s", p.src, p.dst, to.rule)
+	found := hidden(p, t.program+" -t nat -D"+strings.TrimPrefix(to.rule, "-A"), to.rule)
 	if len(to.maybe) > 0 {
 		found.Text += ", unless it is decided before: " + to.maybe[0]
 	}
 	return found
+}
+
+// translates returns the same finding for a rule of nftables.
+func (r nftRule) translates(p packet) Finding {
+	return hidden(p, fmt.Sprintf("nft delete rule %s %s %s handle %d", r.Family, r.Table, r.Chain, r.Handle),
+		fmt.Sprintf("rule %d of the nftables chain %s %s %s", r.Handle, r.Family, r.Table, r.Chain))
+}
+
+// hidden returns the finding for a packet that gets another source by a rule.
+func hidden(p packet, remedy, rule string) Finding {
+	return warnf(remedy, "packets from %s to %s get this node's address, so that pods of other nodes do not see where they come from: %s", p.src, p.dst, rule)
 }
 
 // podFamily is a family in which this node and others have pods.
@@ -221,11 +241,6 @@ func (t *table) closed(p packet) (Finding, bool) {
 		found.Text += ", unless it is decided before: " + f.maybe[0]
 	}
 	return found, true
-}
-
-// nftChain is a chain in nft's JSON, libnftables-json(5).
-type nftChain struct {
-	Family, Table, Name, Hook, Policy string
 }
 
 // dropHooks finds nftables chains that drop what their rules do not accept. Chains

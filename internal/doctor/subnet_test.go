@@ -103,3 +103,47 @@ func TestSourceOfPodsIsKept(t *testing.T) {
 	p.run(fmt.Sprintf("ip6tables -t nat -A POSTROUTING -s %s -j MASQUERADE", p.x.Env.IPv6Subnet))
 	p.repairs("masquerade", Warn, "packets from fc00:5:0:1::2")
 }
+
+// The same for rules of nftables: each chain of its own is asked, before and after
+// those of others.
+func TestSourceOfPodsIsKeptByNFTables(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	p.x.Env.IPMasq = true
+	p.x.Env.IPv6Network, p.x.Env.IPv6Subnet = netip.MustParsePrefix("fc00:5::/48"), netip.MustParsePrefix("fc00:5:0:1::/64")
+	p.x.Daemon.Dataplane = &status.Dataplane{Devices: []status.Device{{Name: "flannel0", Kind: status.KindOffload, MTU: 1472}}}
+	p.applyRules()
+	for _, table := range []string{"ip", "ip6", "inet"} {
+		p.run("nft 'table " + table + " site { chain early { type nat hook postrouting priority 90; }; " +
+			"chain late { type nat hook postrouting priority 110; }; chain sub { }; chain out { type filter hook postrouting priority 0; }; }'")
+	}
+	// kube-proxy's, for what it has marked.
+	p.run("nft 'add rule ip site early meta mark & 0x4000 == 0x4000 masquerade fully-random'")
+	p.isWell("masquerade")
+	for _, rule := range []string{
+		"ip site early ip saddr 10.5.0.0/16 masquerade",
+		"ip site late ip saddr 10.5.1.0/24 masquerade",
+		"inet site late ip saddr 10.5.1.0/24 counter masquerade",
+		"inet site late oifname != docker0 masquerade",
+		"inet site late ip saddr { 192.0.2.1, 10.5.1.0/24 } oifname flannel* snat ip to 192.0.2.1",
+		"ip site early ip saddr 10.5.1.2-10.5.1.9 masquerade",
+		"ip6 site early ip6 saddr fc00:5::/48 masquerade",
+	} {
+		p.run("nft 'add rule " + rule + "'")
+		p.repairs("masquerade", Warn, "get this node's address")
+	}
+	p.run("nft 'add rule ip site early jump sub'; nft 'add rule ip site sub ip daddr 10.5.0.0/16 masquerade'")
+	p.repairs("masquerade", Warn, "of the nftables chain ip site sub")
+	for _, rule := range []string{
+		"ip site early ip daddr 10.5.0.0/16 return",
+		"ip site early ip saddr 10.5.0.0/16 masquerade", // behind the one before
+		"inet site late ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 masquerade",
+		"inet site late oifname eth0 masquerade",
+		"inet site late ip saddr 192.0.2.0/24 masquerade",
+		"inet site late ip6 saddr fc00:6::/48 masquerade",
+		"inet site late meta l4proto tcp ip saddr 10.5.1.0/24 masquerade", // not of every packet
+		"ip site out ip saddr 10.5.0.0/16 accept",
+	} {
+		p.run("nft 'add rule " + rule + "'")
+		p.isWell("masquerade")
+	}
+}
