@@ -108,6 +108,7 @@ type daemon struct {
 	takeover  *handover.Takeover   // nil if there is no running process to take over from, or that is done
 	handovers chan *handover.Offer // requests of other processes
 	serving   []func() error       // stops what serve started, in reverse order
+	etcdAddrs []netip.Addr         // see inUse
 
 	// Tests replace these.
 	choose          func(underlay.Options) (underlay.Interface, error)

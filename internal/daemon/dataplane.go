@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"net/netip"
-	"net/url"
 
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
@@ -11,6 +10,7 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
 	"github.com/twillnet/twill/metrics"
 )
 
@@ -83,19 +83,22 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 	return p, nil
 }
 
-// inUse returns the addresses of the gateways and of etcd, as far as they are known
-// without name resolution.
+// inUse returns the addresses of the gateways and of etcd. Host names of etcd are
+// resolved once, so that no later data plane waits for a name server.
 func (d *daemon) inUse() []netip.Addr {
 	all, err := d.gateways()
 	if err != nil {
 		d.log.Warn("cannot read gateways of this host", logging.KeyError, err)
 	}
-	for _, e := range d.options.etcd.Endpoints {
-		if u, err := url.Parse(e); err == nil {
-			if a, err := netip.ParseAddr(u.Hostname()); err == nil {
-				all = append(all, a.Unmap())
-			}
-		}
+	if d.etcdAddrs != nil {
+		return append(all, d.etcdAddrs...)
 	}
-	return all
+	addrs, err := etcd.EndpointAddrs(context.Background(), d.options.etcd.Endpoints)
+	if err != nil {
+		d.log.Warn("a pod subnet that contains etcd would not be noticed", logging.KeyError, err,
+			logging.KeyRemedy, "see that the name can be resolved on this host, or name etcd by its address")
+	} else {
+		d.etcdAddrs = addrs
+	}
+	return append(all, addrs...)
 }

@@ -86,7 +86,7 @@ func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lea
 		}
 		misfits = append(misfits, e)
 	}
-	l, err := choose(c, append(t.snap.taken(), t.unroutable(prev)...), prev, among)
+	l, err := choose(c, append(t.snap.taken(), t.unroutable(ctx, prev)...), prev, among)
 	if err != nil {
 		return nil, t.full(err)
 	}
@@ -116,8 +116,12 @@ func (t *taking) owned(prev lease.Previous) []entry {
 // route to a subnet that contains one would cut it off. They are the addresses of this
 // host and its gateways, of etcd, and of all nodes. A host address within the previous
 // subnets is left out, since it belongs to the bridge or the tunnel.
-func (t *taking) unroutable(prev lease.Previous) []netip.Prefix {
-	all := slices.Concat(t.attrs.Addrs(), prev.Gateways, t.endpointAddrs())
+func (t *taking) unroutable(ctx context.Context, prev lease.Previous) []netip.Prefix {
+	etcd, err := EndpointAddrs(ctx, t.endpoints)
+	if err != nil {
+		t.log.Warn("cannot keep the new subnet clear of etcd", logging.KeyError, err)
+	}
+	all := slices.Concat(t.attrs.Addrs(), prev.Gateways, etcd)
 	for _, a := range prev.Addrs {
 		if !prev.Subnet.Contains(a) && !prev.IPv6Subnet.Contains(a) {
 			all = append(all, a)
@@ -131,19 +135,6 @@ func (t *taking) unroutable(prev lease.Previous) []netip.Prefix {
 		prefixes[i] = netip.PrefixFrom(a, a.BitLen())
 	}
 	return prefixes
-}
-
-// endpointAddrs returns the addresses of the endpoints that are not host names.
-func (s *Store) endpointAddrs() []netip.Addr {
-	var all []netip.Addr
-	for _, e := range s.endpoints {
-		if u, err := parseEndpoint(e); err == nil {
-			if a, err := netip.ParseAddr(u.Hostname()); err == nil {
-				all = append(all, a.Unmap())
-			}
-		}
-	}
-	return all
 }
 
 // isHere reports whether all addresses of a are among those of the host.

@@ -381,9 +381,11 @@ func TestNoNodeGetsASubnetThatSwallowsAnAddressItNeeds(t *testing.T) {
 		})
 	}
 	t.Run("those of etcd", func(t *testing.T) {
-		s := newNetwork(t, config).store(func(o *Options) { o.Endpoints = append(o.Endpoints, "http://10.5.2.9:2379") })
-		if got := s.endpointAddrs(); !slices.Contains(got, addr("10.5.2.9")) {
-			t.Errorf("got %v", got)
+		n := newNetwork(t, config)
+		s := n.store()
+		s.endpoints = append(s.endpoints, "http://10.5.1.9:2379", "http://10.5.2.9:2379")
+		if l, err := s.Acquire(n.ctx(), node(1), lease.Previous{}); err != nil || l.Subnet.String() != "10.5.3.0/24" {
+			t.Errorf("got %v, %v, want 10.5.3.0/24", l, err)
 		}
 	})
 	// The bridge and the tunnel of a node that restarts have addresses of its subnet.
