@@ -195,8 +195,7 @@ func (d *daemon) chooseLink(c *lease.Config) (underlay.Interface, error) {
 // network of c.
 func (d *daemon) underlayOptions(c *lease.Config) underlay.Options {
 	o := d.options.underlay()
-	ipv4, ipv6 := d.chosenAddrs()
-	o.PublicIP, o.PublicIPv6 = text(ipv4), text(ipv6)
+	o.PublicIP, o.PublicIPv6 = d.chosenAddrs()
 	o.Own = d.options.tunName
 	o.NeedIPv4, o.NeedIPv6 = c.IPv4.Enabled(), c.IPv6.Enabled()
 	return o

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 
@@ -79,16 +80,8 @@ func (d *daemon) withLastKnown(source lastknown.Source) *lastknown.Store {
 // chosenAddrs returns the addresses by which the interface is chosen: those that
 // the store has for this node, else those of the flags.
 func (d *daemon) chosenAddrs() (ipv4, ipv6 netip.Addr) {
-	ipv4, ipv6 = d.options.publicIP, d.options.publicIPv6
-	if d.nodeAddrs == nil {
-		return ipv4, ipv6
+	if d.nodeAddrs != nil {
+		ipv4, ipv6, _ = d.nodeAddrs(context.Background()) // an error will be reported again by Acquire
 	}
-	v4, v6, _ := d.nodeAddrs(context.Background()) // an error will be reported again by Acquire
-	if v4.IsValid() {
-		ipv4 = v4
-	}
-	if v6.IsValid() {
-		ipv6 = v6
-	}
-	return ipv4, ipv6
+	return cmp.Or(ipv4, d.options.publicIP), cmp.Or(ipv6, d.options.publicIPv6)
 }

@@ -120,6 +120,10 @@ func (o *options) check() error {
 		return usagef("--tun-name: %q cannot name an interface; 1 to %d bytes without white space, slash, colon and percent sign", o.tunName, maxInterfaceName)
 	case o.publicIP.IsValid() && !o.publicIP.Is4():
 		return usagef("--public-ip: %s is not an IPv4 address; --public-ipv6 takes the other kind", o.publicIP)
+	case o.ifaceCanReach.Zone() != "":
+		return usagef("--iface-can-reach: %s has a zone; want an address that routes lead to", o.ifaceCanReach)
+	case o.publicIPv6.Zone() != "":
+		return usagef("--public-ipv6: %s has a zone; want an address at which other nodes reach this one", o.publicIPv6)
 	case o.publicIPv6.IsValid() && (!o.publicIPv6.Is6() || o.publicIPv6.Is4In6()):
 		return usagef("--public-ipv6: %s is not an IPv6 address; --public-ip takes the other kind", o.publicIPv6)
 	}
@@ -149,9 +153,9 @@ func (o *options) underlay() underlay.Options {
 	return underlay.Options{
 		Iface:      o.iface,
 		IfaceRegex: o.ifaceRegex,
-		CanReach:   text(o.ifaceCanReach),
-		PublicIP:   text(o.publicIP),
-		PublicIPv6: text(o.publicIPv6),
+		CanReach:   o.ifaceCanReach,
+		PublicIP:   o.publicIP,
+		PublicIPv6: o.publicIPv6,
 	}
 }
 
@@ -169,14 +173,6 @@ func (o *options) routesFile() string { return o.subnetFile + ".routes" }
 // leasesFile is the path of the last known leases, for starting without the
 // store.
 func (o *options) leasesFile() string { return o.subnetFile + ".leases" }
-
-// text returns a as written on the command line, or "" if it is invalid.
-func text(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
-}
 
 // interfaceName reports whether the kernel accepts s as an interface name
 // (dev_valid_name in net/core/dev.c). A percent sign is refused, since the

@@ -66,7 +66,7 @@ func TestInterfaceStaysAsLongAsItHasWhatItHad(t *testing.T) {
 func TestPublicAddressOfTheOptionsStays(t *testing.T) {
 	n := namespace(t)
 	eth0 := n.link("eth0", "192.0.2.1/24")
-	o := Options{Iface: []string{"eth0"}, PublicIP: "203.0.113.1", PublicIPv6: "2001:db8:ff::1", NeedIPv4: true}
+	o := Options{Iface: []string{"eth0"}, PublicIP: netip.MustParseAddr("203.0.113.1"), PublicIPv6: netip.MustParseAddr("2001:db8:ff::1"), NeedIPv4: true}
 	was, err := Choose(o)
 	n.must("choose", err)
 	n.addr(eth0, "2001:db8:1::1/64", nil)

@@ -18,17 +18,17 @@ import (
 	"slices"
 )
 
-// Options specifies how to choose. The strings are the values of the flags of
-// the same name; all may be empty.
+// Options specifies how to choose, by the values of the flags of the same name.
+// All may be empty or invalid.
 type Options struct {
-	Iface      []string // addresses or names; the first suitable one is taken
-	IfaceRegex []string // tried if no Iface is suitable
-	CanReach   string   // an address; tried if no IfaceRegex is suitable
+	Iface      []string   // addresses or names; the first suitable one is taken
+	IfaceRegex []string   // tried if no Iface is suitable
+	CanReach   netip.Addr // tried if no IfaceRegex is suitable
 
 	// PublicIP and PublicIPv6 are announced instead of the addresses of the
 	// interface. If none of the options above is set they also select it, and
 	// must be addresses of this host.
-	PublicIP, PublicIPv6 string
+	PublicIP, PublicIPv6 netip.Addr
 
 	// Own names this daemon's device, which exists if the choice is repeated
 	// while the daemon runs. It is never chosen. It may be empty.
@@ -80,10 +80,6 @@ func Choose(o Options) (Interface, error) {
 	if err != nil {
 		return Interface{}, err
 	}
-	canReach, err := parseAddr("iface-can-reach", o.CanReach, 0)
-	if err != nil {
-		return Interface{}, err
-	}
 	regexes, err := compile(o.IfaceRegex)
 	if err != nil {
 		return Interface{}, err
@@ -93,7 +89,7 @@ func Choose(o Options) (Interface, error) {
 	}
 
 	var tried []error
-	for _, way := range c.ways(o.Iface, regexes, canReach) {
+	for _, way := range c.ways(o.Iface, regexes, o.CanReach) {
 		i, err := way()
 		if err == nil {
 			return i, nil
@@ -115,16 +111,11 @@ func (e *NoneError) Error() string {
 
 func (e *NoneError) Unwrap() error { return e.Tried }
 
-func newChooser(o Options) (c chooser, err error) {
-	c = chooser{own: o.Own, needIPv4: o.NeedIPv4, needIPv6: o.NeedIPv6}
+func newChooser(o Options) (chooser, error) {
 	if !o.NeedIPv4 && !o.NeedIPv6 {
-		return c, errors.New("choose interface: neither IPv4 nor IPv6 is needed")
+		return chooser{}, errors.New("choose interface: neither IPv4 nor IPv6 is needed")
 	}
-	if c.publicIP, err = parseAddr("public-ip", o.PublicIP, 32); err != nil {
-		return c, err
-	}
-	c.publicIPv6, err = parseAddr("public-ipv6", o.PublicIPv6, 128)
-	return c, err
+	return chooser{own: o.Own, needIPv4: o.NeedIPv4, needIPv6: o.NeedIPv6, publicIP: o.PublicIP, publicIPv6: o.PublicIPv6}, nil
 }
 
 // ways returns the ways to choose, in the order in which they are tried.
@@ -156,20 +147,6 @@ func (c *chooser) ways(iface []string, regexes []pattern, canReach netip.Addr) [
 		return append(ways, func() (Interface, error) { return c.byAddr("--public-ipv6="+c.publicIPv6.String(), c.publicIPv6) })
 	}
 	return append(ways, c.byDefaultRoute)
-}
-
-// parseAddr parses the value of a flag. bits is the address length of the
-// required family, or 0 for either.
-func parseAddr(flag, value string, bits int) (netip.Addr, error) {
-	if value == "" {
-		return netip.Addr{}, nil
-	}
-	a, err := netip.ParseAddr(value)
-	if err != nil || bits != 0 && a.BitLen() != bits || a.Zone() != "" {
-		want := map[int]string{0: "an IP address", 32: "an IPv4 address", 128: "an IPv6 address without a zone"}[bits]
-		return netip.Addr{}, fmt.Errorf("--%s=%s: want %s", flag, value, want)
-	}
-	return a, nil
 }
 
 // pattern is a regular expression for names and addresses.

@@ -85,15 +85,15 @@ func TestChoose(t *testing.T) {
 		{"an expression for the end of a name", v4(Options{IfaceRegex: []string{"0$"}}), "eth0 192.0.2.1 - 192.0.2.1 -",
 			"--iface-regex=0$ matches a part of eth0, cni0, flannel0; eth0 is the first that will do"},
 
-		{"a destination", v4(Options{CanReach: "203.0.113.9"}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface-can-reach=203.0.113.9"},
-		{"an IPv6 destination", dual(Options{CanReach: "2001:db8:9::1"}), "eth0 192.0.2.1 2001:db8:1::1 192.0.2.1 2001:db8:1::1", "--iface-can-reach=2001:db8:9::1"},
-		{"a name before a destination", v4(Options{Iface: []string{"eth0"}, CanReach: "203.0.113.9"}), "eth0 192.0.2.1 - 192.0.2.1 -", "--iface=eth0"},
+		{"a destination", v4(Options{CanReach: netip.MustParseAddr("203.0.113.9")}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface-can-reach=203.0.113.9"},
+		{"an IPv6 destination", dual(Options{CanReach: netip.MustParseAddr("2001:db8:9::1")}), "eth0 192.0.2.1 2001:db8:1::1 192.0.2.1 2001:db8:1::1", "--iface-can-reach=2001:db8:9::1"},
+		{"a name before a destination", v4(Options{Iface: []string{"eth0"}, CanReach: netip.MustParseAddr("203.0.113.9")}), "eth0 192.0.2.1 - 192.0.2.1 -", "--iface=eth0"},
 
-		{"public address alone", v4(Options{PublicIP: "198.51.100.1"}), "eth1 198.51.100.1 - 198.51.100.1 -", "--public-ip=198.51.100.1"},
-		{"public IPv6 address alone", dual(Options{PublicIPv6: "2001:db8:1::1"}), "eth0 192.0.2.1 2001:db8:1::1 192.0.2.1 2001:db8:1::1", "--public-ipv6=2001:db8:1::1"},
-		{"public address behind NAT", v4(Options{Iface: []string{"eth0"}, PublicIP: "203.0.113.1"}), "eth0 192.0.2.1 - 203.0.113.1 -", "--iface=eth0"},
-		{"public address that the interface has", v4(Options{Iface: []string{"eth0"}, PublicIP: "192.0.2.2"}), "eth0 192.0.2.2 - 192.0.2.2 -", "--iface=eth0"},
-		{"both public addresses", dual(Options{Iface: []string{"eth0"}, PublicIP: "203.0.113.1", PublicIPv6: "2001:db8:ff::1"}),
+		{"public address alone", v4(Options{PublicIP: netip.MustParseAddr("198.51.100.1")}), "eth1 198.51.100.1 - 198.51.100.1 -", "--public-ip=198.51.100.1"},
+		{"public IPv6 address alone", dual(Options{PublicIPv6: netip.MustParseAddr("2001:db8:1::1")}), "eth0 192.0.2.1 2001:db8:1::1 192.0.2.1 2001:db8:1::1", "--public-ipv6=2001:db8:1::1"},
+		{"public address behind NAT", v4(Options{Iface: []string{"eth0"}, PublicIP: netip.MustParseAddr("203.0.113.1")}), "eth0 192.0.2.1 - 203.0.113.1 -", "--iface=eth0"},
+		{"public address that the interface has", v4(Options{Iface: []string{"eth0"}, PublicIP: netip.MustParseAddr("192.0.2.2")}), "eth0 192.0.2.2 - 192.0.2.2 -", "--iface=eth0"},
+		{"both public addresses", dual(Options{Iface: []string{"eth0"}, PublicIP: netip.MustParseAddr("203.0.113.1"), PublicIPv6: netip.MustParseAddr("2001:db8:ff::1")}),
 			"eth0 192.0.2.1 2001:db8:1::1 203.0.113.1 2001:db8:ff::1", "--iface=eth0"},
 	} {
 		i, err := Choose(tt.options)
@@ -129,7 +129,7 @@ func TestChooseSaysWhyNothingWillDo(t *testing.T) {
 		{"not our address", Options{Iface: []string{"192.0.2.77"}}, "choose interface: --iface=192.0.2.77: no interface has this address" + has},
 		{"loopback", Options{Iface: []string{"lo"}}, "choose interface: --iface=lo: lo has no usable IPv4 address" + has},
 		{"loopback address", Options{Iface: []string{"127.0.0.1"}}, "choose interface: --iface=127.0.0.1: lo has no usable IPv4 address" + has},
-		{"public address of another", Options{PublicIP: "203.0.113.1"}, "choose interface: --public-ip=203.0.113.1: no interface has this address" + has},
+		{"public address of another", Options{PublicIP: netip.MustParseAddr("203.0.113.1")}, "choose interface: --public-ip=203.0.113.1: no interface has this address" + has},
 
 		{"expression for a part of a container's link", Options{IfaceRegex: []string{"veth"}},
 			"choose interface: --iface-regex=veth: veth1a2b belongs to a container network; --iface=veth1a2b insists" + has},
@@ -138,12 +138,9 @@ func TestChooseSaysWhyNothingWillDo(t *testing.T) {
 		{"expression for nothing", Options{IfaceRegex: []string{"bond.*"}}, "choose interface: --iface-regex=bond.* matches no name or address" + has},
 		{"expression for a container's link", Options{IfaceRegex: []string{"veth.*"}},
 			"choose interface: --iface-regex=veth.*: veth1a2b belongs to a container network; --iface=veth1a2b insists" + has},
-		{"own destination", Options{CanReach: "192.0.2.1"}, "choose interface: --iface-can-reach=192.0.2.1 is an address of this host; want one of another" + has},
-		{"destination in a container", Options{CanReach: "10.5.200.1"}, "choose interface: --iface-can-reach=10.5.200.1 leads to veth1a2b, which belongs to a container network" + has},
+		{"own destination", Options{CanReach: netip.MustParseAddr("192.0.2.1")}, "choose interface: --iface-can-reach=192.0.2.1 is an address of this host; want one of another" + has},
+		{"destination in a container", Options{CanReach: netip.MustParseAddr("10.5.200.1")}, "choose interface: --iface-can-reach=10.5.200.1 leads to veth1a2b, which belongs to a container network" + has},
 
-		{"bad public address", Options{PublicIP: "2001:db8::1"}, "--public-ip=2001:db8::1: want an IPv4 address"},
-		{"bad public IPv6 address", Options{PublicIPv6: "fe80::1%eth0"}, "--public-ipv6=fe80::1%eth0: want an IPv6 address without a zone"},
-		{"bad destination", Options{CanReach: "example.org"}, "--iface-can-reach=example.org: want an IP address"},
 		{"bad expression", Options{IfaceRegex: []string{"eth("}}, "--iface-regex=eth(: error parsing regexp: missing closing ): `eth(`"},
 	} {
 		tt.options.NeedIPv4 = !tt.options.NeedIPv6
@@ -227,7 +224,7 @@ func TestAddressesThatDoNotLastAreNotChosen(t *testing.T) {
 		t.Errorf("got %+v, %v", i, err)
 	}
 	// By name they can be had.
-	i, err = Choose(Options{Iface: []string{"2001:db8:1::dead"}, PublicIP: "192.0.2.7", NeedIPv4: true, NeedIPv6: true})
+	i, err = Choose(Options{Iface: []string{"2001:db8:1::dead"}, PublicIP: netip.MustParseAddr("192.0.2.7"), NeedIPv4: true, NeedIPv6: true})
 	if err != nil || i.IPv6.String() != "2001:db8:1::dead" || i.IPv4.String() != "192.0.2.7" {
 		t.Errorf("got %+v, %v", i, err)
 	}
