@@ -267,6 +267,22 @@ func (e *Engine) ask(p *Peer) {
 	_ = unix.Sendto(fd, encap.Echo(buf[:], from, to, len(buf)), unix.MSG_DONTWAIT, sockaddr(p.Endpoint))
 }
 
+// SourcePorts returns the UDP ports that shards send from, if each has its own.
+func (e *Engine) SourcePorts() (ports []uint16) {
+	for _, s := range e.shards {
+		if s.sendFD == s.fd {
+			continue
+		}
+		switch name, _ := unix.Getsockname(s.sendFD); name := name.(type) {
+		case *unix.SockaddrInet4:
+			ports = append(ports, uint16(name.Port))
+		case *unix.SockaddrInet6:
+			ports = append(ports, uint16(name.Port))
+		}
+	}
+	return ports
+}
+
 // Counters returns the counters of each shard.
 func (e *Engine) Counters() []*metrics.Shard {
 	c := make([]*metrics.Shard, len(e.shards))

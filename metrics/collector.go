@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
@@ -86,7 +87,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // while the shards keep counting.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for i, s := range c.shards() {
-		shard := strconv.Itoa(i)
+		shard := cmp.Or(s.Name, strconv.Itoa(i))
 		collectDirection(ch, &s.TX, shard, "tx")
 		collectDirection(ch, &s.RX, shard, "rx")
 		for _, m := range shardCounters {

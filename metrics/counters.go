@@ -85,10 +85,13 @@ type Direction struct {
 func (c *Direction) Drop(d Drop, n int) { c.Drops[d].Add(uint64(n)) }
 
 // Shard holds the counters of one shard: one TUN queue, one socket that receives
-// and one that sends.
+// and one that sends. What the kernel carries by itself is counted as one more.
 // The two directions are written by different threads and are padded so that
 // they do not share a cache line.
 type Shard struct {
+	// Name is the label in metrics; empty: the number of the shard.
+	Name string
+
 	TX Direction
 	_  [64]byte
 	RX Direction

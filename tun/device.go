@@ -48,7 +48,10 @@ type Config struct {
 	// queues from the map. If they belong to an offload device of that name, it
 	// uses all of them, whatever their number; otherwise it closes them.
 	Inherited map[string]int
-	Logger    *slog.Logger
+	// Left is set if the device exists, as an earlier process left it: persistent, and
+	// with no queue open.
+	Left   bool
+	Logger *slog.Logger
 }
 
 // Device is an open TUN device.
@@ -77,7 +80,7 @@ func Open(cfg Config) (*Device, error) {
 		queues, granted, err := inherit(cfg.Name, inherited)
 		if err != nil {
 			inherited.close()
-			queues, granted, err = openOffload(cfg.Name, cfg.Queues)
+			queues, granted, err = openOffload(cfg.Name, cfg.Queues, cfg.Left)
 		}
 		if err != nil {
 			// An error that the plain device would also hit is no reason to fall back.
@@ -114,7 +117,23 @@ func Open(cfg Config) (*Device, error) {
 	return d, nil
 }
 
-// Close closes all queues, and with them the device.
+// SetPersistent decides whether the device, with its addresses and routes, outlives its
+// queues: until it is deleted. The plain device cannot.
+func (d *Device) SetPersistent(on bool) error {
+	if !d.Offload() {
+		return fmt.Errorf("keep %s: it is the plain device: %s", d.Name, d.State.Why)
+	}
+	value := 0
+	if on {
+		value = 1
+	}
+	if err := unix.IoctlSetInt(d.Queues[0].FD(), unix.TUNSETPERSIST, value); err != nil {
+		return fmt.Errorf("keep %s: TUNSETPERSIST: %w", d.Name, err)
+	}
+	return nil
+}
+
+// Close closes all queues, and with them the device, unless it is persistent.
 func (d *Device) Close() error {
 	var errs []error
 	for _, q := range d.Queues {

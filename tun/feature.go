@@ -92,7 +92,7 @@ func probeFlags(flags uint16) error {
 }
 
 func probeOffloads(wanted func(Offloads) bool) error {
-	queues, granted, err := openOffload("", 1)
+	queues, granted, err := openOffload("", 1, false)
 	if err != nil {
 		return err
 	}

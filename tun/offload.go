@@ -53,9 +53,9 @@ var offloadSteps = []Offloads{
 	unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN,
 }
 
-// openOffload opens n queues of an offload device. The error wraps
-// errNoOffload if only the offloads failed.
-func openOffload(name string, n int) ([]Queue, Offloads, error) {
+// openOffload opens n queues of an offload device, which exists if it was left. The error
+// wraps errNoOffload if only the offloads failed.
+func openOffload(name string, n int, left bool) ([]Queue, Offloads, error) {
 	var queues []Queue
 	fail := func(err error) ([]Queue, Offloads, error) {
 		for _, q := range queues {
@@ -73,7 +73,7 @@ func openOffload(name string, n int) ([]Queue, Offloads, error) {
 		// The first queue creates the device. Without IFF_TUN_EXCL it could
 		// become an additional queue of another process's device.
 		exclusive := uint16(0)
-		if i == 0 {
+		if i == 0 && !left {
 			exclusive = unix.IFF_TUN_EXCL
 		}
 		fd, err := attach(name, flags, exclusive)
