@@ -190,6 +190,10 @@ test-cross: $(REPORT) ## build for other architectures; packet code under qemu f
 lint: ## gofmt, go vet, staticcheck, tidy modules, import directions, log keys, vulnerabilities
 	@scripts/lint.sh $(filter-out tools/deploy,$(MODULES)) # to check that one, staticcheck would read all of Helm
 
+.PHONY: generate
+generate: ## build the BPF programs that are committed, from C; needs clang and libbpf-dev
+	go generate ./internal/backend/udp/kernelpath
+
 .PHONY: imports
 imports: ## draw the imports of the packages in ARCHITECTURE.md, from the code
 	@go run -C tools ./imports draw $(CURDIR)/ARCHITECTURE.md

@@ -73,6 +73,18 @@ row github.com/vishvananda/netlink '"github.com/vishvananda/netlink"' '
 	_, _ = netlink.AddrList(l, 0)
 	_, _ = netlink.RouteListFiltered(0, nil, 0)
 	_ = netlink.LinkSubscribeWithOptions(nil, nil, netlink.LinkSubscribeOptions{})'
+row github.com/cilium/ebpf '"bytes"; "github.com/cilium/ebpf"; "github.com/cilium/ebpf/link"' '
+	s, _ := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(nil))
+	_ = s.LoadAndAssign(nil, nil)
+	_ = s.Variables[""].Set(0)
+	m := new(ebpf.Map)
+	_ = m.Put(0, 0)
+	_ = m.Delete(0)
+	_ = m.Iterate().Next(nil, nil)
+	l, _ := link.AttachTCX(link.TCXOptions{})
+	_ = l.Pin("")
+	l, _ = link.LoadPinnedLink("", nil)
+	_ = l.Update(nil)'
 row github.com/prometheus/client_golang '"github.com/prometheus/client_golang/prometheus"; "github.com/prometheus/client_golang/prometheus/collectors"; "github.com/prometheus/client_golang/prometheus/promhttp"' '
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -1,0 +1,170 @@
+package kernelpath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// hook is where a program is attached.
+type hook struct {
+	program string // its name
+	index   int    // of the interface
+	at      ebpf.AttachType
+}
+
+// The ways to attach a program, as Path.How reports them.
+const (
+	viaTCX    = "TCX"
+	viaFilter = "clsact"
+)
+
+// attach attaches the program, or replaces the one that an earlier process attached: the
+// kernel exchanges them at once, no packet sees neither. Programs of others on the
+// interface keep their places and see the packet before.
+func (p *Path) attach(cfg *Config, h hook, program *ebpf.Program) error {
+	err := link.ErrNotSupported
+	if !cfg.clsact {
+		err = p.attachTCX(cfg.pins, h, program)
+		p.how = viaTCX
+	}
+	if errors.Is(err, link.ErrNotSupported) { // before Linux 6.6
+		err = attachFilter(cfg.Tun, h, program)
+		p.how = viaFilter
+	}
+	if err != nil {
+		return fmt.Errorf("attach BPF program %s: %w", h.program, err)
+	}
+	return nil
+}
+
+func (p *Path) attachTCX(pins string, h hook, program *ebpf.Program) error {
+	file := filepath.Join(pins, h.program)
+	if pins != "" {
+		replaced, err := replace(file, h, program)
+		if replaced || err != nil {
+			return err
+		}
+	}
+	l, err := link.AttachTCX(link.TCXOptions{Interface: h.index, Program: program, Attach: h.at})
+	if err != nil {
+		return err
+	}
+	if pins == "" {
+		p.links = append(p.links, l)
+		return nil
+	}
+	if err := l.Pin(file); err != nil {
+		return errors.Join(fmt.Errorf("pin %s: %w", file, err), l.Close())
+	}
+	return l.Close()
+}
+
+// replace replaces the program of the link that is pinned at file. If that link is of
+// another interface, or of one that is gone, it is removed.
+func replace(file string, h hook, program *ebpf.Program) (replaced bool, err error) {
+	l, err := link.LoadPinnedLink(file, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open %s: %w", file, err)
+	}
+	defer l.Close()
+	if info, err := l.Info(); err == nil {
+		if tcx := info.TCX(); tcx != nil && int(tcx.Ifindex) == h.index && l.Update(program) == nil {
+			return true, nil
+		}
+	}
+	return false, l.Unpin()
+}
+
+// filterPriority is that of the filters, behind those with the kernel's defaults. Their
+// handle is 1.
+const filterPriority = 0xf1a0
+
+// filterName returns the name of the filter with the program.
+func filterName(tun, program string) string { return "twill/" + tun + "/" + program }
+
+// attachFilter attaches the program to the clsact queueing discipline of the interface,
+// which is made if it is missing.
+func attachFilter(tun string, h hook, program *ebpf.Program) error {
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: h.index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add clsact: %w", err)
+	}
+	return netlink.FilterReplace(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: h.index, Parent: h.parent(), Handle: 1, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: program.FD(), Name: filterName(tun, h.program), DirectAction: true,
+	})
+}
+
+func (h hook) parent() uint32 {
+	if h.at == ebpf.AttachTCXEgress {
+		return netlink.HANDLE_MIN_EGRESS
+	}
+	return netlink.HANDLE_MIN_INGRESS
+}
+
+// removeOthers removes what an earlier process attached elsewhere: to another underlay
+// interface, or in the other way.
+func (p *Path) removeOthers(cfg *Config, kept []hook) error {
+	if p.how == viaFilter {
+		return errors.Join(removeLinks(cfg.pins, nil), removeFilters(cfg.Tun, kept))
+	}
+	return errors.Join(removeLinks(cfg.pins, kept), removeFilters(cfg.Tun, nil))
+}
+
+// removeLinks unpins the links except those of the hooks kept.
+func removeLinks(pins string, kept []hook) error {
+	if pins == "" {
+		return nil
+	}
+	var errs []error
+	for _, program := range []string{pathProgEncapsulate, pathProgDecapsulate, pathProgAppear} {
+		if !slices.ContainsFunc(kept, func(h hook) bool { return h.program == program }) {
+			errs = append(errs, remove(filepath.Join(pins, program)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeFilters removes the filters for the TUN device from all interfaces except those
+// of the hooks kept.
+func removeFilters(tun string, kept []hook) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+			filters, err := netlink.FilterList(l, parent)
+			if err != nil {
+				continue // an interface without filters, or gone meanwhile
+			}
+			for _, f := range filters {
+				b, ok := f.(*netlink.BpfFilter)
+				if !ok || !strings.HasPrefix(b.Name, filterName(tun, "")) {
+					continue
+				}
+				if !slices.ContainsFunc(kept, func(h hook) bool { return h.index == l.Attrs().Index && h.parent() == parent }) {
+					errs = append(errs, netlink.FilterDel(f))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

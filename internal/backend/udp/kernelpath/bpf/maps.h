@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//
+// What the programs share with twilld. The maps are pinned: programs are replaced
+// around them.
+
+// A subnet, as a node of the longest-prefix-match table. IPv4 addresses are mapped into
+// IPv6 (RFC 4291 §2.5.5.2), so that one table serves both.
+struct subnet_key {
+	__u32 prefix_len; // in bits, of the 128
+	struct in6_addr addr;
+};
+
+enum subnet_kind {
+	SUBNET_OWN = 1,    // of this node's pods
+	SUBNET_USER = 2,   // of a peer that decapsulates in user space
+	SUBNET_KERNEL = 3, // of a peer that decapsulates in the kernel
+};
+
+// What is known about a subnet.
+struct subnet {
+	enum subnet_kind kind;
+	__be32 endpoint;    // of the peer on the underlay
+	__be16 source_port; // to send from; 0: by the flow's hash
+	__u16 pad;
+};
+
+// Traffic with a peer. One per CPU, and only that CPU writes it.
+struct traffic {
+	__u64 tx_packets; // segments of super-packets count
+	__u64 tx_bytes;   // of inner packets
+	__u64 rx_packets;
+	__u64 rx_bytes;
+	__u64 tx_dropped; // the kernel had no memory to encapsulate them
+	__u64 rx_dropped; // or to decapsulate them
+};
+
+#define MAX_SOURCE_PORTS 64
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 17);
+	__type(key, struct subnet_key);
+	__type(value, struct subnet);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} subnets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, __be32); // subnet.endpoint
+	__type(value, struct traffic);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} peers SEC(".maps");
+
+static __always_inline struct subnet *find_subnet(const struct in6_addr *addr)
+{
+	struct subnet_key key = {.prefix_len = 128, .addr = *addr};
+
+	return bpf_map_lookup_elem(&subnets, &key);
+}

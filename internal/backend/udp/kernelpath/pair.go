@@ -1,0 +1,146 @@
+package kernelpath
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/host/ethtool"
+)
+
+// pair is a veth pair through which decapsulated packets reach the kernel's network
+// stack. Written to the near end, they arrive at the far end, where GRO joins the
+// packets of a flow. That takes GRO there, and no TSO on the near end
+// (veth_skb_is_eligible_for_gro in drivers/net/veth.c).
+type pair struct{ near, far *net.Interface }
+
+const (
+	macLen = 6
+	// pairMTU is the largest that a veth takes: packets fit the path already.
+	pairMTU = 65535
+	// maxPairQueues bounds the queues, over which flows are spread by their hash.
+	maxPairQueues = 16
+)
+
+// Names of the ends: the far one is the interface that packets appear on.
+func farName(tun string) string  { return tun + "-rx" }
+func nearName(tun string) string { return tun + "-feed" }
+
+// makePair makes the pair for the TUN device, or takes over the one that an earlier process
+// made, and configures it.
+func makePair(tun string) (*pair, error) {
+	near, far := nearName(tun), farName(tun)
+	if len(near) >= unix.IFNAMSIZ {
+		return nil, fmt.Errorf("the name %s is too long for an interface: choose a shorter --tun-name", near)
+	}
+	if _, err := net.InterfaceByName(far); err != nil {
+		if err := addPair(near, far); err != nil {
+			return nil, fmt.Errorf("make interfaces %s and %s: %w", near, far, err)
+		}
+	}
+	p := new(pair)
+	var err error
+	if p.near, err = net.InterfaceByName(near); err == nil {
+		p.far, err = net.InterfaceByName(far)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up the interfaces %s and %s: %w", near, far, err)
+	}
+	return p, errors.Join(configure(far, unix.ETHTOOL_SGRO, 1), configure(near, unix.ETHTOOL_STSO, 0), inheritForwarding(tun, far))
+}
+
+func addPair(near, far string) error {
+	queues := min(runtime.NumCPU(), maxPairQueues)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.NumTxQueues, attrs.NumRxQueues = near, pairMTU, queues, queues
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerMTU = far, pairMTU
+	veth.PeerNumTxQueues, veth.PeerNumRxQueues = uint32(queues), uint32(queues)
+	return netlink.LinkAdd(veth)
+}
+
+// addrGenModeNone is IN6_ADDR_GEN_MODE_NONE of include/uapi/linux/if_link.h.
+const addrGenModeNone = 1
+
+// configure sets a feature of one end, and lets it up without addresses of its own.
+func configure(name string, command, value uint32) error {
+	if _, err := ethtool.Value(name, command, value); err != nil {
+		return fmt.Errorf("set features of interface %s: %w", name, err)
+	}
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		_ = netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone) // fails if there is no IPv6
+		err = errors.Join(netlink.LinkSetARPOff(link), netlink.LinkSetUp(link))
+	}
+	if err != nil {
+		return fmt.Errorf("configure interface %s: %w", name, err)
+	}
+	return nil
+}
+
+// inheritForwarding gives the interface name the forwarding settings of the TUN device,
+// in whose place it receives, and no strict reverse path filter of its own: routes to the
+// peers lead through the TUN device.
+func inheritForwarding(tun, name string) error {
+	const forwarding, ipv4, ipv6 = "/forwarding", "/proc/sys/net/ipv4/conf/", "/proc/sys/net/ipv6/conf/"
+	for _, conf := range []string{ipv4, ipv6} {
+		value, err := os.ReadFile(conf + tun + forwarding)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // no IPv6
+		}
+		if err == nil {
+			err = writeSetting(conf+name+forwarding, string(value))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	const off, strict = "0", "1" // and 2 is loose
+	if filter := ipv4 + name + "/rp_filter"; hasSetting(filter, strict) {
+		return os.WriteFile(filter, []byte(off), 0o644)
+	}
+	return nil
+}
+
+// writeSetting writes a file of /proc/sys unless it has that value already: it may be
+// read-only.
+func writeSetting(path, value string) error {
+	if hasSetting(path, value) {
+		return nil
+	}
+	return os.WriteFile(path, []byte(value), 0o644)
+}
+
+// hasSetting reports whether a file of /proc/sys has the value.
+func hasSetting(path, value string) bool {
+	text, err := os.ReadFile(path)
+	return err == nil && strings.TrimSpace(string(text)) == strings.TrimSpace(value)
+}
+
+// header returns the addresses of an Ethernet header from the near to the far end.
+func (p *pair) header() (b [2 * macLen]byte) {
+	copy(b[:], p.far.HardwareAddr)
+	copy(b[macLen:], p.near.HardwareAddr)
+	return b
+}
+
+// removePair deletes the pair, if there is one.
+func removePair(tun string) error {
+	link, err := netlink.LinkByName(farName(tun))
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil && link.Type() == "veth" {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete interface %s: %w", farName(tun), err)
+	}
+	return nil
+}

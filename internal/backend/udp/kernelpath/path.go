@@ -1,0 +1,246 @@
+package kernelpath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/tun"
+)
+
+// Kernel behaviour without a feature that could be probed.
+var (
+	// vethGRO is the first kernel whose veth devices do GRO without an XDP program
+	// (commit d3256efd8e8b). Without GRO the path is slower than user space.
+	vethGRO = tun.Version{Major: 5, Minor: 13}
+	// decapIPv6 is the first kernel that changes the protocol of a packet from which
+	// bpf_skb_adjust_room removes an IPv4 header (commit d219df60a70e).
+	decapIPv6 = tun.Version{Major: 6, Minor: 3}
+)
+
+// adjustRoomDecapIPv6 is BPF_F_ADJ_ROOM_DECAP_L3_IPV6 of include/uapi/linux/bpf.h.
+const adjustRoomDecapIPv6 = uint64(1 << 8)
+
+// Config describes what a Path connects.
+type Config struct {
+	Tun      string     // name of the TUN device
+	Underlay string     // name of the underlay interface
+	Local    netip.Addr // this node's address there
+	Port     uint16     // the network's UDP port
+	// SourcePorts are the ports that datagrams are sent from, at most 64: the
+	// engine's, so that ICMP errors find a socket. Empty: Port.
+	SourcePorts []uint16
+
+	pins   string // directory for pins; empty: nothing outlives Close
+	clsact bool   // use a clsact filter even if the kernel has TCX
+}
+
+// Path is the kernel's part of the udp backend. Its methods must not be called
+// concurrently.
+type Path struct {
+	objects pathObjects
+	pair    *pair
+	links   []link.Link // what Close ends, in a path without pins
+	how     string
+}
+
+// Open attaches the programs, in the network namespace of the calling thread. The
+// devices of cfg must exist. What an earlier process left is taken over: packets of pods
+// are carried without a gap. If Open fails, it leaves nothing behind, neither of its own nor
+// of earlier processes.
+func Open(cfg Config) (*Path, error) {
+	pins, err := pinDir(cfg.Tun)
+	if err != nil {
+		return nil, err
+	}
+	if err := mountBPF(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(pins, 0o700); err != nil {
+		return nil, err
+	}
+	cfg.pins = pins
+	p, err := open(cfg)
+	if err != nil {
+		return nil, errors.Join(err, Remove(cfg.Tun))
+	}
+	return p, nil
+}
+
+func open(cfg Config) (_ *Path, err error) {
+	p := new(Path)
+	spec, hooks, err := p.prepare(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.load(spec, cfg.pins); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = p.Close()
+		}
+	}()
+	programs := map[string]*ebpf.Program{
+		pathProgEncapsulate: p.objects.Encapsulate, pathProgDecapsulate: p.objects.Decapsulate, pathProgAppear: p.objects.Appear,
+	}
+	for _, h := range hooks {
+		if err := p.attach(&cfg, h, programs[h.program]); err != nil {
+			return nil, err
+		}
+	}
+	return p, p.removeOthers(&cfg, hooks)
+}
+
+// prepare makes the pair of devices. It returns the programs with their constants set, and
+// where each is to be attached.
+func (p *Path) prepare(cfg *Config) (*ebpf.CollectionSpec, []hook, error) {
+	if !cfg.Local.Is4() {
+		return nil, nil, errors.New("the underlay is IPv6, where a datagram needs a checksum (RFC 8200 §8.1)")
+	}
+	if tun.Kernel().Before(vethGRO) {
+		return nil, nil, fmt.Errorf("it needs Linux %s", vethGRO)
+	}
+	device, err := net.InterfaceByName(cfg.Tun)
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up interface %s: %w", cfg.Tun, err)
+	}
+	uplink, err := net.InterfaceByName(cfg.Underlay)
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up interface %s: %w", cfg.Underlay, err)
+	}
+	if len(uplink.HardwareAddr) != macLen {
+		return nil, nil, fmt.Errorf("interface %s is not an Ethernet", cfg.Underlay)
+	}
+	if p.pair, err = makePair(cfg.Tun); err != nil {
+		return nil, nil, err
+	}
+	spec, err := loadPath()
+	if err != nil {
+		return nil, nil, err
+	}
+	hooks := []hook{
+		{pathProgDecapsulate, uplink.Index, ebpf.AttachTCXIngress},
+		{pathProgEncapsulate, device.Index, ebpf.AttachTCXEgress},
+	}
+	if strictReversePath() {
+		hooks = append(hooks, hook{pathProgAppear, p.pair.far.Index, ebpf.AttachTCXIngress})
+	}
+	for name, value := range cfg.constants(device, uplink, p.pair) {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, nil, fmt.Errorf("set constant %s of the BPF programs: %w", name, err)
+		}
+	}
+	return spec, hooks, nil
+}
+
+// constants returns the values of the constants in the programs, by name.
+func (cfg *Config) constants(device, uplink *net.Interface, p *pair) map[string]any {
+	ports := cfg.SourcePorts
+	if len(ports) == 0 {
+		ports = []uint16{cfg.Port}
+	}
+	var sources [maxSourcePorts]uint16
+	n := copy(sources[:], ports)
+	for i := range sources {
+		sources[i] = networkOrder(sources[i])
+	}
+	decap := adjustRoomDecapIPv6
+	if tun.Kernel().Before(decapIPv6) {
+		decap = 0
+	}
+	return map[string]any{
+		pathVarUplink:          uint32(uplink.Index),
+		pathVarTun:             uint32(device.Index),
+		pathVarFeed:            uint32(p.near.Index),
+		pathVarFeedHeader:      p.header(),
+		pathVarLocal:           endpointOf(cfg.Local),
+		pathVarPort:            networkOrder(cfg.Port),
+		pathVarSourcePorts:     sources,
+		pathVarSourcePortCount: uint32(n),
+		pathVarDecapIpv6:       decap,
+	}
+}
+
+// maxSourcePorts is MAX_SOURCE_PORTS of bpf/maps.h.
+const maxSourcePorts = 64
+
+// networkOrder returns the number whose bytes in memory are those of port in network
+// order.
+func networkOrder(port uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
+}
+
+// endpointOf returns the number whose bytes in memory are those of the address.
+func endpointOf(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+// strictReversePath reports whether the kernel drops packets whose source it would not
+// reach through the interface that they came from, on all interfaces.
+func strictReversePath() bool {
+	return hasSetting("/proc/sys/net/ipv4/conf/all/rp_filter", "1")
+}
+
+// load loads the programs and the maps, or opens the maps that are pinned.
+func (p *Path) load(spec *ebpf.CollectionSpec, pins string) error {
+	if pins == "" {
+		for _, m := range spec.Maps {
+			m.Pinning = ebpf.PinNone
+		}
+	}
+	opts := &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}}
+	err := spec.LoadAndAssign(&p.objects, opts)
+	if errors.Is(err, ebpf.ErrMapIncompatible) { // left by another version
+		if err := removeMaps(pins); err != nil {
+			return err
+		}
+		err = spec.LoadAndAssign(&p.objects, opts)
+	}
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("load BPF programs: %w; it takes root, or the capabilities BPF and NET_ADMIN", unix.EPERM)
+	}
+	var refused *ebpf.VerifierError
+	if errors.As(err, &refused) { // without the verifier's log
+		return fmt.Errorf("load BPF programs: the kernel's verifier refuses them: %w", refused.Cause)
+	}
+	if err != nil {
+		return fmt.Errorf("load BPF programs: %w", err)
+	}
+	return nil
+}
+
+// How describes how packets reach and leave the programs, in words for an operator.
+func (p *Path) How() string { return p.how }
+
+// Check reports whether the interfaces that the programs deliver packets through are still
+// there.
+func (p *Path) Check() error {
+	for _, end := range []*net.Interface{p.pair.near, p.pair.far} {
+		now, err := net.InterfaceByIndex(end.Index)
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", end.Name, err)
+		}
+		if now.Flags&net.FlagUp == 0 {
+			return fmt.Errorf("interface %s is down", end.Name)
+		}
+	}
+	return nil
+}
+
+// Close closes what Open opened. The programs go on carrying packets; Remove ends that.
+func (p *Path) Close() error {
+	errs := []error{p.objects.Close()}
+	for _, l := range p.links {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}

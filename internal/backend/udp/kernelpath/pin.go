@@ -1,0 +1,110 @@
+package kernelpath
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// What outlives the process is pinned in the BPF file system, in a directory for each
+// network namespace and TUN device.
+const (
+	bpfRoot = "/sys/fs/bpf"
+	pinRoot = bpfRoot + "/twill"
+)
+
+// pinDir returns the directory for the TUN device in the network namespace of the calling
+// thread.
+func pinDir(tun string) (string, error) {
+	var ns unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
+		return "", fmt.Errorf("find out the network namespace: %w", os.NewSyscallError("stat", err))
+	}
+	return filepath.Join(pinRoot, fmt.Sprintf("net-%d", ns.Ino), tun), nil
+}
+
+// mountBPF makes sure that the BPF file system is mounted. A mount that it makes in a
+// container goes with the container.
+func mountBPF() error {
+	if isBPF() {
+		return nil
+	}
+	// Of two daemons that start at the same time one mounts it: a second mount would
+	// hide what the first has pinned. The lock is on the directory below.
+	fd, err := unix.Open(bpfRoot, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w; the kernel has no BPF file system", bpfRoot, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", bpfRoot, err)
+	}
+	if isBPF() {
+		return nil
+	}
+	if err := unix.Mount("bpf", bpfRoot, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RELATIME, "mode=0700"); err != nil {
+		return fmt.Errorf("mount the BPF file system on %s: %w", bpfRoot, err)
+	}
+	return nil
+}
+
+func isBPF() bool {
+	var fs unix.Statfs_t
+	// The field is a signed number of 32 bits on some architectures.
+	return unix.Statfs(bpfRoot, &fs) == nil && uint32(fs.Type) == unix.BPF_FS_MAGIC
+}
+
+// removeMaps unpins the maps.
+func removeMaps(pins string) error {
+	return errors.Join(remove(filepath.Join(pins, pathMapSubnets)), remove(filepath.Join(pins, pathMapPeers)))
+}
+
+func remove(file string) error {
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Remove removes what a Path left for the TUN device: programs, maps, and the pair of
+// interfaces. The daemon then carries everything in user space.
+func Remove(tun string) error {
+	if !Left(tun) {
+		return nil
+	}
+	pins, err := pinDir(tun)
+	if err != nil {
+		return err
+	}
+	// A link ends with its last reference, the pin.
+	errs := []error{removeFilters(tun, nil)}
+	if isBPF() {
+		errs = append(errs, os.RemoveAll(pins), removeEmpty(filepath.Dir(pins)), removeEmpty(pinRoot))
+	}
+	return errors.Join(append(errs, removePair(tun))...)
+}
+
+func removeEmpty(dir string) error {
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return nil
+}
+
+// Left reports whether a Path of this or an earlier process has something in the kernel
+// for the TUN device.
+func Left(tun string) bool {
+	if _, err := net.InterfaceByName(farName(tun)); err == nil {
+		return true
+	}
+	pins, err := pinDir(tun)
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(pins)
+	return err == nil
+}

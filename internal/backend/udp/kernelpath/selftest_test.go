@@ -1,0 +1,9 @@
+package kernelpath
+
+import "testing"
+
+func TestSelfTestPasses(t *testing.T) {
+	if err := SelfTest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}

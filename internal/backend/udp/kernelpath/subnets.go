@@ -1,0 +1,165 @@
+package kernelpath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
+
+// Peer is another node.
+type Peer struct {
+	Endpoint   netip.Addr     // of its datagrams, IPv4
+	Subnets    []netip.Prefix // of its pods
+	Kernel     bool           // it announces that it decapsulates in the kernel
+	SourcePort uint16         // the only one to send from; 0: those of Config
+}
+
+// Set replaces the subnets of this node and the peers. Subnets must not overlap. The
+// kernel sees each subnet change at once, one after the other; those that do not change
+// are not touched.
+func (p *Path) Set(own []netip.Prefix, peers []Peer) error {
+	want := make(map[pathSubnetKey]pathSubnet)
+	for _, s := range own {
+		want[keyOf(s)] = pathSubnet{Kind: pathSubnetKindSUBNET_OWN}
+	}
+	endpoints := make(map[uint32]bool)
+	for _, peer := range peers {
+		v := pathSubnet{Kind: pathSubnetKindSUBNET_USER, Endpoint: endpointOf(peer.Endpoint)}
+		if peer.Kernel {
+			v.Kind = pathSubnetKindSUBNET_KERNEL
+			endpoints[v.Endpoint] = true
+		}
+		if peer.SourcePort != 0 {
+			v.SourcePort = networkOrder(peer.SourcePort)
+		}
+		for _, s := range peer.Subnets {
+			want[keyOf(s)] = v
+		}
+	}
+	// The programs carry nothing for a peer without counters.
+	if err := p.addCounters(endpoints); err != nil {
+		return fmt.Errorf("update BPF map of peers: %w", err)
+	}
+	if err := p.setSubnets(want); err != nil {
+		return fmt.Errorf("update BPF map of subnets: %w", err)
+	}
+	if err := p.removeCounters(endpoints); err != nil {
+		return fmt.Errorf("update BPF map of peers: %w", err)
+	}
+	return nil
+}
+
+// keyOf returns the key of a subnet. IPv4 addresses are mapped into IPv6.
+func keyOf(s netip.Prefix) pathSubnetKey {
+	k := pathSubnetKey{PrefixLen: uint32(128 - s.Addr().BitLen() + s.Bits())}
+	k.Addr.In6U.U6Addr8 = s.Masked().Addr().As16()
+	return k
+}
+
+func (p *Path) setSubnets(want map[pathSubnetKey]pathSubnet) error {
+	m := p.objects.Subnets
+	have := make(map[pathSubnetKey]pathSubnet)
+	var key pathSubnetKey
+	var value pathSubnet
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		have[key] = value
+	}
+	if err := it.Err(); err != nil {
+		return err
+	}
+	for k, v := range want {
+		if have[k] != v {
+			if err := m.Put(k, v); err != nil {
+				return err
+			}
+		}
+		delete(have, k)
+	}
+	for k := range have {
+		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Path) addCounters(endpoints map[uint32]bool) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	zero := make([]pathTraffic, cpus)
+	for e := range endpoints {
+		if err := p.objects.Peers.Update(e, zero, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Path) removeCounters(except map[uint32]bool) error {
+	var gone []uint32
+	var endpoint uint32
+	var counters []pathTraffic
+	it := p.objects.Peers.Iterate()
+	for it.Next(&endpoint, &counters) {
+		if !except[endpoint] {
+			gone = append(gone, endpoint)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return err
+	}
+	for _, e := range gone {
+		if err := p.objects.Peers.Delete(e); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Traffic counts what the programs carried for a peer since it became one.
+type Traffic struct {
+	TXPackets, TXBytes, RXPackets, RXBytes uint64 // of inner packets; segments of a super-packet count
+	TXDropped, RXDropped                   uint64 // the kernel had no memory for the change of headers
+}
+
+// Traffic returns the traffic with each peer that decapsulates in the kernel.
+func (p *Path) Traffic() (map[netip.Addr]Traffic, error) {
+	all := make(map[netip.Addr]Traffic)
+	var endpoint [4]byte
+	var counters []pathTraffic
+	it := p.objects.Peers.Iterate()
+	for it.Next(&endpoint, &counters) {
+		var sum Traffic
+		for _, c := range counters {
+			sum.TXPackets += c.TxPackets
+			sum.TXBytes += c.TxBytes
+			sum.RXPackets += c.RxPackets
+			sum.RXBytes += c.RxBytes
+			sum.TXDropped += c.TxDropped
+			sum.RXDropped += c.RxDropped
+		}
+		all[netip.AddrFrom4(endpoint)] = sum
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("read BPF map of peers: %w", err)
+	}
+	return all, nil
+}
+
+// Since returns what was counted since earlier. Counters that are lower than earlier
+// began again: the peer was none in the meantime.
+func (t Traffic) Since(earlier Traffic) Traffic {
+	if t.TXPackets < earlier.TXPackets || t.RXPackets < earlier.RXPackets {
+		return t
+	}
+	return Traffic{
+		TXPackets: t.TXPackets - earlier.TXPackets, TXBytes: t.TXBytes - earlier.TXBytes,
+		RXPackets: t.RXPackets - earlier.RXPackets, RXBytes: t.RXBytes - earlier.RXBytes,
+		TXDropped: t.TXDropped - earlier.TXDropped, RXDropped: t.RXDropped - earlier.RXDropped,
+	}
+}
