@@ -32,7 +32,10 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	if b := p.backend(); b != nil {
 		// Peers come before routes; otherwise packets would arrive for unknown
 		// peers.
-		b.SetPeers(senders)
+		if err := b.SetPeers(senders); err != nil {
+			p.cfg.Logger.Warn("kernel path not updated, trying again", logging.KeyError, err)
+			again = true
+		}
 	}
 	if !p.claimed {
 		p.keeper.Claim(p.plainRoutes())
@@ -45,7 +48,7 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	p.paths = paths
 	p.mu.Unlock()
 	plain := slices.ContainsFunc(paths, func(to *path) bool { return to.kind == HostGW })
-	return !done || p.udpFault != "" || len(p.reasons) > 0 || plain || p.cfg.Settings.DirectRouting
+	return again || !done || p.udpFault != "" || len(p.reasons) > 0 || plain || p.cfg.Settings.DirectRouting
 }
 
 // openUDPFor opens the udp backend when the first peer needs it.
@@ -137,7 +140,7 @@ func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer)
 		d.round = p.round
 		paths = append(paths, d.paths...)
 		if to := d.public(families[0].udp); d.sends && to.IsValid() {
-			senders = append(senders, udp.Peer{Subnets: l.Subnets(), Addr: to, Partial: d.partial})
+			senders = append(senders, udp.Peer{Subnets: l.Subnets(), Addr: to, Partial: d.partial, Kernel: d.kernel})
 		}
 	}
 	if len(p.decisions) > len(leases) {

@@ -14,7 +14,7 @@ func announcedMAC(t *testing.T, public string, self Self) string {
 	t.Helper()
 	c := config(t, `{"Type": "vxlan"}`)
 	u := underlay.Interface{Name: "eth0", Index: 2, MTU: 1500, IPv4: netip.MustParseAddr(public), PublicIP: netip.MustParseAddr(public)}
-	a, err := settings(t, `{"Type": "vxlan"}`, "").Announce(Choice{Kinds: []Kind{VXLAN, UDP}}, c, u, self, 0)
+	a, err := settings(t, `{"Type": "vxlan"}`, "").Announce(Choice{Kinds: []Kind{VXLAN, UDP}}, c, u, self, partial)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ type peer struct {
 	// not may drop packets that arrive that way as spoofed (rp_filter).
 	direct  bool
 	partial bool       // it accepts partial checksums
+	kernel  bool       // it takes datagrams from the kernel path
 	socket  netip.Addr // address of its udp backend, as [udp.LocalAddr] chooses it
 	noUDP   error      // why socket is invalid
 	v4, v6  vtep       // its VXLAN devices for its IPv4 and IPv6 pods
@@ -40,6 +41,7 @@ func decode(l lease.Lease, vni int) *peer {
 	p := &peer{lease: l, kinds: f.kinds(l.BackendType)}
 	p.direct = l.BackendType != "" || f.isTrue(f.DirectRouting)
 	p.partial = f.isTrue(f.PartialChecksums)
+	p.kernel = f.isTrue(f.KernelPath)
 	u := underlayOf(l)
 	p.socket, p.noUDP = udp.LocalAddr(u)
 	says := f.saysVTEP() || fieldsOf(l.BackendV6Data).saysVTEP()
@@ -91,6 +93,7 @@ type fields struct {
 	Backends         json.RawMessage
 	DirectRouting    json.RawMessage
 	PartialChecksums json.RawMessage
+	KernelPath       json.RawMessage
 	Node, Challenge  json.RawMessage // see identity
 	broken           bool
 }

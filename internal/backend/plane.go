@@ -13,6 +13,7 @@ import (
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/backend/udp"
+	"github.com/twillnet/twill/internal/backend/udp/kernelpath"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -117,6 +118,11 @@ func Open(cfg Config) (_ *Plane, err error) {
 				return nil, err
 			}
 			cfg.Logger.Warn("backend unavailable, falling back", logging.KeyWhy, p.choice.Why, logging.KeyBackends, p.choice.Kinds)
+		}
+	}
+	if !cfg.UDP.UsesKernelPath() {
+		if err := udp.RemoveLeft(cfg.UDP.TunName); err != nil {
+			return nil, err
 		}
 	}
 	if p.links, err = newOnLink(cfg.Underlay.Index); err != nil {
@@ -308,12 +314,20 @@ func (p *Plane) Close() error {
 func (p *Plane) Failed() Failed { return p.fell }
 
 // Clean removes what earlier planes, and stock flannel, left on the host: the TUN
-// device tun, VXLAN devices, the plain routes listed in the file record, and
+// device tun and the kernel path, VXLAN devices, the plain routes listed in the file record, and
 // blackhole routes to subnets and in networks, which are those of the last run. It
 // logs each removed object. It fails with ErrInUse, and removes nothing, while the
 // TUN device is open.
 func Clean(tun string, networks, subnets []netip.Prefix, record string, log *slog.Logger) error {
-	return keep.Clean(tun, keep.Config{Networks: networks, Subnets: subnets, Owned: vxlan.Names, Record: record, Logger: log})
+	err := keep.Clean(tun, keep.Config{Networks: networks, Subnets: subnets, Owned: vxlan.Names, Record: record, Logger: log})
+	if errors.Is(err, ErrInUse) || !kernelpath.Left(tun) {
+		return err
+	}
+	left := kernelpath.Remove(tun)
+	if left == nil {
+		log.Info("kernel path removed", logging.KeyDevice, tun)
+	}
+	return errors.Join(err, left)
 }
 
 // ErrInUse reports that a daemon has the TUN device open.

@@ -10,7 +10,6 @@ import (
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/lease"
-	"github.com/twillnet/twill/tun"
 )
 
 // plannedVTEP describes a VXLAN device before it is created.
@@ -81,8 +80,9 @@ func (m MACs) of(v plannedVTEP) net.HardwareAddr {
 }
 
 // Announce returns what a node with the choice c announces in its lease. An
-// existing device keeps its address unless another node has the same one.
-func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, self Self, partialChecksums tun.Switch) (lease.Attrs, error) {
+// existing device keeps its address unless another node has the same one. a is of the
+// udp backend, if the node has it.
+func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, self Self, a udp.Announcement) (lease.Attrs, error) {
 	var v vteps
 	if c.Has(VXLAN) {
 		planned, err := planVTEPs(u, config.IPv4.Enabled(), config.IPv6.Enabled())
@@ -100,5 +100,5 @@ func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface,
 			}
 		}
 	}
-	return s.attrs(c, u, v, udp.Announce(partialChecksums), self.ID), nil
+	return s.attrs(c, u, v, a, self.ID), nil
 }

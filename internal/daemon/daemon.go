@@ -103,6 +103,8 @@ type daemon struct {
 	// nil if the store has no use for it.
 	ready func()
 
+	kernelRefused error // why the kernel path that is wanted cannot be used
+
 	inherited handover.Descriptors // of an earlier run, until a data plane is open
 	stored    []string             // names of the descriptors that the service manager holds copies of
 	takeover  *handover.Takeover   // nil if there is no running process to take over from, or that is done
@@ -167,6 +169,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		}
 		defer func() { err = embedded.close(err) }()
 		ctx = embedded.ctx
+	}
+	if err := d.probeKernelPath(ctx); err != nil {
+		return err
 	}
 	store, err := d.openStore(ctx)
 	if err != nil {

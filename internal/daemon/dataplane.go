@@ -72,7 +72,8 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 			Pairs:       d.options.threadPairs,
 			Switches:    d.options.switches,
 			SourceCheck: d.options.sourceCheck,
-			Inherited:   d.inherited,
+			KernelPath:  d.options.kernelPath, KernelRefused: d.kernelRefused,
+			Inherited: d.inherited,
 		},
 		Record: d.options.routesFile(),
 		Logger: d.log,
@@ -101,4 +102,18 @@ func (d *daemon) inUse() []netip.Addr {
 		d.etcdAddrs = addrs
 	}
 	return append(all, addrs...)
+}
+
+// probeKernelPath finds out whether the kernel path can be used, if it is wanted.
+func (d *daemon) probeKernelPath(ctx context.Context) error {
+	why, err := d.options.kernelPath.Probe(ctx)
+	if err == nil && why != nil {
+		d.log.Warn("kernel path unavailable, user space carries all packets", logging.KeyWhy, why)
+	}
+	d.kernelRefused = why
+	return err
+}
+
+func (d *daemon) usesKernelPath() bool {
+	return d.options.kernelPath != udp.KernelPathOff && d.kernelRefused == nil
 }

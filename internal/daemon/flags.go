@@ -156,6 +156,9 @@ var hostFlags = []flagDef{
 	{groupDataplane, "source-check", "MODE",
 		"accept datagrams from a peer's public IP with an inner source in that peer's subnets (strict), with an inner source in any peer's subnets (inner), or all (off)",
 		func(o *options) any { return &o.sourceCheck }, nil},
+	{groupDataplane, "kernel-path", "off|auto|tc",
+		"let the kernel carry packets to and from udp peers that have this too, by BPF programs: with less CPU, and while no twilld runs. auto: if a self-test passes; tc: do not start without. docs/kernel-path.md has what else changes",
+		func(o *options) any { return &o.kernelPath }, nil},
 }
 
 var serviceFlags = []flagDef{

@@ -10,6 +10,7 @@ import (
 
 	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease/etcd"
@@ -39,6 +40,7 @@ type options struct {
 	threadPairs int
 	sourceCheck fastpath.SourceCheck
 	switches    fastpath.Switches
+	kernelPath  udp.KernelPath
 
 	healthzIP     netip.Addr
 	healthzPort   int

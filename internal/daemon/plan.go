@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/lease"
@@ -23,6 +24,8 @@ type inputs struct {
 	own            lease.Lease  // this node's lease, as last returned by the store
 	leases         *lease.Set   // of all nodes, the sum of the store's updates
 	peers          peers
+	// kernelPath means that the kernel path is wanted and passed its self-test.
+	kernelPath bool
 	// writable means that the store accepts the node's announcements and can
 	// replace a lost lease. A lease file is written by an operator, who may have
 	// to restart twilld.
@@ -85,7 +88,7 @@ func plan(in *inputs) (want, error) {
 	if settings.Carries() {
 		self := in.self
 		self.Leases, self.Own = in.peers.leases, own
-		if w.attrs, err = settings.Announce(choice, in.config, in.link, self, o.switches.PartialChecksums); err != nil {
+		if w.attrs, err = settings.Announce(choice, in.config, in.link, self, udp.Announce(o.switches.PartialChecksums, in.kernelPath)); err != nil {
 			return want{}, err
 		}
 	}

@@ -67,7 +67,7 @@ func (d *daemon) newSession(store openedStore) *session {
 		daemon:  d,
 		store:   store,
 		holder:  newHolder(store, time.Duration(d.options.renewMargin)*time.Minute, lost, d.log),
-		in:      inputs{options: d.options, leases: new(lease.Set), writable: store.writable},
+		in:      inputs{options: d.options, leases: new(lease.Set), writable: store.writable, kernelPath: d.usesKernelPath()},
 		due:     time.NewTimer(between),
 		retry:   time.NewTimer(retryAfter),
 		shown:   shown{"source": "", "conflicts": ""},

@@ -4,8 +4,9 @@ import "github.com/twillnet/twill/metrics"
 
 // Shard is a summary of one shard's counters.
 type Shard struct {
-	TX              Direction `json:"tx"` // pods to network
-	RX              Direction `json:"rx"` // network to pods
+	Name            string    `json:"name,omitempty"` // "kernel" of the kernel path, otherwise empty
+	TX              Direction `json:"tx"`             // pods to network
+	RX              Direction `json:"rx"`             // network to pods
 	CacheHits       uint64    `json:"cache_hits"`
 	CacheMisses     uint64    `json:"cache_misses"`
 	SocketOverflows uint64    `json:"socket_overflows"`
@@ -38,6 +39,7 @@ func Summarize(counters []*metrics.Shard) ([]Shard, Drops) {
 	drops := Drops{TX: map[string]uint64{}, RX: map[string]uint64{}}
 	for i, c := range counters {
 		shards[i] = Shard{
+			Name:            c.Name,
 			TX:              direction(&c.TX, drops.TX),
 			RX:              direction(&c.RX, drops.RX),
 			CacheHits:       c.CacheHits.Load(),

@@ -121,7 +121,8 @@ func (p page) dataPlane(d *Document) {
 		rx.add(s.RX)
 		overflows += s.SocketOverflows
 	}
-	p.row("  shards", fmt.Sprint(len(d.Shards)))
+	engine := slices.DeleteFunc(slices.Clone(d.Shards), func(s Shard) bool { return s.Name != "" })
+	p.row("  shards", fmt.Sprint(len(engine)))
 	p.row("  sent", tx.describe())
 	p.row("  received", rx.describe())
 	if overflows > 0 {
@@ -172,7 +173,11 @@ func (p page) peers(peers []Peer) {
 	p.row("PEER", "BACKEND", "SUBNETS", "SENT", "PACKETS", "RECEIVED", "PACKETS")
 	byAddr := func(a, b Peer) int { return a.PublicIP.Compare(b.PublicIP) }
 	for _, peer := range slices.SortedFunc(slices.Values(peers), byAddr) {
-		cells := []string{peer.PublicIP.String(), peer.Backend, join(peer.Subnets)}
+		by := peer.Backend
+		if peer.Kernel {
+			by += ", kernel"
+		}
+		cells := []string{peer.PublicIP.String(), by, join(peer.Subnets)}
 		if peer.Counted() {
 			cells = append(cells, size(peer.TXBytes), fmt.Sprint(peer.TXPackets), size(peer.RXBytes), fmt.Sprint(peer.RXPackets))
 		} else {

@@ -169,6 +169,8 @@ type Peer struct {
 	TXBytes   uint64 `json:"tx_bytes"`
 	RXPackets uint64 `json:"rx_packets"`
 	RXBytes   uint64 `json:"rx_bytes"`
+	// Kernel is set if the kernel carries packets to a udp peer by itself.
+	Kernel bool `json:"kernel,omitempty"`
 	// Idle is the number of seconds since the last packet to or from the peer, to
 	// within a second; with vxlan, since the last packet to it. It is nil if there
 	// never was one, or if it is unknown.

@@ -7,10 +7,11 @@ import "github.com/twillnet/twill/tun"
 // neither writes nor reads BackendData.
 type Announcement struct {
 	PartialChecksums bool `json:",omitempty"` // TCP and UDP checksums of inner packets may be left to the checksum of the datagram
+	KernelPath       bool `json:",omitempty"` // the kernel takes datagrams without a checksum
 }
 
 // Announce returns what this node announces: the zero value if it has no
 // feature beyond those of a stock node.
-func Announce(partialChecksums tun.Switch) Announcement {
-	return Announcement{PartialChecksums: partialChecksums != tun.Off}
+func Announce(partialChecksums tun.Switch, kernelPath bool) Announcement {
+	return Announcement{PartialChecksums: partialChecksums != tun.Off, KernelPath: kernelPath}
 }

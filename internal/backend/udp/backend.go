@@ -7,6 +7,7 @@
 package udp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/backend/udp/kernelpath"
 	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/host/ports"
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -47,6 +49,8 @@ type Config struct {
 	// PartialAnnounced reports whether the lease of this node announces
 	// PartialChecksums.
 	PartialAnnounced bool
+	KernelPath       KernelPath
+	KernelRefused    error // of KernelPath.Probe: why it cannot be used
 
 	fastpath.Switches
 	SourceCheck fastpath.SourceCheck
@@ -66,11 +70,15 @@ type Backend struct {
 	mtu    encap.TunnelMTU
 	device *tun.Device
 	engine *fastpath.Engine
+
+	kernel    *kernel // nil: user space carries everything
+	kernelWhy string  // the reason, in words
 }
 
 // Open creates the device, has cfg.Keeper configure it, and opens the sockets,
-// in the network namespace of the calling thread. Nothing is forwarded before
-// Run. If Open fails, it leaves nothing behind.
+// in the network namespace of the calling thread. Nothing is forwarded in user
+// space before Run. If Open fails, it leaves nothing behind, except a kernel path
+// that an earlier process left, which goes on carrying packets.
 func Open(cfg Config) (_ *Backend, err error) {
 	b := &Backend{cfg: cfg}
 	if b.local, err = LocalAddr(cfg.Underlay); err != nil {
@@ -82,8 +90,9 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if cfg.PartialChecksums == tun.Off && cfg.PartialAnnounced {
 		return nil, errors.New("--partial-checksums=off, but the lease of this node announces PartialChecksums: take it out of the lease's BackendData")
 	}
+	left := false
 	if len(cfg.Inherited) == 0 {
-		if err := checkFree(cfg.TunName); err != nil {
+		if left, err = checkFree(cfg.TunName); err != nil {
 			return nil, err
 		}
 	}
@@ -95,7 +104,13 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if cfg.SourcePorts != tun.Off {
 		queues *= queuesPerPair
 	}
-	b.device, err = tun.Open(tun.Config{Name: cfg.TunName, Queues: queues, Offload: cfg.TunOffload, Inherited: cfg.Inherited, Logger: cfg.Logger})
+	device := tun.Config{Name: cfg.TunName, Queues: queues, Offload: cfg.TunOffload, Inherited: cfg.Inherited, Left: left, Logger: cfg.Logger}
+	if b.device, err = tun.Open(device); err != nil && left { // it has another kind of queues
+		if err = RemoveLeft(cfg.TunName); err == nil {
+			device.Left = false
+			b.device, err = tun.Open(device)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +135,19 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b.SetPeers(nil)
-	return b, nil
+	defer func() {
+		if err != nil {
+			_ = b.engine.Close()
+		}
+	}()
+	b.engine.SetPeers(fastpath.NewPeers(cfg.Subnets, nil))
+	if err = b.openKernel(); err != nil {
+		return nil, err
+	}
+	if b.kernel == nil && b.device.Offload() {
+		err = b.device.SetPersistent(false) // it may be inherited
+	}
+	return b, err
 }
 
 // translated reports whether this node sends from a local address that differs
@@ -172,10 +198,31 @@ func (b *Backend) Link() keep.Link {
 
 // Run forwards until ctx is done, in which case the error is nil, or until a
 // fatal error such as the deletion of the device. It may be called once.
-func (b *Backend) Run(ctx context.Context) error { return b.engine.Run(ctx) }
+func (b *Backend) Run(ctx context.Context) error {
+	if b.kernel == nil {
+		return b.engine.Run(ctx)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		defer stop()
+		ended <- b.kernel.run(ctx)
+	}()
+	err := b.engine.Run(ctx)
+	stop()
+	return cmp.Or(err, <-ended)
+}
 
-// Close removes what Open created. Run must have returned.
-func (b *Backend) Close() error { return errors.Join(b.engine.Close(), b.device.Close()) }
+// Close removes what Open created, except the kernel path with its TUN device: they go
+// on carrying packets, and the next Open takes them over. Run must have returned.
+func (b *Backend) Close() error {
+	errs := []error{b.engine.Close(), b.device.Close()}
+	if b.kernel != nil {
+		errs = append(errs, b.kernel.path.Close())
+	}
+	return errors.Join(errs...)
+}
 
 // MTU returns the MTU of the device in bytes.
 func (b *Backend) MTU() int { return int(b.mtu) }
@@ -192,14 +239,25 @@ func (b *Backend) Descriptors() map[string]int {
 	return fds
 }
 
-// Counters returns the counters of each shard.
-func (b *Backend) Counters() []*metrics.Shard { return b.engine.Counters() }
+// Counters returns the counters of each shard, and of the kernel path if there is one.
+func (b *Backend) Counters() []*metrics.Shard {
+	all := b.engine.Counters()
+	if b.kernel != nil {
+		all = append(all, &b.kernel.counters)
+	}
+	return all
+}
 
 // SetPeers replaces the peers. It must not be called concurrently with itself.
 // Peers that have not changed are not disturbed. A packet in flight sees either
-// the old or the new set, never a mixture.
-func (b *Backend) SetPeers(peers []Peer) {
+// the old or the new set, never a mixture. An error means that the kernel path may
+// still have former peers.
+func (b *Backend) SetPeers(peers []Peer) error {
 	b.engine.SetPeers(snapshot(peers, b.cfg.Subnets, b.cfg.Port, b.engine.Peers()))
+	if b.kernel == nil {
+		return nil
+	}
+	return b.kernel.setPeers(peers)
 }
 
 // Status reports the state of the data plane.
@@ -226,21 +284,26 @@ func (b *Backend) Status() status.Dataplane {
 			Notes: p.PathNotes(separated),
 		})
 	}
+	b.kernelStatus(&d)
 	return d
 }
 
-// checkFree rejects the name of an existing interface. The device must belong
+// checkFree rejects the name of an existing interface, unless it is the device of a
+// kernel path that an earlier process left. The device must belong
 // to this process alone: the kernel would allow opening further queues of a
 // device that another process serves, and a persistent one would outlive this
 // process with its address and routes. If two processes check at the same time,
 // opening the device fails in one of them.
-func checkFree(name string) error {
+func checkFree(name string) (left bool, err error) {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up interface %s: %w", name, err)
+		return false, fmt.Errorf("look up interface %s: %w", name, err)
+	}
+	if isLeft(link) && kernelpath.Left(name) {
+		return true, nil
 	}
 	kind, command := link.Type(), "ip link delete "+name
 	if t, ok := link.(*netlink.Tuntap); ok {
@@ -248,9 +311,9 @@ func checkFree(name string) error {
 			kind, command = "persistent TUN", "twilld --cleanup, or "+command
 		}
 		if t.NonPersist { // otherwise the device would be gone
-			return fmt.Errorf("interface %s is open in another process: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name", name)
+			return false, fmt.Errorf("interface %s is open in another process: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name", name)
 		}
 	}
-	return fmt.Errorf("interface %s exists and is not twilld's (%s): choose another name with --tun-name, or delete it (%s)",
+	return false, fmt.Errorf("interface %s exists and is not twilld's (%s): choose another name with --tun-name, or delete it (%s)",
 		name, kind, command)
 }

@@ -1,0 +1,280 @@
+package udp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/backend/udp/kernelpath"
+	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/metrics"
+)
+
+// KernelPath selects whether the kernel carries the packets to and from peers that
+// announce that theirs does. It is a flag.Value.
+type KernelPath uint8
+
+const (
+	// KernelPathOff: user space carries everything.
+	KernelPathOff KernelPath = iota
+	// KernelPathAuto: the kernel, if the self-test passes.
+	KernelPathAuto
+	// KernelPathTC: the same, and it is an error if it does not pass.
+	KernelPathTC
+)
+
+var kernelPathNames = [...]string{KernelPathOff: "off", KernelPathAuto: "auto", KernelPathTC: "tc"}
+
+// String returns "off", "auto" or "tc".
+func (k KernelPath) String() string { return kernelPathNames[k] }
+
+// Set parses a flag's value (flag.Value).
+func (k *KernelPath) Set(v string) error {
+	for i, n := range kernelPathNames {
+		if v == n {
+			*k = KernelPath(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not one of off, auto, tc", v)
+}
+
+// kernelPathFlag is the name of the switch in the status and in metrics.
+const kernelPathFlag = "kernel-path"
+
+// required turns the reason why the path cannot be used into an error, if it must be.
+func (k KernelPath) required(why error) error {
+	if k != KernelPathTC {
+		return nil
+	}
+	return fmt.Errorf("--%s=%s: %w; use --%[1]s=auto to run without it", kernelPathFlag, k, why)
+}
+
+// Probe runs the self-test of the kernel path unless k is KernelPathOff. It takes less
+// than a second and leaves nothing behind. why is the reason why the path cannot be used;
+// err is the same if that is an error.
+func (k KernelPath) Probe(ctx context.Context) (why, err error) {
+	if k == KernelPathOff {
+		return nil, nil
+	}
+	if why = kernelpath.SelfTest(ctx); why != nil {
+		return why, k.required(why)
+	}
+	return nil, nil
+}
+
+// kernelTick is the interval at which the kernel's counters are read.
+const kernelTick = time.Second
+
+// kernel is the kernel's part of a Backend.
+type kernel struct {
+	path     *kernelpath.Path
+	engine   *fastpath.Engine
+	own      []netip.Prefix
+	counters metrics.Shard
+
+	mu      sync.Mutex
+	peers   []Peer
+	set     []kernelpath.Peer // as the kernel knows them
+	counted map[netip.Addr]kernelpath.Traffic
+}
+
+// UsesKernelPath reports whether a backend with this configuration opens the kernel path.
+func (c *Config) UsesKernelPath() bool {
+	return c.KernelPath != KernelPathOff && c.KernelRefused == nil
+}
+
+// openKernel opens the kernel path if it is wanted. An automatic one may fail: b.kernel
+// is nil then.
+func (b *Backend) openKernel() error {
+	if !b.cfg.UsesKernelPath() {
+		if b.cfg.KernelRefused != nil {
+			b.kernelWhy = "refused: " + b.cfg.KernelRefused.Error()
+		}
+		return nil
+	}
+	k := &kernel{engine: b.engine, own: b.cfg.Subnets, counters: metrics.Shard{Name: "kernel"}}
+	var err error
+	k.path, err = kernelpath.Open(kernelpath.Config{
+		Tun: b.cfg.TunName, Underlay: b.cfg.Underlay.Name, Local: b.local, Port: b.cfg.Port, SourcePorts: b.engine.SourcePorts(),
+	})
+	if err == nil {
+		if err = b.device.SetPersistent(true); err == nil {
+			// What an earlier process carried is not counted again.
+			k.counted, err = k.path.Traffic()
+		}
+		if err != nil {
+			err = errors.Join(err, k.path.Close(), kernelpath.Remove(b.cfg.TunName))
+		}
+	}
+	if err != nil {
+		if err := b.cfg.KernelPath.required(err); err != nil {
+			return err
+		}
+		b.kernelWhy = "refused: " + err.Error()
+		b.cfg.Logger.Warn("kernel path unavailable, user space carries all packets", logging.KeyDevice, b.cfg.TunName, logging.KeyWhy, err)
+		return nil
+	}
+	b.kernel, b.kernelWhy = k, "granted: BPF programs attached by "+k.path.How()+"; to peers whose leases announce it"
+	b.cfg.Logger.Info("kernel path open", logging.KeyDevice, b.cfg.TunName, logging.KeyInterface, b.cfg.Underlay.Name, logging.KeyWhy, b.kernelWhy)
+	return nil
+}
+
+// RemoveLeft removes the kernel path that an earlier process left for the TUN device, and the
+// device itself if it is left too.
+func RemoveLeft(tunName string) error {
+	if !kernelpath.Left(tunName) {
+		return nil
+	}
+	err := kernelpath.Remove(tunName)
+	if link, lookup := netlink.LinkByName(tunName); lookup == nil && isLeft(link) {
+		if e := netlink.LinkDel(link); e != nil && !errors.Is(e, unix.ENODEV) {
+			err = errors.Join(err, fmt.Errorf("delete interface %s: %w", tunName, e))
+		}
+	}
+	return err
+}
+
+// isLeft reports whether the link is a TUN device that outlived its queues.
+func isLeft(link netlink.Link) bool {
+	t, ok := link.(*netlink.Tuntap)
+	return ok && t.Mode == netlink.TUNTAP_MODE_TUN && !t.NonPersist && t.RawFlags&(unix.IFF_UP|unix.IFF_LOWER_UP) == unix.IFF_UP
+}
+
+// setPeers replaces the peers.
+func (k *kernel) setPeers(peers []Peer) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.peers = peers
+	return k.update(k.wanted())
+}
+
+// wanted returns the peers as the kernel should know them: the engine decides which
+// need the network's port. mu is held.
+func (k *kernel) wanted() []kernelpath.Peer {
+	fixed := make(map[netip.Addr]uint16)
+	for _, p := range k.engine.Peers().All() {
+		if p.FixedPort() {
+			fixed[p.Endpoint.Addr()] = p.Endpoint.Port()
+		}
+	}
+	all := make([]kernelpath.Peer, 0, len(k.peers))
+	for _, p := range k.peers {
+		all = append(all, kernelpath.Peer{Endpoint: p.Addr, Subnets: p.Subnets, Kernel: p.Kernel, SourcePort: fixed[p.Addr]})
+	}
+	return all
+}
+
+// update passes the peers to the kernel. mu is held.
+func (k *kernel) update(peers []kernelpath.Peer) error {
+	k.set = nil // unknown, if it fails
+	if err := k.path.Set(k.own, peers); err != nil {
+		return err
+	}
+	k.set = peers
+	return nil
+}
+
+// run follows the kernel's counters and the engine's choice of ports until ctx is done,
+// or until a device that the path needs is gone.
+func (k *kernel) run(ctx context.Context) error {
+	ticks := time.NewTicker(kernelTick)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticks.C:
+			if err := k.look(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (k *kernel) look() error {
+	if err := k.path.Check(); err != nil {
+		return fmt.Errorf("%w: %w", fastpath.ErrDeviceGone, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	traffic, err := k.path.Traffic()
+	if err != nil {
+		return err
+	}
+	k.count(traffic)
+	if peers := k.wanted(); !samePorts(peers, k.set) {
+		return k.update(peers)
+	}
+	return nil
+}
+
+// samePorts reports whether two versions of the same peers have the same ports.
+func samePorts(a, b []kernelpath.Peer) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i].SourcePort != b[i].SourcePort {
+			return false
+		}
+	}
+	return true
+}
+
+// count adds to the engine's counters what the kernel has carried since the last call, so
+// that a peer has one set of counters. mu is held.
+func (k *kernel) count(traffic map[netip.Addr]kernelpath.Traffic) {
+	for _, p := range k.engine.Peers().All() {
+		now, ok := traffic[p.Endpoint.Addr()]
+		if !ok {
+			continue
+		}
+		d := now.Since(k.counted[p.Endpoint.Addr()])
+		if d == (kernelpath.Traffic{}) {
+			continue
+		}
+		p.Traffic.TXPackets.Add(d.TXPackets)
+		p.Traffic.TXBytes.Add(d.TXBytes)
+		p.Traffic.RXPackets.Add(d.RXPackets)
+		p.Traffic.RXBytes.Add(d.RXBytes)
+		tx, rx := &k.counters.TX, &k.counters.RX
+		tx.Packets.Add(d.TXPackets)
+		tx.Bytes.Add(d.TXBytes)
+		tx.Drop(metrics.DropNoBuffer, int(d.TXDropped))
+		rx.Packets.Add(d.RXPackets)
+		rx.Bytes.Add(d.RXBytes)
+		rx.Drop(metrics.DropNoBuffer, int(d.RXDropped))
+	}
+	k.counted = traffic
+}
+
+// status adds the kernel path to the state of the data plane.
+func (b *Backend) kernelStatus(d *status.Dataplane) {
+	if b.cfg.KernelPath == KernelPathOff {
+		return
+	}
+	d.Offloads = append(d.Offloads, status.Offload{
+		Name: kernelPathFlag, Mode: b.cfg.KernelPath.String(), InForce: b.kernel != nil, Why: b.kernelWhy,
+	})
+	if b.kernel == nil {
+		return
+	}
+	b.kernel.mu.Lock()
+	defer b.kernel.mu.Unlock()
+	takes := make(map[netip.Addr]bool)
+	for _, p := range b.kernel.set {
+		takes[p.Endpoint] = p.Kernel
+	}
+	for i := range d.Peers {
+		d.Peers[i].Kernel = takes[d.Peers[i].PublicIP]
+	}
+}
