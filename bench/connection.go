@@ -24,6 +24,8 @@ type Connection struct {
 	topo           *netlab.Topology
 	daemons        []*process // one on each host, or none
 	dir            string     // of the daemons' files; empty if there are none
+	// cleanUp removes what outlives daemons and hosts; nil if nothing does.
+	cleanUp func() error
 	// carried is the rate, in datagrams a second, that was carried last
 	// time.
 	carried map[traffic]float64
@@ -43,6 +45,9 @@ func (c *Connection) Close() error {
 	var errs []error
 	for _, d := range c.daemons {
 		errs = append(errs, d.stop())
+	}
+	if c.cleanUp != nil {
+		errs = append(errs, c.cleanUp())
 	}
 	return errors.Join(append(errs, os.RemoveAll(c.dir), c.topo.Close())...)
 }

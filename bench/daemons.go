@@ -29,6 +29,9 @@ type daemon struct {
 	args func(*netlab.Host) []string
 	// ready reports whether the process on a host has set up its side.
 	ready func(*netlab.Host, *process) bool
+	// cleanUp are further arguments with which the program removes what it left in the
+	// kernel, if that outlives the hosts.
+	cleanUp []string
 	// attr is nil for processes that end when this one does.
 	attr *syscall.SysProcAttr
 }
@@ -44,6 +47,7 @@ type backend struct {
 
 var (
 	udpBackend    = backend{"udp", tunLink, json.RawMessage(`{"PartialChecksums":true}`)}
+	kernelBackend = backend{"udp", tunLink, json.RawMessage(`{"PartialChecksums":true,"KernelPath":true}`)}
 	vxlanBackend  = backend{"vxlan", "flannel.1", nil}
 	hostGWBackend = backend{"host-gw", netlab.UnderlayLink, nil}
 )
@@ -84,7 +88,8 @@ func (b backend) twilld(bin Binaries, topo *netlab.Topology, dir string, extra .
 				"--iptables-forward-rules=false", // the other paths have none either
 			}, extra...)
 		},
-		ready: func(h *netlab.Host, _ *process) bool { return exists(subnetFile(dir, h)) },
+		ready:   func(h *netlab.Host, _ *process) bool { return exists(subnetFile(dir, h)) },
+		cleanUp: []string{"--cleanup"},
 	}, nil
 }
 
@@ -195,7 +200,22 @@ func (d *daemon) connect(ctx context.Context, topo *netlab.Topology, dir string)
 		return nil, err
 	}
 	c.daemons = started
+	if d.cleanUp != nil {
+		c.cleanUp = func() error { return d.removeLeft(topo) }
+	}
 	return c, nil
+}
+
+// removeLeft removes what the daemons of all hosts left in the kernel.
+func (d *daemon) removeLeft(topo *netlab.Topology) error {
+	var errs []error
+	for _, h := range topo.Hosts {
+		out, err := h.NS.Command(context.Background(), d.program, append(d.args(h), d.cleanUp...)...).CombinedOutput()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: clean up: %w: %s", h.NS, err, out))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func exists(path string) bool {

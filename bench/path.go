@@ -27,6 +27,7 @@ var Paths = []Path{
 	{"twill", "twill", twill(), nil},
 	{"twill-1", "twill, one pair of threads", twill("--thread-pairs=1"), []string{"tcp1", "tcp4", "udp64"}},
 	{"twill-plain", "twill, plain engine", twill("--tun-offload=off", "--udp-gso=off", "--udp-gro=off"), nil},
+	{"twill-kernel", "twill, kernel path", kernelBackend.run("--kernel-path=tc"), nil},
 	{"twill-vxlan", "twill, vxlan backend", vxlanBackend.run(), kernelLoads},
 	{"twill-host-gw", "twill, host-gw backend", hostGWBackend.run(), kernelLoads},
 	{report.Baseline, "kernel VXLAN", vxlan, nil},

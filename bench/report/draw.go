@@ -31,13 +31,14 @@ const (
 // colours are those of Okabe and Ito, which people with colour blindness can
 // distinguish too. A path has the same one in every plot.
 var colours = map[string]color.RGBA{
-	"twill":       {213, 94, 0, 255},
-	"base":        {150, 60, 0, 255},
-	"twill-1":     {204, 121, 167, 255},
-	"twill-plain": {230, 159, 0, 255},
-	"vxlan":       {0, 114, 178, 255},
-	"host-gw":     {86, 180, 233, 255},
-	"wire":        {160, 160, 160, 255},
+	"twill":        {213, 94, 0, 255},
+	"base":         {150, 60, 0, 255},
+	"twill-1":      {204, 121, 167, 255},
+	"twill-plain":  {230, 159, 0, 255},
+	"vxlan":        {0, 114, 178, 255},
+	"twill-kernel": {120, 60, 130, 255},
+	"host-gw":      {86, 180, 233, 255},
+	"wire":         {160, 160, 160, 255},
 	// The same packets by the same kernel: the same colours, paler.
 	"twill-vxlan":   {102, 170, 209, 255},
 	"twill-host-gw": {187, 225, 246, 255},

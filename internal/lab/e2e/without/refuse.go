@@ -8,7 +8,7 @@ import (
 )
 
 // refusal is a system call that fails as in a kernel that does not support the
-// request.
+// request, or that reserves it to others.
 type refusal struct {
 	call uint32
 	args map[uint32]uint32 // by position: what the call must have there
@@ -21,6 +21,7 @@ var refusals = map[string]refusal{
 	"tun-offload": {unix.SYS_IOCTL, map[uint32]uint32{1: unix.TUNSETOFFLOAD}, unix.EINVAL},
 	"udp-gso":     {unix.SYS_SETSOCKOPT, map[uint32]uint32{1: unix.SOL_UDP, 2: unix.UDP_SEGMENT}, unix.ENOPROTOOPT},
 	"udp-gro":     {unix.SYS_SETSOCKOPT, map[uint32]uint32{1: unix.SOL_UDP, 2: unix.UDP_GRO}, unix.ENOPROTOOPT},
+	"kernel-path": {unix.SYS_BPF, nil, unix.EPERM},
 }
 
 // Offsets in struct seccomp_data of linux/seccomp.h.

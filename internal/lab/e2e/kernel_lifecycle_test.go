@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+var kernelEngine = engine{"kernel", [][]string{kernelFlags}}
+
+// exchangeTCP moves a stream each way between the pods, for both families.
+func (l *lab) exchangeTCP(t *testing.T) {
+	t.Helper()
+	for _, addr := range []netip.Addr{l.pod(1).Addr, l.pod(1).Addr6} {
+		if err := (streams{flows: 2, up: 8 << 20, down: 8 << 20}).run(l.pod(0), l.pod(1), addr); err != nil {
+			t.Errorf("TCP to %s: %v", addr, err)
+		}
+	}
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	twilld killed, absent, started again
+func TestPodsGoOnWithoutALostPacketWhileNoDaemonRuns(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		end  syscall.Signal
+	}{{"killed", syscall.SIGKILL}, {"stopped", syscall.SIGTERM}} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newKernelLab(t, labOptions{engine: kernelEngine, Options: netlab.Options{Wire: netlab.MTU}})
+			l.start()
+			flows := l.flows()
+			goOn(t, flows)
+			for _, d := range l.daemons {
+				d.stop(tt.end)
+			}
+			goOn(t, flows)
+			l.exchangeTCP(t) // new connections
+			goOn(t, flows)
+			for _, d := range l.daemons {
+				d.start()
+			}
+			for _, d := range l.daemons {
+				d.waitReady()
+			}
+			goOn(t, flows)
+			allArrived(t, flows)
+			l.exchangeTCP(t)
+			for _, d := range l.daemons {
+				testkit.Eventually(t, "the kernel path counts packets for the new process", func() bool {
+					tx, rx := kernelPackets(d.status())
+					return tx > 0 && rx > 0
+				})
+				if drops := d.status().Drops.RX; len(drops) > 0 {
+					t.Errorf("%s: received packets dropped: %v", d.ns, drops)
+				}
+			}
+		})
+	}
+}
+
+// The new process may carry everything in user space; the connections of pods go on.
+//
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	kernel → user space → kernel
+func TestConnectionsOutliveAChangeOfThePath(t *testing.T) {
+	t.Parallel()
+	l := newKernelLab(t, labOptions{engine: kernelEngine})
+	l.start()
+	with := l.daemons[0].args
+	for _, flags := range [][]string{{"--kernel-path=off"}, nil} {
+		stop := l.load(l.pod(1).Addr)
+		d := l.daemons[0]
+		d.stop(syscall.SIGTERM)
+		d.args = append(append([]string(nil), with...), flags...)
+		d.start()
+		d.waitReady()
+		testkit.Eventually(t, "the same connections go on", func() bool { return l.txPackets(0) > 1000 })
+		stop()
+		if peer := d.status().Dataplane.Peers[0]; peer.Kernel != (flags == nil) {
+			t.Errorf("with %q: carried by the kernel: %v", flags, peer.Kernel)
+		}
+		l.exchangeTCP(t)
+	}
+}
+
+// host a
+func TestCleanUpRemovesTheKernelPath(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	before := netState(t, s.NS)
+	d := newDaemon(t, s.NS, s.leaseFile, kernelFlags...)
+	d.start()
+	d.waitReady()
+	d.stop(syscall.SIGTERM)
+	if now := netState(t, s.NS); !strings.Contains(now, "flannel0-rx") {
+		t.Fatalf("without a daemon the host is\n%s", now)
+	}
+	out, code := d.cleanUp()
+	if code != 0 || !strings.Contains(out, "kernel path removed") {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+	if after := netState(t, s.NS); after != before {
+		t.Errorf("the host was\n%s\nand is\n%s", before, after)
+	}
+	if left := pinned(t, s.NS); len(left) > 0 {
+		t.Errorf("pinned: %v", left)
+	}
+}
+
+// pinned returns what the kernel path has pinned for the namespace.
+func pinned(t *testing.T, ns *netlab.Namespace) (names []string) {
+	t.Helper()
+	testkit.Must(t, ns.Do(func() error {
+		link, err := os.Readlink("/proc/thread-self/ns/net") // net:[4026531840]
+		if err != nil {
+			return err
+		}
+		dir := "/sys/fs/bpf/twill/" + strings.NewReplacer(":[", "-", "]", "").Replace(link)
+		entries, err := os.ReadDir(dir)
+		if os.IsNotExist(err) {
+			return nil
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return err
+	}))
+	return names
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+//
+//	no BPF
+func TestPodsTalkWhereTheKernelPathIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, lack, says string }{
+		{"system call refused", "-offload=kernel-path", "operation not permitted"},
+		{"no BPF file system", "-dir=/sys/fs", "/sys/fs/bpf"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := newKernelLab(t, labOptions{engine: engine{"kernel", [][]string{{"--kernel-path=tc"}, {"--kernel-path=tc"}}}})
+			d := l.daemons[0]
+			d.wrap = []string{without(t), tt.lack}
+			d.start()
+			if code := d.wait(); code == 0 || !strings.Contains(d.stderr.String(), tt.says) || !strings.Contains(d.stderr.String(), "--kernel-path=auto") {
+				t.Errorf("exit code %d; log:\n%s", code, d.stderr)
+			}
+			d.args = append(d.args, "--kernel-path=auto")
+			l.start()
+			if o := offloadNamed(d.status(), "kernel-path"); o.InForce || !strings.Contains(o.Why, tt.says) {
+				t.Errorf("status: %+v; want it not in force because of %q", o, tt.says)
+			}
+			if log := d.stderr.String(); strings.Count(log, "kernel path unavailable") != 1 {
+				t.Errorf("log:\n%s", log)
+			}
+			l.exchangeTCP(t)
+		})
+	}
+}
