@@ -70,7 +70,7 @@ func Named(prefix string) ([]string, error) {
 
 // giveName mounts the calling thread's network namespace on path.
 func giveName(path string) error {
-	if err := os.MkdirAll(nameDir, 0o755); err != nil {
+	if err := shareNames(); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o444)
@@ -82,6 +82,33 @@ func giveName(path string) error {
 		return errors.Join(fmt.Errorf("mount on %s: %w", path, err), os.Remove(path))
 	}
 	return nil
+}
+
+// shareNames makes nameDir a shared mount point, as ip-netns(8) and container runtimes
+// do before they give their first name. If one of them did so later, it would mount the
+// directory over itself: what was mounted in it before would be out of reach, and
+// its names could not be removed (EBUSY).
+func shareNames() error {
+	if err := os.MkdirAll(nameDir, 0o755); err != nil {
+		return err
+	}
+	dir, err := os.Open(nameDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// Only one process at a time may find that it is no mount point yet.
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", nameDir, err)
+	}
+	share := func() error { return unix.Mount("", nameDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	if err = share(); err != unix.EINVAL {
+		return err
+	}
+	if err := unix.Mount(nameDir, nameDir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount %s on itself: %w", nameDir, err)
+	}
+	return share()
 }
 
 // removeName undoes giveName; path may be empty.
