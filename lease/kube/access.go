@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +33,7 @@ type access struct {
 
 	mu     sync.Mutex
 	client rest.Interface // nil if there is none yet
-	made   []byte         // the text of the file from which client was created
+	made   []byte         // the text of the files from which client was created
 	doubt  bool           // a request was refused: made may be out of date
 }
 
@@ -48,17 +49,48 @@ func (a *access) get() (rest.Interface, error) {
 		return a.client, nil
 	}
 	text, err := a.source()
-	if err == nil && (a.client == nil || !bytes.Equal(text, a.made)) {
-		var c rest.Interface
-		if c, err = a.build(text); err == nil {
-			a.client, a.made = c, text
-		}
-	}
 	if err != nil {
 		return nil, err
 	}
+	c, err := a.config(text)
+	if err == nil {
+		err = readCA(c)
+	}
+	if err != nil {
+		return nil, a.invalid(err)
+	}
+	if made := slices.Concat(text, c.CAData); a.client == nil || !bytes.Equal(made, a.made) {
+		client, err := build(c)
+		if err != nil {
+			return nil, err
+		}
+		a.client, a.made = client, made
+	}
 	a.doubt = false
 	return a.client, nil
+}
+
+// readCA puts the certificate authority into the configuration in place of its file's
+// name: the client would read the file again only every few minutes.
+func readCA(c *rest.Config) error {
+	if len(c.CAData) > 0 || c.CAFile == "" {
+		return nil
+	}
+	text, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return fmt.Errorf("read certificate authority: %w", err)
+	}
+	c.CAData, c.CAFile = text, ""
+	return nil
+}
+
+// invalid returns the error for credentials that are of no use.
+func (a *access) invalid(err error) error {
+	op, remedy := "use the pod's service account", "outside of a pod name a kubeconfig with --kubeconfig-file"
+	if a.o.Kubeconfig != "" {
+		op, remedy = "use kubeconfig "+a.o.Kubeconfig, "correct the file, or name another with --kubeconfig-file"
+	}
+	return &Error{Op: op, Err: err, Kind: lease.ErrPending, Remedy: remedy}
 }
 
 // question makes the next get check whether the credentials were replaced.
@@ -84,17 +116,8 @@ func (a *access) source() ([]byte, error) {
 	return text, nil
 }
 
-// build creates a client, from the text of a kubeconfig if the options name
-// one.
-func (a *access) build(text []byte) (rest.Interface, error) {
-	c, err := a.config(text)
-	if err != nil {
-		op, remedy := "use the pod's service account", "outside of a pod name a kubeconfig with --kubeconfig-file"
-		if a.o.Kubeconfig != "" {
-			op, remedy = "use kubeconfig "+a.o.Kubeconfig, "correct the file, or name another with --kubeconfig-file"
-		}
-		return nil, &Error{Op: op, Err: err, Kind: lease.ErrPending, Remedy: remedy}
-	}
+// build creates a client.
+func build(c *rest.Config) (rest.Interface, error) {
 	scheme := runtime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("register core/v1: %w", err)
@@ -112,6 +135,8 @@ func (a *access) build(text []byte) (rest.Interface, error) {
 	return r, nil
 }
 
+// config returns the client's configuration, from the text of a kubeconfig if the
+// options name one.
 func (a *access) config(kubeconfig []byte) (*rest.Config, error) {
 	switch {
 	case a.o.Kubeconfig != "":

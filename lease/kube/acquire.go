@@ -112,6 +112,7 @@ func (s *Store) annotate(ctx context.Context, e *layout.Node, a lease.Attrs) err
 	}
 	c := s.keys.Changes(e, want)
 	if len(c) == 0 {
+		s.unneeded(op)
 		return nil
 	}
 	return s.patch(ctx, op, e.Name, map[string]any{"metadata": map[string]any{"annotations": c}})

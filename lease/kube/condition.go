@@ -20,6 +20,8 @@ const upMessage = "Flannel is running on this node"
 // case another program keeps writing the opposite.
 const conditionRest = 10 * time.Second
 
+const opCondition = "set condition NetworkUnavailable of this node"
+
 // Ready records that this node is ready for pods. It does not block; Watch writes
 // the node's condition.
 func (s *Store) Ready() {
@@ -43,6 +45,8 @@ func (s *Store) keepCondition(ctx context.Context) {
 		if e := s.unavailable(); e != nil {
 			_ = s.setCondition(ctx, e) // a failure is recorded and retried
 			rest = time.After(conditionRest)
+		} else {
+			s.unneeded(opCondition)
 		}
 		if rest != nil {
 			select {
@@ -81,6 +85,6 @@ func (s *Store) setCondition(ctx context.Context, e *layout.Node) error {
 		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: layout.UpReason, Message: upMessage,
 		LastHeartbeatTime: metav1.Time{Time: since}, LastTransitionTime: metav1.Now(),
 	}
-	return s.patch(ctx, "set condition NetworkUnavailable of node "+e.Name, e.Name,
+	return s.patch(ctx, opCondition, e.Name,
 		map[string]any{"status": map[string]any{"conditions": []corev1.NodeCondition{c}}})
 }

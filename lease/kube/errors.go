@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,6 +26,7 @@ func (e *inBrief) Unwrap() error { return e.error }
 // cause returns the text of err without the client's wrapping.
 func cause(err error) string {
 	var status apierrors.APIStatus
+	var request *url.Error
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
@@ -32,6 +34,8 @@ func cause(err error) string {
 		return "the API server does not accept the credentials"
 	case errors.As(err, &status) && status.Status().Message != "":
 		return status.Status().Message
+	case errors.As(err, &request):
+		return request.Err.Error() // the URL has nothing that an operator can change
 	}
 	return err.Error()
 }

@@ -86,7 +86,9 @@ func (n *nodes) listWatch(alone string) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = selector
-			return n.list(ctx, o)
+			l, err := n.list(ctx, o)
+			_ = n.outcome(ctx, opList, err)
+			return l, err // unchanged, since the reflector inspects it
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch, o.FieldSelector = true, selector
@@ -104,26 +106,24 @@ func (n *nodes) listWatch(alone string) *cache.ListWatch {
 	}
 }
 
+const opList = "list nodes"
+
 // list returns a page of nodes, trimmed.
 func (s *Store) list(ctx context.Context, o metav1.ListOptions) (*corev1.NodeList, error) {
-	var l corev1.NodeList
-	const op = "list nodes"
 	c, err := s.access.get()
-	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, listTimeout)
-		defer cancel()
-		err = c.Get().Resource("nodes").VersionedParams(&o, metav1.ParameterCodec).Do(ctx).Into(&l)
+	if err != nil {
+		return nil, err
 	}
-	if noted := s.outcome(ctx, op, err); noted != nil {
-		if err == nil {
-			err = noted
-		}
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	var l corev1.NodeList
+	if err := c.Get().Resource("nodes").VersionedParams(&o, metav1.ParameterCodec).Do(ctx).Into(&l); err != nil {
 		return nil, err
 	}
 	for i := range l.Items {
 		small, err := s.trim(&l.Items[i])
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", op, err)
+			return nil, fmt.Errorf("%s: %w", opList, err)
 		}
 		l.Items[i] = *small.(*corev1.Node)
 	}
@@ -212,7 +212,7 @@ func (s *Store) Leases(ctx context.Context) ([]lease.Lease, error) {
 	for {
 		l, err := s.list(ctx, o)
 		if err != nil {
-			return nil, s.fail("list nodes", err)
+			return nil, s.fail(opList, err)
 		}
 		for i := range l.Items {
 			t.Put(s.entry(&l.Items[i]))

@@ -19,6 +19,9 @@ type reach struct {
 	away   time.Time // since when it does not answer; zero if it does
 	why    *Error    // of the last request that failed
 	logged time.Time
+	// forbidden is the operation that the API server does not allow this node, empty
+	// if it allows all: that others succeed meanwhile does not end the fault.
+	forbidden string
 }
 
 // logEvery limits the log messages during an outage of the API.
@@ -64,7 +67,10 @@ func (s *Store) outcome(ctx context.Context, op string, err error) error {
 	if log {
 		r.logged = now
 	}
-	r.why = e
+	r.why, r.forbidden = e, ""
+	if apierrors.IsForbidden(err) {
+		r.forbidden = op
+	}
 	s.mu.Unlock()
 	if log {
 		s.log.Warn("Kubernetes API does not serve this node, going on with what is known", logging.KeyOperation, e.Op,
@@ -83,10 +89,25 @@ func answered(err error) bool {
 		apierrors.IsConflict(err) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err)
 }
 
-// answers records that the API has answered.
+// unneeded records that this node has no reason to try op again, should it be
+// forbidden.
+func (s *Store) unneeded(op string) {
+	s.mu.Lock()
+	forbidden := s.reach.forbidden == op
+	s.mu.Unlock()
+	if forbidden {
+		s.answers(op)
+	}
+}
+
+// answers records that the API has answered a request for op.
 func (s *Store) answers(op string) {
 	s.mu.Lock()
 	was := s.reach
+	if was.forbidden != "" && was.forbidden != op {
+		s.mu.Unlock()
+		return
+	}
 	s.reach = reach{}
 	s.mu.Unlock()
 	if !was.away.IsZero() {

@@ -52,6 +52,10 @@ type own struct {
 
 var _ lease.Store = (*Store)(nil)
 
+// silence turns off the client's own log, which repeats the errors of its calls. It is
+// one for all stores.
+var silence = sync.OnceFunc(func() { klog.SetLogger(logr.Discard()) })
+
 // Open returns a store. It sends no request to the API and reads no file yet.
 func Open(o Options) (*Store, error) {
 	k, err := layout.NewKeys(o.Prefix)
@@ -61,8 +65,7 @@ func Open(o Options) (*Store, error) {
 	if o.ConfigFile == "" {
 		o.ConfigFile = layout.DefaultConfigFile
 	}
-	// The client's own log repeats the errors of its calls.
-	klog.SetLogger(logr.Discard())
+	silence()
 	s := &Store{
 		access: access{o: o}, keys: k, path: o.ConfigFile, log: o.Logger, name: o.Node,
 		started:  time.Now().UTC().Truncate(time.Second),

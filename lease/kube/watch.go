@@ -5,6 +5,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/twillnet/twill/lease"
@@ -155,6 +156,9 @@ func (w *watcher) collect() (*lease.Update, []error) {
 	}
 	if !some {
 		return nil, errs
+	}
+	if w.denied && !slices.Contains(errs, w.reach.reason()) {
+		errs = append(errs, w.reach.reason()) // one operation is refused, and others are not: an update does not end that
 	}
 	return &u, errs
 }

@@ -262,6 +262,15 @@ func (p *process) kill() {
 	<-p.ended
 }
 
+// ReplaceAuthority ends the API server and starts it with another certificate and
+// authority, which CAFile holds from then on.
+func (c *Cluster) ReplaceAuthority() {
+	c.t.Helper()
+	c.Kill()
+	testkit.Must(c.t, os.RemoveAll(filepath.Dir(c.CAFile)))
+	c.Restart()
+}
+
 // Kubeconfig writes a kubeconfig with a token and returns its path.
 func (c *Cluster) Kubeconfig(token string) string {
 	return c.KubeconfigOf("token: " + token)

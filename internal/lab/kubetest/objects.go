@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -158,16 +159,53 @@ func (c *Cluster) SetCondition(name, kind, status, reason string) {
 
 const rbacPath = "/apis/rbac.authorization.k8s.io/v1"
 
+// rights are the rules of the ClusterRole in flannel's manifest, without one verb on
+// one resource.
+func rights(resource, verb string) []any {
+	var rules []any
+	for _, r := range []struct {
+		resource string
+		verbs    []string
+	}{{"pods", []string{"get"}}, {"nodes", []string{"get", "list", "watch"}}, {"nodes/status", []string{"patch"}}} {
+		if r.resource == resource {
+			r.verbs = slices.DeleteFunc(r.verbs, func(v string) bool { return v == verb })
+		}
+		if len(r.verbs) > 0 {
+			rules = append(rules, map[string]any{"apiGroups": []string{""}, "resources": []string{r.resource}, "verbs": r.verbs})
+		}
+	}
+	return rules
+}
+
 // grantRights creates the ClusterRole from flannel's manifest.
 func (c *Cluster) grantRights() {
 	c.t.Helper()
-	rule := func(resource string, verbs ...string) map[string]any {
-		return map[string]any{"apiGroups": []string{""}, "resources": []string{resource}, "verbs": verbs}
-	}
 	c.Do(http.MethodPost, rbacPath+"/clusterroles", map[string]any{
-		"metadata": map[string]any{"name": "flannel"},
-		"rules":    []any{rule("pods", "get"), rule("nodes", "get", "list", "watch"), rule("nodes/status", "patch")},
+		"metadata": map[string]any{"name": "flannel"}, "rules": rights("", ""),
 	}, nil)
+}
+
+// Withhold takes one verb on one resource, such as "nodes/status", from flannel's rights
+// until restore is called. Both return when the API server acts accordingly.
+func (c *Cluster) Withhold(resource, verb string) (restore func()) {
+	c.t.Helper()
+	c.setRights(rights(resource, verb), resource, verb, false)
+	return func() { c.setRights(rights("", ""), resource, verb, true) }
+}
+
+// setRights replaces the rules of the ClusterRole, and waits until they are in force
+// for a verb.
+func (c *Cluster) setRights(rules []any, resource, verb string, want bool) {
+	c.t.Helper()
+	c.Do(http.MethodPatch, rbacPath+"/clusterroles/flannel", map[string]any{"rules": rules}, nil)
+	resource, sub, _ := strings.Cut(resource, "/")
+	testkit.Eventually(c.t, "the API server knows the rights", func() bool {
+		var review struct{ Status struct{ Allowed bool } }
+		c.Do(http.MethodPost, "/apis/authorization.k8s.io/v1/subjectaccessreviews", map[string]any{"spec": map[string]any{
+			"user": FlannelToken, "resourceAttributes": map[string]any{"resource": resource, "subresource": sub, "verb": verb, "namespace": "default"},
+		}}, &review)
+		return review.Status.Allowed == want
+	})
 }
 
 // Grant gives flannel's rights to the user of FlannelToken and to the service
