@@ -64,7 +64,7 @@ peers: ## build bin/peers/floor, and of stock flannel the udp backend and what a
 	$(GOBUILD) -o bin/peers/ ./bench/floor
 ifneq ($(filter bench/peers/flannel,$(MODULES)),)
 	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flannel-udp .
-	CGO_ENABLED=0 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flannel-annotate ./annotate
+	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flannel-annotate ./annotate
 else
 	@echo "peers: stock flannel's udp backend exists for amd64 only; nothing built"
 endif

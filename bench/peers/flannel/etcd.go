@@ -10,14 +10,11 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/flannel-io/flannel/pkg/backend"
 	_ "github.com/flannel-io/flannel/pkg/backend/hostgw" // registers itself, as udp does
 	_ "github.com/flannel-io/flannel/pkg/backend/vxlan"  // so does this
 	"github.com/flannel-io/flannel/pkg/ip"
-	"github.com/flannel-io/flannel/pkg/ipmatch"
 	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/flannel-io/flannel/pkg/subnet/etcd"
 )
@@ -46,8 +43,6 @@ func (n etcdNode) validate() error {
 // run does what flanneld's main does, in its order, except for the firewall rules
 // and the health server. It ends with ctx, or when the lease is revoked.
 func (n etcdNode) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	previous, previous6 := previousSubnets(n.subnetFile)
 	manager, err := etcd.NewLocalManager(ctx,
 		&etcd.EtcdConfig{Endpoints: strings.Split(n.endpoints, ","), Prefix: n.prefix},
@@ -59,36 +54,7 @@ func (n etcdNode) run(ctx context.Context) error {
 	if err != nil {
 		return nil // ctx is done
 	}
-	stack, err := ipmatch.GetIPFamily(config.EnableIPv4, config.EnableIPv6)
-	if err != nil {
-		return err
-	}
-	ext, err := ipmatch.LookupExtIface(n.iface, "", "", stack, ipmatch.PublicIPOpts{})
-	if err != nil {
-		return fmt.Errorf("--iface %s: %w", n.iface, err)
-	}
-	be, err := backend.NewManager(ctx, manager, ext).GetBackend(config.BackendType)
-	if err != nil {
-		return err
-	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel() // before the wait
-	nw, err := be.RegisterNetwork(ctx, &wg, config)
-	if err != nil {
-		return fmt.Errorf("%s backend: register network: %w", config.BackendType, err)
-	}
-	own := nw.Lease()
-	if err := manager.HandleSubnetFile(n.subnetFile, config, false, own.Subnet, own.IPv6Subnet, nw.MTU()); err != nil {
-		return fmt.Errorf("write %s: %w", n.subnetFile, err)
-	}
-	wg.Go(func() { nw.Run(ctx) })
-	fmt.Printf("ready mtu=%d\n", nw.MTU())
-	// Returns when the lease is revoked, or without an error when ctx is done.
-	if err := manager.CompleteLease(ctx, own, &wg); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("keep lease %s: %w", own.Subnet, err)
-	}
-	return nil
+	return forward(ctx, manager, config, n.iface, n.subnetFile)
 }
 
 // waitForConfig retries every second, as flanneld does. It returns the error of ctx.

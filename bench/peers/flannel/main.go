@@ -1,17 +1,18 @@
 //go:build linux && amd64 && cgo
 
 // Flannel-udp is a node that runs stock flannel. Tests and the laboratory use it
-// as the other host. It has two modes:
+// as the other host. It has three modes:
 //
 //   - With --peer and related flags, flannel's udp backend: its own TUN set-up, lease
 //     watch and C forwarding loop, unchanged, configured from the command line.
 //   - With --etcd-endpoints, flannel's etcd subnet manager and the backend that
 //     the network config in etcd names: udp, vxlan or host-gw. The flags are
 //     flanneld's, and so is the extent of its IPv6 support.
+//   - With --kube-subnet-mgr, the same with flannel's Kubernetes subnet manager.
 //
 // It prints "ready mtu=N" on standard output when the backend's device is up
 // and either the peers from the command line have been passed to the backend or, with
-// etcd, subnet.env is written. It logs to standard error and runs until SIGTERM
+// etcd or Kubernetes, subnet.env is written. It logs to standard error and runs until SIGTERM
 // or SIGINT. flannel0 and its route are removed with the process; what vxlan and
 // host-gw have set up remains.
 package main
@@ -54,11 +55,15 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 
-	parse := parseArgs
-	if slices.ContainsFunc(os.Args[1:], isEtcdFlag) {
+	args, parse := os.Args[1:], parseArgs
+	switch {
+	case slices.ContainsFunc(args, isEtcdFlag):
 		parse = parseEtcdArgs
+	case slices.Contains(args, kubeFlag):
+		args = slices.DeleteFunc(args, func(a string) bool { return a == kubeFlag })
+		parse = parseKubeArgs
 	}
-	n, err := parse(os.Args[1:])
+	n, err := parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return
@@ -77,6 +82,9 @@ type runner interface {
 	validate() error
 	run(ctx context.Context) error
 }
+
+// kubeFlag selects leases from Kubernetes.
+const kubeFlag = "--kube-subnet-mgr"
 
 // isEtcdFlag reports whether an argument selects leases from etcd.
 func isEtcdFlag(arg string) bool {

@@ -90,7 +90,7 @@ func (l *etcdLab) startStockNode(t *testing.T, i int, subnetFile string) *stockN
 	return n
 }
 
-// stockNode is a stock flannel whose lease is in etcd.
+// stockNode is a stock flannel whose lease is in etcd or in Kubernetes.
 type stockNode struct {
 	mtu  int // of its pods
 	cmd  *netlab.Cmd
@@ -101,11 +101,18 @@ type stockNode struct {
 // and waits until it is ready.
 func startStockNode(t testing.TB, ns *netlab.Namespace, endpoint, subnetFile string) *stockNode {
 	t.Helper()
+	return runStockNode(t, ns, nil, "--etcd-endpoints="+endpoint, "--subnet-file="+subnetFile)
+}
+
+// runStockNode is startStockNode with further variables and flags, which say where
+// its lease is.
+func runStockNode(t testing.TB, ns *netlab.Namespace, env []string, flags ...string) *stockNode {
+	t.Helper()
 	n := &stockNode{
-		cmd: ns.Command(context.Background(), bin("flannel-udp"),
-			"--etcd-endpoints="+endpoint, "--iface="+netlab.UnderlayLink, "--subnet-file="+subnetFile),
+		cmd:  ns.Command(context.Background(), bin("flannel-udp"), append(flags, "--iface="+netlab.UnderlayLink)...),
 		done: make(chan struct{}),
 	}
+	n.cmd.Env = append(os.Environ(), env...)
 	log := new(testkit.Log)
 	n.cmd.Stderr = log
 	out, err := n.cmd.StdoutPipe()
