@@ -22,14 +22,14 @@ import (
 // While it runs, it keeps the node's condition NetworkUnavailable False once
 // Ready was called.
 func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
+	f := s.configWatch()
+	defer f.Close() // after all that wait for it
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
 	changes, end := s.subscribe()
 	defer end()
-	f := s.configWatch()
-	defer f.Close()
 	file := follow(ctx, f, &running)
 	n := &nodes{Store: s}
 	running.Go(func() { n.run(ctx) })
