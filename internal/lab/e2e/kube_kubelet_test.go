@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -70,6 +71,11 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 			testkit.Eventually(t, fmt.Sprintf("the MTU of node-a is %d", tt.mtu), func() bool { return l.nodes[0].mtu() == tt.mtu })
 			a, b := l.pod(0, "pod-a"), l.pod(1, "pod-b")
 			defer l.remove("pod-a", "pod-b")
+			for _, p := range []*netlab.Pod{a, b} {
+				if lo, err := p.NS.Netlink().LinkByName("lo"); err != nil || lo.Attrs().Flags&net.FlagUp == 0 {
+					t.Errorf("the plugin loopback has not done its part in %s: %v", p.NS, err)
+				}
+			}
 			for _, way := range [][2]*netlab.Pod{{a, b}, {b, a}} {
 				for _, addr := range []netip.Addr{way[1].Addr, way[1].Addr6} {
 					l.talk(t, way[0], way[1], addr, min(l.nodes[0].mtu(), l.nodes[1].mtu()))

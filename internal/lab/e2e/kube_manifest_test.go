@@ -64,6 +64,14 @@ func TestKubeManifestIsAppliedOverFlannelsAndAccepted(t *testing.T) {
 		}
 	}
 	must("-n", "kube-flannel", "rollout", "history", "daemonset/kube-flannel-ds")
+
+	// The way back.
+	c.AddAnnotatedNode("node-a", map[string]string{"flannel.alpha.coreos.com/twill": "{}", "flannel.alpha.coreos.com/public-ip": "172.31.9.11"})
+	must("annotate", "nodes", "--all", "flannel.alpha.coreos.com/twill-")
+	if got := c.Node("node-a").OurAnnotations("flannel.alpha.coreos.com/"); len(got) != 1 {
+		t.Errorf("left are the annotations %v, want all but twill's own", got)
+	}
+	must("delete", "--wait=false", "-k", "deploy/kubernetes")
 }
 
 // What the daemon asks of the API, and what a pod of its may not do.
