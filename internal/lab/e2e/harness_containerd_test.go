@@ -99,13 +99,15 @@ func (c *containerd) ctr(args ...string) *netlab.Cmd {
 }
 
 // run is the command line of a container as the manifest has it: on the host's
-// network, with two capabilities besides the runtime's own, not privileged. Each
-// directory is mounted; "a:b" is a of the host as b of the container.
+// network, with two capabilities besides the runtime's own, not privileged, and with the
+// seccomp profile of deploy/seccomp. Each directory is mounted; "a:b" is a of the host as
+// b of the container.
 func (c *containerd) run(dirs []string, command ...string) []string {
 	c.n++
 	args := []string{
 		"run", "--rm", "--net-host", "--snapshotter", "native", "--fifo-dir", filepath.Join(c.state, "fifo"),
 		"--cap-add", "CAP_NET_ADMIN", "--cap-add", "CAP_NET_RAW",
+		"--seccomp", "--seccomp-profile", filepath.Join("..", "..", "..", "deploy", "seccomp", "twilld.json"),
 	}
 	for _, d := range dirs {
 		from, to, ok := strings.Cut(d, ":")

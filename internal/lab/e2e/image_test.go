@@ -37,6 +37,14 @@ func TestImageRunsWithoutPrivilegeAndWithoutDevNetTun(t *testing.T) {
 	if err := (streams{flows: 2, up: 8 << 20, down: 8 << 20}).run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
 		t.Error(err)
 	}
+	if mode := c.output(nil, "grep", "^Seccomp:", "/proc/self/status"); mode != "Seccomp:\t2\n" {
+		t.Errorf("a container has %q, want a filter", mode)
+	}
+	for _, o := range a.status().Dataplane.Offloads {
+		if !o.InForce {
+			t.Errorf("%s: %s", o.Name, o.Why)
+		}
+	}
 }
 
 // The init containers of flannel's manifest, and of the component plugins.
