@@ -64,8 +64,16 @@ type restarting struct {
 //
 // Each iteration is a restart on host a while pod-a pings pod-b each millisecond.
 // "make restarts" runs it; the record of each iteration is left in PINGS_DIR if that is
-// set.
+// set. It ends with a table as Markdown. What the pinger itself was late by is in there:
+// on a busy machine it is what limits the other figures.
 func BenchmarkRestartUnderPings(b *testing.B) {
+	rows := make(map[string]string)
+	defer func() {
+		fmt.Println("\n| | lost, at most | longest silence, median | at most | pinger late, at most |\n|---|---|---|---|---|")
+		for _, way := range restarts {
+			fmt.Println(rows[way.name])
+		}
+	}()
 	for _, way := range restarts {
 		b.Run(way.name, func(b *testing.B) {
 			r := newRestarting(b, way.systemd)
@@ -87,6 +95,8 @@ func BenchmarkRestartUnderPings(b *testing.B) {
 			b.ReportMetric(pinger.Milliseconds(silence[len(silence)/2]), "ms-silence-median")
 			b.ReportMetric(pinger.Milliseconds(slices.Max(silence)), "ms-silence-longest")
 			b.ReportMetric(pinger.Milliseconds(slices.Max(pause)), "ms-pause-of-pinger")
+			rows[way.name] = fmt.Sprintf("| %s | %d | %.1f ms | %.1f ms | %.1f ms |", way.name, slices.Max(lost),
+				pinger.Milliseconds(silence[len(silence)/2]), pinger.Milliseconds(slices.Max(silence)), pinger.Milliseconds(slices.Max(pause)-time.Millisecond))
 		})
 	}
 }
