@@ -186,6 +186,9 @@ func (x *prober) judge(peer *Peer, widest int) {
 	if limit > 0 {
 		expected = limit
 	}
+	if s.best >= widest || s.best == expected && s.high == 0 {
+		peer.path.watched.concluded = true
+	}
 	switch {
 	case s.best >= widest:
 		*s = probing{due: probeEvery, sizes: s.sizes, first: s.first}
@@ -226,6 +229,7 @@ func (s *probing) narrow(best int) {
 func (x *prober) found(peer *Peer, size int) {
 	s := &peer.path.watched.probing
 	s.low, s.high, s.due = 0, 0, probeNarrow
+	peer.path.watched.concluded = true
 	if was := peer.Widest(); was != size {
 		peer.path.limits.setWidest(size)
 		x.log.Warn("path to peer loses larger packets without an ICMP error, packets are limited",

@@ -35,6 +35,13 @@ type Config struct {
 	PartialAnnounced bool        // peers know that this node accepts packets with partial checksums
 	SourceCheck      SourceCheck // which received packets are admitted
 
+	// MTUFloor is the smallest path MTU, in bytes of the outer packet, that the kernel is
+	// believed to have learnt without a probe; 0 believes all. It has an effect only with
+	// MTUProbes. RouteMTU returns the MTU that an administrator has set for the route to
+	// an address, or 0.
+	MTUFloor int
+	RouteMTU func(netip.Addr) int
+
 	// Inherited is what Descriptors of another process returned. New removes its
 	// sockets from the map. It uses them if they are bound as New would bind them and
 	// there is one for each queue; otherwise it closes them.
@@ -79,6 +86,7 @@ type shard struct {
 	mergeTCP    bool // received segments are merged into super-packets
 	mergeUDP    bool
 	probeID     uint16 // of the echo requests of a prober; 0: there is none
+	floor       int    // see paths.floor
 	sourceCheck SourceCheck
 	peers       *atomic.Pointer[Peers]
 	counters    *metrics.Shard
@@ -123,6 +131,7 @@ func New(cfg Config) (e *Engine, err error) {
 		})
 	}
 	e.paths = newPaths(local.Addr(), cfg.MTU, e.Peers, e.ask)
+	e.paths.floor, e.paths.routeMTU = cfg.MTUFloor, cfg.RouteMTU
 	err = e.probe(&cfg, sink)
 	if e.strangers == nil && sink >= 0 {
 		// The program of the earlier run must not choose it any more.
@@ -139,7 +148,7 @@ func (e *Engine) openProber(log *slog.Logger) (granted string, err error) {
 	}
 	e.paths.probes = newProber(sockets, log)
 	for _, s := range e.shards {
-		s.probeID = sockets.ID()
+		s.probeID, s.floor = sockets.ID(), e.paths.floor
 	}
 	return "granted: raw ICMP sockets", nil
 }

@@ -65,6 +65,9 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 	if !h.DontFragment(pkt) || h.Len <= leastLearnt(h.Version) {
 		return true
 	}
+	if m.peer.path.limits.load().kernel() == doubted {
+		return true
+	}
 	fragment = !h.Resent(pkt)
 	if !s.tooBigs.allow(h.Src, time.Now()) {
 		return fragment
@@ -74,6 +77,12 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 		return fragment
 	}
 	mtu := encap.UnderlayMTU(path).Tunnel(s.local)
+	switch v := m.peer.path.limits.load().kernel(); {
+	case v == refuted:
+		mtu = s.mtu
+	case v == trusted && path < s.floor:
+		return true // and soon it will be doubted
+	}
 	if widest := m.peer.Widest(); widest > 0 {
 		mtu = min(mtu, encap.TunnelMTU(widest))
 	}

@@ -84,7 +84,7 @@ func (cfg *Config) inherit(n int, name func(int) string, usable func(netip.AddrP
 		// have been killed while one was set to fragment.
 		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 0)
 		at := boundTo(fd)
-		good = good && usable(at) && setFragmenting(fd, at.Addr().Is6(), false) == 0
+		good = good && usable(at) && setDiscovery(fd, at.Addr().Is6(), believing) == 0
 	}
 	if !good {
 		closeAll(fds)

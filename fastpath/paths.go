@@ -53,6 +53,12 @@ type paths struct {
 	fd        int // to query the kernel for path MTUs; -1: none
 	minPMTU   int // net.ipv4.route.min_pmtu; 0: of no matter
 	next      int // index of the peer to query first
+
+	// floor is the path MTU below which the kernel's is not believed without a probe,
+	// in bytes of the outer packet; 0: it always is. routeMTU returns the MTU that an
+	// administrator has set for the route to an address, or 0.
+	floor    int
+	routeMTU func(netip.Addr) int
 }
 
 // watched is the state that paths keeps for a peer.
@@ -62,6 +68,11 @@ type watched struct {
 	served int    // ticks with answers since the port was chosen
 	retry  int    // ticks to serve from the network's port; 0: firstRetry
 	probing
+
+	// doubts is for how many ticks the kernel's path MTU has been doubted, and concluded
+	// is set when a prober has come to a conclusion about the path.
+	doubts    int
+	concluded bool
 }
 
 // newPaths returns a paths for an engine bound to local, in the network namespace of
@@ -125,9 +136,15 @@ func (p *paths) look() {
 				p.ask(peer)
 			}
 		}
+		if p.probes != nil && peer.path.limits.load().kernel() != trusted {
+			p.judge(peer)
+		}
 		if sent && p.fd >= 0 && asked < pathsAsked {
 			if asked++; asked == pathsAsked {
 				p.next = (p.next + i + 1) % len(all)
+			}
+			if p.probes != nil {
+				p.judge(peer)
 			}
 			p.clamped(peer)
 		}
@@ -188,7 +205,7 @@ func (p *paths) clamped(peer *Peer) {
 		return
 	}
 	size := 0
-	if int(mtu) <= p.minPMTU {
+	if v := peer.path.limits.load(); int(mtu) <= p.minPMTU && (v.kernel() != refuted || v.widest() > 0) {
 		size = int(mtu.Tunnel(p.local))
 	}
 	peer.path.limits.setWithoutDF(size)
@@ -210,7 +227,8 @@ func (p *paths) ofKernel(peer *Peer) (encap.UnderlayMTU, bool) {
 // widest returns the size of the largest inner packet that fits the device and, as far
 // as the kernel knows, the path to a peer.
 func (p *paths) widest(peer *Peer) int {
-	if mtu, ok := p.ofKernel(peer); ok {
+	v := peer.path.limits.load().kernel()
+	if mtu, ok := p.ofKernel(peer); ok && v != doubted && v != refuted {
 		return int(min(mtu.Tunnel(p.local), p.mtu))
 	}
 	return int(p.mtu)

@@ -56,6 +56,9 @@ func (p *Peer) PathNotes(separated bool) (notes []string) {
 	if n := p.Widest(); n > 0 {
 		notes = append(notes, fmt.Sprintf("packets limited to %d bytes: larger ones do not arrive, and no ICMP error says why; let \"fragmentation needed\" pass on the underlay, or set the MTU of the Backend", n))
 	}
+	if p.path.limits.load().kernel() == refuted {
+		notes = append(notes, "an ICMP error that claimed a narrower path is ignored: probes show that larger packets arrive")
+	}
 	if n := p.path.limits.load().withoutDF(); n > 0 {
 		notes = append(notes, fmt.Sprintf("packets of up to %d bytes sent without DF: the path may be narrower than net.ipv4.route.min_pmtu", n))
 	}
@@ -82,19 +85,21 @@ func (p *Peer) tunnelAddrs(own []netip.Prefix) (here, there netip.Addr) {
 
 // limits are sizes of inner packets, in bytes, in one word: that up to which they are
 // sent in datagrams without DF even if they have it, see paths.clamped, and that of
-// the largest that arrives, see prober. Each is 0 if there is no such limit. One
-// goroutine writes them.
-type limits struct{ word atomic.Uint32 }
+// the largest that arrives, see prober. Each is 0 if there is no such limit. Beside them
+// is the verdict on the kernel's path MTU. One goroutine writes them.
+type limits struct{ word atomic.Uint64 }
 
-type loadedLimits uint32
+type loadedLimits uint64
 
 func (l *limits) load() loadedLimits { return loadedLimits(l.word.Load()) }
 
-func (l loadedLimits) withoutDF() int { return int(l & 0xffff) }
-func (l loadedLimits) widest() int    { return int(l >> 16) }
+func (l loadedLimits) withoutDF() int  { return int(l & 0xffff) }
+func (l loadedLimits) widest() int     { return int(l >> 16 & 0xffff) }
+func (l loadedLimits) kernel() verdict { return verdict(l >> 32) }
 
-func (l *limits) setWithoutDF(size int) { l.word.Store(l.word.Load()&^0xffff | uint32(size)) }
-func (l *limits) setWidest(size int)    { l.word.Store(l.word.Load()&0xffff | uint32(size)<<16) }
+func (l *limits) setWithoutDF(size int) { l.word.Store(l.word.Load()&^0xffff | uint64(size)) }
+func (l *limits) setWidest(size int)    { l.word.Store(l.word.Load()&^0xffff0000 | uint64(size)<<16) }
+func (l *limits) setKernel(v verdict)   { l.word.Store(l.word.Load()&0xffffffff | uint64(v)<<32) }
 
 // begin chooses the first port for a peer that is new to the engine.
 func (p *Peer) begin(translated bool) {

@@ -24,10 +24,23 @@ type message struct {
 	// fragment lets the kernel send the datagram in fragments, without DF in
 	// the outer header.
 	fragment bool
+	// direct sends it whatever path MTU the kernel has learnt.
+	direct bool
 	// fixedPort sends it from the UDP port of the network instead of the shard's
 	// own port.
 	fixedPort bool
 	closed    bool // no packet may follow the last
+}
+
+// discovery returns what the socket must be set to for m.
+func (m *message) discovery() discovery {
+	switch {
+	case m.fragment:
+		return fragmenting
+	case m.direct:
+		return ignoring
+	}
+	return believing
 }
 
 // sender passes messages to the kernel.
@@ -44,8 +57,8 @@ type sender interface {
 // need.
 type outlet struct {
 	fd        int
-	fragments bool
-	known     bool // whether fragments is valid; false for a socket that an earlier run used
+	discovery discovery
+	known     bool // whether discovery is valid; false for a socket that an earlier run used
 }
 
 // outlets are the sockets of a shard: one with a source port of its own, and one
@@ -68,15 +81,15 @@ func (o *outlets) prefix(msgs []message) ([]message, *outlet, unix.Errno) {
 	if msgs[0].fixedPort && o.fixed.fd != o.own.fd {
 		out = &o.fixed
 	}
-	want := msgs[0].fragment
-	if want != out.fragments || !out.known {
-		if errno := setFragmenting(out.fd, o.ipv6, want); errno != 0 {
+	want := msgs[0].discovery()
+	if want != out.discovery || !out.known {
+		if errno := setDiscovery(out.fd, o.ipv6, want); errno != 0 {
 			return nil, out, errno
 		}
-		out.fragments, out.known = want, true
+		out.discovery, out.known = want, true
 	}
 	for i := range msgs {
-		if msgs[i].fragment != want || msgs[i].fixedPort != msgs[0].fixedPort {
+		if msgs[i].discovery() != want || msgs[i].fixedPort != msgs[0].fixedPort {
 			return msgs[:i], out, 0
 		}
 	}

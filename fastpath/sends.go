@@ -77,6 +77,7 @@ type way struct {
 	tos      uint8 // of the datagram
 	fragment bool  // see message
 	wide     bool  // it would not arrive
+	direct   bool  // see message
 }
 
 // add adds the packet made of header and payload to the batch. header must not be
@@ -99,7 +100,7 @@ func (s *sends) add(peer *Peer, w way, header, payload []byte) {
 	}
 	if m == nil {
 		s.msgs = append(s.msgs, message{
-			peer: peer, tos: w.tos, fragment: w.fragment, fixedPort: fixed,
+			peer: peer, tos: w.tos, fragment: w.fragment, direct: w.direct, fixedPort: fixed,
 			segment: size, bytes: size, packets: 1, iov: s.iov[from:],
 		})
 		return
@@ -133,7 +134,7 @@ func (s *sends) train(peer *Peer, w way, fixed bool, size int) *message {
 		return nil
 	}
 	m := &s.msgs[len(s.msgs)-1]
-	if m.closed || m.peer != peer || m.tos != w.tos || m.fragment != w.fragment || m.fixedPort != fixed || size > m.segment ||
+	if m.closed || m.peer != peer || m.tos != w.tos || m.fragment != w.fragment || m.direct != w.direct || m.fixedPort != fixed || size > m.segment ||
 		m.packets >= s.segments || m.bytes+size > s.maxTrain {
 		return nil
 	}

@@ -140,20 +140,26 @@ func pathMTU(local netip.Addr, p *Peer) (int, error) {
 	return unix.GetsockoptInt(fd, level, opt)
 }
 
-// setFragmenting lets the kernel fragment what fd sends (IP_PMTUDISC_DONT: no DF,
-// and the MTU of the interface), or forbids it.
-func setFragmenting(fd int, ipv6, on bool) unix.Errno {
-	level, option, value := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
+// discovery is how a socket treats the path MTUs that the kernel has learnt, ip(7):
+// IP_MTU_DISCOVER. Its values are the same for IPv6.
+type discovery int
+
+const (
+	// believing sends nothing that is larger (EMSGSIZE).
+	believing discovery = unix.IP_PMTUDISC_DO
+	// fragmenting sends larger datagrams in fragments, and all without DF.
+	fragmenting discovery = unix.IP_PMTUDISC_DONT
+	// ignoring sends what fits the interface, with DF.
+	ignoring discovery = unix.IP_PMTUDISC_PROBE
+)
+
+// setDiscovery sets the discovery of fd.
+func setDiscovery(fd int, ipv6 bool, d discovery) unix.Errno {
+	level, option := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
 	if ipv6 {
-		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER
 	}
-	if on {
-		value = unix.IP_PMTUDISC_DONT
-		if ipv6 {
-			value = unix.IPV6_PMTUDISC_DONT
-		}
-	}
-	if err := unix.SetsockoptInt(fd, level, option, value); err != nil {
+	if err := unix.SetsockoptInt(fd, level, option, int(d)); err != nil {
 		return err.(unix.Errno)
 	}
 	return 0

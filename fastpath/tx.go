@@ -122,7 +122,11 @@ func (t *tx) way(peer *Peer, pkt []byte, h *encap.Header, size int) way {
 	w := way{tos: encap.OuterTOS(h.TOS), fragment: !h.DontFragment(pkt)}
 	if limits := peer.path.limits.load(); limits != 0 && !w.fragment {
 		w.fragment = size <= limits.withoutDF()
-		w.wide = limits.widest() > 0 && size > limits.widest() && !t.shard.probes(pkt, h)
+		w.wide = limits.widest() > 0 && size > limits.widest()
+		w.direct = limits.kernel() == refuted
+		if (w.wide || limits.kernel() == doubted) && t.shard.probes(pkt, h) {
+			w.wide, w.direct = false, limits.kernel() != trusted
+		}
 	}
 	return w
 }

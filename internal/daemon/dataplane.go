@@ -72,6 +72,7 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 			Pairs:       d.options.threadPairs,
 			Switches:    d.options.switches,
 			SourceCheck: d.options.sourceCheck,
+			MTUFloor:    d.options.mtuFloor,
 			KernelPath:  d.options.kernelPath, KernelRefused: d.kernelRefused,
 			Inherited: d.inherited,
 		},

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -39,6 +40,7 @@ type options struct {
 	tunName     string
 	threadPairs int
 	sourceCheck fastpath.SourceCheck
+	mtuFloor    int
 	switches    fastpath.Switches
 	kernelPath  udp.KernelPath
 
@@ -116,6 +118,8 @@ func (o *options) check() error {
 		return usagef("--subnet-lease-renew-margin: %d is not from 1 to 1439 minutes", o.renewMargin)
 	case o.resync < 1 || o.resync > 86400:
 		return usagef("--iptables-resync: %d is not from 1 to 86400 seconds", o.resync)
+	case o.mtuFloor < 0 || o.mtuFloor > math.MaxUint16:
+		return usagef("--path-mtu-floor: %d is not from 0 to %d", o.mtuFloor, math.MaxUint16)
 	case o.threadPairs < 0 || o.threadPairs > maxThreadPairs:
 		return usagef("--thread-pairs: %d is not from 1 to %d, or 0 to choose by the number of CPUs", o.threadPairs, maxThreadPairs)
 	case !interfaceName(o.tunName):

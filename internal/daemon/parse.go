@@ -58,6 +58,7 @@ func defaults() *options {
 	return &options{
 		healthzIP:     netip.IPv4Unspecified(),
 		tunName:       "flannel0",
+		mtuFloor:      1280,
 		subnetFile:    "/run/flannel/subnet.env",
 		controlSocket: status.DefaultSocket,
 		logFormat:     logging.Text,

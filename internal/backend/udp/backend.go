@@ -54,6 +54,7 @@ type Config struct {
 
 	fastpath.Switches
 	SourceCheck fastpath.SourceCheck
+	MTUFloor    int // see fastpath.Config
 	// Inherited is the result of Descriptors in another process. Open removes
 	// the descriptors that it uses from the map, and closes those that it
 	// cannot use.
@@ -127,7 +128,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 		Device: b.device, Pairs: pairs, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
 		Translated: translated(cfg.Underlay, b.local),
 		Switches:   cfg.Switches, PartialAnnounced: cfg.PartialAnnounced,
-		SourceCheck: cfg.SourceCheck, Inherited: cfg.Inherited, Logger: cfg.Logger,
+		SourceCheck: cfg.SourceCheck, MTUFloor: cfg.MTUFloor, RouteMTU: routeMTU, Inherited: cfg.Inherited, Logger: cfg.Logger,
 	})
 	if errors.Is(err, unix.EADDRINUSE) && ports.Device(int(cfg.Port)) != nil {
 		err = fmt.Errorf("%w; %s", err, ports.Holder(int(cfg.Port)))
@@ -158,6 +159,16 @@ func translated(u underlay.Interface, local netip.Addr) bool {
 		public = u.PublicIPv6
 	}
 	return public.IsValid() && public != local
+}
+
+// routeMTU returns the MTU that the routing table has for a, without what the kernel has
+// learnt; 0: none, or unknown.
+func routeMTU(a netip.Addr) int {
+	routes, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	if err != nil || len(routes) == 0 {
+		return 0
+	}
+	return routes[0].MTU
 }
 
 // LocalAddr returns the address of the udp socket: IPv4 if the interface has

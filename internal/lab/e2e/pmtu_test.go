@@ -2,11 +2,14 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -274,4 +277,91 @@ func expectPathMTU(t *testing.T, from *netlab.Pod, addr netip.Addr, mtu int) {
 	if err := ping(from, addr, mtu); err != nil {
 		t.Errorf("a ping of %d bytes, the path MTU that the pod has learnt: %v", mtu, err)
 	}
+}
+
+// A host that claims a narrow path to a peer is not believed before a probe: it need not
+// be on the path. Nothing is lost meanwhile, and no pod learns what it claims.
+//
+//	pod-a ── host a ──────────── host b ── pod-b
+//	           └── host c: "fragmentation needed, MTU 576"
+func TestForgedICMPErrorNarrowsNoPath(t *testing.T) {
+	t.Parallel()
+	forEngines(t, labOptions{nodes: 2, Options: netlab.Options{Hosts: 3}}, func(t *testing.T, l *lab) {
+		testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
+		testkit.Eventually(t, "the kernel of host a believes it", func() bool {
+			l.forgeTooBig(2, 0, 1, 576)
+			return l.knownMTU(t, l.Hosts[0].NS, l.underlay(1)) == 576
+		})
+		testkit.Eventually(t, "the node has found it wrong", func() bool {
+			if err := ping(l.pod(0), l.pod(1).Addr, 1472); err != nil {
+				t.Fatalf("beside the forged error: %v", err)
+			}
+			p := l.daemons[0].status().Dataplane.Peers[0]
+			return p.MTU == 0 && slices.ContainsFunc(p.Notes, func(n string) bool { return strings.Contains(n, "is ignored") })
+		})
+		if err := (streams{flows: 2, up: 8 << 20, down: 8 << 20}).run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
+			t.Error(err)
+		}
+		if got := l.knownMTU(t, l.pod(0).NS, l.pod(1).Addr); got != 1472 {
+			t.Errorf("pod-a takes the path MTU to be %d, want 1472", got)
+		}
+		if got := l.knownMTU(t, l.Hosts[0].NS, l.underlay(1)); got != 576 {
+			t.Errorf("the kernel of host a takes the path MTU to be %d, so the test shows nothing", got)
+		}
+	})
+}
+
+// knownMTU returns the MTU of the path from ns to addr as its kernel knows it.
+func (l *lab) knownMTU(t *testing.T, ns *netlab.Namespace, addr netip.Addr) int {
+	t.Helper()
+	conn, err := dialUDP(ns, netip.AddrPortFrom(addr, 9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	mtu, err := getInt(conn, unix.IPPROTO_IP, unix.IP_MTU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mtu
+}
+
+// forgeTooBig sends, from host number from to host number victim, the ICMP errors that a
+// router of a narrow path would send about datagrams of the tunnel to host number to.
+func (l *lab) forgeTooBig(from, victim, to, mtu int) {
+	l.t.Helper()
+	var errs [][]byte
+	ports := []uint16{udpPort}
+	for i := range uint16(16) {
+		ports = append(ports, 49152+i)
+	}
+	for _, port := range ports {
+		quoted := udpPacket(netip.AddrPortFrom(l.underlay(victim), port), netip.AddrPortFrom(l.underlay(to), udpPort), make([]byte, 1472)).bytes()
+		icmp := append([]byte{3, 4, 0, 0, 0, 0, byte(mtu >> 8), byte(mtu)}, quoted[:28]...)
+		binary.BigEndian.PutUint16(icmp[2:], ^onesSum(icmp))
+		errs = append(errs, packet{src: l.underlay(from), dst: l.underlay(victim), proto: unix.IPPROTO_ICMP, payload: icmp}.bytes())
+	}
+	sendRaw(l.t, l.Hosts[from].NS, l.underlay(victim), errs...)
+}
+
+// Below the floor of 1280 bytes a path is as narrow as probes find it.
+//
+//	pod-a ── host a ── host c, 1000 ── host b ── pod-b
+func TestPodLearnsAPathMTUBelowTheFloor(t *testing.T) {
+	t.Parallel()
+	forEngines(t, labOptions{Options: netlab.Options{Hosts: 3}}, func(t *testing.T, l *lab) {
+		narrowings[1].do(l, 1000)
+		l.expectPathMTU(t, l.pod(1).Addr, 1000-overheadOver(false))
+	})
+}
+
+// What an administrator has set for a route needs no probe.
+//
+//	pod-a ── host a, route of MTU 1000 ── host b ── pod-b
+func TestRouteOfAnAdministratorIsBelieved(t *testing.T) {
+	t.Parallel()
+	forEngines(t, labOptions{}, func(t *testing.T, l *lab) {
+		narrowings[0].do(l, 1000)
+		l.expectPathMTU(t, l.pod(1).Addr, 1000-overheadOver(false))
+	})
 }
