@@ -2,21 +2,15 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 )
-
-// longestConflict bounds the pause after a conflict with another node, which is
-// resolved sooner than an outage of etcd.
-const longestConflict = time.Second
 
 // Acquire returns the lease that has the public address of a, if it fits the
 // network. Otherwise it creates one, with the subnets in prev if they are free,
@@ -40,26 +34,16 @@ func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous)
 	if err != nil {
 		return nil, err
 	}
-	g := grant{store: s}
-	defer g.drop(ctx)
-	pause := backoff{longest: longestConflict}
-	for among := firstFree; ; among = min(2*among, 1<<16) {
-		snap, err := s.read(ctx, retryable)
-		if err != nil {
-			return nil, err
-		}
+	among := firstFree
+	return s.rewrite(ctx, op, func(snap *snapshot, g *grant) (*lease.Lease, error) {
 		if err := s.configError(snap.config); err != nil {
 			return nil, err
 		}
-		t := taking{s, &g, snap, a, string(value)}
+		t := taking{s, g, snap, a, string(value)}
 		l, err := t.take(ctx, prev, among)
-		if !errors.Is(err, errConflict) {
-			return l, err
-		}
-		if err := pause.wait(ctx); err != nil {
-			return nil, s.fail(op, errors.New("other nodes kept taking the subnets that were free"), err)
-		}
-	}
+		among = min(2*among, 1<<16) // for the next attempt, if other nodes have taken these
+		return l, err
+	})
 }
 
 // taking is one attempt of Acquire.

@@ -8,10 +8,46 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twillnet/twill/lease"
 )
 
 // errConflict reports that the conditions of a transaction no longer hold.
-var errConflict = errors.New("changed by another node")
+var errConflict = errors.New("other nodes keep changing it")
+
+// longestConflict bounds the pause after a conflict with another node, which is
+// resolved sooner than an outage of etcd.
+const longestConflict = time.Second
+
+// contend calls change until there is no conflict with another node.
+func (s *Store) contend(ctx context.Context, op string, change func(*grant) (*lease.Lease, error)) (*lease.Lease, error) {
+	g := grant{store: s}
+	defer g.drop(ctx)
+	pause := backoff{longest: longestConflict}
+	for {
+		l, err := change(&g)
+		switch {
+		case err == nil:
+			return l, nil
+		case !errors.Is(err, errConflict):
+			return nil, err
+		}
+		if err := pause.wait(ctx); err != nil {
+			return nil, s.fail(op, errConflict, err)
+		}
+	}
+}
+
+// rewrite is contend with a snapshot for each call of change.
+func (s *Store) rewrite(ctx context.Context, op string, change func(*snapshot, *grant) (*lease.Lease, error)) (*lease.Lease, error) {
+	return s.contend(ctx, op, func(g *grant) (*lease.Lease, error) {
+		snap, err := s.read(ctx, retryable)
+		if err != nil {
+			return nil, err
+		}
+		return change(snap, g)
+	})
+}
 
 // grant is an etcd lease for a key that is not written yet. Attempts reuse it, so
 // that a node that retries often does not leave many leases behind.

@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -22,22 +21,13 @@ func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, erro
 	if err != nil {
 		return nil, err
 	}
-	g := grant{store: s}
-	defer g.drop(ctx)
-	pause := backoff{longest: longestConflict}
-	for {
+	return s.contend(ctx, op, func(g *grant) (*lease.Lease, error) {
 		e, err := s.entryOf(ctx, op, own)
 		if err != nil {
 			return nil, err
 		}
-		l, err := s.put(ctx, op, e, own.Attrs, string(value), &g)
-		if !errors.Is(err, errConflict) {
-			return l, err
-		}
-		if err := pause.wait(ctx); err != nil {
-			return nil, s.fail(op, errors.New("the lease kept changing"), err)
-		}
-	}
+		return s.put(ctx, op, e, own.Attrs, string(value), g)
+	})
 }
 
 // entryOf returns the entry of own if it still belongs to this node.

@@ -96,29 +96,6 @@ func (s *Store) release(ctx context.Context, op string, e entry, g *grant) (*lea
 	return &e.Lease, err
 }
 
-// rewrite calls change with a fresh snapshot until there is no conflict.
-func (s *Store) rewrite(ctx context.Context, op string, change func(*snapshot, *grant) (*lease.Lease, error)) (*lease.Lease, error) {
-	g := grant{store: s}
-	defer g.drop(ctx)
-	pause := backoff{longest: longestConflict}
-	for {
-		snap, err := s.read(ctx, retryable)
-		if err != nil {
-			return nil, err
-		}
-		l, err := change(snap, &g)
-		switch {
-		case err == nil:
-			return l, nil
-		case !errors.Is(err, errConflict):
-			return nil, err
-		}
-		if err := pause.wait(ctx); err != nil {
-			return nil, s.fail(op, errors.New("the leases kept changing"), err)
-		}
-	}
-}
-
 // holder describes the owner of an entry, for messages.
 func (s *Store) holder(e *entry) string {
 	if as := e.Addrs(); len(as) > 0 {
