@@ -62,7 +62,7 @@ func TestLevelIsChangedForAWhile(t *testing.T) {
 		l := NewLevel(slog.LevelInfo)
 		at := func(after time.Duration, want slog.Level) {
 			t.Helper()
-			time.Sleep(after)
+			<-time.After(after) // of the bubble
 			synctest.Wait()
 			if got := l.Level(); got != want {
 				t.Errorf("after another %s: %s, want %s", after, got, want)
