@@ -3,8 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"io"
 
 	"github.com/twillnet/twill/internal/command"
@@ -21,9 +19,6 @@ Exit code: 0 if nothing is bad, 1 if something is.`
 
 // defaultSubnetFile is the default path of flannel's subnet file.
 const defaultSubnetFile = "/run/flannel/subnet.env"
-
-// errBad makes the exit code 1. The findings have been printed.
-var errBad = errors.New("doctor: there are bad findings, see above")
 
 // doctorCommand is a subcommand that examines this node.
 type doctorCommand struct {
@@ -64,22 +59,5 @@ func runDoctor(ctx context.Context, call *command.Call) error {
 	if _, help, err := c.parse(ctx, aboutDoctor, ""); help || err != nil {
 		return err
 	}
-	findings := doctor.Examine(ctx, c.node(ctx))
-	worst := doctor.Worst(findings)
-	var err error
-	if *asJSON {
-		e := json.NewEncoder(c.Stdout)
-		e.SetIndent("", "  ")
-		e.SetEscapeHTML(false) // remedies are meant to be copied
-		err = e.Encode(struct {
-			Level    doctor.Level     `json:"level"`
-			Findings []doctor.Finding `json:"findings"`
-		}{worst, findings})
-	} else {
-		err = doctor.Write(c.Stdout, findings)
-	}
-	if err == nil && worst == doctor.Bad {
-		err = errBad
-	}
-	return err
+	return report(call, doctor.Examine(ctx, c.node(ctx)), *asJSON)
 }

@@ -15,6 +15,7 @@ var program = command.Program{
 	Commands: []command.Command{
 		{Name: "status", Summary: "what the twilld on this node does: engine, offloads, peers, drops", Run: runStatus},
 		{Name: "doctor", Summary: "what keeps this node's pods from reaching others, and the command that repairs it", Run: runDoctor},
+		{Name: "check", Summary: "what a host lacks before twilld is started on it, and the command that repairs it", Run: runCheck},
 		{Name: "ping", Summary: "reach another node both beside and through the tunnel: time, loss, largest packet", Run: runPing},
 		{Name: "top", Summary: "the traffic of this node as it flows, by device and by peer", Run: runTop},
 		{Name: "diag", Summary: "pack what a bug report about this node needs into one archive", Run: runDiag},

@@ -75,6 +75,8 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	d.open = d.openDataPlane
 	d.state.doc.Settings = o.settings()
 	switch {
+	case o.dryRun:
+		return d.check(ctx, stdout)
 	case o.cleanup:
 		return d.cleanUp(ctx)
 	case o.reload:

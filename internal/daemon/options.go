@@ -60,6 +60,7 @@ type options struct {
 	version  bool
 	help     bool
 	cleanup  bool
+	dryRun   bool
 	takeover bool
 	reload   bool
 
