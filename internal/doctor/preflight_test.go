@@ -27,8 +27,8 @@ func sh(t *testing.T, ns *netlab.Namespace, command string) {
 	}
 }
 
-// named returns the findings of a check.
-func named(findings []Finding, check string) []Finding {
+// ofCheck returns the findings of a check.
+func ofCheck(findings []Finding, check string) []Finding {
 	return slices.DeleteFunc(slices.Clone(findings), func(f Finding) bool { return f.Check != check })
 }
 
@@ -78,7 +78,7 @@ func TestPreflight(t *testing.T) {
 				all = newPreflight(tt.plan, h, tt.probes).all(t.Context())
 				return nil
 			}))
-			found := named(all, tt.check)
+			found := ofCheck(all, tt.check)
 			if !slices.ContainsFunc(found, func(f Finding) bool { return f.Level == tt.level && strings.Contains(f.Text, tt.text) }) {
 				t.Errorf("got %+v, want %s with %q", all, tt.level, tt.text)
 			}
