@@ -54,8 +54,9 @@ type probing struct {
 type prober struct {
 	// send sends an echo request of size bytes; the answer has its number.
 	send func(to netip.Addr, size int, number uint16)
-	// answers calls got with the number of each answer since the last call.
-	answers func(got func(number uint16))
+	// answers calls got with the sender and the number of each answer since the last
+	// call.
+	answers func(got func(from netip.Addr, number uint16))
 	close   func() error
 	log     *slog.Logger
 
@@ -68,7 +69,7 @@ type prober struct {
 func newProber(sockets *echo.Sockets, log *slog.Logger) *prober {
 	return &prober{
 		send:    func(to netip.Addr, size int, number uint16) { sockets.Send(echo.Ping{To: to, Size: size}, number) },
-		answers: func(got func(uint16)) { sockets.Receive(2*probesAtOnce*(probeSteps+4), got) },
+		answers: func(got func(netip.Addr, uint16)) { sockets.Receive(2*probesAtOnce*(probeSteps+4), got) },
 		close:   sockets.Close, log: log, waiting: make(map[uint16]probe),
 	}
 }
@@ -76,6 +77,7 @@ func newProber(sockets *echo.Sockets, log *slog.Logger) *prober {
 // probe is an echo request that has not been answered.
 type probe struct {
 	of   *probing
+	to   netip.Addr
 	size int
 }
 
@@ -91,8 +93,9 @@ func (x *prober) receive(peers []*Peer) {
 	if x.rounds == 0 {
 		clear(x.waiting) // of peers that have gone
 	}
-	x.answers(func(number uint16) {
-		if p, ok := x.waiting[number]; ok {
+	x.answers(func(from netip.Addr, number uint16) {
+		// Another host can guess the number.
+		if p, ok := x.waiting[number]; ok && p.to == from {
 			p.of.best = max(p.of.best, p.size)
 			delete(x.waiting, number)
 		}
@@ -127,7 +130,7 @@ func (x *prober) begin(peer *Peer, to netip.Addr, widest int) {
 	s.sizes, s.first, s.age, s.best = s.plan(widest, peer.Widest()), x.next, 0, 0
 	x.rounds++
 	for _, size := range slices.Backward(s.sizes) {
-		x.waiting[x.next] = probe{s, size}
+		x.waiting[x.next] = probe{s, to, size}
 		x.send(to, size, x.next)
 		x.next++
 	}

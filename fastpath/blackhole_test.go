@@ -20,6 +20,7 @@ type hole struct {
 	loses  func() bool // packets of any size, if not nil
 	sizes  []int       // of the packets sent
 	back   []uint16    // answers under way
+	from   netip.Addr  // of a host that answers in the place of the peer, if valid
 }
 
 // prober returns a prober in the network.
@@ -31,9 +32,13 @@ func (h *hole) prober() *prober {
 				h.back = append(h.back, number)
 			}
 		},
-		answers: func(got func(uint16)) {
+		answers: func(got func(netip.Addr, uint16)) {
 			for _, number := range h.back {
-				got(number)
+				from := netip.MustParseAddr("10.5.2.0")
+				if h.from.IsValid() {
+					from = h.from
+				}
+				got(from, number)
 			}
 			h.back = nil
 		},
@@ -89,6 +94,21 @@ func TestPathThatCarriesEverythingIsProbedRarely(t *testing.T) {
 	probed(h.prober(), 100, true, p)
 	if p.Widest() != 0 || len(h.sizes) > 2*100/probeEvery {
 		t.Errorf("limited to %d, %d probes in 100 ticks", p.Widest(), len(h.sizes))
+	}
+}
+
+// An answer that another host makes up counts as none.
+func TestOnlyThePeerAnswersProbes(t *testing.T) {
+	h, p := &hole{mtu: 1300, from: netip.MustParseAddr("198.51.100.1")}, newTestPeer()
+	x := h.prober()
+	probed(x, 100, true, p)
+	if p.Widest() != 0 {
+		t.Errorf("limited to %d by the answers of another host", p.Widest())
+	}
+	h.from = netip.Addr{}
+	probed(x, found+probeEvery, true, p)
+	if p.Widest() != 1300 {
+		t.Errorf("limited to %d once the peer answers", p.Widest())
 	}
 }
 

@@ -187,7 +187,7 @@ func (s *socket) run(ctx context.Context, pings []Ping, wait time.Duration, got 
 // receive reads the answers that have arrived.
 func (s *socket) receive(waiting map[uint16]sent, got map[Ping]time.Duration) {
 	for {
-		seq, size, err := s.next()
+		_, seq, size, err := s.next()
 		if err != nil {
 			return
 		}
@@ -200,11 +200,11 @@ func (s *socket) receive(waiting map[uint16]sent, got map[Ping]time.Duration) {
 
 // next returns the sequence number and the size of the next answer that has arrived.
 // The error is EAGAIN if there is none, or an ICMP error for an earlier ping.
-func (s *socket) next() (seq uint16, size int, err error) {
+func (s *socket) next() (from netip.Addr, seq uint16, size int, err error) {
 	for {
-		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
+		n, sender, err := unix.Recvfrom(s.fd, s.buf, 0)
 		if err != nil {
-			return 0, 0, err
+			return from, 0, 0, err
 		}
 		b, size, want := s.buf[:n], n, byte(reply6)
 		if s.ipv6 {
@@ -218,9 +218,20 @@ func (s *socket) next() (seq uint16, size int, err error) {
 			b = b[header:]
 		}
 		if len(b) >= HeaderLen && b[0] == want && binary.BigEndian.Uint16(b[4:]) == s.id {
-			return binary.BigEndian.Uint16(b[6:]), size, nil
+			return addrOf(sender), binary.BigEndian.Uint16(b[6:]), size, nil
 		}
 	}
+}
+
+// addrOf returns the address in sa.
+func addrOf(sa unix.Sockaddr) netip.Addr {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrFrom4(a.Addr)
+	case *unix.SockaddrInet6:
+		return netip.AddrFrom16(a.Addr)
+	}
+	return netip.Addr{}
 }
 
 // request returns the ICMP message of a ping.

@@ -3,6 +3,7 @@ package echo
 import (
 	"errors"
 	"math/rand/v2"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,20 +47,20 @@ func (s *Sockets) Send(p Ping, seq uint16) {
 	}
 }
 
-// Receive calls got with the sequence number of each answer that has arrived, up to
-// most for each family.
-func (s *Sockets) Receive(most int, got func(seq uint16)) {
-	for _, from := range []*socket{s.v4, s.v6} {
+// Receive calls got with the sender and the sequence number of each answer that has
+// arrived, up to most for each family. Any host may have sent it.
+func (s *Sockets) Receive(most int, got func(from netip.Addr, seq uint16)) {
+	for _, of := range []*socket{s.v4, s.v6} {
 		for range most {
-			if from == nil {
+			if of == nil {
 				break
 			}
-			seq, _, err := from.next()
+			from, seq, _, err := of.next()
 			if err == unix.EAGAIN {
 				break
 			}
 			if err == nil {
-				got(seq)
+				got(from, seq)
 			}
 		}
 	}

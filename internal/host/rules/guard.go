@@ -60,6 +60,8 @@ func Blocks(addrs []netip.Addr) []netip.Prefix {
 	}
 }
 
+var linkLocal = netip.MustParsePrefix("fe80::/10")
+
 // guard adds the rules of a family to t. Each of them names the network, by which
 // they are distinguished from those of another daemon on this host.
 func (t *target) guard(f *family, g Guard, network netip.Prefix) {
@@ -94,5 +96,8 @@ func (t *target) guard(f *family, g Guard, network netip.Prefix) {
 	// The udp backend checks the source itself; a VXLAN device does not.
 	if g.VXLANPort != 0 {
 		t.rules[&guardInput] = []rule{{src: pods, port: g.VXLANPort, do: drop}}
+		if f == &ipv6 { // pods have link-local addresses too, nodes send from others
+			t.rules[&guardInput] = append(t.rules[&guardInput], rule{src: in(linkLocal), dst: others, port: g.VXLANPort, do: drop})
+		}
 	}
 }

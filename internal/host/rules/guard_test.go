@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -36,6 +38,9 @@ type arrival struct {
 func (l *lab) arrives(a arrival) bool {
 	l.t.Helper()
 	listen := func(to netip.AddrPort) func(wait time.Duration) bool {
+		if to.Addr().IsLinkLocalUnicast() { // at any link
+			to = netip.AddrPortFrom(netip.IPv6Unspecified(), to.Port())
+		}
 		c, err := a.at.ListenPacket("udp", to.String())
 		if err != nil {
 			l.t.Fatal(err)
@@ -78,7 +83,11 @@ func (l *lab) arrives(a arrival) bool {
 // sendAs sends one datagram as a user. What a process may not send is not an error.
 func (l *lab) sendAs(a arrival, to netip.AddrPort) {
 	l.t.Helper()
-	cmd := a.from.Command(l.t.Context(), "bash", "-c", fmt.Sprintf("echo -n x >/dev/udp/%s/%d", to.Addr(), to.Port()))
+	host := to.Addr().String()
+	if to.Addr().IsLinkLocalUnicast() {
+		host += "%eth0"
+	}
+	cmd := a.from.Command(l.t.Context(), "bash", "-c", fmt.Sprintf("echo -n x >/dev/udp/%s/%d", host, to.Port()))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: a.user, Gid: a.user}}
 	if out, err := cmd.CombinedOutput(); err != nil && !strings.Contains(string(out), "Operation not permitted") {
 		l.t.Fatalf("%s: %v\n%s", a.name, err, out)
@@ -103,6 +112,7 @@ func TestTunnelsOfOtherNodesAreOutOfReachOfPodsAndUsers(t *testing.T) {
 			{"pod to the VXLAN device of a peer, IPv6", podA.NS, 0, b.NS, at(b.Addr6, 8472), false},
 			{"pod to the VXLAN device of its own node", podA.NS, 0, a.NS, at(a.Addr, 8472), false},
 			{"pod to the VXLAN device of its own node, IPv6", podA.NS, 0, a.NS, at(a.Addr6, 8472), false},
+			{"pod to the VXLAN device of its own node, link-local", podA.NS, 0, a.NS, at(linkLocalOf(t, a.NS, "cni0"), 8472), false},
 			{"pod to another port of a peer", podA.NS, 0, b.NS, at(b.Addr, 8286), true},
 			{"pod to these ports of another pod", podA.NS, 0, podB.NS, at(podB.Addr, 8285), true},
 			{"pod to these ports of another pod, IPv6", podA.NS, 0, podB.NS, at(podB.Addr6, 8472), true},
@@ -123,6 +133,22 @@ func TestTunnelsOfOtherNodesAreOutOfReachOfPodsAndUsers(t *testing.T) {
 			})
 		}
 	})
+}
+
+// linkLocalOf returns the link-local address of a link, for a pod's side of it.
+func linkLocalOf(t *testing.T, ns *netlab.Namespace, link string) netip.Addr {
+	t.Helper()
+	l, err := ns.Netlink().LinkByName(link)
+	testkit.Must(t, err)
+	addrs, err := ns.Netlink().AddrList(l, netlink.FAMILY_V6)
+	testkit.Must(t, err)
+	for _, a := range addrs {
+		if ip, _ := netip.AddrFromSlice(a.IP); ip.IsLinkLocalUnicast() {
+			return ip
+		}
+	}
+	t.Fatalf("%s has no link-local address", link)
+	return netip.Addr{}
 }
 
 // content is the lines of a dump in order, without handles and counters.
