@@ -146,14 +146,17 @@ func (s *session) handOver(a answer) error {
 	if err := s.close(); err != nil {
 		s.log.Warn("data plane not closed", logging.KeyError, err)
 	}
+	// The service manager must know the other process before that speaks to it. The
+	// watchdog's time begins again, since that process first waits for the end of this
+	// one.
+	pid := a.PID()
+	if pid > 0 {
+		s.notifyManager(fmt.Sprintf("MAINPID=%d\n%s", pid, notifyAlive))
+	}
 	if err := a.Stopped(); err != nil {
 		s.log.Warn("handover: the other process cannot be reached", logging.KeyError, err)
 	}
-	pid := a.PID()
 	s.log.Info("handed over", logging.KeyPID, pid)
-	if pid > 0 {
-		s.notifyManager(fmt.Sprintf("MAINPID=%d", pid))
-	}
 	// This must be closed last, since the other process waits for that.
 	s.serving = slices.Insert(s.serving, 0, a.Close)
 	return errHandedOver

@@ -159,6 +159,8 @@ func (s *session) handle(ctx context.Context, e events) error {
 		ticker := time.NewTicker(s.watchdog)
 		defer ticker.Stop()
 		alive = ticker.C
+		// If this process has taken over, the last one was another's.
+		s.notifyManager(notifyAlive)
 	}
 	// This restores objects that other programs have removed.
 	look := time.NewTicker(s.resync())

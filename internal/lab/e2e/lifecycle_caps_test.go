@@ -89,7 +89,7 @@ func TestUserWithOneAmbientCapabilityRunsEachBackend(t *testing.T) {
 			if rules := d.ruleset(t); strings.Count(rules, "jump FLANNEL-POSTRTG") != 2 || strings.Count(rules, "jump FLANNEL-FWD") != 2 {
 				t.Errorf("rules are missing:\n%s", rules)
 			}
-			if log := d.stderr.String(); strings.Contains(log, "ermi") || strings.Contains(log, "level=ERROR") { // permission denied, operation not permitted
+			if log := d.stderr.String(); strings.Contains(log, "permi") || strings.Contains(log, "level=ERROR") { // permission denied, operation not permitted
 				t.Errorf("complaints:\n%s", log)
 			}
 			d.stop(syscall.SIGTERM)

@@ -256,6 +256,8 @@ func TestReloadOfTheServiceReplacesTheProcessWithoutALostPacket(t *testing.T) {
 	testkit.Must(t, err)
 	m := boot(t, l.Hosts[0].NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_LEASE_FILE=/etc/twill/leases.json")
 	m.write("/etc/twill/leases.json", string(leases))
+	m.write("/etc/systemd/system/twilld.service.d/watchdog.conf", "[Service]\nWatchdogSec=20s\n")
+	m.run("systemctl", "daemon-reload")
 	m.run("systemctl", "start", "twilld")
 	l.daemons[1].start()
 	l.daemons[1].waitReady()
@@ -283,8 +285,10 @@ func TestReloadOfTheServiceReplacesTheProcessWithoutALostPacket(t *testing.T) {
 		return err == nil
 	})
 	goOn(t, flows)
-	fed := m.property("WatchdogTimestampMonotonic")
-	testkit.Eventually(t, "the new process feeds the watchdog", func() bool { return m.property("WatchdogTimestampMonotonic") != fed })
+	for range 2 {
+		fed := m.property("WatchdogTimestampMonotonic")
+		testkit.Eventually(t, "the new process feeds the watchdog", func() bool { return m.property("WatchdogTimestampMonotonic") != fed })
+	}
 
 	m.run("sh", "-c", "echo FLANNELD_THREAD_PAIRS=-1 >>/etc/twill/twilld.env")
 	if out, err := m.command("systemctl", "reload", "twilld").CombinedOutput(); err == nil {
@@ -322,7 +326,7 @@ func TestServiceOfSystemdRunsAsAUserOfItsOwn(t *testing.T) {
 	testkit.Must(t, err)
 	m := boot(t, l.Hosts[0].NS, "FLANNELD_IFACE="+netlab.UnderlayLink, "FLANNELD_LEASE_FILE=/etc/twill/leases.json", "FLANNELD_IP_MASQ=true")
 	m.write("/etc/twill/leases.json", string(leases))
-	m.write("/etc/systemd/system/twilld.service.d/unprivileged.conf", string(dropIn))
+	m.write("/etc/systemd/system/twilld.service.d/unprivileged.conf", string(dropIn)+"WatchdogSec=20s\n")
 	// The device node has the mode that udev gives it.
 	m.run("sh", "-ec", `echo twill:x:4242:4242::/:/bin/false >>/etc/passwd
 		echo twill:x:4242: >>/etc/group
@@ -345,7 +349,7 @@ func TestServiceOfSystemdRunsAsAUserOfItsOwn(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, proc)
 		}
 	}
-	if log := m.run("journalctl", "--unit=twilld", "--no-pager", "--output=cat"); strings.Contains(log, "ermi") || strings.Contains(log, "level=ERROR") {
+	if log := m.run("journalctl", "--unit=twilld", "--no-pager", "--output=cat"); strings.Contains(log, "permi") || strings.Contains(log, "level=ERROR") {
 		t.Errorf("complaints:\n%s", log) // permission denied, operation not permitted
 	}
 }
