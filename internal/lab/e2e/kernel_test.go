@@ -26,7 +26,7 @@ func newKernelLab(t *testing.T, opts labOptions) *lab {
 	t.Helper()
 	opts.idle = true
 	l := newLab(t, opts)
-	leases := l.leases()
+	leases := l.leases()[:len(l.daemons)]
 	for i := range leases {
 		if flags := opts.engine.flags[i%len(opts.engine.flags)]; len(flags) > 0 && flags[0] == kernelFlags[0] {
 			leases[i].BackendData = announcingKernel
