@@ -73,8 +73,10 @@ func selfTest(ctx context.Context) error {
 				}
 			}
 		}
+		// The programs leave super-packets of IPv6 to user space before that version.
+		ipv6 := cut || !tun.Kernel().Before(decapIPv6)
 		for i, n := range nodes {
-			if err := n.exchange(ctx, nodes[1-i]); err != nil {
+			if err := n.exchange(ctx, nodes[1-i], ipv6); err != nil {
 				return err
 			}
 		}
@@ -185,8 +187,11 @@ func (n *testNode) open(other *testNode) (err error) {
 }
 
 // exchange has the node send to the other one, which returns what it gets.
-func (n *testNode) exchange(ctx context.Context, other *testNode) error {
+func (n *testNode) exchange(ctx context.Context, other *testNode, ipv6 bool) error {
 	for i, s := range n.subnets() {
+		if s.Addr().Is6() && !ipv6 {
+			continue
+		}
 		from, to := s.Addr(), other.subnets()[i].Addr()
 		if err := n.datagrams(ctx, other, from, to); err != nil {
 			return fmt.Errorf("datagrams from %s to %s: %w", from, to, err)
