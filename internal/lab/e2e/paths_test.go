@@ -48,7 +48,8 @@ func (l *lab) blackHole(mtu int) {
 
 // pod-a ── host a ── host c, 1300, silent ── host b ── pod-b
 func TestPacketsThatMayBeFragmentedCrossAPathWithoutICMP(t *testing.T) {
-	forTunnels(t, labOptions{Options: netlab.Options{Hosts: 3}}, func(t *testing.T, l *lab) {
+	// Without probes, which would find the black hole in the end.
+	forTunnels(t, labOptions{Options: netlab.Options{Hosts: 3}, flags: []string{"--mtu-probes=off"}}, func(t *testing.T, l *lab) {
 		l.blackHole(1300)
 		err := l.echoOf(l.pod(1).Addr, 1400, func(fd int) error {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
@@ -101,7 +102,8 @@ func TestBlackHoleIsFoundAndItsEndNoticed(t *testing.T) {
 //
 //	pod-a ── host a ── host c, 400 ── host b ── pod-b
 func TestPacketsOfEverySizeCrossAVeryNarrowPath(t *testing.T) {
-	forTunnels(t, labOptions{Options: netlab.Options{Hosts: 3}}, func(t *testing.T, l *lab) {
+	// Without probes, which would find the width of the path in the end.
+	forTunnels(t, labOptions{Options: netlab.Options{Hosts: 3}, flags: []string{"--mtu-probes=off"}}, func(t *testing.T, l *lab) {
 		l.routeToB(2, netip.Addr{}, 400)
 		l.routeToB(0, l.underlay(2), 0)
 		for _, size := range []int{300, 400, 450, 500} {
