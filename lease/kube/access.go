@@ -59,7 +59,8 @@ func (a *access) get() (rest.Interface, error) {
 	if err != nil {
 		return nil, a.invalid(err)
 	}
-	if made := slices.Concat(text, c.CAData); a.client == nil || !bytes.Equal(made, a.made) {
+	// The token too: the client keeps one of a file for a minute, even if it is refused.
+	if made := slices.Concat(text, c.CAData, []byte(c.BearerToken)); a.client == nil || !bytes.Equal(made, a.made) {
 		client, err := build(c)
 		if err != nil {
 			return nil, err

@@ -87,18 +87,24 @@ func (n *nodes) listWatch(alone string) *cache.ListWatch {
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = selector
 			l, err := n.list(ctx, o)
-			_ = n.outcome(ctx, opList, err)
+			// The reflector lists only where it cannot watch from the start: if it may
+			// not, the watch that succeeds later ends the fault.
+			op := opList
+			if err != nil {
+				op = opWatch
+			}
+			_ = n.outcome(ctx, op, err)
 			return l, err // unchanged, since the reflector inspects it
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch, o.FieldSelector = true, selector
 			c, err := n.access.get()
 			if err != nil {
-				return nil, n.outcome(ctx, "watch nodes", err)
+				return nil, n.outcome(ctx, opWatch, err)
 			}
 			w, err := c.Get().Resource("nodes").VersionedParams(&o, metav1.ParameterCodec).
 				Timeout(time.Duration(*o.TimeoutSeconds) * time.Second).Watch(ctx)
-			if noted := n.outcome(ctx, "watch nodes", err); noted == nil {
+			if noted := n.outcome(ctx, opWatch, err); noted == nil {
 				return w, nil
 			}
 			return nil, err // unchanged, since the reflector inspects it
@@ -106,7 +112,7 @@ func (n *nodes) listWatch(alone string) *cache.ListWatch {
 	}
 }
 
-const opList = "list nodes"
+const opList, opWatch = "list nodes", "watch nodes"
 
 // list returns a page of nodes, trimmed.
 func (s *Store) list(ctx context.Context, o metav1.ListOptions) (*corev1.NodeList, error) {
