@@ -14,7 +14,7 @@ func TestLaboratoryCommandsNameWhatIsWrong(t *testing.T) {
 		args string
 		want string
 	}{
-		{"", "no command given; commands are demo, up, status, exec, down, ping, bench, version"},
+		{"", "no command given; commands are demo, up, status, exec, down, ping, bench, completion, version"},
 		{"dwon", `unknown command "dwon"; commands are demo, up,`},
 		{"down now", `down: unexpected argument "now"`},
 		{"ping", "ping: want one address"},
