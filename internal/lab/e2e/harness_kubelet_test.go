@@ -69,6 +69,7 @@ func newKubeletLab(t *testing.T, n int) *kubeletLab {
 	})
 	l.admin = l.Kubeconfig("admin")
 	image := writePodImage(t)
+	t.Cleanup(func() { removeCgroups(t, "/k8s.io") }) // of all nodes, which have ended then
 	for _, h := range l.Hosts[:n] {
 		// The bridge of pods is left to the CNI plugin.
 		bridge, err := h.NS.Netlink().LinkByName("cni0")
@@ -106,7 +107,6 @@ func (l *kubeletLab) join(h *netlab.Host, image string) *kubelet {
 	k := &kubelet{t: l.t, host: h, name: "node-" + h.Letter}
 	plane := l.Hosts[len(l.Hosts)-1]
 	state := scratchDir(l.t)
-	cgroups := "/" + filepath.Base(state)
 	write := func(name, text string) {
 		testkit.Must(l.t, os.WriteFile(filepath.Join(state, name), []byte(text), 0o644))
 	}
@@ -121,11 +121,10 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "native"
 `, state+"/root", podImage))
-	write("kubelet.yaml", fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
+	write("kubelet.yaml", `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix:///run/containerd/sock
 cgroupDriver: cgroupfs
-cgroupRoot: %q
 cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failCgroupV1: false
@@ -136,8 +135,8 @@ authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 healthzPort: 0
 imageGCHighThresholdPercent: 100
-evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%"}
-`, cgroups))
+evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%"}
+`)
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(l.URL, "https://"))
 	testkit.Must(l.t, err)
 	write("proxy.nft", fmt.Sprintf(`table ip proxy {
@@ -186,7 +185,6 @@ evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFr
 		}
 		_ = k.unit.Process.Kill()
 		<-ended
-		removeCgroups(l.t, cgroups)
 	})
 	return k
 }
