@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -52,4 +53,12 @@ func build(name, pkg string, flags ...string) error {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 	}
 	return nil
+}
+
+// textOf returns the content of a file.
+func textOf(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	testkit.Must(t, err)
+	return string(text)
 }

@@ -72,13 +72,6 @@ func TestConnectionOutlivesARollingSwapFromStockFlannelAndBack(t *testing.T) {
 	l.checkHistory()
 }
 
-func textOf(t testing.TB, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	testkit.Must(t, err)
-	return string(text)
-}
-
 // startStockNode runs stock flannel on host number i until it is stopped or the
 // test ends, and waits until it is ready.
 func (l *etcdLab) startStockNode(t *testing.T, i int, subnetFile string) *stockNode {
