@@ -42,7 +42,7 @@ func TestRunsAreShortenedUntilTheSessionFits(t *testing.T) {
 	if got := full.Estimate(); got > 25*time.Minute || got < 24*time.Minute {
 		t.Errorf("with runs of %v it takes %v", full.Duration, got)
 	}
-	if full.Duration < 500*time.Millisecond {
+	if full.Duration < 400*time.Millisecond {
 		t.Errorf("in 25 minutes runs take only %v", full.Duration)
 	}
 	full.Fit(time.Minute)

@@ -43,9 +43,10 @@ type Keeper struct {
 	cfg Config
 
 	// All sockets are in the network namespace of Open.
-	events   *nlwatch.Watcher
-	nl       *netlink.Handle
-	requests nl.SocketHandle // for requests that package netlink does not support
+	events     *nlwatch.Watcher
+	nl         *netlink.Handle
+	neighbours *netlink.Handle // without strict checking: see Open
+	requests   nl.SocketHandle // for requests that package netlink does not support
 
 	mu       sync.Mutex // guards the fields below
 	conn     *nlbatch.Conn
@@ -98,6 +99,12 @@ func Open(cfg Config) (_ *Keeper, err error) {
 	}
 	// With strict checking, dumps leave out the other tables (Linux 4.20).
 	_ = k.nl.SetStrictCheck(true)
+	// It refuses the library's dumps of neighbours, whose padding is not cleared, with
+	// EINVAL, depending on what the stack had there (valid_fdb_dump_strict in
+	// net/core/rtnetlink.c).
+	if k.neighbours, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
 	if k.requests.Socket, err = nl.Subscribe(unix.NETLINK_ROUTE); err != nil { // subscribes to no group
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
@@ -120,6 +127,9 @@ func Open(cfg Config) (_ *Keeper, err error) {
 func (k *Keeper) Close() (err error) {
 	if k.events != nil {
 		k.events.Close()
+	}
+	if k.neighbours != nil {
+		k.neighbours.Close()
 	}
 	if k.nl != nil {
 		k.nl.Close()

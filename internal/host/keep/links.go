@@ -283,7 +283,7 @@ func (k *Keeper) deleteLink(index int, name string) error {
 // of the device, how long ago the kernel last sent to it. It may be called from
 // any goroutine.
 func (k *Keeper) linkIdle(index int) (map[netip.Addr]time.Duration, error) {
-	list, err := k.nl.NeighList(index, unix.AF_BRIDGE)
+	list, err := k.neighbours.NeighList(index, unix.AF_BRIDGE)
 	if err != nil {
 		return nil, err
 	}

@@ -111,7 +111,7 @@ func TestFlowsKeepTheirOrderWhateverTheNumberOfThreads(t *testing.T) {
 // pod-a ── host a, 2 shards ──────────── host b ── pod-b
 func TestRepliesDoNotMoveFlowsToAnotherShard(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, labOptions{flags: []string{"--thread-pairs=2", "--source-ports=off"}})
+	l := newLab(t, labOptions{flags: []string{"--thread-pairs=2", "--source-ports=off", "--mtu-probes=off"}}) // which are packets too
 	forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
 		before := l.daemons[0].status().Shards
 		// Of 64 flows each shard has some, but for a chance of 2⁻⁶³.
