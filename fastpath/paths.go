@@ -103,15 +103,18 @@ func (p *paths) close() {
 }
 
 // run checks the paths until ctx is done.
-func (p *paths) run(ctx context.Context) {
-	ticks := time.NewTicker(pathsTick)
+func (p *paths) run(ctx context.Context) { every(ctx, pathsTick, p.look) }
+
+// every calls f at an interval until ctx is done.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	ticks := time.NewTicker(interval)
 	defer ticks.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticks.C:
-			p.look()
+			f()
 		}
 	}
 }

@@ -122,18 +122,7 @@ func (s *strangers) set(peers []*Peer) error {
 }
 
 // run renews the program until ctx is done.
-func (s *strangers) run(ctx context.Context) {
-	ticks := time.NewTicker(renewInterval)
-	defer ticks.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticks.C:
-			s.renew()
-		}
-	}
-}
+func (s *strangers) run(ctx context.Context) { every(ctx, renewInterval, s.renew) }
 
 // renew attaches the program again. Another process that has copies of the sockets,
 // and failed to take over from this one, may have replaced it.

@@ -145,7 +145,7 @@ func TestRemoveSubnetEnvTakesTheUnfinishedTextAlong(t *testing.T) {
 	}
 }
 
-// TestSubnetFileFollowsNoLink: whoever may write to its directory could have any file
+// TestSubnetFileFollowsNoLink: a user who may write to its directory could have any file
 // of the host overwritten.
 func TestSubnetFileFollowsNoLink(t *testing.T) {
 	dir := t.TempDir()

@@ -128,16 +128,12 @@ func writeLeases(w io.Writer, rows []leaseRow, now time.Time) error {
 		if r.Own {
 			node += " (this node)"
 		}
-		var subnets []string
-		for _, s := range r.Subnets {
-			subnets = append(subnets, s.String())
-		}
 		sent, received := "-", "-"
 		if r.Traffic != nil {
 			sent, received = fmt.Sprintf("%d B", r.Traffic.TXBytes), fmt.Sprintf("%d B", r.Traffic.RXBytes)
 		}
 		fmt.Fprintln(t, strings.Join([]string{
-			node, strings.Join(subnets, ","), r.Backend, expires(r, now), lastTraffic(r), sent, received,
+			node, status.Join(r.Subnets, ","), r.Backend, expires(r, now), lastTraffic(r), sent, received,
 		}, "\t"))
 	}
 	return t.Flush()
@@ -167,15 +163,5 @@ func lastTraffic(r leaseRow) string {
 	case r.Idle == nil:
 		return "never"
 	}
-	// Capped at a year, which exceeds any uptime, to avoid overflow.
-	idle := time.Duration(min(*r.Idle, 365*24*3600) * float64(time.Second))
-	switch {
-	case idle < time.Minute:
-		return fmt.Sprintf("%ds ago", int(idle.Seconds()))
-	case idle < time.Hour:
-		return fmt.Sprintf("%dm ago", int(idle.Minutes()))
-	case idle < 48*time.Hour:
-		return fmt.Sprintf("%dh ago", int(idle.Hours()))
-	}
-	return fmt.Sprintf("%dd ago", int(idle.Hours()/24))
+	return status.Age(*r.Idle) + " ago"
 }

@@ -14,8 +14,8 @@ const aboutLogLevel = `Changes the log level of the running twilld for a while, 
 debug, info, warn or error; "configured" ends an earlier change. After the time, or when
 twilld restarts, the level is what its flags say.`
 
-// longestLogLevel is the longest time for which a log level can be changed. Whoever
-// wants more has a flag of twilld for it.
+// longestLogLevel is the longest time for which a log level can be changed. For
+// longer there is a flag of twilld.
 const longestLogLevel = 24 * time.Hour
 
 func runLogLevel(ctx context.Context, call *command.Call) error {

@@ -175,7 +175,7 @@ func peersText(d *status.Document) string {
 	const most = 5
 	var all []string
 	for _, p := range d.Dataplane.Peers[:min(most, len(d.Dataplane.Peers))] {
-		all = append(all, fmt.Sprintf("%s with %s", p.PublicIP, joinPrefixes(p.Subnets)))
+		all = append(all, fmt.Sprintf("%s with %s", p.PublicIP, status.Join(p.Subnets, ",")))
 	}
 	switch more := len(d.Dataplane.Peers) - len(all); {
 	case len(all) == 0:
@@ -186,17 +186,9 @@ func peersText(d *status.Document) string {
 	return "its peers are " + strings.Join(all, "; ")
 }
 
-func joinPrefixes(all []netip.Prefix) string {
-	var texts []string
-	for _, p := range all {
-		texts = append(texts, p.String())
-	}
-	return strings.Join(texts, ",")
-}
-
 // describe returns the first line of the output: the peer, and how it is reached.
 func (t *target) describe() string {
-	text := fmt.Sprintf("node %s with %s, by %s", t.peer.PublicIP, joinPrefixes(t.peer.Subnets), cmp.Or(t.peer.Backend, "udp"))
+	text := fmt.Sprintf("node %s with %s, by %s", t.peer.PublicIP, status.Join(t.peer.Subnets, ","), cmp.Or(t.peer.Backend, "udp"))
 	for _, n := range t.peer.Notes {
 		text += "\n  " + n
 	}

@@ -256,11 +256,7 @@ func parseSubnets(text string) (lease.Lease, error) {
 
 // subnetText names the subnets of a lease as parseSubnets reads them.
 func subnetText(l lease.Lease) string {
-	var parts []string
-	for _, p := range l.Subnets() {
-		parts = append(parts, p.String())
-	}
-	return strings.Join(parts, ",")
+	return status.Join(l.Subnets(), ",")
 }
 
 // noNode is shown for a reservation that withholds a subnet from all nodes.
@@ -268,12 +264,5 @@ const noNode = "none"
 
 // nodeText names the node of a lease by its public addresses.
 func nodeText(l lease.Lease) string {
-	var parts []string
-	for _, a := range l.Addrs() {
-		parts = append(parts, a.String())
-	}
-	if len(parts) == 0 {
-		return noNode
-	}
-	return strings.Join(parts, ",")
+	return cmp.Or(status.Join(l.Addrs(), ","), noNode)
 }

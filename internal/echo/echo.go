@@ -14,6 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,12 +30,10 @@ type Ping struct {
 const Smallest = 64
 
 const (
-	headerLen4 = 20 // RFC 791
-	headerLen6 = 40 // RFC 8200
-	echo4      = 8  // RFC 792
-	reply4     = 0
-	echo6      = 128 // RFC 4443
-	reply6     = 129
+	headerLen4 = 20  // RFC 791
+	headerLen6 = 40  // RFC 8200
+	reply4     = 0   // RFC 792
+	reply6     = 129 // RFC 4443
 
 	// HeaderLen is the size of the header of an echo request (RFC 792, RFC 4443).
 	HeaderLen = 8
@@ -236,33 +237,17 @@ func addrOf(sa unix.Sockaddr) netip.Addr {
 
 // request returns the ICMP message of a ping.
 func (s *socket) request(p Ping, seq uint16) []byte {
-	b := make([]byte, max(p.Size-IPHeaderLen(p.To), HeaderLen))
-	b[0] = echo4
+	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{
+		ID: int(s.id), Seq: int(seq), Data: make([]byte, max(p.Size-IPHeaderLen(p.To)-HeaderLen, 0)),
+	}}
 	if s.ipv6 {
-		b[0] = echo6 // the kernel adds the checksum
+		m.Type = ipv6.ICMPTypeEchoRequest // the kernel adds the checksum (RFC 3542 §3.1)
 	}
-	binary.BigEndian.PutUint16(b[4:], s.id)
-	binary.BigEndian.PutUint16(b[6:], seq)
-	if !s.ipv6 {
-		binary.BigEndian.PutUint16(b[2:], checksum(b))
+	b, err := m.Marshal(nil)
+	if err != nil {
+		panic("echo: " + err.Error()) // an echo request has nothing that could be invalid
 	}
 	return b
-}
-
-// checksum returns the checksum of RFC 1071 over an even or odd number of
-// bytes.
-func checksum(b []byte) uint16 {
-	var sum uint32
-	for i := 0; i+1 < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	if len(b)%2 == 1 {
-		sum += uint32(b[len(b)-1]) << 8
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
 }
 
 func sockaddr(a netip.Addr) unix.Sockaddr {

@@ -242,12 +242,30 @@ func since(prefix string, t time.Time) string {
 	return prefix + t.Local().Format(time.DateTime)
 }
 
-func join[T fmt.Stringer](list []T) string {
+func join[T fmt.Stringer](list []T) string { return Join(list, ", ") }
+
+// Join returns the texts of list with sep between them.
+func Join[T fmt.Stringer](list []T, sep string) string {
 	s := make([]string, len(list))
 	for i, v := range list {
 		s[i] = v.String()
 	}
-	return strings.Join(s, ", ")
+	return strings.Join(s, sep)
+}
+
+// Age returns a number of seconds in at most five columns: "3s", "59m", "47h", "12d".
+func Age(seconds float64) string {
+	// Capped at a year, which exceeds any uptime, to avoid overflow.
+	d := time.Duration(min(seconds, 365*24*3600) * float64(time.Second))
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
 func valid(list ...netip.Prefix) []netip.Prefix {

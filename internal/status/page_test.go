@@ -125,3 +125,13 @@ func TestTimesAreShownWhereThereAreAny(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+func TestAgeHasOneUnit(t *testing.T) {
+	for seconds, want := range map[float64]string{
+		0: "0s", 59.9: "59s", 60: "1m", 3599: "59m", 3600: "1h", 47 * 3600: "47h", 48 * 3600: "2d", 1e18: "365d",
+	} {
+		if got := Age(seconds); got != want {
+			t.Errorf("%g s: %s, want %s", seconds, got, want)
+		}
+	}
+}

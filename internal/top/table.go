@@ -2,9 +2,9 @@ package top
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
-	"time"
+
+	"github.com/twillnet/twill/internal/status"
 )
 
 // Columns of the smallest terminal for which the tables are made.
@@ -79,20 +79,12 @@ func (p *Page) peers(width, room, from int) []string {
 		if peer.Counted {
 			cells = [4]string{number(peer.TXBits), number(peer.TXPackets), number(peer.RXBits), number(peer.RXPackets)}
 		}
-		lines = append(lines, row(peer.PublicIP.String(), prefixes(peer.Subnets), peer.Backend, cells[0], cells[1], cells[2], cells[3], ago(peer.Idle)))
+		lines = append(lines, row(peer.PublicIP.String(), status.Join(peer.Subnets, ","), peer.Backend, cells[0], cells[1], cells[2], cells[3], ago(peer.Idle)))
 	}
 	if hidden > 0 {
 		lines = append(lines, fmt.Sprintf("and %d more", hidden))
 	}
 	return lines
-}
-
-func prefixes(all []netip.Prefix) string {
-	texts := make([]string, len(all))
-	for i, p := range all {
-		texts[i] = p.String()
-	}
-	return strings.Join(texts, ",")
 }
 
 // number returns n in at most 6 columns: 0, 12, 1.23k, 45.6M.
@@ -113,21 +105,12 @@ func number(n float64) string {
 	return fmt.Sprintf("%.3gT", n)
 }
 
-// ago returns how long ago something was, in at most 5 columns.
+// ago returns how long ago something was.
 func ago(seconds *float64) string {
 	if seconds == nil {
 		return "-"
 	}
-	d := time.Duration(min(*seconds, 9e8) * float64(time.Second))
-	switch {
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
+	return status.Age(*seconds)
 }
 
 // cut shortens text to n columns. All text is ASCII.

@@ -313,7 +313,7 @@ func TestAnAnswerWithAnOldRevisionIsNotAReplacedEtcd(t *testing.T) {
 	}
 }
 
-// TestALongKeyMakesAShortLine: whoever may write to etcd fills no disk with logs.
+// TestALongKeyMakesAShortLine: a host that may write to etcd cannot fill disks with logs.
 func TestALongKeyMakesAShortLine(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t, ipv4Only)

@@ -17,7 +17,7 @@ import (
 )
 
 // frontLimits bound the connections of other hosts. etcd itself accepts as many as the
-// process may have descriptors, whoever makes them, and logs each that fails. A node
+// process may have descriptors, whichever host opens them, and logs each that fails. A node
 // has one connection, and another for each command that runs there. Each takes some
 // 50 KiB.
 var frontLimits = httplimit.Limits{Remote: 1024, PerAddress: 32, Local: 64}

@@ -262,7 +262,7 @@ func (l *lab) dumpOf(fl flavour) string {
 }
 
 // TestTwoNetworksOnOneHostShareTheChains: two daemons keep the rules of a network
-// each. Whoever starts last clears the chains, as stock does; then both stand, and
+// each. The one that starts last clears the chains, as stock does; then both stand, and
 // neither writes any more.
 func TestTwoNetworksOnOneHostShareTheChains(t *testing.T) {
 	each(t, func(t *testing.T, fl flavour) {

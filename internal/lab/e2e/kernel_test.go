@@ -53,7 +53,7 @@ func kernelPackets(d *status.Document) (tx, rx uint64) {
 	return tx, rx
 }
 
-// Whoever carries them at either end, pods get the packets that were sent.
+// Whether user space or the kernel carries them at either end, pods get the packets that were sent.
 //
 // pod-a ── host a ──────────── host b ── pod-b
 func TestPodsTalkAcrossTheKernelPath(t *testing.T) {
