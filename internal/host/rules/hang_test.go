@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,11 +19,32 @@ import (
 )
 
 // hangs makes a program of the lab hang whose arguments match a pattern of the shell, and returns the
-// file with the numbers of the processes that do.
+// file with the numbers of the processes that do. Those that are left at the end of the
+// test are killed: make would wait for them, as they hold the pipe of its jobs.
 func (l *lab) hangs(program, pattern, otherwise string) (pids string) {
 	l.t.Helper()
 	pids = filepath.Join(l.t.TempDir(), "pids")
 	l.program(program, fmt.Sprintf(`sh -c 'case "$*" in %s) echo $$ >>%s; exec sleep 1000;; esac; exec %s "$@"' sh "$@"`, pattern, pids, otherwise))
+	l.t.Cleanup(func() {
+		for _, pid := range processes(l.t, pids) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	})
+	return pids
+}
+
+// processes returns the numbers in a file of hangs, none before there is one.
+func processes(t testing.TB, path string) (pids []int) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	for _, line := range strings.Fields(string(text)) {
+		pid, err := strconv.Atoi(line)
+		testkit.Must(t, err)
+		pids = append(pids, pid)
+	}
 	return pids
 }
 
@@ -59,13 +81,12 @@ func TestProgramThatHangsIsEnded(t *testing.T) {
 			if tt.pattern == "*--check*" {
 				return
 			}
-			text, err := os.ReadFile(pids)
-			if err != nil {
-				t.Fatal(err)
+			all := processes(t, pids)
+			if len(all) == 0 {
+				t.Error("nothing has hung")
 			}
-			for _, line := range strings.Fields(string(text)) {
-				pid, _ := strconv.Atoi(line)
-				testkit.Eventually(t, "process "+line+" is gone", func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
+			for _, pid := range all {
+				testkit.Eventually(t, fmt.Sprintf("process %d is gone", pid), func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
 			}
 		})
 	}
@@ -79,7 +100,7 @@ func TestEndOfTheDaemonDoesNotWaitForAProgram(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.ns.Do(func() error { return r.Apply(ctx) }) }()
-	testkit.Eventually(t, "iptables hangs", func() bool { text, _ := os.ReadFile(pids); return len(text) > 0 })
+	testkit.Eventually(t, "iptables hangs", func() bool { return len(processes(t, pids)) > 0 })
 	stop()
 	if err := testkit.Receive(t, "Apply returns", done, func() string { return "" }); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
