@@ -32,9 +32,9 @@ import (
 )
 
 // gcPercent is Go's GOGC unless the environment sets it. The data path allocates
-// nothing, so the collector works for the control plane alone: twice as many cycles as
-// with Go's 100 cost about 2 % of a CPU at 5,000 nodes with 20 changes a second, and save 10 of
-// 85 MB.
+// nothing, so the collector works for the control plane alone. At 5,000 nodes in Kubernetes
+// with 20 changes a second it saves 11 of 89 MB against Go's 100, and the 99th percentile of
+// the time from a change to its use is 41 ms instead of 39.
 const gcPercent = 50
 
 // Run runs the daemon. It returns nil after SIGTERM, SIGINT or the end of ctx,
