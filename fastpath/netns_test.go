@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -368,6 +369,39 @@ func TestNoTwoEnginesShareAPort(t *testing.T) {
 			for _, fd := range fds {
 				unix.Close(fd)
 			}
+		}
+	})
+}
+
+// TestPortOfClosedSocketsIsFreeInSpiteOfAChild: until a child that this process has
+// forked calls exec, it holds copies of all descriptors. Here a second descriptor stands
+// for that child, and the lock that os/exec holds until then is held for it.
+func TestPortOfClosedSocketsIsFreeInSpiteOfAChild(t *testing.T) {
+	inside(t, func(ns *netlab.Namespace) {
+		local := netip.MustParseAddrPort("127.0.0.1:8285")
+		for n := 1; n <= 2; n++ {
+			old, err := openSockets(local, 1, false)
+			testkit.Must(t, err)
+			syscall.ForkLock.Lock()
+			copied, err := unix.Dup(old[0])
+			testkit.Must(t, err)
+			closeAll(old)
+			type opened struct {
+				fds []int
+				err error
+			}
+			result := make(chan opened)
+			go func() {
+				var o opened
+				o.err = ns.Do(func() (err error) { o.fds, err = openSockets(local, n, n > 1); return err })
+				result <- o
+			}()
+			time.Sleep(50 * time.Millisecond) // for a call that does not wait to fail
+			unix.Close(copied)
+			syscall.ForkLock.Unlock()
+			o := <-result
+			testkit.Must(t, o.err)
+			closeAll(o.fds)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,7 +101,13 @@ func bindError(local netip.AddrPort, err error) error {
 // openSockets opens n sockets on local, which others may share if shared is set.
 // SO_REUSEPORT would also let a second daemon share the port and take half of the
 // datagrams, so the port is first bound without it.
+//
+// A child that this process has forked, but that has not called exec yet, holds copies
+// of the sockets just closed, and the port with them. The lock waits for such children
+// and lets no further ones begin.
 func openSockets(local netip.AddrPort, n int, shared bool) (fds []int, err error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if shared {
 		fd, err := openSocket(local, false)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -133,8 +134,12 @@ func (d *Device) SetPersistent(on bool) error {
 	return nil
 }
 
-// Close closes all queues, and with them the device, unless it is persistent.
+// Close closes all queues, and with them the device, unless it is persistent. The name is
+// free when it returns: Close waits for children that this process has forked but that
+// have not called exec yet, since they hold copies of the queues.
 func (d *Device) Close() error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	var errs []error
 	for _, q := range d.Queues {
 		errs = append(errs, q.Close())

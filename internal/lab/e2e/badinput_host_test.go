@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -62,6 +64,14 @@ func TestUnusableInterfaceIsRefused(t *testing.T) {
 	})
 }
 
+// release closes c while no child that another test has forked, but that has not called
+// exec yet, holds a copy of it, which would keep its port bound.
+func release(c io.Closer) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	c.Close()
+}
+
 func TestPortInUseIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -71,11 +81,11 @@ func TestPortInUseIsRefused(t *testing.T) {
 		case "udp":
 			c, err := s.NS.ListenPacket(network, addr)
 			testkit.Must(t, err)
-			t.Cleanup(func() { c.Close() })
+			t.Cleanup(func() { release(c) })
 		case "tcp":
 			l, err := s.NS.Listen(network, addr)
 			testkit.Must(t, err)
-			t.Cleanup(func() { l.Close() })
+			t.Cleanup(func() { release(l) })
 		}
 	}
 	for _, pairs := range []string{"1", "2"} {

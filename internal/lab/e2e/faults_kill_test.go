@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twillnet/twill/internal/lab/etcdtest"
@@ -233,15 +234,34 @@ func (l *etcdLab) only() entry {
 	return l.one(etcdPrefix+"/subnets/", clientv3.WithPrefix())
 }
 
+// tryEntry is entry for a host that may have no lease.
+func (l *etcdLab) tryEntry(i int) (entry, bool) {
+	l.t.Helper()
+	kvs := l.get(l.key(i))
+	if len(kvs) == 0 {
+		return entry{}, false
+	}
+	return entryOf(kvs[0]), true
+}
+
 func (l *etcdLab) one(key string, options ...clientv3.OpOption) entry {
+	l.t.Helper()
+	kvs := l.get(key, options...)
+	if len(kvs) != 1 {
+		l.t.Fatalf("etcd has %v at %s, want one lease", kvs, key)
+	}
+	return entryOf(kvs[0])
+}
+
+func entryOf(kv *mvccpb.KeyValue) entry {
+	return entry{string(kv.Key), string(kv.Value), kv.Version, clientv3.LeaseID(kv.Lease)}
+}
+
+func (l *etcdLab) get(key string, options ...clientv3.OpOption) []*mvccpb.KeyValue {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	resp, err := l.client.Get(ctx, key, options...)
 	testkit.Must(l.t, err)
-	if len(resp.Kvs) != 1 {
-		l.t.Fatalf("etcd has %v at %s, want one lease", resp.Kvs, key)
-	}
-	kv := resp.Kvs[0]
-	return entry{string(kv.Key), string(kv.Value), kv.Version, clientv3.LeaseID(kv.Lease)}
+	return resp.Kvs
 }
