@@ -24,6 +24,7 @@ import (
 	"github.com/twillnet/twill/internal/daemon/httpd"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/probe"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/version"
 	"github.com/twillnet/twill/lease/etcd"
@@ -81,6 +82,10 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		probes:       backend.Probe,
 		macs:         backend.Settings.ReadMACs,
 	}
+	if o.probeInterval > 0 {
+		d.probeMetrics = metrics.NewProbes()
+		d.state.probes = probe.New(time.Duration(o.probeInterval)*time.Second, d.state.peers, d.probeMetrics)
+	}
 	etcd.LogGRPC(d.log)
 	d.open = d.openDataPlane
 	d.state.doc.Settings = o.settings()
@@ -104,6 +109,7 @@ type daemon struct {
 	log          *slog.Logger
 	level        *logging.Level // of log
 	state        *state
+	probeMetrics *metrics.Probes // nil if peers are not probed
 	notifySocket string
 	watchdog     time.Duration // interval of keep-alives to the service manager; 0: none
 	// nodeAddrs returns the addresses in the store by which this node's interface
@@ -238,9 +244,13 @@ func (d *daemon) endServing() error {
 
 func (d *daemon) serveHTTP() (*httpd.Server, error) {
 	addr := netip.AddrPortFrom(d.options.healthzIP, uint16(d.options.healthzPort))
+	registry := metrics.NewRegistry(d.state.counters, d.state.gauges, version.String())
+	if d.probeMetrics != nil {
+		registry.MustRegister(d.probeMetrics)
+	}
 	web, err := httpd.Listen(addr, httpd.Config{
 		Waiting: d.state.waiting,
-		Metrics: metrics.NewRegistry(d.state.counters, d.state.gauges, version.String()),
+		Metrics: registry,
 		Logger:  d.log,
 	})
 	if err == nil {

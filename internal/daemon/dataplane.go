@@ -6,6 +6,7 @@ import (
 
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
+	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
@@ -83,6 +84,27 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 		return nil, err // not p, which would be a non-nil interface
 	}
 	return p, nil
+}
+
+// probePeers starts to probe the peers if that is wanted, in the network namespace of the
+// calling thread. The returned function ends it.
+func (d *daemon) probePeers(ctx context.Context) (end func()) {
+	if d.state.probes == nil {
+		return func() {}
+	}
+	sockets, err := echo.OpenSockets()
+	if err != nil {
+		d.log.Warn("peers are not probed", logging.KeyError, err, logging.KeyRemedy, "give twilld the capability CAP_NET_RAW, or leave out --probe-interval")
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.state.probes.Run(ctx, sockets)
+		_ = sockets.Close() // nothing was written that could be lost
+	}()
+	return func() { cancel(); <-done }
 }
 
 // inUse returns the addresses of the gateways and of etcd. Host names of etcd are

@@ -46,6 +46,7 @@ type options struct {
 
 	healthzIP     netip.Addr
 	healthzPort   int
+	probeInterval int // seconds; 0: peers are not probed
 	controlSocket string
 	logFormat     logging.Format
 	logLevel      slog.Level
@@ -119,6 +120,8 @@ func (o *options) check() error {
 		return usagef("--subnet-lease-renew-margin: %d is not from 1 to 1439 minutes", o.renewMargin)
 	case o.resync < 1 || o.resync > 86400:
 		return usagef("--iptables-resync: %d is not from 1 to 86400 seconds", o.resync)
+	case o.probeInterval < 0 || o.probeInterval > 3600:
+		return usagef("--probe-interval: %d is not from 1 to 3600 seconds, or 0 for never", o.probeInterval)
 	case o.mtuFloor < 0 || o.mtuFloor > math.MaxUint16:
 		return usagef("--path-mtu-floor: %d is not from 0 to %d", o.mtuFloor, math.MaxUint16)
 	case o.threadPairs < 0 || o.threadPairs > maxThreadPairs:

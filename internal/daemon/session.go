@@ -115,6 +115,7 @@ func (s *session) run(ctx context.Context, links <-chan struct{}) (err error) {
 		return err
 	}
 	s.report(nil)
+	defer s.probePeers(ctx)()
 	switch err = s.handle(ctx, e); {
 	case errors.Is(err, errYield):
 		return err

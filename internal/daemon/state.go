@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/host/rules"
+	"github.com/twillnet/twill/internal/probe"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/internal/version"
 	"github.com/twillnet/twill/metrics"
@@ -24,6 +25,7 @@ type state struct {
 	// sampled stops the sampling of dp's counters; nil if there is none.
 	sampled  context.CancelFunc
 	activity status.Activity
+	probes   *probe.Loop // nil if peers are not probed
 	// rules are nil until some are kept.
 	rules *rules.Rules
 	// away returns when the store stopped answering; nil if the store does not
@@ -138,6 +140,9 @@ func (s *state) document() status.Document {
 		if dp := s.dp.Status(); len(dp.Devices) > 0 { // otherwise it has none
 			s.activity.Note(dp.Peers, time.Now())
 			s.dp.SetIdle(dp.Peers)
+			if s.probes != nil {
+				s.probes.Fill(dp.Peers)
+			}
 			d.Dataplane = &dp
 		}
 		counters = s.dp.Counters()
@@ -180,6 +185,16 @@ func waitingFor(session string, r *status.Rules) string {
 		return "the firewall rules: " + r.Problem
 	}
 	return session
+}
+
+// peers returns the peers of the data plane.
+func (s *state) peers() []status.Peer {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.dp == nil {
+		return nil
+	}
+	return s.dp.Status().Peers
 }
 
 func (s *state) counters() []*metrics.Shard {

@@ -2,8 +2,10 @@ package echo
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,6 +66,20 @@ func (s *Sockets) Receive(most int, got func(from netip.Addr, seq uint16)) {
 			}
 		}
 	}
+}
+
+// Wait waits until an answer may have arrived, but no longer than limit.
+func (s *Sockets) Wait(limit time.Duration) error {
+	var fds []unix.PollFd
+	for _, of := range []*socket{s.v4, s.v6} {
+		if of != nil {
+			fds = append(fds, unix.PollFd{Fd: int32(of.fd), Events: unix.POLLIN})
+		}
+	}
+	if _, err := unix.Poll(fds, int(limit.Milliseconds())+1); err != nil && err != unix.EINTR {
+		return fmt.Errorf("wait for pings: %w", err)
+	}
+	return nil
 }
 
 // Close closes the sockets.

@@ -24,13 +24,15 @@ type peerKey struct {
 
 // movement is the activity of one peer.
 type movement struct {
-	packets uint64    // both ways, as of the last call of Note
-	at      time.Time // of the call that found them changed; zero if none did
-	round   uint      // of the last call
+	packets  uint64    // both ways, as of the last call of Note
+	at       time.Time // of the call that found them changed; zero if none did
+	received uint64    // of these, those from the peer
+	heard    time.Time // of the call that found them changed; zero if none did
+	round    uint      // of the last call
 }
 
 // Note compares the peers' counters with those of the last call, and fills in
-// Idle. Peers that are not among them are forgotten. now has a monotonic clock.
+// Idle and Heard. Peers that are not among them are forgotten. now has a monotonic clock.
 func (a *Activity) Note(peers []Peer, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -52,8 +54,17 @@ func (a *Activity) Note(peers []Peer, now time.Time) {
 				m.at = now
 			}
 		}
+		if p.RXPackets != m.received {
+			m.received = p.RXPackets
+			if p.RXPackets > 0 {
+				m.heard = now
+			}
+		}
 		m.round = a.round
 		a.peers[key] = m
+		if !m.heard.IsZero() {
+			p.HeardAgo(max(now.Sub(m.heard), 0))
+		}
 		if !m.at.IsZero() {
 			idle := max(now.Sub(m.at), 0).Seconds()
 			p.Idle = &idle

@@ -49,6 +49,24 @@ func TestPeerOfADataPlaneThatWasReplacedIsIdleAsBefore(t *testing.T) {
 	w.notes(time.Second, 0, 3, 0)
 }
 
+// TestPeerIsHeardOnlyWhenPacketsComeFromIt: what is sent to a peer that is down says
+// nothing about it.
+func TestPeerIsHeardOnlyWhenPacketsComeFromIt(t *testing.T) {
+	now := time.Now()
+	var a Activity
+	for _, step := range []struct {
+		tx, rx uint64
+		want   float64 // less than 0: never
+	}{{5, 0, -1}, {9, 0, -1}, {9, 1, 0}, {20, 1, 1}, {0, 0, 2}, {0, 7, 0}} {
+		now = now.Add(time.Second)
+		peers := []Peer{{PublicIP: netip.MustParseAddr("192.0.2.2"), TXPackets: step.tx, RXPackets: step.rx}}
+		a.Note(peers, now)
+		if heard := peers[0].Heard; (heard == nil) != (step.want < 0) || heard != nil && *heard != step.want {
+			t.Errorf("%d sent, %d received: heard %v, want %v s ago", step.tx, step.rx, heard, step.want)
+		}
+	}
+}
+
 func TestPeerThatWasAwayStartsOver(t *testing.T) {
 	w := &watched{T: t, now: time.Now()}
 	w.notes(0, 5, 5, 0)

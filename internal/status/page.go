@@ -170,7 +170,12 @@ func (p page) peers(peers []Peer) {
 		p.row("no peers: no other node has a lease")
 		return
 	}
-	p.row("PEER", "BACKEND", "SUBNETS", "SENT", "PACKETS", "RECEIVED", "PACKETS")
+	heads := []string{"PEER", "BACKEND", "SUBNETS", "SENT", "PACKETS", "RECEIVED", "PACKETS"}
+	probed := Probed(peers)
+	if probed {
+		heads = append(heads, "HEARD", "RTT", "LOSS")
+	}
+	p.row(heads...)
 	byAddr := func(a, b Peer) int { return a.PublicIP.Compare(b.PublicIP) }
 	for _, peer := range slices.SortedFunc(slices.Values(peers), byAddr) {
 		by := peer.Backend
@@ -182,6 +187,10 @@ func (p page) peers(peers []Peer) {
 			cells = append(cells, size(peer.TXBytes), fmt.Sprint(peer.TXPackets), size(peer.RXBytes), fmt.Sprint(peer.RXPackets))
 		} else {
 			cells = append(cells, "-", "-", "-", "-")
+		}
+		if probed {
+			rtt, loss := peer.Probe.Texts()
+			cells = append(cells, Ago(peer.Heard), rtt, loss)
 		}
 		p.row(cells...)
 	}
@@ -251,6 +260,38 @@ func Join[T fmt.Stringer](list []T, sep string) string {
 		s[i] = v.String()
 	}
 	return strings.Join(s, sep)
+}
+
+// Probed reports whether any of the peers is probed.
+func Probed(peers []Peer) bool {
+	return slices.ContainsFunc(peers, func(p Peer) bool { return p.Probe != nil })
+}
+
+// Texts returns the round-trip time of the last probe and the loss of the last ten, in at
+// most seven and four columns. They are dashes if nothing is known; p may be nil.
+func (p *Probe) Texts() (rtt, loss string) {
+	rtt, loss = "-", "-"
+	if p == nil {
+		return rtt, loss
+	}
+	switch ms := p.RTT * 1000; {
+	case ms == 0:
+	case ms < 9.995:
+		rtt = fmt.Sprintf("%.2f ms", ms)
+	case ms < 99.95:
+		rtt = fmt.Sprintf("%.1f ms", ms)
+	default:
+		rtt = fmt.Sprintf("%.0f ms", ms)
+	}
+	return rtt, fmt.Sprintf("%.0f%%", 100*p.Loss)
+}
+
+// Ago returns how long ago something was, in seconds, as Age does; a dash for nil.
+func Ago(seconds *float64) string {
+	if seconds == nil {
+		return "-"
+	}
+	return Age(*seconds)
 }
 
 // Age returns a number of seconds in at most five columns: "3s", "59m", "47h", "12d".

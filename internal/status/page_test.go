@@ -52,12 +52,22 @@ func full() Document {
 	}
 }
 
+// probed is a document of a node that probes its peers.
+func probed() Document {
+	d := full()
+	heard := 4.2
+	d.Dataplane.Peers[0].Probe, d.Dataplane.Peers[0].Heard = &Probe{Sent: 40, Lost: 4, Loss: 0.4, RTT: 0.00123}, &heard
+	d.Dataplane.Peers[1].Probe = &Probe{Sent: 40, Lost: 40, Loss: 1}
+	return d
+}
+
 func TestPage(t *testing.T) {
 	for _, tc := range []struct {
 		golden string
 		doc    Document
 	}{
 		{"full.txt", full()},
+		{"probed.txt", probed()},
 		{"waiting.txt", Document{
 			Version: "v0.1.0", PID: 4242, Uptime: 1, Waiting: "a lease",
 			Source: Source{Name: "file /etc/twill/leases.json"},

@@ -7,6 +7,7 @@
 package status
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 )
@@ -175,11 +176,46 @@ type Peer struct {
 	// within a second; with vxlan, since the last packet to it. It is nil if there
 	// never was one, or if it is unknown.
 	Idle *float64 `json:"idle_seconds,omitempty"`
+	// Heard is the number of seconds since the last packet from the peer: one of a pod, to
+	// within a second, where traffic is counted, and an answer to a probe. It is nil if
+	// there never was one, or if it is unknown.
+	Heard *float64 `json:"heard_seconds,omitempty"`
+	// Probe is what probes have found; nil if the peer was not probed yet.
+	Probe *Probe `json:"probe,omitempty"`
 	// MTU is the size in bytes of the largest packet that arrives at the peer, if it is
 	// smaller than the device's and no ICMP error says so; otherwise 0.
 	MTU int `json:"mtu,omitempty"`
 	// Notes describe anything unusual about the path to the peer.
 	Notes []string `json:"notes,omitempty"`
+}
+
+// Probe is what the pings of --probe-interval have found about a peer.
+type Probe struct {
+	Sent uint64  `json:"sent"` // answered or lost; one on its way is not counted yet
+	Lost uint64  `json:"lost"`
+	Loss float64 `json:"loss_ratio"`            // of the last 10
+	RTT  float64 `json:"rtt_seconds,omitempty"` // of the last that was answered; 0: none was
+}
+
+// Way returns the backend that carries packets to the peer. A peer without one in the
+// document is reached by udp.
+func (p *Peer) Way() string { return cmp.Or(p.Backend, "udp") }
+
+// Target returns the address of the peer that answers pings which take the way of pods'
+// packets: that of its device in the tunnel, the first of its subnet. Plain routes end at
+// no device, so it is the public address then, to which they lead.
+func (p *Peer) Target() netip.Addr {
+	if p.Backend == KindHostGW || len(p.Subnets) == 0 {
+		return p.PublicIP
+	}
+	return p.Subnets[0].Masked().Addr()
+}
+
+// HeardAgo makes Heard not exceed the time since a packet from the peer.
+func (p *Peer) HeardAgo(ago time.Duration) {
+	if seconds := ago.Seconds(); p.Heard == nil || seconds < *p.Heard {
+		p.Heard = &seconds
+	}
 }
 
 // Counted reports whether traffic to and from the peer is counted: packets that

@@ -6,6 +6,7 @@ package top
 import (
 	"cmp"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -64,8 +65,10 @@ type Peer struct {
 	Backend  string         `json:"backend"`
 	Counted  bool           `json:"counted"` // the rates are known
 	Rates
-	Idle  *float64 `json:"idle_seconds,omitempty"`
-	Notes []string `json:"notes,omitempty"`
+	Idle  *float64      `json:"idle_seconds,omitempty"`
+	Heard *float64      `json:"heard_seconds,omitempty"`
+	Probe *status.Probe `json:"probe,omitempty"`
+	Notes []string      `json:"notes,omitempty"`
 }
 
 // Drop is a reason for which packets were dropped.
@@ -104,8 +107,8 @@ func Compare(before, after Sample) Page {
 		byKind := make(map[string]int)
 		for _, peer := range dp.Peers {
 			row := Peer{
-				PublicIP: peer.PublicIP, Subnets: peer.Subnets, Backend: cmp.Or(peer.Backend, "udp"),
-				Counted: peer.Counted(), Idle: peer.Idle, Notes: peer.Notes,
+				PublicIP: peer.PublicIP, Subnets: peer.Subnets, Backend: peer.Way(),
+				Counted: peer.Counted(), Idle: peer.Idle, Heard: peer.Heard, Probe: peer.Probe, Notes: peer.Notes,
 			}
 			if was, ok := known[identity(&peer)]; ok && row.Counted {
 				row.Rates = rates(was, countersOf(&peer))
@@ -172,7 +175,7 @@ func (p *Page) Sort(by Order) {
 		case ByPackets:
 			c = cmp.Compare(b.TXPackets+b.RXPackets, a.TXPackets+a.RXPackets)
 		case ByHeard:
-			c = cmp.Compare(heard(a), heard(b))
+			c = cmp.Compare(secondsOf(heard(a)), secondsOf(heard(b)))
 		}
 		return cmp.Or(c, a.PublicIP.Compare(b.PublicIP))
 	})
@@ -181,10 +184,19 @@ func (p *Page) Sort(by Order) {
 	})
 }
 
-// heard returns the seconds since the last packet of a peer, many if there was none.
-func heard(p Peer) float64 {
-	if p.Idle == nil {
-		return 1e18
+// heard returns the seconds since the last packet from a peer. Where only packets to it
+// are known of, as with vxlan without probes, it is those since the last of them.
+func heard(p Peer) *float64 {
+	if p.Heard != nil || p.Probe != nil || p.Counted {
+		return p.Heard
 	}
-	return *p.Idle
+	return p.Idle
+}
+
+// secondsOf returns a time to sort by: nil comes last.
+func secondsOf(ago *float64) float64 {
+	if ago == nil {
+		return math.Inf(1)
+	}
+	return *ago
 }

@@ -2,6 +2,7 @@ package top
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/twillnet/twill/internal/status"
@@ -9,6 +10,9 @@ import (
 
 // Columns of the smallest terminal for which the tables are made.
 const minWidth = 80
+
+// probeWidth is the number of columns that the results of probes take.
+const probeWidth = 13
 
 // Text returns the page for a terminal of width columns and height lines. Peers that do
 // not fit are counted in the last line of theirs; with a height of 0 all fit. from is
@@ -63,10 +67,24 @@ func (p *Page) peers(width, room, from int) []string {
 	// Wider terminals have room for IPv6 addresses.
 	address := 15 + min((width-minWidth)/2, 24)
 	subnet := 16 + min((width-minWidth)-(address-15), 40)
-	row := func(peer, subnets, by, send, packets, receive, packets2, heard string) string {
-		return fmt.Sprintf("%-*s %-*s %-7s %7s %6s %7s %6s %5s", address, cut(peer, address), subnet, cut(subnets, subnet), cut(by, 7), send, packets, receive, packets2, heard)
+	probed := slices.ContainsFunc(p.Peers, func(p Peer) bool { return p.Probe != nil })
+	if probed { // its columns take the room of the subnets, if that is all there is
+		if subnet -= probeWidth; subnet < 16 {
+			subnet = 0
+		}
 	}
-	lines := []string{row("PEER", "SUBNETS", "BY", "SND b/s", "PKT/S", "RCV b/s", "PKT/S", "HEARD")}
+	row := func(peer, subnets, by, send, packets, receive, packets2, heard, rtt, loss string) string {
+		line := fmt.Sprintf("%-*s ", address, cut(peer, address))
+		if subnet > 0 {
+			line += fmt.Sprintf("%-*s ", subnet, cut(subnets, subnet))
+		}
+		line += fmt.Sprintf("%-7s %7s %6s %7s %6s %5s", cut(by, 7), send, packets, receive, packets2, heard)
+		if probed {
+			line += fmt.Sprintf(" %7s %4s", rtt, loss)
+		}
+		return line
+	}
+	lines := []string{row("PEER", "SUBNETS", "BY", "SND b/s", "PKT/S", "RCV b/s", "PKT/S", "HEARD", "RTT", "LOSS")}
 	shown := p.Peers[min(from, len(p.Peers)-1):]
 	hidden := 0
 	if room > 2 && len(shown) > room-1 {
@@ -79,7 +97,8 @@ func (p *Page) peers(width, room, from int) []string {
 		if peer.Counted {
 			cells = [4]string{number(peer.TXBits), number(peer.TXPackets), number(peer.RXBits), number(peer.RXPackets)}
 		}
-		lines = append(lines, row(peer.PublicIP.String(), status.Join(peer.Subnets, ","), peer.Backend, cells[0], cells[1], cells[2], cells[3], ago(peer.Idle)))
+		rtt, loss := peer.Probe.Texts()
+		lines = append(lines, row(peer.PublicIP.String(), status.Join(peer.Subnets, ","), peer.Backend, cells[0], cells[1], cells[2], cells[3], status.Ago(heard(*peer)), rtt, loss))
 	}
 	if hidden > 0 {
 		lines = append(lines, fmt.Sprintf("and %d more", hidden))
@@ -103,14 +122,6 @@ func number(n float64) string {
 		n /= 1000
 	}
 	return fmt.Sprintf("%.3gT", n)
-}
-
-// ago returns how long ago something was.
-func ago(seconds *float64) string {
-	if seconds == nil {
-		return "-"
-	}
-	return status.Age(*seconds)
 }
 
 // cut shortens text to n columns. All text is ASCII.

@@ -31,6 +31,9 @@ func peer(i int, backend string, c Counters, idle float64) status.Peer {
 	}
 	if idle >= 0 {
 		p.Idle = &idle
+		if p.Counted() {
+			p.Heard = &idle
+		}
 	}
 	return p
 }
@@ -113,6 +116,11 @@ func manyPeers() Page {
 func TestPagesFitTheirTerminals(t *testing.T) {
 	few := Compare(twoSeconds())
 	many := manyPeers()
+	probed := Compare(twoSeconds())
+	heard := 3.5
+	probed.Peers[1].Probe = &status.Probe{Sent: 20, RTT: 0.00042}
+	probed.Peers[2].Probe, probed.Peers[2].Heard = &status.Probe{Sent: 20, Lost: 3, Loss: 0.3, RTT: 0.12}, &heard
+	probed.Peers[3].Probe = &status.Probe{Sent: 20, Lost: 20, Loss: 1}
 	for _, tt := range []struct {
 		name                string
 		page                Page
@@ -121,6 +129,8 @@ func TestPagesFitTheirTerminals(t *testing.T) {
 	}{
 		{"few-80", few, 80, 0, 0, ByTraffic},
 		{"few-80-heard", few, 80, 0, 0, ByHeard},
+		{"probed-80", probed, 80, 0, 0, ByHeard},
+		{"probed-120", probed, 120, 0, 0, ByTraffic},
 		{"many-80x24", many, 80, 24, 0, ByTraffic},
 		{"many-80x24-scrolled", many, 80, 24, 295, ByPackets},
 		{"many-120x24", many, 120, 24, 0, ByAddress},
