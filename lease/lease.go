@@ -70,11 +70,20 @@ type Update struct {
 	Put      []Lease
 	Delete   []Key
 	// Err is not nil when the store refuses something, such as an invalid
-	// configuration; when the node's own lease is lost, or differs from what the
-	// node wrote (it then wraps ErrLost and calls for Renew); or when the store
-	// refuses this node (it then wraps ErrDenied). The rest of the update is then
-	// empty, and what was sent before stays in force.
+	// configuration; or when the node's own lease is lost, or differs from what the
+	// node wrote (it then wraps ErrLost and calls for Renew). The rest of the update
+	// is then empty, and what was sent before stays in force.
+	//
+	// An Err that wraps ErrDenied means that the store refuses this node, and holds
+	// until an update without. Since the store may refuse one request and grant
+	// others, that update may have changes too, and so may those that follow with
+	// the same Err.
 	Err error
+}
+
+// Changes reports whether u has a configuration or leases.
+func (u *Update) Changes() bool {
+	return u.Config != nil || u.Snapshot || len(u.Put) > 0 || len(u.Delete) > 0
 }
 
 // ErrNoLease reports that the store holds no lease for the requesting node and

@@ -14,12 +14,18 @@ import (
 
 // follow processes one update of the store. Invalid parts change nothing.
 func (s *session) follow(u lease.Update) {
+	denied := errors.Is(u.Err, lease.ErrDenied)
 	switch {
 	case errors.Is(u.Err, lease.ErrLost):
 		s.holder.nudge()
 		return
-	case u.Err != nil:
+	case u.Err != nil && !denied:
 		s.source.refused = u.Err
+		s.reportSource()
+		return
+	}
+	s.source.denied = u.Err
+	if denied && !u.Changes() {
 		s.reportSource()
 		return
 	}

@@ -1,7 +1,7 @@
 package daemon
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -13,7 +13,8 @@ import (
 
 // sourceHealth is the health of the store's updates.
 type sourceHealth struct {
-	refused error // error in the last update; nil if it was good
+	refused error // what the store refused last, such as a configuration; nil if that was corrected
+	denied  error // why the store refuses this node; nil if it does not
 	unfit   error // why this node cannot follow the latest configuration; nil if it can
 	since   time.Time
 	updated time.Time // when the last good update arrived; zero if none did
@@ -21,10 +22,7 @@ type sourceHealth struct {
 
 // problem returns the current error.
 func (h *sourceHealth) problem() error {
-	if h.refused != nil {
-		return h.refused
-	}
-	return h.unfit
+	return cmp.Or(h.refused, h.denied, h.unfit)
 }
 
 // config returns the error of the network configuration.
@@ -85,8 +83,8 @@ func (s *session) problem(err error) string {
 	if err := s.source.config(); err != nil {
 		return waitsForConfig + err.Error()
 	}
-	if errors.Is(s.source.refused, lease.ErrDenied) {
-		return "access to the leases: " + s.source.refused.Error()
+	if err := s.source.denied; err != nil {
+		return "access to the leases: " + err.Error()
 	}
 	return ""
 }

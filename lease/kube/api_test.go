@@ -118,9 +118,9 @@ func (s *subject) take(ctx context.Context, u lease.Update) {
 	defer s.mu.Unlock()
 	if u.Err != nil {
 		s.errs = append(s.errs, u.Err)
-		return
+	} else {
+		s.errs = nil
 	}
-	s.errs = nil
 	if u.Config != nil {
 		s.config = u.Config
 	}

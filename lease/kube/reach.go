@@ -5,6 +5,8 @@ package kube
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,19 +15,56 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// reach records whether the API can be reached. It is guarded by the mutex of
+// reach records whether the API serves this node. It is guarded by the mutex of
 // the Store.
 type reach struct {
-	away   time.Time // since when it does not answer; zero if it does
-	why    *Error    // of the last request that failed
-	logged time.Time
-	// forbidden is the operation that the API server does not allow this node, empty
-	// if it allows all: that others succeed meanwhile does not end the fault.
-	forbidden string
+	away time.Time // since when it does not, entirely; zero if it does
+	// down is the error of the last request, if the API did not answer it or does not
+	// accept the credentials; nil if the API answers.
+	down *Error
+	// forbidden holds the operations that the API server does not allow this node, with
+	// the error of each. That others succeed does not end the fault.
+	forbidden map[string]*Error
 }
 
-// logEvery limits the log messages during an outage of the API.
-const logEvery = 30 * time.Second
+// why returns why the API does not serve this node, nil if it does. A refusal, which
+// only an operator can resolve, comes before an outage.
+func (r *reach) why() *Error {
+	if len(r.forbidden) == 0 || denied(r.down) {
+		return r.down
+	}
+	return r.forbidden[slices.Min(slices.Collect(maps.Keys(r.forbidden)))]
+}
+
+// refusal returns why the API refuses this node, or nil.
+func (r *reach) refusal() error {
+	if e := r.why(); denied(e) {
+		return e
+	}
+	return nil
+}
+
+// denied reports whether e, which may be nil, is that of a refusal.
+func denied(e *Error) bool { return e != nil && errors.Is(e, lease.ErrDenied) }
+
+// failed records the error of op and reports whether it is a fault of another kind
+// than those that are known.
+func (r *reach) failed(op string, e *Error) (isNew bool) {
+	if r.away.IsZero() {
+		r.away = time.Now()
+	}
+	if apierrors.IsForbidden(e) {
+		if r.forbidden == nil {
+			r.forbidden = map[string]*Error{}
+		}
+		isNew = r.forbidden[op] == nil
+		r.forbidden[op], r.down = e, nil
+		return isNew
+	}
+	isNew = r.down == nil || denied(r.down) != denied(e)
+	r.down = e
+	return isNew
+}
 
 // Away returns when the API stopped answering or began to refuse this node, and
 // why. The time is zero if the API answers.
@@ -35,7 +74,7 @@ func (s *Store) Away() (since time.Time, why error) {
 	if s.reach.away.IsZero() {
 		return time.Time{}, nil
 	}
-	return s.reach.away, s.reach.why
+	return s.reach.away, s.reach.why()
 }
 
 // outcome records the result of a request, logs changes, and returns the *Error
@@ -52,31 +91,15 @@ func (s *Store) outcome(ctx context.Context, op string, err error) error {
 	if ctx.Err() != nil {
 		return errors.Join(ctx.Err(), e) // the caller gave up; the API may be healthy
 	}
-	denied := errors.Is(e, lease.ErrDenied)
-	if denied {
+	if denied(e) {
 		s.access.question()
 	}
-	now := time.Now()
 	s.mu.Lock()
-	r := &s.reach
-	isNew := r.why == nil || denied != errors.Is(r.why, lease.ErrDenied)
-	if r.away.IsZero() {
-		r.away = now
-	}
-	log := isNew || now.Sub(r.logged) >= logEvery
-	if log {
-		r.logged = now
-	}
-	r.why, r.forbidden = e, ""
-	if apierrors.IsForbidden(err) {
-		r.forbidden = op
-	}
+	isNew := s.reach.failed(op, e)
 	s.mu.Unlock()
-	if log {
+	if isNew {
 		s.log.Warn("Kubernetes API does not serve this node, going on with what is known", logging.KeyOperation, e.Op,
 			logging.KeyError, e.Err, logging.KeyRemedy, e.Remedy)
-	}
-	if isNew {
 		s.notify()
 	}
 	return e
@@ -89,29 +112,31 @@ func answered(err error) bool {
 		apierrors.IsConflict(err) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err)
 }
 
+// answers records that the API has answered a request for op.
+func (s *Store) answers(op string) { s.resolve(op, true) }
+
 // unneeded records that this node has no reason to try op again, should it be
 // forbidden.
-func (s *Store) unneeded(op string) {
-	s.mu.Lock()
-	forbidden := s.reach.forbidden == op
-	s.mu.Unlock()
-	if forbidden {
-		s.answers(op)
-	}
-}
+func (s *Store) unneeded(op string) { s.resolve(op, false) }
 
-// answers records that the API has answered a request for op.
-func (s *Store) answers(op string) {
+// resolve ends the fault that op is forbidden and, if the API has answered, an outage.
+// It logs the end of either.
+func (s *Store) resolve(op string, answered bool) {
 	s.mu.Lock()
-	was := s.reach
-	if was.forbidden != "" && was.forbidden != op {
-		s.mu.Unlock()
-		return
+	r := &s.reach
+	forbidden := r.forbidden[op] != nil
+	delete(r.forbidden, op)
+	down := answered && r.down != nil
+	if down {
+		r.down = nil
 	}
-	s.reach = reach{}
+	away := r.away
+	if r.why() == nil {
+		r.away = time.Time{}
+	}
 	s.mu.Unlock()
-	if !was.away.IsZero() {
-		s.log.Info("Kubernetes API answers again", logging.KeyOperation, op, logging.KeyAway, time.Since(was.away).Round(time.Millisecond))
+	if forbidden || down {
+		s.log.Info("Kubernetes API answers again", logging.KeyOperation, op, logging.KeyAway, time.Since(away).Round(time.Millisecond))
 		s.notify()
 	}
 }

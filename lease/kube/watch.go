@@ -4,8 +4,6 @@ package kube
 
 import (
 	"context"
-	"errors"
-	"slices"
 	"sync"
 
 	"github.com/twillnet/twill/lease"
@@ -78,7 +76,7 @@ type watcher struct {
 	config  *lease.Config // last sent; nil if none
 	refused string        // the error of the configuration sent since then
 	begun   bool          // the snapshot was sent
-	denied  bool          // last sent was that the API refuses this node
+	denied  string        // why the API refuses this node, as last sent; empty if it does not
 	lost    string        // the last sent fault of the own node; empty if there was none
 	addrs   string        // annotations that select the interface, as last seen
 }
@@ -126,15 +124,15 @@ func (w *watcher) collect() (*lease.Update, []error) {
 		w.refused = w.bad.Error()
 		errs = append(errs, w.bad)
 	}
-	if denied := errors.Is(w.reach.reason(), lease.ErrDenied); denied != w.denied {
-		w.denied = denied
-		if denied {
-			errs = append(errs, w.reach.reason())
-		} else {
-			some = true // an empty update: the fault is resolved
-		}
+	// An operation may be refused while changes still arrive, so all updates carry it.
+	u.Err = w.reach.refusal()
+	if denied := textOf(u.Err); denied != w.denied {
+		w.denied, some = denied, true
 	}
 	if w.config == nil || !w.begun && !w.nodes.synced {
+		if some && u.Err != nil {
+			errs = append(errs, u.Err)
+		}
 		return nil, errs // only errors before there is a snapshot
 	}
 	changed := w.table.Take()
@@ -157,10 +155,15 @@ func (w *watcher) collect() (*lease.Update, []error) {
 	if !some {
 		return nil, errs
 	}
-	if w.denied && !slices.Contains(errs, w.reach.reason()) {
-		errs = append(errs, w.reach.reason()) // one operation is refused, and others are not: an update does not end that
-	}
 	return &u, errs
+}
+
+// textOf returns the text of err, "" if there is none.
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func (w *watcher) send(ctx context.Context, u lease.Update) error {
@@ -205,12 +208,4 @@ func (o *own) addrs(k *layout.Keys) string {
 		return ""
 	}
 	return k.NodeAddrsText(o.seen)
-}
-
-// reason returns why as an error, which may be nil.
-func (r *reach) reason() error {
-	if r.why == nil {
-		return nil
-	}
-	return r.why
 }

@@ -266,7 +266,7 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 		case err := <-ended:
 			return err
 		case u := <-in:
-			first := u.Err == nil && late != nil
+			first := u.Snapshot && late != nil
 			err = send(u)
 			if first {
 				late = nil

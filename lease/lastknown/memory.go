@@ -105,9 +105,6 @@ type writer struct {
 
 // apply applies an update, and writes the file at once or soon.
 func (w *writer) apply(u lease.Update) {
-	if u.Err != nil {
-		return
-	}
 	if u.Config != nil {
 		w.mu.Lock()
 		w.known.Config = u.Config

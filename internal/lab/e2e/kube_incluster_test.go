@@ -119,3 +119,40 @@ func (d *daemon) startWaiting(why string) {
 	testkit.Eventually(d.t, "it answers", func() bool { return d.tryStatus() != nil })
 	d.waits(why)
 }
+
+// One right is missing, so the daemon's own changes are refused while those of others
+// arrive.
+func TestKubeMissingRightIsReportedOnceWhileLeasesChange(t *testing.T) {
+	t.Parallel()
+	l := newKubeLab(t, 1, `{"Type": "vxlan"}`)
+	l.start()
+	d := l.daemons[0]
+	const (
+		unserved, serves = "Kubernetes API does not serve this node", "Kubernetes API answers again"
+		refused, valid   = "lease source refused", "lease source valid again"
+		notReady         = "not ready"
+	)
+	restore := l.Withhold("nodes/status", "patch")
+	l.Annotate("node-a", map[string]any{"flannel.alpha.coreos.com/public-ip": "172.31.9.66"})
+	d.waits(`cannot patch resource "nodes/status"`)
+	const changes = 3
+	for i := range changes {
+		l.AddAnnotatedNode(fmt.Sprintf("node-%d", i), stockAnnotations(fmt.Sprintf("172.31.9.%d", 90+i)), fmt.Sprintf("10.5.%d.0/24", 90+i))
+		l.sees(0, 2+i)
+	}
+	if got := d.status().Waiting; !strings.Contains(got, `cannot patch resource "nodes/status"`) {
+		t.Errorf("with leases that arrive it no longer waits for the right, but for %q", got)
+	}
+	for _, line := range []string{valid, serves} {
+		if strings.Contains(d.stderr.String(), line) {
+			t.Errorf("it says %q while the right is missing", line)
+		}
+	}
+	restore()
+	testkit.Eventually(t, "ready again", func() bool { return d.status().Waiting == "" })
+	for _, line := range []string{unserved, refused, notReady, serves, valid} {
+		if n := strings.Count(d.stderr.String(), line); n != 1 {
+			t.Errorf("%q is logged %d times, want once:\n%s", line, n, d.stderr.String())
+		}
+	}
+}
