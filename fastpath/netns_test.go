@@ -390,13 +390,15 @@ func TestPortOfClosedSocketsIsFreeInSpiteOfAChild(t *testing.T) {
 				fds []int
 				err error
 			}
-			result := make(chan opened)
+			result := make(chan opened, 1)
 			go func() {
 				var o opened
 				o.err = ns.Do(func() (err error) { o.fds, err = openSockets(local, n, n > 1); return err })
 				result <- o
 			}()
-			time.Sleep(50 * time.Millisecond) // for a call that does not wait to fail
+			if testkit.Within(50*time.Millisecond, func() bool { return len(result) > 0 }) {
+				t.Errorf("%d sockets: the call did not wait for the child", n)
+			}
 			unix.Close(copied)
 			syscall.ForkLock.Unlock()
 			o := <-result

@@ -112,12 +112,16 @@ func hold(label string, fd int) (*Namespace, error) {
 }
 
 // prepare puts a new namespace into the state that tests expect: loopback up,
-// IPv6 addresses usable at once, no source checks.
+// IPv6 addresses usable at once, no source checks. It lifts the bound on how many
+// fragments of other datagrams may come between two of one (ipfrag_max_dist, which is
+// 64): where a sender is preempted between two fragments, the kernel would drop the
+// datagram.
 func (n *Namespace) prepare() error {
 	for _, key := range []string{
 		"net/ipv6/conf/all/accept_dad", "net/ipv6/conf/default/accept_dad",
 		"net/ipv6/conf/all/accept_ra", "net/ipv6/conf/default/accept_ra",
 		"net/ipv4/conf/all/rp_filter", "net/ipv4/conf/default/rp_filter",
+		"net/ipv4/ipfrag_max_dist",
 	} {
 		if err := n.Sysctl(key, "0"); err != nil {
 			return err
