@@ -72,7 +72,7 @@ type Failed map[Kind]error
 // Probe finds out which of the backends that s allows cannot be used in the
 // network namespace of the calling thread.
 func (s Settings) Probe(p Probes) Failed {
-	if s.Type != typeAuto && s.Type != typeVXLAN {
+	if s.Type != TypeAuto && s.Type != typeVXLAN {
 		return nil // there is no choice to make
 	}
 	f := make(Failed)
@@ -112,4 +112,4 @@ func (s Settings) Choose(f Failed) (Choice, error) {
 		fmt.Errorf("vxlan: %w", noVXLAN), fmt.Errorf("udp: %w", noUDP)))
 }
 
-func (s Settings) auto() bool { return s.Type == typeAuto }
+func (s Settings) auto() bool { return s.Type == TypeAuto }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/lease"
 )
@@ -13,7 +12,7 @@ import (
 // Backend types of a network configuration.
 const (
 	typeAlloc  = "alloc"
-	typeAuto   = "auto"
+	TypeAuto   = "auto"
 	typeHostGW = string(HostGW)
 	typeUDP    = string(UDP)
 	typeVXLAN  = string(VXLAN)
@@ -21,7 +20,7 @@ const (
 
 // Types are the backend types that a network configuration, or a node's
 // override of it, may name.
-var Types = []string{typeAlloc, typeAuto, typeHostGW, typeUDP, typeVXLAN}
+var Types = []string{typeAlloc, TypeAuto, typeHostGW, typeUDP, typeVXLAN}
 
 // stockOnly are the backend types of flannel that twilld does not implement.
 var stockOnly = []string{"extension", "ipip", "ipsec", "tencent-vpc", "wireguard"}
@@ -30,7 +29,7 @@ var stockOnly = []string{"extension", "ipip", "ipsec", "tencent-vpc", "wireguard
 // node.
 type Settings struct {
 	Type          string // one of Types
-	UDP           udp.Options
+	UDP           UDPOptions
 	VXLAN         vxlan.Options
 	DirectRouting bool // plain routes to peers on the link, whatever the backend
 	Overridden    bool // the type is not that of the network configuration
@@ -63,7 +62,7 @@ func SettingsOf(c *lease.Config, override string) (Settings, error) {
 		s.DirectRouting = true
 		return s, nil
 	}
-	if s.UDP, err = udp.OptionsOf(c); err != nil {
+	if s.UDP, err = udpOptionsOf(c); err != nil {
 		return s, err
 	}
 	if s.VXLAN, err = vxlan.OptionsOf(c); err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 )
 
 // What a node announces depends on devices that are there. That they could not be
@@ -15,11 +16,11 @@ import (
 func TestAnnouncementThatCouldNotBeMadeIsMadeLater(t *testing.T) {
 	h := newEtcdRig(t)
 	var broken atomic.Bool
-	h.daemon.macs = func(backend.Settings, backend.Choice) (backend.MACs, error) {
+	h.daemon.macs = func(backend.Settings, backend.Choice) (dataplane.MACs, error) {
 		if broken.Load() {
-			return backend.MACs{}, errors.New("look up interface flannel.1: interrupted")
+			return dataplane.MACs{}, errors.New("look up interface flannel.1: interrupted")
 		}
-		return backend.MACs{}, nil
+		return dataplane.MACs{}, nil
 	}
 	h.put(t, configKey, goodConf)
 	h.start(t)

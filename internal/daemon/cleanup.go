@@ -9,7 +9,7 @@ import (
 	"os"
 	"slices"
 
-	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
@@ -36,8 +36,8 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	if errors.Is(unread, fs.ErrNotExist) {
 		unread = nil
 	}
-	left := backend.Clean(d.options.tunName, valid(env.Network, env.IPv6Network), valid(env.Subnet, env.IPv6Subnet), d.options.routesFile(), d.log)
-	if errors.Is(left, backend.ErrInUse) {
+	left := dataplane.Clean(d.options.tunName, valid(env.Network, env.IPv6Network), valid(env.Subnet, env.IPv6Subnet), d.options.routesFile(), d.log)
+	if errors.Is(left, dataplane.ErrInUse) {
 		return fmt.Errorf("clean up: %w", left)
 	}
 	if socketLeft {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/daemon/handover"
 	"github.com/twillnet/twill/internal/daemon/httpd"
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -80,7 +81,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		identity:     hostID,
 		answerWithin: answerWithin,
 		probes:       backend.Probe,
-		macs:         backend.Settings.ReadMACs,
+		macs:         dataplane.ReadMACs,
 	}
 	if o.probeInterval > 0 {
 		d.probeMetrics = metrics.NewProbes()
@@ -139,7 +140,7 @@ type daemon struct {
 	probes          backend.Probes
 	identity        func(underlay.Interface) string // the ID of this host, or ""
 	answerWithin    time.Duration
-	macs            func(backend.Settings, backend.Choice) (backend.MACs, error)
+	macs            func(backend.Settings, backend.Choice) (dataplane.MACs, error)
 }
 
 // runUntilSignal runs until SIGTERM, SIGINT or the end of ctx, or until

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -28,7 +29,7 @@ type node struct {
 // opensLike reports whether a data plane opened for n also suits o.
 func (n *node) opensLike(o *node) bool {
 	return n.link.Equal(o.link) && n.own.Key() == o.own.Key() && n.settings == o.settings && n.choice.Equal(o.choice) &&
-		backend.SameVTEPs(n.own.Attrs, o.own.Attrs)
+		dataplane.SameVTEPs(n.own.Attrs, o.own.Attrs)
 }
 
 // dataPlane is an open data plane. Status, SetIdle and Counters may be called from any
@@ -60,7 +61,7 @@ type dataPlane interface {
 // openDataPlane opens the data plane for n. Remains of a failed attempt do not
 // prevent the next one from succeeding.
 func (d *daemon) openDataPlane(n node) (dataPlane, error) {
-	p, err := backend.Open(backend.Config{
+	p, err := dataplane.Open(dataplane.Config{
 		Settings:  n.settings,
 		Choice:    n.choice,
 		Underlay:  n.link,

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -20,9 +21,9 @@ type inputs struct {
 	config, latest *lease.Config
 	failed         failures
 	link           underlay.Interface
-	self           backend.Self // addresses of existing VXLAN devices, and the ID of this host
-	own            lease.Lease  // this node's lease, as last returned by the store
-	leases         *lease.Set   // of all nodes, the sum of the store's updates
+	self           dataplane.Self // addresses of existing VXLAN devices, and the ID of this host
+	own            lease.Lease    // this node's lease, as last returned by the store
+	leases         *lease.Set     // of all nodes, the sum of the store's updates
 	peers          peers
 	// kernelPath means that the kernel path is wanted and passed its self-test.
 	kernelPath bool
@@ -88,7 +89,7 @@ func plan(in *inputs) (want, error) {
 	if settings.Carries() {
 		self := in.self
 		self.Leases, self.Own = in.peers.leases, own
-		if w.attrs, err = settings.Announce(choice, in.config, in.link, self, udp.Announce(o.switches.PartialChecksums, in.kernelPath)); err != nil {
+		if w.attrs, err = dataplane.Announce(settings, choice, in.config, in.link, self, udp.Announce(o.switches.PartialChecksums, in.kernelPath)); err != nil {
 			return want{}, err
 		}
 	}

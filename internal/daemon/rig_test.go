@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/logging"
@@ -90,7 +91,7 @@ func newRig(t *testing.T) *rig {
 		addrs:    func() ([]netip.Addr, error) { return []netip.Addr{eth0.IPv4}, nil },
 		gateways: func() ([]netip.Addr, error) { return nil, nil },
 		identity: func(underlay.Interface) string { return "" },
-		macs:     func(backend.Settings, backend.Choice) (backend.MACs, error) { return backend.MACs{}, nil },
+		macs:     func(backend.Settings, backend.Choice) (dataplane.MACs, error) { return dataplane.MACs{}, nil },
 	}
 	h.write(t, twoNodes)
 	return h

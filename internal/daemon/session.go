@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/daemon/handover"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
@@ -175,7 +175,7 @@ func (s *session) handle(ctx context.Context, e events) error {
 		case err := <-e.holding:
 			return err
 		case err := <-s.applied.ended:
-			if !errors.Is(err, backend.ErrDeviceGone) {
+			if !errors.Is(err, dataplane.ErrDeviceGone) {
 				return err
 			}
 			s.closeWithout(err)

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
@@ -94,18 +94,18 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 			if asked != "" {
 				// Any later write by the other host shows that it is alive.
 				if i := slices.IndexFunc(u.Put, func(l lease.Lease) bool { return l.Key() == asked }); i >= 0 {
-					if _, challenger := backend.NodeOf(u.Put[i].Attrs); challenger != own {
+					if _, challenger := dataplane.NodeOf(u.Put[i].Attrs); challenger != own {
 						return twinOf(u.Put[i]), nil
 					}
 				}
 				continue
 			}
 			l := leaseAt(leases.Leases(), a)
-			if node, _ := backend.NodeOf(l.Attrs); node == "" || node == own {
+			if node, _ := dataplane.NodeOf(l.Attrs); node == "" || node == own {
 				return "", nil // free, this node's, or of a node without an ID
 			}
 			s.log.Warn("another host has a lease of this node's public address, asking whether it is alive", logging.KeySubnet, l.Subnets())
-			l.Attrs = backend.Challenge(l.Attrs, own)
+			l.Attrs = dataplane.Challenge(l.Attrs, own)
 			asking, cancel := context.WithTimeout(ctx, s.answerWithin)
 			_, err := s.store.Renew(asking, &l)
 			cancel()
@@ -144,7 +144,7 @@ func twinOf(l lease.Lease) string {
 func (s *session) answer() error {
 	own := s.in.self.ID
 	listed, ok := s.in.leases.Get(s.in.own.Key())
-	node, challenger := backend.NodeOf(listed.Attrs)
+	node, challenger := dataplane.NodeOf(listed.Attrs)
 	challenged := challenger != "" && challenger != own
 	// A host with stock flannel has no ID. Neither has what an earlier version of this
 	// node may have written, which is in the store until ours is.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp/kernelpath"
 	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/host/ports"
@@ -41,7 +42,7 @@ const queuesPerPair = 4
 
 // Config describes what a Backend connects and how.
 type Config struct {
-	Options
+	backend.UDPOptions
 	Underlay underlay.Interface
 	Subnets  []netip.Prefix // the subnets of this node
 	TunName  string         // name of the device, "flannel0"
@@ -85,7 +86,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if b.local, err = LocalAddr(cfg.Underlay); err != nil {
 		return nil, err
 	}
-	if b.mtu, err = cfg.TunnelMTU(cfg.Underlay); err != nil {
+	if b.mtu, err = TunnelMTU(cfg.UDPOptions, cfg.Underlay); err != nil {
 		return nil, err
 	}
 	if cfg.PartialChecksums == tun.Off && cfg.PartialAnnounced {
@@ -185,7 +186,7 @@ func LocalAddr(u underlay.Interface) (netip.Addr, error) {
 
 // TunnelMTU returns the size of the largest packet that fits, unfragmented,
 // into a datagram over the interface u.
-func (o Options) TunnelMTU(u underlay.Interface) (encap.TunnelMTU, error) {
+func TunnelMTU(o backend.UDPOptions, u underlay.Interface) (encap.TunnelMTU, error) {
 	local, err := LocalAddr(u)
 	if err != nil {
 		return 0, err

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/netlab"
@@ -57,11 +58,11 @@ func inside(t *testing.T, f func(ns *netlab.Namespace)) {
 
 func config() Config {
 	return Config{
-		Underlay: underlay.Interface{Name: "eth0", MTU: 1500, IPv4: local4},
-		Options:  Options{Port: 8285},
-		Subnets:  node(1).Subnets(),
-		TunName:  "flannel0",
-		Logger:   slog.New(slog.DiscardHandler),
+		Underlay:   underlay.Interface{Name: "eth0", MTU: 1500, IPv4: local4},
+		UDPOptions: backend.UDPOptions{Port: 8285},
+		Subnets:    node(1).Subnets(),
+		TunName:    "flannel0",
+		Logger:     slog.New(slog.DiscardHandler),
 	}
 }
 

@@ -1,4 +1,4 @@
-package backend
+package dataplane
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/host/nlwatch"
 	"github.com/twillnet/twill/internal/lab/netlab"
@@ -80,13 +81,32 @@ func (n node) route(dst, via string) {
 	n.must(n.nl.RouteAdd(&netlink.Route{Dst: netlab.IPNet(netip.MustParsePrefix(dst)), Gw: net.ParseIP(via), LinkIndex: n.link("eth0").Attrs().Index}))
 }
 
+// config is a network configuration with pods of both families.
+func config(t testing.TB, asked string) *lease.Config {
+	t.Helper()
+	c, err := lease.ParseConfig([]byte(`{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:5::/48", "Backend": ` + asked + `}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func settings(t testing.TB, asked string) backend.Settings {
+	t.Helper()
+	s, err := backend.SettingsOf(config(t, asked), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // config is that of a node with pods of both families.
-func (n node) config(backend string) Config {
+func (n node) config(asked string) Config {
 	n.Helper()
 	u := eth0
 	u.Index = n.link("eth0").Attrs().Index
-	s := settings(n, backend, "")
-	var choice Choice
+	s := settings(n, asked)
+	var choice backend.Choice
 	if s.Carries() {
 		choice = must(s.Choose(nil))
 	}
@@ -198,19 +218,19 @@ func TestPeersOfAllKindsHaveOneRouteEach(t *testing.T) {
 }
 
 func TestDirectRoutingGoesRoundTheTunnelOnTheLinkOnly(t *testing.T) {
-	for backend, behind := range map[string]string{
+	for asked, behind := range map[string]string{
 		`{"Type": "vxlan", "DirectRouting": true}`: "10.5.9.0/24 via 10.5.9.0 dev flannel.1",
 		`{"Type": "udp", "DirectRouting": true}`:   "10.5.0.0/16 dev flannel0",
 	} {
 		inside(t, func(n node) {
-			p, _ := n.open(n.config(backend))
+			p, _ := n.open(n.config(asked))
 			leases := []lease.Lease{leaseOf(2, "vxlan", vtepOf("2")), leaseOf(9, "vxlan", vtepOf("9"))}
-			if !p.choice.Has(VXLAN) {
+			if !p.choice.Has(backend.VXLAN) {
 				leases = []lease.Lease{leaseOf(2, "udp", ""), leaseOf(9, "udp", "")}
 			}
 			p.SetLeases(leases)
 			want := []string{"10.5.2.0/24 via 192.0.2.2 dev eth0", behind}
-			if p.choice.First() == UDP {
+			if p.choice.First() == backend.UDP {
 				want = append(want, "fd00:5::/48 dev flannel0")
 			}
 			slices.Sort(want)
@@ -261,24 +281,24 @@ func TestPeerThatChangesItsBackendIsNeverWithoutARoute(t *testing.T) {
 }
 
 func TestRestartFindsAllInPlaceAndChangesNothing(t *testing.T) {
-	for _, backend := range []string{`{"Type": "vxlan"}`, `{"Type": "vxlan", "DirectRouting": true}`, `{"Type": "host-gw"}`} {
+	for _, asked := range []string{`{"Type": "vxlan"}`, `{"Type": "vxlan", "DirectRouting": true}`, `{"Type": "host-gw"}`} {
 		inside(t, func(n node) {
 			leases := []lease.Lease{leaseOf(2, "vxlan", vtepOf("2")), leaseOf(9, "vxlan", vtepOf("9"))}
-			if strings.Contains(backend, "host-gw") {
+			if strings.Contains(asked, "host-gw") {
 				leases = []lease.Lease{leaseOf(2, "host-gw", "")}
 			}
-			p, end := n.open(n.config(backend))
+			p, end := n.open(n.config(asked))
 			p.SetLeases(leases)
 			before := n.routes()
 			end()
 			n.wantRoutes(before...)
 			w := n.monitor()
-			p, end = n.open(n.config(backend))
+			p, end = n.open(n.config(asked))
 			p.SetLeases(leases)
 			n.wantRoutes(before...)
 			end()
 			if kinds := news(w); len(kinds) > 0 {
-				t.Errorf("%s: the restart made netlink messages of the kinds %v", backend, kinds)
+				t.Errorf("%s: the restart made netlink messages of the kinds %v", asked, kinds)
 			}
 		})
 	}
@@ -356,10 +376,10 @@ func TestVXLANThatIsRefusedLeavesUDP(t *testing.T) {
 			t.Fatalf("without a choice: %v", err)
 		}
 		p, _ := n.open(n.config(`{"Type": "auto"}`))
-		if got := p.choice; !slices.Equal(got.Kinds, []Kind{UDP}) || !strings.Contains(got.Why, "flannel.1") {
+		if got := p.choice; !slices.Equal(got.Kinds, []backend.Kind{backend.UDP}) || !strings.Contains(got.Why, "flannel.1") {
 			t.Errorf("%+v", got)
 		}
-		if got := p.Failed(); len(got) != 1 || got[VXLAN] == nil {
+		if got := p.Failed(); len(got) != 1 || got[backend.VXLAN] == nil {
 			t.Errorf("failed: %v", got)
 		}
 		p.SetLeases([]lease.Lease{leaseOf(2, "vxlan", twill)})

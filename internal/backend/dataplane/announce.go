@@ -1,4 +1,4 @@
-package backend
+package dataplane
 
 import (
 	"cmp"
@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -15,8 +16,8 @@ import (
 // announcement is the BackendData of a lease. The VXLAN keys come first, as
 // stock flannel writes them; stock flannel ignores all other keys.
 type announcement struct {
-	*vxlan.Data        // nil: no VXLAN for IPv4
-	Backends    []Kind `json:",omitempty"` // set if there is more than one; otherwise BackendType is enough
+	*vxlan.Data                // nil: no VXLAN for IPv4
+	Backends    []backend.Kind `json:",omitempty"` // set if there is more than one; otherwise BackendType is enough
 	// DirectRouting is set only where BackendType is empty, that is for the udp
 	// backend, which has no DirectRouting in stock flannel.
 	DirectRouting bool `json:",omitempty"`
@@ -29,7 +30,7 @@ type announcement struct {
 type vteps struct{ v4, v6 *vxlan.Data }
 
 // attrs returns what the node with the given ID announces about itself.
-func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcement, id string) lease.Attrs {
+func attrs(s backend.Settings, c backend.Choice, u underlay.Interface, v vteps, a udp.Announcement, id string) lease.Attrs {
 	var out lease.Attrs
 	// The peers infer from these which address families the VXLAN devices use.
 	if u.IPv4.IsValid() {
@@ -39,7 +40,7 @@ func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcem
 		out.PublicIPv6 = u.PublicIPv6
 	}
 	data := announcement{Data: v.v4}
-	if c.First() == UDP { // stock flannel writes no BackendType for it
+	if c.First() == backend.UDP { // stock flannel writes no BackendType for it
 		data.DirectRouting = s.DirectRouting
 	} else {
 		out.BackendType = string(c.First())
@@ -47,7 +48,7 @@ func (s Settings) attrs(c Choice, u underlay.Interface, v vteps, a udp.Announcem
 	if len(c.Kinds) > 1 {
 		data.Backends = c.Kinds
 	}
-	if c.Has(UDP) {
+	if c.Has(backend.UDP) {
 		data.Announcement = a
 	}
 	// A lease that stock flannel could have written stays byte for byte the

@@ -1,4 +1,4 @@
-package backend
+package dataplane
 
 import (
 	"cmp"
@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -60,8 +61,8 @@ type MACs struct{ v4, v6 net.HardwareAddr }
 
 // ReadMACs reads the addresses of the devices that a node with the choice c
 // uses, in the network namespace of the calling thread.
-func (s Settings) ReadMACs(c Choice) (m MACs, err error) {
-	if !c.Has(VXLAN) {
+func ReadMACs(s backend.Settings, c backend.Choice) (m MACs, err error) {
+	if !c.Has(backend.VXLAN) {
 		return m, nil
 	}
 	if m.v4, err = vxlan.Existing(s.VXLAN.VNI, false); err != nil {
@@ -82,9 +83,9 @@ func (m MACs) of(v plannedVTEP) net.HardwareAddr {
 // Announce returns what a node with the choice c announces in its lease. An
 // existing device keeps its address unless another node has the same one. a is of the
 // udp backend, if the node has it.
-func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface, self Self, a udp.Announcement) (lease.Attrs, error) {
+func Announce(s backend.Settings, c backend.Choice, config *lease.Config, u underlay.Interface, self Self, a udp.Announcement) (lease.Attrs, error) {
 	var v vteps
-	if c.Has(VXLAN) {
+	if c.Has(backend.VXLAN) {
 		planned, err := planVTEPs(u, config.IPv4.Enabled(), config.IPv6.Enabled())
 		if err != nil {
 			return lease.Attrs{}, err
@@ -100,5 +101,5 @@ func (s Settings) Announce(c Choice, config *lease.Config, u underlay.Interface,
 			}
 		}
 	}
-	return s.attrs(c, u, v, a, self.ID), nil
+	return attrs(s, c, u, v, a, self.ID), nil
 }

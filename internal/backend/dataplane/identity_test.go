@@ -1,14 +1,15 @@
-package backend
+package dataplane
 
 import (
 	"net/netip"
 	"testing"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/lease"
 )
 
 func TestChallengeChangesNothingElseOfALease(t *testing.T) {
-	a := Settings{}.attrs(Choice{Kinds: []Kind{VXLAN, UDP}}, eth0, vteps{v4: dataOf(vtep1)}, partial, "7f")
+	a := attrs(backend.Settings{}, backend.Choice{Kinds: []backend.Kind{backend.VXLAN, backend.UDP}}, eth0, vteps{v4: dataOf(vtep1)}, partial, "7f")
 	challenged := Challenge(a, "80")
 	if node, challenger := NodeOf(challenged); node != "7f" || challenger != "80" {
 		t.Errorf("written by %q, challenged by %q", node, challenger)

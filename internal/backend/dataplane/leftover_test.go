@@ -1,4 +1,4 @@
-package backend
+package dataplane
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ func TestDeviceHasTheMACOfTheLease(t *testing.T) {
 		attrs.HardwareAddr = must(net.ParseMAC("02:11:22:33:44:55"))
 		cfg := n.config(`{"Type": "vxlan"}`)
 		n.must(n.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, VtepDevIndex: cfg.Underlay.Index, SrcAddr: cfg.Underlay.IPv4.AsSlice()}))
-		cfg.Own.Attrs = must(cfg.Settings.Announce(cfg.Choice, config(t, `{"Type": "vxlan"}`), cfg.Underlay, Self{MACs: must(cfg.Settings.ReadMACs(cfg.Choice))}, partial))
+		cfg.Own.Attrs = must(Announce(cfg.Settings, cfg.Choice, config(t, `{"Type": "vxlan"}`), cfg.Underlay, Self{MACs: must(ReadMACs(cfg.Settings, cfg.Choice))}, partial))
 		if !strings.Contains(string(cfg.Own.BackendData), "02:11:22:33:44:55") {
 			t.Fatalf("announced: %s", cfg.Own.BackendData)
 		}

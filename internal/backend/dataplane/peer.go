@@ -1,10 +1,11 @@
-package backend
+package dataplane
 
 import (
 	"encoding/json"
 	"net/netip"
 	"slices"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/underlay"
@@ -14,7 +15,7 @@ import (
 // peer is another node: the contents of its lease, decoded once.
 type peer struct {
 	lease lease.Lease
-	kinds []Kind // the backends that it has and this package knows, best first
+	kinds []backend.Kind // the backends that it has and this package knows, best first
 	// direct reports whether the peer sends to nodes on its link by plain
 	// routes if the network configuration has DirectRouting. A peer that does
 	// not may drop packets that arrive that way as spoofed (rp_filter).
@@ -84,7 +85,7 @@ func (p *peer) public(like netip.Addr) netip.Addr {
 	return p.lease.PublicIPv6
 }
 
-func (p *peer) has(k Kind) bool { return slices.Contains(p.kinds, k) }
+func (p *peer) has(k backend.Kind) bool { return slices.Contains(p.kinds, k) }
 
 // fields are the keys of BackendData. If it is not a JSON object, broken is
 // set; a key whose value has an unexpected type is ignored.
@@ -118,18 +119,18 @@ func (f fields) text(text json.RawMessage) (s string) {
 
 // kinds returns the backends of a node with this BackendType. It leaves out
 // unknown ones, such as those that only stock flannel has.
-func (f fields) kinds(backendType string) []Kind {
-	var all []Kind
+func (f fields) kinds(backendType string) []backend.Kind {
+	var all []backend.Kind
 	if json.Unmarshal(f.Backends, &all) == nil && len(all) > 0 {
-		return slices.DeleteFunc([]Kind{VXLAN, UDP, HostGW}, func(k Kind) bool { return !slices.Contains(all, k) })
+		return slices.DeleteFunc([]backend.Kind{backend.VXLAN, backend.UDP, backend.HostGW}, func(k backend.Kind) bool { return !slices.Contains(all, k) })
 	}
-	switch k := Kind(backendType); k {
+	switch k := backend.Kind(backendType); k {
 	case "":
-		return []Kind{UDP} // stock flannel's udp backend writes no BackendType
-	case UDP, VXLAN, HostGW:
-		return []Kind{k}
-	case typeAuto: // only in a file that no node writes to
-		return []Kind{VXLAN, UDP}
+		return []backend.Kind{backend.UDP} // stock flannel's udp backend writes no BackendType
+	case backend.UDP, backend.VXLAN, backend.HostGW:
+		return []backend.Kind{k}
+	case backend.TypeAuto: // only in a file that no node writes to
+		return []backend.Kind{backend.VXLAN, backend.UDP}
 	}
 	return nil
 }

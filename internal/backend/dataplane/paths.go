@@ -1,4 +1,4 @@
-package backend
+package dataplane
 
 import (
 	"cmp"
@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/keep"
 )
@@ -17,7 +18,7 @@ import (
 type path struct {
 	peer   *peer
 	subnet netip.Prefix // of the peer's pods
-	kind   Kind
+	kind   backend.Kind
 	via    netip.Addr // the peer's address on the underlay
 	vtep   vxlan.Peer // set if kind is VXLAN
 	since  uint       // the round in which the peer's lease last changed; higher is later
@@ -43,36 +44,36 @@ func (f family) pathTo(p *peer, subnet netip.Prefix) (path, error) {
 	gateway := p.public(subnet.Addr())
 	onLink := func() bool { return f.gateway && gateway.IsValid() && f.onLink(gateway) }
 	if (f.plain || f.direct && p.direct) && onLink() {
-		to.kind, to.via = HostGW, gateway
+		to.kind, to.via = backend.HostGW, gateway
 		return to, nil
 	}
 	var why []error
-	if f.vtep != nil && p.has(VXLAN) {
+	if f.vtep != nil && p.has(backend.VXLAN) {
 		vtep, err := f.vtepOf(p, subnet)
 		if err == nil {
-			to.kind, to.via, to.vtep = VXLAN, vtep.Endpoint, vtep
+			to.kind, to.via, to.vtep = backend.VXLAN, vtep.Endpoint, vtep
 			return to, nil
 		}
 		why = append(why, err)
 	}
-	if f.udp.IsValid() && p.has(UDP) {
+	if f.udp.IsValid() && p.has(backend.UDP) {
 		err := p.noUDP
 		if err == nil && p.socket.Is4() != f.udp.Is4() {
 			err = fmt.Errorf("its udp socket is at %s, this node's at %s, of another address family", p.socket, f.udp)
 		}
 		if err == nil {
-			to.kind, to.via = UDP, p.socket
+			to.kind, to.via = backend.UDP, p.socket
 			return to, nil
 		}
 		why = append(why, err)
 	}
-	if p.has(HostGW) && onLink() {
-		to.kind, to.via = HostGW, gateway
+	if p.has(backend.HostGW) && onLink() {
+		to.kind, to.via = backend.HostGW, gateway
 		return to, nil
 	}
 	switch {
 	case len(why) > 0:
-	case f.plain || p.has(HostGW):
+	case f.plain || p.has(backend.HostGW):
 		why = append(why, errors.New("plain routes lead to peers on the same link only, and it is behind a gateway"))
 	case len(p.kinds) == 0:
 		why = append(why, fmt.Errorf("its backend is %q, which this node does not have", brief(p.lease.BackendType)))
@@ -121,7 +122,7 @@ type layout struct {
 func (p *Plane) layout() *layout {
 	l := &layout{
 		underlay: p.cfg.Underlay.Name, vteps: p.vteps, release: p.cfg.release,
-		networks: p.cfg.Networks, wholeUDP: p.choice.First() == UDP,
+		networks: p.cfg.Networks, wholeUDP: p.choice.First() == backend.UDP,
 	}
 	if b := p.backend(); b != nil {
 		tun := b.Link()
@@ -147,9 +148,9 @@ func (l *layout) state(paths []*path) (s keep.State, shared []vxlan.Peer) {
 	}
 	for _, to := range paths {
 		switch {
-		case to.kind == HostGW:
+		case to.kind == backend.HostGW:
 			s.Routes = append(s.Routes, keep.Route{Dst: to.subnet, Via: to.via, Dev: l.underlay})
-		case to.kind == UDP && l.tun != nil && !l.wholeUDP:
+		case to.kind == backend.UDP && l.tun != nil && !l.wholeUDP:
 			s.Routes = append(s.Routes, keep.Route{Dst: to.subnet, Dev: l.tun.Name})
 		}
 	}
@@ -169,7 +170,7 @@ func (l *layout) state(paths []*path) (s keep.State, shared []vxlan.Peer) {
 func vxlanPeers(paths []*path, v *ownVTEP) []vxlan.Peer {
 	var through []*path
 	for _, to := range paths {
-		if to.kind == VXLAN && v.carries(to.subnet.Addr()) {
+		if to.kind == backend.VXLAN && v.carries(to.subnet.Addr()) {
 			through = append(through, to)
 		}
 	}

@@ -1,4 +1,4 @@
-package backend
+package dataplane
 
 import (
 	"encoding/json"
@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/keep"
@@ -48,18 +49,18 @@ const (
 
 // families is what nodes of each kind know, and of which families their
 // underlay is.
-func families(ways []Kind, direct, onLink bool) (v4, v6 family) {
+func families(ways []backend.Kind, direct, onLink bool) (v4, v6 family) {
 	f := family{vni: 1, gateway: true, direct: direct, onLink: func(netip.Addr) bool { return onLink }}
 	for _, w := range ways {
 		switch w {
-		case UDP:
+		case backend.UDP:
 			f.udp = eth0.IPv4
-		case HostGW:
+		case backend.HostGW:
 			f.plain, f.direct = true, true
 		}
 	}
 	v4, v6 = f, f
-	if slices.Contains(ways, VXLAN) {
+	if slices.Contains(ways, backend.VXLAN) {
 		v4.vtep, v6.vtep = device(eth0.IPv4), device(eth0.IPv6)
 	}
 	return v4, v6
@@ -74,7 +75,7 @@ func device(local netip.Addr) *vxlan.Device {
 }
 
 func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
-	auto, udpOnly, gw := []Kind{VXLAN, UDP}, []Kind{UDP}, []Kind{HostGW}
+	auto, udpOnly, gw := []backend.Kind{backend.VXLAN, backend.UDP}, []backend.Kind{backend.UDP}, []backend.Kind{backend.HostGW}
 	stockUDP := peerWith("", "", "")
 	stockVXLAN := peerWith("vxlan", vtep1, vtep1)
 	stockGW := peerWith("host-gw", "", "")
@@ -84,46 +85,46 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 	noMAC := peerWith("vxlan", `{"Backends":["vxlan","udp"]}`, "")
 	for _, tt := range []struct {
 		name   string
-		own    []Kind
+		own    []backend.Kind
 		direct bool
 		onLink bool
 		peer   lease.Lease
-		v4, v6 Kind   // empty: none
-		says   string // why not
+		v4, v6 backend.Kind // empty: none
+		says   string       // why not
 	}{
-		{"auto to auto", auto, false, true, both, VXLAN, VXLAN, ""},
-		{"auto to udp", auto, false, true, twillUDP, UDP, UDP, ""},
-		{"auto to stock udp", auto, false, true, stockUDP, UDP, UDP, ""},
-		{"auto to stock vxlan", auto, false, true, stockVXLAN, VXLAN, VXLAN, ""},
-		{"udp to auto", udpOnly, false, true, both, UDP, UDP, ""},
+		{"auto to auto", auto, false, true, both, backend.VXLAN, backend.VXLAN, ""},
+		{"auto to udp", auto, false, true, twillUDP, backend.UDP, backend.UDP, ""},
+		{"auto to stock udp", auto, false, true, stockUDP, backend.UDP, backend.UDP, ""},
+		{"auto to stock vxlan", auto, false, true, stockVXLAN, backend.VXLAN, backend.VXLAN, ""},
+		{"udp to auto", udpOnly, false, true, both, backend.UDP, backend.UDP, ""},
 		{"udp to stock vxlan", udpOnly, false, true, stockVXLAN, "", "", "its backends are [vxlan], of which this node has none"},
-		{"vxlan without udp to udp", []Kind{VXLAN}, false, true, stockUDP, "", "", "its backends are [udp]"},
-		{"direct on the link", auto, true, true, both, HostGW, HostGW, ""},
-		{"direct behind a router", auto, true, false, both, VXLAN, VXLAN, ""},
-		{"direct udp on the link", udpOnly, true, true, directUDP, HostGW, HostGW, ""},
-		{"direct udp behind a router", udpOnly, true, false, directUDP, UDP, UDP, ""},
-		{"direct vxlan to udp on the link", auto, true, true, directUDP, HostGW, HostGW, ""},
-		{"direct to stock udp, which has it not", udpOnly, true, true, stockUDP, UDP, UDP, ""},
-		{"direct to udp of a file", udpOnly, true, true, peerWith("udp", "", ""), HostGW, HostGW, ""},
-		{"host-gw to host-gw", gw, false, true, stockGW, HostGW, HostGW, ""},
-		{"host-gw to vxlan", gw, false, true, both, HostGW, HostGW, ""},
+		{"vxlan without udp to udp", []backend.Kind{backend.VXLAN}, false, true, stockUDP, "", "", "its backends are [udp]"},
+		{"direct on the link", auto, true, true, both, backend.HostGW, backend.HostGW, ""},
+		{"direct behind a router", auto, true, false, both, backend.VXLAN, backend.VXLAN, ""},
+		{"direct udp on the link", udpOnly, true, true, directUDP, backend.HostGW, backend.HostGW, ""},
+		{"direct udp behind a router", udpOnly, true, false, directUDP, backend.UDP, backend.UDP, ""},
+		{"direct vxlan to udp on the link", auto, true, true, directUDP, backend.HostGW, backend.HostGW, ""},
+		{"direct to stock udp, which has it not", udpOnly, true, true, stockUDP, backend.UDP, backend.UDP, ""},
+		{"direct to udp of a file", udpOnly, true, true, peerWith("udp", "", ""), backend.HostGW, backend.HostGW, ""},
+		{"host-gw to host-gw", gw, false, true, stockGW, backend.HostGW, backend.HostGW, ""},
+		{"host-gw to vxlan", gw, false, true, both, backend.HostGW, backend.HostGW, ""},
 		{"host-gw behind a router", gw, false, false, stockGW, "", "", "it is behind a gateway"},
-		{"vxlan to host-gw", auto, false, true, stockGW, HostGW, HostGW, ""},
+		{"vxlan to host-gw", auto, false, true, stockGW, backend.HostGW, backend.HostGW, ""},
 		{"vxlan to host-gw behind a router", auto, false, false, stockGW, "", "", "it is behind a gateway"},
-		{"another VNI", []Kind{VXLAN}, false, true, peerWith("vxlan", vtep7, vtep7), "", "", "its VXLAN is number 7, this node's 1"},
-		{"another VNI, and udp", auto, false, true, peerWith("vxlan", `{"VNI":7,"VtepMAC":"8e:3b:1c:52:a0:07","Backends":["vxlan","udp"]}`, vtep7), UDP, UDP, ""},
-		{"VXLAN for IPv4 only", auto, false, true, peerWith("vxlan", twill, ""), VXLAN, UDP, ""},
-		{"no MAC, as in a file", auto, false, true, noMAC, VXLAN, VXLAN, ""},
+		{"another VNI", []backend.Kind{backend.VXLAN}, false, true, peerWith("vxlan", vtep7, vtep7), "", "", "its VXLAN is number 7, this node's 1"},
+		{"another VNI, and udp", auto, false, true, peerWith("vxlan", `{"VNI":7,"VtepMAC":"8e:3b:1c:52:a0:07","Backends":["vxlan","udp"]}`, vtep7), backend.UDP, backend.UDP, ""},
+		{"VXLAN for IPv4 only", auto, false, true, peerWith("vxlan", twill, ""), backend.VXLAN, backend.UDP, ""},
+		{"no MAC, as in a file", auto, false, true, noMAC, backend.VXLAN, backend.VXLAN, ""},
 		{"a backend that only flannel has", auto, false, true, peerWith("wireguard", `{"PublicKey":"x"}`, ""), "", "", `its backend is "wireguard", which this node does not have`},
-		{"a backend of a later version", auto, false, true, peerWith("quic", future, ""), UDP, UDP, ""},
-		{"VXLAN data of another form", []Kind{VXLAN}, false, true, peerWith("vxlan", `[]`, ""), "", "", "decode VXLAN data"},
-		{"data of another form", auto, false, true, peerWith("", `"?"`, ""), UDP, UDP, ""},
+		{"a backend of a later version", auto, false, true, peerWith("quic", future, ""), backend.UDP, backend.UDP, ""},
+		{"VXLAN data of another form", []backend.Kind{backend.VXLAN}, false, true, peerWith("vxlan", `[]`, ""), "", "", "decode VXLAN data"},
+		{"data of another form", auto, false, true, peerWith("", `"?"`, ""), backend.UDP, backend.UDP, ""},
 	} {
 		v4, v6 := families(tt.own, tt.direct, tt.onLink)
 		for _, c := range []struct {
 			family
 			subnet netip.Prefix
-			want   Kind
+			want   backend.Kind
 		}{{v4, tt.peer.Subnet, tt.v4}, {v6, tt.peer.IPv6Subnet, tt.v6}} {
 			h, err := c.pathTo(decode(tt.peer, 1), c.subnet)
 			switch {
@@ -139,7 +140,7 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 // Both ends of a pair have to come to the same, or packets come back another
 // way than they went.
 func TestBothEndsChooseTheSameWay(t *testing.T) {
-	kinds := map[string][]Kind{"auto": {VXLAN, UDP}, "vxlan": {VXLAN}, "udp": {UDP}, "host-gw": {HostGW}}
+	kinds := map[string][]backend.Kind{"auto": {backend.VXLAN, backend.UDP}, "vxlan": {backend.VXLAN}, "udp": {backend.UDP}, "host-gw": {backend.HostGW}}
 	for a, aWays := range kinds {
 		for b, bWays := range kinds {
 			for _, direct := range []bool{false, true} {
@@ -164,7 +165,7 @@ func TestEndsWithUnderlaysOfDifferentFamiliesChooseTheSameWay(t *testing.T) {
 	fromB := family{vni: 1, vtep: device(b.PublicIPv6), udp: b.PublicIP, onLink: onLink}
 	there, err := fromA.pathTo(decode(b, 1), b.IPv6Subnet)
 	back, err2 := fromB.pathTo(decode(a, 1), a.IPv6Subnet)
-	if err != nil || err2 != nil || there.kind != UDP || back.kind != UDP {
+	if err != nil || err2 != nil || there.kind != backend.UDP || back.kind != backend.UDP {
 		t.Errorf("there %q (%v), back %q (%v), want udp", there.kind, err, back.kind, err2)
 	}
 
@@ -182,7 +183,7 @@ func TestEndsWithUnderlaysOfDifferentFamiliesChooseTheSameWay(t *testing.T) {
 
 func TestWhatOthersWroteIsCutInTheLog(t *testing.T) {
 	long := strings.Repeat("x", 1<<20)
-	v4, _ := families([]Kind{VXLAN}, false, false)
+	v4, _ := families([]backend.Kind{backend.VXLAN}, false, false)
 	for _, l := range []lease.Lease{peerWith(long, "", ""), peerWith("vxlan", `{"Backends":["`+long+`"]}`, "")} {
 		if _, err := v4.pathTo(decode(l, 1), l.Subnet); err == nil || len(err.Error()) > 300 {
 			t.Errorf("a message of %d bytes", len(err.Error()))
@@ -192,13 +193,13 @@ func TestWhatOthersWroteIsCutInTheLog(t *testing.T) {
 
 // way returns how a node of the ways own reaches one of the ways of, as this
 // package announces them.
-func way(own, of []Kind, direct, onLink bool) Kind {
+func way(own, of []backend.Kind, direct, onLink bool) backend.Kind {
 	l := peerWith("", "", "")
 	var v vteps
-	if slices.Contains(of, VXLAN) {
+	if slices.Contains(of, backend.VXLAN) {
 		v = vteps{dataOf(vtep1), dataOf(vtep1)}
 	}
-	a := Settings{DirectRouting: direct}.attrs(Choice{Kinds: of}, eth0, v, partial, "")
+	a := attrs(backend.Settings{DirectRouting: direct}, backend.Choice{Kinds: of}, eth0, v, partial, "")
 	l.BackendType, l.BackendData, l.BackendV6Data = a.BackendType, a.BackendData, a.BackendV6Data
 	v4, _ := families(own, direct, onLink)
 	h, err := v4.pathTo(decode(l, 1), l.Subnet)
@@ -225,30 +226,30 @@ func TestStateIsStockFlannels(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		layout layout
-		kind   Kind
+		kind   backend.Kind
 		want   keep.State
 	}{
-		{"vxlan", layout{vteps: []ownVTEP{vtep}}, VXLAN, keep.State{
+		{"vxlan", layout{vteps: []ownVTEP{vtep}}, backend.VXLAN, keep.State{
 			Links:  []keep.Link{device},
 			FDB:    []keep.FDB{{Dev: "flannel.1", MAC: mac, Dst: p.lease.PublicIP}},
 			Neighs: []keep.Neigh{{Dev: "flannel.1", IP: subnet.Addr(), MAC: mac}},
 			Routes: []keep.Route{{Dst: subnet, Via: subnet.Addr(), Dev: "flannel.1", OnLink: true}},
 		}},
-		{"udp beside vxlan", layout{vteps: []ownVTEP{vtep}, tun: tun}, UDP, keep.State{
+		{"udp beside vxlan", layout{vteps: []ownVTEP{vtep}, tun: tun}, backend.UDP, keep.State{
 			Links: []keep.Link{*tun, device}, Routes: []keep.Route{{Dst: subnet, Dev: "flannel0"}},
 		}},
-		{"udp", layout{tun: tun, wholeUDP: true, networks: networks}, UDP, keep.State{
+		{"udp", layout{tun: tun, wholeUDP: true, networks: networks}, backend.UDP, keep.State{
 			Links: []keep.Link{*tun}, Routes: []keep.Route{{Dst: networks[0], Dev: "flannel0", Yield: true}},
 		}},
-		{"host-gw", layout{underlay: "eth0"}, HostGW, keep.State{
+		{"host-gw", layout{underlay: "eth0"}, backend.HostGW, keep.State{
 			Routes: []keep.Route{{Dst: subnet, Via: p.lease.PublicIP, Dev: "eth0"}},
 		}},
-		{"blackhole", layout{underlay: "eth0", blackhole: networks}, HostGW, keep.State{
+		{"blackhole", layout{underlay: "eth0", blackhole: networks}, backend.HostGW, keep.State{
 			Routes: []keep.Route{{Dst: subnet, Via: p.lease.PublicIP, Dev: "eth0"}, {Dst: networks[0], Blackhole: true}},
 		}},
 	} {
 		to := &path{peer: p, subnet: subnet, kind: tt.kind, via: p.lease.PublicIP}
-		if tt.kind == VXLAN {
+		if tt.kind == backend.VXLAN {
 			to.vtep = vxlan.Peer{Subnet: subnet, MAC: mac[:], Endpoint: p.lease.PublicIP}
 		}
 		tt.layout.release = "6.1.0"

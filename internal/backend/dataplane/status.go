@@ -1,8 +1,9 @@
-package backend
+package dataplane
 
 import (
 	"net/netip"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -32,7 +33,7 @@ func (p *Plane) devices() []status.Device {
 		v := &p.vteps[i]
 		all = append(all, status.Device{Name: v.Name(), Kind: status.KindVXLAN, Why: p.choice.Why, MTU: int(v.TunnelMTU())})
 	}
-	if p.choice.First() == HostGW {
+	if p.choice.First() == backend.HostGW {
 		all = append(all, status.Device{Name: p.cfg.Underlay.Name, Kind: status.KindHostGW, Why: p.choice.Why, MTU: p.cfg.Underlay.MTU})
 	}
 	return all
@@ -49,7 +50,7 @@ func peersOf(paths []*path, traffic map[netip.Addr]status.Peer) []status.Peer {
 			continue
 		}
 		peer := status.Peer{PublicIP: to.via}
-		if to.kind == UDP {
+		if to.kind == backend.UDP {
 			peer = traffic[to.via]
 			peer.PublicIP = to.via
 		}
@@ -68,7 +69,7 @@ func (p *Plane) SetIdle(peers []status.Peer) {
 	}
 	idle := p.keeper.Idle()
 	for i := range peers {
-		if since, ok := idle[peers[i].PublicIP]; ok && peers[i].Backend == string(VXLAN) {
+		if since, ok := idle[peers[i].PublicIP]; ok && peers[i].Backend == string(backend.VXLAN) {
 			seconds := since.Seconds()
 			peers[i].Idle = &seconds
 		}

@@ -1,4 +1,4 @@
-package backend
+package dataplane
 
 import (
 	"fmt"
@@ -35,8 +35,8 @@ func nothing(int) string { return "" }
 const thousands = 5000
 
 // wide is the configuration of a network with room for thousands of nodes.
-func (n node) wide(backend string) Config {
-	cfg := n.config(backend)
+func (n node) wide(asked string) Config {
+	cfg := n.config(asked)
 	cfg.Networks[0] = netip.MustParsePrefix("10.0.0.0/8")
 	cfg.Own.Subnet = netip.MustParsePrefix("10.200.0.0/28")
 	return cfg

@@ -1,4 +1,4 @@
-package backend
+package dataplane
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/keep"
@@ -47,13 +48,13 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	p.mu.Lock()
 	p.paths = paths
 	p.mu.Unlock()
-	plain := slices.ContainsFunc(paths, func(to *path) bool { return to.kind == HostGW })
+	plain := slices.ContainsFunc(paths, func(to *path) bool { return to.kind == backend.HostGW })
 	return again || !done || p.udpFault != "" || len(p.reasons) > 0 || plain || p.cfg.Settings.DirectRouting
 }
 
 // openUDPFor opens the udp backend when the first peer needs it.
 func (p *Plane) openUDPFor(paths []*path) {
-	if p.backend() != nil || !slices.ContainsFunc(paths, func(to *path) bool { return to.kind == UDP }) {
+	if p.backend() != nil || !slices.ContainsFunc(paths, func(to *path) bool { return to.kind == backend.UDP }) {
 		p.udpFault = ""
 		return
 	}
@@ -153,7 +154,7 @@ func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer)
 // decideFor decides for one peer. If a subnet has no path, it logs the reason
 // unless that was already logged.
 func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Prefix]string) {
-	d.sends, d.paths = d.has(UDP), nil
+	d.sends, d.paths = d.has(backend.UDP), nil
 	for _, subnet := range d.lease.Subnets() {
 		f := families[0]
 		if subnet.Addr().Is6() {
@@ -226,7 +227,7 @@ func (p *Plane) validate(of *peer, subnet netip.Prefix) error {
 func (p *Plane) family(like netip.Addr) family {
 	f := family{
 		vni:    p.cfg.Settings.VXLAN.VNI,
-		direct: p.cfg.Settings.DirectRouting, plain: p.choice.Has(HostGW),
+		direct: p.cfg.Settings.DirectRouting, plain: p.choice.Has(backend.HostGW),
 		gateway: p.cfg.Underlay.IPv4.IsValid(),
 		onLink:  p.links.reaches,
 	}
@@ -238,7 +239,7 @@ func (p *Plane) family(like netip.Addr) family {
 			f.vtep = &p.vteps[i].Device
 		}
 	}
-	if p.choice.Has(UDP) {
+	if p.choice.Has(backend.UDP) {
 		f.udp, _ = udp.LocalAddr(p.cfg.Underlay) // an error would have made Open fail
 	}
 	return f

@@ -1,10 +1,11 @@
-package backend
+package dataplane
 
 import (
 	"net"
 	"net/netip"
 	"testing"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/lease"
 )
@@ -14,7 +15,7 @@ func announcedMAC(t *testing.T, public string, self Self) string {
 	t.Helper()
 	c := config(t, `{"Type": "vxlan"}`)
 	u := underlay.Interface{Name: "eth0", Index: 2, MTU: 1500, IPv4: netip.MustParseAddr(public), PublicIP: netip.MustParseAddr(public)}
-	a, err := settings(t, `{"Type": "vxlan"}`, "").Announce(Choice{Kinds: []Kind{VXLAN, UDP}}, c, u, self, partial)
+	a, err := Announce(settings(t, `{"Type": "vxlan"}`), backend.Choice{Kinds: []backend.Kind{backend.VXLAN, backend.UDP}}, c, u, self, partial)
 	if err != nil {
 		t.Fatal(err)
 	}

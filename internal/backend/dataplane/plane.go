@@ -1,4 +1,4 @@
-package backend
+package dataplane
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/udp/kernelpath"
 	"github.com/twillnet/twill/internal/backend/vxlan"
@@ -24,8 +25,8 @@ import (
 
 // Config describes what a Plane connects and how.
 type Config struct {
-	Settings Settings
-	Choice   Choice // empty if the settings carry no packets
+	Settings backend.Settings
+	Choice   backend.Choice // empty if the settings carry no packets
 	Underlay underlay.Interface
 	Networks []netip.Prefix // all networks of the cluster
 	Own      lease.Lease    // the lease of this node
@@ -49,8 +50,8 @@ type Config struct {
 // Plane is an open data plane.
 type Plane struct {
 	cfg    Config
-	choice Choice
-	fell   Failed // backends that Open had to do without
+	choice backend.Choice
+	fell   backend.Failed // backends that Open had to do without
 	vteps  []ownVTEP
 	keeper *keep.Keeper
 	opened chan *udp.Backend // hands a new backend to Run; holds one
@@ -107,13 +108,13 @@ func Open(cfg Config) (_ *Plane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.choice.Has(VXLAN) {
+	if p.choice.Has(backend.VXLAN) {
 		if err := p.openVXLAN(); err != nil {
 			p.vteps = nil
-			if !p.choice.Auto || !p.choice.Has(UDP) {
+			if !p.choice.Auto || !p.choice.Has(backend.UDP) {
 				return nil, err
 			}
-			p.fell = Failed{VXLAN: err}
+			p.fell = backend.Failed{backend.VXLAN: err}
 			if p.choice, err = cfg.Settings.Choose(p.fell); err != nil {
 				return nil, err
 			}
@@ -128,7 +129,7 @@ func Open(cfg Config) (_ *Plane, err error) {
 	if p.links, err = newOnLink(cfg.Underlay.Index); err != nil {
 		return nil, err
 	}
-	if p.choice.First() == UDP {
+	if p.choice.First() == backend.UDP {
 		if err := p.openUDP(); err != nil {
 			return nil, err
 		}
@@ -140,7 +141,7 @@ func Open(cfg Config) (_ *Plane, err error) {
 // checkPublic rejects plain routes if the public address is not that of the
 // interface: the routes of peers would lead to another host.
 func checkPublic(cfg Config) error {
-	if !cfg.Choice.Has(HostGW) {
+	if !cfg.Choice.Has(backend.HostGW) {
 		return nil
 	}
 	u := cfg.Underlay
@@ -239,13 +240,13 @@ func (p *Plane) macOf(v plannedVTEP) []byte {
 // openUDP opens the udp backend.
 func (p *Plane) openUDP() error {
 	c, own := p.cfg.UDP, p.cfg.Own
-	c.Options, c.Underlay, c.Subnets, c.Logger = p.cfg.Settings.UDP, p.cfg.Underlay, own.Subnets(), p.cfg.Logger
+	c.UDPOptions, c.Underlay, c.Subnets, c.Logger = p.cfg.Settings.UDP, p.cfg.Underlay, own.Subnets(), p.cfg.Logger
 	c.PartialAnnounced, c.Keeper = p.self.partial, p.keeper
 	local, err := udp.LocalAddr(c.Underlay)
 	if err != nil {
 		return err
 	}
-	mtu, err := c.TunnelMTU(c.Underlay)
+	mtu, err := udp.TunnelMTU(c.UDPOptions, c.Underlay)
 	if err != nil {
 		return err
 	}
@@ -311,7 +312,7 @@ func (p *Plane) Close() error {
 }
 
 // Failed returns the backends of the choice that Open had to do without.
-func (p *Plane) Failed() Failed { return p.fell }
+func (p *Plane) Failed() backend.Failed { return p.fell }
 
 // Clean removes what earlier planes, and stock flannel, left on the host: the TUN
 // device tun and the kernel path, VXLAN devices, the plain routes listed in the file record, and
@@ -364,9 +365,9 @@ func (p *Plane) MTU() int {
 	for i := range p.vteps {
 		mtu = min(mtu, int(p.vteps[i].TunnelMTU()))
 	}
-	if p.choice.Has(UDP) {
+	if p.choice.Has(backend.UDP) {
 		// Open has already rejected invalid options.
-		if m, err := p.cfg.Settings.UDP.TunnelMTU(p.cfg.Underlay); err == nil {
+		if m, err := udp.TunnelMTU(p.cfg.Settings.UDP, p.cfg.Underlay); err == nil {
 			mtu = min(mtu, int(m))
 		}
 	}
