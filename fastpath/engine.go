@@ -32,7 +32,7 @@ type Config struct {
 	// may be behind masquerade, where peers reach it only on the network's port,
 	// and only once it has sent from that port.
 	Translated       bool
-	PartialAnnounced bool        // peers know that this node accepts packets with partial checksums
+	PartialAnnounced bool        // peers know that this node accepts packets with partial checksums, and may send them whatever the switch says
 	SourceCheck      SourceCheck // which received packets are admitted
 
 	// MTUFloor is the smallest path MTU, in bytes of the outer packet, that the kernel is
@@ -70,27 +70,28 @@ type Engine struct {
 // shard is one TUN queue and its sockets, one to receive and one to send, plus
 // the state its two directions share.
 type shard struct {
-	index       int
-	queue       tun.Queue
-	fd          int // UDP socket that receives
-	sendFD      int // fd, or a socket with a port of its own
-	stop        int
-	stopping    *atomic.Bool
-	local       netip.Addr
-	mtu         encap.TunnelMTU
-	sender      sender
-	segments    int  // maximum number of packets in a GSO send; 1: no GSO
-	vnet        bool // the device accepts packets with partial checksums
-	superTCP    bool // the device accepts TCP super-packets
-	partial     bool // checksums are left partial between this node and peers that support it
-	mergeTCP    bool // received segments are merged into super-packets
-	mergeUDP    bool
-	probeID     uint16 // of the echo requests of a prober; 0: there is none
-	floor       int    // see paths.floor
-	sourceCheck SourceCheck
-	peers       *atomic.Pointer[Peers]
-	counters    *metrics.Shard
-	logger      *slog.Logger
+	index         int
+	queue         tun.Queue
+	fd            int // UDP socket that receives
+	sendFD        int // fd, or a socket with a port of its own
+	stop          int
+	stopping      *atomic.Bool
+	local         netip.Addr
+	mtu           encap.TunnelMTU
+	sender        sender
+	segments      int  // maximum number of packets in a GSO send; 1: no GSO
+	vnet          bool // the device accepts packets with partial checksums
+	superTCP      bool // the device accepts TCP super-packets
+	takesPartial  bool // peers may leave checksums partial
+	leavesPartial bool // checksums are left partial for peers that support it
+	mergeTCP      bool // received segments are merged into super-packets
+	mergeUDP      bool
+	probeID       uint16 // of the echo requests of a prober; 0: there is none
+	floor         int    // see paths.floor
+	sourceCheck   SourceCheck
+	peers         *atomic.Pointer[Peers]
+	counters      *metrics.Shard
+	logger        *slog.Logger
 
 	gsoRefused   atomic.Uint32 // errno with which the kernel refused GSO at run time
 	mergeRefused atomic.Bool   // the device refused a super-packet at run time
@@ -229,7 +230,7 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 	e.paths.separated = inForce["source-ports"]
 	for _, s := range e.shards {
 		s.segments = segments
-		s.partial = inForce["partial-checksums"]
+		s.takesPartial, s.leavesPartial = cfg.PartialAnnounced, inForce["partial-checksums"]
 		s.mergeTCP = inForce["tun-gro"]
 		s.mergeUDP = inForce["tun-gro-udp"]
 		if inForce["udp-gso"] {

@@ -39,7 +39,7 @@ func TestPartialChecksumsAreFinishedWhereTheyAreAnnounced(t *testing.T) {
 					t.Run(fmt.Sprintf("%s, here %v, there %v, virtio header %v", name, here, there, vnet), func(t *testing.T) {
 						q := new(fakeQueue)
 						s := newShard(q, discard{})
-						s.partial, s.vnet = here, vnet
+						s.takesPartial, s.vnet = here, vnet
 						if !vnet {
 							s.superTCP, s.mergeTCP, s.mergeUDP = false, false, false
 						}
@@ -72,7 +72,7 @@ func TestPartialChecksumsAreFinishedWhereTheyAreAnnounced(t *testing.T) {
 func TestRefusedSuperPacketOfPartialPacketsIsWrittenSingly(t *testing.T) {
 	q := &fakeQueue{refuse: refuseSuper}
 	s := newShard(q, discard{})
-	s.partial, s.vnet = true, true
+	s.takesPartial, s.vnet = true, true
 	s.peers.Store(able(true))
 	r := newRX(s, make([]byte, rxSlots*slotSize))
 	pkts := tcpTrain(5, 1000, 1000)
@@ -88,7 +88,7 @@ func TestChecksumsAreLeftToPeersThatTakeThem(t *testing.T) {
 		for _, there := range []bool{true, false} {
 			q := new(fakeQueue)
 			x, k := newTestTX(t, q)
-			x.shard.partial = here
+			x.shard.leavesPartial = here
 			x.shard.peers.Store(able(there))
 			transmit(t, x, q, superPacket(toB(5000), 1400), read(tun.Header{}, toB(100).bytes()))
 			if len(k.wire) != 5 {
@@ -108,7 +108,7 @@ func TestChecksumsAreLeftToPeersThatTakeThem(t *testing.T) {
 func TestPartialPacketsDoNotAllocate(t *testing.T) {
 	q := &fakeQueue{forget: true}
 	s := newShard(q, discard{})
-	s.partial, s.vnet = true, true
+	s.takesPartial, s.vnet = true, true
 	s.peers.Store(able(true))
 	r := newRX(s, make([]byte, rxSlots*slotSize))
 	place(t, r, 0, train(unfinished(tcpTrain(40, 1400, 700))))

@@ -182,7 +182,7 @@ func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) erro
 	}
 	// A peer that has read our announcement may send such packets before we
 	// have read the peer's own.
-	if r.shard.partial && encap.PartialChecksum(pkt, &h) {
+	if r.shard.takesPartial && encap.PartialChecksum(pkt, &h) {
 		if r.shard.vnet {
 			r.merge.AddPartial(pkt, &h)
 			return nil

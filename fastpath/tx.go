@@ -104,7 +104,7 @@ func (t *tx) packet(b []byte) {
 		t.c.Drop(metrics.DropMalformed, 1)
 		return
 	}
-	if peer.Partial && t.shard.partial {
+	if peer.Partial && t.shard.leavesPartial {
 		t.splitter.LeavePartial()
 	}
 	w := t.way(peer, pkt, &h, t.splitter.HeaderLen()+super.Size)

@@ -59,6 +59,9 @@ func parse(path, text string) (*version, error) {
 		if e.lease.BackendType == "" {
 			e.lease.BackendType = defaultType(config.Backend.Type)
 		}
+		if e.lease.BackendData == nil {
+			e.lease.BackendData = defaultData
+		}
 		v.leases = append(v.leases, e.lease)
 	}
 	return v, nil
@@ -73,6 +76,10 @@ func defaultType(network string) string {
 	}
 	return network
 }
+
+// defaultData is the BackendData of a lease that has none: what twill announces by
+// default where a store lets it.
+var defaultData = json.RawMessage(`{"PartialChecksums":true}`)
 
 // parser collects the content of a text and its faults.
 type parser struct {

@@ -50,9 +50,9 @@ func TestFileIsRead(t *testing.T) {
 		got = append(got, fmt.Sprint(l.Key(), l.PublicIP, l.PublicIPv6, l.BackendType, string(l.BackendData), string(l.BackendV6Data)))
 	}
 	want := []string{
-		fmt.Sprint("10.5.1.0-24&fd00:5:0:1::-64", "192.0.2.1 2001:db8::1", "udp", "", ""),
+		fmt.Sprint("10.5.1.0-24&fd00:5:0:1::-64", "192.0.2.1 2001:db8::1", "udp", `{"PartialChecksums":true}`, ""),
 		fmt.Sprint("10.5.2.0-24", "192.0.2.2 invalid IP", "vxlan", `{"VNI": 1}`, ""),
-		fmt.Sprint("0.0.0.0-0&fd00:5:0:3::-64", "invalid IP 2001:db8::3", "udp", "", ""),
+		fmt.Sprint("0.0.0.0-0&fd00:5:0:3::-64", "invalid IP 2001:db8::3", "udp", `{"PartialChecksums":true}`, ""),
 	}
 	for i := range want {
 		got[i], want[i] = strings.ReplaceAll(got[i], " ", ""), strings.ReplaceAll(want[i], " ", "")

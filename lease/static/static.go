@@ -12,7 +12,9 @@
 //	}
 //
 // A lease has the keys Subnet, IPv6Subnet, PublicIP, PublicIPv6, BackendType,
-// BackendData and BackendV6Data. The file is accepted or refused as a whole.
+// BackendData and BackendV6Data. One without BackendData is that of a node that runs
+// twill with its default options; that of a node which runs stock flannel must have
+// "BackendData": {}. The file is accepted or refused as a whole.
 package static
 
 import (

@@ -89,9 +89,6 @@ func Open(cfg Config) (_ *Backend, err error) {
 	if b.mtu, err = TunnelMTU(cfg.UDPOptions, cfg.Underlay); err != nil {
 		return nil, err
 	}
-	if cfg.PartialChecksums == tun.Off && cfg.PartialAnnounced {
-		return nil, errors.New("--partial-checksums=off, but the lease of this node announces PartialChecksums: take it out of the lease's BackendData")
-	}
 	left := false
 	if len(cfg.Inherited) == 0 {
 		if left, err = checkFree(cfg.TunName); err != nil {

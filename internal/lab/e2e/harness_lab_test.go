@@ -194,14 +194,11 @@ type leaseEntry struct {
 	BackendData json.RawMessage `json:",omitempty"`
 }
 
-// announcing is what a node of twill has in its lease when etcd holds it.
-var announcing = json.RawMessage(`{"PartialChecksums":true}`)
-
 // leases returns the leases of all hosts.
 func (l *lab) leases() []leaseEntry {
 	var all []leaseEntry
 	for _, h := range l.Hosts {
-		all = append(all, leaseEntry{h.Subnet, h.Subnet6, h.Addr, h.Addr6, announcing})
+		all = append(all, leaseEntry{h.Subnet, h.Subnet6, h.Addr, h.Addr6, nil})
 	}
 	return all
 }

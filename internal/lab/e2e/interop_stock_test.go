@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -38,10 +39,11 @@ func newStockLab(t *testing.T, e engine, opts netlab.Options) *stockLab {
 	return l
 }
 
-// stockLeases is the lease file of n hosts, of which the first runs twilld and
-// announces what stock flannel does not know.
+// stockLeases is the lease file of n hosts, of which the first runs twilld and the
+// others stock flannel.
 func stockLeases(n int) string {
-	return strings.Replace(leasesOf(n), `.11"}`, `.11", "BackendData": `+string(announcing)+`}`, 1)
+	twill, stock, _ := strings.Cut(leasesOf(n), `.11"}`)
+	return twill + `.11"}` + regexp.MustCompile(`"(172\.31\.9\.\d+)"}`).ReplaceAllString(stock, `"$1", "BackendData": {}}`)
 }
 
 // buildStock builds the module that runs stock flannel's udp backend.
