@@ -194,6 +194,10 @@ lint: ## gofmt, go vet, staticcheck, tidy modules, import directions, log keys, 
 generate: ## build the BPF programs that are committed, from C; needs clang and libbpf-dev
 	go generate ./internal/backend/udp/kernelpath
 
+.PHONY: reference
+reference: ## write docs/reference.md: metrics, drop reasons, configuration and flags, from the code
+	@go run ./internal/reference docs/reference.md
+
 .PHONY: imports
 imports: ## draw the imports of the packages in ARCHITECTURE.md, from the code
 	@go run -C tools ./imports draw $(CURDIR)/ARCHITECTURE.md

@@ -1,8 +1,10 @@
 package metrics
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -10,8 +12,17 @@ import (
 
 // running is the state of a daemon with everything in place.
 var running = State{
-	Peers: 2, Narrow: 1, Leases: 3, SourceOK: true,
-	Device:   DeviceInfo{Name: "flannel0", Kind: "offload", Reason: "auto: the kernel grants it"},
+	Peers: 2, Narrow: 1, Leases: 3,
+	Source:      Source{OK: true, Watched: true, Updated: time.Unix(1_700_000_000, 500_000_000)},
+	LeaseExpiry: time.Unix(1_700_086_400, 0),
+	Rules:       &Rules{InForce: true, Writes: 2, Checked: time.Unix(1_700_000_060, 0)},
+	Device:      DeviceInfo{Name: "flannel0", Kind: "offload", Reason: "auto: the kernel grants it"},
+	Backend:     BackendInfo{Configured: "auto", Backend: "vxlan", Reason: "the kernel has it"},
+	Traffic: []BackendTraffic{
+		{Backend: "vxlan", TX: Flow{10, 1000, 1}, RX: Flow{20, 2000, 0}},
+		{Backend: "udp", TX: Flow{30, 3000, 0}, RX: Flow{40, 4000, 2}},
+	},
+	Restarts: [NumRestarts]uint64{RestartLease: 1},
 	Offloads: map[string]bool{"udp-gso": true, "udp-gro": false},
 }
 
@@ -135,9 +146,134 @@ twill_peers 2
 `, "twill_build_info", "twill_device_info", "twill_lease_source_ok", "twill_leases", "twill_narrow_peers", "twill_offload_enabled", "twill_peers")
 }
 
+func TestConnectionToTheStoreLeaseAndRulesAreShown(t *testing.T) {
+	expect(t, registry(running), `
+# HELP twill_lease_expiry_timestamp_seconds When this node's lease ends unless it is renewed, as Unix time. A lease that does not end, as in Kubernetes and in a file, has no series.
+# TYPE twill_lease_expiry_timestamp_seconds gauge
+twill_lease_expiry_timestamp_seconds 1.7000864e+09
+# HELP twill_lease_source_up 1 if the lease source answered last, 0 while it does not or refuses this node. What was known stays in force.
+# TYPE twill_lease_source_up gauge
+twill_lease_source_up 1
+# HELP twill_lease_source_updated_timestamp_seconds When the last good update of the leases arrived, as Unix time. In a quiet cluster that may be long ago.
+# TYPE twill_lease_source_updated_timestamp_seconds gauge
+twill_lease_source_updated_timestamp_seconds 1.7000000005e+09
+# HELP twill_lease_watch_up 1 while changes of the leases reach this node as they happen, 0 while the watch is interrupted or not begun.
+# TYPE twill_lease_watch_up gauge
+twill_lease_watch_up 1
+# HELP twill_rules_checked_timestamp_seconds When the firewall rules were last found as wanted, as Unix time.
+# TYPE twill_rules_checked_timestamp_seconds gauge
+twill_rules_checked_timestamp_seconds 1.70000006e+09
+# HELP twill_rules_in_force 1 if the firewall rules were as wanted when last checked, 0 if they could not be written. twill status says why.
+# TYPE twill_rules_in_force gauge
+twill_rules_in_force 1
+# HELP twill_rules_writes_total Times the firewall rules differed from the wanted ones and were written. It grows while another program removes them.
+# TYPE twill_rules_writes_total counter
+twill_rules_writes_total 2
+`, "twill_lease_expiry_timestamp_seconds", "twill_lease_source_up", "twill_lease_source_updated_timestamp_seconds",
+		"twill_lease_watch_up", "twill_rules_checked_timestamp_seconds", "twill_rules_in_force", "twill_rules_writes_total")
+	away := running
+	away.Source.Away, away.Source.Watched = time.Minute, false
+	expect(t, registry(away), `
+# HELP twill_lease_source_up 1 if the lease source answered last, 0 while it does not or refuses this node. What was known stays in force.
+# TYPE twill_lease_source_up gauge
+twill_lease_source_up 0
+# HELP twill_lease_source_away_seconds For how long the lease source has not answered, or has refused this node; 0 if it answers. What was known stays in force.
+# TYPE twill_lease_source_away_seconds gauge
+twill_lease_source_away_seconds 60
+`, "twill_lease_source_up", "twill_lease_source_away_seconds")
+}
+
+func TestTrafficIsShownByBackendAndRestartsByCause(t *testing.T) {
+	expect(t, registry(running), `
+# HELP twill_backend_bytes_total Bytes of these packets, encapsulation not included.
+# TYPE twill_backend_bytes_total counter
+twill_backend_bytes_total{backend="udp",direction="rx"} 4000
+twill_backend_bytes_total{backend="udp",direction="tx"} 3000
+twill_backend_bytes_total{backend="vxlan",direction="rx"} 2000
+twill_backend_bytes_total{backend="vxlan",direction="tx"} 1000
+# HELP twill_backend_dropped_packets_total Packets of pods that the backend dropped; of vxlan, drops and errors of its devices. The reasons of udp are in twill_dropped_packets_total.
+# TYPE twill_backend_dropped_packets_total counter
+twill_backend_dropped_packets_total{backend="udp",direction="rx"} 2
+twill_backend_dropped_packets_total{backend="udp",direction="tx"} 0
+twill_backend_dropped_packets_total{backend="vxlan",direction="rx"} 0
+twill_backend_dropped_packets_total{backend="vxlan",direction="tx"} 1
+# HELP twill_data_plane_restarts_total Times the data plane was closed and opened again while the daemon ran, which takes milliseconds, by cause: its device was deleted, or the interface, the lease or the backends are others.
+# TYPE twill_data_plane_restarts_total counter
+twill_data_plane_restarts_total{cause="backend"} 0
+twill_data_plane_restarts_total{cause="device"} 0
+twill_data_plane_restarts_total{cause="interface"} 0
+twill_data_plane_restarts_total{cause="lease"} 1
+`, "twill_backend_bytes_total", "twill_backend_dropped_packets_total", "twill_data_plane_restarts_total")
+}
+
+// Of all reasons one is 1, so that a query that counts nodes by reason needs no other.
+func TestNodeThatIsNotReadyShowsOneReason(t *testing.T) {
+	st := running
+	st.Waiting = WaitInterface
+	expect(t, registry(st), `
+# HELP twill_ready 1 if the node is ready: pods can reach those of other nodes. The same as /readyz.
+# TYPE twill_ready gauge
+twill_ready 0
+# HELP twill_waiting 1 for the reason why the node is not ready, 0 for the others. twill status has the details.
+# TYPE twill_waiting gauge
+twill_waiting{reason="config"} 0
+twill_waiting{reason="data_plane"} 0
+twill_waiting{reason="interface"} 1
+twill_waiting{reason="lease"} 0
+twill_waiting{reason="rules"} 0
+twill_waiting{reason="store"} 0
+twill_waiting{reason="subnet_file"} 0
+`, "twill_ready", "twill_waiting")
+	for w := range NumWaits {
+		if WaitOf(w.String()) != w {
+			t.Errorf("%d is called %q, which means %d", w, w, WaitOf(w.String()))
+		}
+	}
+}
+
+// What is described to people is what is exported.
+func TestEveryMetricIsDescribed(t *testing.T) {
+	r, probes := registry(running, new(Shard)), NewProbes()
+	r.MustRegister(probes)
+	probes.Answered("vxlan", time.Millisecond)
+	probes.Loss("vxlan", 0)
+	probes.Silent(map[string]int{"vxlan": 0})
+	got, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := Descriptions()
+	for _, f := range got {
+		if !strings.HasPrefix(f.GetName(), "twill_") {
+			continue // of Go and the process
+		}
+		i := slices.IndexFunc(described, func(d Description) bool { return d.Name == f.GetName() })
+		if i < 0 {
+			t.Errorf("%s is not described", f.GetName())
+			continue
+		}
+		d := described[i]
+		described = slices.Delete(described, i, i+1)
+		var labels []string
+		for _, l := range f.Metric[0].Label {
+			labels = append(labels, l.GetName())
+		}
+		slices.Sort(d.Labels)
+		if d.Help != f.GetHelp() || !strings.EqualFold(d.Type, f.GetType().String()) || !slices.Equal(d.Labels, labels) {
+			t.Errorf("%s is described as %+v, it is a %s with %v: %s", d.Name, d, f.GetType(), labels, f.GetHelp())
+		}
+	}
+	for _, d := range described {
+		t.Errorf("%s is described but has no series", d.Name)
+	}
+}
+
 func TestBeforeTheDataPlaneIsUpNothingIsMadeUp(t *testing.T) {
 	r := registry(State{})
-	for _, name := range []string{"twill_packets_total", "twill_device_info", "twill_offload_enabled"} {
+	for _, name := range []string{
+		"twill_packets_total", "twill_device_info", "twill_offload_enabled", "twill_backend_packets_total",
+		"twill_lease_expiry_timestamp_seconds", "twill_lease_source_updated_timestamp_seconds", "twill_rules_in_force",
+	} {
 		if n, err := testutil.GatherAndCount(r, name); n != 0 || err != nil {
 			t.Errorf("%s: %d series, %v", name, n, err)
 		}

@@ -14,7 +14,7 @@ func ExampleNewRegistry() {
 
 	registry := metrics.NewRegistry(
 		func() []*metrics.Shard { return []*metrics.Shard{shard} },
-		func() metrics.State { return metrics.State{Peers: 2, Leases: 3, SourceOK: true} },
+		func() metrics.State { return metrics.State{Peers: 2, Leases: 3, Source: metrics.Source{OK: true}} },
 		"v0.1.0")
 	families, err := registry.Gather()
 	if err != nil {

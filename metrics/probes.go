@@ -15,32 +15,27 @@ type Probes struct {
 	silent     *prometheus.GaugeVec
 }
 
+var (
+	probeRTT    = histogram("probe_rtt_seconds", "Round-trip times of the probes to all peers, by the way of pods' packets.", "backend")
+	probeLoss   = histogram("probe_loss_ratio", "Share of lost probes. Each peer adds one observation after every 10 probes to it.", "backend")
+	probesSent  = counter("probes_total", "Probes that were answered or lost, to all peers.", "backend")
+	probesLost  = counter("probes_lost_total", "Probes without an answer within 2 s.", "backend")
+	probeSilent = gauge("probe_silent_peers", "Peers that answered none of the last three probes. twill status names them.", "backend")
+)
+
 // NewProbes returns the metrics of a node that probes its peers.
 func NewProbes() *Probes {
-	by := []string{"backend"}
+	opts := func(f *family) prometheus.Opts { return prometheus.Opts{Name: f.Name, Help: f.Help} }
+	buckets := func(f *family, bounds ...float64) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{Name: f.Name, Help: f.Help, Buckets: bounds}
+	}
 	return &Probes{
-		rtt: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "twill_probe_rtt_seconds",
-			Help:    "Round-trip times of the probes to all peers, by the way of pods' packets.",
-			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2},
-		}, by),
-		loss: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "twill_probe_loss_ratio",
-			Help:    "Share of lost probes. Each peer adds one observation after every 10 probes to it.",
-			Buckets: []float64{0, .1, .2, .3, .5, .9},
-		}, by),
-		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "twill_probes_total",
-			Help: "Probes that were answered or lost, to all peers.",
-		}, by),
-		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "twill_probes_lost_total",
-			Help: "Probes without an answer within 2 s.",
-		}, by),
-		silent: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "twill_probe_silent_peers",
-			Help: "Peers that answered none of the last three probes. twill status names them.",
-		}, by),
+		rtt: prometheus.NewHistogramVec(buckets(&probeRTT, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2),
+			probeRTT.Labels),
+		loss:   prometheus.NewHistogramVec(buckets(&probeLoss, 0, .1, .2, .3, .5, .9), probeLoss.Labels),
+		sent:   prometheus.NewCounterVec(prometheus.CounterOpts(opts(&probesSent)), probesSent.Labels),
+		lost:   prometheus.NewCounterVec(prometheus.CounterOpts(opts(&probesLost)), probesLost.Labels),
+		silent: prometheus.NewGaugeVec(prometheus.GaugeOpts(opts(&probeSilent)), probeSilent.Labels),
 	}
 }
 

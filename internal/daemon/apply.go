@@ -12,6 +12,7 @@ import (
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/metrics"
 )
 
 // applied is the part of a plan that has been applied, in the same terms as the
@@ -41,19 +42,19 @@ type applied struct {
 func (s *session) reconcile(ctx context.Context) error {
 	noLink := s.followLink()
 	if noLink != nil {
-		noLink = &missing{waitsForLink, noLink}
+		noLink = &missing{metrics.WaitInterface, waitsForLink, noLink}
 	}
 	s.takePeers()
 	w, err := s.plan()
 	if err != nil {
-		return cmp.Or(noLink, error(&missing{"a lease", err}))
+		return cmp.Or(noLink, error(&missing{metrics.WaitLease, "a lease", err}))
 	}
 	if s.applied.plane == nil || !s.applied.node.opensLike(&w.node) {
 		if noLink != nil {
 			return noLink // the old interface may come back
 		}
 		if w, err = s.reopen(ctx, w); err != nil {
-			return &missing{"the data plane", err}
+			return &missing{metrics.WaitDataPlane, "the data plane", err}
 		}
 	} else if w.peers.version != s.applied.peers || s.applied.again && time.Since(s.applied.passed) >= s.resync() {
 		s.pass(w.peers)
@@ -61,10 +62,10 @@ func (s *session) reconcile(ctx context.Context) error {
 	s.announce(w.attrs)
 	// The rules precede the subnet file, whose appearance lets pods start.
 	if err := s.keepRules(ctx, w.rules); err != nil {
-		return &missing{"the firewall rules", err}
+		return &missing{metrics.WaitRules, waitsForRules, err}
 	}
 	if err := s.writeSubnetEnv(w.env); err != nil {
-		return &missing{"the subnet file", err}
+		return &missing{metrics.WaitSubnetFile, "the subnet file", err}
 	}
 	return noLink
 }
@@ -115,8 +116,9 @@ func (s *session) readMACs() error {
 // pods are lost in between; the pods' connections survive. It returns the plan for
 // the backends that could be opened.
 func (s *session) reopen(ctx context.Context, w want) (want, error) {
-	s.waitFor("the data plane")
+	s.waitFor(metrics.WaitDataPlane, "the data plane")
 	if s.applied.plane != nil {
+		s.state.restarted(s.applied.node.difference(&w.node))
 		s.reloading = true
 		s.notifyManager(reloadingNow())
 		s.reclaimDescriptors()
@@ -162,6 +164,7 @@ func (s *session) pass(p peers) {
 // closeWithout closes the data plane after one of its devices was deleted.
 func (s *session) closeWithout(gone error) {
 	s.log.Warn("device was deleted, opening the data plane again", logging.KeyWhy, gone)
+	s.state.restarted(metrics.RestartDevice)
 	if err := s.close(); err != nil {
 		s.log.Debug("data plane not closed", logging.KeyError, err)
 	}

@@ -32,7 +32,18 @@ func (n *node) opensLike(o *node) bool {
 		dataplane.SameVTEPs(n.own.Attrs, o.own.Attrs)
 }
 
-// dataPlane is an open data plane. Status, SetIdle and Counters may be called from any
+// difference returns why a data plane opened for n does not suit o.
+func (n *node) difference(o *node) metrics.Restart {
+	switch {
+	case !n.link.Equal(o.link):
+		return metrics.RestartInterface
+	case n.own.Key() != o.own.Key():
+		return metrics.RestartLease
+	}
+	return metrics.RestartBackend
+}
+
+// dataPlane is an open data plane. Status, SetIdle, Counters and Traffic may be called from any
 // goroutine, the other methods only from the session's.
 type dataPlane interface {
 	// SetLeases makes the other nodes of the leases the peers. The set is complete
@@ -56,6 +67,8 @@ type dataPlane interface {
 	// nothing to them, which is more expensive to determine.
 	SetIdle([]status.Peer)
 	Counters() []*metrics.Shard
+	// Traffic returns what each backend has carried, where that can be counted.
+	Traffic() []metrics.BackendTraffic
 }
 
 // openDataPlane opens the data plane for n. Remains of a failed attempt do not

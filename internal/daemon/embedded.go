@@ -9,6 +9,7 @@ import (
 
 	"github.com/twillnet/twill/internal/daemon/embedetcd"
 	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/metrics"
 )
 
 // defaultState is the state directory if systemd does not provide one.
@@ -110,7 +111,7 @@ func (e *embeddedEnded) Unwrap() error { return e.err }
 // startEmbedded starts the etcd in the daemon and waits until it answers.
 func (d *daemon) startEmbedded(ctx context.Context) (*runningEtcd, error) {
 	o := &d.options.embedded
-	d.state.waitFor("the embedded etcd")
+	d.state.waitFor(metrics.WaitStore, "the embedded etcd")
 	server, err := embedetcd.Start(ctx, embedetcd.Config{Dir: o.dir, Listen: o.listen.AddrPort, Plaintext: o.plaintext, Logger: d.log})
 	if err != nil {
 		return nil, err

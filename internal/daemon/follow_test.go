@@ -35,7 +35,7 @@ func TestBrokenLeaseFileIsShownAndChangesNothing(t *testing.T) {
 	if !strings.Contains(d.Source.LastError, "Leases[1].Subnet") || d.Source.Leases != 2 || d.Waiting != "" {
 		t.Errorf("status: %+v", d)
 	}
-	if h.state.gauges().SourceOK {
+	if h.state.gauges().Source.OK {
 		t.Error("the metric says that all is well")
 	}
 	if got := h.dp.calls(); got != before {
@@ -44,7 +44,7 @@ func TestBrokenLeaseFileIsShownAndChangesNothing(t *testing.T) {
 
 	h.write(t, twoNodes)
 	h.eventually(t, "the error goes", func() bool { return h.status(t).Source.LastError == "" })
-	if !h.state.gauges().SourceOK {
+	if !h.state.gauges().Source.OK {
 		t.Error("the metric still says that something is wrong")
 	}
 	if n := strings.Count(h.logged(), "lease source refused"); n != 1 {

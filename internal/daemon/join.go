@@ -15,6 +15,7 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
+	"github.com/twillnet/twill/metrics"
 )
 
 // join determines this node's part in the network: its backends, interface and
@@ -30,7 +31,7 @@ func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 			return err
 		}
 		if s.twin == "" {
-			s.waitFor("a lease")
+			s.waitFor(metrics.WaitLease, "a lease")
 		}
 		twin, err := s.challenge(ctx, w.attrs)
 		if err != nil {
@@ -40,7 +41,7 @@ func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 			return s.acquire(ctx, w.attrs)
 		}
 		s.twin, s.twinSeen = twin, time.Now()
-		s.waitFor("a lease: " + twin)
+		s.waitFor(metrics.WaitLease, "a lease: "+twin)
 		s.notifyManager(statusLine(s.waiting))
 		if s.shown.changed("twin", twin) {
 			s.log.Error("another host has this node's public address", logging.KeyWhy, twin)
@@ -58,7 +59,7 @@ func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 // device addresses.
 func (s *session) identify(ctx context.Context, links <-chan struct{}) (want, error) {
 	if s.twin == "" {
-		s.waitFor(waitsForLink)
+		s.waitFor(metrics.WaitInterface, waitsForLink)
 	}
 	if err := s.takeLink(ctx, links); err != nil {
 		return want{}, err
@@ -99,7 +100,7 @@ func (s *session) takeLink(ctx context.Context, links <-chan struct{}) (err erro
 		}
 		if s.shown.changed("link", reason(err)) {
 			s.log.Warn("no interface to the other nodes yet, waiting for one", logging.KeyError, err)
-			s.waitFor(waitsForLink + ": " + err.Error())
+			s.waitFor(metrics.WaitInterface, waitsForLink+": "+err.Error())
 			s.notifyManager(statusLine(s.waiting))
 		}
 		select {
@@ -159,7 +160,7 @@ func (s *session) refuseConfig(err error) {
 	}
 	s.source.refused, s.source.since = err, time.Now()
 	s.log.Error("network configuration refused, waiting for a valid one", logging.KeyError, err)
-	s.waitFor(waitsForConfig + err.Error())
+	s.waitFor(metrics.WaitConfig, waitsForConfig+err.Error())
 	s.notifyManager(statusLine(s.waiting))
 }
 

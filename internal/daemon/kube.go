@@ -7,6 +7,7 @@ import (
 
 	"github.com/twillnet/twill/lease/kube"
 	"github.com/twillnet/twill/lease/lastknown"
+	"github.com/twillnet/twill/metrics"
 )
 
 // kubernetes holds the flags for a store in Kubernetes.
@@ -69,11 +70,11 @@ func (d *daemon) openKube() (*lastknown.Store, error) {
 func (d *daemon) withLastKnown(source lastknown.Source) *lastknown.Store {
 	s := lastknown.Open(source, lastknown.Options{
 		Path:    d.options.leasesFile(),
-		Waiting: func(why error) { d.state.waitFor("a lease: " + why.Error()) },
+		Waiting: func(why error) { d.state.waitFor(metrics.WaitLease, "a lease: "+why.Error()) },
 		Logger:  d.log,
 	})
 	d.nodeAddrs = s.NodeAddrs
-	d.state.watchSource(s.Away)
+	d.state.watchStore(s)
 	return s
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/metrics"
 )
 
 // sourceHealth is the health of the store's updates.
@@ -50,8 +52,8 @@ func (s *session) report(err error) {
 		s.log.Warn("restart needed", logging.KeyWhy, restart,
 			logging.KeyRemedy, "restart twilld to apply the change; until then it goes on as it was started")
 	}
-	why := s.problem(err)
-	s.waitFor(why)
+	reason, why := s.problem(err)
+	s.waitFor(reason, why)
 	if why == "" && s.ready != nil {
 		s.ready()
 	}
@@ -73,20 +75,20 @@ func (s *session) report(err error) {
 }
 
 // problem returns what keeps the node from being ready, or "".
-func (s *session) problem(err error) string {
-	if err != nil {
-		return err.Error()
+func (s *session) problem(err error) (metrics.Wait, string) {
+	if m := (*missing)(nil); errors.As(err, &m) {
+		return m.reason, m.Error()
 	}
 	if why := s.leaseProblem(); why != "" {
-		return "a lease: " + why
+		return metrics.WaitLease, "a lease: " + why
 	}
 	if err := s.source.config(); err != nil {
-		return waitsForConfig + err.Error()
+		return metrics.WaitConfig, waitsForConfig + err.Error()
 	}
 	if err := s.source.denied; err != nil {
-		return "access to the leases: " + err.Error()
+		return metrics.WaitStore, "access to the leases: " + err.Error()
 	}
-	return ""
+	return metrics.Ready, ""
 }
 
 const waitsForConfig = "a valid network configuration: "
@@ -194,8 +196,8 @@ func (s *session) reportLeases() {
 }
 
 // waitFor publishes what the node is waiting for; "" means ready.
-func (s *session) waitFor(what string) {
-	s.waiting = what
+func (s *session) waitFor(reason metrics.Wait, what string) {
+	s.reason, s.waiting = reason, what
 	s.publish()
 }
 
@@ -207,7 +209,7 @@ func (s *session) publish() {
 // document returns the session's part of the status document.
 func (s *session) document() status.Document {
 	d := status.Document{
-		Waiting: s.waiting, Restart: s.restart(), AddressConflict: s.addressConflict(),
+		Waiting: s.waiting, WaitingReason: s.reason.String(), Restart: s.restart(), AddressConflict: s.addressConflict(),
 		Source: status.Source{
 			Leases: s.in.leases.Len(), Updated: s.source.updated,
 			Conflicts: len(s.conflicts), ConflictsWhy: s.describeConflicts(),

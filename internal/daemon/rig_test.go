@@ -301,6 +301,8 @@ func (f *fakeDataplane) MTU() int {
 
 func (f *fakeDataplane) Counters() []*metrics.Shard { return []*metrics.Shard{new(metrics.Shard)} }
 
+func (f *fakeDataplane) Traffic() []metrics.BackendTraffic { return nil }
+
 func (f *fakeDataplane) Status() status.Dataplane {
 	f.mu.Lock()
 	defer f.mu.Unlock()

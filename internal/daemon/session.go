@@ -10,6 +10,7 @@ import (
 	"github.com/twillnet/twill/internal/daemon/handover"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/metrics"
 )
 
 // session is the daemon once its store is open: it determines this node's part in
@@ -45,6 +46,7 @@ type session struct {
 	retry     *time.Timer            // runs after something failed
 	shown     shown                  // text last logged for each kind of message
 	waiting   string                 // what keeps the node from being ready
+	reason    metrics.Wait           // the kind of waiting
 	twin      string                 // describes another host with this one's public address; empty if none was seen
 	twinSeen  time.Time              // when it was last seen
 	listed    bool                   // the store has had this node's ID in its lease
@@ -132,7 +134,7 @@ func (s *session) run(ctx context.Context, links <-chan struct{}) (err error) {
 
 // awaitLeases waits for the first good update of the store, or the end of ctx.
 func (s *session) awaitLeases(ctx context.Context, e events) error {
-	s.waitFor("the first leases")
+	s.waitFor(metrics.WaitStore, "the first leases")
 	for s.source.updated.IsZero() {
 		select {
 		case <-ctx.Done():
@@ -223,8 +225,9 @@ func (s *session) settle(ctx context.Context) {
 
 // missing is what the node lacks to be ready, and why.
 type missing struct {
-	what string
-	err  error
+	reason metrics.Wait
+	what   string
+	err    error
 }
 
 func (m *missing) Error() string { return fmt.Sprintf("%s: %v", m.what, m.err) }

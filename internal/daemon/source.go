@@ -9,6 +9,7 @@ import (
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
 	"github.com/twillnet/twill/lease/static"
+	"github.com/twillnet/twill/metrics"
 )
 
 // source names the lease store, as shown in the status.
@@ -64,7 +65,7 @@ type openedStore struct {
 // openStore opens the lease store that the options select.
 func (d *daemon) openStore(ctx context.Context) (openedStore, error) {
 	if d.options.leaseFile != "" {
-		d.state.waitFor("the lease file")
+		d.state.waitFor(metrics.WaitStore, "the lease file")
 		s, err := static.Open(d.options.leaseFile, d.log)
 		return openedStore{Store: s, close: func() error { return nil }}, err
 	}
@@ -72,7 +73,7 @@ func (d *daemon) openStore(ctx context.Context) (openedStore, error) {
 		s, err := d.openKube()
 		return openedStore{Store: s, writable: true, close: func() error { return nil }}, err
 	}
-	d.state.waitFor("etcd")
+	d.state.waitFor(metrics.WaitStore, "etcd")
 	o := d.options.etcd
 	o.Logger = d.log
 	s, err := etcd.Open(ctx, o)

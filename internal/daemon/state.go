@@ -28,9 +28,19 @@ type state struct {
 	probes   *probe.Loop // nil if peers are not probed
 	// rules are nil until some are kept.
 	rules *rules.Rules
-	// away returns when the store stopped answering; nil if the store does not
-	// keep track.
-	away func() (since time.Time, why error)
+	// store reports how the lease store answers; nil if it always does.
+	store storeHealth
+	// restarts count how often the session opened the data plane again.
+	restarts [metrics.NumRestarts]uint64
+}
+
+// storeHealth is how a lease store that others run answers. Its methods may be called
+// from any goroutine.
+type storeHealth interface {
+	// Away returns when the store stopped answering, and why.
+	Away() (since time.Time, why error)
+	// Watched reports whether changes in the store arrive as they happen.
+	Watched() bool
 }
 
 // samplePeriod is how often the peers' counters are read, to know when each
@@ -44,24 +54,30 @@ func newState(source, waiting string) *state {
 		Version: version.String(),
 		PID:     os.Getpid(),
 		Started: time.Now(),
-		Waiting: waiting,
-		Source:  status.Source{Name: source},
+		Waiting: waiting, WaitingReason: metrics.WaitStore.String(),
+		Source: status.Source{Name: source},
 	}}
 }
 
 // waitFor publishes what a daemon without a session is waiting for.
-func (s *state) waitFor(what string) {
+func (s *state) waitFor(reason metrics.Wait, what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.doc.Waiting = what
+	s.doc.Waiting, s.doc.WaitingReason = what, reason.String()
 }
 
-// watchSource makes the document include the time at which the store stopped
-// answering, as returned by away.
-func (s *state) watchSource(away func() (since time.Time, why error)) {
+// restarted counts that the data plane was closed to be opened again.
+func (s *state) restarted(why metrics.Restart) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.away = away
+	s.restarts[why]++
+}
+
+// watchStore makes the state include how the store answers.
+func (s *state) watchStore(h storeHealth) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.store = h
 }
 
 // publish replaces the published state of the session. It is called from the
@@ -130,8 +146,8 @@ func (s *state) document() status.Document {
 	defer s.mu.RUnlock()
 	d := s.doc
 	d.Uptime = time.Since(d.Started).Seconds()
-	if s.away != nil {
-		if since, why := s.away(); why != nil {
+	if s.store != nil {
+		if since, why := s.store.Away(); why != nil {
 			d.Source.AwaySince, d.Source.Away = since, why.Error()
 		}
 	}
@@ -149,7 +165,7 @@ func (s *state) document() status.Document {
 	}
 	d.Shards, d.Drops = status.Summarize(counters)
 	d.Rules = rulesOf(s.rules)
-	d.Waiting = waitingFor(d.Waiting, d.Rules)
+	waitForRules(&d)
 	return d
 }
 
@@ -174,18 +190,22 @@ func rulesOf(r *rules.Rules) *status.Rules {
 func (s *state) waiting() string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return waitingFor(s.doc.Waiting, rulesOf(s.rules))
+	d := s.doc
+	d.Rules = rulesOf(s.rules)
+	waitForRules(&d)
+	return d.Waiting
 }
 
-// waitingFor returns what the node is waiting for: as published by the session, or
-// else the masquerading rules, without which packets of pods that leave the network
-// carry a source that nothing can answer to.
-func waitingFor(session string, r *status.Rules) string {
-	if session == "" && r != nil && r.Masquerade && r.Problem != "" {
-		return "the firewall rules: " + r.Problem
+// waitForRules makes a node that waits for nothing else wait for the masquerading
+// rules, without which packets of pods that leave the network carry a source that
+// nothing can answer to.
+func waitForRules(d *status.Document) {
+	if r := d.Rules; d.Waiting == "" && r != nil && r.Masquerade && r.Problem != "" {
+		d.Waiting, d.WaitingReason = waitsForRules+": "+r.Problem, metrics.WaitRules.String()
 	}
-	return session
 }
+
+const waitsForRules = "the firewall rules"
 
 // peers returns the peers of the data plane.
 func (s *state) peers() []status.Peer {
@@ -204,45 +224,4 @@ func (s *state) counters() []*metrics.Shard {
 		return nil
 	}
 	return s.dp.Counters()
-}
-
-// gauges returns the state for the metrics.
-func (s *state) gauges() metrics.State {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	st := metrics.State{
-		Leases:   s.doc.Source.Leases,
-		SourceOK: s.doc.Source.LastError == "",
-	}
-	if s.away != nil {
-		if since, why := s.away(); why != nil {
-			st.SourceAway = time.Since(since)
-		}
-	}
-	st.Backend = metrics.BackendInfo{Configured: s.doc.Backend, Reason: s.doc.BackendWhy}
-	if len(s.doc.Ways) > 0 {
-		st.Backend.Backend = s.doc.Ways[0]
-	}
-	if s.dp == nil {
-		return st
-	}
-	dp := s.dp.Status()
-	st.Peers = len(dp.Peers)
-	for _, p := range dp.Peers {
-		if p.MTU > 0 {
-			st.Narrow++
-		}
-	}
-	if len(dp.Devices) > 0 {
-		dev := dp.TUN()
-		if dev == nil {
-			dev = &dp.Devices[0]
-		}
-		st.Device = metrics.DeviceInfo{Name: dev.Name, Kind: dev.Kind, Reason: dev.Why}
-	}
-	st.Offloads = make(map[string]bool, len(dp.Offloads))
-	for _, o := range dp.Offloads {
-		st.Offloads[o.Name] = o.InForce
-	}
-	return st
 }

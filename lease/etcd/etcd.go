@@ -17,6 +17,7 @@ import (
 	"context"
 	"log/slog"
 	"path"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -40,6 +41,7 @@ type Store struct {
 	outage    outage // limits the log while etcd does not answer
 	faults    faults // unreadable entries already logged
 	own       own    // the lease of this node
+	watched   atomic.Bool
 
 	// Tests shorten this.
 	ttl time.Duration // of a lease; whole seconds

@@ -109,6 +109,13 @@ func (o *outage) end() (away time.Duration, logged bool) {
 	return away, logged
 }
 
+// Watched reports whether changes arrive as they happen: a watch is established, and
+// etcd answers.
+func (s *Store) Watched() bool {
+	since, _ := s.Away()
+	return s.watched.Load() && since.IsZero()
+}
+
 // errSilent is the reason returned by Away.
 var errSilent = errors.New("etcd does not answer")
 

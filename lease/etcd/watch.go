@@ -55,6 +55,7 @@ func (w *watcher) follow(ctx context.Context) {
 	var pause backoff
 	for {
 		some, err := w.stream(ctx)
+		w.watched.Store(false)
 		if some {
 			pause = backoff{}
 		}
@@ -126,6 +127,7 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 		}
 		if !some {
 			some = true
+			w.watched.Store(true)
 			if away, logged := w.outage.end(); logged {
 				w.log.Info("watch of etcd resumed", logging.KeyAway, away)
 			}

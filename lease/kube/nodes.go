@@ -23,10 +23,7 @@ import (
 // nodes follows the Node objects of the cluster into the store's table, using
 // the client's reflector. Only the relevant part of a Node is kept, and there is
 // no queue that could fill up.
-type nodes struct {
-	*Store
-	synced bool // the table has been complete once; guarded by the mutex
-}
+type nodes struct{ *Store }
 
 // backoff is the backoff between attempts to list and watch.
 var backoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 6, Cap: 5 * time.Second}

@@ -25,6 +25,7 @@ type methods interface {
 	Leases(ctx context.Context) ([]lease.Lease, error)
 	NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error)
 	Away() (since time.Time, why error)
+	Watched() bool
 	Ready()
 	Close() error
 }

@@ -77,6 +77,14 @@ func (s *Store) Away() (since time.Time, why error) {
 	return s.reach.away, s.reach.why()
 }
 
+// Watched reports whether all nodes have been read once and the API has answered since:
+// the client watches them without a gap then.
+func (s *Store) Watched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.synced && s.reach.away.IsZero()
+}
+
 // outcome records the result of a request, logs changes, and returns the *Error
 // for the caller.
 func (s *Store) outcome(ctx context.Context, op string, err error) error {

@@ -37,6 +37,8 @@ type Store struct {
 	own   own
 	ready bool // Ready was called
 	table *layout.Table
+	// synced means that the table has been complete once.
+	synced bool
 	// config is the last valid network configuration, nil before there was one.
 	config *lease.Config
 	// watchers are notified of each change of the fields above.

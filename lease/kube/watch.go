@@ -29,7 +29,7 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	changes, end := s.subscribe()
 	defer end()
 	file := follow(ctx, f, &running)
-	n := &nodes{Store: s}
+	n := &nodes{s}
 	running.Go(func() { n.run(ctx) })
 	running.Go(func() { s.keepCondition(ctx) })
 	w := &watcher{Store: s, updates: updates, nodes: n}

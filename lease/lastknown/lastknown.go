@@ -25,6 +25,8 @@ type Source interface {
 	// Away returns when the store stopped answering, and why. The time is zero if
 	// it answers.
 	Away() (since time.Time, why error)
+	// Watched reports whether changes arrive as they happen.
+	Watched() bool
 }
 
 // NodeAddresser is a Source that holds addresses by which to choose this node's
@@ -80,6 +82,9 @@ func Open(source Source, o Options) *Store {
 
 // Away returns when the source stopped answering, and why.
 func (s *Store) Away() (since time.Time, why error) { return s.source.Away() }
+
+// Watched reports whether changes in the source arrive as they happen.
+func (s *Store) Watched() bool { return s.source.Watched() }
 
 // Config returns the configuration of the source.
 func (s *Store) Config(ctx context.Context) (*lease.Config, error) { return s.source.Config(ctx) }

@@ -75,6 +75,8 @@ func (s *source) Away() (time.Time, error) {
 	return s.away, errors.New("no answer")
 }
 
+func (s *source) Watched() bool { return true }
+
 func (s *source) setAway(since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/metrics"
 )
 
 // Status reports the state of the plane. It may be called at any time, from any
@@ -58,6 +59,40 @@ func peersOf(paths []*path, traffic map[netip.Addr]status.Peer) []status.Peer {
 		peers = append(peers, peer)
 	}
 	return peers
+}
+
+// Traffic returns what each backend has carried: of udp what its engine counts, of vxlan
+// what the kernel counts on the devices. Plain routes use the interface of the host,
+// where packets of pods cannot be distinguished from others. It may be called at any time before
+// Close, from any goroutine.
+func (p *Plane) Traffic() (all []metrics.BackendTraffic) {
+	if len(p.vteps) > 0 {
+		s := p.keeper.Traffic()
+		all = append(all, metrics.BackendTraffic{
+			Backend: string(backend.VXLAN),
+			TX:      metrics.Flow{Packets: s.TxPackets, Bytes: s.TxBytes, Dropped: s.TxDropped + s.TxErrors},
+			RX:      metrics.Flow{Packets: s.RxPackets, Bytes: s.RxBytes, Dropped: s.RxDropped + s.RxErrors},
+		})
+	}
+	byName := make(map[string]*metrics.BackendTraffic)
+	var names []string
+	for _, c := range p.Counters() {
+		name := string(backend.UDP)
+		if c.Name != "" {
+			name += "-" + c.Name
+		}
+		t := byName[name]
+		if t == nil {
+			t = &metrics.BackendTraffic{Backend: name}
+			byName[name], names = t, append(names, name)
+		}
+		t.TX.Add(&c.TX)
+		t.RX.Add(&c.RX)
+	}
+	for _, name := range names {
+		all = append(all, *byName[name])
+	}
+	return all
 }
 
 // SetIdle adds to the peers of a Status how long the kernel has sent nothing to

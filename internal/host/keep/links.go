@@ -279,6 +279,19 @@ func (k *Keeper) deleteLink(index int, name string) error {
 	return nil
 }
 
+// vxlanIndexes returns the indexes of the kept VXLAN devices, in order.
+func (k *Keeper) vxlanIndexes() (indexes []int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, d := range k.devices {
+		if d.VXLAN != nil {
+			indexes = append(indexes, d.index)
+		}
+	}
+	slices.Sort(indexes)
+	return indexes
+}
+
 // linkIdle returns, for each host that is the destination of a forwarding entry
 // of the device, how long ago the kernel last sent to it. It may be called from
 // any goroutine.
@@ -313,17 +326,8 @@ const userHZ = 100
 // (vxlan_find_mac in drivers/net/vxlan/vxlan_core.c). Hosts to which nothing
 // was ever sent are not in the map.
 func (k *Keeper) Idle() map[netip.Addr]time.Duration {
-	k.mu.Lock()
-	var indexes []int
-	for _, d := range k.devices {
-		if d.VXLAN != nil {
-			indexes = append(indexes, d.index)
-		}
-	}
-	k.mu.Unlock()
-	slices.Sort(indexes)
 	all := make(map[netip.Addr]time.Duration)
-	for _, index := range indexes {
+	for _, index := range k.vxlanIndexes() {
 		idle, err := k.linkIdle(index)
 		if err != nil {
 			continue // Run finds out that the device is gone

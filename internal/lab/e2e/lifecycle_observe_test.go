@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -129,6 +130,7 @@ func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
 	for _, want := range []string{
+		"twill_ready 1\n", `twill_waiting{reason="lease"} 0`, "twill_lease_watch_up 1\n",
 		"twill_peers 1\n", "twill_leases 2\n", "twill_lease_source_ok 1\n",
 		`twill_device_info{device="flannel0",kind="offload",reason=`,
 		`twill_offload_enabled{offload="tun-offload"} 1`, `twill_offload_enabled{offload="udp-gso"} 1`,
@@ -144,6 +146,59 @@ func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
 		_, text, err := l.get("/metrics")
 		return err == nil && strings.Contains(text, "twill_lease_source_ok 0\n") && strings.Contains(text, "twill_leases 2\n")
 	})
+}
+
+// pod-a ── host a ─┬──────── host b ── pod-b
+//
+//	/metrics    └── etcd, killed
+//	flannel.1, deleted
+//	rules, removed
+func TestMetricsFollowTheStoreTheLeaseTheRulesAndTheDataPlane(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`})
+	c.runTwill(metricsFlag, "--ip-masq", "--iptables-resync=1")
+	shows := func(what string, wanted ...string) {
+		t.Helper()
+		text := ""
+		if testkit.Within(testkit.Patience, func() bool {
+			text = c.metrics(0)
+			return !slices.ContainsFunc(wanted, func(line string) bool { return !strings.Contains(text, "\n"+line+"\n") })
+		}) {
+			return
+		}
+		t.Fatalf("%s: the metrics never had all of %q:\n%s", what, wanted, text)
+	}
+	shows("at first", "twill_ready 1", "twill_lease_source_up 1", "twill_lease_watch_up 1", "twill_rules_in_force 1",
+		`twill_data_plane_restarts_total{cause="device"} 0`)
+
+	text := c.metrics(0)
+	if left := time.Until(time.Unix(int64(field(t, text, "twill_lease_expiry_timestamp_seconds")), 0)); left < time.Hour || left > 25*time.Hour {
+		t.Errorf("the lease of a day ends in %s", left)
+	}
+	sent := func() float64 {
+		return sum(t, c.metrics(0), "twill_backend_packets_total", `backend="vxlan"`, `direction="tx"`)
+	}
+	before := sent()
+	testkit.Must(t, ping(c.pod(0), c.pod(1).Addr, 100))
+	if after := sent(); after <= before {
+		t.Errorf("%.0f packets by vxlan before a ping, %.0f after it", before, after)
+	}
+
+	link, err := c.nodes[0].NS.Netlink().LinkByName("flannel.1")
+	testkit.Must(t, err)
+	testkit.Must(t, c.nodes[0].NS.Netlink().LinkDel(link))
+	shows("after its device was deleted", `twill_data_plane_restarts_total{cause="device"} 1`, "twill_ready 1")
+
+	writes := field(t, c.metrics(0), "twill_rules_writes_total")
+	testkit.Must(t, c.nodes[0].NS.Command(t.Context(), "iptables", "-t", "nat", "-F", "FLANNEL-POSTRTG").Run())
+	testkit.Eventually(t, "the rules are written again, and counted", func() bool {
+		return field(t, c.metrics(0), "twill_rules_writes_total") > writes
+	})
+
+	c.server.Kill()
+	shows("without etcd", "twill_lease_source_up 0", "twill_lease_watch_up 0", "twill_ready 1")
+	c.server.Restart(t)
+	shows("with etcd again", "twill_lease_source_up 1", "twill_lease_watch_up 1")
 }
 
 // The operator's command says what is wrong when no daemon answers.

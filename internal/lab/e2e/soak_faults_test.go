@@ -140,11 +140,12 @@ func (s *soak) metrics(i int) string {
 }
 
 // field returns the number that follows a name at the start of a line.
-func field(t testing.TB, text, name string) (n int) {
+func field(t testing.TB, text, name string) int {
 	t.Helper()
 	_, after, ok := strings.Cut("\n"+text, "\n"+name)
+	var n float64 // large ones have an exponent
 	if _, err := fmt.Sscan(after, &n); !ok || err != nil {
 		t.Fatalf("no number %s in\n%s", name, text)
 	}
-	return n
+	return int(n)
 }
