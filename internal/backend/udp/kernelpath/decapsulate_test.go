@@ -34,7 +34,7 @@ var (
 
 // inNamespace opens a Path without pins in a namespace with a TUN device flannel0 and
 // an underlay interface eth0, and runs f there.
-func inNamespace(t *testing.T, f func(p *Path)) {
+func inNamespace(t testing.TB, f func(p *Path)) {
 	t.Helper()
 	ns := netlabtest.Namespace(t, "host")
 	if err := ns.Do(func() error {

@@ -46,6 +46,7 @@ type Config struct {
 // concurrently.
 type Path struct {
 	objects pathObjects
+	cpus    int // how many a per-CPU map has values for
 	pair    *pair
 	links   []link.Link // what Close ends, in a path without pins
 	how     string
@@ -118,6 +119,9 @@ func (p *Path) prepare(cfg *Config) (*ebpf.CollectionSpec, []hook, error) {
 	}
 	if len(uplink.HardwareAddr) != macLen {
 		return nil, nil, fmt.Errorf("interface %s is not an Ethernet", cfg.Underlay)
+	}
+	if p.cpus, err = ebpf.PossibleCPU(); err != nil {
+		return nil, nil, err
 	}
 	if p.pair, err = makePair(cfg.Tun); err != nil {
 		return nil, nil, err

@@ -1,11 +1,8 @@
 package kernelpath
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
-
-	"github.com/cilium/ebpf"
 )
 
 // Peer is another node.
@@ -39,13 +36,14 @@ func (p *Path) Set(own []netip.Prefix, peers []Peer) error {
 		}
 	}
 	// The programs carry nothing for a peer without counters.
-	if err := p.addCounters(endpoints); err != nil {
+	gone, err := p.countFor(endpoints)
+	if err != nil {
 		return fmt.Errorf("update BPF map of peers: %w", err)
 	}
 	if err := p.setSubnets(want); err != nil {
 		return fmt.Errorf("update BPF map of subnets: %w", err)
 	}
-	if err := p.removeCounters(endpoints); err != nil {
+	if err := discard(p.objects.Peers, gone); err != nil {
 		return fmt.Errorf("update BPF map of peers: %w", err)
 	}
 	return nil
@@ -60,65 +58,49 @@ func keyOf(s netip.Prefix) pathSubnetKey {
 
 func (p *Path) setSubnets(want map[pathSubnetKey]pathSubnet) error {
 	m := p.objects.Subnets
-	have := make(map[pathSubnetKey]pathSubnet)
-	var key pathSubnetKey
-	var value pathSubnet
-	it := m.Iterate()
-	for it.Next(&key, &value) {
-		have[key] = value
-	}
-	if err := it.Err(); err != nil {
+	var gone []pathSubnetKey
+	same := make(map[pathSubnetKey]bool)
+	if err := each(m, 1, func(k pathSubnetKey, have []pathSubnet) {
+		if v, ok := want[k]; !ok {
+			gone = append(gone, k)
+		} else if v == have[0] {
+			same[k] = true
+		}
+	}); err != nil {
 		return err
 	}
+	var keys []pathSubnetKey
+	var values []pathSubnet
 	for k, v := range want {
-		if have[k] != v {
-			if err := m.Put(k, v); err != nil {
-				return err
-			}
-		}
-		delete(have, k)
-	}
-	for k := range have {
-		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return err
+		if !same[k] {
+			keys, values = append(keys, k), append(values, v)
 		}
 	}
-	return nil
-}
-
-func (p *Path) addCounters(endpoints map[uint32]bool) error {
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
+	if err := put(m, keys, values); err != nil {
 		return err
 	}
-	zero := make([]pathTraffic, cpus)
+	return discard(m, gone)
+}
+
+// countFor makes counters for the endpoints that have none. gone are those that have some
+// and are not among the endpoints.
+func (p *Path) countFor(endpoints map[uint32]bool) (gone []uint32, err error) {
+	counted := make(map[uint32]bool)
+	if err := each(p.objects.Peers, p.cpus, func(e uint32, _ []pathTraffic) {
+		counted[e] = true
+		if !endpoints[e] {
+			gone = append(gone, e)
+		}
+	}); err != nil {
+		return nil, err
+	}
+	var added []uint32
 	for e := range endpoints {
-		if err := p.objects.Peers.Update(e, zero, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
-			return err
+		if !counted[e] {
+			added = append(added, e)
 		}
 	}
-	return nil
-}
-
-func (p *Path) removeCounters(except map[uint32]bool) error {
-	var gone []uint32
-	var endpoint uint32
-	var counters []pathTraffic
-	it := p.objects.Peers.Iterate()
-	for it.Next(&endpoint, &counters) {
-		if !except[endpoint] {
-			gone = append(gone, endpoint)
-		}
-	}
-	if err := it.Err(); err != nil {
-		return err
-	}
-	for _, e := range gone {
-		if err := p.objects.Peers.Delete(e); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return err
-		}
-	}
-	return nil
+	return gone, put(p.objects.Peers, added, make([]pathTraffic, len(added)*p.cpus))
 }
 
 // Traffic counts what the programs carried for a peer since it became one.
@@ -130,10 +112,7 @@ type Traffic struct {
 // Traffic returns the traffic with each peer that decapsulates in the kernel.
 func (p *Path) Traffic() (map[netip.Addr]Traffic, error) {
 	all := make(map[netip.Addr]Traffic)
-	var endpoint [4]byte
-	var counters []pathTraffic
-	it := p.objects.Peers.Iterate()
-	for it.Next(&endpoint, &counters) {
+	if err := each(p.objects.Peers, p.cpus, func(endpoint [4]byte, counters []pathTraffic) {
 		var sum Traffic
 		for _, c := range counters {
 			sum.TXPackets += c.TxPackets
@@ -144,8 +123,7 @@ func (p *Path) Traffic() (map[netip.Addr]Traffic, error) {
 			sum.RXDropped += c.RxDropped
 		}
 		all[netip.AddrFrom4(endpoint)] = sum
-	}
-	if err := it.Err(); err != nil {
+	}); err != nil {
 		return nil, fmt.Errorf("read BPF map of peers: %w", err)
 	}
 	return all, nil
