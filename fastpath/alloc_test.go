@@ -35,7 +35,7 @@ func TestTXDoesNotAllocate(t *testing.T) {
 		q := &fakeQueue{reads: traffic(), loop: true}
 		s := newShard(q, discard{})
 		s.segments = segments
-		x := newTX(s, make([]byte, txArena))
+		x := newTX(s, make([]byte, normalFootprint.txArena))
 		noAllocs(t, func() {
 			for {
 				x.resolver.use(nodes)
@@ -57,7 +57,7 @@ func TestRXDoesNotAllocate(t *testing.T) {
 	for _, merge := range []bool{true, false} {
 		s := newShard(&fakeQueue{forget: true}, discard{})
 		s.mergeTCP, s.mergeUDP = merge, merge
-		r := newRX(s, make([]byte, rxSlots*slotSize))
+		r := newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 		as := []arrival{
 			train(tcpTrain(40, 1400, 700)), train(udpTrain(40, 1200, 1200)),
 			{from: fromB, b: udpTrain(1, 10, 10)[0]},

@@ -89,7 +89,7 @@ func BenchmarkNewPeers(b *testing.B) {
 // cutting with checksums, gathering.
 func BenchmarkTX(b *testing.B) {
 	q := &fakeQueue{reads: [][]byte{superPacket(toB(65495), 1388)}, loop: true}
-	x := newTX(newShard(q, discard{}), make([]byte, txArena))
+	x := newTX(newShard(q, discard{}), make([]byte, normalFootprint.txArena))
 	x.resolver.use(nodes)
 	b.SetBytes(65495)
 	b.ReportAllocs()
@@ -108,7 +108,7 @@ func BenchmarkRX(b *testing.B) {
 		b.Run(fmt.Sprintf("merge=%t", merge), func(b *testing.B) {
 			s := newShard(&fakeQueue{forget: true}, discard{})
 			s.mergeTCP = merge
-			r := newRX(s, make([]byte, rxSlots*slotSize))
+			r := newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 			pkts := tcpTrain(64, 960, 960)
 			place(b, r, 0, train(pkts))
 			r.check.use(nodes)

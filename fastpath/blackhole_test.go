@@ -275,7 +275,7 @@ func TestPacketTooLargeForABlackHoleIsAnswered(t *testing.T) {
 			b := NewPeer(peerB.Subnets, netip.MustParseAddrPort("127.0.0.2:8285"))
 			b.path.limits.setWidest(widest)
 			s.peers.Store(NewPeers(own, []*Peer{b, peerC}))
-			x := newTX(s, make([]byte, txArena))
+			x := newTX(s, make([]byte, normalFootprint.txArena))
 			x.sends.exceptions.pathMTU = func(*Peer) (int, error) { return 1500, nil }
 			transmit(t, x, q, tt.read)
 			if len(fragments) != tt.sent || tt.sent > 0 && fragments[0] == tt.df {

@@ -42,6 +42,10 @@ type Config struct {
 	MTUFloor int
 	RouteMTU func(netip.Addr) int
 
+	// Memory selects how much memory packets on their way may take. It applies to
+	// inherited sockets too.
+	Memory Memory
+
 	// Inherited is what Descriptors of another process returned. New removes its
 	// sockets from the map. It uses them if they are bound as New would bind them and
 	// there is one for each queue; otherwise it closes them.
@@ -58,8 +62,10 @@ type Engine struct {
 	stopping   atomic.Bool   // the same for threads that never sleep
 	peers      atomic.Pointer[Peers]
 	paths      *paths
-	strangers  *strangers   // nil if they are not filtered
-	translated bool         // see Config
+	strangers  *strangers // nil if they are not filtered
+	translated bool       // see Config
+	memory     footprint
+	profile    string       // of memory, and why
 	bulk       atomic.Int64 // when a thread last had a large batch, see spinner
 	spinSlots  atomic.Int32 // how many more threads may spin; always 0 if spinning is off
 
@@ -134,12 +140,33 @@ func New(cfg Config) (e *Engine, err error) {
 	e.paths = newPaths(local.Addr(), cfg.MTU, e.Peers, e.ask)
 	e.paths.floor, e.paths.routeMTU = cfg.MTUFloor, cfg.RouteMTU
 	err = e.probe(&cfg, sink)
+	var profile Memory
+	var why string
+	e.memory, profile, why = cfg.Memory.footprint()
+	e.profile = fmt.Sprintf("%s (%s)", profile, why)
+	for _, s := range e.shards {
+		setBuffers(s.fd, e.memory.socketBuffer)
+		setBuffers(s.sendFD, e.memory.socketBuffer)
+	}
 	if e.strangers == nil && sink >= 0 {
 		// The program of the earlier run must not choose it any more.
 		err = errors.Join(err, steer(fds, local), unix.Close(sink))
 	}
 	return e, err
 }
+
+// disableGRO makes the sockets receive each datagram by itself.
+func (e *Engine) disableGRO() {
+	for _, s := range e.shards {
+		_ = unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_GRO, 0)
+	}
+	if e.strangers != nil {
+		_ = unix.SetsockoptInt(e.strangers.sink, unix.SOL_UDP, unix.UDP_GRO, 0)
+	}
+}
+
+// MemoryProfile returns which sizes are in use, small or normal, and why.
+func (e *Engine) MemoryProfile() string { return e.profile }
 
 // openProber lets the engine look for black holes.
 func (e *Engine) openProber(log *slog.Logger) (granted string, err error) {
@@ -223,6 +250,9 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 		}
 		e.states = append(e.states, state)
 		inForce[f.Name] = state.InForce
+	}
+	if !inForce["udp-gro"] {
+		e.disableGRO() // of inherited sockets
 	}
 	if inForce["busy-poll"] {
 		e.spinSlots.Store(int32(spinThreads()))
@@ -343,7 +373,7 @@ func (e *Engine) loops() []*loop {
 		p := &pairs[i]
 		p.tx, p.rx = newLoop(e), newLoop(e)
 		all = append(all, p.tx, p.rx)
-		arena, slots := make([]byte, txArena), make([]byte, rxSlots*slotSize)
+		arena, slots := make([]byte, e.memory.txArena), make([]byte, e.memory.rxSlots*slotSize)
 		for j := i; j < len(e.shards); j += len(pairs) {
 			s := e.shards[j]
 			tx, rx := newTX(s, arena), newRX(s, slots)

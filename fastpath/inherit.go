@@ -80,9 +80,9 @@ func (cfg *Config) inherit(n int, name func(int) string, usable func(netip.AddrP
 	}
 	good := len(fds) == n
 	for _, fd := range fds {
-		// The same state as after opening, whatever the other process used. It may
-		// have been killed while one was set to fragment.
-		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 0)
+		// The other process may have been killed while one was set to fragment. It may
+		// also be receiving still: UDP_GRO is left as it is, since without it the
+		// trains that wait in the sockets would be read as one datagram each.
 		at := boundTo(fd)
 		good = good && usable(at) && setDiscovery(fd, at.Addr().Is6(), believing) == 0
 	}

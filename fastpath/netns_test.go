@@ -592,7 +592,7 @@ func TestPacketTooBigForThePath(t *testing.T) {
 				e := newEngine(t, cfg)
 				node := openUDP(t, "203.0.113.1")
 				e.SetPeers(NewPeers(own, []*Peer{NewPeer(peerB.Subnets, node.addr)}))
-				x := newTX(e.shards[0], make([]byte, txArena))
+				x := newTX(e.shards[0], make([]byte, normalFootprint.txArena))
 				pod := openUDP(t, "10.5.1.9")
 				dst := netip.MustParseAddrPort("10.5.2.9:7777")
 				send := func() error { return unix.Sendto(pod.fd, pattern(1444), 0, sockaddr(dst)) }

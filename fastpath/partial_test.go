@@ -44,7 +44,7 @@ func TestPartialChecksumsAreFinishedWhereTheyAreAnnounced(t *testing.T) {
 							s.superTCP, s.mergeTCP, s.mergeUDP = false, false, false
 						}
 						s.peers.Store(able(there))
-						r := newRX(s, make([]byte, rxSlots*slotSize))
+						r := newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 						arrive(t, r, train(unfinished(pkts)))
 						if err := r.write(); err != nil {
 							t.Fatal(err)
@@ -74,7 +74,7 @@ func TestRefusedSuperPacketOfPartialPacketsIsWrittenSingly(t *testing.T) {
 	s := newShard(q, discard{})
 	s.takesPartial, s.vnet = true, true
 	s.peers.Store(able(true))
-	r := newRX(s, make([]byte, rxSlots*slotSize))
+	r := newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 	pkts := tcpTrain(5, 1000, 1000)
 	arrive(t, r, train(unfinished(pkts)))
 	if err := r.write(); err != nil {
@@ -110,7 +110,7 @@ func TestPartialPacketsDoNotAllocate(t *testing.T) {
 	s := newShard(q, discard{})
 	s.takesPartial, s.vnet = true, true
 	s.peers.Store(able(true))
-	r := newRX(s, make([]byte, rxSlots*slotSize))
+	r := newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 	place(t, r, 0, train(unfinished(tcpTrain(40, 1400, 700))))
 	place(t, r, 1, train(unfinished(udpTrain(40, 1200, 1200))))
 	noAllocs(t, func() {

@@ -11,14 +11,9 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-const (
-	// rxSlots is how many messages one recvmmsg accepts, each up to 64 KiB.
-	rxSlots  = 8
-	slotSize = 1 << 16
-	// rxPackets is the maximum number of packets in a batch:
-	// rxSlots trains of UDP_MAX_SEGMENTS.
-	rxPackets = rxSlots * maxSegmentsOld
-)
+// slotSize is the size in bytes of the largest message that recvmmsg accepts, a whole GRO
+// train.
+const slotSize = 1 << 16
 
 // rx moves packets from the socket to the TUN queue.
 type rx struct {
@@ -37,21 +32,23 @@ type rx struct {
 	overflow uint32
 }
 
-// newRX returns the receiving direction of s. arena has rxSlots slots of slotSize
-// bytes; directions that run on one thread may share it, since it is free again
+// newRX returns the receiving direction of s. arena has a slot of slotSize
+// bytes for each message that one recvmmsg accepts; directions that run on one thread may share it, since it is free again
 // when poll returns.
 func newRX(s *shard, arena []byte) *rx {
+	slots := len(arena) / slotSize
+	packets := slots * maxSegmentsOld // at most, in a batch: a train in each slot
 	r := &rx{
 		shard:   s,
-		msgs:    make([]mmsghdr, rxSlots),
-		iov:     make([]unix.Iovec, rxSlots),
-		names:   make([]unix.RawSockaddrInet6, rxSlots),
-		control: make([]byte, rxSlots*recvControlLen),
+		msgs:    make([]mmsghdr, slots),
+		iov:     make([]unix.Iovec, slots),
+		names:   make([]unix.RawSockaddrInet6, slots),
+		control: make([]byte, slots*recvControlLen),
 		arena:   arena,
 		check:   sourceChecker{mode: s.sourceCheck, resolver: newResolver()},
-		merge:   encap.NewCoalescer(rxPackets, s.mergeTCP, s.mergeUDP),
-		parts:   make([][]byte, 0, rxPackets+1),
-		vectors: make([]unix.Iovec, 0, rxPackets+2),
+		merge:   encap.NewCoalescer(packets, s.mergeTCP, s.mergeUDP),
+		parts:   make([][]byte, 0, packets+1),
+		vectors: make([]unix.Iovec, 0, packets+2),
 		c:       &s.counters.RX,
 	}
 	for i := range r.msgs {
@@ -95,7 +92,7 @@ func (r *rx) poll() (bytes int, more bool, err error) {
 	return bytes, n == len(r.msgs), nil
 }
 
-// receive receives up to rxSlots messages.
+// receive receives a message into each slot, or fewer.
 func (r *rx) receive() (int, unix.Errno) {
 	for i := range r.msgs {
 		h := &r.msgs[i].hdr

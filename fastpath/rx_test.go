@@ -18,7 +18,7 @@ const fromB = "192.0.2.2"
 
 // newTestRX is an RX direction that writes to q.
 func newTestRX(q *fakeQueue) *rx {
-	return newRX(newShard(q, discard{}), make([]byte, rxSlots*slotSize))
+	return newRX(newShard(q, discard{}), make([]byte, normalFootprint.rxSlots*slotSize))
 }
 
 // tcpTrain is n segments of a TCP flow from peerB's pod to ours, size payload
@@ -138,7 +138,7 @@ func TestEachProtocolIsMergedOnItsOwnTerms(t *testing.T) {
 		q := new(fakeQueue)
 		s := newShard(q, discard{})
 		s.mergeTCP, s.mergeUDP = tt.tcp, tt.udp
-		r := newRX(s, make([]byte, rxSlots*slotSize))
+		r := newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 		pkts := append(tcpTrain(5, 1000, 10), udpTrain(5, 1000, 10)...)
 		arrive(t, r, train(pkts[:5]), train(pkts[5:]))
 		r.write()
@@ -373,7 +373,7 @@ func TestFullBatchIsWrittenAndPacketsGoOn(t *testing.T) {
 	r := newTestRX(q)
 	var all [][]byte
 	var as []arrival
-	for i := range rxSlots {
+	for i := range normalFootprint.rxSlots {
 		// More packets than fit a batch, none of which can be joined.
 		var pkts [][]byte
 		for j := range 300 {
@@ -407,7 +407,7 @@ func TestPeersCountWhatTheySent(t *testing.T) {
 	b, c := NewPeer(peerB.Subnets, peerB.Endpoint), NewPeer(peerC.Subnets, peerC.Endpoint)
 	s := newShard(new(fakeQueue), discard{})
 	s.peers.Store(NewPeers(own, []*Peer{b, c}))
-	r := newRX(s, make([]byte, rxSlots*slotSize))
+	r := newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 	pkts := udpTrain(5, 100, 100)
 	arrive(t, r, train(pkts), arrival{from: "192.0.2.3", b: pkts[0]}, // spoofed
 		arrival{from: "192.0.2.3", b: segment{src: "10.5.3.1", dst: "10.5.1.1", payload: pattern(10)}.bytes()})
@@ -427,7 +427,7 @@ func TestCheckOffAdmitsAllThatIsWellFormed(t *testing.T) {
 	q := new(fakeQueue)
 	s := newShard(q, discard{})
 	s.sourceCheck = CheckOff
-	r := newRX(s, make([]byte, rxSlots*slotSize))
+	r := newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 	pkts := [][]byte{
 		segment{src: "172.16.0.1", dst: "172.16.0.2", payload: pattern(99)}.bytes(),
 		segment{src: "10.5.2.1", dst: "10.5.1.2", payload: pattern(98)}.bytes(),
@@ -462,7 +462,7 @@ func FuzzDecapsulate(f *testing.F) {
 	for mode := range rxs {
 		s := newShard(q, discard{})
 		s.sourceCheck = SourceCheck(mode)
-		rxs[mode] = newRX(s, make([]byte, rxSlots*slotSize))
+		rxs[mode] = newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, size uint16, from, tos, mode uint8) {
 		b = b[:min(len(b), maxTrain4)]

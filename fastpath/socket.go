@@ -10,11 +10,6 @@ import (
 )
 
 const (
-	// socketBuffer is requested for both directions of a socket, in bytes; the
-	// kernel doubles it for its own bookkeeping. It holds some 2 ms of
-	// packets at 25 Gbit/s.
-	socketBuffer = 7 << 20
-
 	// maxSegments is UDP_MAX_SEGMENTS, how many segments one GSO send may
 	// have: 64 until Linux 6.9 (commit 1382e3b6a350).
 	maxSegments    = 128
@@ -64,19 +59,20 @@ func openSocket(local netip.AddrPort, shared bool) (_ int, err error) {
 		return -1, err
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1) // for a counter; not every sandbox supports it
-	growBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
-	growBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
 	if err = unix.Bind(fd, sockaddr(local)); err != nil {
 		return -1, bindError(local, err)
 	}
 	return fd, nil
 }
 
-// growBuffer requests socketBuffer, beyond net.core.[rw]mem_max if the
-// process has CAP_NET_ADMIN. Whatever is granted is good enough.
-func growBuffer(fd, force, plain int) {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, socketBuffer)
+// setBuffers requests buffers of size bytes for both directions of a socket, beyond
+// net.core.[rw]mem_max if the process has CAP_NET_ADMIN. Whatever is granted is good
+// enough.
+func setBuffers(fd, size int) {
+	for _, opts := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, opts[0], size) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, opts[1], size)
+		}
 	}
 }
 

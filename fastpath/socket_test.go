@@ -83,7 +83,7 @@ func receiveAll(t *testing.T, r *rx, n int, each func(b []byte, info recvInfo, f
 func newSockRX(fd int) *rx {
 	s := newShard(new(fakeQueue), discard{})
 	s.fd, s.sendFD = fd, fd
-	return newRX(s, make([]byte, rxSlots*slotSize))
+	return newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 }
 
 // messages makes messages of single packets to peer, with different sizes and

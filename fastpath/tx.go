@@ -8,11 +8,6 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// txArena is the buffer for the packets read in one batch, in bytes. A read needs
-// tun.ReadSize of it, so a batch has up to three super-packets, or as many
-// small packets as fit into the same space.
-const txArena = 4 * 64 << 10
-
 // tx moves packets from the TUN queue to the socket.
 type tx struct {
 	shard    *shard
@@ -23,7 +18,7 @@ type tx struct {
 	c        *metrics.Direction
 }
 
-// newTX returns the sending direction of s. arena has txArena bytes; directions
+// newTX returns the sending direction of s. arena is the buffer for a batch; directions
 // that run on one thread may share it, since it is free again when poll returns.
 func newTX(s *shard, arena []byte) *tx {
 	t := &tx{

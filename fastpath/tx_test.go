@@ -21,7 +21,7 @@ import (
 // newTestTX is a TX direction between q and a kernel that takes all.
 func newTestTX(t testing.TB, q *fakeQueue) (*tx, *kernel) {
 	k := &kernel{t: t, segments: maxSegmentsOld}
-	return newTX(newShard(q, k), make([]byte, txArena)), k
+	return newTX(newShard(q, k), make([]byte, normalFootprint.txArena)), k
 }
 
 // transmit hands reads to x as run does, until the queue is empty.
@@ -243,7 +243,7 @@ func TestPacketForAnUnknownSubnetIsAnsweredWithUnreachable(t *testing.T) {
 func TestGSORefusalIsShown(t *testing.T) {
 	q := new(fakeQueue)
 	k := &kernel{t: t, segments: maxSegmentsOld, script: refuseTrains(unix.EIO)}
-	x := newTX(newShard(q, k), make([]byte, txArena))
+	x := newTX(newShard(q, k), make([]byte, normalFootprint.txArena))
 	b := superPacket(toB(5000), 1400)
 	want, err := cut(b)
 	if err != nil {
@@ -269,7 +269,7 @@ func (q *endless) Read(b []byte) (int, unix.Errno) { return copy(b, q.b), 0 }
 // TestStopUnderLoad: a direction that always finds work stops all the same.
 func TestStopUnderLoad(t *testing.T) {
 	q := &endless{b: read(tun.Header{}, toB(1000).bytes())}
-	x := newTX(newShard(q, discard{}), make([]byte, txArena))
+	x := newTX(newShard(q, discard{}), make([]byte, normalFootprint.txArena))
 	fd, peer := loopbackPair(t)
 	r := newSockRX(fd)
 	ctx, cancel := context.WithCancel(t.Context())

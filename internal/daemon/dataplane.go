@@ -87,6 +87,7 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 			Pairs:       d.options.threadPairs,
 			Switches:    d.options.switches,
 			SourceCheck: d.options.sourceCheck,
+			Memory:      d.options.memory,
 			MTUFloor:    d.options.mtuFloor,
 			KernelPath:  d.options.kernelPath, KernelRefused: d.kernelRefused,
 			Inherited: d.inherited,

@@ -40,6 +40,7 @@ type options struct {
 	tunName     string
 	threadPairs int
 	sourceCheck fastpath.SourceCheck
+	memory      fastpath.Memory
 	mtuFloor    int
 	switches    fastpath.Switches
 	kernelPath  udp.KernelPath

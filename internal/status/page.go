@@ -114,6 +114,9 @@ func (p page) dataPlane(d *Document) {
 		return // the kernel does everything
 	}
 	p.row("  socket", fmt.Sprintf("UDP port %d, source check %s", dp.Port, dp.SourceCheck))
+	if dp.Memory != "" {
+		p.row("  memory", dp.Memory)
+	}
 	var tx, rx Direction
 	var overflows uint64
 	for _, s := range d.Shards {

@@ -25,7 +25,7 @@ func full() Document {
 		Rules:    &Rules{Masquerade: true, RandomFully: true, Forward: true, Problem: "IPv4 rules: find iptables: not found"},
 		Dataplane: &Dataplane{
 			Devices: []Device{{Name: "flannel0", Kind: KindOffload, Why: "auto: the kernel grants it", MTU: 1472}},
-			Port:    8285, SourceCheck: "strict",
+			Port:    8285, SourceCheck: "strict", Memory: "small (the host has 121 MiB)",
 			Offloads: []Offload{
 				{Name: "tun-offload", Mode: "auto", InForce: true, Why: "granted: TSO4 TSO6 USO4 USO6"},
 				{Name: "udp-gso", Mode: "auto", InForce: false, Why: "refused by the kernel: sendmsg: EIO, shard 1 of 2"},

@@ -111,6 +111,7 @@ type Dataplane struct {
 	Devices     []Device  `json:"devices,omitempty"` // all that carry packets of pods, the TUN device last
 	Port        uint16    `json:"port"`              // UDP port on the underlay
 	SourceCheck string    `json:"source_check"`      // strict, inner, off
+	Memory      string    `json:"memory,omitempty"`  // profile of the udp backend, small or normal, and why
 	Offloads    []Offload `json:"offloads,omitempty"`
 	Peers       []Peer    `json:"peers,omitempty"`
 }

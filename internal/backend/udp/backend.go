@@ -55,6 +55,7 @@ type Config struct {
 
 	fastpath.Switches
 	SourceCheck fastpath.SourceCheck
+	Memory      fastpath.Memory
 	MTUFloor    int // see fastpath.Config
 	// Inherited is the result of Descriptors in another process. Open removes
 	// the descriptors that it uses from the map, and closes those that it
@@ -126,7 +127,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 		Device: b.device, Pairs: pairs, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
 		Translated: translated(cfg.Underlay, b.local),
 		Switches:   cfg.Switches, PartialAnnounced: cfg.PartialAnnounced,
-		SourceCheck: cfg.SourceCheck, MTUFloor: cfg.MTUFloor, RouteMTU: routeMTU, Inherited: cfg.Inherited, Logger: cfg.Logger,
+		SourceCheck: cfg.SourceCheck, MTUFloor: cfg.MTUFloor, RouteMTU: routeMTU, Memory: cfg.Memory, Inherited: cfg.Inherited, Logger: cfg.Logger,
 	})
 	if errors.Is(err, unix.EADDRINUSE) && ports.Device(int(cfg.Port)) != nil {
 		err = fmt.Errorf("%w; %s", err, ports.Holder(int(cfg.Port)))
@@ -279,6 +280,7 @@ func (b *Backend) Status() status.Dataplane {
 		Devices:     []status.Device{{Name: b.device.Name, Kind: kind, Why: b.device.State.Why, MTU: int(b.mtu)}},
 		Port:        b.cfg.Port,
 		SourceCheck: b.cfg.SourceCheck.String(),
+		Memory:      b.engine.MemoryProfile(),
 	}
 	for _, s := range b.engine.Offloads() {
 		d.Offloads = append(d.Offloads, status.Offload{Name: s.Name, Mode: s.Mode.String(), InForce: s.InForce, Why: s.Why})

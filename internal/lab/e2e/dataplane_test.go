@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"errors"
 	"net/netip"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
@@ -38,6 +40,23 @@ func TestUDPCarriesContentBothWays(t *testing.T) {
 				if err := d.run(l.pod(0), l.pod(1), addr); err != nil {
 					t.Errorf("%d flows: %v", flows, err)
 				}
+			}
+		})
+	})
+}
+
+// pod-a ── host a ──────────── host b ── pod-b
+func TestSmallMemoryProfileCarriesTheSameContent(t *testing.T) {
+	t.Parallel()
+	forWires(t, labOptions{flags: []string{"--memory=small"}}, func(t *testing.T, l *lab) {
+		if got := l.daemons[0].status().Dataplane.Memory; !strings.HasPrefix(got, "small (") {
+			t.Errorf("profile %q", got)
+		}
+		forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+			s := streams{flows: 8, up: 16 << 20, down: 16 << 20}
+			d := datagrams{flows: 8, count: 100, window: 1, sizes: []int{8, 1400, 4000}}
+			if err := errors.Join(s.run(l.pod(0), l.pod(1), addr), d.run(l.pod(0), l.pod(1), addr)); err != nil {
+				t.Error(err)
 			}
 		})
 	})

@@ -32,7 +32,10 @@ func goOn(t *testing.T, flows []*steadyFlow) {
 	t.Helper()
 	for _, f := range flows {
 		from := f.received.Load()
-		testkit.Eventually(t, f.name+" goes on", func() bool { return f.received.Load() > from+200 })
+		testkit.Eventually(t, f.name+" goes on", func() bool { return f.received.Load() > from+200 || f.broken.Load() != nil })
+		if err := f.broken.Load(); err != nil {
+			t.Fatalf("%s: %v", f.name, *err)
+		}
 	}
 }
 

@@ -1,0 +1,65 @@
+package fastpath
+
+import (
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
+	"github.com/twillnet/twill/tun"
+)
+
+// copiesOf returns duplicates of descriptors, as another process has them.
+func copiesOf(t *testing.T, fds map[string]int) map[string]int {
+	t.Helper()
+	all := make(map[string]int)
+	for name, fd := range fds {
+		copied, err := unix.Dup(fd)
+		testkit.Must(t, err)
+		all[name] = copied
+	}
+	return all
+}
+
+// While one engine takes over the sockets of another, the other one goes on receiving.
+// A train that it reads without UDP_GRO on the socket looks like one long datagram and is
+// lost.
+func TestTakingOverSocketsLeavesThemReceivingTrains(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		cfg := config(device(t, 2, tun.Auto), "127.0.0.1:8285")
+		first := newEngine(t, cfg)
+		var (
+			done     atomic.Bool
+			switched = make(chan int, 1)
+			fd       = first.shards[0].fd
+		)
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO); err != nil || got != 1 {
+			t.Fatalf("UDP_GRO %d (%v)", got, err)
+		}
+		go func() {
+			off := 0
+			for !done.Load() {
+				if got, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO); err == nil && got == 0 {
+					off++
+				}
+			}
+			switched <- off
+		}()
+		for range 5 {
+			cfg.Inherited = copiesOf(t, first.Descriptors())
+			newEngine(t, cfg).Close()
+		}
+		done.Store(true)
+		if off := <-switched; off > 0 {
+			t.Errorf("UDP_GRO was seen off %d times", off)
+		}
+
+		cfg.UDPGRO, cfg.Inherited = tun.Off, copiesOf(t, first.Descriptors())
+		newEngine(t, cfg)
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO); err != nil || got != 0 {
+			t.Errorf("UDP_GRO %d (%v) with --udp-gro=off", got, err)
+		}
+	})
+}
