@@ -8,6 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// NodeMissing reports whether opening a device has to make /dev/net/tun first, which takes
+// CAP_MKNOD.
+func NodeMissing() bool { return unix.Access(devNetTun, unix.F_OK) == unix.ENOENT }
+
 // openNode opens /dev/net/tun and creates it first if it is missing: a container
 // sees the host's devices only if they are passed to it, but runc lets every
 // container create device nodes and use this one (its default rules include

@@ -98,6 +98,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case o.reload:
 		return d.reload(ctx, args, stderr)
 	}
+	d.dropPrivileges()
 	if err := d.inherit(func(name string) string { return env[name] }, os.Getpid()); err != nil {
 		return err
 	}
@@ -121,6 +122,9 @@ type daemon struct {
 	// ready is called each time the node is found ready; it must not block. It is
 	// nil if the store has no use for it.
 	ready func()
+
+	overrides string // a file that only CAP_DAC_OVERRIDE opens; empty: none
+	opened    func() // called once, when the node is ready for the first time; may be nil
 
 	kernelRefused error // why the kernel path that is wanted cannot be used
 

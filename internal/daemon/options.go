@@ -59,6 +59,8 @@ type options struct {
 	resync        int // seconds between two checks of the rules
 	blackhole     bool
 
+	dropPrivileges bool
+
 	version  bool
 	help     bool
 	cleanup  bool

@@ -56,18 +56,19 @@ func parse(args []string, env environment) (*options, error) {
 
 func defaults() *options {
 	return &options{
-		healthzIP:     netip.IPv4Unspecified(),
-		tunName:       "flannel0",
-		mtuFloor:      1280,
-		subnetFile:    "/run/flannel/subnet.env",
-		controlSocket: status.DefaultSocket,
-		logFormat:     logging.Text,
-		onLost:        reacquireOnLost,
-		renewMargin:   60,
-		forwardRules:  true,
-		resync:        5,
-		etcd:          etcdflags.Defaults(),
-		kube:          kubernetes{Options: kube.Options{Source: kubeflags.Defaults(), Condition: true}},
+		healthzIP:      netip.IPv4Unspecified(),
+		tunName:        "flannel0",
+		mtuFloor:       1280,
+		subnetFile:     "/run/flannel/subnet.env",
+		controlSocket:  status.DefaultSocket,
+		logFormat:      logging.Text,
+		onLost:         reacquireOnLost,
+		renewMargin:    60,
+		forwardRules:   true,
+		resync:         5,
+		dropPrivileges: true,
+		etcd:           etcdflags.Defaults(),
+		kube:           kubernetes{Options: kube.Options{Source: kubeflags.Defaults(), Condition: true}},
 	}
 }
 

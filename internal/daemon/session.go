@@ -117,6 +117,10 @@ func (s *session) run(ctx context.Context, links <-chan struct{}) (err error) {
 		return err
 	}
 	s.report(nil)
+	if s.opened != nil {
+		s.opened()
+		s.opened = nil
+	}
 	defer s.probePeers(ctx)()
 	switch err = s.handle(ctx, e); {
 	case errors.Is(err, errYield):

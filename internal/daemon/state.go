@@ -165,6 +165,7 @@ func (s *state) document() status.Document {
 	}
 	d.Shards, d.Drops = status.Summarize(counters)
 	d.Rules = rulesOf(s.rules)
+	d.Privileges = privileges()
 	waitForRules(&d)
 	return d
 }

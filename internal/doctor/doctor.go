@@ -76,6 +76,7 @@ var checks = []struct {
 	run  func(*examination, context.Context) []Finding
 }{
 	{"daemon", (*examination).daemon},
+	{"privileges", (*examination).privileges},
 	{"tun", (*examination).tunDevice},
 	{"offloads", (*examination).offloads},
 	{"store", (*examination).store},

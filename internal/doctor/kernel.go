@@ -31,6 +31,14 @@ func (x *examination) daemon(context.Context) []Finding {
 	}
 }
 
+// privileges describes what the daemon may do.
+func (x *examination) privileges(context.Context) []Finding {
+	if x.Daemon == nil || x.Daemon.Privileges == nil { // of an earlier version
+		return nil
+	}
+	return []Finding{okf("twilld has %s", x.Daemon.Privileges)}
+}
+
 // wantedFeatures are the flags of a TUN device that the offload engine needs,
 // linux/if_tun.h.
 const wantedFeatures = unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE

@@ -62,6 +62,9 @@ func (p page) node(d *Document) {
 	if r := d.Rules; r != nil {
 		p.row("  rules", r.describe())
 	}
+	if v := d.Privileges; v != nil {
+		p.row("  privileges", v.String())
+	}
 	s := d.Source
 	p.row("  leases", fmt.Sprintf("%d from %s%s", s.Leases, s.Name, since(" since ", s.Updated)))
 	if s.Conflicts > 0 {
@@ -93,6 +96,24 @@ func (r *Rules) describe() string {
 	text := tool + ": " + strings.Join(kept, ", ")
 	if r.Problem != "" {
 		text += "; not kept: " + r.Problem
+	}
+	return text
+}
+
+// listed is how many capabilities are listed; a daemon that keeps more has given up none.
+const listed = 10
+
+// String describes them in one line.
+func (v *Privileges) String() string {
+	text := strings.Join(v.Capabilities, " ")
+	switch n := len(v.Capabilities); {
+	case n == 0:
+		text = "none"
+	case n > listed:
+		text = fmt.Sprintf("%d capabilities", n)
+	}
+	if v.NoNewPrivileges {
+		text += "; no others for programs that it runs"
 	}
 	return text
 }

@@ -47,6 +47,17 @@ type Document struct {
 	Drops     Drops      `json:"drops"`
 	Source    Source     `json:"lease_source"`
 	Settings  *Settings  `json:"settings,omitempty"`
+
+	Privileges *Privileges `json:"privileges,omitempty"`
+}
+
+// Privileges are what the daemon's process may do, and the programs that it runs.
+type Privileges struct {
+	// Capabilities are the names of those that it has or can give itself, without
+	// "CAP_": "NET_ADMIN".
+	Capabilities []string `json:"capabilities"`
+	// NoNewPrivileges: the programs that it runs have no more than that.
+	NoNewPrivileges bool `json:"no_new_privileges"`
 }
 
 // Settings are the locations of the daemon's files and store, so that commands on
