@@ -113,7 +113,11 @@ $(KUBE)/%: tools/kubernetes/go.mod
 
 .PHONY: etcd-old
 etcd-old: ## fetch this Debian's etcd, an old one that tests run, to bin/peers/etcd-old
-	scripts/fetch-etcd.sh bin/peers/etcd-old
+	scripts/fetch-program.sh bin/peers/etcd-old etcd-server etcd
+
+.PHONY: prometheus
+prometheus: ## fetch this Debian's Prometheus and promtool, which tests run, to bin/peers/prometheus
+	scripts/fetch-program.sh bin/peers/prometheus prometheus prometheus promtool
 
 .PHONY: guest
 guest: ## fetch the kernels that tests boot in qemu to bin/peers/guest
@@ -145,7 +149,7 @@ STAGE := @MAKEFLAGS=--no-print-directory $(STEP)
 stage-build: $(REPORT)
 	$(STAGE) build "build" $(MAKE) build peers cni etcd
 stage-fetch: # one after the other: APT locks its lists
-	$(STAGE) fetch "old etcd, kernels and dockerd" $(MAKE) etcd-old guest docker image-packages-$(GOARCH)
+	$(STAGE) fetch "old etcd, kernels, dockerd and Prometheus" $(MAKE) etcd-old guest docker prometheus image-packages-$(GOARCH)
 stage-image: stage-build stage-fetch # both of the next stages run it
 	$(STAGE) image "image" $(MAKE) image-host
 stage-netns: stage-image
@@ -162,13 +166,13 @@ stage-lint:
 	$(STAGE) lint "lint" $(MAKE) lint
 
 .PHONY: test-unit
-test-unit: $(REPORT) etcd $(GUEST) ## unit tests with -race; without root some skip
+test-unit: $(REPORT) etcd prometheus $(GUEST) ## unit tests with -race; without root some skip
 	CGO_ENABLED=1 go test -race -p 4 -json -skip '$(KUBE_TESTS)' $(UNIT) | $(REPORT) $(SKIPS)
 	@for m in $(filter-out .,$(MODULES)); do \
 		echo "go test -C $$m ./..."; go test -C $$m -json ./... | $(REPORT); done
 
 .PHONY: test-netns
-test-netns: needs-root $(REPORT) cni etcd-old guest docker image-host ## tests of the real binaries in network namespaces; root
+test-netns: needs-root $(REPORT) cni etcd-old guest docker prometheus image-host ## tests of the real binaries in network namespaces; root
 	go test -count=1 -parallel 4 -timeout 30m -json -skip '$(KUBE_TESTS)' ./internal/lab/e2e/... | $(REPORT) -each
 
 .PHONY: test-kubernetes
