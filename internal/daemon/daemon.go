@@ -201,6 +201,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
+	defer d.keepEvents(ctx)()
 	// Watch before the interface is chosen, so that no change of it is missed.
 	links, unwatch, err := d.links()
 	if err != nil {

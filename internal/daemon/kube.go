@@ -65,6 +65,28 @@ func (d *daemon) openKube() (*lastknown.Store, error) {
 	return d.withLastKnown(s), nil
 }
 
+// keepEvents has the store, if it is Kubernetes, record what an administrator of the
+// cluster should know as Events, until ctx is done and end has returned.
+func (d *daemon) keepEvents(ctx context.Context) (end func()) {
+	s := d.kubernetes.Load()
+	if s == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.KeepEvents(ctx, func() []kube.Event {
+			doc := d.state.document()
+			return eventsOf(&doc)
+		})
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 // withLastKnown lets the daemon start with the last known state if source does
 // not answer.
 func (d *daemon) withLastKnown(source lastknown.Source) *lastknown.Store {

@@ -128,7 +128,7 @@ func build(c *rest.Config) (rest.Interface, error) {
 	c.ContentType = runtime.ContentTypeProtobuf
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	c.UserAgent = "twilld"
+	c.UserAgent = component
 	r, err := rest.RESTClientFor(c)
 	if err != nil {
 		return nil, &Error{Op: "prepare access to the API", Err: err, Kind: lease.ErrPending, Remedy: "correct --kube-api-url or --kubeconfig-file"}

@@ -3,9 +3,13 @@
 package kube_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/twillnet/twill/internal/lab/kubetest"
@@ -205,4 +209,54 @@ func TestKubeControllerAssigns(t *testing.T) {
 	s := open(t, c, nil)
 	s.run()
 	s.expect(c.Node("n1").Spec.PodCIDR + "=192.0.2.11")
+}
+
+// TestKubeEventsAreRecordedOnTheNode has one object for each reason.
+func TestKubeEventsAreRecordedOnTheNode(t *testing.T) {
+	c := kubetest.Start(t, kubetest.Options{})
+	c.AddNode("n1", "10.244.1.0/24")
+	s := open(t, c, nil)
+	var mu sync.Mutex
+	var holds []kube.Event
+	hold := func(all ...kube.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		holds = all
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		s.KeepEvents(ctx, func() []kube.Event {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(holds)
+		})
+	})
+	defer running.Wait()
+	defer cancel()
+	is := func(want ...string) {
+		t.Helper()
+		var got []string
+		testkit.Eventually(t, "the Events of n1 are "+strings.Join(want, ", "), func() bool {
+			got = nil
+			for _, e := range c.Events("n1") {
+				got = append(got, fmt.Sprintf("%s %s ×%d: %s", e.Type, e.Reason, e.Count, e.Message))
+				if e.Source.Component != "twilld" || e.Source.Host != "n1" || e.LastTimestamp.Before(e.FirstTimestamp) {
+					t.Fatalf("the Event is %+v", e)
+				}
+			}
+			slices.Sort(got)
+			return slices.Equal(got, want)
+		}, func() string { return strings.Join(got, "\n") })
+	}
+	conflict := kube.Event{Reason: "LeaseConflict", Message: "10.244.1.0/24"}
+	hold(conflict, kube.Event{Reason: "NetworkReady", Message: "by vxlan", Normal: true})
+	is("Normal NetworkReady ×1: by vxlan", "Warning LeaseConflict ×1: 10.244.1.0/24")
+	conflict.Message = strings.Repeat("ä", 1000)
+	hold(conflict)
+	is("Normal NetworkReady ×1: by vxlan", "Warning LeaseConflict ×2: "+strings.Repeat("ä", 512))
+	c.DeleteEvents() // as after an hour
+	conflict.Message = "10.244.2.0/24"
+	hold(conflict)
+	is("Warning LeaseConflict ×1: 10.244.2.0/24")
 }

@@ -22,6 +22,13 @@ import (
 // Error reports which operation on Kubernetes failed, and what to do about it.
 type Error = layout.Error
 
+// Event is something about this node that the cluster's administrator should know.
+type Event struct {
+	Reason  string // what kind of event this is, in CamelCase
+	Message string // of which the API keeps 1,024 bytes
+	Normal  bool   // no warning
+}
+
 // errLost returns an error of the own lease that calls for Renew.
 func errLost(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", lease.ErrLost, fmt.Errorf(format, args...))

@@ -27,6 +27,7 @@ type methods interface {
 	Away() (since time.Time, why error)
 	Watched() bool
 	Ready()
+	KeepEvents(ctx context.Context, holding func() []Event)
 	Close() error
 }
 

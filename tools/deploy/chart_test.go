@@ -88,7 +88,7 @@ netpol: {enabled: true, args: ["--v=4"], image: {repository: registry.example.co
 	same(t, "image", o.pod("containers", 1, "image"), "registry.example.com/netpol:v1")
 	same(t, "command", o.pod("containers", 1, "command"), []any{"/bin/netpol", "--v=4"})
 	rules, _ := at(o["ClusterRole/flannel"], "rules").([]any)
-	if len(rules) != 6 {
+	if len(rules) != 7 {
 		t.Errorf("the role has %d rules, want those of the policies too", len(rules))
 	}
 }

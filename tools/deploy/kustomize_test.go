@@ -40,11 +40,12 @@ func TestManifestHasTheNamesOfFlannels(t *testing.T) {
 	}
 }
 
-func TestManifestAsksForNoMoreRightsThanFlannels(t *testing.T) {
+func TestManifestAsksForTheRightsOfFlannelsAndToRecordEvents(t *testing.T) {
 	same(t, "the role", at(kustomized(t, ".")["ClusterRole/flannel"], "rules"), []any{
 		map[string]any{"apiGroups": []any{""}, "resources": []any{"pods"}, "verbs": []any{"get"}},
 		map[string]any{"apiGroups": []any{""}, "resources": []any{"nodes"}, "verbs": []any{"get", "list", "watch"}},
 		map[string]any{"apiGroups": []any{""}, "resources": []any{"nodes/status"}, "verbs": []any{"patch"}},
+		map[string]any{"apiGroups": []any{""}, "resources": []any{"events"}, "verbs": []any{"create", "patch"}},
 	})
 }
 

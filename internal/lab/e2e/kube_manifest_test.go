@@ -93,10 +93,13 @@ func TestKubeManifestGrantsWhatTheDaemonNeedsAndNoMore(t *testing.T) {
 		{"list nodes", "yes"},
 		{"watch nodes", "yes"},
 		{"patch nodes --subresource=status", "yes"},
+		{"create events", "yes"},
+		{"patch events", "yes"},
 		{"patch nodes", "no"},
 		{"update nodes --subresource=status", "no"},
 		{"delete nodes", "no"},
 		{"list pods -A", "no"},
+		{"list events -A", "no"},
 		{"get secrets -n kube-flannel", "no"},
 	} {
 		var got string

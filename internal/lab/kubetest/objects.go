@@ -157,6 +157,30 @@ func (c *Cluster) SetCondition(name, kind, status, reason string) {
 	}}}, nil)
 }
 
+// Event is the part of an Event that tests inspect.
+type Event struct {
+	Type, Reason, Message         string
+	Count                         int
+	FirstTimestamp, LastTimestamp time.Time
+	Source                        struct{ Component, Host string }
+}
+
+const eventsPath = "/api/v1/namespaces/default/events"
+
+// Events returns the Events of a node that "kubectl describe node" shows.
+func (c *Cluster) Events(node string) []Event {
+	c.t.Helper()
+	var l struct{ Items []Event }
+	c.Do(http.MethodGet, eventsPath+"?fieldSelector=involvedObject.kind=Node,involvedObject.uid="+node, nil, &l)
+	return l.Items
+}
+
+// DeleteEvents deletes all Events.
+func (c *Cluster) DeleteEvents() {
+	c.t.Helper()
+	c.Do(http.MethodDelete, eventsPath, nil, nil)
+}
+
 const rbacPath = "/apis/rbac.authorization.k8s.io/v1"
 
 // rights are the rules of the ClusterRole in flannel's manifest, without one verb on
@@ -166,7 +190,7 @@ func rights(resource, verb string) []any {
 	for _, r := range []struct {
 		resource string
 		verbs    []string
-	}{{"pods", []string{"get"}}, {"nodes", []string{"get", "list", "watch"}}, {"nodes/status", []string{"patch"}}} {
+	}{{"pods", []string{"get"}}, {"nodes", []string{"get", "list", "watch"}}, {"nodes/status", []string{"patch"}}, {"events", []string{"create", "patch"}}} {
 		if r.resource == resource {
 			r.verbs = slices.DeleteFunc(r.verbs, func(v string) bool { return v == verb })
 		}

@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease/kube"
+	"github.com/twillnet/twill/metrics"
+)
+
+// Reasons of the Events that are recorded in Kubernetes. They are stable, since people
+// filter by them; docs/kubernetes.md explains each.
+const (
+	eventReady        = "NetworkReady"
+	eventNotReady     = "NetworkNotReady"
+	eventNoLease      = "NoLease"
+	eventConfig       = "NetworkConfigRefused"
+	eventRestart      = "RestartNeeded"
+	eventConflict     = "LeaseConflict"
+	eventFallback     = "BackendFallback"
+	eventPeersSilent  = "PeersUnreachable"
+	eventPeersLimited = "PathTooNarrow"
+)
+
+// eventsOf derives from the status of a node what the cluster's administrator should
+// know about it now. What changes with every packet is not part of it.
+func eventsOf(d *status.Document) (all []kube.Event) {
+	warn := func(reason, message string) {
+		if message != "" {
+			all = append(all, kube.Event{Reason: reason, Message: message})
+		}
+	}
+	switch metrics.WaitOf(d.WaitingReason) {
+	case metrics.Ready:
+		all = append(all, kube.Event{Reason: eventReady, Message: readyMessage(d), Normal: true})
+	case metrics.WaitLease:
+		warn(eventNoLease, "the node waits for "+d.Waiting)
+	case metrics.WaitConfig:
+		warn(eventConfig, "the node waits for "+d.Waiting)
+	default:
+		warn(eventNotReady, "the node waits for "+d.Waiting)
+	}
+	warn(eventRestart, d.Restart)
+	if n := d.Source.Conflicts; n > 0 {
+		warn(eventConflict, fmt.Sprintf("%d leases overlap others and are not used: %s", n, d.Source.ConflictsWhy))
+	}
+	if d.Backend == "auto" && len(d.Ways) > 0 && !slices.Contains(d.Ways, "vxlan") {
+		all = append(all, kube.Event{Reason: eventFallback, Message: fmt.Sprintf("%s is used: %s", strings.Join(d.Ways, ", "), d.BackendWhy), Normal: true})
+	}
+	if d.Dataplane != nil {
+		peers := d.Dataplane.Peers
+		warn(eventPeersSilent, describePeers(peers, "answer no probes", func(p *status.Peer) bool {
+			return p.Probe != nil && p.Probe.Sent >= fewestProbes && p.Probe.Loss == 1
+		}))
+		warn(eventPeersLimited, describePeers(peers, "receive only packets smaller than the device's MTU, and no ICMP error says why (see twill status)", func(p *status.Peer) bool {
+			return p.MTU > 0
+		}))
+	}
+	return all
+}
+
+// fewestProbes is how many probes a peer has been sent before their loss counts.
+const fewestProbes = 3
+
+// readyMessage describes the network of a node that is ready.
+func readyMessage(d *status.Document) string {
+	text := "pods can communicate"
+	if l := d.Lease; l != nil {
+		for _, p := range []netip.Prefix{l.Subnet, l.IPv6Subnet} {
+			if p.IsValid() {
+				text += ", " + p.String()
+			}
+		}
+	}
+	if len(d.Ways) > 0 {
+		text += ", by " + strings.Join(d.Ways, " and ")
+	}
+	return text
+}
+
+// describePeers names peers that are affected by something, the first few of them; ""
+// if there are none.
+func describePeers(peers []status.Peer, what string, affected func(*status.Peer) bool) string {
+	const few = 3
+	n, names := 0, []string(nil)
+	for i := range peers {
+		if !affected(&peers[i]) {
+			continue
+		}
+		if n++; n <= few {
+			names = append(names, fmt.Sprintf("%s %v", peers[i].PublicIP, peers[i].Subnets))
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	if n > few {
+		names = append(names, fmt.Sprintf("and %d more", n-few))
+	}
+	return fmt.Sprintf("%d of %d peers %s: %s", n, len(peers), what, strings.Join(names, ", "))
+}

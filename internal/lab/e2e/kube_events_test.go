@@ -1,0 +1,66 @@
+package e2e
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/twillnet/twill/internal/lab/kubetest"
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+// What keeps a node's pods from communicating is found where an administrator looks
+// first: "kubectl describe node".
+func TestKubeNodeHasEventsOfWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	l := newKubeLab(t, 1, `{"Type": "udp"}`)
+	d := l.daemons[0]
+	l.DeleteNode("node-a")
+	l.AddNode("node-a")
+	d.startWaiting("--allocate-node-cidrs=true")
+	l.hasEvent("node-a", "Warning NoLease", "assign a lease to node node-a", "--cluster-cidr=10.5.0.0/16")
+	subnet := l.Hosts[0].Subnet.String()
+	l.PatchNode("node-a", map[string]any{"spec": map[string]any{"podCIDR": subnet, "podCIDRs": []string{subnet}}})
+	d.waitReady()
+	l.hasEvent("node-a", "Normal NetworkReady", subnet, "by udp")
+
+	l.AddAnnotatedNode("node-x", stockAnnotations("172.31.9.97"), strings.Replace(subnet, "/24", "/25", 1))
+	l.configure(`{"Network": "10.5.0.0/16", "Backend": {"Tipe": "udp"}}`)
+	l.hasEvent("node-a", "Warning LeaseConflict", subnet)
+	l.hasEvent("node-a", "Warning NetworkConfigRefused", `"Tipe"`, l.netConf)
+	describe := l.Hosts[len(l.Hosts)-1].NS.Command(t.Context(), kubetest.Binary(t, "kubectl"), "--kubeconfig="+l.Kubeconfig("admin"), "describe", "node", "node-a")
+	describe.Env = append(os.Environ(), "HOME="+t.TempDir())
+	out, err := describe.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "NetworkConfigRefused") {
+		t.Errorf("kubectl describe node has no such event, %v:\n%s", err, out)
+	}
+
+	// An optional right: without it, all but the events is as it was.
+	l.Withhold("events", "create")
+	l.Withhold("events", "patch")
+	l.DeleteNode("node-x")
+	l.configure(`{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
+	testkit.Eventually(t, "the log names the right", func() bool {
+		lines := d.stderr.Lines("Kubernetes events not recorded")
+		return len(lines) == 1 && strings.Contains(lines[0], `resource \"events\"`)
+	})
+	if doc := d.status(); doc.Waiting != "" || !doc.Source.AwaySince.IsZero() {
+		t.Errorf("without that right it waits for %q, and the API is away since %s", doc.Waiting, doc.Source.AwaySince)
+	}
+}
+
+// hasEvent waits for an Event of a node of a type and reason whose message has all parts.
+func (l *kubeLab) hasEvent(node, kind string, parts ...string) {
+	l.t.Helper()
+	var all []string
+	testkit.Eventually(l.t, node+" has an event "+kind, func() bool {
+		all = nil
+		for _, e := range l.Events(node) {
+			all = append(all, e.Type+" "+e.Reason+": "+e.Message)
+		}
+		return slices.ContainsFunc(all, func(text string) bool {
+			return strings.HasPrefix(text, kind+": ") && !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(text, p) })
+		})
+	}, func() string { return strings.Join(all, "\n") })
+}
