@@ -321,7 +321,11 @@ func (p *Plane) Failed() backend.Failed { return p.fell }
 // TUN device is open.
 func Clean(tun string, networks, subnets []netip.Prefix, record string, log *slog.Logger) error {
 	err := keep.Clean(tun, keep.Config{Networks: networks, Subnets: subnets, Owned: vxlan.Names, Record: record, Logger: log})
-	if errors.Is(err, ErrInUse) || !kernelpath.Left(tun) {
+	if errors.Is(err, ErrInUse) {
+		return err
+	}
+	err = errors.Join(err, kernelpath.RemoveDead())
+	if !kernelpath.Left(tun) {
 		return err
 	}
 	left := kernelpath.Remove(tun)

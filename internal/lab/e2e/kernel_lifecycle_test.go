@@ -113,24 +113,70 @@ func TestCleanUpRemovesTheKernelPath(t *testing.T) {
 	}
 }
 
-// pinned returns what the kernel path has pinned for the namespace.
-func pinned(t *testing.T, ns *netlab.Namespace) (names []string) {
+// Whether a daemon runs there makes no difference: its device is what counts.
+//
+// host a, whose namespace ends    host b
+func TestPinsOfANamespaceThatEndedAreRemovedByTheNextStartAndByACleanUp(t *testing.T) {
+	t.Parallel()
+	living, other := newSite(t), newSite(t)
+	alive := startDaemon(t, living.NS, living.leaseFile, kernelFlags...)
+	alive.stop(syscall.SIGKILL)
+	t.Cleanup(func() { alive.cleanUp() })
+	d := newDaemon(t, other.NS, other.leaseFile, kernelFlags...)
+	t.Cleanup(func() { d.cleanUp() })
+	for _, tt := range []struct {
+		name   string
+		remove func()
+	}{
+		{"start", func() { d.start(); d.waitReady(); d.stop(syscall.SIGTERM) }},
+		{"clean-up", func() {
+			if out, code := d.cleanUp(); code != 0 {
+				t.Errorf("exit code %d: %s", code, out)
+			}
+		}},
+	} {
+		var pins string
+		t.Run("a namespace before the "+tt.name, func(t *testing.T) {
+			s := newSite(t)
+			startDaemon(t, s.NS, s.leaseFile, kernelFlags...).stop(syscall.SIGTERM)
+			pins = pinDir(t, s.NS)
+			if _, err := os.Stat(pins); err != nil {
+				t.Fatal(err)
+			}
+		})
+		// The kernel takes a namespace down in the background.
+		testkit.Eventually(t, pins+" is removed by a "+tt.name, func() bool {
+			tt.remove()
+			_, err := os.Stat(pins)
+			return os.IsNotExist(err)
+		})
+		if len(pinned(t, living.NS)) == 0 {
+			t.Errorf("the %s removes what a daemon left in a namespace that lives", tt.name)
+		}
+	}
+}
+
+// pinDir returns where the kernel path pins what it has in a namespace.
+func pinDir(t *testing.T, ns *netlab.Namespace) (dir string) {
 	t.Helper()
 	testkit.Must(t, ns.Do(func() error {
 		link, err := os.Readlink("/proc/thread-self/ns/net") // net:[4026531840]
-		if err != nil {
-			return err
-		}
-		dir := "/sys/fs/bpf/twill/" + strings.NewReplacer(":[", "-", "]", "").Replace(link)
-		entries, err := os.ReadDir(dir)
-		if os.IsNotExist(err) {
-			return nil
-		}
-		for _, e := range entries {
-			names = append(names, e.Name())
-		}
+		dir = "/sys/fs/bpf/twill/" + strings.NewReplacer(":[", "-", "]", "").Replace(link)
 		return err
 	}))
+	return dir
+}
+
+// pinned returns what the kernel path has pinned for the namespace.
+func pinned(t *testing.T, ns *netlab.Namespace) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(pinDir(t, ns))
+	if !os.IsNotExist(err) {
+		testkit.Must(t, err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
 	return names
 }
 

@@ -64,6 +64,7 @@ func Open(cfg Config) (*Path, error) {
 	if err := mountBPF(); err != nil {
 		return nil, err
 	}
+	_ = RemoveDead() // what others have left does not matter here
 	if err := os.MkdirAll(pins, 0o700); err != nil {
 		return nil, err
 	}
