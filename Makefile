@@ -230,6 +230,10 @@ demo: build ## two hosts and their pods in namespaces: twill, its floor and kern
 	@$(GOBUILD) -o bin/peers/ ./bench/floor
 	@bin/twill-lab demo
 
+.PHONY: tour
+tour: build ## one packet from pod to pod, each step explained with its tables and bytes; root
+	@bin/twill-lab tour
+
 # Packages with benchmarks of single functions.
 BENCHED := ./encap ./fastpath
 RESULTS := bench/results

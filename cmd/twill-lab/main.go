@@ -15,6 +15,7 @@ var program = command.Program{
 	Version: version.String,
 	Commands: []command.Command{
 		{Name: "demo", Summary: "two hosts with pods, twill beside kernel VXLAN, one table, in a minute", Run: runDemo},
+		{Name: "tour", Summary: "one packet from pod to pod, each step explained with its tables and bytes", Run: runTour},
 		{Name: "up", Summary: "make two hosts with a pod and a twilld each, which stay until twill-lab down", Run: runUp},
 		{Name: "status", Summary: "what both twillds of that lab do", Run: runStatus},
 		{Name: "exec", Summary: "run a command on one of its hosts (a, b) or in a pod (pod-a, pod-b)", Run: runExec},

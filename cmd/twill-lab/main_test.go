@@ -14,8 +14,8 @@ func TestLaboratoryCommandsNameWhatIsWrong(t *testing.T) {
 		args string
 		want string
 	}{
-		{"", "no command given; commands are demo, up, status, exec, down, ping, bench, completion, version"},
-		{"dwon", `unknown command "dwon"; commands are demo, up,`},
+		{"", "no command given; commands are demo, tour, up, status, exec, down, ping, bench, completion, version"},
+		{"dwon", `unknown command "dwon"; commands are demo, tour, up,`},
 		{"down now", `down: unexpected argument "now"`},
 		{"ping", "ping: want one address"},
 		{"ping --interval=0 127.0.0.1", "ping: want an interval above 0"},
@@ -28,6 +28,7 @@ func TestLaboratoryCommandsNameWhatIsWrong(t *testing.T) {
 		{"bench --rounds=0", "bench: want at least 1 round"},
 		{"bench --seconds=0.01", "want at least 0.1 --seconds"},
 		{"bench --page=docs/performance.md", "--page needs --out"},
+		{"tour now", `tour: unexpected argument "now"`},
 		{"demo now", `demo: unexpected argument "now"`},
 	} {
 		err := program.Run(t.Context(), strings.Fields(tc.args), &bytes.Buffer{}, &bytes.Buffer{})

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/twillnet/twill/bench"
+	"github.com/twillnet/twill/internal/command"
+)
+
+const aboutTour = `Follows one packet from pod to pod, by the udp backend and by vxlan, and explains
+each step with the routes, tables and bytes that it finds: two hosts with a pod each,
+in network namespaces, and a real twilld on both. Takes some seconds, needs root, and
+leaves nothing behind.`
+
+func runTour(ctx context.Context, c *command.Call) error {
+	bin, err := bench.DefaultBinaries()
+	if err != nil {
+		return err
+	}
+	step := c.Bool("step", false, "wait for Enter after each step")
+	c.StringVar(&bin.Twilld, "twilld", bin.Twilld, "`PATH` of twilld")
+	if help, err := c.ParseFlags(aboutTour); help || err != nil {
+		return err
+	}
+	pause := func() error { return nil }
+	if *step {
+		lines := bufio.NewReader(os.Stdin)
+		pause = func() error {
+			fmt.Fprint(c.Stderr, "\n(Enter goes on) ")
+			_, err := lines.ReadString('\n')
+			return err
+		}
+	}
+	return bench.Tour(ctx, bin, c.Stdout, pause)
+}
