@@ -66,6 +66,7 @@ type Engine struct {
 	translated bool       // see Config
 	memory     footprint
 	profile    string       // of memory, and why
+	trains     bool         // the sockets receive GRO trains
 	bulk       atomic.Int64 // when a thread last had a large batch, see spinner
 	spinSlots  atomic.Int32 // how many more threads may spin; always 0 if spinning is off
 
@@ -251,9 +252,7 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 		e.states = append(e.states, state)
 		inForce[f.Name] = state.InForce
 	}
-	if !inForce["udp-gro"] {
-		e.disableGRO() // of inherited sockets
-	}
+	e.trains = inForce["udp-gro"]
 	if inForce["busy-poll"] {
 		e.spinSlots.Store(int32(spinThreads()))
 	}
@@ -402,6 +401,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		failed sync.Once
 		first  error
 	)
+	if !e.trains {
+		e.disableGRO() // of inherited sockets, from which the other process no longer reads
+	}
 	loops := e.loops()
 	reserveProcessors(len(loops))
 	for _, l := range loops {

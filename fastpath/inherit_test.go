@@ -57,7 +57,11 @@ func TestTakingOverSocketsLeavesThemReceivingTrains(t *testing.T) {
 		}
 
 		cfg.UDPGRO, cfg.Inherited = tun.Off, copiesOf(t, first.Descriptors())
-		newEngine(t, cfg)
+		second := newEngine(t, cfg)
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO); err != nil || got != 1 {
+			t.Errorf("UDP_GRO %d (%v) before the second engine runs", got, err)
+		}
+		testkit.Must(t, start(t, second)())
 		if got, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO); err != nil || got != 0 {
 			t.Errorf("UDP_GRO %d (%v) with --udp-gro=off", got, err)
 		}
