@@ -31,11 +31,12 @@ func runCheck(ctx context.Context, call *command.Call) error {
 	asJSON := call.Bool("json", false, "print JSON instead of lines")
 	name := call.String("backend", "auto", "`BACKEND` that the host is to have: auto (vxlan or udp), vxlan, udp or host-gw")
 	iface := call.String("iface", "", "`INTERFACE` that is to reach the other nodes, by name or address (default: that of the default route)")
+	kernelPath := call.Bool("kernel-path", false, "try whether twilld --kernel-path=tc could be used, by its self-test")
 	socket := call.String("socket", status.DefaultSocket, aboutSocket)
 	if help, err := call.ParseFlags(aboutCheck); help || err != nil {
 		return err
 	}
-	p := doctor.Plan{Backends: backendsOf[*name], Any: *name == "auto"}
+	p := doctor.Plan{Backends: backendsOf[*name], Any: *name == "auto", KernelPath: *kernelPath}
 	if p.Backends == nil {
 		return call.Usagef("--backend %s: want auto, vxlan, udp or host-gw", *name)
 	}

@@ -90,6 +90,7 @@ var checks = []struct {
 	{"forward-policy", (*examination).forwardPolicy},
 	{"masquerade", (*examination).masquerade},
 	{"udp-port", (*examination).udpPort},
+	{"kernel-path", (*examination).kernelPath},
 	{"bridge", (*examination).bridge},
 	{"peers", (*examination).peers},
 	{"clock", (*examination).synchronised},

@@ -34,6 +34,9 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 		for _, d := range devices {
 			packets = append(packets, packet{in: d, src: other, dst: own}, packet{out: d, src: own, dst: other})
 		}
+		if in := x.kernelInput(); in != "" {
+			packets = append(packets, packet{in: in, src: other, dst: own})
+		}
 		for _, p := range packets {
 			if dropped, ok := x.dropped(t, p); ok {
 				found = append(found, dropped)

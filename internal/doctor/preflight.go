@@ -21,6 +21,8 @@ type Plan struct {
 	// Any says that one of Backends is enough, as with --backend=auto.
 	Any      bool
 	Underlay underlay.Options // the families that it needs are found out
+	// KernelPath means that the udp backend is to have --kernel-path.
+	KernelPath bool
 	// Daemon is the status of a twilld that runs already, or nil. Its devices hold
 	// ports that are otherwise to be free.
 	Daemon *status.Document
@@ -35,7 +37,8 @@ type preflight struct {
 }
 
 // Preflight examines whether a daemon can work on this host. It makes a VXLAN device
-// for a moment, if that is in the plan and there is none, and changes nothing else.
+// for a moment, if that is in the plan and there is none, and network namespaces of its own
+// for the kernel path, and changes nothing else.
 func Preflight(ctx context.Context, p Plan) []Finding {
 	return newPreflight(p, thisHost, backend.Probe).all(ctx)
 }
@@ -59,6 +62,7 @@ func (x *preflight) all(ctx context.Context) []Finding {
 		{"backends", x.backends},
 		{"tun", x.tunDevice},
 		{"offloads", x.offloads},
+		{"kernel-path", x.kernelPath},
 		{"udp-port", x.ports},
 		{"forwarding", x.forwarding},
 		{"firewall", x.tools},

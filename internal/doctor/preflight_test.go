@@ -64,6 +64,13 @@ func TestPreflight(t *testing.T) {
 		{"forwarding off", Plan{Backends: both, Underlay: eth0}, works, func(t *testing.T, ns *netlab.Namespace, _ *host) {
 			sh(t, ns, "sysctl -w net.ipv4.ip_forward=0")
 		}, "forwarding", Bad, "ip_forward is 0"},
+		{"kernel path", Plan{Backends: both[1:], Underlay: eth0, KernelPath: true}, works, nil, "kernel-path", OK, "the self-test passed"},
+		{"kernel path without forwarding", Plan{Backends: both[1:], Underlay: eth0, KernelPath: true}, works, func(t *testing.T, ns *netlab.Namespace, _ *host) {
+			sh(t, ns, "sysctl -w net.ipv4.conf.eth0.forwarding=0")
+		}, "kernel-path", Warn, "net/ipv4/conf/eth0/forwarding is 0"},
+		{"kernel path without IPv4", Plan{Backends: both[1:], Underlay: eth0, KernelPath: true}, works, func(t *testing.T, ns *netlab.Namespace, _ *host) {
+			sh(t, ns, "ip address flush dev eth0")
+		}, "kernel-path", Warn, "needs an underlay with IPv4"},
 		{"a daemon runs", Plan{Backends: both, Underlay: eth0, Daemon: &status.Document{Version: "v1", PID: 7, Ways: []string{"udp", "vxlan"}}}, works, nil, "running", Warn, "pid 7"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

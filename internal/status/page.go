@@ -219,6 +219,9 @@ func (p page) peers(peers []Peer) {
 		p.row(cells...)
 	}
 	for _, peer := range peers { // below the table, whose columns they would widen
+		if peer.KernelWhy != "" {
+			fmt.Fprintf(p, "%s: carried in user space: %s\n", peer.PublicIP, peer.KernelWhy)
+		}
 		for _, note := range peer.Notes {
 			fmt.Fprintf(p, "%s: %s\n", peer.PublicIP, note)
 		}

@@ -186,6 +186,9 @@ type Peer struct {
 	RXBytes   uint64 `json:"rx_bytes"`
 	// Kernel is set if the kernel carries packets to a udp peer by itself.
 	Kernel bool `json:"kernel,omitempty"`
+	// KernelWhy is why user space carries packets to a udp peer, if the kernel carries
+	// those to others.
+	KernelWhy string `json:"kernel_why,omitempty"`
 	// Idle is the number of seconds since the last packet to or from the peer, to
 	// within a second; with vxlan, since the last packet to it. It is nil if there
 	// never was one, or if it is unknown.

@@ -47,15 +47,19 @@ func (k *KernelPath) Set(v string) error {
 	return fmt.Errorf("%q is not one of off, auto, tc", v)
 }
 
-// kernelPathFlag is the name of the switch in the status and in metrics.
-const kernelPathFlag = "kernel-path"
+// KernelPathFlag is the name of the switch in the status and in metrics.
+const KernelPathFlag = "kernel-path"
+
+// KernelInput returns the name of the interface that packets from the kernel path arrive
+// on, by that of the TUN device.
+func KernelInput(tunName string) string { return kernelpath.Input(tunName) }
 
 // required turns the reason why the path cannot be used into an error, if it must be.
 func (k KernelPath) required(why error) error {
 	if k != KernelPathTC {
 		return nil
 	}
-	return fmt.Errorf("--%s=%s: %w; use --%[1]s=auto to run without it", kernelPathFlag, k, why)
+	return fmt.Errorf("--%s=%s: %w; use --%[1]s=auto to run without it", KernelPathFlag, k, why)
 }
 
 // Probe runs the self-test of the kernel path unless k is KernelPathOff. It takes less
@@ -263,7 +267,7 @@ func (b *Backend) kernelStatus(d *status.Dataplane) {
 		return
 	}
 	d.Offloads = append(d.Offloads, status.Offload{
-		Name: kernelPathFlag, Mode: b.cfg.KernelPath.String(), InForce: b.kernel != nil, Why: b.kernelWhy,
+		Name: KernelPathFlag, Mode: b.cfg.KernelPath.String(), InForce: b.kernel != nil, Why: b.kernelWhy,
 	})
 	if b.kernel == nil {
 		return
@@ -275,6 +279,9 @@ func (b *Backend) kernelStatus(d *status.Dataplane) {
 		takes[p.Endpoint] = p.Kernel
 	}
 	for i := range d.Peers {
-		d.Peers[i].Kernel = takes[d.Peers[i].PublicIP]
+		p := &d.Peers[i]
+		if p.Kernel = takes[p.PublicIP]; !p.Kernel {
+			p.KernelWhy = "its lease does not announce the kernel path"
+		}
 	}
 }

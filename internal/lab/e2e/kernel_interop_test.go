@@ -43,3 +43,17 @@ func TestPodsOfStockFlannelTalkWithANodeThatHasTheKernelPath(t *testing.T) {
 		})
 	}
 }
+
+// pod-a ── host a ═══ loses, reorders, damages ═══ host b ── pod-b
+//
+//	kernel path                             stock flannel
+func TestStreamsBetweenTheKernelPathAndStockFlannelSurviveALossyWire(t *testing.T) {
+	t.Parallel()
+	l := newStockLab(t, kernelEngine, lossy())
+	l.exchangeHashed(t, l.pod(1).Addr) // stock flannel's udp backend carries IPv4 only
+	d := l.daemons[0]
+	d.stop(syscall.SIGTERM)
+	if out, code := d.cleanUp(); code != 0 {
+		t.Errorf("twilld --cleanup: exit code %d: %s", code, out)
+	}
+}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,27 +64,34 @@ func TestPodsGoOnWithoutALostPacketWhileNoDaemonRuns(t *testing.T) {
 	}
 }
 
-// The new process may carry everything in user space; the connections of pods go on.
+// Another process carries everything in user space, or no longer does, on one node after
+// the other. The connections of pods go on.
 //
 // pod-a ── host a ──────────── host b ── pod-b
 //
-//	kernel → user space → kernel
+//	user space → kernel → user space
 func TestConnectionsOutliveAChangeOfThePath(t *testing.T) {
 	t.Parallel()
 	l := newKernelLab(t, labOptions{engine: kernelEngine})
+	with := [2][]string{l.daemons[0].args, l.daemons[1].args}
+	l.daemons[0].args = append(slices.Clone(with[0]), "--kernel-path=off")
 	l.start()
-	with := l.daemons[0].args
-	for _, flags := range [][]string{{"--kernel-path=off"}, nil} {
+	held := l.talk() // the only connection from the first path to the last
+	for _, step := range []struct {
+		host  int
+		flags []string
+	}{{0, nil}, {1, []string{"--kernel-path=off"}}, {1, nil}, {0, []string{"--kernel-path=off"}}} {
 		stop := l.load(l.pod(1).Addr)
-		d := l.daemons[0]
+		d := l.daemons[step.host]
 		d.stop(syscall.SIGTERM)
-		d.args = append(append([]string(nil), with...), flags...)
+		d.args = append(slices.Clone(with[step.host]), step.flags...)
 		d.start()
 		d.waitReady()
-		testkit.Eventually(t, "the same connections go on", func() bool { return l.txPackets(0) > 1000 })
+		testkit.Eventually(t, "the same connections go on", func() bool { return l.txPackets(step.host) > 1000 })
 		stop()
-		if peer := d.status().Dataplane.Peers[0]; peer.Kernel != (flags == nil) {
-			t.Errorf("with %q: carried by the kernel: %v", flags, peer.Kernel)
+		held.goesOn(t)
+		if peer := d.status().Dataplane.Peers[0]; peer.Kernel != (step.flags == nil) {
+			t.Errorf("%s with %q: carried by the kernel: %v", d.ns, step.flags, peer.Kernel)
 		}
 		l.exchangeTCP(t)
 	}

@@ -133,7 +133,7 @@ func removeLinks(pins string, kept []hook) error {
 		return nil
 	}
 	var errs []error
-	for _, program := range []string{pathProgEncapsulate, pathProgDecapsulate, pathProgAppear} {
+	for _, program := range []string{pathProgEncapsulate, pathProgDecapsulate} {
 		if !slices.ContainsFunc(kept, func(h hook) bool { return h.program == program }) {
 			errs = append(errs, remove(filepath.Join(pins, program)))
 		}

@@ -28,14 +28,16 @@ const (
 	maxPairQueues = 16
 )
 
-// Names of the ends: the far one is the interface that packets appear on.
-func farName(tun string) string  { return tun + "-rx" }
 func nearName(tun string) string { return tun + "-feed" }
+
+// Input returns the name of the interface that packets to the pods appear on, instead of
+// the TUN device.
+func Input(tun string) string { return tun + "-rx" }
 
 // makePair makes the pair for the TUN device, or takes over the one that an earlier process
 // made, and configures it.
 func makePair(tun string) (*pair, error) {
-	near, far := nearName(tun), farName(tun)
+	near, far := nearName(tun), Input(tun)
 	if len(near) >= unix.IFNAMSIZ {
 		return nil, fmt.Errorf("the name %s is too long for an interface: choose a shorter --tun-name", near)
 	}
@@ -52,7 +54,8 @@ func makePair(tun string) (*pair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look up the interfaces %s and %s: %w", near, far, err)
 	}
-	return p, errors.Join(configure(far, unix.ETHTOOL_SGRO, 1), configure(near, unix.ETHTOOL_STSO, 0), inheritForwarding(tun, far))
+	return p, errors.Join(configure(far, unix.ETHTOOL_SGRO, 1), configure(near, unix.ETHTOOL_STSO, 0),
+		inheritForwarding(tun, far), admitSources(far))
 }
 
 func addPair(near, far string) error {
@@ -85,11 +88,10 @@ func configure(name string, command, value uint32) error {
 }
 
 // inheritForwarding gives the interface name the forwarding settings of the TUN device,
-// in whose place it receives, and no strict reverse path filter of its own: routes to the
-// peers lead through the TUN device.
+// in whose place it receives.
 func inheritForwarding(tun, name string) error {
-	const forwarding, ipv4, ipv6 = "/forwarding", "/proc/sys/net/ipv4/conf/", "/proc/sys/net/ipv6/conf/"
-	for _, conf := range []string{ipv4, ipv6} {
+	for _, conf := range []string{confIPv4, "/proc/sys/net/ipv6/conf/"} {
+		const forwarding = "/forwarding"
 		value, err := os.ReadFile(conf + tun + forwarding)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // no IPv6
@@ -101,9 +103,40 @@ func inheritForwarding(tun, name string) error {
 			return err
 		}
 	}
-	const off, strict = "0", "1" // and 2 is loose
-	if filter := ipv4 + name + "/rp_filter"; hasSetting(filter, strict) {
-		return os.WriteFile(filter, []byte(off), 0o644)
+	return nil
+}
+
+const confIPv4 = "/proc/sys/net/ipv4/conf/"
+
+// dummyAddr is the IPv4 dummy address (RFC 7600 §7), which no packet bears as a destination.
+var dummyAddr = &netlink.Addr{
+	IPNet: &net.IPNet{IP: net.IPv4(192, 0, 0, 8), Mask: net.CIDRMask(32, 32)},
+	Scope: unix.RT_SCOPE_HOST,
+	Flags: unix.IFA_F_NOPREFIXROUTE,
+}
+
+// admitSources keeps the reverse path filter from dropping what arrives on the interface
+// name: routes to the peers lead through the TUN device. The kernel applies the greater of
+// the interface's value and that of all, where loose is greater than strict
+// (Documentation/networking/ip-sysctl.rst). A loose filter admits such a packet only on
+// an interface with an address (__fib_validate_source in net/ipv4/fib_frontend.c).
+func admitSources(name string) error {
+	const off, loose = "0", "2"
+	own := confIPv4 + name + "/rp_filter"
+	if hasSetting(confIPv4+"all/rp_filter", off) {
+		return writeSetting(own, off)
+	}
+	if err := writeSetting(own, loose); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		if err = netlink.AddrAdd(link, dummyAddr); errors.Is(err, unix.EEXIST) {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("add address %s to interface %s: %w", dummyAddr.IP, name, err)
 	}
 	return nil
 }
@@ -132,7 +165,7 @@ func (p *pair) header() (b [2 * macLen]byte) {
 
 // removePair deletes the pair, if there is one.
 func removePair(tun string) error {
-	link, err := netlink.LinkByName(farName(tun))
+	link, err := netlink.LinkByName(Input(tun))
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
 	}
@@ -140,7 +173,7 @@ func removePair(tun string) error {
 		err = netlink.LinkDel(link)
 	}
 	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete interface %s: %w", farName(tun), err)
+		return fmt.Errorf("delete interface %s: %w", Input(tun), err)
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ func open(cfg Config) (_ *Path, err error) {
 		}
 	}()
 	programs := map[string]*ebpf.Program{
-		pathProgEncapsulate: p.objects.Encapsulate, pathProgDecapsulate: p.objects.Decapsulate, pathProgAppear: p.objects.Appear,
+		pathProgEncapsulate: p.objects.Encapsulate, pathProgDecapsulate: p.objects.Decapsulate,
 	}
 	for _, h := range hooks {
 		if err := p.attach(&cfg, h, programs[h.program]); err != nil {
@@ -135,10 +135,7 @@ func (p *Path) prepare(cfg *Config) (*ebpf.CollectionSpec, []hook, error) {
 		{pathProgDecapsulate, uplink.Index, ebpf.AttachTCXIngress},
 		{pathProgEncapsulate, device.Index, ebpf.AttachTCXEgress},
 	}
-	if strictReversePath() {
-		hooks = append(hooks, hook{pathProgAppear, p.pair.far.Index, ebpf.AttachTCXIngress})
-	}
-	for name, value := range cfg.constants(device, uplink, p.pair) {
+	for name, value := range cfg.constants(uplink, p.pair) {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, nil, fmt.Errorf("set constant %s of the BPF programs: %w", name, err)
 		}
@@ -147,7 +144,7 @@ func (p *Path) prepare(cfg *Config) (*ebpf.CollectionSpec, []hook, error) {
 }
 
 // constants returns the values of the constants in the programs, by name.
-func (cfg *Config) constants(device, uplink *net.Interface, p *pair) map[string]any {
+func (cfg *Config) constants(uplink *net.Interface, p *pair) map[string]any {
 	ports := cfg.SourcePorts
 	if len(ports) == 0 {
 		ports = []uint16{cfg.Port}
@@ -163,7 +160,6 @@ func (cfg *Config) constants(device, uplink *net.Interface, p *pair) map[string]
 	}
 	return map[string]any{
 		pathVarUplink:          uint32(uplink.Index),
-		pathVarTun:             uint32(device.Index),
 		pathVarFeed:            uint32(p.near.Index),
 		pathVarFeedHeader:      p.header(),
 		pathVarLocal:           endpointOf(cfg.Local),
@@ -187,12 +183,6 @@ func networkOrder(port uint16) uint16 {
 func endpointOf(a netip.Addr) uint32 {
 	b := a.As4()
 	return binary.NativeEndian.Uint32(b[:])
-}
-
-// strictReversePath reports whether the kernel drops packets whose source it would not
-// reach through the interface that they came from, on all interfaces.
-func strictReversePath() bool {
-	return hasSetting("/proc/sys/net/ipv4/conf/all/rp_filter", "1")
 }
 
 // load loads the programs and the maps, or opens the maps that are pinned.
@@ -227,7 +217,7 @@ func (p *Path) load(spec *ebpf.CollectionSpec, pins string) error {
 func (p *Path) How() string { return p.how }
 
 // Check reports whether the interfaces that the programs deliver packets through are still
-// there.
+// there. It also follows net.ipv4.conf.all.rp_filter, as far as /proc/sys can be written.
 func (p *Path) Check() error {
 	for _, end := range []*net.Interface{p.pair.near, p.pair.far} {
 		now, err := net.InterfaceByIndex(end.Index)
@@ -238,6 +228,7 @@ func (p *Path) Check() error {
 			return fmt.Errorf("interface %s is down", end.Name)
 		}
 	}
+	_ = admitSources(p.pair.far.Name) // twill doctor reports what is left
 	return nil
 }
 

@@ -57,7 +57,6 @@ type pathTraffic struct {
 const (
 	pathMapPeers           = "peers"
 	pathMapSubnets         = "subnets"
-	pathProgAppear         = "appear"
 	pathProgDecapsulate    = "decapsulate"
 	pathProgEncapsulate    = "encapsulate"
 	pathVarDecapIpv6       = "decap_ipv6"
@@ -67,7 +66,6 @@ const (
 	pathVarPort            = "port"
 	pathVarSourcePortCount = "source_port_count"
 	pathVarSourcePorts     = "source_ports"
-	pathVarTun             = "tun"
 	pathVarUplink          = "uplink"
 )
 
@@ -113,7 +111,6 @@ type pathSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type pathProgramSpecs struct {
-	Appear      *ebpf.ProgramSpec `ebpf:"appear"`
 	Decapsulate *ebpf.ProgramSpec `ebpf:"decapsulate"`
 	Encapsulate *ebpf.ProgramSpec `ebpf:"encapsulate"`
 }
@@ -137,7 +134,6 @@ type pathVariableSpecs struct {
 	Port            *ebpf.VariableSpec `ebpf:"port"`
 	SourcePortCount *ebpf.VariableSpec `ebpf:"source_port_count"`
 	SourcePorts     *ebpf.VariableSpec `ebpf:"source_ports"`
-	Tun             *ebpf.VariableSpec `ebpf:"tun"`
 	Uplink          *ebpf.VariableSpec `ebpf:"uplink"`
 }
 
@@ -183,7 +179,6 @@ type pathVariables struct {
 	Port            *ebpf.Variable `ebpf:"port"`
 	SourcePortCount *ebpf.Variable `ebpf:"source_port_count"`
 	SourcePorts     *ebpf.Variable `ebpf:"source_ports"`
-	Tun             *ebpf.Variable `ebpf:"tun"`
 	Uplink          *ebpf.Variable `ebpf:"uplink"`
 }
 
@@ -191,14 +186,12 @@ type pathVariables struct {
 //
 // It can be passed to loadPathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type pathPrograms struct {
-	Appear      *ebpf.Program `ebpf:"appear"`
 	Decapsulate *ebpf.Program `ebpf:"decapsulate"`
 	Encapsulate *ebpf.Program `ebpf:"encapsulate"`
 }
 
 func (p *pathPrograms) Close() error {
 	return _PathClose(
-		p.Appear,
 		p.Decapsulate,
 		p.Encapsulate,
 	)

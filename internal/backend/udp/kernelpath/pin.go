@@ -98,7 +98,7 @@ func removeEmpty(dir string) error {
 // Left reports whether a Path of this or an earlier process has something in the kernel
 // for the TUN device.
 func Left(tun string) bool {
-	if _, err := net.InterfaceByName(farName(tun)); err == nil {
+	if _, err := net.InterfaceByName(Input(tun)); err == nil {
 		return true
 	}
 	pins, err := pinDir(tun)

@@ -40,7 +40,6 @@ const volatile __be16 source_ports[MAX_SOURCE_PORTS];
 const volatile __u32 source_port_count;   // at least 1
 const volatile __u32 feed;                // index of the end of the pair that is written to
 const volatile __be16 feed_header[ETH_ALEN]; // destination and source address on the pair
-const volatile __u32 tun;                 // index of the TUN device
 // BPF_F_ADJ_ROOM_DECAP_L3_IPV6 where the kernel has it (Linux 6.3), otherwise 0.
 const volatile __u64 decap_ipv6;
 
@@ -249,14 +248,6 @@ int decapsulate(struct __sk_buff *skb)
 	count->rx_packets += cut.count;
 	count->rx_bytes += bytes_of(&in, &cut);
 	return bpf_redirect(feed, 0);
-}
-
-// appear moves what arrives on the far end of the pair to the TUN device, as if it had
-// been received there: for hosts whose strict rp_filter would drop it otherwise.
-SEC("tc")
-int appear(struct __sk_buff *skb)
-{
-	return bpf_redirect(tun, BPF_F_INGRESS);
 }
 
 // bpf_fib_lookup is for programs under the GPL.
