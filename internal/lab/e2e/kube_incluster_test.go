@@ -150,6 +150,9 @@ func TestKubeMissingRightIsReportedOnceWhileLeasesChange(t *testing.T) {
 	}
 	restore()
 	testkit.Eventually(t, "ready again", func() bool { return d.status().Waiting == "" })
+	testkit.Eventually(t, "the log has it", func() bool {
+		return strings.Contains(d.stderr.String(), serves) && strings.Contains(d.stderr.String(), valid)
+	})
 	for _, line := range []string{unserved, refused, notReady, serves, valid} {
 		if n := strings.Count(d.stderr.String(), line); n != 1 {
 			t.Errorf("%q is logged %d times, want once:\n%s", line, n, d.stderr.String())
