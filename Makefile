@@ -199,8 +199,12 @@ generate: ## build the BPF programs that are committed, from C; needs clang and 
 	go generate ./internal/backend/udp/kernelpath
 
 .PHONY: reference
-reference: ## write docs/reference.md: metrics, drop reasons, configuration and flags, from the code
-	@go run ./internal/reference docs/reference.md
+reference: ## write docs/reference.md and docs/findings.md, from the code
+	@go run ./internal/reference docs
+
+.PHONY: docs
+docs: reference ## make a website of the pages in bin/site, with every link checked
+	@go run -C tools ./site $(CURDIR) $(CURDIR)/bin/site
 
 .PHONY: imports
 imports: ## draw the imports of the packages in ARCHITECTURE.md, from the code

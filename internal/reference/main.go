@@ -1,6 +1,6 @@
-// Command reference writes the page of docs that is made from the code: flags, keys of
-// the network configuration, metrics, drop reasons. "make reference" runs it; a test
-// fails while the page is not what the code says.
+// Command reference writes the pages of docs that are made from the code: metrics, drop
+// reasons, keys of the network configuration and flags; and the findings of doctor. "make
+// reference" runs it; a test fails while a page is not what the code says.
 package main
 
 import (
@@ -21,12 +21,9 @@ import (
 )
 
 func main() {
-	text, err := page()
-	if err == nil && len(os.Args) != 2 {
-		err = fmt.Errorf("usage: reference FILE")
-	}
-	if err == nil {
-		err = os.WriteFile(os.Args[1], text, 0o644)
+	err := fmt.Errorf("usage: reference DIR")
+	if len(os.Args) == 2 {
+		err = write(os.Args[1])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "reference:", err)
@@ -34,7 +31,7 @@ func main() {
 	}
 }
 
-// page returns the whole page.
+// page returns the page of reference.
 func page() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString(`# Reference

@@ -7,17 +7,39 @@ import (
 	"testing"
 )
 
-func TestThePageIsWhatTheCodeSays(t *testing.T) {
-	want, err := page()
+func TestThePagesAreWhatTheCodeSays(t *testing.T) {
+	reference, err := page()
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := os.ReadFile("../../docs/reference.md")
+	doctor, err := findings("../doctor")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got, want) {
-		t.Error("docs/reference.md is not what the code says: run \"make reference\"")
+	for name, want := range map[string][]byte{"reference.md": reference, "findings.md": doctor} {
+		got, err := os.ReadFile("../../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("docs/%s is not what the code says: run \"make reference\"", name)
+		}
+	}
+}
+
+func TestFindingsHaveTheWordsOfDoctor(t *testing.T) {
+	text, err := findings("../doctor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"| bad | … is 0: the kernel does not forward packets to pods | `sysctl -w …` |",
+		"| bad | this node has no lease yet | `systemctl start twilld` |",
+		"| warn | the clock is not synchronised;",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
 	}
 }
 

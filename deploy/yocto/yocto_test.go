@@ -1,0 +1,40 @@
+// Package yocto has no code: it holds the recipe for Yocto. bitbake is not at hand, so its
+// statements about this repository are checked.
+package yocto
+
+import (
+	"crypto/md5"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/twillnet/twill/internal/version"
+)
+
+func TestRecipeIsOfThisRepository(t *testing.T) {
+	text, err := os.ReadFile("twill_" + version.Release + ".bb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	licence, err := os.ReadFile("../../LICENSE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum := fmt.Sprintf("md5=%x", md5.Sum(licence)); !strings.Contains(string(text), sum) {
+		t.Errorf("LICENSE has %s", sum)
+	}
+	for _, path := range regexp.MustCompile(`(?:\$src|\$\{GO_IMPORT\})/((?:deploy|cmd)/[\w./-]+)`).FindAllStringSubmatch(string(text), -1) {
+		if _, err := os.Stat("../../" + path[1]); err != nil {
+			t.Error(err)
+		}
+	}
+	unit, err := os.ReadFile("../systemd/twilld.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(unit), "/usr/local/bin/") {
+		t.Error("the unit has no path that the recipe replaces")
+	}
+}
