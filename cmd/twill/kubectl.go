@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/twillnet/twill/internal/remote"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/kube/layout"
 )
@@ -82,6 +84,36 @@ func (k *kubectl) PublishedText(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("%w: ConfigMap %s/%s has no key %s; add it", lease.ErrConfig, namespace, configMap, key)
 	}
 	return nil, missing
+}
+
+// pods returns the pods of flannel's DaemonSets by the addresses of their nodes.
+func (k *kubectl) pods(ctx context.Context) (map[netip.Addr]remote.Pod, error) {
+	const op = "list pods of the DaemonSet"
+	out, err := k.run(ctx, op, "get", "pods", "--all-namespaces", "--selector=app=flannel", "--field-selector=status.phase=Running")
+	if err != nil {
+		return nil, err
+	}
+	var list struct {
+		Items []struct {
+			Metadata struct{ Name, Namespace string }
+			Status   struct {
+				HostIPs []struct{ IP netip.Addr }
+				HostIP  netip.Addr
+			}
+		}
+	}
+	if err := json.Unmarshal(out, &list); err != nil {
+		return nil, &layout.Error{Op: op, Err: err}
+	}
+	pods := make(map[netip.Addr]remote.Pod)
+	for _, i := range list.Items {
+		p := remote.Pod{Namespace: i.Metadata.Namespace, Name: i.Metadata.Name}
+		pods[i.Status.HostIP] = p
+		for _, a := range i.Status.HostIPs {
+			pods[a.IP] = p
+		}
+	}
+	return pods, nil
 }
 
 // access returns the flags that locate the API.

@@ -17,6 +17,7 @@ var program = command.Program{
 		{Name: "doctor", Summary: "what keeps this node's pods from reaching others, and the command that repairs it", Run: runDoctor},
 		{Name: "check", Summary: "what a host lacks before twilld is started on it, and the command that repairs it", Run: runCheck},
 		{Name: "ping", Summary: "reach another node both beside and through the tunnel: time, loss, largest packet", Run: runPing},
+		{Name: "connectivity", Summary: "test the network from every node to every other: a matrix, what fails, what differs", Run: runConnectivity},
 		{Name: "top", Summary: "the traffic of this node as it flows, by device and by peer", Run: runTop},
 		{Name: "diag", Summary: "pack what a bug report about this node needs into one archive", Run: runDiag},
 		{Name: "leases", Summary: "which node has which pod subnet, until when, and the traffic with it", Run: runLeases},

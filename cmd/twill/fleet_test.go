@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/twillnet/twill/internal/command"
+	"github.com/twillnet/twill/internal/lab/testkit"
+	"github.com/twillnet/twill/internal/remote"
+)
+
+// TestKubectlRunsTwillInThePodOfEachNode: pods of a DaemonSet have the address of their
+// node, and names that nothing else has.
+func TestKubectlRunsTwillInThePodOfEachNode(t *testing.T) {
+	const pods = `{"items": [{"metadata": {"name": "kube-flannel-ds-x7x", "namespace": "kube-flannel"}, "status": {"hostIP": "192.0.2.1", "hostIPs": [{"ip": "192.0.2.1"}, {"ip": "fd00::1"}]}}]}`
+	arguments := putKubectl(t, "case $2 in\nnodes) "+printing(twoNodes)+"\n;;\npods) "+printing(pods)+"\n;;\n"+
+		`-i) read start; echo '{"hello": {"protocol": 1}}'; read test; echo '{"done": true}'; cat >/dev/null;;`+"\nesac")
+	var out bytes.Buffer
+	testkit.Must(t, program.Run(t.Context(), away("connectivity", "--kube-subnet-mgr", "--via=kubectl"), &out, &bytes.Buffer{}))
+	if want := "1 nodes, 1 of them asked, 0 ways: 0 of 0 tests passed"; !strings.HasPrefix(out.String(), want) {
+		t.Errorf("got %s, want it to begin with %q", out.String(), want)
+	}
+	asked, err := os.ReadFile(arguments)
+	testkit.Must(t, err)
+	for _, want := range []string{
+		"get pods --all-namespaces --selector=app=flannel --field-selector=status.phase=Running --output=json\n",
+		"exec -i --namespace=kube-flannel kube-flannel-ds-x7x --container=kube-flannel -- twill connectivity --part\n",
+	} {
+		if !strings.Contains(string(asked), want) {
+			t.Errorf("kubectl was called with\n%s, want %q among it", asked, want)
+		}
+	}
+}
+
+func TestNodesAreChosenByAddressOrPrefix(t *testing.T) {
+	var all []member
+	for _, a := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.77", "fd00::1"} {
+		all = append(all, member{Node: remote.Node{Addr: netip.MustParseAddr(a)}})
+	}
+	for list, want := range map[string]string{
+		"": "192.0.2.1 192.0.2.2 192.0.2.77 fd00::1", "192.0.2.2": "192.0.2.2", "192.0.2.64/26, fd00::1": "192.0.2.77 fd00::1",
+		"192.0.2.0/24,192.0.2.1": "192.0.2.1 192.0.2.2 192.0.2.77",
+	} {
+		chosen, err := selected(all, list)
+		testkit.Must(t, err)
+		var got []string
+		for _, m := range chosen {
+			got = append(got, m.Addr.String())
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("--nodes=%s: %v, want %s", list, got, want)
+		}
+	}
+	for list, want := range map[string]string{"node-1": "neither an address nor a prefix", "192.0.2.9": "no node with a lease is at 192.0.2.9", ",": "neither"} {
+		if _, err := selected(all, list); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("--nodes=%s: %v, want an error with %q", list, err, want)
+		}
+	}
+}
+
+func TestWrongCommandLinesOfConnectivity(t *testing.T) {
+	for want, args := range map[string][]string{
+		"neither {node} nor {pod}":   {"--via=ssh twill"},
+		"-W 0s: want more than 0":    {"-W=0s"},
+		"--parallel 0":               {"--parallel=0"},
+		"--port 70000: want 1":       {"--port=70000"},
+		`unexpected argument "node"`: {"node"},
+	} {
+		err := program.Run(t.Context(), append([]string{"connectivity", "--socket=/nonexistent"}, args...), &bytes.Buffer{}, &bytes.Buffer{})
+		if usage := new(command.UsageError); !errors.As(err, &usage) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: got %v, want a usage error with %q", args, err, want)
+		}
+	}
+}

@@ -1,0 +1,168 @@
+package connectivity
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
+	"github.com/twillnet/twill/internal/status"
+)
+
+// own is the subnet of a part in these tests: its address among its pods is on the
+// loopback.
+var own = netip.MustParsePrefix("127.0.0.0/24")
+
+// inProcess starts a part in this process.
+func inProcess(n Node) func(context.Context) (Connection, error) {
+	return func(ctx context.Context) (Connection, error) {
+		requests, in := io.Pipe()
+		out, answers := io.Pipe()
+		var all sync.WaitGroup
+		var err error
+		all.Go(func() {
+			err = Serve(ctx, n, requests, answers)
+			_, _ = requests.Close(), answers.Close()
+		})
+		return Connection{In: in, Out: out, Wait: func() error {
+			_ = out.Close()
+			all.Wait()
+			return err
+		}}, nil
+	}
+}
+
+// talker is a part that answers each request with the next of some lines.
+func talker(end error, lines ...string) func(context.Context) (Connection, error) {
+	return func(context.Context) (Connection, error) {
+		requests, in := io.Pipe()
+		out, answers := io.Pipe()
+		go func() {
+			asked := bufio.NewScanner(requests)
+			for _, l := range lines {
+				if !asked.Scan() {
+					break
+				}
+				_, _ = io.WriteString(answers, l)
+			}
+			_, _ = requests.Close(), answers.Close()
+		}()
+		return Connection{In: in, Out: out, Wait: func() error { _ = out.Close(); return end }}, nil
+	}
+}
+
+// onLoopback is the node of a part on the loopback, with a path to another's subnet.
+func onLoopback(self, other netip.Addr) Node {
+	return Node{Document: &status.Document{
+		Version: "0.1.0",
+		Lease:   &status.Lease{Subnet: own, PublicIP: self},
+		Dataplane: &status.Dataplane{
+			Devices: []status.Device{{Name: "flannel0", Kind: status.KindOffload, MTU: 1472}},
+			Peers:   []status.Peer{{PublicIP: other, Subnets: []netip.Prefix{own}, Backend: "udp"}},
+		},
+	}}
+}
+
+func TestEveryTestPassesBetweenPartsThatReachEachOther(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("pings need root")
+	}
+	var seen Progress
+	r, err := Run(t.Context(), Options{
+		Members: []Member{
+			{nodeAddr(1), []netip.Prefix{own}, inProcess(onLoopback(nodeAddr(1), nodeAddr(2)))},
+			{nodeAddr(2), []netip.Prefix{own}, inProcess(onLoopback(nodeAddr(2), nodeAddr(1)))},
+		},
+		Wait: testkit.Patience, Parallel: 2, Progress: func(p Progress) { seen = p },
+	})
+	testkit.Must(t, err)
+	if !r.OK || len(r.Results) != 2 || len(r.Differences) != 0 {
+		t.Errorf("got %+v", r)
+	}
+	for _, one := range r.Results {
+		if len(one.Tests) != 4 || one.verdict() != "ok" || one.Backend != "udp" {
+			t.Errorf("%+v", one)
+		}
+	}
+	if seen != (Progress{2, 2, 2, 2, 0}) {
+		t.Errorf("the last progress is %+v", seen)
+	}
+}
+
+// TestPartThatDoesNotDoItsWorkIsNamed: it does not keep the others from theirs.
+func TestPartThatDoesNotDoItsWorkIsNamed(t *testing.T) {
+	const hello = `{"hello":{"protocol":1}}` + "\n"
+	for _, tt := range []struct {
+		start func(context.Context) (Connection, error)
+		want  string
+	}{
+		{func(context.Context) (Connection, error) { return Connection{}, errors.New("no such program") }, "no such program"},
+		{talker(errors.New("exit status 255: Permission denied")), "Permission denied"},
+		{talker(nil, "Welcome to node 2!\n"), `answers "Welcome to node 2!"`},
+		{talker(nil, `{"hello":{"protocol":99}}`+"\n"), "another version"},
+		{talker(nil, `{"done":true}`+"\n"), "something else than hello"},
+		{talker(nil, hello), "has ended"},
+		{talker(nil, hello, `{"done":true}`+"\n"), "tested 0 of 1 ways"},
+		{talker(nil, hello, strings.Repeat(`{"result":{"tests":[]}}`+"\n", 2)), "something else than the results"},
+	} {
+		r, err := Run(t.Context(), Options{
+			Members: []Member{
+				{nodeAddr(1), []netip.Prefix{subnetOf(1)}, talker(nil, hello, `{"result":{"tests":[]}}`+"\n"+`{"done":true}`+"\n")},
+				{nodeAddr(2), []netip.Prefix{subnetOf(2)}, tt.start},
+			},
+			Wait: time.Second, Parallel: 1,
+		})
+		testkit.Must(t, err)
+		if got := r.Nodes[1].Problem; r.OK || !strings.Contains(got, tt.want) {
+			t.Errorf("OK is %t, %q; want a problem with %q", r.OK, got, tt.want)
+		}
+		if r.Nodes[0].Problem != "" {
+			t.Errorf("%q: and the other node has %q", tt.want, r.Nodes[0].Problem)
+		}
+	}
+}
+
+// TestListenersAnswerOnlyThoseWhoKnowTheCookie: they are open to pods and strangers while
+// a test runs.
+func TestListenersAnswerOnlyThoseWhoKnowTheCookie(t *testing.T) {
+	cookie := []byte("sixteen-bytes-ab")
+	s := newServer(t.Context(), cookie)
+	defer s.close()
+	loopback := netip.MustParseAddr("127.0.0.1")
+	tcp, udp, err := s.listen(loopback, 0)
+	testkit.Must(t, err)
+
+	c, err := net.Dial("tcp", netip.AddrPortFrom(loopback, tcp).String())
+	testkit.Must(t, err)
+	_, err = io.WriteString(c, strings.Repeat("x", cookieLen))
+	testkit.Must(t, err)
+	if got, _ := io.ReadAll(c); len(got) > 0 {
+		t.Errorf("a stranger was answered %q", got)
+	}
+	_ = c.Close()
+
+	u, err := net.Dial("udp", netip.AddrPortFrom(loopback, udp).String())
+	testkit.Must(t, err)
+	defer u.Close()
+	buf := make([]byte, 100)
+	testkit.Eventually(t, "the datagram with the cookie is answered, and not the one before it", func() bool {
+		for _, text := range []string{"who is there? who is there?", string(cookie) + "hello"} {
+			_, err := io.WriteString(u, text)
+			testkit.Must(t, err)
+		}
+		testkit.Must(t, u.SetReadDeadline(time.Now().Add(time.Second)))
+		n, err := u.Read(buf)
+		if err == nil && string(buf[:n]) != string(cookie)+"hello" {
+			t.Fatalf("answered is %q", buf[:n])
+		}
+		return err == nil
+	})
+}
