@@ -109,8 +109,6 @@ func newRestarting(b *testing.B, systemd bool) *restarting {
 		leases, err := os.ReadFile(r.leaseFile)
 		testkit.Must(b, err)
 		r.machine.write("/etc/twill/leases.json", string(leases))
-		r.machine.write("/etc/systemd/system/twilld.service.d/watchdog.conf", "[Service]\nWatchdogSec=60s\n")
-		r.machine.run("systemctl", "daemon-reload")
 		r.machine.run("systemctl", "start", "twilld")
 	} else {
 		r.daemon = r.daemons[0]

@@ -49,8 +49,9 @@ printf '[Journal]\nReadKMsg=no\n' >etc/systemd/journald.conf
 cp "$unit" etc/systemd/system/twilld.service
 cp "$environment" etc/twill/twilld.env
 mkdir etc/systemd/system/twilld.service.d
-# The test waits for the watchdog.
-printf '[Service]\nWatchdogSec=2s\n' >etc/systemd/system/twilld.service.d/test.conf
+# A process that a busy machine leaves waiting is not taken for one that hangs. How often
+# twilld sends keep-alives follows from the variable.
+printf '[Service]\nWatchdogSec=1h\nEnvironment=WATCHDOG_USEC=2000000\n' >etc/systemd/system/twilld.service.d/test.conf
 # Nothing else is started but for the log.
 for service in /usr/lib/systemd/system/sysinit.target.wants/*.service; do
 	case $service in
