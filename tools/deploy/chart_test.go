@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -113,6 +114,31 @@ installPlugins: true
 	same(t, "init containers", o.names("initContainers"), []string{"install-cni-plugin", "install-other-plugins", "install-cni"})
 }
 
+func TestKernelPathHasTheHostsBPFFileSystem(t *testing.T) {
+	for _, tt := range []struct{ how, flag string }{{"chart", "--kernel-path=tc"}, {"overlay", ""}} {
+		o := kustomized(t, "overlays/kernel-path")
+		if tt.how == "chart" {
+			o = installed(t, "kernelPath: tc")
+			command, _ := o.pod("containers", 0, "command").([]any)
+			if !slices.Contains(command, any(tt.flag)) {
+				t.Errorf("chart: the command is %q", command)
+			}
+		} else {
+			env, _ := o.pod("containers", 0, "env").([]any)
+			same(t, "the variable", env[0], map[string]any{"name": "FLANNELD_KERNEL_PATH", "value": "auto"})
+		}
+		same(t, tt.how+": privileged", o.pod("containers", 0, "securityContext", "privileged"), true)
+		mounts, _ := o.pod("containers", 0, "volumeMounts").([]any)
+		if !slices.ContainsFunc(mounts, func(m any) bool { return at(m, "mountPath") == "/sys/fs/bpf" }) {
+			t.Errorf("%s: mounts are %v", tt.how, mounts)
+		}
+		if !slices.Contains(o.names("volumes"), "bpf") {
+			t.Errorf("%s: volumes are %v", tt.how, o.names("volumes"))
+		}
+	}
+	same(t, "privileged without", installed(t, "").pod("containers", 0, "securityContext", "privileged"), false)
+}
+
 func TestBadValuesAreRefusedByName(t *testing.T) {
 	for _, tt := range []struct{ values, names string }{
 		{"flannel: {backend: wireguard}", "backend"},
@@ -124,6 +150,7 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		{"podCidr: ''", "podCidr"},
 		{"flannel: {cniBinDir: opt}", "cniBinDir"},
 		{"labels: {a: 1}", "labels"},
+		{"kernelPath: xdp", "kernelPath"},
 	} {
 		if _, err := helm(true, chartDir, tt.values); err == nil || !strings.Contains(err.Error(), tt.names) {
 			t.Errorf("%s: %v, want %s in an error", tt.values, err, tt.names)

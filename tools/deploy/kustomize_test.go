@@ -54,7 +54,7 @@ func TestOverlaysChangeOnlyWhatTheyAreFor(t *testing.T) {
 	for _, tt := range []struct {
 		dir             string
 		limits, plugins bool
-	}{{"overlays/boards", true, false}, {"overlays/k3s", false, true}, {"overlays/k3s-boards", true, true}} {
+	}{{"overlays/boards", true, false}, {"overlays/k3s", false, true}, {"overlays/k3s-boards", true, true}, {"overlays/kernel-path", false, false}} {
 		t.Run(tt.dir, func(t *testing.T) {
 			o := kustomized(t, tt.dir)
 			limit, _ := o.pod("containers", 0, "resources", "limits", "memory").(string)

@@ -49,7 +49,7 @@ func TestKubeManifestIsAppliedOverFlannelsAndAccepted(t *testing.T) {
 		t.Fatalf("kubectl set image has made the images %q, want %q", got, want)
 	}
 	uid := must(append(daemonSet, "jsonpath={.metadata.uid}")...)
-	for _, dir := range []string{"", "/overlays/boards", "/overlays/k3s", "/overlays/k3s-boards", ""} {
+	for _, dir := range []string{"", "/overlays/boards", "/overlays/k3s", "/overlays/k3s-boards", "/overlays/kernel-path", ""} {
 		out := must("apply", "--validate=strict", "-k", "deploy/kubernetes"+dir)
 		if strings.Contains(out, "arning") {
 			t.Errorf("deploy/kubernetes%s: the API server warns:\n%s", dir, out)
