@@ -55,9 +55,26 @@ help: ## list the targets
 build: ## build what is in cmd/ to bin, static
 	$(GOBUILD) -o bin/ ./cmd/...
 
+# Where the programs below go.
+BIN ?= bin
+
+# What a small daemon is built without: the embedded etcd, Kubernetes, and the BPF programs
+# of the kernel path. net/http needs no HTTP/2, since gRPC brings its own.
+LITE  := noembed,nokube,nobpf,nethttpomithttp2
+BOARD := $(LITE),noetcd
+
 .PHONY: build-lite
-build-lite: ## build bin/twilld-lite, the smallest daemon: without --embedded-etcd and Kubernetes
-	$(GOBUILD),noembed,nokube -o bin/twilld-lite ./cmd/twilld
+build-lite: ## build bin/twilld-lite: without --embedded-etcd, Kubernetes and the kernel path
+	$(GOBUILD),$(LITE) -o $(BIN)/twilld-lite ./cmd/twilld
+
+.PHONY: build-board
+build-board: ## build bin/twilld-board, the smallest daemon: as lite, and with leases in a file only
+	$(GOBUILD),$(BOARD) -o $(BIN)/twilld-board ./cmd/twilld
+
+# A test builds these in a directory of its own, and compares their sizes with docs/dependencies.md.
+.PHONY: build-bounded
+build-bounded: build-lite build-board # all programs whose size has a bound
+	$(GOBUILD) -o $(BIN)/ ./cmd/twill
 
 .PHONY: peers
 peers: ## build bin/peers/floor, and of stock flannel the udp backend and what annotates nodes (amd64, cgo)
@@ -274,6 +291,9 @@ release-check: release ## build it a second time elsewhere, compare the bytes, r
 .PHONY: packages
 packages: release ## make deb and rpm packages of the release in dist, for all ARCHES
 	@scripts/packages.sh dist $(ARCHES)
+
+print-%: # the value of a variable, for scripts
+	@echo "$($*)"
 
 .PHONY: clean
 clean: ## remove what was built

@@ -144,6 +144,9 @@ shipped "twilld" "" ./cmd/twilld
 shipped "twilld without Kubernetes" ,nokube ./cmd/twilld
 shipped "twilld without etcd's server" ,noembed ./cmd/twilld
 shipped "twilld without both" ,noembed,nokube ./cmd/twilld
+shipped "and without HTTP/2 in net/http" ,noembed,nokube,nethttpomithttp2 ./cmd/twilld
+shipped "and without BPF: twilld-lite" ",$(make print-LITE)" ./cmd/twilld
+shipped "and without etcd's client: twilld-board" ",$(make print-BOARD)" ./cmd/twilld
 shipped "twill" "" ./cmd/twill
 shipped "twill-lab" "" ./cmd/twill-lab
 shipped "twill-lab without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./cmd/twill-lab
@@ -174,4 +177,4 @@ contents() {
 }
 
 contents "code and constants in twilld" -tags grpcnotrace
-contents "and without etcd's server and Kubernetes" -tags grpcnotrace,noembed,nokube
+contents "and in twilld-lite" -tags "grpcnotrace,$(make print-LITE)"

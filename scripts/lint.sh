@@ -60,6 +60,10 @@ check "no test sleeps" quiet sleeps
 check "imports as ARCHITECTURE.md has them" imports
 check "sloglint: keys of internal/logging, constant messages" log_keys
 check "govulncheck" vulnerabilities
+# Each optional part is in packages of its own, so all at once and one at a time are enough.
+for tags in noembed,nokube,noetcd,nobpf noembed nokube noetcd nobpf; do
+	check "go vet -tags $tags" go vet -tags "$tags" ./cmd/... ./internal/daemon/... ./internal/backend/... ./internal/doctor/... ./lease/...
+done
 for m in "$@"; do
 	check "$m: go vet" go vet -C "$m" ./...
 	check "$m: staticcheck" go -C "$m" tool -modfile="$root/tools/go.mod" staticcheck ./...

@@ -34,15 +34,15 @@ for archive in "$tmp"/again/*.tar.gz; do
 	name=$(basename "$archive" .tar.gz)
 	arch=${name##*-}
 	tar -C "$tmp" -xzf "$archive"
-	for program in twilld twilld-lite twill; do
+	for program in twilld twilld-lite twilld-board twill; do
 		binary=$tmp/$name/$program
 		if readelf --program-headers --wide "$binary" | grep -q INTERP; then
 			echo "$name: $program is not static" >&2
 			exit 1
 		fi
 		got=$($(emulator "$arch") "$binary" --version)
-		if [ "$got" != "${program%-lite} $want" ]; then
-			echo "$name: $program --version says \"$got\", want \"${program%-lite} $want\"" >&2
+		if [ "$got" != "${program%-*} $want" ]; then
+			echo "$name: $program --version says \"$got\", want \"${program%-*} $want\"" >&2
 			exit 1
 		fi
 		grep -q '"bomFormat": "CycloneDX"' "$tmp/$name/sbom/$program.cdx.json"

@@ -42,6 +42,9 @@ target() {
 	esac
 }
 
+# tags VARIABLE: the build tags that the Makefile has under this name.
+tags() { make --no-print-directory "print-$1"; }
+
 # program NAME PACKAGE TAGS: build it into $dir, and write its SBOM beside it.
 program() {
 	go build -trimpath -buildvcs=true -ldflags='-s -w' -tags "$3" -o "$dir/$1" "./cmd/$2"
@@ -60,7 +63,8 @@ for arch in "${arches[@]}"; do
 	(
 		for variable in $(target "$arch"); do export "${variable?}"; done
 		program twilld twilld grpcnotrace
-		program twilld-lite twilld grpcnotrace,noembed,nokube
+		program twilld-lite twilld "grpcnotrace,$(tags LITE)"
+		program twilld-board twilld "grpcnotrace,$(tags BOARD)"
 		program twill twill grpcnotrace
 	)
 	cp -r LICENSE README.md CHANGELOG.md docs deploy "$dir/"

@@ -149,6 +149,9 @@ func (o *options) check() error {
 	if err := o.kube.check(o.leaseFile, o.embedded.on); err != nil {
 		return err
 	}
+	if !etcd.Built && o.leaseFile == "" && !o.kube.on {
+		return usagef("--lease-file: the name of a file is missing; this program was built without a client of etcd (make build-board): name one, or take twilld-lite or the full twilld")
+	}
 	if err := o.etcd.Check(); err != nil {
 		return usagef("%v", err)
 	}

@@ -1,3 +1,5 @@
+//go:build !noetcd
+
 package etcd
 
 import (
@@ -10,37 +12,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
-
-// ErrNoConfig reports that etcd has no network config under the prefix.
-var ErrNoConfig = errors.New("no network config")
-
-// Error reports which request to etcd failed and what to do about it. It never
-// holds a password.
-type Error struct {
-	Endpoints []string
-	Op        string // "read config /coreos.com/network/config"
-	Err       error
-	Remedy    string // empty if Err includes it
-	// Ended is the context's error if the context was done while the request was
-	// still being retried.
-	Ended error
-}
-
-func (e *Error) Error() string {
-	text := fmt.Sprintf("etcd %s: %s: %s", strings.Join(e.Endpoints, ","), e.Op, cause(e.Err))
-	if e.Remedy != "" {
-		text += "; " + e.Remedy
-	}
-	return text
-}
-
-// Unwrap returns the cause and, if the context ended, the context's error.
-func (e *Error) Unwrap() []error {
-	if e.Ended != nil {
-		return []error{e.Ended, e.Err}
-	}
-	return []error{e.Err}
-}
 
 // cause returns the text of err without gRPC's wrapping.
 func cause(err error) string {
@@ -116,5 +87,5 @@ func (s *Store) remedy(err error) string {
 // fail returns the error of a request that will not be retried. ended is the
 // error of its context, if that is the reason.
 func (s *Store) fail(op string, err, ended error) error {
-	return &Error{Endpoints: s.endpoints, Op: op, Err: err, Remedy: s.remedy(err), Ended: ended}
+	return &Error{Endpoints: s.endpoints, Op: op, Err: err, text: cause(err), Remedy: s.remedy(err), Ended: ended}
 }

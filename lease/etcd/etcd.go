@@ -1,3 +1,5 @@
+//go:build !noetcd
+
 // Package etcd implements lease.Store on etcd v3, in flannel's layout, so that
 // nodes of both kinds share one network:
 //
@@ -26,9 +28,6 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// DefaultPrefix is flannel's default prefix.
-const DefaultPrefix = "/coreos.com/network"
-
 // defaultTTL is how long a lease outlives its last renewal, as in flannel.
 const defaultTTL = 24 * time.Hour
 
@@ -46,6 +45,9 @@ type Store struct {
 	// Tests shorten this.
 	ttl time.Duration // of a lease; whole seconds
 }
+
+// Built reports whether this build includes a client of etcd.
+const Built = true
 
 var _ lease.Store = (*Store)(nil)
 

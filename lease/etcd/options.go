@@ -8,6 +8,9 @@ import (
 	"strings"
 )
 
+// DefaultPrefix is flannel's default prefix.
+const DefaultPrefix = "/coreos.com/network"
+
 // Options hold the location of etcd and the credentials of the client.
 type Options struct {
 	// Endpoints are URLs, or host:port for plain HTTP. All must be members of

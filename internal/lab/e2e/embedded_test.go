@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -214,15 +213,5 @@ func TestEtcdInTwilldAnswersOnTheLoopbackAlone(t *testing.T) {
 		if err := l.reaches(i); err == nil {
 			t.Errorf("host %d reaches it at %s", i, l.host.Addr)
 		}
-	}
-}
-
-func TestBuildWithoutEtcdSaysSo(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
-	testkit.Must(t, build("twilld-lite", "./cmd/twilld", "-tags=noembed"))
-	out, err := s.NS.Command(context.Background(), bin("twilld-lite"), "--embedded-etcd").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "built without it") || !strings.Contains(string(out), "--etcd-endpoints") {
-		t.Errorf("%v, %s", err, out)
 	}
 }

@@ -22,6 +22,7 @@ type daemon struct {
 	subnetFile string
 	previous   string   // what is in subnetFile when it starts; if empty, there is none
 	socket     string   // control socket
+	program    string   // file of the binary
 	wrap       []string // a command to run it with, if not empty
 	args       []string
 	extra      []*os.File // passed from descriptor 3 on
@@ -40,7 +41,7 @@ func newDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...st
 	t.Helper()
 	dir := scratchDir(t)
 	d := &daemon{
-		t: t, ns: ns,
+		t: t, ns: ns, program: bin("twilld"),
 		subnetFile: filepath.Join(dir, "subnet.env"),
 		socket:     filepath.Join(dir, "twilld.sock"),
 		stderr:     new(testkit.Log),
@@ -81,7 +82,7 @@ func (d *daemon) start() {
 	if d.previous != "" {
 		testkit.Must(d.t, os.WriteFile(d.subnetFile, []byte(d.previous), 0o644))
 	}
-	argv := slices.Concat(d.wrap, []string{bin("twilld")}, d.args)
+	argv := slices.Concat(d.wrap, []string{d.program}, d.args)
 	d.cmd = d.ns.Command(context.Background(), argv[0], argv[1:]...)
 	d.cmd.Stderr, d.cmd.ExtraFiles = d.stderr, d.extra
 	if err := d.cmd.Start(); err != nil {

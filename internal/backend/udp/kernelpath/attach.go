@@ -1,3 +1,5 @@
+//go:build !nobpf
+
 package kernelpath
 
 import (
@@ -6,20 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// hook is where a program is attached.
-type hook struct {
-	program string // its name
-	index   int    // of the interface
-	at      ebpf.AttachType
-}
 
 // The ways to attach a program, as Path.How reports them.
 const (
@@ -54,7 +48,11 @@ func (p *Path) attachTCX(pins string, h hook, program *ebpf.Program) error {
 			return err
 		}
 	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: h.index, Program: program, Attach: h.at})
+	at := ebpf.AttachTCXIngress
+	if h.egress {
+		at = ebpf.AttachTCXEgress
+	}
+	l, err := link.AttachTCX(link.TCXOptions{Interface: h.index, Program: program, Attach: at})
 	if err != nil {
 		return err
 	}
@@ -87,13 +85,6 @@ func replace(file string, h hook, program *ebpf.Program) (replaced bool, err err
 	return false, l.Unpin()
 }
 
-// filterPriority is that of the filters, behind those with the kernel's defaults. Their
-// handle is 1.
-const filterPriority = 0xf1a0
-
-// filterName returns the name of the filter with the program.
-func filterName(tun, program string) string { return "twill/" + tun + "/" + program }
-
 // attachFilter attaches the program to the clsact queueing discipline of the interface,
 // which is made if it is missing.
 func attachFilter(tun string, h hook, program *ebpf.Program) error {
@@ -111,13 +102,6 @@ func attachFilter(tun string, h hook, program *ebpf.Program) error {
 	})
 }
 
-func (h hook) parent() uint32 {
-	if h.at == ebpf.AttachTCXEgress {
-		return netlink.HANDLE_MIN_EGRESS
-	}
-	return netlink.HANDLE_MIN_INGRESS
-}
-
 // removeOthers removes what an earlier process attached elsewhere: to another underlay
 // interface, or in the other way.
 func (p *Path) removeOthers(cfg *Config, kept []hook) error {
@@ -125,6 +109,11 @@ func (p *Path) removeOthers(cfg *Config, kept []hook) error {
 		return errors.Join(removeLinks(cfg.pins, nil), removeFilters(cfg.Tun, kept))
 	}
 	return errors.Join(removeLinks(cfg.pins, kept), removeFilters(cfg.Tun, nil))
+}
+
+// removeMaps unpins the maps.
+func removeMaps(pins string) error {
+	return errors.Join(remove(filepath.Join(pins, pathMapSubnets)), remove(filepath.Join(pins, pathMapPeers)))
 }
 
 // removeLinks unpins the links except those of the hooks kept.
@@ -136,34 +125,6 @@ func removeLinks(pins string, kept []hook) error {
 	for _, program := range []string{pathProgEncapsulate, pathProgDecapsulate} {
 		if !slices.ContainsFunc(kept, func(h hook) bool { return h.program == program }) {
 			errs = append(errs, remove(filepath.Join(pins, program)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// removeFilters removes the filters for the TUN device from all interfaces except those
-// of the hooks kept.
-func removeFilters(tun string, kept []hook) error {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list interfaces: %w", err)
-	}
-	var errs []error
-	for _, l := range links {
-		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-			filters, err := netlink.FilterList(l, parent)
-			if err != nil {
-				continue // an interface without filters, or gone meanwhile
-			}
-			for _, f := range filters {
-				b, ok := f.(*netlink.BpfFilter)
-				if !ok || !strings.HasPrefix(b.Name, filterName(tun, "")) {
-					continue
-				}
-				if !slices.ContainsFunc(kept, func(h hook) bool { return h.index == l.Attrs().Index && h.parent() == parent }) {
-					errs = append(errs, netlink.FilterDel(f))
-				}
-			}
 		}
 	}
 	return errors.Join(errs...)

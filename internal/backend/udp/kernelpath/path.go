@@ -1,3 +1,5 @@
+//go:build !nobpf
+
 package kernelpath
 
 import (
@@ -27,20 +29,6 @@ var (
 
 // adjustRoomDecapIPv6 is BPF_F_ADJ_ROOM_DECAP_L3_IPV6 of include/uapi/linux/bpf.h.
 const adjustRoomDecapIPv6 = uint64(1 << 8)
-
-// Config describes what a Path connects.
-type Config struct {
-	Tun      string     // name of the TUN device
-	Underlay string     // name of the underlay interface
-	Local    netip.Addr // this node's address there
-	Port     uint16     // the network's UDP port
-	// SourcePorts are the ports that datagrams are sent from, at most 64: the
-	// engine's, so that ICMP errors find a socket. Empty: Port.
-	SourcePorts []uint16
-
-	pins   string // directory for pins; empty: nothing outlives Close
-	clsact bool   // use a clsact filter even if the kernel has TCX
-}
 
 // Path is the kernel's part of the udp backend. Its methods must not be called
 // concurrently.
@@ -132,8 +120,8 @@ func (p *Path) prepare(cfg *Config) (*ebpf.CollectionSpec, []hook, error) {
 		return nil, nil, err
 	}
 	hooks := []hook{
-		{pathProgDecapsulate, uplink.Index, ebpf.AttachTCXIngress},
-		{pathProgEncapsulate, device.Index, ebpf.AttachTCXEgress},
+		{pathProgDecapsulate, uplink.Index, false},
+		{pathProgEncapsulate, device.Index, true},
 	}
 	for name, value := range cfg.constants(uplink, p.pair) {
 		if err := spec.Variables[name].Set(value); err != nil {

@@ -58,11 +58,6 @@ func isBPF() bool {
 	return unix.Statfs(bpfRoot, &fs) == nil && uint32(fs.Type) == unix.BPF_FS_MAGIC
 }
 
-// removeMaps unpins the maps.
-func removeMaps(pins string) error {
-	return errors.Join(remove(filepath.Join(pins, pathMapSubnets)), remove(filepath.Join(pins, pathMapPeers)))
-}
-
 func remove(file string) error {
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

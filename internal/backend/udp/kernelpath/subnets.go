@@ -1,17 +1,11 @@
+//go:build !nobpf
+
 package kernelpath
 
 import (
 	"fmt"
 	"net/netip"
 )
-
-// Peer is another node.
-type Peer struct {
-	Endpoint   netip.Addr     // of its datagrams, IPv4
-	Subnets    []netip.Prefix // of its pods
-	Kernel     bool           // it announces that it decapsulates in the kernel
-	SourcePort uint16         // the only one to send from; 0: those of Config
-}
 
 // Set replaces the subnets of this node and the peers. Subnets must not overlap. The
 // kernel sees each subnet change at once, one after the other; those that do not change
@@ -103,12 +97,6 @@ func (p *Path) countFor(endpoints map[uint32]bool) (gone []uint32, err error) {
 	return gone, put(p.objects.Peers, added, make([]pathTraffic, len(added)*p.cpus))
 }
 
-// Traffic counts what the programs carried for a peer since it became one.
-type Traffic struct {
-	TXPackets, TXBytes, RXPackets, RXBytes uint64 // of inner packets; segments of a super-packet count
-	TXDropped, RXDropped                   uint64 // the kernel had no memory for the change of headers
-}
-
 // Traffic returns the traffic with each peer that decapsulates in the kernel.
 func (p *Path) Traffic() (map[netip.Addr]Traffic, error) {
 	all := make(map[netip.Addr]Traffic)
@@ -127,17 +115,4 @@ func (p *Path) Traffic() (map[netip.Addr]Traffic, error) {
 		return nil, fmt.Errorf("read BPF map of peers: %w", err)
 	}
 	return all, nil
-}
-
-// Since returns what was counted since earlier. Counters that are lower than earlier
-// began again: the peer was none in the meantime.
-func (t Traffic) Since(earlier Traffic) Traffic {
-	if t.TXPackets < earlier.TXPackets || t.RXPackets < earlier.RXPackets {
-		return t
-	}
-	return Traffic{
-		TXPackets: t.TXPackets - earlier.TXPackets, TXBytes: t.TXBytes - earlier.TXBytes,
-		RXPackets: t.RXPackets - earlier.RXPackets, RXBytes: t.RXBytes - earlier.RXBytes,
-		TXDropped: t.TXDropped - earlier.TXDropped, RXDropped: t.RXDropped - earlier.RXDropped,
-	}
 }

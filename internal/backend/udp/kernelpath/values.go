@@ -1,0 +1,44 @@
+package kernelpath
+
+import "net/netip"
+
+// Config describes what a Path connects.
+type Config struct {
+	Tun      string     // name of the TUN device
+	Underlay string     // name of the underlay interface
+	Local    netip.Addr // this node's address there
+	Port     uint16     // the network's UDP port
+	// SourcePorts are the ports that datagrams are sent from, at most 64: the
+	// engine's, so that ICMP errors find a socket. Empty: Port.
+	SourcePorts []uint16
+
+	pins   string // directory for pins; empty: nothing outlives Close
+	clsact bool   // use a clsact filter even if the kernel has TCX
+}
+
+// Peer is another node.
+type Peer struct {
+	Endpoint   netip.Addr     // of its datagrams, IPv4
+	Subnets    []netip.Prefix // of its pods
+	Kernel     bool           // it announces that it decapsulates in the kernel
+	SourcePort uint16         // the only one to send from; 0: those of Config
+}
+
+// Traffic counts what the programs carried for a peer since it became one.
+type Traffic struct {
+	TXPackets, TXBytes, RXPackets, RXBytes uint64 // of inner packets; segments of a super-packet count
+	TXDropped, RXDropped                   uint64 // the kernel had no memory for the change of headers
+}
+
+// Since returns what was counted since earlier. Counters that are lower than earlier
+// began again: the peer was none in the meantime.
+func (t Traffic) Since(earlier Traffic) Traffic {
+	if t.TXPackets < earlier.TXPackets || t.RXPackets < earlier.RXPackets {
+		return t
+	}
+	return Traffic{
+		TXPackets: t.TXPackets - earlier.TXPackets, TXBytes: t.TXBytes - earlier.TXBytes,
+		RXPackets: t.RXPackets - earlier.RXPackets, RXBytes: t.RXBytes - earlier.RXBytes,
+		TXDropped: t.TXDropped - earlier.TXDropped, RXDropped: t.RXDropped - earlier.RXDropped,
+	}
+}

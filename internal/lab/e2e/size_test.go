@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+// marks are the largest sizes, in bytes, of programs for amd64 as the Makefile builds
+// them. docs/dependencies.md has what they are made of. If one is exceeded, leave something
+// out of the program, or raise its mark and say there what the bytes are for.
+var marks = map[string]int64{
+	"twill":        16_000_000,
+	"twilld-lite":  16_000_000,
+	"twilld-board": 12_500_000,
+}
+
+// bounded builds the programs that have marks, and returns their directory.
+var bounded = sync.OnceValues(func() (string, error) {
+	dir := bin("bounded")
+	cmd := exec.Command("make", "--no-print-directory", "build-bounded", "BIN="+dir)
+	cmd.Dir = filepath.Join("..", "..", "..")
+	cmd.Env = append(os.Environ(), "MAKEFLAGS=") // a make that runs the test has jobs of its own
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make build-bounded: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// pod-a ── host a: twilld-lite ──────────── host b: twilld-board ── pod-b
+func TestSmallProgramsAreSmallAndCarryPackets(t *testing.T) {
+	t.Parallel()
+	dir, err := bounded()
+	testkit.Must(t, err)
+	for name, most := range marks {
+		info, err := os.Stat(filepath.Join(dir, name))
+		testkit.Must(t, err)
+		if runtime.GOARCH == "amd64" && info.Size() > most {
+			t.Errorf("%s has %d bytes, more than %d", name, info.Size(), most)
+		}
+	}
+	l := newLab(t, labOptions{idle: true})
+	for i, name := range []string{"twilld-lite", "twilld-board"} {
+		l.daemons[i].program = filepath.Join(dir, name)
+	}
+	l.start()
+	if err := (streams{flows: 2, up: 1 << 20, down: 1 << 20}).run(l.pod(0), l.pod(1), l.pod(1).Addr); err != nil {
+		t.Error(err)
+	}
+}
+
+// A flag for a part that a small daemon is built without is refused, with the remedy.
+func TestSmallDaemonsNameThePartsThatTheyLack(t *testing.T) {
+	t.Parallel()
+	dir, err := bounded()
+	testkit.Must(t, err)
+	s := newSite(t)
+	for _, tt := range []struct {
+		program, flag string
+		says          []string
+	}{
+		{"twilld-lite", "--embedded-etcd", []string{"built without it", "--etcd-endpoints"}},
+		{"twilld-lite", "--kube-subnet-mgr", []string{"built without Kubernetes", "full one"}},
+		{"twilld-lite", "--kernel-path=tc", []string{"built without BPF", "--kernel-path=auto"}},
+		{"twilld-board", "--embedded-etcd", []string{"built without it", "full one"}},
+		{"twilld-board", "--etcd-prefix=/x", []string{"built without a client of etcd", "--lease-file"}},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
+		out, err := s.NS.Command(ctx, filepath.Join(dir, tt.program), tt.flag).CombinedOutput()
+		cancel()
+		for _, want := range tt.says {
+			if err == nil || !strings.Contains(string(out), want) {
+				t.Errorf("%s %s: %v, %s, want %q", tt.program, tt.flag, err, out, want)
+			}
+		}
+	}
+}
