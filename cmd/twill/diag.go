@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -20,29 +21,64 @@ const aboutDiag = `Packs what a bug report about this node needs into one archiv
 network config and leases, subnet.env, interfaces, routes, firewall, sysctls, counters
 twice at an interval, and the log of the last days. It lists what it takes. Passwords and
 keys are left out; addresses, firewall rules and the log are not, so look at the archive
-(tar --zstd -xf FILE) before you make it public. It changes nothing. Run it as root.`
+(tar --zstd -xf FILE) before you make it public. It changes nothing. Run it as root.
+
+With --all it runs on every node, by --via, and makes one archive with a directory for
+each. It names the nodes on which doctor finds something bad.
+
+Exit code: 0 if the archive is whole, 1 if not, 2 for a wrong command line.`
+
+// diagCommand is the subcommand.
+type diagCommand struct {
+	*fleetCommand
+	out, unit string
+	interval  time.Duration
+	all       bool
+
+	missing int // nodes whose archives are missing or not whole
+}
 
 func runDiag(ctx context.Context, call *command.Call) error {
-	d := newDoctorCommand(call)
-	out := call.String("o", "", "archive to write, `FILE` (default: twill-diag-HOST-TIME.tar.zst); - for standard output")
-	unit := call.String("unit", "twilld.service", "systemd `UNIT` of the daemon, for its state and log")
-	interval := call.Duration("interval", 10*time.Second, "`TIME` between the two readings of the counters")
-	if _, help, err := d.parse(ctx, aboutDiag, ""); help || err != nil {
+	c := &diagCommand{fleetCommand: newFleetCommand(call)}
+	c.StringVar(&c.out, "o", "", "archive to write, `FILE` (default: twill-diag-HOST-TIME.tar.zst); - for standard output")
+	c.StringVar(&c.unit, "unit", "twilld.service", "systemd `UNIT` of the daemon, for its state and log")
+	c.DurationVar(&c.interval, "interval", 10*time.Second, "`TIME` between the two readings of the counters")
+	c.BoolVar(&c.all, "all", false, "pack the archives of all nodes into one; needs --via")
+	if _, help, err := c.parse(ctx, aboutDiag+aboutVia, ""); help || err != nil {
 		return err
 	}
-	if *interval <= 0 || *interval > time.Minute {
-		return call.Usagef("--interval %s: want more than 0 and at most 1m", *interval)
+	if err := c.readVia(); err != nil {
+		return err
+	}
+	switch {
+	case c.interval <= 0 || c.interval > time.Minute:
+		return call.Usagef("--interval %s: want more than 0 and at most 1m", c.interval)
+	case c.all && !c.via.IsSet():
+		return call.Usagef("--all: --via has to say how twill is run on the other nodes: --via 'ssh root@{node} twill'")
+	case !c.all && (c.via.IsSet() || c.nodes != ""):
+		return call.Usagef("--via and --nodes are for --all")
 	}
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
-	dir := fmt.Sprintf("twill-diag-%s-%s", host, time.Now().UTC().Format("20060102-150405"))
-	parts := d.diagnosis(*unit, *interval)
-	if *out == "-" {
-		return diag.Pack(ctx, call.Stdout, dir, parts, call.Stderr)
+	if c.all {
+		host = "all"
 	}
-	path := cmp.Or(*out, dir+".tar.zst")
+	dir := fmt.Sprintf("twill-diag-%s-%s", host, time.Now().UTC().Format("20060102-150405"))
+	if c.out == "-" {
+		err = c.pack(ctx, call.Stdout, dir, call.Stderr)
+	} else {
+		err = c.packFile(ctx, cmp.Or(c.out, dir+".tar.zst"), dir)
+	}
+	if err == nil && c.missing > 0 {
+		err = fmt.Errorf("diag: the archives of %d nodes are missing or not whole, see above", c.missing)
+	}
+	return err
+}
+
+// packFile writes the archive to a file that does not exist yet.
+func (c *diagCommand) packFile(ctx context.Context, path, dir string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("diag: %w; remove it, or choose another name with -o", err)
@@ -50,17 +86,25 @@ func runDiag(ctx context.Context, call *command.Call) error {
 	if err != nil {
 		return fmt.Errorf("diag: %w", err)
 	}
-	err = errors.Join(diag.Pack(ctx, f, dir, parts, call.Stdout), f.Close())
+	err = errors.Join(c.pack(ctx, f, dir, c.Stdout), f.Close())
 	if err != nil {
 		_ = os.Remove(path) // half an archive
 		return err
 	}
-	_, err = fmt.Fprintln(call.Stdout, "written to", path)
+	_, err = fmt.Fprintln(c.Stdout, "written to", path)
 	return err
 }
 
+// pack writes the archive of this node or, with --all, of all nodes.
+func (c *diagCommand) pack(ctx context.Context, w io.Writer, dir string, progress io.Writer) error {
+	if c.all {
+		return c.packAll(ctx, w, dir, progress)
+	}
+	return diag.Pack(ctx, w, dir, c.diagnosis(c.unit, c.interval), progress)
+}
+
 // diagnosis returns the parts of the archive.
-func (c *doctorCommand) diagnosis(unit string, interval time.Duration) []diag.Part {
+func (c *diagCommand) diagnosis(unit string, interval time.Duration) []diag.Part {
 	read := func(ctx context.Context) ([]byte, error) { return status.FetchJSON(ctx, c.socket) }
 	parts := []diag.Part{
 		{Name: "status.json", What: "what the daemon says of itself", Read: read},

@@ -4,7 +4,6 @@
 package diag
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 const (
@@ -64,18 +61,17 @@ func File(name, what, path string) Part {
 // no error: the reason is in the archive, in the file with ".error" after its name.
 // All files are in the directory dir.
 func Pack(ctx context.Context, w io.Writer, dir string, parts []Part, progress io.Writer) error {
-	compressed, err := zstd.NewWriter(w)
+	archive, err := newArchive(w)
 	if err != nil {
-		return fmt.Errorf("compress: %w", err)
+		return err
 	}
-	archive := tar.NewWriter(compressed)
 	for _, p := range parts {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		body, err := p.read(ctx)
 		if len(body) > 0 {
-			if err := add(archive, dir+"/"+p.Name, body); err != nil {
+			if err := archive.add(dir+"/"+p.Name, body); err != nil {
 				return err
 			}
 		}
@@ -84,17 +80,11 @@ func Pack(ctx context.Context, w io.Writer, dir string, parts []Part, progress i
 			continue
 		}
 		fmt.Fprintf(progress, "%8d  %-24s %s: %v\n", len(body), p.Name, p.What, err)
-		if err := add(archive, dir+"/"+p.Name+".error", []byte(err.Error()+"\n")); err != nil {
+		if err := archive.add(dir+"/"+p.Name+".error", []byte(err.Error()+"\n")); err != nil {
 			return err
 		}
 	}
-	if err := archive.Close(); err != nil {
-		return fmt.Errorf("write archive: %w", err)
-	}
-	if err := compressed.Close(); err != nil {
-		return fmt.Errorf("write archive: %w", err)
-	}
-	return nil
+	return archive.close()
 }
 
 func (p *Part) read(ctx context.Context) ([]byte, error) {
@@ -106,17 +96,6 @@ func (p *Part) read(ctx context.Context) ([]byte, error) {
 		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 	}
 	return body, err
-}
-
-func add(archive *tar.Writer, name string, body []byte) error {
-	h := &tar.Header{Name: name, Mode: 0o600, Size: int64(len(body)), ModTime: time.Now(), Format: tar.FormatPAX}
-	if err := archive.WriteHeader(h); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	if _, err := archive.Write(body); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
 }
 
 // limited is a buffer that drops what exceeds maxPart.

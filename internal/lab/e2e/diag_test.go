@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os/exec"
 	"path"
@@ -116,5 +117,41 @@ func TestDiagWithoutADaemonPacksTheRest(t *testing.T) {
 	files := unpacked(t, out)
 	if !strings.Contains(files["status.json.error"], "no such socket") || !strings.Contains(files["kernel/version.txt"], "Linux") {
 		t.Errorf("status.json.error: %q, kernel/version.txt: %q", files["status.json.error"], files["kernel/version.txt"])
+	}
+}
+
+// pod-a ── host a ─┬─ host b ─┬─ host c ── pod-c
+//
+//	udp    │   udp    │  udp, does not forward
+//	twill diag --all, which runs twill on all three
+func TestDiagOfAllNodesNamesTheOneThatIsBroken(t *testing.T) {
+	t.Parallel()
+	testkit.Must(t, build("twill", "./cmd/twill"))
+	c := newCluster(t, clusterOptions{backend: `{"Type": "udp"}`, Options: threeHosts})
+	c.runTwill()
+	c.running[2].(*daemon).sh("sysctl -qw net.ipv4.ip_forward=0")
+	a := c.running[0].(*daemon)
+	files, list := a.diag("--all", "--via="+c.via())
+	for i, n := range c.nodes {
+		for name, want := range map[string]string{"status.json": `"pid": ` + fmt.Sprint(c.running[i].(*daemon).cmd.Process.Pid), "doctor.txt": "peers", "kernel/links.txt": "flannel0"} {
+			if body := files[n.Addr.String()+"/"+name]; !strings.Contains(body, want) {
+				t.Errorf("%s of %s has no %q:\n%s", name, n.Addr, want, body)
+			}
+		}
+	}
+	_, ofC, found := strings.Cut(list, c.nodes[2].Addr.String()+" ")
+	if !found || !strings.Contains(ofC, "ip_forward is 0") || !strings.Contains(ofC, "sysctl -w net/ipv4/ip_forward=1") {
+		t.Errorf("the list does not say what is wrong with %s, and the remedy:\n%s", c.nodes[2].Addr, list)
+	}
+	if strings.Count(list, "ip_forward is 0") != 1 {
+		t.Errorf("others than %s are said not to forward:\n%s", c.nodes[2].Addr, list)
+	}
+
+	cmd := a.ns.Command(t.Context(), bin("twill"), "diag", "--all", "-o=-", "-interval=100ms", "--socket="+a.socket, "--via=sh -c 'echo no login >&2; exit 255' {node}")
+	var errs, out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if files := unpacked(t, out.Bytes()); err == nil || !strings.Contains(files[c.nodes[1].Addr.String()+".error"], "exit status 255: no login") || files[c.nodes[0].Addr.String()+"/status.json"] == "" {
+		t.Errorf("with a --via that fails: %v, %d files\n%s", err, len(files), &errs)
 	}
 }

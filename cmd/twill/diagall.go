@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/twillnet/twill/internal/diag"
+)
+
+const (
+	// diagAtOnce bounds the nodes whose archives are being made at the same time.
+	diagAtOnce = 8
+	// diagPatience bounds the time for the archive of one node.
+	diagPatience = 10 * time.Minute
+	// maxPacked bounds the size of the archive of one node. A large one has 1 MiB.
+	maxPacked = 64 << 20
+)
+
+// packAll writes the archives of all nodes to w, as one, and reports each on progress.
+func (c *diagCommand) packAll(ctx context.Context, w io.Writer, dir string, progress io.Writer) error {
+	nodes, err := c.members(ctx)
+	if err != nil {
+		return err
+	}
+	bundle, err := diag.NewBundle(w, dir)
+	if err != nil {
+		return err
+	}
+	var all sync.WaitGroup
+	var mu sync.Mutex // of what follows
+	var failed int
+	var writing error
+	slots := make(chan struct{}, diagAtOnce)
+	for _, m := range nodes {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			packed, problem := c.packOn(ctx, m)
+			taken, err := bundle.Add(m.Addr.String(), packed)
+			if problem == nil {
+				problem = err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if problem != nil {
+				failed++
+				if err := bundle.Note(m.Addr.String(), problem); err != nil && writing == nil {
+					writing = err
+				}
+			}
+			reportNode(progress, m, taken, problem)
+		})
+	}
+	all.Wait()
+	switch err := bundle.Close(); {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case writing != nil:
+		return writing
+	case err != nil:
+		return err
+	}
+	if failed == len(nodes) {
+		return fmt.Errorf("diag: none of %d nodes has made an archive, see above", failed)
+	}
+	c.missing = failed
+	return nil
+}
+
+// packOn returns the archive that twill diag makes on a node, as far as it came.
+func (c *diagCommand) packOn(ctx context.Context, m member) (packed *bytes.Buffer, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, diagPatience, fmt.Errorf("not done within %s", diagPatience))
+	defer cancel()
+	packed = new(bytes.Buffer)
+	if m.own {
+		return packed, diag.Pack(ctx, packed, "here", c.diagnosis(c.unit, c.interval), io.Discard)
+	}
+	r, err := c.start(ctx, m, "diag", "-o=-", "--unit="+c.unit, "--interval="+c.interval.String())
+	if err != nil {
+		return packed, err
+	}
+	_ = r.in.Close()
+	n, err := io.Copy(packed, io.LimitReader(r.out, maxPacked+1))
+	if ended := r.wait(); ended != nil {
+		err = ended
+	}
+	switch {
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case n > maxPacked:
+		err = fmt.Errorf("its archive has more than %d MiB", maxPacked>>20)
+	}
+	return packed, err
+}
+
+// reportNode writes what was taken of a node, and what doctor finds bad there. What other
+// nodes say cannot control the terminal.
+func reportNode(w io.Writer, m member, t diag.Taken, problem error) {
+	lines := []string{fmt.Sprintf("%-15s  %d files, %d bytes", m.Addr, t.Files, t.Bytes)}
+	if problem != nil {
+		lines[0] += ": " + problem.Error()
+	}
+	for _, bad := range t.Bad {
+		lines = append(lines, "  "+bad)
+	}
+	for _, l := range lines {
+		fmt.Fprintln(w, strings.Map(func(c rune) rune {
+			if unicode.IsControl(c) {
+				return '?'
+			}
+			return c
+		}, l))
+	}
+}
