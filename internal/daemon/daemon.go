@@ -23,6 +23,7 @@ import (
 	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/daemon/handover"
 	"github.com/twillnet/twill/internal/daemon/httpd"
+	"github.com/twillnet/twill/internal/daemon/webui"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/probe"
@@ -254,13 +255,24 @@ func (d *daemon) serveHTTP() (*httpd.Server, error) {
 	if d.probeMetrics != nil {
 		registry.MustRegister(d.probeMetrics)
 	}
-	web, err := httpd.Listen(addr, httpd.Config{
-		Waiting: d.state.waiting,
-		Metrics: registry,
-		Logger:  d.log,
-	})
+	c := httpd.Config{Waiting: d.state.waiting, Metrics: registry, Logger: d.log}
+	if d.options.ui {
+		c.UI = d.startUI()
+	}
+	web, err := httpd.Listen(addr, c)
 	if err == nil {
 		d.log.Info("health and metrics served", logging.KeyAddress, web.Addr())
 	}
 	return web, err
+}
+
+// startUI starts the page for browsers.
+func (d *daemon) startUI() *webui.UI {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "this node"
+	}
+	u := webui.New(webui.Config{Host: host, Document: d.state.document, Traffic: d.state.traffic})
+	d.serving = append(d.serving, func() error { u.Close(); return nil })
+	return u
 }

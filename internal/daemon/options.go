@@ -47,6 +47,7 @@ type options struct {
 
 	healthzIP     netip.Addr
 	healthzPort   int
+	ui            bool
 	probeInterval int // seconds; 0: peers are not probed
 	controlSocket string
 	logFormat     logging.Format
@@ -119,6 +120,8 @@ func (o *options) check() error {
 		return usagef("--healthz-ip: an address is missing; 0.0.0.0 stands for all")
 	case o.healthzPort < 0 || o.healthzPort > 65535:
 		return usagef("--healthz-port: %d is not a port; 1 to 65535, or 0 for none", o.healthzPort)
+	case o.ui && o.healthzPort == 0:
+		return usagef("--ui: it is served on --healthz-port, which is not set")
 	case o.renewMargin < 1 || o.renewMargin > 1439:
 		return usagef("--subnet-lease-renew-margin: %d is not from 1 to 1439 minutes", o.renewMargin)
 	case o.resync < 1 || o.resync > 86400:

@@ -218,6 +218,16 @@ func (s *state) peers() []status.Peer {
 	return s.dp.Status().Peers
 }
 
+// traffic returns what each backend has carried; nil if there is no data plane.
+func (s *state) traffic() []metrics.BackendTraffic {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.dp == nil {
+		return nil
+	}
+	return s.dp.Traffic()
+}
+
 func (s *state) counters() []*metrics.Shard {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

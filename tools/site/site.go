@@ -123,6 +123,9 @@ func address(name string) string {
 	if base, ok := strings.CutSuffix(name, ".md"); ok {
 		return base + ".html"
 	}
+	if strings.HasSuffix(name, ".go") {
+		return name + ".txt" // or the go command would take it for a package
+	}
 	return name
 }
 
@@ -155,7 +158,7 @@ func (s *site) write(dir string) error {
 	for name := range s.files {
 		text, err := fs.ReadFile(s.root, name)
 		if err == nil {
-			err = put(name, text)
+			err = put(address(name), text)
 		}
 		if err != nil {
 			return err

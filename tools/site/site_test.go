@@ -70,13 +70,16 @@ func errorText(err error) string {
 }
 
 func TestFilesThatPagesLinkToAreCopied(t *testing.T) {
-	s, err := read(fstest.MapFS{"README.md": {Data: []byte("[unit](deploy/x.service)")}, "deploy/x.service": {Data: []byte("[Unit]\n")}})
+	s, err := read(fstest.MapFS{"README.md": {Data: []byte("[unit](deploy/x.service) [code](x.go)")}, "deploy/x.service": {Data: []byte("[Unit]\n")}, "x.go": {}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	if err := s.write(dir); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "x.go.txt")); err != nil {
+		t.Errorf("Go code is not copied as text: %v", err)
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, "deploy", "x.service")); err != nil || string(text) != "[Unit]\n" {
 		t.Errorf("%q, %v", text, err)

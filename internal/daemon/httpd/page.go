@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// renderInterval is the minimum time between two renderings of the metrics. It
+// renderInterval is the minimum time between two renderings of a page. It
 // bounds the CPU time that clients can make the daemon spend on them.
 const renderInterval = 100 * time.Millisecond
 

@@ -3,6 +3,7 @@
 //	/healthz  200 as long as the process answers
 //	/readyz   200 when pods can talk, else 503 and what is being waited for
 //	/metrics  Prometheus
+//	/ui/      a page for people, if there is one
 //
 // The port is open to every host and pod that reaches it, so the resources that clients
 // can use are bounded, see package httplimit.
@@ -30,7 +31,16 @@ type Config struct {
 	// is called from several goroutines.
 	Waiting func() string
 	Metrics prometheus.Gatherer
-	Logger  *slog.Logger
+	// UI is the page for people; nil: there is none.
+	UI     UI
+	Logger *slog.Logger
+}
+
+// UI is a page, with what it loads.
+type UI interface {
+	http.Handler
+	Style(http.ResponseWriter, *http.Request)
+	Script(http.ResponseWriter, *http.Request)
 }
 
 // limits bounds the connections, since the port is open to every pod. A connection
@@ -83,6 +93,12 @@ func handler(c Config) http.Handler {
 		io.WriteString(w, "ok\n")
 	})
 	mux.Handle("GET /metrics", &page{render: promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{DisableCompression: true})})
+	if c.UI != nil {
+		mux.Handle("GET /ui/{$}", &page{render: c.UI})
+		mux.HandleFunc("GET /ui/style.css", c.UI.Style)
+		mux.HandleFunc("GET /ui/script.js", c.UI.Script)
+		mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
+	}
 	return mux
 }
 

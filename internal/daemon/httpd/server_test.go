@@ -74,6 +74,44 @@ func TestMetricsAreServed(t *testing.T) {
 	}
 }
 
+// fakeUI is a page of one word.
+type fakeUI struct{ http.Handler }
+
+func (fakeUI) Style(w http.ResponseWriter, _ *http.Request)  { io.WriteString(w, "style") }
+func (fakeUI) Script(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "script") }
+
+func TestPageForBrowsersIsServedIfThereIsOne(t *testing.T) {
+	without := serve(t, Config{})
+	with := serve(t, Config{UI: fakeUI{http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'none'")
+		io.WriteString(w, "page")
+	})}})
+	for path, want := range map[string]string{"/": "page", "/ui/": "page", "/ui/style.css": "style", "/ui/script.js": "script"} {
+		if code, body := get(t, with, path); code != http.StatusOK || body != want {
+			t.Errorf("%s: %d %q, want %q", path, code, body, want)
+		}
+		if code, _ := get(t, without, path); code != http.StatusNotFound {
+			t.Errorf("%s without a page: %d", path, code)
+		}
+	}
+	res, err := http.Get("http://" + with.Addr().String() + "/ui/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.Header.Get("Content-Security-Policy") == "" {
+		t.Error("the headers of the page are lost")
+	}
+	res, err = http.Post("http://"+with.Addr().String()+"/ui/", "text/plain", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %s", res.Status)
+	}
+}
+
 // The cause stays in the error, and is said.
 func TestPortInUseIsNamed(t *testing.T) {
 	s := serve(t, Config{})

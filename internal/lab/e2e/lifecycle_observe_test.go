@@ -148,6 +148,24 @@ func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
 	})
 }
 
+// host a ──────────── host b
+//
+//	/ui/                a browser
+func TestPageForBrowsersShowsThePeersOfARunningDaemon(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, labOptions{flags: []string{"--healthz-port=8081", "--ui"}})
+	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1000))
+	testkit.Eventually(t, "the page shows the other node with its traffic, and a line for it", func() bool {
+		code, text, err := l.get("/ui/")
+		return err == nil && code == http.StatusOK && strings.Contains(text, `<p class="state ok">ready`) &&
+			strings.Contains(text, "<td>"+l.underlay(1).String()+"<td>"+l.Hosts[1].Subnet.String()) &&
+			!strings.Contains(text, "<td>udp<td>0 B<td>0 B") && strings.Contains(text, `<polyline class="tx" points="`)
+	})
+	if code, _, err := l.get("/ui/script.js"); err != nil || code != http.StatusOK {
+		t.Errorf("the script: %d, %v", code, err)
+	}
+}
+
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
 //	/metrics    └── etcd, killed

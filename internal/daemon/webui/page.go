@@ -1,0 +1,328 @@
+package webui
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"html"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/metrics"
+)
+
+// maxPeers is the most rows that the table of peers has. Those with something unusual come
+// first, then those with the most traffic.
+const maxPeers = 200
+
+// maxNamed is how many peers the findings name.
+const maxNamed = 5
+
+// writer writes HTML. html/template would make the linker keep every method of the
+// program, since templates find methods by name.
+type writer struct{ b *bytes.Buffer }
+
+// put writes format, with each value escaped for text and for quoted attributes.
+func (w *writer) put(format string, values ...any) {
+	for i, v := range values {
+		values[i] = html.EscapeString(fmt.Sprint(v))
+	}
+	fmt.Fprintf(w.b, format, values...)
+}
+
+// row writes a row of a table.
+func (w *writer) row(cells ...string) {
+	w.put("<tr>")
+	for _, c := range cells {
+		w.put("<td>%s", c)
+	}
+	w.put("\n")
+}
+
+// table writes the head of a table.
+func (w *writer) table(columns ...string) {
+	w.put("<table><thead><tr>")
+	for _, c := range columns {
+		w.put("<th scope=\"col\">%s", c)
+	}
+	w.put("</thead><tbody>\n")
+}
+
+// page is what is shown.
+type page struct {
+	*status.Document
+	host    string
+	traffic []series
+}
+
+func (p *page) write(w *writer) {
+	state, class := "ready", "ok"
+	if p.Waiting != "" {
+		state, class = "waiting for "+p.Waiting, "bad"
+	}
+	w.put(`<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>%s – twill</title>
+<link rel="stylesheet" href="style.css"><script src="script.js" defer></script>
+<main>
+<h1>%s <small>twilld %s</small></h1>
+<p class="state %s">%s</p>
+`, p.host, p.host, p.Version, class, state)
+	p.node(w)
+	p.findings(w)
+	p.charts(w)
+	p.peers(w)
+	p.drops(w)
+	p.offloads(w)
+	w.put("<footer>As of %s. <span id=\"stale\"></span></footer>\n</main></html>\n", time.Now().UTC().Format("15:04:05 UTC"))
+}
+
+// node writes what the node is.
+func (p *page) node(w *writer) {
+	w.put("<dl>")
+	entry := func(name, value string) {
+		if value != "" {
+			w.put("<div><dt>%s<dd>%s</div>\n", name, value)
+		}
+	}
+	entry("network", join(p.Network))
+	if l := p.Lease; l != nil {
+		entry("subnet", join(present(l.Subnet, l.IPv6Subnet)))
+	}
+	if u := p.Underlay; u != nil {
+		entry("underlay", fmt.Sprintf("%s, %s, MTU %d", u.Name, join(valid(u.IPv4, u.IPv6)), u.MTU))
+	}
+	entry("backend", strings.Join(p.Ways, ", then "))
+	entry("leases", fmt.Sprintf("%d from %s", p.Source.Leases, kindOf(p.Source.Name)))
+	entry("up for", (time.Duration(p.Uptime) * time.Second).String())
+	w.put("</dl>\n")
+}
+
+// kindOf returns the kind of a store without its address, which is not for every pod.
+func kindOf(source string) string {
+	for _, kind := range []string{"embedded etcd", "etcd", "Kubernetes"} {
+		if strings.HasPrefix(source, kind) {
+			return kind
+		}
+	}
+	return "a file"
+}
+
+// findings writes what the daemon itself knows to be wrong.
+func (p *page) findings(w *writer) {
+	var all []string
+	add := func(format string, values ...any) { all = append(all, fmt.Sprintf(format, values...)) }
+	if p.Restart != "" {
+		add("A restart is needed: %s", p.Restart)
+	}
+	if p.AddressConflict != "" {
+		add("%s", p.AddressConflict)
+	}
+	if p.Source.Away != "" {
+		add("The lease store has not answered since %s. What was known stays in force.", p.Source.AwaySince.UTC().Format("15:04:05 UTC"))
+	}
+	if p.Source.LastError != "" {
+		add("The newest version in the lease store is refused, the last valid one stays in force.")
+	}
+	if p.Source.Conflicts > 0 {
+		add("%d leases are left out because they overlap others.", p.Source.Conflicts)
+	}
+	if r := p.Rules; r != nil && r.Problem != "" {
+		add("Firewall rules are not as wanted: %s", r.Problem)
+	}
+	if dp := p.Dataplane; dp != nil {
+		named, more := 0, 0
+		for i := range dp.Peers {
+			peer := &dp.Peers[i]
+			what := unusual(peer)
+			switch {
+			case what == nil:
+			case named < maxNamed:
+				named++
+				add("Peer %s: %s", peer.PublicIP, strings.Join(what, "; "))
+			default:
+				more++
+			}
+		}
+		if more > 0 {
+			add("%d more peers have something unusual, which the table below shows.", more)
+		}
+	}
+	w.put("<h2>Findings</h2>\n<ul class=\"findings\">\n")
+	for _, f := range all {
+		w.put("<li>%s\n", f)
+	}
+	if len(all) == 0 {
+		w.put("<li class=\"none\">Nothing that the daemon can see.\n")
+	}
+	w.put("</ul>\n<p class=\"hint\"><code>twill doctor</code> on the node also examines firewall, routes, sysctls and the ways to the peers.</p>\n")
+}
+
+// charts writes the traffic of each backend.
+func (p *page) charts(w *writer) {
+	w.put("<h2>Traffic</h2>\n")
+	if len(p.traffic) == 0 {
+		w.put("<p class=\"hint\">Nothing to show yet. Plain routes (host-gw) are not counted.</p>\n")
+	}
+	for i := range p.traffic {
+		s := &p.traffic[i]
+		most := s.most()
+		now := len(s.tx) - 1
+		w.put("<figure><figcaption><b>%s</b> <span class=\"tx\">sent %s</span> <span class=\"rx\">received %s</span> <small>at most %s in ten minutes</small></figcaption>\n",
+			s.backend, bits(s.tx[now]), bits(s.rx[now]), bits(most))
+		w.put("<svg viewBox=\"0 0 %v 100\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"%s over ten minutes\">", points-1, s.backend)
+		w.put("<polyline class=\"tx\" points=\"%s\"/><polyline class=\"rx\" points=\"%s\"/></svg></figure>\n", line(s.tx, most), line(s.rx, most))
+	}
+}
+
+// line returns the points of a line that ends at the right edge, 100 high.
+func line(values []float64, most float64) string {
+	var b strings.Builder
+	for i, v := range values {
+		y := 98.0
+		if most > 0 {
+			y -= 96 * v / most
+		}
+		fmt.Fprintf(&b, "%d,%.1f ", points-len(values)+i, y)
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// peers writes the other nodes.
+func (p *page) peers(w *writer) {
+	var all []status.Peer
+	if p.Dataplane != nil {
+		all = slices.Clone(p.Dataplane.Peers)
+	}
+	w.put("<h2>Peers <small>%v</small></h2>\n", len(all))
+	if len(all) == 0 {
+		return
+	}
+	slices.SortStableFunc(all, func(a, b status.Peer) int {
+		return cmp.Or(cmp.Compare(min(len(unusual(&b)), 1), min(len(unusual(&a)), 1)), cmp.Compare(b.TXBytes+b.RXBytes, a.TXBytes+a.RXBytes))
+	})
+	w.table("node", "subnets", "way", "sent", "received", "last traffic", "round trip", "lost", "notes")
+	for i := range all[:min(len(all), maxPeers)] {
+		peer := &all[i]
+		way := peer.Way()
+		if peer.Kernel {
+			way += ", in the kernel"
+		}
+		sent, received := "–", "–"
+		if peer.Counted() {
+			sent, received = size(peer.TXBytes), size(peer.RXBytes)
+		}
+		rtt, lost := "–", "–"
+		if probe := peer.Probe; probe != nil {
+			lost = fmt.Sprintf("%.0f %%", 100*probe.Loss)
+			if probe.RTT > 0 {
+				rtt = fmt.Sprintf("%.2f ms", 1000*probe.RTT)
+			}
+		}
+		w.row(peer.PublicIP.String(), join(peer.Subnets), way, sent, received, ago(peer.Idle), rtt, lost, strings.Join(unusual(peer), "; "))
+	}
+	w.put("</tbody></table>\n")
+	if more := len(all) - maxPeers; more > 0 {
+		w.put("<p class=\"hint\">and %v more: <code>twill status</code></p>\n", more)
+	}
+}
+
+// unusual describes what is unusual about the way to a peer.
+func unusual(p *status.Peer) []string {
+	what := slices.Clone(p.Notes)
+	if p.MTU > 0 {
+		what = append(what, fmt.Sprintf("packets of at most %d bytes arrive", p.MTU))
+	}
+	if p.Probe != nil && p.Probe.Loss > 0 {
+		what = append(what, fmt.Sprintf("%.0f %% of the last probes were lost", 100*p.Probe.Loss))
+	}
+	return what
+}
+
+// drops writes what was dropped, by reason.
+func (p *page) drops(w *writer) {
+	w.put("<h2>Drops</h2>\n")
+	if len(p.Drops.TX)+len(p.Drops.RX) == 0 {
+		w.put("<p class=\"hint\">None by the udp backend.</p>\n")
+		return
+	}
+	meanings := make(map[string]string)
+	for d := range metrics.NumDrops {
+		meanings[d.String()] = d.Meaning()
+	}
+	w.table("direction", "reason", "packets", "")
+	for _, dir := range []struct {
+		name  string
+		drops map[string]uint64
+	}{{"sending", p.Drops.TX}, {"receiving", p.Drops.RX}} {
+		for _, reason := range slices.Sorted(maps.Keys(dir.drops)) {
+			w.row(dir.name, reason, fmt.Sprint(dir.drops[reason]), meanings[reason])
+		}
+	}
+	w.put("</tbody></table>\n")
+}
+
+// offloads writes the work that the kernel does, or does not.
+func (p *page) offloads(w *writer) {
+	if p.Dataplane == nil || len(p.Dataplane.Offloads) == 0 {
+		return
+	}
+	w.put("<h2>Offloads of the udp backend</h2>\n")
+	w.table("offload", "in force", "why")
+	for _, o := range p.Dataplane.Offloads {
+		inForce := "no"
+		if o.InForce {
+			inForce = "yes"
+		}
+		w.row(o.Name, inForce, o.Why)
+	}
+	w.put("</tbody></table>\n")
+}
+
+func join[T fmt.Stringer](all []T) string {
+	var texts []string
+	for _, a := range all {
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+func present(all ...netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(all, func(p netip.Prefix) bool { return !p.IsValid() })
+}
+
+func valid(all ...netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(all, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// ago returns a number of seconds as text.
+func ago(seconds *float64) string {
+	if seconds == nil {
+		return "–"
+	}
+	return (time.Duration(*seconds) * time.Second).String() + " ago"
+}
+
+func bits(perSecond float64) string { return scaled(perSecond) + "bit/s" }
+func size(bytes uint64) string      { return scaled(float64(bytes)) + "B" }
+
+// scaled returns a number with three digits and a prefix of the SI.
+func scaled(v float64) string {
+	prefixes := " kMGTPE"
+	i := 0
+	for v >= 999.5 && i < len(prefixes)-1 {
+		v /= 1000
+		i++
+	}
+	digits := 0
+	if i > 0 && v < 9.995 {
+		digits = 2
+	} else if i > 0 && v < 99.95 {
+		digits = 1
+	}
+	return strings.TrimSpace(fmt.Sprintf("%.*f", digits, v)) + " " + strings.TrimSpace(prefixes[i:i+1])
+}
