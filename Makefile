@@ -53,7 +53,8 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build what is in cmd/ to bin, static
-	$(GOBUILD) -o bin/ ./cmd/...
+	$(GOBUILD) -o bin/ $$(go list ./cmd/... | grep -v /twill$$)
+	$(GOBUILD),$(TWILL) -o bin/ ./cmd/twill
 
 # Where the programs below go.
 BIN ?= bin
@@ -62,6 +63,7 @@ BIN ?= bin
 # of the kernel path. net/http needs no HTTP/2, since gRPC brings its own.
 LITE  := noembed,nokube,nobpf,nethttpomithttp2
 BOARD := $(LITE),noetcd
+TWILL := nethttpomithttp2
 
 .PHONY: build-lite
 build-lite: ## build bin/twilld-lite: without --embedded-etcd, Kubernetes and the kernel path
@@ -74,7 +76,7 @@ build-board: ## build bin/twilld-board, the smallest daemon: as lite, and with l
 # A test builds these in a directory of its own, and compares their sizes with docs/dependencies.md.
 .PHONY: build-bounded
 build-bounded: build-lite build-board # all programs whose size has a bound
-	$(GOBUILD) -o $(BIN)/ ./cmd/twill
+	$(GOBUILD),$(TWILL) -o $(BIN)/ ./cmd/twill
 
 .PHONY: peers
 peers: ## build bin/peers/floor, and of stock flannel the udp backend and what annotates nodes (amd64, cgo)

@@ -147,7 +147,7 @@ shipped "twilld without both" ,noembed,nokube ./cmd/twilld
 shipped "and without HTTP/2 in net/http" ,noembed,nokube,nethttpomithttp2 ./cmd/twilld
 shipped "and without BPF: twilld-lite" ",$(make print-LITE)" ./cmd/twilld
 shipped "and without etcd's client: twilld-board" ",$(make print-BOARD)" ./cmd/twilld
-shipped "twill" "" ./cmd/twill
+shipped "twill" ",$(make print-TWILL)" ./cmd/twill
 shipped "twill-lab" "" ./cmd/twill-lab
 shipped "twill-lab without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./cmd/twill-lab
 

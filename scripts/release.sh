@@ -65,7 +65,7 @@ for arch in "${arches[@]}"; do
 		program twilld twilld grpcnotrace
 		program twilld-lite twilld "grpcnotrace,$(tags LITE)"
 		program twilld-board twilld "grpcnotrace,$(tags BOARD)"
-		program twill twill grpcnotrace
+		program twill twill "grpcnotrace,$(tags TWILL)"
 	)
 	cp -r LICENSE README.md CHANGELOG.md docs deploy "$dir/"
 	find "$dir/deploy" -name '*.go' -delete

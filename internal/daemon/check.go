@@ -8,6 +8,9 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+
+	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/udp"
 )
 
 // checkTimeout bounds the wait for the lease store with --check.
@@ -36,6 +39,14 @@ func (d *daemon) check(ctx context.Context, w io.Writer) (err error) {
 	}
 	for _, f := range d.options.ignored {
 		fmt.Fprintf(w, "warn %-9s %s is ignored: %s\n", "flags", f.setting, f.reason)
+	}
+	if d.options.kernelPath != udp.KernelPathOff {
+		why, err := d.options.kernelPath.Probe(ctx)
+		if why != nil && err == nil {
+			fmt.Fprintf(w, "warn %-9s unavailable: %s\n", backend.KernelPathFlag, strings.ReplaceAll(why.Error(), "\n", "; "))
+		} else if err := step(backend.KernelPathFlag, "the self-test passed", err); err != nil {
+			return err
+		}
 	}
 	if d.options.embedded.on && d.options.leaseFile == "" {
 		fmt.Fprintf(w, "warn %-9s the embedded etcd runs only with the daemon: config and interface are not checked\n", "store")

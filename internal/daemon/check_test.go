@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -19,6 +20,7 @@ func TestCheckSaysWhetherTheDaemonWouldStart(t *testing.T) {
 		fails bool
 	}{
 		{"nothing wrong", nil, []string{"ok   config", "ok   backends", "ok   interface eth0"}, false},
+		{"kernel path", func(_ *testing.T, h *rig) { h.options.kernelPath = udp.KernelPathTC }, []string{"ok   kernel-path the self-test passed", "ok   config"}, false},
 		{"no lease file", func(t *testing.T, h *rig) { testkit.Must(t, os.Remove(h.options.leaseFile)) }, []string{"bad  store"}, true},
 		{"a config that is none", func(t *testing.T, h *rig) { h.write(t, `{"config": {"Network": "10.5.0.0/99"}}`) }, []string{"bad  "}, true},
 		{"no such backend here", func(t *testing.T, h *rig) {

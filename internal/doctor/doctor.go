@@ -57,9 +57,11 @@ type Node struct {
 type host struct {
 	tun   string // device file
 	clock func(*unix.Timex) (state int, err error)
+	// selfTest is that of the kernel path. It returns why the path cannot be used.
+	selfTest func(context.Context) error
 }
 
-var thisHost = host{"/dev/net/tun", unix.Adjtimex}
+var thisHost = host{"/dev/net/tun", unix.Adjtimex, daemonSelfTest}
 
 // examination is a run of all checks.
 type examination struct {

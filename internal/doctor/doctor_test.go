@@ -61,7 +61,7 @@ func newPatient(t *testing.T, ns *netlab.Namespace) *patient {
 			Env:    lease.SubnetEnv{Network: network, Subnet: subnet, MTU: 1472},
 			Config: c, Leases: []lease.Lease{own, peer}, Forward: true,
 		},
-		host: host{"/dev/net/tun", func(*unix.Timex) (int, error) { return 0, nil }},
+		host: host{tun: "/dev/net/tun", clock: func(*unix.Timex) (int, error) { return 0, nil }},
 	}}
 }
 

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/backend"
-	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -119,7 +118,7 @@ func (x *examination) offloads(context.Context) []Finding {
 	if dp := x.dataplane(); dp != nil {
 		for _, o := range dp.Offloads {
 			switch {
-			case o.Name == udp.KernelPathFlag: // has a check of its own
+			case o.Name == backend.KernelPathFlag: // has a check of its own
 			case o.Mode == "off":
 				off = append(off, o.Name)
 			case !o.InForce:

@@ -4,10 +4,17 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 
-	"github.com/twillnet/twill/internal/backend/udp"
+	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/status"
 )
@@ -43,7 +50,7 @@ func (x *examination) kernelOffload() *status.Offload {
 		return nil
 	}
 	for i := range dp.Offloads {
-		if dp.Offloads[i].Name == udp.KernelPathFlag {
+		if dp.Offloads[i].Name == backend.KernelPathFlag {
 			return &dp.Offloads[i]
 		}
 	}
@@ -57,7 +64,7 @@ func (x *examination) kernelInput() string {
 		return ""
 	}
 	if tun := x.dataplane().TUN(); tun != nil {
-		return udp.KernelInput(tun.Name)
+		return backend.KernelInput(tun.Name)
 	}
 	return ""
 }
@@ -141,12 +148,37 @@ func (x *examination) kernelPorts(ctx context.Context) []Finding {
 	return nil
 }
 
+// daemonSelfTest has twilld make the self-test of the kernel path, so that this program need
+// not contain BPF. twilld is beside this program, or in PATH.
+func daemonSelfTest(ctx context.Context) error {
+	program := "twilld"
+	if self, err := os.Executable(); err == nil {
+		if beside := filepath.Join(filepath.Dir(self), program); unix.Access(beside, unix.X_OK) == nil {
+			program = beside
+		}
+	}
+	// What it says of the other settings does not matter here.
+	out, err := exec.CommandContext(ctx, program, "--check", "--"+backend.KernelPathFlag+"=auto", "--lease-file=/dev/null").Output()
+	for line := range strings.Lines(string(out)) {
+		level, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		name, text, _ := strings.Cut(strings.TrimSpace(rest), " ")
+		switch {
+		case name != backend.KernelPathFlag:
+		case level == "ok":
+			return nil
+		default:
+			return errors.New(strings.TrimPrefix(strings.TrimSpace(text), "unavailable: "))
+		}
+	}
+	return fmt.Errorf("the self-test is made by %s, which did not: %w", program, cmp.Or(err, errors.New("it is of another version")))
+}
+
 // kernelPath tries whether a daemon with --kernel-path can use it on this host.
 func (x *preflight) kernelPath(ctx context.Context) []Finding {
 	if !x.Plan.KernelPath {
 		return nil
 	}
-	if why, _ := udp.KernelPathAuto.Probe(ctx); why != nil {
+	if why := x.selfTest(ctx); why != nil {
 		return []Finding{warnf("", "user space would carry all packets: %v", why)}
 	}
 	o := x.Plan.Underlay

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/udp/kernelpath"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
@@ -76,7 +77,7 @@ func TestPreflight(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := netlabtest.Namespace(t, "bare")
 			sh(t, ns, "ip link add eth0 up type veth peer name far && ip link set far up && ip address add 192.0.2.1/24 dev eth0 && sysctl -w net.ipv4.ip_forward=1")
-			h := host{tun: "/dev/net/tun", clock: func(*unix.Timex) (int, error) { return 0, nil }}
+			h := host{tun: "/dev/net/tun", clock: func(*unix.Timex) (int, error) { return 0, nil }, selfTest: kernelpath.SelfTest}
 			if tt.fault != nil {
 				tt.fault(t, ns, &h)
 			}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/fastpath"
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp/kernelpath"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
@@ -47,19 +48,12 @@ func (k *KernelPath) Set(v string) error {
 	return fmt.Errorf("%q is not one of off, auto, tc", v)
 }
 
-// KernelPathFlag is the name of the switch in the status and in metrics.
-const KernelPathFlag = "kernel-path"
-
-// KernelInput returns the name of the interface that packets from the kernel path arrive
-// on, by that of the TUN device.
-func KernelInput(tunName string) string { return kernelpath.Input(tunName) }
-
 // required turns the reason why the path cannot be used into an error, if it must be.
 func (k KernelPath) required(why error) error {
 	if k != KernelPathTC {
 		return nil
 	}
-	return fmt.Errorf("--%s=%s: %w; use --%[1]s=auto to run without it", KernelPathFlag, k, why)
+	return fmt.Errorf("--%s=%s: %w; use --%[1]s=auto to run without it", backend.KernelPathFlag, k, why)
 }
 
 // Probe runs the self-test of the kernel path unless k is KernelPathOff. It takes less
@@ -267,7 +261,7 @@ func (b *Backend) kernelStatus(d *status.Dataplane) {
 		return
 	}
 	d.Offloads = append(d.Offloads, status.Offload{
-		Name: KernelPathFlag, Mode: b.cfg.KernelPath.String(), InForce: b.kernel != nil, Why: b.kernelWhy,
+		Name: backend.KernelPathFlag, Mode: b.cfg.KernelPath.String(), InForce: b.kernel != nil, Why: b.kernelWhy,
 	})
 	if b.kernel == nil {
 		return

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
@@ -80,6 +81,30 @@ func TestSmallDaemonsNameThePartsThatTheyLack(t *testing.T) {
 			if err == nil || !strings.Contains(string(out), want) {
 				t.Errorf("%s %s: %v, %s, want %q", tt.program, tt.flag, err, out, want)
 			}
+		}
+	}
+}
+
+// twill has no BPF: the twilld beside it makes the self-test of the kernel path.
+func TestCheckOfTheKernelPathIsMadeByTwilld(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	small, err := bounded()
+	testkit.Must(t, err)
+	for _, tt := range []struct{ twilld, says string }{
+		{bin("twilld"), "the self-test passed"},
+		{filepath.Join(small, "twilld-lite"), "user space would carry all packets: this program was built without BPF"},
+		{"", "the self-test is made by twilld, which did not"},
+	} {
+		dir := scratchDir(t)
+		testkit.Must(t, os.Link(filepath.Join(small, "twill"), filepath.Join(dir, "twill")))
+		if tt.twilld != "" {
+			testkit.Must(t, os.Link(tt.twilld, filepath.Join(dir, "twilld")))
+		}
+		cmd := s.NS.Command(t.Context(), filepath.Join(dir, "twill"), "check", "--kernel-path", "--backend=udp", "--iface="+netlab.UnderlayLink)
+		cmd.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+		if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), tt.says) { // other findings decide the exit code
+			t.Errorf("beside %q, want %q:\n%s", tt.twilld, tt.says, out)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/host/ethtool"
 )
 
@@ -30,14 +31,10 @@ const (
 
 func nearName(tun string) string { return tun + "-feed" }
 
-// Input returns the name of the interface that packets to the pods appear on, instead of
-// the TUN device.
-func Input(tun string) string { return tun + "-rx" }
-
 // makePair makes the pair for the TUN device, or takes over the one that an earlier process
 // made, and configures it.
 func makePair(tun string) (*pair, error) {
-	near, far := nearName(tun), Input(tun)
+	near, far := nearName(tun), backend.KernelInput(tun)
 	if len(near) >= unix.IFNAMSIZ {
 		return nil, fmt.Errorf("the name %s is too long for an interface: choose a shorter --tun-name", near)
 	}
@@ -165,7 +162,7 @@ func (p *pair) header() (b [2 * macLen]byte) {
 
 // removePair deletes the pair, if there is one.
 func removePair(tun string) error {
-	link, err := netlink.LinkByName(Input(tun))
+	link, err := netlink.LinkByName(backend.KernelInput(tun))
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
 	}
@@ -173,7 +170,7 @@ func removePair(tun string) error {
 		err = netlink.LinkDel(link)
 	}
 	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete interface %s: %w", Input(tun), err)
+		return fmt.Errorf("delete interface %s: %w", backend.KernelInput(tun), err)
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/backend"
 )
 
 // What outlives the process is pinned in the BPF file system, in a directory for each
@@ -93,7 +95,7 @@ func removeEmpty(dir string) error {
 // Left reports whether a Path of this or an earlier process has something in the kernel
 // for the TUN device.
 func Left(tun string) bool {
-	if _, err := net.InterfaceByName(Input(tun)); err == nil {
+	if _, err := net.InterfaceByName(backend.KernelInput(tun)); err == nil {
 		return true
 	}
 	pins, err := pinDir(tun)
