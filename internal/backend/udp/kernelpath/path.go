@@ -38,6 +38,8 @@ type Path struct {
 	pair    *pair
 	links   []link.Link // what Close ends, in a path without pins
 	how     string
+	// generation is that of the subnets, as the programs know it. 1 when they are loaded.
+	generation uint32
 }
 
 // Open attaches the programs, in the network namespace of the calling thread. The
@@ -65,7 +67,7 @@ func Open(cfg Config) (*Path, error) {
 }
 
 func open(cfg Config) (_ *Path, err error) {
-	p := new(Path)
+	p := &Path{generation: 1}
 	spec, hooks, err := p.prepare(&cfg)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,26 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type pathAdmission struct {
+	_   structs.HostLayout
+	Src struct {
+		_    structs.HostLayout
+		In6U struct {
+			_       structs.HostLayout
+			U6Addr8 [16]uint8
+		}
+	}
+	Dst struct {
+		_    structs.HostLayout
+		In6U struct {
+			_       structs.HostLayout
+			U6Addr8 [16]uint8
+		}
+	}
+	Endpoint   uint32
+	Generation uint32
+}
+
 type pathSubnet struct {
 	_          structs.HostLayout
 	Kind       pathSubnetKind
@@ -55,6 +75,7 @@ type pathTraffic struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	pathMapAdmissions      = "admissions"
 	pathMapPeers           = "peers"
 	pathMapSubnets         = "subnets"
 	pathProgDecapsulate    = "decapsulate"
@@ -62,6 +83,7 @@ const (
 	pathVarDecapIpv6       = "decap_ipv6"
 	pathVarFeed            = "feed"
 	pathVarFeedHeader      = "feed_header"
+	pathVarGeneration      = "generation"
 	pathVarLocal           = "local"
 	pathVarPort            = "port"
 	pathVarSourcePortCount = "source_port_count"
@@ -119,8 +141,9 @@ type pathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type pathMapSpecs struct {
-	Peers   *ebpf.MapSpec `ebpf:"peers"`
-	Subnets *ebpf.MapSpec `ebpf:"subnets"`
+	Admissions *ebpf.MapSpec `ebpf:"admissions"`
+	Peers      *ebpf.MapSpec `ebpf:"peers"`
+	Subnets    *ebpf.MapSpec `ebpf:"subnets"`
 }
 
 // pathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -130,6 +153,7 @@ type pathVariableSpecs struct {
 	DecapIpv6       *ebpf.VariableSpec `ebpf:"decap_ipv6"`
 	Feed            *ebpf.VariableSpec `ebpf:"feed"`
 	FeedHeader      *ebpf.VariableSpec `ebpf:"feed_header"`
+	Generation      *ebpf.VariableSpec `ebpf:"generation"`
 	Local           *ebpf.VariableSpec `ebpf:"local"`
 	Port            *ebpf.VariableSpec `ebpf:"port"`
 	SourcePortCount *ebpf.VariableSpec `ebpf:"source_port_count"`
@@ -157,12 +181,14 @@ func (o *pathObjects) Close() error {
 //
 // It can be passed to loadPathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type pathMaps struct {
-	Peers   *ebpf.Map `ebpf:"peers"`
-	Subnets *ebpf.Map `ebpf:"subnets"`
+	Admissions *ebpf.Map `ebpf:"admissions"`
+	Peers      *ebpf.Map `ebpf:"peers"`
+	Subnets    *ebpf.Map `ebpf:"subnets"`
 }
 
 func (m *pathMaps) Close() error {
 	return _PathClose(
+		m.Admissions,
 		m.Peers,
 		m.Subnets,
 	)
@@ -175,6 +201,7 @@ type pathVariables struct {
 	DecapIpv6       *ebpf.Variable `ebpf:"decap_ipv6"`
 	Feed            *ebpf.Variable `ebpf:"feed"`
 	FeedHeader      *ebpf.Variable `ebpf:"feed_header"`
+	Generation      *ebpf.Variable `ebpf:"generation"`
 	Local           *ebpf.Variable `ebpf:"local"`
 	Port            *ebpf.Variable `ebpf:"port"`
 	SourcePortCount *ebpf.Variable `ebpf:"source_port_count"`

@@ -3,6 +3,7 @@
 package kernelpath
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 )
@@ -70,10 +71,14 @@ func (p *Path) setSubnets(want map[pathSubnetKey]pathSubnet) error {
 			keys, values = append(keys, k), append(values, v)
 		}
 	}
-	if err := put(m, keys, values); err != nil {
-		return err
-	}
-	return discard(m, gone)
+	// In any case: part of it may have succeeded, or another process may have changed the map.
+	return errors.Join(put(m, keys, values), discard(m, gone), p.nextGeneration())
+}
+
+// nextGeneration makes the programs forget which packets they have admitted.
+func (p *Path) nextGeneration() error {
+	p.generation++
+	return p.objects.Generation.Set(p.generation)
 }
 
 // countFor makes counters for the endpoints that have none. gone are those that have some

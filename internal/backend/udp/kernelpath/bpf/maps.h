@@ -34,6 +34,16 @@ struct traffic {
 	__u64 rx_dropped; // or to decapsulate them
 };
 
+// What the last look-ups for a pair of inner addresses found: that the endpoint's datagrams
+// may carry such packets. One table per CPU, and only that CPU uses it.
+struct admission {
+	struct in6_addr src, dst;
+	__be32 endpoint;
+	__u32 generation; // of the subnets
+};
+
+#define ADMISSIONS 256 // a power of two
+
 #define MAX_SOURCE_PORTS 64
 
 struct {
@@ -53,6 +63,16 @@ struct {
 	__type(value, struct traffic);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, ADMISSIONS);
+	__type(key, __u32);
+	__type(value, struct admission);
+} admissions SEC(".maps");
+
+// Incremented whenever the subnets have changed. No admission has the generation 0.
+volatile __u32 generation = 1;
 
 static __always_inline struct subnet *find_subnet(const struct in6_addr *addr)
 {

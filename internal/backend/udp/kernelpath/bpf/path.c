@@ -203,6 +203,47 @@ static __always_inline int is_datagram(struct __sk_buff *skb, const struct outer
 	       sum_header(&o->ip) == 0xffff;
 }
 
+static __always_inline int same_addr(const struct in6_addr *a, const struct in6_addr *b)
+{
+	const __u32 *x = a->in6_u.u6_addr32, *y = b->in6_u.u6_addr32;
+
+	return x[3] == y[3] && x[2] == y[2] && x[1] == y[1] && x[0] == y[0];
+}
+
+static __always_inline __u32 admission_slot(const struct inner *in)
+{
+	__u32 hash = in->src.in6_u.u6_addr32[3] ^ in->src.in6_u.u6_addr32[1] ^ in->dst.in6_u.u6_addr32[3];
+
+	hash ^= hash >> 16;
+	return (hash ^ hash >> 8) % ADMISSIONS;
+}
+
+// is_admitted reports whether the endpoint is the peer that holds the inner source, and
+// the inner destination is ours. The answer is the same for all packets of a flow, however
+// many subnets there are, so that it is kept until one changes.
+static __always_inline int is_admitted(const struct inner *in, __be32 endpoint)
+{
+	__u32 slot = admission_slot(in), now = generation;
+	struct admission *known = bpf_map_lookup_elem(&admissions, &slot);
+
+	if (known && known->generation == now && known->endpoint == endpoint &&
+	    same_addr(&known->src, &in->src) && same_addr(&known->dst, &in->dst))
+		return 1;
+	struct subnet *from = find_subnet(&in->src);
+	if (!from || from->kind != SUBNET_KERNEL || from->endpoint != endpoint)
+		return 0;
+	struct subnet *to = find_subnet(&in->dst);
+	if (!to || to->kind != SUBNET_OWN)
+		return 0;
+	if (known) {
+		known->src = in->src;
+		known->dst = in->dst;
+		known->endpoint = endpoint;
+		known->generation = now; // read before the subnets
+	}
+	return 1;
+}
+
 // decapsulate handles what arrives on the underlay.
 SEC("tc")
 int decapsulate(struct __sk_buff *skb)
@@ -220,16 +261,12 @@ int decapsulate(struct __sk_buff *skb)
 	// A super-packet cannot change its protocol before Linux 6.3.
 	if (!describe_cut(skb, OUTER_LEN, &in, &cut) || (skb->gso_size && in.version == 6 && !decap_ipv6))
 		return PASS;
-	struct subnet *from = find_subnet(&in.src);
-	if (!from || from->kind != SUBNET_KERNEL || from->endpoint != o.ip.saddr)
-		return PASS;
-	struct subnet *to = find_subnet(&in.dst);
-	if (!to || to->kind != SUBNET_OWN)
+	if (!is_admitted(&in, o.ip.saddr))
 		return PASS;
 	int ecn = merge_ecn(in.ecn, o.ip.tos & ECN_MASK);
 	if (ecn < 0)
 		return PASS;
-	struct traffic *count = bpf_map_lookup_elem(&peers, &from->endpoint);
+	struct traffic *count = bpf_map_lookup_elem(&peers, &o.ip.saddr);
 	if (!count)
 		return PASS;
 
