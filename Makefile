@@ -36,7 +36,7 @@ endif
 
 # Kubernetes' programs take minutes to build, so each is built once per version.
 KUBE          := bin/peers/kubernetes
-KUBE_PROGRAMS := kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl
+KUBE_PROGRAMS := kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl
 # The tests that run them.
 KUBE_TESTS    := ^TestKube
 KUBE_VERSION  := $(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' tools/kubernetes/go.mod)

@@ -26,7 +26,7 @@ import (
 )
 
 // kubeletLab is a cluster of real parts: a control plane on the last host, and a
-// containerd with a kubelet on each other. Pods are attached by what the pods of
+// containerd with a kubelet and a kube-proxy on each other. Pods are attached by what the pods of
 // flannel's DaemonSet install.
 type kubeletLab struct {
 	*netlab.Topology
@@ -44,10 +44,6 @@ type kubelet struct {
 	unit *netlab.Cmd
 }
 
-// serviceAddr is the API server's address for pods, which kube-proxy translates on a
-// node, and a rule of nftables here.
-const serviceAddr = "10.96.0.1"
-
 // podImage is the image of the pods of tests.
 const podImage = "localhost/pod:test"
 
@@ -58,7 +54,7 @@ func newKubeletLab(t *testing.T, n int) *kubeletLab {
 	l := &kubeletLab{Topology: netlabtest.New(t, netlab.Options{Hosts: n + 1}), t: t}
 	plane := l.Hosts[n]
 	l.Cluster = kubetest.Start(t, kubetest.Options{
-		Host: plane.Addr.String(), ClusterCIDR: "10.244.0.0/16,fd00:10:244::/48", Workloads: true,
+		Host: plane.Addr.String(), ClusterCIDR: clusterCIDR, Workloads: true,
 		Command: func(name string, args ...string) (*exec.Cmd, func() error) {
 			c := plane.NS.Command(context.Background(), name, args...)
 			return c.Cmd, c.Start
@@ -70,12 +66,12 @@ func newKubeletLab(t *testing.T, n int) *kubeletLab {
 	l.admin = l.Kubeconfig("admin")
 	image := writePodImage(t)
 	t.Cleanup(func() { removeCgroups(t, "/k8s.io") }) // of all nodes, which have ended then
-	for _, h := range l.Hosts[:n] {
+	for i, h := range l.Hosts[:n] {
 		// The bridge of pods is left to the CNI plugin.
 		bridge, err := h.NS.Netlink().LinkByName("cni0")
 		testkit.Must(t, err)
 		testkit.Must(t, h.NS.Netlink().LinkDel(bridge))
-		l.nodes = append(l.nodes, l.join(h, image))
+		l.nodes = append(l.nodes, l.join(h, image, proxyModes[i%len(proxyModes)]))
 	}
 	for _, k := range l.nodes {
 		l.eventually(k.name+" registers", func() bool { return l.exists("/api/v1/nodes/" + k.name) }, k.log)
@@ -101,8 +97,14 @@ func (l *kubeletLab) eventually(what string, holds func() bool, state ...func() 
 	l.t.Fatalf("not within %s: %s", 3*testkit.Patience, what)
 }
 
-// join starts containerd and a kubelet on a host.
-func (l *kubeletLab) join(h *netlab.Host, image string) *kubelet {
+// proxyModes are those of kube-proxy, which the nodes have in turn.
+var proxyModes = []string{"iptables", "nftables"}
+
+// clusterCIDR are the networks of the pods.
+const clusterCIDR = "10.244.0.0/16,fd00:10:244::/48"
+
+// join starts containerd, a kubelet and a kube-proxy on a host.
+func (l *kubeletLab) join(h *netlab.Host, image, proxyMode string) *kubelet {
 	l.t.Helper()
 	k := &kubelet{t: l.t, host: h, name: "node-" + h.Letter}
 	plane := l.Hosts[len(l.Hosts)-1]
@@ -137,13 +139,15 @@ healthzPort: 0
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%"}
 `)
-	_, port, err := net.SplitHostPort(strings.TrimPrefix(l.URL, "https://"))
-	testkit.Must(l.t, err)
-	write("proxy.nft", fmt.Sprintf(`table ip proxy {
-	chain output { type nat hook output priority -100; ip daddr %[1]s tcp dport 443 dnat to %[2]s:%[3]s; }
-	chain prerouting { type nat hook prerouting priority -100; ip daddr %[1]s tcp dport 443 dnat to %[2]s:%[3]s; }
-}
-`, serviceAddr, plane.Addr, port))
+	// Limits of conntrack are the machine's, so kube-proxy leaves them alone.
+	write("proxy.yaml", fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+clientConnection: {kubeconfig: %q}
+hostnameOverride: %q
+clusterCIDR: %q
+mode: %s
+conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+`, l.admin, k.name, clusterCIDR, proxyMode))
 	// A hybrid host's second tree of control groups would mislead containerd. The
 	// kubelet sets sysctls of the machine, and gets copies to set.
 	write("unit.sh", fmt.Sprintf(`set -e
@@ -158,15 +162,16 @@ evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree
 			cp /proc/sys/$f ${f##*/}
 			mount --bind ${f##*/} /proc/sys/$f
 		done
-		nft -f proxy.nft
 		ip route add default via %[10]s && ip -6 route add default via %[11]s
 		LD_LIBRARY_PATH=%[2]s/lib containerd --config containerd.toml &
 		until ctr --address /run/containerd/sock version; do kill -0 $!; sleep 0.1; done >/dev/null 2>&1
 		for i in %[3]s %[4]s; do
 			ctr --address /run/containerd/sock --namespace k8s.io images import --snapshotter native $i
 		done
+		%[12]s --config=proxy.yaml &
 		exec %[5]s --config=kubelet.yaml --kubeconfig=%[6]s --hostname-override=%[7]s --node-ip=%[8]s,%[9]s`,
-		state, dockerDir(l.t), imageArchive(l.t), image, kubetest.Binary(l.t, "kubelet"), l.admin, k.name, h.Addr, h.Addr6, plane.Addr, plane.Addr6))
+		state, dockerDir(l.t), imageArchive(l.t), image, kubetest.Binary(l.t, "kubelet"), l.admin, k.name, h.Addr, h.Addr6, plane.Addr, plane.Addr6,
+		kubetest.Binary(l.t, "kube-proxy")))
 	out, err := os.Create(filepath.Join(state, "log"))
 	testkit.Must(l.t, err)
 	l.t.Cleanup(func() { out.Close() })
@@ -265,7 +270,7 @@ func (l *kubeletLab) create(i int, name string) string {
 		return l.exists("/api/v1/namespaces/default/serviceaccounts/default")
 	})
 	l.Do(http.MethodPost, podsPath, map[string]any{
-		"metadata": map[string]any{"name": name},
+		"metadata": map[string]any{"name": name, "labels": map[string]any{"app": name}},
 		"spec": map[string]any{
 			"nodeName": l.nodes[i].name, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
 			"containers": []any{map[string]any{"name": "c", "image": podImage, "imagePullPolicy": "Never"}},

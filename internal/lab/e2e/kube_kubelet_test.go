@@ -19,7 +19,8 @@ import (
 // A cluster of real parts, and twill in it as a user installs it on nodes that have no
 // plugins: its image imported, its manifest applied, for a network of two families.
 //
-//	pod-a ── node-a ─┬─ node-b ── pod-b      each: kubelet, containerd, the DaemonSet's pod
+//	pod-a ── node-a ─┬─ node-b ── pod-b      each: kubelet, containerd, the DaemonSet's pod,
+//	                 │                       and kube-proxy, in one of its modes
 //	                 └─ kube-apiserver, kube-scheduler, kube-controller-manager
 func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 	t.Parallel()
@@ -51,6 +52,12 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 			t.Errorf("twill %s in the pod does not say %q but\n%s", command, want, out)
 		}
 	}
+	for i, k := range l.nodes {
+		if got, want := k.proxyMode(), proxyModes[i]; got != want {
+			t.Errorf("kube-proxy of %s is in mode %q, want %s", k.name, got, want)
+		}
+	}
+	serviceA, serviceB := l.expose("pod-a"), l.expose("pod-b")
 	for _, tt := range []struct {
 		name, backend string
 		mtu           int // of the pods of node-a; VXLAN over IPv6 costs 70 bytes
@@ -81,6 +88,8 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 					l.talk(t, way[0], way[1], addr, min(l.nodes[0].mtu(), l.nodes[1].mtu()))
 				}
 			}
+			l.reaches(t, a, b, serviceB) // node-a translates
+			l.reaches(t, b, a, serviceA)
 		})
 	}
 	t.Run("fifty pods leave nothing", func(t *testing.T) { l.leavesNothing(t, 0) })

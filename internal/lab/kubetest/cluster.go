@@ -38,8 +38,9 @@ type Options struct {
 	// commas; if it is empty, none are assigned.
 	ClusterCIDR string
 	// Workloads makes pods of DaemonSets run, with service accounts, where kubelets
-	// register: kube-scheduler and the controllers for that run too. It needs a
-	// ClusterCIDR. Flannel's ClusterRole is left to the test.
+	// register, and gives Services their endpoints: kube-scheduler and the controllers
+	// for that run too. It needs a ClusterCIDR. Flannel's ClusterRole is left to the
+	// test.
 	Workloads bool
 	// Command creates the command that runs a program and the function that starts it,
 	// for example in a network namespace; nil means exec.Command and its Start.
@@ -65,9 +66,9 @@ type Cluster struct {
 	starts  int
 }
 
-// services is the network of the services' addresses. Its first is that of the API
-// server, which nothing leads to unless the test makes it.
-const services = "10.96.0.0/16"
+// services are the networks of the services' addresses. The first of each is that of the
+// API server, which nothing leads to without a kube-proxy.
+const services = "10.96.0.0/16,fd00:10:96::/112"
 
 // Tokens of users that need no service account.
 const (
@@ -130,11 +131,12 @@ func (c *Cluster) prepare() {
 		"--secure-port=" + port, "--cert-dir=" + filepath.Dir(c.CAFile), "--service-cluster-ip-range=" + services,
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + key509,
 		"--service-account-signing-key-file=" + key509, "--token-auth-file=" + filepath.Join(c.dir, "tokens.csv"),
-		"--authorization-mode=RBAC", "--endpoint-reconciler-type=none",
+		"--authorization-mode=RBAC",
 		"--shutdown-delay-duration=0s", "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP",
 	}
 	if !c.options.Workloads {
-		c.args = append(c.args, "--disable-admission-plugins=ServiceAccount") // no controller makes the accounts of pods
+		// No controller makes the accounts of pods, and nothing needs the API server's Service.
+		c.args = append(c.args, "--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none")
 	}
 	dial := c.options.Dial
 	if dial == nil {
@@ -184,7 +186,7 @@ func (c *Cluster) control() {
 	admin := "--kubeconfig=" + c.Kubeconfig(adminToken)
 	controllers := "node-ipam-controller"
 	if c.options.Workloads {
-		controllers += ",node-lifecycle-controller,daemonset-controller,serviceaccount-controller,root-ca-certificate-publisher-controller"
+		controllers += ",node-lifecycle-controller,daemonset-controller,endpointslice-controller,serviceaccount-controller,root-ca-certificate-publisher-controller"
 		c.t.Cleanup(c.start("kube-scheduler", "scheduler.log", []string{admin, "--leader-elect=false", "--secure-port=0"}).kill)
 	}
 	c.t.Cleanup(c.start("kube-controller-manager", "manager.log", []string{
