@@ -94,6 +94,7 @@ func BenchmarkTX(b *testing.B) {
 	b.SetBytes(65495)
 	b.ReportAllocs()
 	for b.Loop() {
+		x.tap.use()
 		if _, _, errno := x.batch(); errno != unix.EAGAIN {
 			b.Fatal(errno)
 		}
@@ -115,6 +116,7 @@ func BenchmarkRX(b *testing.B) {
 			b.SetBytes(64 * 960)
 			b.ReportAllocs()
 			for b.Loop() {
+				r.tap.use()
 				if err := r.datagram(0); err != nil {
 					b.Fatal(err)
 				}

@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,9 @@ type Config struct {
 	// Memory selects how much memory packets on their way may take. It applies to
 	// inherited sockets too.
 	Memory Memory
+
+	// Taps lets captures see the packets; nil: none can be made.
+	Taps *Taps
 
 	// Inherited is what Descriptors of another process returned. New removes its
 	// sockets from the map. It uses them if they are bound as New would bind them and
@@ -107,6 +111,8 @@ type shard struct {
 	tooBigs, unreachables budget
 	icmp                  [tun.HeaderLen + encap.MaxICMP]byte
 	scratch               [encap.MaxPacket]byte
+
+	tap tap // of the TX thread
 }
 
 // New opens the sockets and probes the offloads. The device must be up, since
@@ -130,12 +136,13 @@ func New(cfg Config) (e *Engine, err error) {
 		return e, err
 	}
 	e.peers.Store(NewPeers(nil, nil))
+	tap := tap{taps: cmp.Or(cfg.Taps, new(Taps)), directions: 2 * len(fds)}
 	for i, fd := range fds {
 		e.shards = append(e.shards, &shard{
 			index: i, queue: cfg.Device.Queues[i], fd: fd, sendFD: fd, stop: e.stop, stopping: &e.stopping,
 			local: local.Addr(), mtu: cfg.MTU, segments: 1, sourceCheck: cfg.SourceCheck,
 			vnet: cfg.Device.Offload(), superTCP: cfg.Device.Granted.TCP(),
-			peers: &e.peers, counters: new(metrics.Shard), logger: cfg.Logger,
+			peers: &e.peers, counters: new(metrics.Shard), logger: cfg.Logger, tap: tap,
 		})
 	}
 	e.paths = newPaths(local.Addr(), cfg.MTU, e.Peers, e.ask)

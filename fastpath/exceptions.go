@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -127,7 +128,11 @@ func (s *shard) reply(pkt []byte) {
 	b := s.icmp[:tun.HeaderLen]
 	clear(b)
 	iov := [2]unix.Iovec{vector(b), vector(pkt)}
-	if s.queue.Write(iov[:]) == 0 {
-		s.counters.ICMPSent.Add(1)
+	if s.queue.Write(iov[:]) != 0 {
+		return
+	}
+	s.counters.ICMPSent.Add(1)
+	if s.tap.on() {
+		s.tap.record(false, forwarded, netip.Addr{}, pkt, nil)
 	}
 }

@@ -92,6 +92,7 @@ func newShard(q tun.Queue, to sender) *shard {
 		sender: to, segments: maxSegmentsOld,
 		superTCP: true, mergeTCP: true, mergeUDP: true,
 		peers: peers, counters: new(metrics.Shard), logger: slog.New(slog.DiscardHandler),
+		tap: tap{taps: new(Taps), directions: 2},
 	}
 }
 

@@ -121,6 +121,14 @@ func (p *Peer) heard(from netip.AddrPort) {
 	}
 }
 
+// addr returns the public address of the peer, or the zero Addr for a nil one.
+func (p *Peer) addr() netip.Addr {
+	if p == nil {
+		return netip.Addr{}
+	}
+	return p.Endpoint.Addr()
+}
+
 // NewPeer returns the peer that holds subnets and is reached at endpoint.
 func NewPeer(subnets []netip.Prefix, endpoint netip.AddrPort) *Peer {
 	endpoint = netip.AddrPortFrom(endpoint.Addr().Unmap(), endpoint.Port())

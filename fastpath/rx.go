@@ -28,6 +28,7 @@ type rx struct {
 	header   [tun.HeaderLen]byte
 	parts    [][]byte
 	vectors  []unix.Iovec
+	tap      tap
 	c        *metrics.Direction
 	overflow uint32
 }
@@ -49,6 +50,7 @@ func newRX(s *shard, arena []byte) *rx {
 		merge:   encap.NewCoalescer(packets, s.mergeTCP, s.mergeUDP),
 		parts:   make([][]byte, 0, packets+1),
 		vectors: make([]unix.Iovec, 0, packets+2),
+		tap:     s.tap,
 		c:       &s.counters.RX,
 	}
 	for i := range r.msgs {
@@ -77,6 +79,7 @@ func (r *rx) poll() (bytes int, more bool, err error) {
 		return 0, false, nil
 	}
 	r.check.use(r.shard.peers.Load())
+	r.tap.use()
 	for i := range n {
 		if err := r.datagram(i); err != nil {
 			return 0, false, err
@@ -111,13 +114,13 @@ func (r *rx) datagram(i int) error {
 	if info.hasOverflow {
 		r.overflows(info.overflows)
 	}
-	// Without its control messages a train looks like a datagram.
-	if !ok || h.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		r.c.Drop(metrics.DropTruncated, 1)
-		return nil
-	}
 	from := decodeSockaddr(&r.names[i])
 	b := r.arena[i*slotSize:][:r.msgs[i].len]
+	// Without its control messages a train looks like a datagram.
+	if !ok || h.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		r.drop(metrics.DropTruncated, from.Addr(), b)
+		return nil
+	}
 	segment := info.segment
 	if segment == 0 {
 		segment = max(len(b), 1)
@@ -128,6 +131,11 @@ func (r *rx) datagram(i int) error {
 	// and costs its sender little.
 	if r.check.stranger(from.Addr()) {
 		r.c.Drop(metrics.DropUnknownPeer, segments)
+		for r.tap.on() && len(b) > 0 {
+			pkt := b[:min(segment, len(b))]
+			b = b[len(pkt):]
+			r.tap.record(false, metrics.DropUnknownPeer, from.Addr(), pkt, nil)
+		}
 		return nil
 	}
 	carried := tally{from: from}
@@ -150,16 +158,16 @@ func (r *rx) datagram(i int) error {
 func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) error {
 	var h encap.Header
 	if !encap.Parse(pkt, &h) {
-		r.c.Drop(metrics.DropMalformed, 1)
+		r.drop(metrics.DropMalformed, from, pkt)
 		return nil
 	}
 	peer, reason := r.check.admit(from, &h)
 	if reason != admitted {
-		r.c.Drop(reason, 1)
+		r.drop(reason, from, pkt)
 		return nil
 	}
 	if !encap.MergeECN(pkt, &h, tos) {
-		r.c.Drop(metrics.DropCongestion, 1)
+		r.drop(metrics.DropCongestion, from, pkt)
 		return nil
 	}
 	carried.add(peer, len(pkt))
@@ -171,7 +179,7 @@ func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) erro
 	if r.shard.superTCP && encap.NeedsOversize(&h, r.shard.mtu) {
 		super, ok := encap.Oversize(pkt, &h, r.shard.mtu)
 		if !ok {
-			r.c.Drop(metrics.DropMalformed, 1)
+			r.drop(metrics.DropMalformed, from, pkt)
 			return nil
 		}
 		r.merge.AddSuper(pkt, &h, super)
@@ -190,6 +198,14 @@ func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) erro
 	return nil
 }
 
+// drop counts a packet that is dropped. It came from the host at from.
+func (r *rx) drop(reason metrics.Drop, from netip.Addr, pkt []byte) {
+	r.c.Drop(reason, 1)
+	if r.tap.on() {
+		r.tap.record(false, reason, from, pkt, nil)
+	}
+}
+
 // write passes the batch to the device and begins a new one.
 func (r *rx) write() error {
 	runs := r.merge.Runs()
@@ -205,9 +221,26 @@ func (r *rx) write() error {
 			continue
 		}
 		r.written(run.Segments, run.Bytes())
+		if r.tap.on() {
+			r.record(run, forwarded)
+		}
 	}
 	r.merge.Reset()
 	return nil
+}
+
+// record passes the packets of a run to the capture.
+func (r *rx) record(run *encap.Run, drop metrics.Drop) {
+	packets, _ := r.merge.Packets(run, r.parts[:0])
+	for _, pkt := range packets {
+		r.tap.record(false, drop, r.sender(pkt), pkt, nil)
+	}
+}
+
+// sender returns the public address of the peer that has the inner source of pkt.
+func (r *rx) sender(pkt []byte) netip.Addr {
+	src, _ := innerAddrs(pkt)
+	return r.check.resolver.peers.lookup(src).addr()
 }
 
 func (r *rx) written(segments, bytes int) {
@@ -235,6 +268,9 @@ func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 	}
 	if errno != unix.EINVAL || run.Segments == 1 {
 		r.c.Drop(metrics.DropDeviceError, run.Segments)
+		if r.tap.on() {
+			r.record(run, metrics.DropDeviceError)
+		}
 		return nil
 	}
 	r.merge.Disable()
@@ -245,10 +281,13 @@ func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 	for i, pkt := range packets {
 		r.vectors = append(r.vectors[:0], vector(r.header[:]), vector(packets[i]))
 		if r.shard.queue.Write(r.vectors) != 0 {
-			r.c.Drop(metrics.DropDeviceError, 1)
+			r.drop(metrics.DropDeviceError, r.sender(pkt), pkt)
 			continue
 		}
 		r.written(1, len(pkt))
+		if r.tap.on() {
+			r.tap.record(false, forwarded, r.sender(pkt), pkt, nil)
+		}
 	}
 	return nil
 }

@@ -42,6 +42,7 @@ type sends struct {
 
 	one [1]message // a packet of a message that is sent by itself
 
+	tap     *tap
 	c       *metrics.Direction
 	stopped bool  // the engine is stopping: the rest of the batch is discarded
 	failed  error // waiting for the socket failed, which ends the engine
@@ -53,6 +54,7 @@ func newSends(to sender, x *exceptions, segments int, ipv6 bool, c *metrics.Dire
 		msgs: make([]message, 0, maxMessages),
 		iov:  make([]unix.Iovec, 0, maxVectors),
 		slab: make([]byte, 0, slabSize),
+		tap:  &x.shard.tap,
 		c:    c,
 	}
 	if ipv6 {
@@ -144,6 +146,7 @@ func (s *sends) train(peer *Peer, w way, fixed bool, size int) *message {
 // flush sends the batch. When it returns, the batch is empty and every packet
 // of it was sent once or counted as dropped, unless the engine is stopping.
 func (s *sends) flush() {
+	s.tap.stamp()
 	for next := 0; next < len(s.msgs) && !s.stopped; {
 		m := &s.msgs[next]
 		if m.packets > 1 && s.segments == 1 {
@@ -214,6 +217,32 @@ func (s *sends) sent(m *message) {
 	s.c.Segments.Observe(m.packets)
 	m.peer.Traffic.TXPackets.Add(uint64(m.packets))
 	m.peer.Traffic.TXBytes.Add(uint64(m.bytes))
+	if s.tap.on() {
+		s.record(m, forwarded)
+	}
+}
+
+// record passes the packets of a message to the capture.
+func (s *sends) record(m *message, drop metrics.Drop) {
+	for iov := m.iov; len(iov) > 0; {
+		n, _ := firstPacket(iov, m.segment)
+		var payload []byte
+		if n == 2 {
+			payload = vectorBytes(&iov[1])
+		}
+		s.tap.record(true, drop, m.peer.addr(), vectorBytes(&iov[0]), payload)
+		iov = iov[n:]
+	}
+}
+
+// firstPacket returns how many of the vectors of a message are its first packet, one or
+// two, and the size of that in bytes. segment is as in message.
+func firstPacket(iov []unix.Iovec, segment int) (n, size int) {
+	for n < len(iov) && size < segment {
+		size += int(iov[n].Len)
+		n++
+	}
+	return n, size
 }
 
 // refused handles a message that the kernel did not accept.
@@ -244,11 +273,7 @@ func (s *sends) refused(m *message, errno unix.Errno) {
 func (s *sends) sendSingly(m *message) (sent int) {
 	iov := m.iov
 	for range m.packets {
-		size, n := 0, 0
-		for n < len(iov) && size < m.segment {
-			size += int(iov[n].Len)
-			n++
-		}
+		n, size := firstPacket(iov, m.segment)
 		s.one[0] = *m
 		one := &s.one[0]
 		one.segment, one.bytes, one.packets, one.iov = size, size, 1, iov[:n]
@@ -276,6 +301,9 @@ func (s *sends) lost(m *message, errno unix.Errno) {
 		reason = metrics.DropNoBuffer
 	}
 	s.c.Drop(reason, m.packets)
+	if s.tap.on() {
+		s.record(m, reason)
+	}
 }
 
 // inFragments sends the packet of m, which is too big for the path, in a

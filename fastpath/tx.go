@@ -15,6 +15,7 @@ type tx struct {
 	resolver *resolver
 	splitter encap.Splitter
 	sends    *sends
+	tap      *tap
 	c        *metrics.Direction
 }
 
@@ -25,6 +26,7 @@ func newTX(s *shard, arena []byte) *tx {
 		shard:    s,
 		arena:    arena,
 		resolver: newResolver(),
+		tap:      &s.tap,
 		c:        &s.counters.TX,
 	}
 	t.sends = newSends(s.sender, newExceptions(s), s.segments, s.local.Is6(), t.c)
@@ -34,6 +36,7 @@ func newTX(s *shard, arena []byte) *tx {
 // poll forwards a batch (direction). It returns an error if the device is gone.
 func (t *tx) poll() (bytes int, more bool, err error) {
 	t.resolver.use(t.shard.peers.Load())
+	t.tap.use()
 	reads, bytes, errno := t.batch()
 	t.sends.flush()
 	if reads > 0 {
@@ -69,7 +72,7 @@ func (t *tx) batch() (reads, bytes int, errno unix.Errno) {
 func (t *tx) packet(b []byte) {
 	var h encap.Header
 	if len(b) < tun.HeaderLen || !encap.Parse(b[tun.HeaderLen:], &h) {
-		t.c.Drop(metrics.DropMalformed, 1)
+		t.drop(metrics.DropMalformed, nil, b[min(len(b), tun.HeaderLen):])
 		return
 	}
 	var v tun.Header
@@ -77,18 +80,18 @@ func (t *tx) packet(b []byte) {
 	pkt := b[tun.HeaderLen:]
 	peer := t.resolver.peer(h.Dst)
 	if peer == nil {
-		t.c.Drop(metrics.DropNoRoute, 1)
+		t.drop(metrics.DropNoRoute, nil, pkt)
 		t.shard.unreachable(pkt, &h)
 		return
 	}
 	super, ok := superOf(&v)
 	if !ok {
-		t.c.Drop(metrics.DropMalformed, 1)
+		t.drop(metrics.DropMalformed, peer, pkt)
 		return
 	}
 	if super.Kind == encap.Whole {
 		if super.Partial && (super.CsumStart < h.IPLen || !encap.CompleteChecksum(pkt, super.CsumStart, super.CsumOffset)) {
-			t.c.Drop(metrics.DropMalformed, 1)
+			t.drop(metrics.DropMalformed, peer, pkt)
 			return
 		}
 		t.c.Merged.Observe(1)
@@ -96,7 +99,7 @@ func (t *tx) packet(b []byte) {
 		return
 	}
 	if t.splitter.Reset(pkt, &h, super) != nil {
-		t.c.Drop(metrics.DropMalformed, 1)
+		t.drop(metrics.DropMalformed, peer, pkt)
 		return
 	}
 	if peer.Partial && t.shard.leavesPartial {
@@ -108,6 +111,14 @@ func (t *tx) packet(b []byte) {
 	for range n {
 		hdr := t.sends.header(t.splitter.HeaderLen())
 		t.sends.add(peer, w, hdr, t.splitter.Next(hdr))
+	}
+}
+
+// drop counts a packet or super-packet that is dropped. peer is nil if it is for none.
+func (t *tx) drop(reason metrics.Drop, peer *Peer, pkt []byte) {
+	t.c.Drop(reason, 1)
+	if t.tap.on() {
+		t.tap.record(true, reason, peer.addr(), pkt, nil)
 	}
 }
 

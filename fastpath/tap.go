@@ -1,0 +1,176 @@
+package fastpath
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/twillnet/twill/metrics"
+)
+
+// tap passes the packets of one direction to the capture that is under way, if there is
+// one. It belongs to the thread of the direction.
+type tap struct {
+	taps       *Taps
+	directions int      // of the engine
+	capture    *Capture // of the current batch
+	ring       *ring    // in capture; nil: it has no memory for one
+	at         int64    // see stamp
+}
+
+// use makes the tap follow the start and the end of captures. It is called once per
+// batch.
+func (t *tap) use() {
+	if c := t.taps.current.Load(); c != t.capture {
+		t.capture, t.ring = c, nil
+		if c != nil {
+			t.ring = c.ring(t.directions)
+		}
+	}
+	t.stamp()
+}
+
+// stamp makes now the time of the packets that follow: when they were received or read,
+// and before they are passed on, so that no answer seems to be older.
+func (t *tap) stamp() {
+	if t.on() {
+		t.at = time.Now().UnixNano()
+	}
+}
+
+// on reports whether there is a capture.
+func (t *tap) on() bool { return t.capture != nil }
+
+// forwarded is the drop reason of a packet that was not dropped.
+const forwarded = metrics.NumDrops
+
+// record passes a packet to the capture, which is on. head has at least the IP header,
+// and the rest of the packet is in tail. outer is as in CapturedPacket.
+func (t *tap) record(out bool, drop metrics.Drop, outer netip.Addr, head, tail []byte) {
+	c := t.capture
+	if !c.wants(drop, outer, head) {
+		return
+	}
+	h := record{time: t.at, length: uint32(len(head) + len(tail)), out: out, drop: drop}
+	if outer.IsValid() {
+		h.outer, h.outerLen = outer.As16(), uint8(outer.BitLen()/8)
+	}
+	if c.snaplen > 0 {
+		head = head[:min(len(head), c.snaplen)]
+		tail = tail[:min(len(tail), c.snaplen-len(head))]
+	}
+	if t.ring == nil || !t.ring.put(&h, head, tail) {
+		c.lost.Add(1)
+	}
+}
+
+// ring holds packets on their way from one direction to the reader of a capture. One
+// thread writes, and one reads.
+type ring struct {
+	buf  []byte // its length is a power of two
+	head atomic.Uint64
+	_    [64]byte
+	tail atomic.Uint64
+	end  uint64 // of what the reader takes in this turn
+	_    [64]byte
+	lost uint32 // packets since the last that had room; for the writer
+}
+
+// record is what precedes a packet in a ring.
+type record struct {
+	time     int64    // nanoseconds since 1970
+	length   uint32   // of the packet
+	size     uint32   // bytes of it in the ring
+	lost     uint32   // see ring
+	outer    [16]byte // see CapturedPacket
+	outerLen uint8    // 0, 4 or 16
+	out      bool
+	drop     metrics.Drop
+}
+
+// recordLen is the length of an encoded record in bytes.
+const recordLen = 40
+
+func (h *record) encode(b *[recordLen]byte) {
+	binary.NativeEndian.PutUint64(b[0:], uint64(h.time))
+	binary.NativeEndian.PutUint32(b[8:], h.length)
+	binary.NativeEndian.PutUint32(b[12:], h.size)
+	binary.NativeEndian.PutUint32(b[16:], h.lost)
+	b[20], b[21], b[22] = h.outerLen, uint8(h.drop), 0
+	if h.out {
+		b[22] = 1
+	}
+	copy(b[24:], h.outer[:])
+}
+
+func (h *record) decode(b *[recordLen]byte) {
+	h.time = int64(binary.NativeEndian.Uint64(b[0:]))
+	h.length = binary.NativeEndian.Uint32(b[8:])
+	h.size = binary.NativeEndian.Uint32(b[12:])
+	h.lost = binary.NativeEndian.Uint32(b[16:])
+	h.outerLen, h.drop, h.out = b[20], metrics.Drop(b[21]), b[22] == 1
+	h.outer = [16]byte(b[24:])
+}
+
+// outerAddr returns the address in h.
+func (h *record) outerAddr() netip.Addr {
+	switch h.outerLen {
+	case 0:
+		return netip.Addr{}
+	case 4:
+		return netip.AddrFrom16(h.outer).Unmap()
+	}
+	return netip.AddrFrom16(h.outer)
+}
+
+// put adds a packet. It reports whether there was room.
+func (r *ring) put(h *record, head, tail []byte) bool {
+	h.size, h.lost = uint32(len(head)+len(tail)), r.lost
+	at := r.head.Load()
+	if need := uint64(recordLen) + uint64(h.size); uint64(len(r.buf))-(at-r.tail.Load()) < need {
+		r.lost++
+		return false
+	}
+	var b [recordLen]byte
+	h.encode(&b)
+	for _, part := range [...][]byte{b[:], head, tail} {
+		n := copy(r.buf[at&uint64(len(r.buf)-1):], part)
+		copy(r.buf, part[n:])
+		at += uint64(len(part))
+	}
+	r.head.Store(at)
+	r.lost = 0
+	return true
+}
+
+// peek returns the record of the next packet before r.end, if there is one.
+func (r *ring) peek() (h record, ok bool) {
+	at := r.tail.Load()
+	if at == r.end {
+		return h, false
+	}
+	var b [recordLen]byte
+	r.copy(b[:], at)
+	h.decode(&b)
+	return h, true
+}
+
+// take removes the next packet, of which peek returned h. It returns the packet in
+// memory that may be that of into.
+func (r *ring) take(h *record, into []byte) []byte {
+	if cap(into) < int(h.size) {
+		into = make([]byte, max(int(h.size), 1<<16))
+	}
+	into = into[:h.size]
+	at := r.tail.Load()
+	r.copy(into, at+recordLen)
+	r.tail.Store(at + recordLen + uint64(h.size))
+	return into
+}
+
+// copy copies what is in the ring from at on to b.
+func (r *ring) copy(b []byte, at uint64) {
+	n := copy(b, r.buf[at&uint64(len(r.buf)-1):])
+	copy(b[n:], r.buf)
+}
