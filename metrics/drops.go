@@ -15,6 +15,16 @@ var dropMeanings = [NumDrops]string{
 	DropDeviceError:        "the TUN device refused it",
 }
 
+// DropNamed returns the reason with a name, or NumDrops if there is none.
+func DropNamed(name string) (d Drop, ok bool) {
+	for d = range NumDrops {
+		if d.String() == name {
+			return d, true
+		}
+	}
+	return NumDrops, false
+}
+
 // Meaning explains the reason in a few words.
 func (d Drop) Meaning() string {
 	if d < NumDrops {

@@ -19,6 +19,7 @@ var program = command.Program{
 		{Name: "ping", Summary: "reach another node both beside and through the tunnel: time, loss, largest packet", Run: runPing},
 		{Name: "connectivity", Summary: "test the network from every node to every other: a matrix, what fails, what differs", Run: runConnectivity},
 		{Name: "top", Summary: "the traffic of this node as it flows, by device and by peer", Run: runTop},
+		{Name: "capture", Summary: "write the packets of pods to a pcapng file or to Wireshark, with peer and drop reason", Run: runCapture},
 		{Name: "diag", Summary: "pack what a bug report about this node needs into one archive", Run: runDiag},
 		{Name: "leases", Summary: "which node has which pod subnet, until when, and the traffic with it", Run: runLeases},
 		{Name: "config", Summary: "print the network config in etcd, or replace it after checking the new one", Run: runConfig},

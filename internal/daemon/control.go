@@ -15,6 +15,7 @@ func (d *daemon) routes() []status.Route {
 	r := []status.Route{
 		{Pattern: "POST " + handover.Path, Handler: d.acceptHandover},
 		status.LogLevelRoute(d.changeLogLevel),
+		status.CaptureRoute(d.capture),
 	}
 	if !d.options.kube.on {
 		return r

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/daemon/handover"
@@ -113,6 +114,7 @@ type daemon struct {
 	level        *logging.Level // of log
 	state        *state
 	probeMetrics *metrics.Probes // nil if peers are not probed
+	taps         fastpath.Taps   // of all data planes
 	notifySocket string
 	watchdog     time.Duration // interval of keep-alives to the service manager; 0: none
 	// nodeAddrs returns the addresses in the store by which this node's interface

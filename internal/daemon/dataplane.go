@@ -89,6 +89,7 @@ func (d *daemon) openDataPlane(n node) (dataPlane, error) {
 			SourceCheck: d.options.sourceCheck,
 			Memory:      d.options.memory,
 			MTUFloor:    d.options.mtuFloor,
+			Taps:        &d.taps,
 			KernelPath:  d.options.kernelPath, KernelRefused: d.kernelRefused,
 			Inherited: d.inherited,
 		},

@@ -46,17 +46,13 @@ func get(ctx context.Context, path, what string) (code int, body []byte, err err
 }
 
 func request(ctx context.Context, path, method, what string) (code int, body []byte, err error) {
-	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
-		},
-	}
-	defer transport.CloseIdleConnections()
+	client, closeIdle := clientOf(path)
+	defer closeIdle()
 	req, err := http.NewRequestWithContext(ctx, method, "http://twilld"+what, nil)
 	if err != nil {
 		return 0, nil, err
 	}
-	res, err := (&http.Client{Transport: transport}).Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		return 0, nil, fmt.Errorf("ask twilld on %s: %w", path, remedy(err))
 	}
@@ -65,6 +61,16 @@ func request(ctx context.Context, path, method, what string) (code int, body []b
 		return 0, nil, fmt.Errorf("%s from %s: %w", what[1:], path, err)
 	}
 	return res.StatusCode, body, nil
+}
+
+// clientOf returns a client of the daemon on the socket path.
+func clientOf(path string) (client *http.Client, closeIdle func()) {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		},
+	}
+	return &http.Client{Transport: transport}, transport.CloseIdleConnections
 }
 
 // remedy returns what to do about an error of connect(2).

@@ -250,12 +250,8 @@ func (p page) dropped(direction string, byReason map[string]uint64) {
 }
 
 func meaning(reason string) string {
-	for d := range metrics.NumDrops {
-		if d.String() == reason {
-			return d.Meaning()
-		}
-	}
-	return "" // from a daemon of another version
+	d, _ := metrics.DropNamed(reason)
+	return d.Meaning() // empty for one of a daemon of another version
 }
 
 // size returns n bytes with a decimal unit and three digits.

@@ -56,7 +56,8 @@ type Config struct {
 	fastpath.Switches
 	SourceCheck fastpath.SourceCheck
 	Memory      fastpath.Memory
-	MTUFloor    int // see fastpath.Config
+	MTUFloor    int            // see fastpath.Config
+	Taps        *fastpath.Taps // see fastpath.Config
 	// Inherited is the result of Descriptors in another process. Open removes
 	// the descriptors that it uses from the map, and closes those that it
 	// cannot use.
@@ -127,7 +128,7 @@ func Open(cfg Config) (_ *Backend, err error) {
 		Device: b.device, Pairs: pairs, MTU: b.mtu, Local: netip.AddrPortFrom(b.local, cfg.Port),
 		Translated: translated(cfg.Underlay, b.local),
 		Switches:   cfg.Switches, PartialAnnounced: cfg.PartialAnnounced,
-		SourceCheck: cfg.SourceCheck, MTUFloor: cfg.MTUFloor, RouteMTU: routeMTU, Memory: cfg.Memory, Inherited: cfg.Inherited, Logger: cfg.Logger,
+		SourceCheck: cfg.SourceCheck, MTUFloor: cfg.MTUFloor, RouteMTU: routeMTU, Memory: cfg.Memory, Taps: cfg.Taps, Inherited: cfg.Inherited, Logger: cfg.Logger,
 	})
 	if errors.Is(err, unix.EADDRINUSE) && ports.Device(int(cfg.Port)) != nil {
 		err = fmt.Errorf("%w; %s", err, ports.Holder(int(cfg.Port)))
