@@ -208,6 +208,7 @@ func (s *session) keepRules(ctx context.Context, w rules.Wanted) error {
 	if err != nil {
 		return err
 	}
+	s.waitFor(metrics.WaitRules, "the firewall rules")
 	if err := r.Apply(ctx); err != nil && w.Masquerade {
 		return err
 	}

@@ -163,6 +163,7 @@ func (d *daemon) runUntilSignal(ctx context.Context) error {
 		case s := <-signals:
 			// Stop first, so that a second signal ends the process at once.
 			signal.Stop(signals)
+			d.state.stop()
 			cancel(fmt.Errorf("signal: %s", s))
 		case <-ctx.Done():
 		}

@@ -52,6 +52,9 @@ func (d *daemon) inherit(lookup func(string) string, pid int) (err error) {
 	return nil
 }
 
+// notForwarding is why a process that forwards nothing refuses a handover.
+const notForwarding = "it does not forward yet, or no longer; \"twill status\" shows what it waits for. Restart it instead"
+
 // acceptHandover passes a request to take over to the session.
 func (d *daemon) acceptHandover(w http.ResponseWriter, r *http.Request) {
 	o, err := handover.Accept(w, r)
@@ -62,7 +65,7 @@ func (d *daemon) acceptHandover(w http.ResponseWriter, r *http.Request) {
 	select {
 	case d.handovers <- o:
 	case <-time.After(retryAfter): // there is no session yet, or it has ended
-		_ = o.Close()
+		_ = o.Refuse(notForwarding)
 	}
 }
 
@@ -101,8 +104,12 @@ func (s *session) reclaimDescriptors() {
 // in the background. This process continues meanwhile, and stays in service if
 // the other fails.
 func (s *session) offer(ctx context.Context, o *handover.Offer) {
-	if s.offered != nil || s.applied.plane == nil {
-		_ = o.Close()
+	switch {
+	case s.offered != nil:
+		_ = o.Refuse(fmt.Sprintf("another process (pid %d) is taking over already; end that one first", s.offered.PID()))
+		return
+	case s.applied.plane == nil:
+		_ = o.Refuse(notForwarding)
 		return
 	}
 	fds, err := handover.Copy(s.applied.plane.Descriptors())

@@ -56,6 +56,9 @@ func statusLine(waiting string) string {
 	return "STATUS=waiting for " + strings.ReplaceAll(waiting, "\n", "; ")
 }
 
+// notifyWithin is how long the service manager may take to make room for a message.
+const notifyWithin = time.Second
+
 // notify sends a state to the service manager on the datagram socket that it
 // named in NOTIFY_SOCKET; a leading "@" stands for the abstract namespace. An
 // empty path means no service manager.
@@ -68,7 +71,11 @@ func notify(path, state string) error {
 		return fmt.Errorf("notify %s: %w", state, err)
 	}
 	defer c.Close()
-	if _, err := c.Write([]byte(state)); err != nil {
+	// A manager that does not read does not hold up the daemon.
+	if err = c.SetWriteDeadline(time.Now().Add(notifyWithin)); err == nil {
+		_, err = c.Write([]byte(state))
+	}
+	if err != nil {
 		return fmt.Errorf("notify %s: %w", state, err)
 	}
 	return nil

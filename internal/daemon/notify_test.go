@@ -1,9 +1,15 @@
 package daemon
 
 import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 func TestWatchdogIsFedTwiceInItsTime(t *testing.T) {
@@ -37,5 +43,24 @@ func TestServiceManagerHearsThatTheDaemonIsAliveOnceItIsReady(t *testing.T) {
 		if got := manager.next(t); got != want {
 			t.Errorf("message %d: %q, want %q", i, got, want)
 		}
+	}
+}
+
+func TestServiceManagerThatDoesNotReadHoldsUpNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	testkit.Must(t, err)
+	defer manager.Close()
+	other, err := net.Dial("unixgram", path)
+	testkit.Must(t, err)
+	defer other.Close()
+	for err == nil { // until its queue is full
+		testkit.Must(t, other.SetWriteDeadline(time.Now().Add(10*time.Millisecond)))
+		_, err = other.Write([]byte("WATCHDOG=1"))
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- notify(path, notifyAlive) }()
+	if err := testkit.Receive(t, "the notification is given up", ended); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v, want a timeout", err)
 	}
 }

@@ -66,6 +66,13 @@ func (s *state) waitFor(reason metrics.Wait, what string) {
 	s.doc.Waiting, s.doc.WaitingReason = what, reason.String()
 }
 
+// stop publishes that the daemon is stopping.
+func (s *state) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doc.Stopping = true
+}
+
 // restarted counts that the data plane was closed to be opened again.
 func (s *state) restarted(why metrics.Restart) {
 	s.mu.Lock()
@@ -86,7 +93,7 @@ func (s *state) watchStore(h storeHealth) {
 func (s *state) publish(doc status.Document, dp dataPlane, r *rules.Rules) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	doc.Version, doc.PID, doc.Started = s.doc.Version, s.doc.PID, s.doc.Started
+	doc.Version, doc.PID, doc.Started, doc.Stopping = s.doc.Version, s.doc.PID, s.doc.Started, s.doc.Stopping
 	doc.Settings, doc.Source.Name = s.doc.Settings, s.doc.Source.Name
 	s.doc, s.rules = doc, r
 	if dp == s.dp {

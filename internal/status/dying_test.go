@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // TestSocketOfAKilledProcessIsTakenOver also while a program that the process was
@@ -75,6 +77,36 @@ func TestSocketOfAProcessThatIsJustDyingIsTakenOver(t *testing.T) {
 		}
 		s.Close()
 		cmd.Wait()
+	}
+}
+
+// Whoever stops a daemon by a signal need not wait for its end.
+func TestSocketOfAProcessThatIsStoppingIsTakenOverOnceItHasEnded(t *testing.T) {
+	path := socketPath(t)
+	asked := make(chan struct{}, 100)
+	log := slog.New(slog.DiscardHandler)
+	first, err := Listen(path, func() Document {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		return Document{Stopping: true}
+	}, log)
+	testkit.Must(t, err)
+	second := make(chan error, 1)
+	go func() {
+		s, err := Listen(path, func() Document { return Document{} }, log)
+		if err == nil {
+			s.Close()
+		}
+		second <- err
+	}()
+	for range 3 {
+		testkit.Receive(t, "the first is asked", asked)
+	}
+	first.Close()
+	if err := testkit.Receive(t, "the second starts", second); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,12 +1,15 @@
 package status
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -20,10 +23,12 @@ const maxSocketPath = 107
 
 // Timeouts for the process that holds the socket or its directory:
 const (
-	// dyingFor is the timeout for a process that was killed. Its files are closed
-	// after its memory is freed, and a child process holds copies of them until it
-	// executes its program (vfork(2)).
+	// dyingFor is the timeout for a process that was killed, or is stopping. The files
+	// of the former are closed after its memory is freed, and a child process holds
+	// copies of them until it executes its program (vfork(2)).
 	dyingFor = 10 * time.Second
+	// signalledFor is how long a process may take to notice that it is to stop.
+	signalledFor = 200 * time.Millisecond
 	// answerWithin is the timeout for a live process to answer a request.
 	answerWithin = 2 * time.Second
 	// lockedFor is the timeout for another process that is binding a socket in the
@@ -92,12 +97,12 @@ func awaitFree(path string) error {
 			return err
 		}
 		waited := time.Since(start)
-		switch dying := h.dying(); {
-		case h.answers:
+		switch dying := h.stopping || h.dying(); {
+		case h.answers && !h.stopping && waited > signalledFor:
 			return fmt.Errorf("another twilld is running%s; stop it first, or give this one its own --socket, --tun-name, --subnet-file and port", h)
 		case dying && waited > dyingFor:
-			return fmt.Errorf("the twilld that was killed%s has not released it within %v; wait until \"fuser %s\" shows no process", h, dyingFor, path)
-		case !dying && waited > answerWithin:
+			return fmt.Errorf("the twilld that is ending%s has not released it within %v; wait until \"fuser %s\" shows no process", h, dyingFor, path)
+		case !dying && !h.answers && waited > answerWithin:
 			return fmt.Errorf("the process that holds it%s has not answered within %v; if it is a twilld that hangs, end it with kill -9", h, answerWithin)
 		}
 		time.Sleep(pollEvery)
@@ -106,8 +111,9 @@ func awaitFree(path string) error {
 
 // holder is the process that listens on a socket.
 type holder struct {
-	pid     int // 0 if in another PID namespace
-	answers bool
+	pid      int // 0 if in another PID namespace
+	answers  bool
+	stopping bool // it answers that it is
 }
 
 // String describes the process at the end of a message.
@@ -139,7 +145,9 @@ func removeStale(path string) (*holder, error) {
 	switch {
 	case err == nil:
 		defer conn.Close()
-		return &holder{listenerPID(conn), answers(conn)}, nil
+		h := &holder{pid: listenerPID(conn)}
+		h.answers, h.stopping = ask(conn)
+		return h, nil
 	case errors.Is(err, unix.ECONNREFUSED):
 		return nil, os.Remove(path)
 	case errors.Is(err, unix.ENOENT): // it was just closed
@@ -150,16 +158,27 @@ func removeStale(path string) (*holder, error) {
 	return nil, err
 }
 
-// answers reports whether the process at the other end answers a request.
-func answers(conn net.Conn) bool {
+// ask asks the process at the other end for its status: whether it answers, and is
+// stopping.
+func ask(conn net.Conn) (answers, stopping bool) {
 	if conn.SetDeadline(time.Now().Add(answerWithin/4)) != nil {
-		return false
+		return false, false
 	}
-	if _, err := io.WriteString(conn, "HEAD / HTTP/1.0\r\n\r\n"); err != nil {
-		return false
+	if _, err := io.WriteString(conn, "GET /status HTTP/1.0\r\n\r\n"); err != nil {
+		return false, false
 	}
-	n, _ := conn.Read(make([]byte, 1))
-	return n > 0
+	r := bufio.NewReader(conn)
+	if _, err := r.Peek(1); err != nil {
+		return false, false
+	}
+	answer, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return true, false
+	}
+	defer answer.Body.Close()
+	var d Document
+	err = json.NewDecoder(answer.Body).Decode(&d)
+	return true, err == nil && d.Stopping
 }
 
 // listenerPID returns the PID of the process that listens at the other end, or 0

@@ -22,6 +22,8 @@ type Document struct {
 	Uptime  float64   `json:"uptime_seconds"`
 	// Waiting is what keeps the daemon from being ready, or empty if it is ready.
 	Waiting string `json:"waiting,omitempty"`
+	// Stopping is set once the daemon has received SIGTERM or SIGINT.
+	Stopping bool `json:"stopping,omitempty"`
 	// WaitingReason is the kind of Waiting, for programs: a value of metrics.Wait.
 	WaitingReason string `json:"waiting_reason,omitempty"`
 	// Restart is the configuration change that needs a restart to take effect, or

@@ -90,6 +90,16 @@ func (o *Offer) Send(d Descriptors, watchdog time.Duration) error {
 	return write(o.conn, message{Watchdog: watchdog}, nil)
 }
 
+// Refuse ends the conversation, in which nothing was sent yet. The other process reports
+// why.
+func (o *Offer) Refuse(why string) error {
+	err := o.conn.SetDeadline(time.Now().Add(patience))
+	if err == nil {
+		err = write(o.conn, message{Refused: why}, nil)
+	}
+	return errors.Join(err, o.Close())
+}
+
 // Ready waits until the other process is ready, and then returns nil, or until it
 // gives up.
 func (o *Offer) Ready() error {
@@ -196,6 +206,9 @@ func (t *Takeover) receive() error {
 		if err != nil {
 			return err
 		}
+		if m.Refused != "" {
+			return errors.New("it refuses: " + m.Refused)
+		}
 		if len(m.Names) == 0 {
 			t.Watchdog = m.Watchdog
 			return nil
@@ -238,6 +251,7 @@ func (t *Takeover) Close() error { return t.conn.Close() }
 // message is the text sent along with descriptors.
 type message struct {
 	Names    []string      `json:"names"`
+	Refused  string        `json:"refused,omitempty"`  // why there are none
 	Watchdog time.Duration `json:"watchdog,omitempty"` // nanoseconds
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/daemon/handover"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
@@ -116,6 +117,29 @@ func TestRunningProcessGoesOnWhereTheNewOneFails(t *testing.T) {
 	if got := old.status().PID; got != old.cmd.Process.Pid {
 		t.Errorf("status is that of process %d, want %d", got, old.cmd.Process.Pid)
 	}
+}
+
+// A process that takes over may hang, or wait for a store that never answers.
+func TestOneProcessTakesOverAtATimeAndTheNextOneKnowsWhichDoes(t *testing.T) {
+	l := newLab(t, labOptions{})
+	old := l.daemons[0]
+	first, err := handover.Request(old.socket)
+	testkit.Must(t, err)
+	defer first.Descriptors.Close()
+	next := old.takeOver()
+	if code := next.wait(); code != 1 || !strings.Contains(next.stderr.String(), fmt.Sprintf("pid %d) is taking over already", os.Getpid())) {
+		t.Errorf("exit code %d:\n%s", code, next.stderr)
+	}
+	testkit.Must(t, first.Close())
+	testkit.Eventually(t, "the running process knows that it is free", func() bool {
+		return strings.Contains(old.stderr.String(), "handover failed, this process continues")
+	})
+	next = old.takeOver()
+	if code := old.wait(); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, old.stderr)
+	}
+	next.waitReady()
+	l.daemons[0] = next
 }
 
 func TestTakingOverNeedsARunningDaemon(t *testing.T) {
