@@ -24,6 +24,7 @@ type wire struct {
 	up      map[netip.Addr]bool
 	sent    map[netip.Addr]int
 	answers []uint16
+	arrived chan struct{} // receives a value when there are answers
 }
 
 func (w *wire) Send(p echo.Ping, seq uint16) {
@@ -32,6 +33,10 @@ func (w *wire) Send(p echo.Ping, seq uint16) {
 	w.sent[p.To]++
 	if w.up[p.To] {
 		w.answers = append(w.answers, seq, seq)
+		select {
+		case w.arrived <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -46,7 +51,10 @@ func (w *wire) Receive(_ int, got func(netip.Addr, uint16)) {
 }
 
 func (w *wire) Wait(limit time.Duration) error {
-	time.Sleep(min(limit, time.Millisecond))
+	select {
+	case <-w.arrived:
+	case <-time.After(limit):
+	}
 	return nil
 }
 
@@ -76,7 +84,7 @@ func (r *rig) look() []status.Peer {
 }
 
 func start(t *testing.T, up ...string) *rig {
-	r := &rig{wire: &wire{up: make(map[netip.Addr]bool), sent: make(map[netip.Addr]int)}, metrics: metrics.NewProbes()}
+	r := &rig{wire: &wire{up: make(map[netip.Addr]bool), sent: make(map[netip.Addr]int), arrived: make(chan struct{}, 1)}, metrics: metrics.NewProbes()}
 	for _, a := range up {
 		r.up[netip.MustParseAddr(a)] = true
 	}
