@@ -33,6 +33,9 @@ raw_syscalls() {
 # Tests wait for effects, and advance virtual clocks, with internal/lab/testkit.
 sleeps() { grep -rn 'time\.Sleep(' --include='*_test.go' .; }
 
+# Links between pages, headings included.
+links() { go run -C tools ./site "$root" "$root/bin/site"; }
+
 imports() { go run -C tools ./imports check "$root/ARCHITECTURE.md"; }
 
 # Log messages are constant, and keys are constants whose values internal/logging
@@ -58,6 +61,7 @@ check "gofmt -l" quiet gofmt -l .
 check "raw system calls only in tun, fastpath and netlab" quiet raw_syscalls
 check "no test sleeps" quiet sleeps
 check "imports as ARCHITECTURE.md has them" imports
+check "links of the pages lead somewhere" links
 check "sloglint: keys of internal/logging, constant messages" log_keys
 check "govulncheck" vulnerabilities
 # Each optional part is in packages of its own, so all at once and one at a time are enough.

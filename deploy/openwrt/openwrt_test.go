@@ -44,6 +44,15 @@ func TestRecipeBuildsTheProgramsOfThisVersion(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, lite, _ := strings.Cut(string(makefile), "\nLITE  := ")
+	lite, _, _ = strings.Cut(lite, "\n")
+	if !strings.Contains(text, "tags grpcnotrace,"+lite+"\n") {
+		t.Errorf("it is not built with the tags of twilld-lite, %s:\n%s", lite, text)
+	}
 	_, install, _ := strings.Cut(text, "install ")
 	for word := range strings.FieldsSeq(install) {
 		if strings.HasPrefix(word, "./") {

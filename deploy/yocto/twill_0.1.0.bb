@@ -1,6 +1,6 @@
 SUMMARY = "Pod network compatible with flannel"
 DESCRIPTION = "twilld connects the pods of several hosts, by VXLAN or by its own fast UDP \
-data plane, as a drop-in replacement for flanneld. Without embedded etcd and Kubernetes."
+data plane, as a drop-in replacement for flanneld. The same as twilld-lite."
 HOMEPAGE = "https://github.com/twillnet/twill"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://src/${GO_IMPORT}/LICENSE;md5=3b83ef96387f14655fc854ddc3c6bd57"
@@ -15,7 +15,7 @@ inherit go-mod systemd
 # The Go modules are fetched while it compiles; go.sum has their hashes.
 do_compile[network] = "1"
 export CGO_ENABLED = "0"
-GOBUILDFLAGS:append = " -tags noembed,nokube,grpcnotrace"
+GOBUILDFLAGS:append = " -tags grpcnotrace,noembed,nokube,nobpf,nethttpomithttp2"
 
 SYSTEMD_SERVICE:${PN} = "twilld.service"
 

@@ -30,6 +30,15 @@ func TestRecipeIsOfThisRepository(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, lite, _ := strings.Cut(string(makefile), "\nLITE  := ")
+	lite, _, _ = strings.Cut(lite, "\n")
+	if !strings.Contains(string(text), "-tags grpcnotrace,"+lite+`"`) {
+		t.Errorf("it is not built with the tags of twilld-lite, %s", lite)
+	}
 	unit, err := os.ReadFile("../systemd/twilld.service")
 	if err != nil {
 		t.Fatal(err)
