@@ -64,6 +64,10 @@ func TestKubePodsTalkAtFullMTU(t *testing.T) {
 // pods is lost.
 func TestKubePodsTalkThroughoutWhileTheAPIIsAway(t *testing.T) {
 	t.Parallel()
+	// Longer than what the daemon waits for of a running API and of one that is away:
+	// 5 s for a request, 3 s at the start, up to 7.5 s between two attempts to watch, 10 s
+	// to set the condition. The lease holder's pauses, of up to 30 s, do not matter here:
+	// it asks only when the store calls for it.
 	const away = 20 * time.Second
 	l := newKubeLab(t, 2, `{"Type": "vxlan"}`, "--healthz-port=8081")
 	l.start()
