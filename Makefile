@@ -244,9 +244,9 @@ soak: needs-root etcd ## traffic and faults for SOAKTIME (2h); ends with a table
 RESTARTS ?= 10
 
 .PHONY: restarts
-restarts: needs-root ## measure what restarts lose and how long nothing arrives, pings to bench/results/tmp; root, a quiet machine
+restarts: needs-root ## measure what restarts lose and how long nothing arrives, of pings (to bench/results/tmp) and of TCP; root, a quiet machine
 	@mkdir -p bench/results/tmp
-	PINGS_DIR=$(CURDIR)/bench/results/tmp $(E2E) -run '^$$' -bench '^BenchmarkRestartUnderPings$$' -benchtime $(RESTARTS)x
+	PINGS_DIR=$(CURDIR)/bench/results/tmp $(E2E) -run '^$$' -bench '^BenchmarkRestartUnder' -benchtime $(RESTARTS)x
 
 .PHONY: demo
 demo: build ## two hosts and their pods in namespaces: twill, its floor and kernel VXLAN in one table; root
