@@ -383,6 +383,7 @@ func (e *Engine) loops() []*loop {
 		for j := i; j < len(e.shards); j += len(pairs) {
 			s := e.shards[j]
 			tx, rx := newTX(s, arena), newRX(s, slots)
+			rx.bareTrains = !e.trains
 			p.tx.add(tx, s.queue.FD(), tx.c)
 			p.rx.add(rx, s.fd, rx.c)
 		}

@@ -67,3 +67,24 @@ func TestTakingOverSocketsLeavesThemReceivingTrains(t *testing.T) {
 		}
 	})
 }
+
+// With --udp-gro=off the new process finds trains that came before it switched UDP_GRO off.
+func TestTrainsThatWaitedForATakeoverArrive(t *testing.T) {
+	for name, pkts := range map[string][][]byte{
+		"TCP": tcpTrain(10, 1400, 700), "UDP": udpTrain(10, 1200, 3), "one packet": udpTrain(1, 9, 9),
+	} {
+		q := new(fakeQueue)
+		r := newTestRX(q)
+		bare := train(pkts)
+		bare.segment = 0
+		r.bareTrains = true
+		arrive(t, r, bare)
+		testkit.Must(t, r.write())
+		t.Run(name, func(t *testing.T) { samePackets(t, q.packets(t), pkts) })
+	}
+	for _, b := range [][]byte{{}, {0x45}, make([]byte, 100), append([]byte{0x45, 0, 0, 1}, make([]byte, 96)...), append([]byte{0x60}, make([]byte, 99)...)} {
+		if n := ipLength(b); n < 1 || len(b) > 0 && n > len(b) {
+			t.Errorf("% x: %d bytes", b, n)
+		}
+	}
+}

@@ -31,6 +31,9 @@ type rx struct {
 	tap      tap
 	c        *metrics.Direction
 	overflow uint32
+	// bareTrains means that the socket may still hold trains that came while UDP_GRO was
+	// on, and are read without their segment size now that it is off.
+	bareTrains bool
 }
 
 // newRX returns the receiving direction of s. arena has a slot of slotSize
@@ -70,6 +73,7 @@ func (r *rx) poll() (bytes int, more bool, err error) {
 	case unix.EINTR:
 		return 0, true, nil
 	case unix.EAGAIN:
+		r.bareTrains = false
 		return 0, false, nil
 	default:
 		// An unconnected socket does not report the ICMP errors that our datagrams
@@ -124,6 +128,9 @@ func (r *rx) datagram(i int) error {
 	segment := info.segment
 	if segment == 0 {
 		segment = max(len(b), 1)
+		if r.bareTrains {
+			segment = ipLength(b)
+		}
 	}
 	segments := max(1, (len(b)+segment-1)/segment)
 	r.c.Segments.Observe(segments)
@@ -151,6 +158,16 @@ func (r *rx) datagram(i int) error {
 	}
 	carried.flush()
 	return nil
+}
+
+// ipLength returns the length of the IP packet at the beginning of b; all of b if its
+// length field does not say so. It is the segment size if b is a train.
+func ipLength(b []byte) int {
+	var h encap.Header
+	if !encap.Parse(b, &h) && h.IPLen > 0 && h.Len > h.IPLen {
+		return min(h.Len, len(b))
+	}
+	return max(len(b), 1)
 }
 
 // packet checks the inner packet pkt that came from the peer at from, and
