@@ -20,6 +20,9 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,11 +38,12 @@ const look = 50 * time.Millisecond
 
 // Pinger sends echo requests until it is stopped.
 type Pinger struct {
-	fd             int
-	to             unix.Sockaddr
-	id             uint16 // of its requests
-	request, reply byte   // ICMP types of the family
-	interval       time.Duration
+	fd       int
+	to       unix.Sockaddr
+	id       uint16    // of its requests
+	request  icmp.Type // those of the family
+	reply    byte
+	interval time.Duration
 
 	sending, receiving atomic.Bool
 	sent, received     chan error // receive the outcome of send and receive
@@ -55,10 +59,10 @@ func Start(to netip.Addr, interval time.Duration) (*Pinger, error) {
 	p := &Pinger{interval: interval, id: uint16(rand.Uint32()), sent: make(chan error, 1), received: make(chan error, 1)}
 	family, protocol := unix.AF_INET, unix.IPPROTO_ICMP
 	if to = to.Unmap(); to.Is4() {
-		p.to, p.request, p.reply = &unix.SockaddrInet4{Addr: to.As4()}, 8, 0
+		p.to, p.request, p.reply = &unix.SockaddrInet4{Addr: to.As4()}, ipv4.ICMPTypeEcho, 0
 	} else {
 		family, protocol = unix.AF_INET6, unix.IPPROTO_ICMPV6
-		p.to, p.request, p.reply = &unix.SockaddrInet6{Addr: to.As16()}, 128, 129
+		p.to, p.request, p.reply = &unix.SockaddrInet6{Addr: to.As16()}, ipv6.ICMPTypeEchoRequest, 129
 	}
 	var err error
 	if p.fd, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol); err != nil {
@@ -111,9 +115,6 @@ func (p *Pinger) Sent() int {
 func (p *Pinger) send() error {
 	runtime.LockOSThread()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20)
-	m := make([]byte, messageLen)
-	m[0] = p.request
-	binary.BigEndian.PutUint16(m[4:], p.id)
 	next := time.Now()
 	for p.sending.Load() {
 		pause(time.Until(next))
@@ -122,11 +123,12 @@ func (p *Pinger) send() error {
 		p.record = append(p.record, Ping{Sent: time.Now()})
 		p.missing++
 		p.mu.Unlock()
-		binary.BigEndian.PutUint16(m[6:], uint16(number))
-		binary.BigEndian.PutUint64(m[headerLen:], uint64(number))
-		if p.request == 8 { // the kernel fills in the checksum of ICMPv6, RFC 3542 §3.1
-			binary.BigEndian.PutUint16(m[2:], 0)
-			binary.BigEndian.PutUint16(m[2:], checksum(m))
+		// The kernel fills in the checksum of ICMPv6, RFC 3542 §3.1.
+		m, err := (&icmp.Message{Type: p.request, Body: &icmp.Echo{
+			ID: int(p.id), Seq: int(uint16(number)), Data: binary.BigEndian.AppendUint64(nil, uint64(number)),
+		}}).Marshal(nil)
+		if err != nil {
+			return fmt.Errorf("ping: %w", err)
 		}
 		// A request that cannot be sent, for lack of a route for example, is lost like
 		// any other.
@@ -152,7 +154,7 @@ func (p *Pinger) receive() error {
 			return fmt.Errorf("ping: receive: %w", err)
 		}
 		m := b[:n]
-		if p.request == 8 { // a raw IPv4 socket delivers the IP header, raw(7)
+		if p.request == ipv4.ICMPTypeEcho { // a raw IPv4 socket delivers the IP header, raw(7)
 			m = m[min(n, int(m[0]&15)*4):]
 		}
 		if len(m) < messageLen || m[0] != p.reply || binary.BigEndian.Uint16(m[4:]) != p.id {
@@ -193,16 +195,4 @@ func pause(d time.Duration) {
 		t := unix.NsecToTimespec(d.Nanoseconds())
 		_ = unix.Nanosleep(&t, nil) // if a signal interrupts it, the request is early
 	}
-}
-
-// checksum is the checksum of RFC 1071 of an even number of bytes.
-func checksum(b []byte) uint16 {
-	var sum uint32
-	for i := 0; i < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
 }
