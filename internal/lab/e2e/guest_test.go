@@ -138,10 +138,12 @@ func builtFor(t testing.TB, arch, name, pkg string) string {
 	return bin(name)
 }
 
-// launch starts twilld.
+// launch starts twilld. It returns when the shell's child has become twilld, for those
+// who look for it by name.
 func (n *guestNode) launch(flags ...string) {
 	n.t.Helper()
-	n.run("twilld --iface=" + netlab.UnderlayLink + " " + noRules + " " + strings.Join(flags, " ") + " >/tmp/twilld.log 2>&1 &")
+	n.run("twilld --iface=" + netlab.UnderlayLink + " " + noRules + " " + strings.Join(flags, " ") + " >/tmp/twilld.log 2>&1 & " +
+		`until [ "$(cat /proc/$!/comm)" = twilld ]; do sleep 0.1; done`)
 }
 
 // start is launch, and waits until twilld is ready. Of its last life there is no
