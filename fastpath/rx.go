@@ -257,7 +257,7 @@ func (r *rx) record(run *encap.Run, drop metrics.Drop) {
 // sender returns the public address of the peer that has the inner source of pkt.
 func (r *rx) sender(pkt []byte) netip.Addr {
 	src, _ := innerAddrs(pkt)
-	return r.check.resolver.peers.lookup(src).addr()
+	return r.check.resolver.peer(src).addr()
 }
 
 func (r *rx) written(segments, bytes int) {

@@ -198,7 +198,10 @@ func TestCaptureGoesOnWhileTheDataPlaneIsReplaced(t *testing.T) {
 	c := d.capture("-w=-")
 	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 500))
 	d.sh("ip link set dev " + netlab.UnderlayLink + " mtu 1400")
-	testkit.Eventually(t, "twilld follows the MTU", func() bool { return d.status().Dataplane != nil && d.status().Dataplane.MTU() == 1372 })
+	testkit.Eventually(t, "twilld follows the MTU", func() bool {
+		dp := d.status().Dataplane
+		return dp != nil && dp.MTU() == 1372
+	})
 	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 600))
 	sizes := make(map[int]bool)
 	for _, p := range c.end(true) {
