@@ -13,8 +13,20 @@ import (
 // top runs twill top --json beside d.
 func (d *daemon) top() (p top.Page) {
 	d.t.Helper()
-	out, err := d.ns.Command(d.t.Context(), bin("twill"), "top", "--json", "-interval=200ms", "--socket="+d.socket).Output()
-	testkit.Must(d.t, err, json.Unmarshal(out, &p))
+	// On a busy machine the daemon may take longer than twill waits for it.
+	testkit.Eventually(d.t, "twill top answers", func() bool {
+		var stderr strings.Builder
+		cmd := d.ns.Command(d.t.Context(), bin("twill"), "top", "--json", "-interval=200ms", "--socket="+d.socket)
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			d.t.Logf("twill top: %v: %s", err, stderr.String())
+			return false
+		}
+		p = top.Page{}
+		testkit.Must(d.t, json.Unmarshal(out, &p))
+		return true
+	})
 	return p
 }
 
