@@ -152,10 +152,6 @@ func New(cfg Config) (e *Engine, err error) {
 	var why string
 	e.memory, profile, why = cfg.Memory.footprint()
 	e.profile = fmt.Sprintf("%s (%s)", profile, why)
-	for _, s := range e.shards {
-		setBuffers(s.fd, e.memory.socketBuffer)
-		setBuffers(s.sendFD, e.memory.socketBuffer)
-	}
 	if e.strangers == nil && sink >= 0 {
 		// The program of the earlier run must not choose it any more.
 		err = errors.Join(err, steer(fds, local), unix.Close(sink))
@@ -163,12 +159,20 @@ func New(cfg Config) (e *Engine, err error) {
 	return e, err
 }
 
-// disableGRO makes the sockets receive each datagram by itself.
-func (e *Engine) disableGRO() {
+// prepareSockets sets what would disturb another process that still uses inherited
+// sockets: the sizes of their buffers, and that no trains are received where that is not
+// wanted.
+func (e *Engine) prepareSockets() {
 	for _, s := range e.shards {
-		_ = unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_GRO, 0)
+		setBuffers(s.fd, e.memory.socketBuffer)
+		if s.sendFD != s.fd {
+			setBuffers(s.sendFD, e.memory.socketBuffer)
+		}
+		if !e.trains {
+			_ = unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_GRO, 0)
+		}
 	}
-	if e.strangers != nil {
+	if e.strangers != nil && !e.trains {
 		_ = unix.SetsockoptInt(e.strangers.sink, unix.SOL_UDP, unix.UDP_GRO, 0)
 	}
 }
@@ -409,9 +413,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		failed sync.Once
 		first  error
 	)
-	if !e.trains {
-		e.disableGRO() // of inherited sockets, from which the other process no longer reads
-	}
+	e.prepareSockets()
 	loops := e.loops()
 	reserveProcessors(len(loops))
 	for _, l := range loops {

@@ -59,6 +59,7 @@ func TestSmallProfileHasSmallerSocketBuffers(t *testing.T) {
 		buffers := func(m Memory) (sizes []int) {
 			cfg.Memory = m
 			e := newEngine(t, cfg)
+			testkit.Must(t, start(t, e)())
 			for _, s := range e.shards {
 				for _, opt := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
 					size, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, opt)

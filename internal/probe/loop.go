@@ -23,7 +23,7 @@ const (
 	// longestWait bounds how late the end of the context is noticed.
 	longestWait = 100 * time.Millisecond
 	// floodPause is the pause after answers that were all to pings of other programs.
-	// Without it, whoever sends this host such answers would keep a CPU busy.
+	// Without it, a host that floods this one with such answers would keep a CPU busy.
 	floodPause = 5 * time.Millisecond
 )
 

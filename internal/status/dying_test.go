@@ -80,7 +80,7 @@ func TestSocketOfAProcessThatIsJustDyingIsTakenOver(t *testing.T) {
 	}
 }
 
-// Whoever stops a daemon by a signal need not wait for its end.
+// A process that stops a daemon by a signal need not wait for its end.
 func TestSocketOfAProcessThatIsStoppingIsTakenOverOnceItHasEnded(t *testing.T) {
 	path := socketPath(t)
 	asked := make(chan struct{}, 100)

@@ -101,7 +101,7 @@ func Permitted() (Set, error) {
 
 // Keep gives up all capabilities that are not in s, for good: in the permitted, effective
 // and inheritable sets of all threads, and thereby in the ambient set. Programs that are
-// run later have no more, whoever owns them, if NoNewPrivileges was called. It returns those
+// run later have no more, regardless of their owner, if NoNewPrivileges was called. It returns those
 // that are left.
 //
 // It fails in a program built with cgo, whose threads Go does not all know, and where a
