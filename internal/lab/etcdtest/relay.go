@@ -92,7 +92,8 @@ func (r *Relay) CutBefore(text string) <-chan struct{} {
 }
 
 // CutAfter delivers client data that contains text to the server, and blocks
-// the answers. The returned channel is closed once that has happened.
+// the answers. The returned channel is closed once the data has been sent, which may be
+// before the server has acted on it.
 func (r *Relay) CutAfter(text string) <-chan struct{} {
 	return r.cutAt(moment{text: []byte(text), passes: true})
 }
@@ -189,24 +190,28 @@ func (r *Relay) drop(c net.Conn) {
 	delete(r.conns, c)
 }
 
-// look searches p for the text of the moment, which may begin at the end of before.
-func (r *Relay) look(before, p []byte) {
+// look searches p for the text of the moment, which may begin at the end of before,
+// and cuts the relay if it is there. Where the text is to be delivered it returns the
+// channel to close after that.
+func (r *Relay) look(before, p []byte) (reached chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m := r.moment
 	if m == nil {
-		return
+		return nil
 	}
 	half := before[max(0, len(before)-len(m.text)+1):] // a complete text in before was sent long ago
 	if !bytes.Contains(slices.Concat(half, p), m.text) {
-		return
+		return nil
 	}
 	r.moment = nil
 	r.cut(answers)
-	if !m.passes {
-		r.cut(requests)
+	if m.passes {
+		return m.reached
 	}
+	r.cut(requests)
 	close(m.reached)
+	return nil
 }
 
 // wait returns when data may pass in a direction.
@@ -266,7 +271,7 @@ const longestText = 256
 
 func (w *toServer) Write(p []byte) (int, error) {
 	r := w.relay
-	r.look(w.before, p)
+	reached := r.look(w.before, p)
 	w.before = append(w.before, p...)
 	w.before = append(w.before[:0], w.before[max(0, len(w.before)-longestText):]...)
 
@@ -281,7 +286,11 @@ func (w *toServer) Write(p []byte) (int, error) {
 		close(delivered)
 	}()
 	r.wait(requests)
-	return w.conn.Write(p)
+	n, err := w.conn.Write(p)
+	if reached != nil {
+		close(reached)
+	}
+	return n, err
 }
 
 // toClient is a Writer that waits until the relay passes answers.
