@@ -19,9 +19,11 @@ func TestKernelPathWithOtherKernels(t *testing.T) {
 		why string
 	}{
 		{linux61, "granted: BPF programs attached by clsact"},
+		{linux61.of("arm64"), "granted: BPF programs attached by clsact"},
+		{kernel{version: "6.12", arch: linux61.arch}, "granted: BPF programs attached by TCX"},
 		{kernel{version: "5.10", arch: linux61.arch}, "refused: self-test: it needs Linux 5.13"},
 	} {
-		t.Run("Linux "+k.version, func(t *testing.T) {
+		t.Run("Linux "+k.version+" on "+k.arch, func(t *testing.T) {
 			t.Parallel()
 			l := newKernelLab(t, labOptions{engine: kernelEngine})
 			n := bootNode(t, k.kernel, l.Hosts[1], map[string]string{"/etc/twill/leases.json": l.leaseFile}, "tun", "veth", "sch_ingress", "cls_bpf")
