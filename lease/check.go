@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 )
 
 // OutsideError reports a lease with a subnet outside its network.
@@ -23,25 +22,6 @@ func (e *OutsideError) Error() string {
 	}
 	return fmt.Sprintf("lease %s of %s: %s %s is not inside the network %s",
 		e.Lease.Key(), e.Lease.node(), e.Field, e.Subnet, e.Network)
-}
-
-// ConflictError reports two leases that exclude each other: their subnets overlap,
-// or two nodes claim one public address.
-type ConflictError struct {
-	A, B           Lease
-	IndexA, IndexB int    // in the checked leases; IndexA is greater
-	Field          string // "Subnet", "IPv6Subnet", "PublicIP" or "PublicIPv6"
-	ValueA, ValueB string // of Field
-
-	loser int // IndexA or IndexB: the lease that yields
-}
-
-func (e *ConflictError) Error() string {
-	what := fmt.Sprintf("both have %s %s", e.Field, e.ValueA)
-	if e.ValueA != e.ValueB {
-		what = fmt.Sprintf("%s %s overlaps %s", e.Field, e.ValueA, e.ValueB)
-	}
-	return fmt.Sprintf("leases %s of %s and %s of %s: %s", e.A.Key(), e.A.node(), e.B.Key(), e.B.node(), what)
 }
 
 // subnetFields are the two families of a lease's subnets.
@@ -93,67 +73,6 @@ func checkOutside(leases []Lease, field string, of func(Lease) netip.Prefix, net
 	return errs
 }
 
-// checkOverlap walks the subnets in the order of their addresses, the wider first:
-// two prefixes are nested or disjoint, so a subnet that overlaps any earlier one
-// overlaps the last one without an overlap. The lease with index own, if not
-// negative, takes precedence over all others.
-func checkOverlap(leases []Lease, own int, field string, of func(Lease) netip.Prefix) []*ConflictError {
-	order := make([]int, 0, len(leases))
-	for i, l := range leases {
-		if of(l).IsValid() {
-			order = append(order, i)
-		}
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return comparePrefixes(of(leases[a]), of(leases[b])) })
-	var errs []*ConflictError
-	last := -1
-	for _, i := range order {
-		switch {
-		case own >= 0 && i != own && of(leases[own]).Overlaps(of(leases[i])):
-			errs = append(errs, conflict(leases, own, i, field, of))
-		case last >= 0 && i != own && of(leases[last]).Overlaps(of(leases[i])):
-			errs = append(errs, conflict(leases, last, i, field, of))
-		default:
-			last = i
-		}
-	}
-	return errs
-}
-
-// Rightful returns the leases in order, without subnets that overlap another
-// node's, and the conflicts found. own keeps its subnets, and of two other nodes
-// the one with the wider subnet does: stores allocate subnets of one size, so the
-// smaller was written by hand or for another configuration, and a route to it
-// would divert packets from the owner of the wider one. A lease with no subnet
-// left is omitted. leases is not modified; it is returned itself if there are no
-// conflicts.
-func Rightful(leases []Lease, own Key) (kept []Lease, conflicts []*ConflictError) {
-	first := slices.IndexFunc(leases, func(l Lease) bool { return l.Key() == own })
-	dropped := make(map[int][]string)
-	for _, f := range subnetFields {
-		for _, c := range checkOverlap(leases, first, f.name, f.of) {
-			conflicts = append(conflicts, c)
-			dropped[c.loser] = append(dropped[c.loser], f.name)
-		}
-	}
-	if len(conflicts) == 0 {
-		return leases, nil
-	}
-	for i, l := range leases {
-		for _, field := range dropped[i] {
-			if field == "Subnet" {
-				l.Subnet = netip.Prefix{}
-			} else {
-				l.IPv6Subnet = netip.Prefix{}
-			}
-		}
-		if l.Subnet.IsValid() || l.IPv6Subnet.IsValid() {
-			kept = append(kept, l)
-		}
-	}
-	return kept, conflicts
-}
-
 func checkPublic(leases []Lease, field string, of func(Lease) netip.Addr) []error {
 	var errs []error
 	first := make(map[netip.Addr]int, len(leases))
@@ -166,14 +85,6 @@ func checkPublic(leases []Lease, field string, of func(Lease) netip.Addr) []erro
 		first[a] = i
 	}
 	return errs
-}
-
-// conflict returns the conflict of two leases, of which the second has to
-// yield.
-func conflict[V fmt.Stringer](leases []Lease, owner, loser int, field string, of func(Lease) V) *ConflictError {
-	i, j := max(owner, loser), min(owner, loser)
-	a, b := leases[i], leases[j]
-	return &ConflictError{a, b, i, j, field, of(a).String(), of(b).String(), loser}
 }
 
 // node describes the holder of l, for messages.

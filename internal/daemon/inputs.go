@@ -1,16 +1,87 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/twillnet/twill/internal/backend"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
 )
+
+// handle handles events until ctx is done or something ends unexpectedly.
+func (s *session) handle(ctx context.Context, e events) error {
+	// Keep-alives are sent from this loop, since everything else depends on it.
+	var alive <-chan time.Time
+	if s.watchdog > 0 && s.notifySocket != "" {
+		ticker := time.NewTicker(s.watchdog)
+		defer ticker.Stop()
+		alive = ticker.C
+		// If this process has taken over, the last one was another's.
+		s.notifyManager(notifyAlive)
+	}
+	// This restores objects that other programs have removed.
+	look := time.NewTicker(s.resync())
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-e.watch:
+			return err
+		case err := <-e.holding:
+			return err
+		case err := <-s.applied.ended:
+			if !errors.Is(err, dataplane.ErrDeviceGone) {
+				return err
+			}
+			s.closeWithout(err)
+		case u := <-e.updates:
+			s.follow(u)
+			if err := s.answer(); err != nil {
+				return err
+			}
+		case r := <-s.holder.results:
+			s.takeResult(r)
+		case o := <-s.handovers:
+			s.offer(ctx, o)
+			continue
+		case a := <-s.answers:
+			if err := s.handOver(a); err != nil {
+				return err
+			}
+		case <-e.links:
+		case <-s.due.C:
+		case <-s.retry.C:
+		case <-look.C:
+		case <-alive:
+			s.notifyManager(notifyAlive)
+			continue
+		}
+		s.settle(ctx)
+	}
+}
+
+// resync is the interval at which the session checks that the objects it
+// created still exist.
+func (s *session) resync() time.Duration { return time.Duration(s.options.resync) * time.Second }
+
+// settle applies as much of the plan as possible, and reports the outcome.
+func (s *session) settle(ctx context.Context) {
+	err := s.reconcile(ctx)
+	if ctx.Err() != nil {
+		return // failures are a consequence of the shutdown
+	}
+	if err != nil {
+		s.retry.Reset(retryAfter)
+	}
+	s.report(err)
+}
 
 // follow processes one update of the store. Invalid parts change nothing.
 func (s *session) follow(u lease.Update) {

@@ -1,7 +1,7 @@
 package dataplane
 
 import (
-	"fmt"
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -201,46 +201,77 @@ func (p *Plane) addressesInUse(leases []lease.Lease) (all []netip.Addr) {
 	return slices.Compact(all)
 }
 
-// validate rejects a subnet of a peer that must not be routed.
-func (p *Plane) validate(of *peer, subnet netip.Prefix) error {
-	for _, a := range p.inUse {
-		if subnet.Contains(a) {
-			return fmt.Errorf("it contains %s, an address in use outside of the pod network, which a route to the peer would cut off: set a Network that does not overlap the nodes' own", a)
-		}
-	}
-	if public := of.public(subnet.Addr()); p.links.broadcast[public] {
-		return fmt.Errorf("its public address %s is the broadcast address of a network of %s", public, p.cfg.Underlay.Name)
-	}
-	for _, own := range p.cfg.Own.Subnets() {
-		if own.Overlaps(subnet) {
-			return fmt.Errorf("it overlaps %s, which this node has: release one of the two leases (twill release)", own)
-		}
-	}
-	if !slices.ContainsFunc(p.cfg.Networks, func(n netip.Prefix) bool { return n.Bits() < subnet.Bits() && n.Contains(subnet.Addr()) }) {
-		return fmt.Errorf("it is not part of the networks %v", p.cfg.Networks)
-	}
-	return nil
+// layout is the part of a plane that determines the kernel's state.
+type layout struct {
+	underlay  string     // name of the interface
+	vteps     []ownVTEP  // the VXLAN devices
+	release   string     // of the kernel
+	tun       *keep.Link // of the udp backend; nil if it is not open
+	networks  []netip.Prefix
+	wholeUDP  bool // the networks are routed to the TUN device, and udp peers have no routes of their own
+	blackhole []netip.Prefix
 }
 
-// family returns the inputs for decisions about subnets of the same family as
-// like.
-func (p *Plane) family(like netip.Addr) family {
-	f := family{
-		vni:    p.cfg.Settings.VXLAN.VNI,
-		direct: p.cfg.Settings.DirectRouting, plain: p.choice.Has(backend.HostGW),
-		gateway: p.cfg.Underlay.IPv4.IsValid(),
-		onLink:  p.links.reaches,
+// layout returns the current layout of the plane.
+func (p *Plane) layout() *layout {
+	l := &layout{
+		underlay: p.cfg.Underlay.Name, vteps: p.vteps, release: p.cfg.release,
+		networks: p.cfg.Networks, wholeUDP: p.choice.First() == backend.UDP,
 	}
-	if like.Is6() {
-		f.gateway = p.cfg.Underlay.IPv6.IsValid()
+	if b := p.backend(); b != nil {
+		tun := b.Link()
+		l.tun = &tun
 	}
-	for i := range p.vteps {
-		if p.vteps[i].carries(like) {
-			f.vtep = &p.vteps[i].Device
+	if p.cfg.Blackhole {
+		l.blackhole = p.cfg.Own.Subnets()
+	}
+	return l
+}
+
+// state returns the state that the kernel should have for these paths. shared
+// are VXLAN peers that cannot be reached because a later lease announces the
+// same MAC address at another endpoint.
+func (l *layout) state(paths []*path) (s keep.State, shared []vxlan.Peer) {
+	if l.tun != nil {
+		s.Links = append(s.Links, *l.tun)
+	}
+	for i := range l.vteps {
+		v := &l.vteps[i]
+		s.Links = append(s.Links, v.Link(l.release))
+		shared = append(shared, v.AddPeers(&s, vxlanPeers(paths, v))...)
+	}
+	for _, to := range paths {
+		switch {
+		case to.kind == backend.HostGW:
+			s.Routes = append(s.Routes, keep.Route{Dst: to.subnet, Via: to.via, Dev: l.underlay})
+		case to.kind == backend.UDP && l.tun != nil && !l.wholeUDP:
+			s.Routes = append(s.Routes, keep.Route{Dst: to.subnet, Dev: l.tun.Name})
 		}
 	}
-	if p.choice.Has(backend.UDP) {
-		f.udp, _ = udp.LocalAddr(p.cfg.Underlay) // an error would have made Open fail
+	if l.wholeUDP && l.tun != nil {
+		for _, n := range l.networks {
+			s.Routes = append(s.Routes, keep.Route{Dst: n, Dev: l.tun.Name, Yield: true})
+		}
 	}
-	return f
+	for _, n := range l.blackhole {
+		s.Routes = append(s.Routes, keep.Route{Dst: n, Blackhole: true})
+	}
+	return s, shared
+}
+
+// vxlanPeers returns the peers that v reaches, ordered by when their leases
+// last changed, the latest last.
+func vxlanPeers(paths []*path, v *ownVTEP) []vxlan.Peer {
+	var through []*path
+	for _, to := range paths {
+		if to.kind == backend.VXLAN && v.carries(to.subnet.Addr()) {
+			through = append(through, to)
+		}
+	}
+	slices.SortStableFunc(through, func(a, b *path) int { return cmp.Compare(a.since, b.since) })
+	peers := make([]vxlan.Peer, len(through))
+	for i, to := range through {
+		peers[i] = to.vtep
+	}
+	return peers
 }

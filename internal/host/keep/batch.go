@@ -5,9 +5,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/twillnet/twill/internal/host/nlbatch"
+	"golang.org/x/sys/unix"
 )
 
 // batch collects requests to the kernel and their outcome during one apply. The
@@ -116,6 +119,11 @@ func (b *batch) written(key, what any) {
 	}
 }
 
+// sortSteps orders steps by their keys, since they come from unordered maps.
+func sortSteps(steps []step) {
+	slices.SortStableFunc(steps, func(a, b step) int { return compareKeys(a.key, b.key) })
+}
+
 // compareKeys orders keys of the same type, and entries before routes.
 func compareKeys(a, b any) int {
 	switch a := a.(type) {
@@ -135,4 +143,84 @@ func compareKeys(a, b any) int {
 		}
 	}
 	return 0
+}
+
+// putEntries writes FDB entries, then neighbours. A neighbour is written only
+// once the FDB entry of its MAC exists.
+func (b *batch) putEntries() {
+	k := b.Keeper
+	for key, dst := range k.want.fdb {
+		k.have.ours[key] = true
+		if k.have.fdb[key] == dst || b.rests(key) {
+			continue
+		}
+		f := nlbatch.FDB{Dev: key.dev, MAC: key.mac, Dst: dst}
+		b.add(step{key: key, op: "write FDB entry", object: f, request: nlbatch.FDBReplace(f), done: func() { k.have.fdb[key] = dst }})
+	}
+	b.do()
+	for key, mac := range k.want.neighs {
+		if k.have.neighs[key] == mac || b.rests(key) {
+			continue
+		}
+		if f := (fdbKey{key.dev, mac}); k.want.fdb[f] != k.have.fdb[f] {
+			continue
+		}
+		n := nlbatch.Neigh{Dev: key.dev, IP: key.ip, MAC: mac}
+		b.add(step{key: key, op: "write neighbour", object: n, request: nlbatch.NeighReplace(n), done: func() { k.have.neighs[key] = mac }, remedy: neighRemedy(key.ip)})
+	}
+	b.do()
+}
+
+// dropEntries deletes our entries that are not wanted, FDB entries first: if it
+// is interrupted, the remaining neighbours still identify the FDB entries as
+// ours.
+func (b *batch) dropEntries() {
+	k := b.Keeper
+	for key := range k.have.ours {
+		if _, wanted := k.want.fdb[key]; wanted {
+			continue
+		}
+		dst, there := k.have.fdb[key]
+		if !there {
+			delete(k.have.ours, key)
+			continue
+		}
+		f := nlbatch.FDB{Dev: key.dev, MAC: key.mac, Dst: dst}
+		b.add(step{key: key, op: "delete FDB entry", object: f, request: nlbatch.FDBDel(f), gone: unix.ENOENT, done: func() { delete(k.have.fdb, key) }})
+	}
+	for key, mac := range k.have.neighs {
+		if _, wanted := k.want.neighs[key]; wanted || !k.oursByForm(key.ip) {
+			continue
+		}
+		n := nlbatch.Neigh{Dev: key.dev, IP: key.ip, MAC: mac}
+		b.add(step{key: key, op: "delete neighbour", object: n, request: nlbatch.NeighDel(n), gone: unix.ENOENT, done: func() { delete(k.have.neighs, key) }})
+	}
+	b.do()
+}
+
+// neighRemedy returns a function that suggests a remedy for an error of the
+// kernel. Before Linux 5.0, permanent neighbours counted towards the limit of
+// the neighbour table (commit 58956317c8de), which is 1,024 by default.
+func neighRemedy(ip netip.Addr) func(error) string {
+	return func(err error) string {
+		if !errors.Is(err, unix.ENOBUFS) {
+			return ""
+		}
+		version := 6
+		if ip.Is4() {
+			version = 4
+		}
+		return fmt.Sprintf("; the table of neighbours may be full: raise net.ipv%d.neigh.default.gc_thresh3", version)
+	}
+}
+
+// ready reports whether the neighbour for the gateway of r exists, if one is
+// wanted.
+func (k *Keeper) ready(r nlbatch.Route) bool {
+	if !r.OnLink {
+		return true
+	}
+	key := neighKey{r.Dev, r.Via}
+	mac, wanted := k.want.neighs[key]
+	return !wanted || k.have.neighs[key] == mac
 }
