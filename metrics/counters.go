@@ -1,4 +1,4 @@
-// Package metrics counts what the data plane does and exports it to Prometheus.
+// Package metrics counts what the data plane does; package prom exports it to Prometheus.
 // It is a leaf: every package may import it, and it imports no other package of twill.
 //
 // Counters are plain atomics that one goroutine writes and any number read.

@@ -14,7 +14,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/yaml"
 
-	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/metrics/prom"
 )
 
 const promtool = "../../bin/peers/prometheus/promtool"
@@ -65,7 +65,7 @@ var (
 // A renamed metric must not leave a panel or an alert that is empty for ever.
 func TestMetricsOfAlertsAndDashboardExist(t *testing.T) {
 	var known []string
-	for _, d := range metrics.Descriptions() {
+	for _, d := range prom.Descriptions() {
 		known = append(known, d.Name)
 	}
 	dashboard, err := os.ReadFile("dashboard.json")

@@ -32,7 +32,7 @@ import (
 	"github.com/twillnet/twill/internal/version"
 	"github.com/twillnet/twill/lease/etcd"
 	"github.com/twillnet/twill/lease/kube"
-	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/metrics/prom"
 )
 
 // gcPercent is Go's GOGC unless the environment sets it. The data path allocates
@@ -86,7 +86,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		macs:         dataplane.ReadMACs,
 	}
 	if o.probeInterval > 0 {
-		d.probeMetrics = metrics.NewProbes()
+		d.probeMetrics = prom.NewProbes()
 		d.state.probes = probe.New(time.Duration(o.probeInterval)*time.Second, d.state.peers, d.probeMetrics)
 	}
 	etcd.LogGRPC(d.log)
@@ -113,8 +113,8 @@ type daemon struct {
 	log          *slog.Logger
 	level        *logging.Level // of log
 	state        *state
-	probeMetrics *metrics.Probes // nil if peers are not probed
-	taps         fastpath.Taps   // of all data planes
+	probeMetrics *prom.Probes  // nil if peers are not probed
+	taps         fastpath.Taps // of all data planes
 	notifySocket string
 	watchdog     time.Duration // interval of keep-alives to the service manager; 0: none
 	// nodeAddrs returns the addresses in the store by which this node's interface
@@ -254,7 +254,7 @@ func (d *daemon) endServing() error {
 
 func (d *daemon) serveHTTP() (*httpd.Server, error) {
 	addr := netip.AddrPortFrom(d.options.healthzIP, uint16(d.options.healthzPort))
-	registry := metrics.NewRegistry(d.state.counters, d.state.gauges, version.String())
+	registry := prom.NewRegistry(d.state.counters, d.state.gauges, version.String())
 	if d.probeMetrics != nil {
 		registry.MustRegister(d.probeMetrics)
 	}

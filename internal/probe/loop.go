@@ -11,7 +11,7 @@ import (
 
 	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/metrics/prom"
 )
 
 const (
@@ -39,7 +39,7 @@ type Sockets interface {
 type Loop struct {
 	interval time.Duration
 	peers    func() []status.Peer
-	metrics  *metrics.Probes
+	metrics  *prom.Probes
 
 	results results
 
@@ -56,7 +56,7 @@ type sent struct {
 
 // New returns a loop that probes each peer once per interval. peers returns those that
 // there are now. What is found is also counted in m.
-func New(interval time.Duration, peers func() []status.Peer, m *metrics.Probes) *Loop {
+func New(interval time.Duration, peers func() []status.Peer, m *prom.Probes) *Loop {
 	return &Loop{
 		interval: interval, peers: peers, metrics: m,
 		results: results{of: make(map[key]*result), silent: make(map[string]int), metrics: m},

@@ -15,7 +15,7 @@ import (
 	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/metrics/prom"
 )
 
 // wire is a network on which the hosts in up answer, each ping twice.
@@ -62,7 +62,7 @@ func (w *wire) Wait(limit time.Duration) error {
 type rig struct {
 	*wire
 	*Loop
-	metrics *metrics.Probes
+	metrics *prom.Probes
 
 	mu  sync.Mutex
 	now []status.Peer
@@ -84,7 +84,7 @@ func (r *rig) look() []status.Peer {
 }
 
 func start(t *testing.T, up ...string) *rig {
-	r := &rig{wire: &wire{up: make(map[netip.Addr]bool), sent: make(map[netip.Addr]int), arrived: make(chan struct{}, 1)}, metrics: metrics.NewProbes()}
+	r := &rig{wire: &wire{up: make(map[netip.Addr]bool), sent: make(map[netip.Addr]int), arrived: make(chan struct{}, 1)}, metrics: prom.NewProbes()}
 	for _, a := range up {
 		r.up[netip.MustParseAddr(a)] = true
 	}

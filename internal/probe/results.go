@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/metrics/prom"
 )
 
 // window is the number of probes over which loss is computed.
@@ -64,7 +64,7 @@ func (r *result) silent() int {
 
 // results are those of all peers. They are safe for concurrent use.
 type results struct {
-	metrics *metrics.Probes
+	metrics *prom.Probes
 
 	mu     sync.Mutex
 	of     map[key]*result

@@ -18,6 +18,7 @@ import (
 	"github.com/twillnet/twill/internal/daemon"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/metrics/prom"
 )
 
 func main() {
@@ -48,8 +49,8 @@ is the number of a TUN queue with its sockets, or ` + "`kernel`" + ` for the ker
 | metric | type | labels | |
 |---|---|---|---|
 `)
-	all := metrics.Descriptions()
-	slices.SortFunc(all, func(a, b metrics.Description) int { return strings.Compare(a.Name, b.Name) })
+	all := prom.Descriptions()
+	slices.SortFunc(all, func(a, b prom.Description) int { return strings.Compare(a.Name, b.Name) })
 	for _, m := range all {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.Name, m.Type, codes(m.Labels), m.Help)
 	}

@@ -1,4 +1,4 @@
-package metrics
+package prom
 
 import (
 	"slices"
@@ -8,30 +8,32 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/twillnet/twill/metrics"
 )
 
 // running is the state of a daemon with everything in place.
-var running = State{
+var running = metrics.State{
 	Peers: 2, Narrow: 1, Leases: 3,
-	Source:      Source{OK: true, Watched: true, Updated: time.Unix(1_700_000_000, 500_000_000)},
+	Source:      metrics.Source{OK: true, Watched: true, Updated: time.Unix(1_700_000_000, 500_000_000)},
 	LeaseExpiry: time.Unix(1_700_086_400, 0),
-	Rules:       &Rules{InForce: true, Writes: 2, Checked: time.Unix(1_700_000_060, 0)},
-	Device:      DeviceInfo{Name: "flannel0", Kind: "offload", Reason: "auto: the kernel grants it"},
-	Backend:     BackendInfo{Configured: "auto", Backend: "vxlan", Reason: "the kernel has it"},
-	Traffic: []BackendTraffic{
-		{Backend: "vxlan", TX: Flow{10, 1000, 1}, RX: Flow{20, 2000, 0}},
-		{Backend: "udp", TX: Flow{30, 3000, 0}, RX: Flow{40, 4000, 2}},
+	Rules:       &metrics.Rules{InForce: true, Writes: 2, Checked: time.Unix(1_700_000_060, 0)},
+	Device:      metrics.DeviceInfo{Name: "flannel0", Kind: "offload", Reason: "auto: the kernel grants it"},
+	Backend:     metrics.BackendInfo{Configured: "auto", Backend: "vxlan", Reason: "the kernel has it"},
+	Traffic: []metrics.BackendTraffic{
+		{Backend: "vxlan", TX: metrics.Flow{Packets: 10, Bytes: 1000, Dropped: 1}, RX: metrics.Flow{Packets: 20, Bytes: 2000, Dropped: 0}},
+		{Backend: "udp", TX: metrics.Flow{Packets: 30, Bytes: 3000, Dropped: 0}, RX: metrics.Flow{Packets: 40, Bytes: 4000, Dropped: 2}},
 	},
-	Restarts: [NumRestarts]uint64{RestartLease: 1},
+	Restarts: [metrics.NumRestarts]uint64{metrics.RestartLease: 1},
 	Offloads: map[string]bool{"udp-gso": true, "udp-gro": false},
 }
 
-func registry(st State, shards ...*Shard) *prometheus.Registry {
-	return NewRegistry(func() []*Shard { return shards }, func() State { return st }, "v0.1.0")
+func registry(st metrics.State, shards ...*metrics.Shard) *prometheus.Registry {
+	return NewRegistry(func() []*metrics.Shard { return shards }, func() metrics.State { return st }, "v0.1.0")
 }
 
 func TestMetricsFollowPrometheusRules(t *testing.T) {
-	problems, err := testutil.GatherAndLint(registry(running, new(Shard)))
+	problems, err := testutil.GatherAndLint(registry(running, new(metrics.Shard)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,12 +43,12 @@ func TestMetricsFollowPrometheusRules(t *testing.T) {
 }
 
 func TestCountersKeepShardDirectionAndReasonApart(t *testing.T) {
-	var a, b Shard
+	var a, b metrics.Shard
 	a.TX.Packets.Add(45)
 	a.TX.Bytes.Add(66240)
 	a.RX.Packets.Add(3)
 	b.TX.Packets.Add(7)
-	b.RX.Drop(DropSpoofedSource, 2)
+	b.RX.Drop(metrics.DropSpoofedSource, 2)
 	b.CacheHits.Add(11)
 	expect(t, registry(running, &a, &b), `
 # HELP twill_packets_total Pod packets forwarded. A TCP super-packet counts as the segments it is cut into.
@@ -69,7 +71,7 @@ twill_lookup_cache_hits_total{shard="1"} 11
 		if f.GetName() != "twill_dropped_packets_total" {
 			continue
 		}
-		if got, want := len(f.Metric), 2*2*int(NumDrops); got != want {
+		if got, want := len(f.Metric), 2*2*int(metrics.NumDrops); got != want {
 			t.Errorf("%d drop series, want every reason in every direction: %d", got, want)
 		}
 		var nonzero []string
@@ -87,7 +89,7 @@ twill_lookup_cache_hits_total{shard="1"} 11
 }
 
 func TestBatchSizesAreCumulative(t *testing.T) {
-	var s Shard
+	var s metrics.Shard
 	for _, n := range []int{1, 2, 3, 45, 128, 300} {
 		s.TX.Segments.Observe(n)
 	}
@@ -209,7 +211,7 @@ twill_data_plane_restarts_total{cause="lease"} 1
 // Of all reasons one is 1, so that a query that counts nodes by reason needs no other.
 func TestNodeThatIsNotReadyShowsOneReason(t *testing.T) {
 	st := running
-	st.Waiting = WaitInterface
+	st.Waiting = metrics.WaitInterface
 	expect(t, registry(st), `
 # HELP twill_ready 1 if the node is ready: pods can reach those of other nodes. The same as /readyz.
 # TYPE twill_ready gauge
@@ -224,16 +226,16 @@ twill_waiting{reason="rules"} 0
 twill_waiting{reason="store"} 0
 twill_waiting{reason="subnet_file"} 0
 `, "twill_ready", "twill_waiting")
-	for w := range NumWaits {
-		if WaitOf(w.String()) != w {
-			t.Errorf("%d is called %q, which means %d", w, w, WaitOf(w.String()))
+	for w := range metrics.NumWaits {
+		if metrics.WaitOf(w.String()) != w {
+			t.Errorf("%d is called %q, which means %d", w, w, metrics.WaitOf(w.String()))
 		}
 	}
 }
 
 // What is described to people is what is exported.
 func TestEveryMetricIsDescribed(t *testing.T) {
-	r, probes := registry(running, new(Shard)), NewProbes()
+	r, probes := registry(running, new(metrics.Shard)), NewProbes()
 	r.MustRegister(probes)
 	probes.Answered("vxlan", time.Millisecond)
 	probes.Loss("vxlan", 0)
@@ -269,7 +271,7 @@ func TestEveryMetricIsDescribed(t *testing.T) {
 }
 
 func TestBeforeTheDataPlaneIsUpNothingIsMadeUp(t *testing.T) {
-	r := registry(State{})
+	r := registry(metrics.State{})
 	for _, name := range []string{
 		"twill_packets_total", "twill_device_info", "twill_offload_enabled", "twill_backend_packets_total",
 		"twill_lease_expiry_timestamp_seconds", "twill_lease_source_updated_timestamp_seconds", "twill_rules_in_force",
@@ -277,26 +279,6 @@ func TestBeforeTheDataPlaneIsUpNothingIsMadeUp(t *testing.T) {
 		if n, err := testutil.GatherAndCount(r, name); n != 0 || err != nil {
 			t.Errorf("%s: %d series, %v", name, n, err)
 		}
-	}
-}
-
-func TestEveryReasonHasNameAndMeaning(t *testing.T) {
-	seen := map[string]bool{}
-	for d := range NumDrops {
-		if d.String() == "" || d.Meaning() == "" || seen[d.String()] {
-			t.Errorf("reason %d: name %q, meaning %q", d, d, d.Meaning())
-		}
-		seen[d.String()] = true
-	}
-	if NumDrops.String() != "unknown" || NumDrops.Meaning() != "" {
-		t.Errorf("no reason: %q, %q", NumDrops, NumDrops.Meaning())
-	}
-}
-
-func TestObserveAllocatesNothing(t *testing.T) {
-	var h BatchSizes
-	if n := testing.AllocsPerRun(100, func() { h.Observe(45) }); n != 0 {
-		t.Errorf("%v allocations", n)
 	}
 }
 

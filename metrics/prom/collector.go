@@ -1,4 +1,6 @@
-package metrics
+// Package prom is the form in which Prometheus reads the counters and the state of twilld,
+// with the help texts of all metrics. Only the daemon needs it.
+package prom
 
 import (
 	"cmp"
@@ -6,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/twillnet/twill/metrics"
 )
 
 // NewRegistry returns a registry with everything that twilld exports to
@@ -15,7 +19,7 @@ import (
 //
 // There are no per-peer series, since n nodes would create n² of them. The
 // status document has the counters of each peer.
-func NewRegistry(shards func() []*Shard, state func() State, version string) *prometheus.Registry {
+func NewRegistry(shards func() []*metrics.Shard, state func() metrics.State, version string) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(
 		collectors.NewGoCollector(),
@@ -26,8 +30,8 @@ func NewRegistry(shards func() []*Shard, state func() State, version string) *pr
 }
 
 type collector struct {
-	shards  func() []*Shard
-	state   func() State
+	shards  func() []*metrics.Shard
+	state   func() metrics.State
 	version string
 }
 
@@ -56,7 +60,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func collectDirection(ch chan<- prometheus.Metric, d *Direction, shard, direction string) {
+func collectDirection(ch chan<- prometheus.Metric, d *metrics.Direction, shard, direction string) {
 	for _, m := range directionCounters {
 		m.put(ch, float64(m.read(d)), shard, direction)
 	}
@@ -64,7 +68,7 @@ func collectDirection(ch chan<- prometheus.Metric, d *Direction, shard, directio
 		n, sum, buckets := m.read(d).Snapshot()
 		ch <- prometheus.MustNewConstHistogram(m.desc, n, float64(sum), buckets, shard, direction)
 	}
-	for reason := range NumDrops {
+	for reason := range metrics.NumDrops {
 		dropped.put(ch, float64(d.Drops[reason].Load()), shard, direction, reason.String())
 	}
 }

@@ -1,9 +1,10 @@
-package metrics_test
+package prom_test
 
 import (
 	"fmt"
 
 	"github.com/twillnet/twill/metrics"
+	"github.com/twillnet/twill/metrics/prom"
 )
 
 // The data plane counts in a Shard, which a registry shows to Prometheus.
@@ -12,7 +13,7 @@ func ExampleNewRegistry() {
 	shard.TX.Packets.Add(3)
 	shard.TX.Drop(metrics.DropNoRoute, 1)
 
-	registry := metrics.NewRegistry(
+	registry := prom.NewRegistry(
 		func() []*metrics.Shard { return []*metrics.Shard{shard} },
 		func() metrics.State { return metrics.State{Peers: 2, Leases: 3, Source: metrics.Source{OK: true}} },
 		"v0.1.0")
