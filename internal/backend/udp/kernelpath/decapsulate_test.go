@@ -40,16 +40,7 @@ func inNamespace(t testing.TB, f func(p *Path)) {
 	t.Helper()
 	ns := netlabtest.Namespace(t, "host")
 	if err := ns.Do(func() error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = "eth0"
-		veth := netlink.NewVeth(attrs)
-		veth.PeerName = "wire"
-		tunAttrs := netlink.NewLinkAttrs()
-		tunAttrs.Name = "flannel0"
-		if err := netlink.LinkAdd(veth); err != nil {
-			return err
-		}
-		if err := netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: tunAttrs, Mode: netlink.TUNTAP_MODE_TUN, Flags: unix.IFF_NO_PI}); err != nil {
+		if err := addLinks(); err != nil {
 			return err
 		}
 		p, err := open(Config{Tun: "flannel0", Underlay: "eth0", Local: here, Port: testPort})
@@ -65,6 +56,20 @@ func inNamespace(t testing.TB, f func(p *Path)) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// addLinks makes a TUN device flannel0 and an underlay interface eth0.
+func addLinks() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "eth0"
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName = "wire"
+	if err := netlink.LinkAdd(veth); err != nil {
+		return err
+	}
+	attrs = netlink.NewLinkAttrs()
+	attrs.Name = "flannel0"
+	return netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN, Flags: unix.IFF_NO_PI})
 }
 
 // inner4 returns a packet of a pod with n bytes behind its header.
