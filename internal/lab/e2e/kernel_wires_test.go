@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"os"
 	"strings"
@@ -90,6 +92,52 @@ func TestTheKernelPathCarriesWhatFitsANarrowPath(t *testing.T) {
 				tx, _ := kernelPackets(l.daemons[0].status())
 				return tx > before+1000
 			})
+		})
+	}
+}
+
+// pod-a ── host a ────── tap ─ host b ── tap ─ pod-b
+//
+//	sent       TTL − 1            TTL − 1   seen
+func TestTheKernelPathChangesNoPacketAndSendsNothingElse(t *testing.T) {
+	t.Parallel()
+	l := newKernelLab(t, labOptions{engine: kernelEngine})
+	l.start()
+	outer, arrivals := newTap(t, l.Hosts[1].NS, netlab.UnderlayLink), newTap(t, l.pod(1).NS, "eth0")
+	packets := oddPackets(l.pod(0), l.pod(1))
+	for name, p := range packets {
+		sent := p.bytes()
+		sendRaw(t, l.pod(0).NS, p.dst, sent)
+		datagram := outer.next(name, func(b []byte) bool {
+			inner, _, ok := tunnelled(b)
+			return ok && source(inner) == p.src
+		})
+		if datagram == nil {
+			continue
+		}
+		inner, tos, _ := tunnelled(datagram)
+		if want := afterHops(sent, 1); !bytes.Equal(inner, want) {
+			t.Errorf("%s: the datagram carries\n% x\nwant\n% x", name, inner, want)
+		}
+		if want := p.tos & ce; tos != want {
+			t.Errorf("%s: outer TOS %#02x, want the inner ECN field alone, %#02x", name, tos, want)
+		}
+		const dontFragment = 0x40
+		if df, want := datagram[6], p.dst.Is6() || p.frag&(dontFragment<<8) != 0; df != 0 && df != dontFragment || (df != 0) != want {
+			t.Errorf("%s: outer flags %#02x, want DF: %v", name, df, want)
+		}
+		if sum := binary.BigEndian.Uint16(datagram[26:]); sum != 0 {
+			t.Errorf("%s: the datagram has the checksum %#04x, so it is not of the kernel path", name, sum)
+		}
+		got := arrivals.next(name, func(b []byte) bool { return source(b) == p.src })
+		if want := afterHops(sent, 2); !bytes.Equal(got, want) {
+			t.Errorf("%s: got\n% x\nwant\n% x", name, got, want)
+		}
+	}
+	for i, d := range l.daemons {
+		testkit.Eventually(t, "the kernel path counts them", func() bool {
+			tx, rx := kernelPackets(d.status())
+			return [2]uint64{tx, rx}[i] >= uint64(len(packets))
 		})
 	}
 }
