@@ -79,11 +79,11 @@ build-bounded: build-lite build-board # all programs whose size has a bound
 	$(GOBUILD),$(TWILL) -o $(BIN)/ ./cmd/twill
 
 .PHONY: peers
-peers: ## build bin/peers/floor, and of stock flannel the udp backend and what annotates nodes (amd64, cgo)
+peers: ## build bin/peers/floor, stock flanneld, and stock flannel's udp backend alone (amd64, cgo)
 	$(GOBUILD) -o bin/peers/ ./bench/floor
 ifneq ($(filter bench/peers/flannel,$(MODULES)),)
 	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flannel-udp .
-	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flannel-annotate ./annotate
+	CGO_ENABLED=1 go build -C bench/peers/flannel -trimpath -o ../../../bin/peers/flanneld github.com/flannel-io/flannel
 else
 	@echo "peers: stock flannel's udp backend exists for amd64 only; nothing built"
 endif

@@ -1,20 +1,13 @@
 //go:build linux && amd64 && cgo
 
-// Flannel-udp is a node that runs stock flannel. Tests and the laboratory use it
-// as the other host. It has three modes:
+// Flannel-udp is a node that runs stock flannel's udp backend, with its peers from the
+// command line: the backend's own TUN set-up, lease watch and C forwarding loop,
+// unchanged. Tests and the laboratory use it as the other host where they need no lease
+// store; with one they run flannel's own main.
 //
-//   - With --peer and related flags, flannel's udp backend: its own TUN set-up, lease
-//     watch and C forwarding loop, unchanged, configured from the command line.
-//   - With --etcd-endpoints, flannel's etcd subnet manager and the backend that
-//     the network config in etcd names: udp, vxlan or host-gw. The flags are
-//     flanneld's, and so is the extent of its IPv6 support.
-//   - With --kube-subnet-mgr, the same with flannel's Kubernetes subnet manager.
-//
-// It prints "ready mtu=N" on standard output when the backend's device is up
-// and either the peers from the command line have been passed to the backend or, with
-// etcd or Kubernetes, subnet.env is written. It logs to standard error and runs until SIGTERM
-// or SIGINT. flannel0 and its route are removed with the process; what vxlan and
-// host-gw have set up remains.
+// It prints "ready mtu=N" on standard output when the device is up and the peers have been
+// passed to the backend. It logs to standard error and runs until SIGTERM or SIGINT.
+// flannel0 and its route are removed with the process.
 package main
 
 import (
@@ -27,7 +20,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,15 +47,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 
-	args, parse := os.Args[1:], parseArgs
-	switch {
-	case slices.ContainsFunc(args, isEtcdFlag):
-		parse = parseEtcdArgs
-	case slices.Contains(args, kubeFlag):
-		args = slices.DeleteFunc(args, func(a string) bool { return a == kubeFlag })
-		parse = parseKubeArgs
-	}
-	n, err := parse(args)
+	n, err := parseArgs(os.Args[1:])
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return
@@ -77,58 +61,10 @@ func main() {
 	}
 }
 
-// runner is a node that runs until ctx is done.
-type runner interface {
-	validate() error
-	run(ctx context.Context) error
-}
-
-// kubeFlag selects leases from Kubernetes.
-const kubeFlag = "--kube-subnet-mgr"
-
-// isEtcdFlag reports whether an argument selects leases from etcd.
-func isEtcdFlag(arg string) bool {
-	return strings.HasPrefix(strings.TrimLeft(arg, "-"), "etcd-endpoints")
-}
-
-func parseEtcdArgs(args []string) (runner, error) {
-	var n etcdNode
-	fs := newFlagSet()
-	fs.StringVar(&n.endpoints, "etcd-endpoints", "", "`URLs` of etcd, separated by commas")
-	fs.StringVar(&n.prefix, "etcd-prefix", "/coreos.com/network", "`prefix` of the keys")
-	fs.StringVar(&n.iface, "iface", "", "`interface` that reaches the other hosts")
-	fs.StringVar(&n.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that tells subnet and MTU")
-	fs.IntVar(&n.renewMargin, "subnet-lease-renew-margin", 60, "`minutes` before its end that the lease is renewed")
-	if err := parse(fs, args); err != nil {
-		return nil, err
-	}
-	return n, n.validate()
-}
-
-func newFlagSet() *flag.FlagSet {
+func parseArgs(args []string) (node, error) {
+	var n node
 	fs := flag.NewFlagSet("flannel-udp", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // main prints the error
-	return fs
-}
-
-// parse also refuses arguments that are not flags.
-func parse(fs *flag.FlagSet, args []string) error {
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			fs.SetOutput(os.Stderr)
-			fs.PrintDefaults()
-		}
-		return err
-	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
-	}
-	return nil
-}
-
-func parseArgs(args []string) (runner, error) {
-	var n node
-	fs := newFlagSet()
 	fs.StringVar(&n.iface, "iface", "", "`interface` that reaches the other hosts")
 	fs.TextVar(&n.network, "network", netip.Prefix{}, "IPv4 `prefix` of all pods")
 	fs.TextVar(&n.subnet, "subnet", netip.Prefix{}, "IPv4 `prefix` of the pods on this host")
@@ -149,8 +85,15 @@ func parseArgs(args []string) (runner, error) {
 		n.peers = append(n.peers, p)
 		return nil
 	})
-	if err := parse(fs, args); err != nil {
-		return nil, err
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(os.Stderr)
+			fs.PrintDefaults()
+		}
+		return n, err
+	}
+	if fs.NArg() > 0 {
+		return n, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	return n, n.validate()
 }

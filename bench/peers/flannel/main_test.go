@@ -3,8 +3,6 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -65,7 +63,7 @@ func TestConfigPassesFlannelsOwnChecks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := newLeases(n.(node)).GetNetworkConfig(t.Context())
+	c, err := newLeases(n).GetNetworkConfig(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,39 +72,8 @@ func TestConfigPassesFlannelsOwnChecks(t *testing.T) {
 	}
 }
 
-func TestParseEtcdArgsRefusesWhatNoNodeCanRunWith(t *testing.T) {
-	for _, tc := range []struct {
-		name, args string
-		want       string // part of the error; empty: accepted
-	}{
-		{"complete", "--iface=eth0 --subnet-file=/tmp/subnet.env", ""},
-		{"no interface", "--subnet-file=/tmp/subnet.env", "--iface"},
-		{"no subnet file", "--iface=eth0 --subnet-file=", "--subnet-file"},
-		{"margin of a day", "--iface=eth0 --subnet-lease-renew-margin=1440", "1 to 1439"},
-		{"a peer", "--iface=eth0 --peer=10.5.2.0/24=172.31.9.12", "peer"},
-		{"not a flag", "--iface=eth0 udp", "unexpected"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			_, err := parseEtcdArgs(strings.Fields("--etcd-endpoints=http://127.0.0.1:2379 " + tc.args))
-			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("error %v, want one about %q", err, tc.want)
-			}
-		})
-	}
-}
-
-func TestPreviousSubnetsAreThoseOfSubnetEnv(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "subnet.env")
-	if v4, v6 := previousSubnets(file); !v4.Empty() || !v6.Empty() {
-		t.Errorf("without a file: %s, %s", v4, v6)
-	}
-	env := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_IPV6_SUBNET=fd00:10:5:1::1/64\n" +
-		"FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
-	if err := os.WriteFile(file, []byte(env), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	v4, v6 := previousSubnets(file)
-	if v4.String() != "10.5.1.0/24" || v6.String() != "fd00:10:5:1::/64" {
-		t.Errorf("%s, %s, want 10.5.1.0/24, fd00:10:5:1::/64", v4, v6)
+func TestParseArgsRefusesAnArgumentThatIsNoFlag(t *testing.T) {
+	if _, err := parseArgs([]string{"--iface=eth0", "udp"}); err == nil || !strings.Contains(err.Error(), "unexpected") {
+		t.Errorf("error %v, want one about an unexpected argument", err)
 	}
 }

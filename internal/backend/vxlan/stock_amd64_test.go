@@ -32,7 +32,7 @@ func buildStockFlannel(t *testing.T) string {
 	t.Helper()
 	netlabtest.Root(t)
 	binary := filepath.Join(t.TempDir(), "flannel")
-	build := exec.Command("go", "build", "-C", "../../../bench/peers/flannel", "-o", binary, ".")
+	build := exec.Command("go", "build", "-C", "../../../bench/peers/flannel", "-o", binary, "github.com/flannel-io/flannel")
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build stock flannel: %v\n%s", err, out)
@@ -65,7 +65,7 @@ func (s *stockFlannel) put(key, value string) {
 func (s *stockFlannel) run(ready func() bool) {
 	s.Helper()
 	cmd := s.ns.Command(context.Background(), s.binary, "--etcd-endpoints="+s.endpoint, "--iface=eth0",
-		"--subnet-file="+filepath.Join(s.TempDir(), "subnet.env"))
+		"--subnet-file="+filepath.Join(s.TempDir(), "subnet.env"), "--iptables-forward-rules=false")
 	out := new(testkit.Log)
 	cmd.Stdout, cmd.Stderr = out, out
 	s.must(cmd.Start())
@@ -76,7 +76,7 @@ func (s *stockFlannel) run(ready func() bool) {
 			s.Logf("stock flannel says:\n%s", out)
 		}
 	})
-	testkit.Eventually(s, "stock flannel is ready", func() bool { return strings.Contains(out.String(), "ready mtu=") && ready() })
+	testkit.Eventually(s, "stock flannel is ready", func() bool { return strings.Contains(out.String(), "flannel is ready") && ready() })
 	// Not asked to, for then it does not always end.
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()

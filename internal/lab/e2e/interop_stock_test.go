@@ -46,22 +46,29 @@ func stockLeases(n int) string {
 	return twill + `.11"}` + regexp.MustCompile(`"(172\.31\.9\.\d+)"}`).ReplaceAllString(stock, `"$1", "BackendData": {}}`)
 }
 
-// buildStock builds the module that runs stock flannel's udp backend.
-var buildStock = sync.OnceValue(func() error {
-	cmd := exec.Command("go", "build", "-trimpath", "-o", bin("flannel-udp"), ".")
+// buildStockUDP builds the program that runs stock flannel's udp backend, and buildStock
+// stock flannel's own.
+var (
+	buildStockUDP = sync.OnceValue(func() error { return buildPeer("flannel-udp", ".") })
+	buildStock    = sync.OnceValue(func() error { return buildPeer("flanneld", "github.com/flannel-io/flannel") })
+)
+
+// buildPeer builds a package of the module that has stock flannel.
+func buildPeer(name, pkg string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-o", bin(name), pkg)
 	cmd.Dir = "../../../bench/peers/flannel"
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build stock flannel's udp backend: %w\n%s", err, out)
+		return fmt.Errorf("build stock flannel: %w\n%s", err, out)
 	}
 	return nil
-})
+}
 
 // startStock runs stock flannel on host number i until the test ends, with all
 // others as peers.
 func (l *stockLab) startStock(t *testing.T, i int) {
 	t.Helper()
-	testkit.Must(t, buildStock())
+	testkit.Must(t, buildStockUDP())
 	h := l.Hosts[i]
 	args := []string{
 		"--iface=" + netlab.UnderlayLink, "--network=" + netlab.Network.String(),

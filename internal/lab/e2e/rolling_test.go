@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"maps"
@@ -94,54 +93,61 @@ type stockNode struct {
 // and waits until it is ready.
 func startStockNode(t testing.TB, ns *netlab.Namespace, endpoint, subnetFile string) *stockNode {
 	t.Helper()
-	return runStockNode(t, ns, nil, "--etcd-endpoints="+endpoint, "--subnet-file="+subnetFile)
+	return runStockNode(t, ns, nil, subnetFile, "--etcd-endpoints="+endpoint, noRules)
 }
 
 // runStockNode is startStockNode with further variables and flags, which say where
 // its lease is.
-func runStockNode(t testing.TB, ns *netlab.Namespace, env []string, flags ...string) *stockNode {
+func runStockNode(t testing.TB, ns *netlab.Namespace, env []string, subnetFile string, flags ...string) *stockNode {
 	t.Helper()
 	n := &stockNode{
-		cmd:  ns.Command(context.Background(), bin("flannel-udp"), append(flags, "--iface="+netlab.UnderlayLink)...),
+		cmd: ns.Command(context.Background(), bin("flanneld"), append(flags,
+			"--iface="+netlab.UnderlayLink, "--subnet-file="+subnetFile)...),
 		done: make(chan struct{}),
 	}
 	n.cmd.Env = append(os.Environ(), env...)
 	log := new(testkit.Log)
 	n.cmd.Stderr = log
-	out, err := n.cmd.StdoutPipe()
-	testkit.Must(t, err, n.cmd.Start())
-	ready := make(chan string, 1)
+	testkit.Must(t, n.cmd.Start())
 	go func() {
-		line, _ := bufio.NewReader(out).ReadString('\n')
-		ready <- strings.TrimSpace(line)
 		_ = n.cmd.Wait()
 		close(n.done)
 	}()
 	t.Cleanup(func() {
-		_ = n.cmd.Process.Kill() // an error says that it has ended
-		<-n.done
+		n.kill()
 		if t.Failed() {
 			t.Logf("log of stock flannel in %s:\n%s", ns, log)
 		}
 	})
-	select {
-	case line := <-ready:
-		if _, err := fmt.Sscanf(line, "ready mtu=%d", &n.mtu); err != nil {
-			t.Fatalf("stock flannel in %s says %q\n%s", ns, line, log)
+	testkit.Eventually(t, "stock flannel in "+ns.String()+" is ready", func() bool {
+		select {
+		case <-n.done:
+			t.Fatalf("stock flannel in %s has ended: %s", ns, n.cmd.ProcessState)
+		default:
 		}
-	case <-time.After(testkit.Patience):
-		t.Fatalf("stock flannel in %s is not ready\n%s", ns, log)
+		return strings.Contains(log.String(), "flannel is ready")
+	})
+	_, mtu, _ := strings.Cut(textOf(t, subnetFile), "FLANNEL_MTU=")
+	if _, err := fmt.Sscan(mtu, &n.mtu); err != nil {
+		t.Fatalf("MTU of stock flannel in %s: %v", ns, err)
 	}
 	return n
 }
 
-// stop ends the process as systemd would.
+// kill ends the process at once, if it has not ended.
+func (n *stockNode) kill() {
+	_ = n.cmd.Process.Kill() // an error says that it has ended
+	<-n.done
+}
+
+// stop ends the process as a service manager would: stock flannel does not always end
+// when it is asked to.
 func (n *stockNode) stop(t testing.TB) {
 	t.Helper()
 	testkit.Must(t, n.cmd.Process.Signal(syscall.SIGTERM))
 	select {
 	case <-n.done:
-	case <-time.After(testkit.Patience):
-		t.Fatalf("stock flannel has not ended within %s", testkit.Patience)
+	case <-time.After(10 * time.Second):
+		n.kill()
 	}
 }
