@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	_ "embed"
+	"fmt"
 	"html/template"
 	"io/fs"
 	"strconv"
@@ -47,6 +48,12 @@ func (s *site) parse(name string) (*page, error) {
 			return ast.WalkContinue, nil
 		}
 		switch n := n.(type) {
+		case *ast.FencedCodeBlock:
+			if n.Info == nil {
+				return ast.WalkStop, unnamed(name, source, n)
+			}
+		case *ast.CodeBlock:
+			return ast.WalkStop, unnamed(name, source, n)
 		case *ast.Heading:
 			if p.title == "" {
 				p.title = plain(n, source)
@@ -58,6 +65,16 @@ func (s *site) parse(name string) (*page, error) {
 		}
 		return ast.WalkContinue, nil
 	})
+}
+
+// unnamed is the error for a block without a language. The tests run the blocks sh and
+// console, so that none may be overlooked.
+func unnamed(name string, source []byte, n ast.Node) error {
+	line := 0
+	if n.Lines().Len() > 0 {
+		line = 1 + bytes.Count(source[:n.Lines().At(0).Start], []byte("\n"))
+	}
+	return fmt.Errorf("%s:%d: this code has no language: put ```sh, ```console, ```text or another above it", name, line)
 }
 
 // plain returns the text of a node without marks.

@@ -62,6 +62,21 @@ func TestLinksThatLeadNowhereAreNamed(t *testing.T) {
 	}
 }
 
+func TestCodeHasALanguage(t *testing.T) {
+	const want = ": this code has no language: put ```sh, ```console, ```text or another above it"
+	for text, at := range map[string]string{
+		"# A page\n\n```\nmake\n```\n":     "README.md:4" + want,
+		"# A page\n\n    make\n":           "README.md:3" + want,
+		"# A page\n\n```sh\nmake\n```\n":   "",
+		"- a list\n\n  with a paragraph\n": "",
+	} {
+		_, err := read(fstest.MapFS{"README.md": {Data: []byte(text)}})
+		if got := errorText(err); got != at {
+			t.Errorf("%q: %q, want %q", text, got, at)
+		}
+	}
+}
+
 func errorText(err error) string {
 	if err == nil {
 		return ""
