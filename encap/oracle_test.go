@@ -166,18 +166,19 @@ func refSum(parts ...[]byte) uint16 {
 // IP headers.
 func refPseudo(b []byte, proto uint8, n int) []byte {
 	if b[0]>>4 == 4 {
-		return slices.Concat(b[12:16], refFinal(b), []byte{0, proto, byte(n >> 8), byte(n)})
+		return slices.Concat(b[12:16], refFinal(b, len(b)-n), []byte{0, proto, byte(n >> 8), byte(n)})
 	}
-	return slices.Concat(b[8:24], refFinal(b), []byte{0, byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, proto})
+	return slices.Concat(b[8:24], refFinal(b, len(b)-n), []byte{0, byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 0, proto})
 }
 
-// refFinal returns the final destination of the packet b: that of the IP header,
-// unless a segment routing header or a source route has one that is still ahead.
-func refFinal(b []byte) []byte {
+// refFinal returns the final destination of the packet b with ipLen bytes of IP headers:
+// that of the IP header, unless a segment routing header or a source route has one that
+// is still ahead.
+func refFinal(b []byte, ipLen int) []byte {
 	if b[0]>>4 == 6 {
 		next, at := b[6], 40
 		for slices.Contains([]byte{0, 43, 60}, next) && at+8 <= len(b) {
-			if next == 43 && b[at+2] == 4 && b[at+3] > 0 && at+24 <= len(b) {
+			if next == 43 && b[at+2] == 4 && b[at+3] > 0 && at+24 <= ipLen {
 				return b[at+8:][:16]
 			}
 			next, at = b[at], at+(int(b[at+1])+1)*8
