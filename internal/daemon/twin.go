@@ -146,8 +146,12 @@ func (s *session) answer() error {
 	listed, ok := s.in.leases.Get(s.in.own.Key())
 	node, challenger := dataplane.NodeOf(listed.Attrs)
 	challenged := challenger != "" && challenger != own
-	// A host with stock flannel has no ID. Neither has what an earlier version of this
-	// node may have written, which is in the store until ours is.
+	// A host with stock flannel has no ID. Neither has what this node writes with some
+	// backends, and what an earlier version of it may have written, which is in the store
+	// until ours is.
+	if announced, _ := dataplane.NodeOf(s.applied.attrs); announced == "" {
+		s.listed = false
+	}
 	shared := node != own && (node != "" || s.listed)
 	s.listed = s.listed || node == own
 	if own == "" || !ok || s.in.ownGone() != "" || !challenged && !shared {

@@ -189,3 +189,23 @@ func TestForeignWriteUnderTheSameAddressIsNotTakenForOurs(t *testing.T) {
 		})
 	}
 }
+
+// With some backends a node writes what stock flannel would, byte for byte, without an ID.
+func TestNodeThatWritesNoIDAnyMoreIsNotAnotherHost(t *testing.T) {
+	h := newEtcdRig(t)
+	h.identified("1")
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	_, withID := h.lease(t)
+	for range 2 {
+		h.put(t, configKey, `{"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}`)
+		h.eventually(t, "the lease has no ID", func() bool { _, v := h.lease(t); return strings.Contains(v, "host-gw") && !strings.Contains(v, "Node") })
+		h.becomesReady(t)
+		h.put(t, configKey, goodConf)
+		h.eventually(t, "the lease is as it was", func() bool { _, v := h.lease(t); return v == withID })
+		h.becomesReady(t)
+	}
+	if d := h.status(t); d.AddressConflict != "" || strings.Contains(h.logged(), "another host") {
+		t.Errorf("conflict %q, log:\n%s", d.AddressConflict, h.logged())
+	}
+}
