@@ -25,14 +25,23 @@ type Choice struct {
 	Why   string // the reason in words, for the log
 	// Auto reports whether the node may run with fewer backends than planned.
 	Auto bool
+	// Former are backends that the node had before, and keeps open until its peers
+	// have followed; see [Settings.After].
+	Former []Kind
 }
 
 // Equal reports whether two choices have the same backends, whatever the
 // reasons.
-func (c Choice) Equal(o Choice) bool { return slices.Equal(c.Kinds, o.Kinds) }
+func (c Choice) Equal(o Choice) bool {
+	return slices.Equal(c.Kinds, o.Kinds) && slices.Equal(c.Former, o.Former)
+}
 
 // Has reports whether k is among the backends.
 func (c Choice) Has(k Kind) bool { return slices.Contains(c.Kinds, k) }
+
+// Opens reports whether k is open, for as long as it may be: among the backends, or
+// among the former ones.
+func (c Choice) Opens(k Kind) bool { return c.Has(k) || slices.Contains(c.Former, k) }
 
 // First returns the backend that stock flannel nodes assume this node uses. It
 // is empty if the node carries no packets.
@@ -100,16 +109,44 @@ func (s Settings) Choose(f Failed) (Choice, error) {
 	noVXLAN, noUDP := f[VXLAN], f[UDP]
 	switch {
 	case noVXLAN == nil && noUDP == nil:
-		return Choice{[]Kind{VXLAN, UDP}, "the kernel has VXLAN; udp for peers without it", s.auto()}, nil
+		return Choice{Kinds: []Kind{VXLAN, UDP}, Why: "the kernel has VXLAN; udp for peers without it", Auto: s.auto()}, nil
 	case noVXLAN == nil:
-		return Choice{[]Kind{VXLAN}, fmt.Sprintf("the kernel has VXLAN; no udp for peers without it: %v", noUDP), s.auto()}, nil
+		return Choice{Kinds: []Kind{VXLAN}, Why: fmt.Sprintf("the kernel has VXLAN; no udp for peers without it: %v", noUDP), Auto: s.auto()}, nil
 	case !s.auto():
 		return Choice{}, fmt.Errorf("vxlan: %w; or start twilld with --backend=auto, which takes udp on this node and leaves the others as they are", noVXLAN)
 	case noUDP == nil:
-		return Choice{[]Kind{UDP}, fmt.Sprintf("no VXLAN: %v", noVXLAN), true}, nil
+		return Choice{Kinds: []Kind{UDP}, Why: fmt.Sprintf("no VXLAN: %v", noVXLAN), Auto: true}, nil
 	}
 	return Choice{}, fmt.Errorf("no backend is available here: %w", errors.Join(
 		fmt.Errorf("vxlan: %w", noVXLAN), fmt.Errorf("udp: %w", noUDP)))
 }
 
 func (s Settings) auto() bool { return s.Type == TypeAuto }
+
+// After returns s and c with the backends that a node with the earlier settings and
+// choice keeps open when it changes to them. The nodes of a network do not change at
+// the same moment: until a peer knows of the change, it sends to the former backend of
+// this node, and receives by its own former one.
+//
+// A former backend keeps its options. It is not kept beside one that would take its
+// device or its port.
+func (s Settings) After(c Choice, earlier Settings, had Choice) (Settings, Choice) {
+	if c.First() == had.First() || !s.Carries() {
+		return s, c
+	}
+	onePort := func(vxlan, udp Settings) bool { return vxlan.VXLAN.UDPPort() == int(udp.UDP.Port) }
+	if had.Opens(VXLAN) && !c.Has(VXLAN) && !(c.Has(UDP) && onePort(earlier, s)) {
+		s.VXLAN, c.Former = earlier.VXLAN, append(c.Former, VXLAN)
+	}
+	if had.Opens(HostGW) && !c.Has(HostGW) {
+		c.Former = append(c.Former, HostGW) // nothing is open for it
+	}
+	switch {
+	case !had.Opens(UDP) || c.First() == UDP || c.Has(VXLAN) && onePort(s, earlier):
+	case !c.Has(UDP):
+		s.UDP, c.Former = earlier.UDP, append(c.Former, UDP)
+	case s.UDP.Port == earlier.UDP.Port:
+		c.Former = append(c.Former, UDP)
+	}
+	return s, c
+}

@@ -122,3 +122,52 @@ func TestConfigThatCannotBeIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// What stays open beside another backend, and with which options.
+func TestFormerBackendsStayOpenWhereNothingIsInTheirWay(t *testing.T) {
+	for _, tt := range []struct {
+		was, now string
+		former   []Kind
+		options  func(s Settings) any // of a former backend
+		want     any
+	}{
+		{was: `{"Type": "udp"}`, now: `{"Type": "vxlan"}`, former: []Kind{UDP}},
+		{was: `{"Type": "udp"}`, now: `{"Type": "vxlan", "UDPPort": 9000}`}, // as a fallback it has another port
+		{was: `{"Type": "udp"}`, now: `{"Type": "vxlan", "Port": 8285, "UDPPort": 9000}`},
+		{
+			was: `{"Type": "udp", "Port": 9000}`, now: `{"Type": "host-gw"}`, former: []Kind{UDP},
+			options: func(s Settings) any { return s.UDP.Port }, want: uint16(9000),
+		},
+		{
+			was: `{"Type": "vxlan", "VNI": 7}`, now: `{"Type": "udp"}`, former: []Kind{VXLAN},
+			options: func(s Settings) any { return s.VXLAN.VNI }, want: 7,
+		},
+		{was: `{"Type": "vxlan"}`, now: `{"Type": "udp", "Port": 8472}`}, // the port of the device
+		{was: `{"Type": "vxlan"}`, now: `{"Type": "host-gw"}`, former: []Kind{VXLAN, UDP}},
+		{was: `{"Type": "host-gw"}`, now: `{"Type": "udp"}`, former: []Kind{HostGW}},
+		{was: `{"Type": "vxlan"}`, now: `{"Type": "vxlan", "VNI": 7}`},
+		{was: `{"Type": "udp"}`, now: `{"Type": "udp", "Port": 9000}`},
+		{was: `{"Type": "udp"}`, now: `{"Type": "alloc"}`},
+	} {
+		t.Run(tt.was+" to "+tt.now, func(t *testing.T) {
+			choose := func(s Settings) Choice {
+				if !s.Carries() {
+					return Choice{}
+				}
+				c, err := s.Choose(nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return c
+			}
+			was, now := settings(t, tt.was, ""), settings(t, tt.now, "")
+			s, c := now.After(choose(now), was, choose(was))
+			if !slices.Equal(c.Former, tt.former) || !slices.Equal(c.Kinds, choose(now).Kinds) {
+				t.Errorf("%v, formerly %v; want formerly %v", c.Kinds, c.Former, tt.former)
+			}
+			if tt.options != nil && tt.options(s) != tt.want {
+				t.Errorf("options of the former backend: %v, want %v", tt.options(s), tt.want)
+			}
+		})
+	}
+}

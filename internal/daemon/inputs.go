@@ -58,6 +58,8 @@ func (s *session) handle(ctx context.Context, e events) error {
 		case <-e.links:
 		case <-s.due.C:
 		case <-s.retry.C:
+		case <-s.lapse.C:
+			s.in.former = former{}
 		case <-look.C:
 		case <-alive:
 			s.notifyManager(notifyAlive)
@@ -147,6 +149,8 @@ func (s *session) adopt(force bool) error {
 		s.log.Info("network configuration has changed", logging.KeyWas, was.Networks(), logging.KeyNow, next.config.Networks())
 	case settings != s.in.failed.settings:
 		s.log.Info("backend has changed", logging.KeyWas, describe(was.Backend), logging.KeyNow, describe(next.config.Backend))
+		next.former.settings, next.former.choice, _ = s.in.backends() // they are in force
+		s.lapse.Reset(formerStays)
 	}
 	s.in = next
 	return nil

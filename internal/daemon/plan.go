@@ -20,6 +20,7 @@ type inputs struct {
 	// differ while this node cannot follow the latest: see adopt.
 	config, latest *lease.Config
 	failed         failures
+	former         former
 	link           underlay.Interface
 	self           dataplane.Self // addresses of existing VXLAN devices, and the ID of this host
 	own            lease.Lease    // this node's lease, as last returned by the store
@@ -40,6 +41,13 @@ type failures struct {
 	// opening means that a failure occurred when the data plane was opened: with
 	// another interface or MTU the backend may work.
 	opening bool
+}
+
+// former is what the node had before the network configuration named another backend.
+// It is empty once the peers have had the time to follow.
+type former struct {
+	settings backend.Settings
+	choice   backend.Choice
 }
 
 // peers is a set of leases to be passed to the data plane, including this node's
@@ -115,10 +123,10 @@ func podsOf(network, subnet netip.Prefix) rules.Pods {
 // guard returns the tunnels that packets of pods must not reach: those of the nodes
 // that have leases, for the backends that this node has.
 func guard(s backend.Settings, c backend.Choice, leases []lease.Lease, own lease.Lease) (g rules.Guard) {
-	if c.Has(backend.UDP) {
+	if c.Opens(backend.UDP) {
 		g.UDPPort = s.UDP.Port
 	}
-	if c.Has(backend.VXLAN) {
+	if c.Opens(backend.VXLAN) {
 		g.VXLANPort = uint16(s.VXLAN.UDPPort())
 	}
 	var peers []netip.Addr
@@ -133,7 +141,7 @@ func guard(s backend.Settings, c backend.Choice, leases []lease.Lease, own lease
 }
 
 // backends returns the data plane settings of the configuration in force, and
-// the backends that the node has for them.
+// the backends that the node has for them, with former ones that stay open.
 func (in *inputs) backends() (backend.Settings, backend.Choice, error) {
 	s, err := in.settings(in.config)
 	if err != nil || !s.Carries() {
@@ -143,6 +151,7 @@ func (in *inputs) backends() (backend.Settings, backend.Choice, error) {
 	if err != nil {
 		return s, c, &settingsError{err}
 	}
+	s, c = s.After(c, in.former.settings, in.former.choice)
 	return s, c, nil
 }
 

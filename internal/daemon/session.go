@@ -43,6 +43,7 @@ type session struct {
 	source    sourceHealth           // health of the store's updates
 	due       *time.Timer            // runs while changed leases wait for others
 	retry     *time.Timer            // runs after something failed
+	lapse     *time.Timer            // runs while former backends stay open
 	shown     shown                  // text last logged for each kind of message
 	waiting   string                 // what keeps the node from being ready
 	reason    metrics.Wait           // the kind of waiting
@@ -58,6 +59,11 @@ type session struct {
 // failures are retried earlier, when an interface changes.
 const retryAfter = time.Second
 
+// formerStays is how long a former backend stays open: the time in which the peers learn
+// of another configuration and of what this node announces then, with a store that is
+// slow to report changes.
+const formerStays = 10 * time.Second
+
 // newSession returns the session of a node that has not joined yet.
 func (d *daemon) newSession(store openedStore) *session {
 	lost := d.options.onLost
@@ -71,12 +77,14 @@ func (d *daemon) newSession(store openedStore) *session {
 		in:      inputs{options: d.options, leases: new(lease.Set), writable: store.writable, kernelPath: d.usesKernelPath()},
 		due:     time.NewTimer(between),
 		retry:   time.NewTimer(retryAfter),
+		lapse:   time.NewTimer(formerStays),
 		shown:   shown{"source": "", "conflicts": ""},
 		answers: make(chan answer),
 	}
 	s.holder.previous = d.previous
 	s.due.Stop()
 	s.retry.Stop()
+	s.lapse.Stop()
 	return s
 }
 

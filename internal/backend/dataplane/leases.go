@@ -154,7 +154,9 @@ func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer)
 // decideFor decides for one peer. If a subnet has no path, it logs the reason
 // unless that was already logged.
 func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Prefix]string) {
-	d.sends, d.paths = d.has(backend.UDP), nil
+	// A peer that changes to this backend as well sends as soon as it has read that this
+	// node has it, which may be before its own announcement arrives here.
+	d.sends, d.paths = d.has(backend.UDP) || len(p.choice.Former) > 0, nil
 	for _, subnet := range d.lease.Subnets() {
 		f := families[0]
 		if subnet.Addr().Is6() {

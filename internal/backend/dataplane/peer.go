@@ -222,7 +222,7 @@ func (p *Plane) family(like netip.Addr) family {
 			f.vtep = &p.vteps[i].Device
 		}
 	}
-	if p.choice.Has(backend.UDP) {
+	if p.choice.Has(backend.UDP) || p.backend() != nil {
 		f.udp, _ = udp.LocalAddr(p.cfg.Underlay) // an error would have made Open fail
 	}
 	return f

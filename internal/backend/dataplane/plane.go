@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -108,17 +109,12 @@ func Open(cfg Config) (_ *Plane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.choice.Has(backend.VXLAN) {
+	if p.choice.Opens(backend.VXLAN) {
 		if err := p.openVXLAN(); err != nil {
 			p.vteps = nil
-			if !p.choice.Auto || !p.choice.Has(backend.UDP) {
+			if err := p.without(backend.VXLAN, err); err != nil {
 				return nil, err
 			}
-			p.fell = backend.Failed{backend.VXLAN: err}
-			if p.choice, err = cfg.Settings.Choose(p.fell); err != nil {
-				return nil, err
-			}
-			cfg.Logger.Warn("backend unavailable, falling back", logging.KeyWhy, p.choice.Why, logging.KeyBackends, p.choice.Kinds)
 		}
 	}
 	if !cfg.UDP.UsesKernelPath() {
@@ -129,13 +125,36 @@ func Open(cfg Config) (_ *Plane, err error) {
 	if p.links, err = newOnLink(cfg.Underlay.Index); err != nil {
 		return nil, err
 	}
-	if p.choice.First() == backend.UDP {
+	// As a fallback it is opened for the first peer that needs it. As a former backend it
+	// has the descriptors of the plane before, or was not open there.
+	formerUDP := slices.Contains(p.choice.Former, backend.UDP) && len(cfg.UDP.Inherited) > 0
+	if p.choice.First() == backend.UDP || formerUDP {
 		if err := p.openUDP(); err != nil {
-			return nil, err
+			if err := p.without(backend.UDP, err); err != nil {
+				return nil, err
+			}
 		}
 	}
 	p.checkAnnounced()
 	return p, nil
+}
+
+// without goes on without a backend that Open could not open, if the node can do
+// without it. Otherwise it returns the reason.
+func (p *Plane) without(k backend.Kind, why error) (err error) {
+	switch {
+	case slices.Contains(p.choice.Former, k):
+		p.cfg.Logger.Warn("former backend not kept, packets of peers that still use it are lost", logging.KeyBackends, k, logging.KeyWhy, why)
+		return nil
+	case k != backend.VXLAN || !p.choice.Auto || !p.choice.Has(backend.UDP):
+		return why
+	}
+	p.fell = backend.Failed{k: why}
+	if p.choice, err = p.cfg.Settings.Choose(p.fell); err != nil {
+		return err
+	}
+	p.cfg.Logger.Warn("backend unavailable, falling back", logging.KeyWhy, p.choice.Why, logging.KeyBackends, p.choice.Kinds)
+	return nil
 }
 
 // checkPublic rejects plain routes if the public address is not that of the
@@ -225,8 +244,13 @@ func kernelRelease() (string, error) {
 }
 
 // macOf returns the Ethernet address of the device v: the one that the lease
-// announces or will announce.
+// announces or will announce. A former device keeps its own.
 func (p *Plane) macOf(v plannedVTEP) []byte {
+	if !p.choice.Has(backend.VXLAN) {
+		if mac, err := vxlan.Existing(p.cfg.Settings.VXLAN.VNI, v.ipv6Name); err == nil && mac != nil {
+			return mac
+		}
+	}
 	announced := p.self.v6
 	if v.ipv4 {
 		announced = p.self.v4
@@ -366,8 +390,10 @@ func (p *Plane) Counters() []*metrics.Shard {
 // that fits every backend that may be used.
 func (p *Plane) MTU() int {
 	mtu := p.cfg.Underlay.MTU
-	for i := range p.vteps {
-		mtu = min(mtu, int(p.vteps[i].TunnelMTU()))
+	if p.choice.Has(backend.VXLAN) {
+		for i := range p.vteps {
+			mtu = min(mtu, int(p.vteps[i].TunnelMTU()))
+		}
 	}
 	if p.choice.Has(backend.UDP) {
 		// Open has already rejected invalid options.

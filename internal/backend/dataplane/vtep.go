@@ -62,7 +62,7 @@ type MACs struct{ v4, v6 net.HardwareAddr }
 // ReadMACs reads the addresses of the devices that a node with the choice c
 // uses, in the network namespace of the calling thread.
 func ReadMACs(s backend.Settings, c backend.Choice) (m MACs, err error) {
-	if !c.Has(backend.VXLAN) {
+	if !c.Opens(backend.VXLAN) {
 		return m, nil
 	}
 	if m.v4, err = vxlan.Existing(s.VXLAN.VNI, false); err != nil {

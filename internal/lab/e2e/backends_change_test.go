@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+// The nodes do not change at the same moment. What a former backend needs stays until
+// all have, and goes then.
+//
+//	pod-a ── host a ─┬──────── host b ── pod-b
+//	                 └── etcd, the network's configuration
+func TestNoPacketIsLostWhileANetworkChangesItsBackend(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterOptions{backend: `{"Type": "udp"}`})
+	for _, h := range c.nodes {
+		// For a moment the ways there and back differ.
+		testkit.Must(t, h.NS.Sysctl("net/ipv4/conf/all/rp_filter", "0"))
+	}
+	c.runTwill()
+	pings := []*pingLoop{startPingLoop(t, c.pod(0), c.pod(1)), startPingLoop(t, c.pod(1), c.pod(0))}
+	for _, backend := range []string{"vxlan", "udp", "host-gw", "vxlan", "host-gw", "udp"} {
+		c.configure(fmt.Sprintf(`{"Type": %q}`, backend))
+		for i, h := range c.nodes {
+			testkit.Eventually(t, "host "+h.Letter+" has "+backend, func() bool {
+				d := c.running[i].(*daemon).status()
+				return d.Waiting == "" && len(d.Ways) > 0 && d.Ways[0] == backend
+			})
+		}
+		for i, p := range pings {
+			if err := p.failed(); err != nil {
+				t.Fatalf("to %s: from host %s: %v", backend, c.nodes[i].Letter, err)
+			}
+		}
+	}
+	for _, h := range c.nodes {
+		testkit.Eventually(t, "host "+h.Letter+" has no VXLAN device any more", func() bool {
+			_, err := h.NS.Netlink().LinkByName("flannel.1")
+			return errors.As(err, &netlink.LinkNotFoundError{})
+		})
+	}
+	for i, p := range pings {
+		if err := p.stop(); err != nil {
+			t.Errorf("from host %s: %v", c.nodes[i].Letter, err)
+		}
+	}
+}
+
+// pingLoop sends one ping after the other, each once the one before has been answered:
+// so few are under way that no queue overflows.
+type pingLoop struct {
+	end   chan struct{}
+	ended chan error
+}
+
+func startPingLoop(t *testing.T, from, to *netlab.Pod) *pingLoop {
+	t.Helper()
+	testkit.Must(t, acquaint(from, to.Addr))
+	p := &pingLoop{make(chan struct{}), make(chan error, 1)}
+	go func() {
+		pace := time.NewTicker(steadyPace)
+		defer pace.Stop()
+		for {
+			select {
+			case <-p.end:
+				p.ended <- nil
+				return
+			case <-pace.C:
+			}
+			if err := ping(from, to.Addr, 100); err != nil {
+				p.ended <- err
+				return
+			}
+		}
+	}()
+	return p
+}
+
+// failed returns why the loop has ended; nil if it goes on.
+func (p *pingLoop) failed() error {
+	select {
+	case err := <-p.ended:
+		return err
+	default:
+		return nil
+	}
+}
+
+// stop ends the loop. It returns an error unless each ping was answered.
+func (p *pingLoop) stop() error {
+	close(p.end)
+	return <-p.ended
+}
