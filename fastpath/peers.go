@@ -69,6 +69,10 @@ func (p *Peer) PathNotes(separated bool) (notes []string) {
 // that is less than the kernel knows, see prober; otherwise 0.
 func (p *Peer) Widest() int { return p.path.limits.load().widest() }
 
+// Fragmented reports whether packets to the peer are sent in datagrams that may be
+// fragmented even if they may not: its path is narrower than the kernel can learn.
+func (p *Peer) Fragmented() bool { return p.path.limits.load().withoutDF() > 0 }
+
 // tunnelAddrs returns the addresses of this node and of the peer on their tunnel
 // devices, of a family that both have, and invalid ones if there is none. own are the
 // subnets of this node.

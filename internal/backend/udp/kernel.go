@@ -156,17 +156,26 @@ func (k *kernel) setPeers(peers []Peer) error {
 }
 
 // wanted returns the peers as the kernel should know them: the engine decides which
-// need the network's port. mu is held.
+// need the network's port, and finds the limits that the kernel does not learn of. mu is
+// held.
 func (k *kernel) wanted() []kernelpath.Peer {
-	fixed := make(map[netip.Addr]uint16)
+	known := make(map[netip.Addr]*fastpath.Peer)
 	for _, p := range k.engine.Peers().All() {
-		if p.FixedPort() {
-			fixed[p.Endpoint.Addr()] = p.Endpoint.Port()
-		}
+		known[p.Endpoint.Addr()] = p
 	}
 	all := make([]kernelpath.Peer, 0, len(k.peers))
 	for _, p := range k.peers {
-		all = append(all, kernelpath.Peer{Endpoint: p.Addr, Subnets: p.Subnets, Kernel: p.Kernel, SourcePort: fixed[p.Addr]})
+		to := kernelpath.Peer{Endpoint: p.Addr, Subnets: p.Subnets, Kernel: p.Kernel}
+		if f := known[p.Addr]; f != nil {
+			to.MTU = f.Widest()
+			if f.Fragmented() {
+				to.MTU = 1 // nothing: the programs send DF as the packet has it
+			}
+			if f.FixedPort() {
+				to.SourcePort = f.Endpoint.Port()
+			}
+		}
+		all = append(all, to)
 	}
 	return all
 }
@@ -181,7 +190,7 @@ func (k *kernel) update(peers []kernelpath.Peer) error {
 	return nil
 }
 
-// run follows the kernel's counters and the engine's choice of ports until ctx is done,
+// run follows the kernel's counters and what the engine finds out about peers until ctx is done,
 // or until a device that the path needs is gone.
 func (k *kernel) run(ctx context.Context) error {
 	ticks := time.NewTicker(kernelTick)
@@ -209,19 +218,19 @@ func (k *kernel) look() error {
 		return err
 	}
 	k.count(traffic)
-	if peers := k.wanted(); !samePorts(peers, k.set) {
+	if peers := k.wanted(); !sentAlike(peers, k.set) {
 		return k.update(peers)
 	}
 	return nil
 }
 
-// samePorts reports whether two versions of the same peers have the same ports.
-func samePorts(a, b []kernelpath.Peer) bool {
+// sentAlike reports whether packets to two versions of the same peers are sent alike.
+func sentAlike(a, b []kernelpath.Peer) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for i := range a {
-		if a[i].SourcePort != b[i].SourcePort {
+		if a[i].SourcePort != b[i].SourcePort || a[i].MTU != b[i].MTU {
 			return false
 		}
 	}

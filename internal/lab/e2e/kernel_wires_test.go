@@ -96,6 +96,31 @@ func TestTheKernelPathCarriesWhatFitsANarrowPath(t *testing.T) {
 	}
 }
 
+// The programs leave what is too large for the path to the engine, which answers it.
+//
+//	pod-a ── host a ── host c, 1400, silent ── host b ── pod-b
+func TestTheKernelPathKeepsPacketsBelowTheSizeThatABlackHoleSwallows(t *testing.T) {
+	t.Parallel()
+	l := newKernelLab(t, labOptions{engine: kernelEngine, Options: netlab.Options{Hosts: 3}})
+	l.start()
+	l.expectBlackHole(t, func() {
+		before, _ := kernelPackets(l.daemons[0].status())
+		l.exchangeTCP(t)
+		testkit.Eventually(t, "the kernel path carries packets that fit", func() bool {
+			tx, _ := kernelPackets(l.daemons[0].status())
+			return tx > before+1000
+		})
+	})
+}
+
+// pod-a ── host a ── host c, 400 ── host b ── pod-b
+func TestPacketsOfEverySizeCrossAVeryNarrowPathDespiteTheKernelPath(t *testing.T) {
+	t.Parallel()
+	l := newKernelLab(t, labOptions{engine: kernelEngine, flags: []string{"--mtu-probes=off"}, Options: netlab.Options{Hosts: 3}})
+	l.start()
+	l.expectVeryNarrowPath(t)
+}
+
 // pod-a ── host a ────── tap ─ host b ── tap ─ pod-b
 //
 //	sent       TTL − 1            TTL − 1   seen

@@ -70,32 +70,40 @@ func TestBlackHoleIsFoundAndItsEndNoticed(t *testing.T) {
 		t.Run(u.name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, labOptions{ipv6Underlay: u.ipv6, Options: netlab.Options{Hosts: 3}})
-			const width = 1400
-			mtu := width - overheadOver(u.ipv6)
-			l.blackHole(width)
-			for _, addr := range []netip.Addr{l.pod(1).Addr, l.pod(1).Addr6} {
-				if err := l.stream(addr, 1<<20, nil); err != nil {
-					t.Error(err)
-				}
-			}
-			testkit.Eventually(t, "status shows the size that passes", func() bool {
-				_ = ping(l.pod(0), l.pod(1).Addr, 100)
-				p := l.daemons[0].status().Dataplane.Peers[0]
-				return p.MTU == mtu && len(p.Notes) > 0
-			})
-			l.expectPathMTU(t, l.pod(1).Addr, mtu)
-			l.expectPathMTU(t, l.pod(1).Addr6, mtu)
-			if n := l.daemons[0].status().Dataplane.Peers[1].MTU; n != 0 {
-				t.Errorf("packets to host c are limited to %d bytes", n)
-			}
-			command(t, l.Hosts[2].NS, "nft", "delete table inet test")
-			l.routeToB(2, netip.Addr{}, 0)
-			testkit.Eventually(t, "the limit is gone", func() bool {
-				_ = ping(l.pod(0), l.pod(1).Addr, 100)
-				return l.daemons[0].status().Dataplane.Peers[0].MTU == 0
-			})
+			l.expectBlackHole(t, func() {})
 		})
 	}
+}
+
+// expectBlackHole checks that host a finds a path to host b that loses large packets, and
+// notices its end. It calls limited while packets are kept smaller.
+func (l *lab) expectBlackHole(t *testing.T, limited func()) {
+	t.Helper()
+	const width = 1400
+	mtu := width - overheadOver(l.ipv6Underlay)
+	l.blackHole(width)
+	for _, addr := range []netip.Addr{l.pod(1).Addr, l.pod(1).Addr6} {
+		if err := l.stream(addr, 1<<20, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	testkit.Eventually(t, "status shows the size that passes", func() bool {
+		_ = ping(l.pod(0), l.pod(1).Addr, 100)
+		p := l.daemons[0].status().Dataplane.Peers[0]
+		return p.MTU == mtu && len(p.Notes) > 0
+	})
+	l.expectPathMTU(t, l.pod(1).Addr, mtu)
+	l.expectPathMTU(t, l.pod(1).Addr6, mtu)
+	if n := l.daemons[0].status().Dataplane.Peers[1].MTU; n != 0 {
+		t.Errorf("packets to host c are limited to %d bytes", n)
+	}
+	limited()
+	command(t, l.Hosts[2].NS, "nft", "delete table inet test")
+	l.routeToB(2, netip.Addr{}, 0)
+	testkit.Eventually(t, "the limit is gone", func() bool {
+		_ = ping(l.pod(0), l.pod(1).Addr, 100)
+		return l.daemons[0].status().Dataplane.Peers[0].MTU == 0
+	})
 }
 
 // The kernel learns no path MTU below net.ipv4.route.min_pmtu, 552.
@@ -104,14 +112,21 @@ func TestBlackHoleIsFoundAndItsEndNoticed(t *testing.T) {
 func TestPacketsOfEverySizeCrossAVeryNarrowPath(t *testing.T) {
 	// Without probes, which would find the width of the path in the end.
 	forTunnels(t, labOptions{Options: netlab.Options{Hosts: 3}, flags: []string{"--mtu-probes=off"}}, func(t *testing.T, l *lab) {
-		l.routeToB(2, netip.Addr{}, 400)
-		l.routeToB(0, l.underlay(2), 0)
-		for _, size := range []int{300, 400, 450, 500} {
-			if err := l.pingUntil(0, 1, size); err != nil {
-				t.Errorf("%d bytes, DF: %v", size, err)
-			}
-		}
+		l.expectVeryNarrowPath(t)
 	})
+}
+
+// expectVeryNarrowPath checks that packets cross a path from host a to host b that is
+// narrower than its kernel can learn.
+func (l *lab) expectVeryNarrowPath(t *testing.T) {
+	t.Helper()
+	l.routeToB(2, netip.Addr{}, 400)
+	l.routeToB(0, l.underlay(2), 0)
+	for _, size := range []int{300, 400, 450, 500} {
+		if err := l.pingUntil(0, 1, size); err != nil {
+			t.Errorf("%d bytes, DF: %v", size, err)
+		}
+	}
 }
 
 // pingUntil sends packets with DF of size bytes from pod number i to pod number j

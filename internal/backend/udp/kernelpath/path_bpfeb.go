@@ -38,7 +38,7 @@ type pathSubnet struct {
 	Kind       pathSubnetKind
 	Endpoint   uint32
 	SourcePort uint16
-	Pad        uint16
+	Mtu        uint16
 }
 
 type pathSubnetKey struct {

@@ -18,7 +18,7 @@ func (p *Path) Set(own []netip.Prefix, peers []Peer) error {
 	}
 	endpoints := make(map[uint32]bool)
 	for _, peer := range peers {
-		v := pathSubnet{Kind: pathSubnetKindSUBNET_USER, Endpoint: endpointOf(peer.Endpoint)}
+		v := pathSubnet{Kind: pathSubnetKindSUBNET_USER, Endpoint: endpointOf(peer.Endpoint), Mtu: uint16(peer.MTU)}
 		if peer.Kernel {
 			v.Kind = pathSubnetKindSUBNET_KERNEL
 			endpoints[v.Endpoint] = true

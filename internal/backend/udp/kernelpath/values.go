@@ -22,6 +22,7 @@ type Peer struct {
 	Subnets    []netip.Prefix // of its pods
 	Kernel     bool           // it announces that it decapsulates in the kernel
 	SourcePort uint16         // the only one to send from; 0: those of Config
+	MTU        int            // of the largest packet to carry to it, in bytes; 0: what fits the path
 }
 
 // Traffic counts what the programs carried for a peer since it became one.

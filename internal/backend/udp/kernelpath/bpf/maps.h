@@ -21,7 +21,7 @@ struct subnet {
 	enum subnet_kind kind;
 	__be32 endpoint;    // of the peer on the underlay
 	__be16 source_port; // to send from; 0: by the flow's hash
-	__u16 pad;
+	__u16 mtu;          // of the largest packet to encapsulate; 0: what fits the path
 };
 
 // Traffic with a peer. One per CPU, and only that CPU writes it.

@@ -150,6 +150,8 @@ int encapsulate(struct __sk_buff *skb)
 	if (!describe_cut(skb, 0, &in, &cut))
 		return PASS;
 	__u32 size = skb->gso_size ? cut.headers + skb->gso_size : in.len;
+	if (to->mtu && size > to->mtu)
+		return PASS;
 	enum reach reach = find_route(skb, to->endpoint, size, &route);
 	if (reach == UNREACHABLE)
 		return PASS;
