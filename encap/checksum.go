@@ -92,7 +92,7 @@ func equalSums(a, b uint64) bool {
 func pseudoSum(ip []byte, proto uint8, n int) uint64 {
 	acc := uint64(proto) + uint64(n)
 	if ip[0]>>4 == 4 {
-		return sum(ip[ipv4Src:ipv4Src+8], acc)
+		return acc + uint64(binary.BigEndian.Uint32(ip[ipv4Src:])) + uint64(binary.BigEndian.Uint32(ip[ipv4Dst:]))
 	}
 	return sum(ip[ipv6Src:ipv6Src+32], acc)
 }
@@ -107,7 +107,15 @@ func setIPv4Checksum(b []byte, ipLen int) {
 // ipChecksumValid reports whether the IPv4 header checksum of the packet b, if
 // it has one, is correct.
 func ipChecksumValid(b []byte, ipLen int) bool {
-	return b[0]>>4 != 4 || fold(sum(b[:ipLen], 0)) == 0xffff
+	if b[0]>>4 != 4 {
+		return true
+	}
+	if ipLen != ipv4HeaderLen {
+		return fold(sum(b[:ipLen], 0)) == 0xffff
+	}
+	s, carry := bits.Add64(binary.NativeEndian.Uint64(b), binary.NativeEndian.Uint64(b[8:]), 0)
+	s, carry = bits.Add64(s, uint64(binary.NativeEndian.Uint32(b[16:])), carry)
+	return fold(s+carry) == 0xffff
 }
 
 // checksumsValid reports whether the IPv4 header checksum, if there is one,

@@ -40,6 +40,45 @@ type Run struct {
 	head, tail int32  // chain of the packets after the first, in Coalescer.parts
 }
 
+// limit returns the largest number of segments of the run.
+func (r *Run) limit() int {
+	if r.proto == protoUDP {
+		return maxUDPSegments
+	}
+	return maxRunSegments
+}
+
+// continues reports whether the header of pkt, which is as long as the first packet of
+// the run, differs from that one's only in what makes pkt the next segment, and whether
+// its IPv4 header checksum is correct. If the run's checksums are partial, it compares
+// that of pkt too.
+func (r *Run) continues(pkt []byte) bool {
+	a, b := r.first[:r.headerLen], pkt[:r.headerLen]
+	if a[0]>>4 == 4 {
+		const idMask = uint64(0xffff) << 16 // of the first eight bytes as a big-endian number
+		x, y := binary.BigEndian.Uint64(a), binary.BigEndian.Uint64(b)
+		if (x^y)&^idMask != 0 || x&ipv4DontFragment == 0 && uint16(y>>16) != r.nextID ||
+			a[ipv4TTL] != b[ipv4TTL] || a[ipv4Proto] != b[ipv4Proto] ||
+			binary.NativeEndian.Uint64(a[ipv4Src:]) != binary.NativeEndian.Uint64(b[ipv4Src:]) || !ipChecksumValid(b, r.ipLen) {
+			return false
+		}
+	} else if !bytes.Equal(a[:ipv6HeaderLen], b[:ipv6HeaderLen]) {
+		return false
+	}
+	ta, tb := a[r.ipLen:], b[r.ipLen:]
+	at := ChecksumOffset(r.proto)
+	if !samePorts(ta, tb) || r.partial && binary.NativeEndian.Uint16(ta[at:]) != binary.NativeEndian.Uint16(tb[at:]) {
+		return false
+	}
+	if r.proto == protoUDP {
+		return binary.NativeEndian.Uint16(ta[udpLength:]) == binary.NativeEndian.Uint16(tb[udpLength:]) &&
+			binary.NativeEndian.Uint16(tb[udpChecksum:]) != 0
+	}
+	return binary.BigEndian.Uint32(tb[tcpSeq:]) == r.nextSeq &&
+		binary.NativeEndian.Uint64(ta[tcpAck:]) == binary.NativeEndian.Uint64(tb[tcpAck:]) && // and offset, flags, window
+		bytes.Equal(ta[tcpUrgent:], tb[tcpUrgent:])
+}
+
 // Bytes returns the sum of the lengths of the run's packets, IP headers
 // included.
 func (r *Run) Bytes() int { return r.total + (r.Segments-1)*r.headerLen }
@@ -69,6 +108,7 @@ type Coalescer struct {
 	tcp, udp bool
 	runs     []Run
 	open     []int32 // indices of open runs, oldest first
+	last     int32   // index of the run that the last packet joined or began, or -1; see Follow
 	parts    []part
 	slab     []byte // headers of super-packets
 }
@@ -82,6 +122,7 @@ func NewCoalescer(n int, tcp, udp bool) *Coalescer {
 		open:  make([]int32, 0, maxOpenRuns),
 		parts: make([]part, 0, n),
 		slab:  make([]byte, 0, n/2*maxRunHeader),
+		last:  -1,
 	}
 }
 
@@ -94,13 +135,14 @@ func (c *Coalescer) Disable() { c.tcp, c.udp = false, false }
 
 // Reset clears the batch.
 func (c *Coalescer) Reset() {
-	c.runs, c.open, c.parts, c.slab = c.runs[:0], c.open[:0], c.parts[:0], c.slab[:0]
+	c.runs, c.open, c.parts, c.slab, c.last = c.runs[:0], c.open[:0], c.parts[:0], c.slab[:0], -1
 }
 
 // AddSuper adds a super-packet unchanged.
 func (c *Coalescer) AddSuper(pkt []byte, h *Header, s Super) {
 	c.closeFlow(pkt, h)
 	c.runs = append(c.runs, Run{Super: s, Segments: 1, first: pkt, total: len(pkt), head: -1})
+	c.last = -1
 }
 
 // Add adds the packet pkt that h describes to the batch. It must not be
@@ -112,6 +154,26 @@ func (c *Coalescer) Add(pkt []byte, h *Header) { c.add(pkt, h, false) }
 // integrity must have been protected by other means on its way.
 func (c *Coalescer) AddPartial(pkt []byte, h *Header) { c.add(pkt, h, true) }
 
+// Follow adds pkt if it is the next segment after the packet that was added last, and
+// its header has what that packet's run has in common. Most packets of a train are
+// such, and need no other inspection than this: Parse and what depends on its result
+// would say of pkt what they said of the packet before, if both came in one
+// datagram. Follow reports whether it has added pkt; if not, pkt is unchanged and may be
+// passed to Add or AddPartial.
+func (c *Coalescer) Follow(pkt []byte) bool {
+	if c.last < 0 || c.Full() {
+		return false
+	}
+	r := &c.runs[c.last]
+	if !r.open || !r.verified || len(pkt) != len(r.first) || r.Segments == r.limit() ||
+		r.total+len(pkt)-r.headerLen > MaxPacket || !r.continues(pkt) ||
+		!r.partial && !checksumsValid(pkt, r.ipLen, r.proto) {
+		return false
+	}
+	c.append(r, pkt)
+	return true
+}
+
 func (c *Coalescer) add(pkt []byte, h *Header, partial bool) {
 	hl := c.candidate(pkt, h)
 	if hl == 0 {
@@ -119,6 +181,7 @@ func (c *Coalescer) add(pkt []byte, h *Header, partial bool) {
 		c.runs = append(c.runs, Run{
 			Segments: 1, partial: partial, proto: h.Proto, ipLen: h.IPLen, first: pkt, total: len(pkt), head: -1,
 		})
+		c.last = -1
 		return
 	}
 	for i := len(c.open) - 1; i >= 0; i-- {
@@ -127,6 +190,7 @@ func (c *Coalescer) add(pkt []byte, h *Header, partial bool) {
 			continue
 		}
 		if c.join(r, pkt, h, hl, partial) {
+			c.last = c.open[i]
 			if !r.open {
 				c.dropOpen(i)
 			}
@@ -178,6 +242,7 @@ func (c *Coalescer) start(pkt []byte, h *Header, hl int, partial bool) {
 		r.nextSeq = binary.BigEndian.Uint32(pkt[h.IPLen+tcpSeq:]) + uint32(len(pkt)-hl)
 		r.open = pkt[h.IPLen+tcpFlags]&tcpPSH == 0
 	}
+	c.last = int32(len(c.runs))
 	c.runs = append(c.runs, r)
 	if !r.open {
 		return
@@ -194,12 +259,8 @@ func (c *Coalescer) start(pkt []byte, h *Header, hl int, partial bool) {
 func (c *Coalescer) join(r *Run, pkt []byte, h *Header, hl int, partial bool) bool {
 	payload := pkt[hl:]
 	size := len(r.first) - r.headerLen
-	limit := maxRunSegments
-	if h.Proto == protoUDP {
-		limit = maxUDPSegments
-	}
 	if partial != r.partial || hl != r.headerLen || len(payload) > size || r.total+len(payload) > MaxPacket ||
-		r.Segments == limit || !sameHeaders(r, pkt, h, hl) {
+		r.Segments == r.limit() || !sameHeaders(r, pkt, h, hl) {
 		return false
 	}
 	valid := checksumsValid
@@ -215,6 +276,16 @@ func (c *Coalescer) join(r *Run, pkt []byte, h *Header, hl int, partial bool) bo
 	if !valid(pkt, h.IPLen, h.Proto) {
 		return false
 	}
+	c.append(r, pkt)
+	if h.Proto == protoTCP && pkt[h.IPLen+tcpFlags]&tcpPSH != 0 {
+		r.psh = true
+	}
+	r.open = !r.psh && len(payload) == size
+	return true
+}
+
+// append appends pkt to the run r.
+func (c *Coalescer) append(r *Run, pkt []byte) {
 	at := int32(len(c.parts))
 	c.parts = append(c.parts, part{pkt: pkt, next: -1})
 	if r.head < 0 {
@@ -222,16 +293,12 @@ func (c *Coalescer) join(r *Run, pkt []byte, h *Header, hl int, partial bool) bo
 	} else {
 		c.parts[r.tail].next = at
 	}
+	n := len(pkt) - r.headerLen
 	r.tail = at
 	r.Segments++
-	r.total += len(payload)
+	r.total += n
 	r.nextID++
-	r.nextSeq += uint32(len(payload))
-	if h.Proto == protoTCP && pkt[h.IPLen+tcpFlags]&tcpPSH != 0 {
-		r.psh = true
-	}
-	r.open = !r.psh && len(payload) == size
-	return true
+	r.nextSeq += uint32(n)
 }
 
 // dropOpen removes the i-th open run from the list of open runs.

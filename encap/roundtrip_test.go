@@ -135,7 +135,8 @@ func traffic(script []byte) (pkts [][]byte) {
 	return pkts
 }
 
-// checkCoalescer sends packets through c in batches, to a device, and back.
+// checkCoalescer sends packets through c in batches, to a device, and back, and compares
+// it with one that tries Follow first.
 func checkCoalescer(t testing.TB, c *Coalescer, in [][]byte) {
 	t.Helper()
 	orig := make([][]byte, len(in))
@@ -143,8 +144,13 @@ func checkCoalescer(t testing.TB, c *Coalescer, in [][]byte) {
 		orig[i] = slices.Clone(in[i])
 	}
 	var out, plain [][]byte
+	following := NewCoalescer(cap(c.runs), c.tcp, c.udp)
 	flush := func() {
-		got, _ := delivered(t, c)
+		got, sizes := delivered(t, c)
+		if same, runs := delivered(t, following); !slices.EqualFunc(got, same, bytes.Equal) || !slices.Equal(sizes, runs) {
+			t.Fatalf("with Follow runs of %v packets, without it %v", runs, sizes)
+		}
+		following.Reset()
 		out = append(out, got...)
 		for i := range c.Runs() {
 			plain, _ = c.Packets(&c.Runs()[i], plain)
@@ -156,6 +162,9 @@ func checkCoalescer(t testing.TB, c *Coalescer, in [][]byte) {
 			flush()
 		}
 		add(t, c, b)
+		if !following.Follow(b) {
+			add(t, following, b)
+		}
 	}
 	flush()
 	if !slices.EqualFunc(in, orig, bytes.Equal) {

@@ -114,6 +114,10 @@ func (s *Splitter) sumPseudo(pkt []byte, h *Header, partial bool) {
 // the header is not the final one.
 func (s *Splitter) LeavePartial() { s.partial = s.final }
 
+// MoveHeader makes s keep the header of the super-packet in b, which has room for it, so
+// that the packet's own may be overwritten.
+func (s *Splitter) MoveHeader(b []byte) { s.header = b[:copy(b, s.header)] }
+
 // HeaderLen returns the length of each segment's header in bytes.
 func (s *Splitter) HeaderLen() int { return len(s.header) }
 
@@ -127,6 +131,9 @@ func (s *Splitter) Remaining() int {
 	}
 	return (len(s.payload) + s.size - 1) / s.size
 }
+
+// NextLen returns the length of the next segment, header included.
+func (s *Splitter) NextLen() int { return len(s.header) + min(s.size, len(s.payload)) }
 
 // Next writes the header of the next segment to hdr[:HeaderLen()], with a complete
 // checksum unless LeavePartial was called, and returns its payload, a view

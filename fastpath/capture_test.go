@@ -261,7 +261,7 @@ func TestCaptureIsBoundedInMemory(t *testing.T) {
 	}
 	none := tap{taps: &taps, directions: 1000}
 	none.use()
-	none.record(true, forwarded, netip.Addr{}, toB(10).bytes(), nil)
+	none.record(true, forwarded, netip.Addr{}, toB(10).bytes())
 	if c.Lost() != 1 {
 		t.Errorf("%d packets lost of a direction that has no ring, want 1", c.Lost())
 	}
@@ -307,7 +307,7 @@ func TestCaptureReadsWhileDirectionsWrite(t *testing.T) {
 			x.use()
 			for i := range each {
 				pkt := pattern(20 + i%1400)
-				x.record(true, forwarded, netip.Addr{}, pkt[:20], pkt[20:])
+				x.record(true, forwarded, netip.Addr{}, pkt)
 			}
 			done <- true
 		}()

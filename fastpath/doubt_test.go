@@ -70,7 +70,7 @@ func TestDoubtedPathMTUReachesNoPod(t *testing.T) {
 		p.path.limits.setKernel(v)
 		h.queue.writes, h.kernel.wire = nil, nil
 		pkt := segment{src: "10.5.1.9", dst: "10.5.2.9", df: true, flags: tcpACK, payload: pattern(1200)}.bytes()
-		h.add(p, way{}, pkt, nil)
+		h.add(p, way{}, pkt)
 		h.flush()
 		if len(h.kernel.wire) != 1 || len(h.queue.writes) != 0 {
 			t.Errorf("verdict %d: %d packets on the wire, %d ICMP errors; want the packet and no error", v, len(h.kernel.wire), len(h.queue.writes))

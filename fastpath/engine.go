@@ -110,7 +110,7 @@ type shard struct {
 	// For the TX thread's exceptions.
 	tooBigs, unreachables budget
 	icmp                  [tun.HeaderLen + encap.MaxICMP]byte
-	scratch               [encap.MaxPacket]byte
+	scratch               [encap.MaxPacket]byte // see tx.splitAside
 
 	tap tap // of the TX thread
 }

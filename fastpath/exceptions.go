@@ -55,10 +55,7 @@ func (e *exceptions) gsoRefused(errno unix.Errno) {
 // (RFC 2473 §7.1). Linux takes no MTU below net.ipv4.route.min_pmtu for IPv4 either.
 func (e *exceptions) tooBig(m *message) (fragment bool) {
 	s := e.shard
-	pkt := s.scratch[:0]
-	for i := range m.iov {
-		pkt = append(pkt, vectorBytes(&m.iov[i])...)
-	}
+	pkt := vectorBytes(&m.iov[0])
 	var h encap.Header
 	if !encap.Parse(pkt, &h) {
 		return false
@@ -133,6 +130,6 @@ func (s *shard) reply(pkt []byte) {
 	}
 	s.counters.ICMPSent.Add(1)
 	if s.tap.on() {
-		s.tap.record(false, forwarded, netip.Addr{}, pkt, nil)
+		s.tap.record(false, forwarded, netip.Addr{}, pkt)
 	}
 }

@@ -48,8 +48,8 @@ type footprint struct {
 	// while packets wait.
 	socketBuffer int
 	// txArena is the buffer for the packets read in one batch, in bytes. A read needs
-	// tun.ReadSize of it, so a batch has as many super-packets as that fits in, or as
-	// many small packets as fit into the same space.
+	// headroom and tun.ReadSize of it, so a batch has as many super-packets as these fit
+	// in, or up to maxReads small packets.
 	txArena int
 	// rxSlots is how many messages one recvmmsg accepts, each up to slotSize.
 	rxSlots int
@@ -57,8 +57,8 @@ type footprint struct {
 
 var (
 	// The socket buffer holds some 2 ms of packets at 25 Gbit/s.
-	normalFootprint = footprint{socketBuffer: 7 << 20, txArena: 4 * 64 << 10, rxSlots: 8}
-	smallFootprint  = footprint{socketBuffer: 512 << 10, txArena: 2 * 64 << 10, rxSlots: 2}
+	normalFootprint = footprint{socketBuffer: 7 << 20, txArena: 4 * (64<<10 + headroom), rxSlots: 8}
+	smallFootprint  = footprint{socketBuffer: 512 << 10, txArena: 2 * (64<<10 + headroom), rxSlots: 2}
 )
 
 // footprint returns the sizes that m stands for on this host, and why. The profile is

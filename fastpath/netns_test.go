@@ -512,10 +512,11 @@ func TestTrainsArriveWholeOrCut(t *testing.T) {
 			shard := newShard(new(fakeQueue), newMmsgSender(newOutlets(from.fd, from.fd, ipv6)))
 			s := newSends(shard.sender, newExceptions(shard), most, ipv6, &c)
 			peer := NewPeer(nil, to.addr)
+			put := func(i, size int) {
+				s.add(peer, way{tos: 2}, append(binary.BigEndian.AppendUint64(make([]byte, 0, 256), uint64(i)), pattern(size)...))
+			}
 			for i := range most + 3 {
-				hdr := s.header(8)
-				binary.BigEndian.PutUint64(hdr, uint64(i))
-				s.add(peer, way{tos: 2}, hdr, pattern(100))
+				put(i, 100)
 			}
 			s.flush()
 			if n := c.Datagrams.Load(); n != 2 || c.Packets.Load() != uint64(most+3) || shard.gsoRefused.Load() != 0 {
@@ -531,9 +532,7 @@ func TestTrainsArriveWholeOrCut(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i := range 10 {
-				hdr := s.header(8)
-				binary.BigEndian.PutUint64(hdr, uint64(i))
-				s.add(peer, way{tos: 2}, hdr, pattern(100)[:100-i/9])
+				put(i, 100-i/9)
 			}
 			s.flush()
 			receiveAll(t, newSockRX(to.fd), 1, func(b []byte, info recvInfo, src netip.Addr) {
@@ -622,7 +621,7 @@ func TestPacketTooBigForThePath(t *testing.T) {
 				// The same without DF.
 				x.c.Packets.Store(0)
 				pkt := segment{src: "10.5.1.9", dst: "10.5.2.9", payload: pattern(1444)}.bytes()
-				x.packet(read(tun.Header{}, pkt))
+				handle(x, read(tun.Header{}, pkt))
 				x.sends.flush()
 				if n := x.c.Packets.Load(); n != 1 || dropped(x.c) != 0 {
 					t.Errorf("without DF: %d sent, %v", n, drops(x.c))
@@ -633,7 +632,7 @@ func TestPacketTooBigForThePath(t *testing.T) {
 
 				// With DF once more: the socket fragments no longer.
 				df := segment{src: "10.5.1.9", dst: "10.5.2.9", df: true, flags: tcpACK, payload: pattern(1432)}.bytes()
-				x.packet(read(tun.Header{}, df))
+				handle(x, read(tun.Header{}, df))
 				x.sends.flush()
 				if n := x.c.Drops[metrics.DropTooBig].Load(); n != 1 || x.c.Packets.Load() != 1 {
 					t.Errorf("with DF afterwards: %d sent, %v", x.c.Packets.Load(), drops(x.c))

@@ -141,16 +141,22 @@ func (r *rx) datagram(i int) error {
 		for r.tap.on() && len(b) > 0 {
 			pkt := b[:min(segment, len(b))]
 			b = b[len(pkt):]
-			r.tap.record(false, metrics.DropUnknownPeer, from.Addr(), pkt, nil)
+			r.tap.record(false, metrics.DropUnknownPeer, from.Addr(), pkt)
 		}
 		return nil
 	}
 	carried := tally{from: from}
+	added := false // the packet before, which came in the same datagram as this one
 	for {
 		pkt := b[:min(segment, len(b))]
 		b = b[len(pkt):]
-		if err := r.packet(pkt, from.Addr(), info.tos, &carried); err != nil {
-			return err
+		if added && r.merge.Follow(pkt) {
+			carried.again(len(pkt))
+		} else {
+			var err error
+			if added, err = r.packet(pkt, from.Addr(), info.tos, &carried); err != nil {
+				return err
+			}
 		}
 		if len(b) == 0 {
 			break
@@ -171,55 +177,55 @@ func ipLength(b []byte) int {
 }
 
 // packet checks the inner packet pkt that came from the peer at from, and
-// adds it to the batch.
-func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) error {
+// adds it to the batch if it is to be delivered.
+func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) (added bool, err error) {
 	var h encap.Header
 	if !encap.Parse(pkt, &h) {
 		r.drop(metrics.DropMalformed, from, pkt)
-		return nil
+		return false, nil
 	}
 	peer, reason := r.check.admit(from, &h)
 	if reason != admitted {
 		r.drop(reason, from, pkt)
-		return nil
+		return false, nil
 	}
 	if !encap.MergeECN(pkt, &h, tos) {
 		r.drop(metrics.DropCongestion, from, pkt)
-		return nil
+		return false, nil
 	}
 	carried.add(peer, len(pkt))
 	if r.merge.Full() {
 		if err := r.write(); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if r.shard.superTCP && encap.NeedsOversize(&h, r.shard.mtu) {
 		super, ok := encap.Oversize(pkt, &h, r.shard.mtu)
 		if !ok {
 			r.drop(metrics.DropMalformed, from, pkt)
-			return nil
+			return false, nil
 		}
 		r.merge.AddSuper(pkt, &h, super)
-		return nil
+		return true, nil
 	}
 	// A peer that has read our announcement may send such packets before we
 	// have read the peer's own.
 	if r.shard.takesPartial && encap.PartialChecksum(pkt, &h) {
 		if r.shard.vnet {
 			r.merge.AddPartial(pkt, &h)
-			return nil
+			return true, nil
 		}
 		encap.CompleteChecksum(pkt, h.IPLen, encap.ChecksumOffset(h.Proto))
 	}
 	r.merge.Add(pkt, &h)
-	return nil
+	return true, nil
 }
 
 // drop counts a packet that is dropped. It came from the host at from.
 func (r *rx) drop(reason metrics.Drop, from netip.Addr, pkt []byte) {
 	r.c.Drop(reason, 1)
 	if r.tap.on() {
-		r.tap.record(false, reason, from, pkt, nil)
+		r.tap.record(false, reason, from, pkt)
 	}
 }
 
@@ -250,7 +256,7 @@ func (r *rx) write() error {
 func (r *rx) record(run *encap.Run, drop metrics.Drop) {
 	packets, _ := r.merge.Packets(run, r.parts[:0])
 	for _, pkt := range packets {
-		r.tap.record(false, drop, r.sender(pkt), pkt, nil)
+		r.tap.record(false, drop, r.sender(pkt), pkt)
 	}
 }
 
@@ -303,7 +309,7 @@ func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 		}
 		r.written(1, len(pkt))
 		if r.tap.on() {
-			r.tap.record(false, forwarded, r.sender(pkt), pkt, nil)
+			r.tap.record(false, forwarded, r.sender(pkt), pkt)
 		}
 	}
 	return nil
@@ -351,6 +357,12 @@ func (t *tally) add(p *Peer, bytes int) {
 		t.flush()
 		t.peer = p
 	}
+	t.packets++
+	t.bytes += uint64(bytes)
+}
+
+// again adds another packet of the peer that add was called with last.
+func (t *tally) again(bytes int) {
 	t.packets++
 	t.bytes += uint64(bytes)
 }

@@ -206,6 +206,22 @@ func TestBadPacketsOfATrainAreDroppedAlone(t *testing.T) {
 	}
 }
 
+// A packet is trusted no more because it continues what came from another host.
+func TestTrainThatContinuesAnothersIsDropped(t *testing.T) {
+	for _, sent := range [][][]byte{tcpTrain(9, 700, 700), udpTrain(9, 700, 700)} {
+		q := new(fakeQueue)
+		r := newTestRX(q)
+		forged := train(sent[3:6])
+		forged.from = "192.0.2.3" // of peerC, which holds another subnet
+		arrive(t, r, train(sent[:3]), forged, train(sent[6:]))
+		r.write()
+		samePackets(t, q.packets(t), slices.Concat(sent[:3], sent[6:]))
+		if d := drops(r.c); d[metrics.DropSpoofedSource] != 3 || len(d) != 1 {
+			t.Errorf("%v", d)
+		}
+	}
+}
+
 // A host without a lease costs one look-up for a message, whatever is in it.
 func TestTrainsOfStrangersAreDroppedUnread(t *testing.T) {
 	for _, tt := range []struct {
@@ -230,8 +246,8 @@ func TestTrainsOfStrangersAreDroppedUnread(t *testing.T) {
 			if d := drops(r.c); d[metrics.DropUnknownPeer] != tt.want || len(d) != 1 {
 				t.Errorf("dropped %v, want %d from an unknown peer", d, tt.want)
 			}
-			if lookups != 3 {
-				t.Errorf("%d inner sources were looked up, want those of the 3 packets of the peer", lookups)
+			if lookups != 2 {
+				t.Errorf("%d inner sources were looked up, want those of the peer's 2 messages", lookups)
 			}
 		})
 	}

@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"errors"
+	"iter"
 	"net"
 	"net/netip"
 	"syscall"
@@ -16,8 +17,8 @@ import (
 // Its memory belongs to the sends that made it and is borrowed for one call.
 type message struct {
 	peer    *Peer
-	iov     []unix.Iovec
-	segment int // bytes of each packet except the last, which may be shorter
+	iov     []unix.Iovec // each holds one packet or several
+	segment int          // bytes of each packet except the last, which may be shorter
 	bytes   int
 	packets int
 	tos     uint8
@@ -30,6 +31,21 @@ type message struct {
 	// own port.
 	fixedPort bool
 	closed    bool // no packet may follow the last
+}
+
+// each iterates over the packets of m.
+func (m *message) each() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for i := range m.iov {
+			for b := vectorBytes(&m.iov[i]); len(b) > 0; {
+				n := min(m.segment, len(b))
+				if !yield(b[:n:n]) {
+					return
+				}
+				b = b[n:]
+			}
+		}
+	}
 }
 
 // discovery returns what the socket must be set to for m.

@@ -1,6 +1,8 @@
 package fastpath
 
 import (
+	"unsafe"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/metrics"
@@ -9,11 +11,9 @@ import (
 const (
 	// maxMessages is how many messages one sendmmsg accepts.
 	maxMessages = 64
-	// maxVectors is how many iovecs a batch has: a header and a payload for
-	// each packet of a few super-packets.
+	// maxVectors is how many iovecs a batch has: one for each packet where none lies
+	// behind the one before it.
 	maxVectors = 1024
-	// slabSize is the space for packet headers in a batch, in bytes.
-	slabSize = 64 << 10
 	// maxTrain4 and maxTrain6 are the largest payloads of one UDP datagram, and so
 	// of one GSO send, over IPv4 and IPv6: 65,535 less the headers
 	// that the length field counts.
@@ -26,9 +26,11 @@ const (
 
 // sends gathers packets into messages and sends them. Consecutive packets to
 // one peer, of one size and one ECN field, become one message, which GSO sends
-// in one pass through the stack; the last of a train may be shorter.
+// in one pass through the stack; the last of a train may be shorter. Packets that
+// lie one behind the other in memory take one iovec: the kernel copies long pieces
+// much faster than a header and a payload each.
 //
-// Payloads are borrowed until flush has returned. A sends belongs to the TX
+// Packets are borrowed until flush has returned. A sends belongs to the TX
 // thread of its shard.
 type sends struct {
 	to         sender
@@ -38,9 +40,9 @@ type sends struct {
 
 	msgs []message
 	iov  []unix.Iovec
-	slab []byte
 
-	one [1]message // a packet of a message that is sent by itself
+	one  [1]message // a packet of a message that is sent by itself
+	only [1]unix.Iovec
 
 	tap     *tap
 	c       *metrics.Direction
@@ -53,7 +55,6 @@ func newSends(to sender, x *exceptions, segments int, ipv6 bool, c *metrics.Dire
 		to: to, exceptions: x, segments: segments, maxTrain: maxTrain4,
 		msgs: make([]message, 0, maxMessages),
 		iov:  make([]unix.Iovec, 0, maxVectors),
-		slab: make([]byte, 0, slabSize),
 		tap:  &x.shard.tap,
 		c:    c,
 	}
@@ -61,17 +62,6 @@ func newSends(to sender, x *exceptions, segments int, ipv6 bool, c *metrics.Dire
 		s.maxTrain = maxTrain6
 	}
 	return s
-}
-
-// header returns n bytes for the header of the next packet; they are valid until
-// the batch is flushed.
-func (s *sends) header(n int) []byte {
-	if len(s.slab)+n > cap(s.slab) || len(s.iov)+2 > cap(s.iov) || len(s.msgs) == cap(s.msgs) {
-		s.flush()
-	}
-	at := len(s.slab)
-	s.slab = s.slab[:at+n]
-	return s.slab[at : at+n : at+n]
 }
 
 // way is how a packet is sent, apart from its destination.
@@ -82,52 +72,53 @@ type way struct {
 	direct   bool  // see message
 }
 
-// add adds the packet made of header and payload to the batch. header must not be
-// empty; payload may be.
-func (s *sends) add(peer *Peer, w way, header, payload []byte) {
+// add adds the packet pkt to the batch. If it lies directly behind the packet before, both
+// must be in the same allocation.
+func (s *sends) add(peer *Peer, w way, pkt []byte) {
 	if w.wide {
-		s.wide(peer, w, header, payload)
+		s.wide(peer, w, pkt)
 		return
 	}
-	if len(s.iov)+2 > cap(s.iov) || len(s.msgs) == cap(s.msgs) {
+	if len(s.iov) == cap(s.iov) || len(s.msgs) == cap(s.msgs) {
 		s.flush()
 	}
-	size := len(header) + len(payload)
 	fixed := peer.FixedPort()
-	m := s.train(peer, w, fixed, size)
-	from := len(s.iov)
-	s.iov = append(s.iov, vector(header))
-	if len(payload) > 0 {
-		s.iov = append(s.iov, vector(payload))
-	}
+	m := s.train(peer, w, fixed, len(pkt))
 	if m == nil {
+		at := len(s.iov)
+		s.iov = append(s.iov, vector(pkt))
 		s.msgs = append(s.msgs, message{
 			peer: peer, tos: w.tos, fragment: w.fragment, direct: w.direct, fixedPort: fixed,
-			segment: size, bytes: size, packets: 1, iov: s.iov[from:],
+			segment: len(pkt), bytes: len(pkt), packets: 1, iov: s.iov[at:],
 		})
 		return
 	}
-	m.iov = m.iov[:len(m.iov)+len(s.iov)-from]
-	m.bytes += size
+	if last := &m.iov[len(m.iov)-1]; follows(last, pkt) {
+		last.SetLen(int(last.Len) + len(pkt))
+	} else {
+		s.iov = append(s.iov, vector(pkt))
+		m.iov = m.iov[:len(m.iov)+1]
+	}
+	m.bytes += len(pkt)
 	m.packets++
-	m.closed = size < m.segment
+	m.closed = len(pkt) < m.segment
+}
+
+// follows reports whether pkt lies directly behind v in memory.
+func follows(v *unix.Iovec, pkt []byte) bool {
+	return uintptr(unsafe.Pointer(v.Base))+uintptr(v.Len) == uintptr(unsafe.Pointer(unsafe.SliceData(pkt)))
 }
 
 // wide handles a packet that is known not to fit the path as the kernel's refusal of
 // one is handled, after those that were added before.
-func (s *sends) wide(peer *Peer, w way, header, payload []byte) {
+func (s *sends) wide(peer *Peer, w way, pkt []byte) {
 	s.flush()
 	if s.stopped {
 		return
 	}
-	s.iov = append(s.iov[:0], vector(header))
-	if len(payload) > 0 {
-		s.iov = append(s.iov, vector(payload))
-	}
-	size := len(header) + len(payload)
-	s.one[0] = message{peer: peer, tos: w.tos, fixedPort: peer.FixedPort(), segment: size, bytes: size, packets: 1, iov: s.iov}
+	s.only[0] = vector(pkt)
+	s.one[0] = message{peer: peer, tos: w.tos, fixedPort: peer.FixedPort(), segment: len(pkt), bytes: len(pkt), packets: 1, iov: s.only[:]}
 	s.lost(&s.one[0], unix.EMSGSIZE)
-	s.iov = s.iov[:0]
 }
 
 // train returns the last message if a packet may join it, and nil otherwise.
@@ -161,7 +152,7 @@ func (s *sends) flush() {
 		}
 		next += n
 	}
-	s.msgs, s.iov, s.slab = s.msgs[:0], s.iov[:0], s.slab[:0]
+	s.msgs, s.iov = s.msgs[:0], s.iov[:0]
 }
 
 // transmit sends a prefix of msgs, waiting and retrying if that can help, and
@@ -224,25 +215,9 @@ func (s *sends) sent(m *message) {
 
 // record passes the packets of a message to the capture.
 func (s *sends) record(m *message, drop metrics.Drop) {
-	for iov := m.iov; len(iov) > 0; {
-		n, _ := firstPacket(iov, m.segment)
-		var payload []byte
-		if n == 2 {
-			payload = vectorBytes(&iov[1])
-		}
-		s.tap.record(true, drop, m.peer.addr(), vectorBytes(&iov[0]), payload)
-		iov = iov[n:]
+	for pkt := range m.each() {
+		s.tap.record(true, drop, m.peer.addr(), pkt)
 	}
-}
-
-// firstPacket returns how many of the vectors of a message are its first packet, one or
-// two, and the size of that in bytes. segment is as in message.
-func firstPacket(iov []unix.Iovec, segment int) (n, size int) {
-	for n < len(iov) && size < segment {
-		size += int(iov[n].Len)
-		n++
-	}
-	return n, size
 }
 
 // refused handles a message that the kernel did not accept.
@@ -271,13 +246,11 @@ func (s *sends) refused(m *message, errno unix.Errno) {
 // sendSingly sends the packets of m one by one and returns how many of them the
 // kernel accepted unfragmented.
 func (s *sends) sendSingly(m *message) (sent int) {
-	iov := m.iov
-	for range m.packets {
-		n, size := firstPacket(iov, m.segment)
+	for pkt := range m.each() {
+		s.only[0] = vector(pkt)
 		s.one[0] = *m
 		one := &s.one[0]
-		one.segment, one.bytes, one.packets, one.iov = size, size, 1, iov[:n]
-		iov = iov[n:]
+		one.segment, one.bytes, one.packets, one.iov = len(pkt), len(pkt), 1, s.only[:]
 		if n, errno := s.transmit(s.one[:]); n == 1 {
 			sent++
 		} else if !s.stopped {

@@ -45,22 +45,21 @@ func (t *tap) on() bool { return t.capture != nil }
 // forwarded is the drop reason of a packet that was not dropped.
 const forwarded = metrics.NumDrops
 
-// record passes a packet to the capture, which is on. head has at least the IP header,
-// and the rest of the packet is in tail. outer is as in CapturedPacket.
-func (t *tap) record(out bool, drop metrics.Drop, outer netip.Addr, head, tail []byte) {
+// record passes the packet pkt to the capture, which is on. outer is as in
+// CapturedPacket.
+func (t *tap) record(out bool, drop metrics.Drop, outer netip.Addr, pkt []byte) {
 	c := t.capture
-	if !c.wants(drop, outer, head) {
+	if !c.wants(drop, outer, pkt) {
 		return
 	}
-	h := record{time: t.at, length: uint32(len(head) + len(tail)), out: out, drop: drop}
+	h := record{time: t.at, length: uint32(len(pkt)), out: out, drop: drop}
 	if outer.IsValid() {
 		h.outer, h.outerLen = outer.As16(), uint8(outer.BitLen()/8)
 	}
 	if c.snaplen > 0 {
-		head = head[:min(len(head), c.snaplen)]
-		tail = tail[:min(len(tail), c.snaplen-len(head))]
+		pkt = pkt[:min(len(pkt), c.snaplen)]
 	}
-	if t.ring == nil || !t.ring.put(&h, head, tail) {
+	if t.ring == nil || !t.ring.put(&h, pkt) {
 		c.lost.Add(1)
 	}
 }
@@ -125,8 +124,8 @@ func (h *record) outerAddr() netip.Addr {
 }
 
 // put adds a packet. It reports whether there was room.
-func (r *ring) put(h *record, head, tail []byte) bool {
-	h.size, h.lost = uint32(len(head)+len(tail)), r.lost
+func (r *ring) put(h *record, pkt []byte) bool {
+	h.size, h.lost = uint32(len(pkt)), r.lost
 	at := r.head.Load()
 	if need := uint64(recordLen) + uint64(h.size); uint64(len(r.buf))-(at-r.tail.Load()) < need {
 		r.lost++
@@ -134,7 +133,7 @@ func (r *ring) put(h *record, head, tail []byte) bool {
 	}
 	var b [recordLen]byte
 	h.encode(&b)
-	for _, part := range [...][]byte{b[:], head, tail} {
+	for _, part := range [...][]byte{b[:], pkt} {
 		n := copy(r.buf[at&uint64(len(r.buf)-1):], part)
 		copy(r.buf, part[n:])
 		at += uint64(len(part))

@@ -8,10 +8,22 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
+const (
+	// headroom is the space in the arena before what is read, in bytes. A super-packet
+	// moves into it as the headers of its segments are put between their payloads: those
+	// of 64 KiB in segments of some 1,400 bytes, with TCP timestamps over IPv6.
+	headroom = 3584
+	// maxHeader is the longest header of a super-packet that is split in place, in bytes.
+	maxHeader = 128
+	// maxReads is the number of packets in a batch, however small they are.
+	maxReads = 256
+)
+
 // tx moves packets from the TUN queue to the socket.
 type tx struct {
 	shard    *shard
 	arena    []byte
+	header   [maxHeader]byte // of the super-packet that is being split
 	resolver *resolver
 	splitter encap.Splitter
 	sends    *sends
@@ -52,28 +64,30 @@ func (t *tx) poll() (bytes int, more bool, err error) {
 	return bytes, errno == 0, nil
 }
 
-// batch reads and handles packets until the arena is full (errno 0) or the
-// queue is empty.
+// batch reads and handles packets until the batch is full (errno 0) or the
+// queue is empty. Their bytes, as they are to be sent, follow each other in the arena.
 func (t *tx) batch() (reads, bytes int, errno unix.Errno) {
-	for at := 0; len(t.arena)-at >= tun.ReadSize; reads++ {
-		n, errno := t.shard.queue.Read(t.arena[at : at+tun.ReadSize])
+	for at := 0; reads < maxReads && len(t.arena)-at >= headroom+tun.ReadSize; reads++ {
+		b := t.arena[at+headroom:]
+		n, errno := t.shard.queue.Read(b[:tun.ReadSize])
 		if errno != 0 {
 			return reads, bytes, errno
 		}
-		t.packet(t.arena[at : at+n])
+		at += t.packet(t.arena[at:], b[:n])
 		bytes += n
-		at = (at + n + 63) &^ 63 // a cache line
 	}
 	return reads, bytes, 0
 }
 
-// packet handles one read: a virtio-net header and a packet or super-packet,
-// borrowed until the batch is flushed.
-func (t *tx) packet(b []byte) {
+// packet handles one read b: a virtio-net header and a packet or super-packet. It
+// writes the packets that are to be sent to the beginning of to, where they stay until
+// the batch is flushed, and returns how many bytes these are. b lies in to, behind
+// headroom bytes.
+func (t *tx) packet(to, b []byte) int {
 	var h encap.Header
 	if len(b) < tun.HeaderLen || !encap.Parse(b[tun.HeaderLen:], &h) {
 		t.drop(metrics.DropMalformed, nil, b[min(len(b), tun.HeaderLen):])
-		return
+		return 0
 	}
 	var v tun.Header
 	v.Decode(b)
@@ -82,43 +96,76 @@ func (t *tx) packet(b []byte) {
 	if peer == nil {
 		t.drop(metrics.DropNoRoute, nil, pkt)
 		t.shard.unreachable(pkt, &h)
-		return
+		return 0
 	}
 	super, ok := superOf(&v)
 	if !ok {
 		t.drop(metrics.DropMalformed, peer, pkt)
-		return
+		return 0
 	}
-	if super.Kind == encap.Whole {
-		if super.Partial && (super.CsumStart < h.IPLen || !encap.CompleteChecksum(pkt, super.CsumStart, super.CsumOffset)) {
-			t.drop(metrics.DropMalformed, peer, pkt)
-			return
-		}
-		t.c.Merged.Observe(1)
-		t.sends.add(peer, t.way(peer, pkt, &h, len(pkt)), pkt, nil)
-		return
+	if super.Kind != encap.Whole {
+		return t.split(peer, to, pkt, &h, super)
 	}
-	if t.splitter.Reset(pkt, &h, super) != nil {
+	if super.Partial && (super.CsumStart < h.IPLen || !encap.CompleteChecksum(pkt, super.CsumStart, super.CsumOffset)) {
 		t.drop(metrics.DropMalformed, peer, pkt)
-		return
+		return 0
+	}
+	t.c.Merged.Observe(1)
+	w := t.way(peer, pkt, &h, len(pkt))
+	n := copy(to, pkt)
+	t.sends.add(peer, w, to[:n:n])
+	return n
+}
+
+// split sends the segments of a super-packet. It is as packet.
+func (t *tx) split(peer *Peer, to, pkt []byte, h *encap.Header, super encap.Super) int {
+	if t.splitter.Reset(pkt, h, super) != nil {
+		t.drop(metrics.DropMalformed, peer, pkt)
+		return 0
 	}
 	if peer.Partial && t.shard.leavesPartial {
 		t.splitter.LeavePartial()
 	}
-	w := t.way(peer, pkt, &h, t.splitter.HeaderLen()+super.Size)
-	n := t.splitter.Remaining()
+	hl, n := t.splitter.HeaderLen(), t.splitter.Remaining()
+	w := t.way(peer, pkt, h, hl+super.Size)
 	t.c.Merged.Observe(n)
-	for range n {
-		hdr := t.sends.header(t.splitter.HeaderLen())
-		t.sends.add(peer, w, hdr, t.splitter.Next(hdr))
+	if n*hl > headroom || hl > maxHeader {
+		t.splitAside(peer, w)
+		return 0
 	}
+	t.splitter.MoveHeader(t.header[:])
+	at := 0
+	for range n {
+		seg := to[at:]
+		end := hl + copy(seg[hl:], t.splitter.Next(seg))
+		t.sends.add(peer, w, seg[:end:end])
+		at += end
+	}
+	return at
+}
+
+// splitAside sends the segments of a super-packet whose headers take more than headroom,
+// through a buffer of their own.
+func (t *tx) splitAside(peer *Peer, w way) {
+	hl, aside := t.splitter.HeaderLen(), t.shard.scratch[:]
+	for at := 0; t.splitter.Remaining() > 0; {
+		if len(aside)-at < t.splitter.NextLen() {
+			t.sends.flush()
+			at = 0
+		}
+		seg := aside[at:]
+		end := hl + copy(seg[hl:], t.splitter.Next(seg))
+		t.sends.add(peer, w, seg[:end:end])
+		at += end
+	}
+	t.sends.flush()
 }
 
 // drop counts a packet or super-packet that is dropped. peer is nil if it is for none.
 func (t *tx) drop(reason metrics.Drop, peer *Peer, pkt []byte) {
 	t.c.Drop(reason, 1)
 	if t.tap.on() {
-		t.tap.record(true, reason, peer.addr(), pkt, nil)
+		t.tap.record(true, reason, peer.addr(), pkt)
 	}
 }
 

@@ -41,6 +41,12 @@ func transmit(t testing.TB, x *tx, q *fakeQueue, reads ...[]byte) {
 	}
 }
 
+// handle hands one read to x, as the first of a batch.
+func handle(x *tx, b []byte) {
+	n := copy(x.arena[headroom:], b)
+	x.packet(x.arena, x.arena[headroom:][:n])
+}
+
 // toB is a TCP segment from a pod of ours to one of peerB's.
 func toB(n int) segment {
 	return segment{src: "10.5.1.9", dst: "10.5.2.9", flags: tcpACK, df: true, seq: 1 << 31, payload: pattern(n)}
@@ -99,6 +105,9 @@ func TestSuperPacketIsCutIntoTrains(t *testing.T) {
 		{"TCP, last shorter", toB(0), 9*1400 + 1, 1400, 1},
 		{"TCP of 64 KiB", toB(0), 65495, 1400, 2}, // 47 · 1,440 bytes are more than 65,507
 		{"TCP, small segments", toB(0), 5000, 10, 8},
+		{"TCP, headers of more than the buffer's size", toB(0), 30000, 10, 48},
+		{"TCP, headers that fit just so", toB(0), headroom / 40 * 700, 700, 2},
+		{"TCP, one header more", toB(0), (headroom/40 + 1) * 700, 700, 3},
 		{"TCP over IPv6", segment{src: "fd00:5:1::9", dst: "fd00:5:2::9", flags: tcpACK | tcpPSH}, 30000, 1380, 1},
 		{"UDP", segment{src: "10.5.1.9", dst: "10.5.2.9"}, 64 * 500, 500, 1},
 		{"UDP over IPv6", segment{src: "fd00:5:1::9", dst: "fd00:5:2::9", tos: 3}, 12345, 1000, 1},
@@ -125,6 +134,32 @@ func TestSuperPacketIsCutIntoTrains(t *testing.T) {
 				t.Errorf("%d messages, want %d", n, tt.trains)
 			}
 		})
+	}
+}
+
+// However large a super-packet is, its segments reach the kernel in one piece for each
+// train, which it copies much faster than a header and a payload for each segment.
+func TestTrainsOfASuperPacketLieInOnePiece(t *testing.T) {
+	ipv6 := segment{src: "fd00:5:1::9", dst: "fd00:5:2::9", flags: tcpACK}
+	for _, s := range []segment{toB(65000), ipv6} {
+		s.payload = pattern(65000)
+		q := new(fakeQueue)
+		x, k := newTestTX(t, q)
+		messages := 0
+		k.script = func(msgs []message) (int, unix.Errno) {
+			for _, m := range msgs {
+				messages++
+				if len(m.iov) != 1 {
+					t.Errorf("%s: a message of %d packets lies in %d pieces", s.src, m.packets, len(m.iov))
+				}
+			}
+			return len(msgs), 0
+		}
+		b := superPacket(s, 1400)
+		transmit(t, x, q, b, b, b)
+		if messages == 0 {
+			t.Errorf("%s: nothing was sent", s.src)
+		}
 	}
 }
 
