@@ -275,7 +275,11 @@ func (d *daemon) startUI() *webui.UI {
 	if err != nil {
 		host = "this node"
 	}
-	u := webui.New(webui.Config{Host: host, Document: d.state.document, Traffic: d.state.traffic})
-	d.serving = append(d.serving, func() error { u.Close(); return nil })
+	ctx, cancel := context.WithCancel(context.Background())
+	examiner := newExaminer(ctx, d.options.controlSocket)
+	u := webui.New(webui.Config{
+		Host: host, Document: d.state.document, Traffic: d.state.traffic, Examination: examiner.examination,
+	})
+	d.serving = append(d.serving, func() error { cancel(); u.Close(); return nil })
 	return u
 }

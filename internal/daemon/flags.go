@@ -175,7 +175,7 @@ var serviceFlags = []flagDef{
 		"their port; 0: they are not served",
 		func(o *options) any { return &o.healthzPort }, nil},
 	{groupObserve, "ui", "",
-		"serve a page for browsers on that port, under /ui/: this node, its peers with their traffic, drops and offloads; read only, and open to every host that reaches the port (not flannel's)",
+		"serve a page for browsers on that port, under /ui/: this node, its peers with their traffic, drops, offloads and what twill doctor finds; read only, and open to every host that reaches the port (not flannel's)",
 		func(o *options) any { return &o.ui }, nil},
 	{groupObserve, "probe-interval", "SECONDS",
 		"ping each peer every so many seconds, by the way of its pods' packets: round-trip time, loss and when it was heard last are in twill status, twill top and /metrics; 0: never (not flannel's)",

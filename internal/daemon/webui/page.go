@@ -19,6 +19,9 @@ import (
 // first, then those with the most traffic.
 const maxPeers = 200
 
+// maxFindings is the most of doctor's findings that are shown.
+const maxFindings = 50
+
 // maxNamed is how many peers the findings name.
 const maxNamed = 5
 
@@ -57,6 +60,7 @@ type page struct {
 	*status.Document
 	host    string
 	traffic []series
+	doctor  *Examination // nil before the first
 }
 
 func (p *page) write(w *writer) {
@@ -159,7 +163,45 @@ func (p *page) findings(w *writer) {
 	if len(all) == 0 {
 		w.put("<li class=\"none\">Nothing that the daemon can see.\n")
 	}
-	w.put("</ul>\n<p class=\"hint\"><code>twill doctor</code> on the node also examines firewall, routes, sysctls and the ways to the peers.</p>\n")
+	w.put("</ul>\n")
+	p.examination(w)
+}
+
+// examination writes what doctor found: firewall, routes, sysctls, the ways to the peers.
+func (p *page) examination(w *writer) {
+	w.put("<h2>Doctor")
+	x := p.doctor
+	switch {
+	case x == nil:
+		w.put("</h2>\n<p class=\"hint\">twill doctor examines the node.</p>\n")
+		return
+	case x.Problem != "":
+		w.put("</h2>\n<p class=\"hint\">No findings: %s.</p>\n", x.Problem)
+		return
+	}
+	w.put(" <small>as of %s</small></h2>\n", x.At.UTC().Format("15:04:05 UTC"))
+	good := 0
+	var wrong []Finding
+	for _, f := range x.Findings {
+		switch {
+		case f.Check == "store": // the daemon's own findings have it, without an address
+		case f.Level == "ok":
+			good++
+		default:
+			wrong = append(wrong, f)
+		}
+	}
+	if len(wrong) > 0 {
+		w.table("", "check", "finding", "remedy")
+		for _, f := range wrong[:min(len(wrong), maxFindings)] {
+			w.put("<tr class=\"%s\"><td>%s<td>%s<td>%s<td><code>%s</code>\n", f.Level, f.Level, f.Check, f.Text, f.Remedy)
+		}
+		w.put("</tbody></table>\n")
+	}
+	if more := len(wrong) - maxFindings; more > 0 {
+		w.put("<p class=\"hint\">and %v more: <code>twill doctor</code></p>\n", more)
+	}
+	w.put("<p class=\"hint\">Nothing else is wrong: %v results of checks are good.</p>\n", good)
 }
 
 // charts writes the traffic of each backend.

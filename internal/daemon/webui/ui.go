@@ -23,6 +23,24 @@ type Config struct {
 	Host     string // name of this host
 	Document func() status.Document
 	Traffic  func() []metrics.BackendTraffic
+	// Examination returns what twill doctor found last, nil if nothing yet. It does not
+	// wait for the next.
+	Examination func() *Examination
+}
+
+// Examination is the result of twill doctor.
+type Examination struct {
+	At       time.Time `json:"-"`
+	Problem  string    `json:"-"` // why there are no findings
+	Findings []Finding `json:"findings"`
+}
+
+// Finding is one of doctor's findings.
+type Finding struct {
+	Check  string `json:"check"`
+	Level  string `json:"level"` // ok, warn or bad
+	Text   string `json:"text"`
+	Remedy string `json:"remedy"`
 }
 
 // UI serves the page.
@@ -82,7 +100,7 @@ var securityHeaders = map[string]string{
 // ServeHTTP serves the page.
 func (u *UI) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	d := u.cfg.Document()
-	p := page{Document: &d, host: u.cfg.Host, traffic: u.history.series()}
+	p := page{Document: &d, host: u.cfg.Host, traffic: u.history.series(), doctor: u.cfg.Examination()}
 	var b bytes.Buffer
 	p.write(&writer{&b})
 	send(w, "text/html; charset=utf-8", b.Bytes())

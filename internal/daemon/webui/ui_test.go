@@ -15,10 +15,19 @@ import (
 
 func nothing() []metrics.BackendTraffic { return nil }
 
+// examined is a node on which doctor has found something.
+func examined() *Examination {
+	return &Examination{At: time.Unix(1_700_000_000, 0), Findings: []Finding{
+		{Check: "tun", Level: "ok", Text: "/dev/net/tun"},
+		{Check: "forwarding", Level: "bad", Text: "net/ipv4/ip_forward is 0", Remedy: "sysctl -w net/ipv4/ip_forward=1"},
+		{Check: "store", Level: "bad", Text: "https://192.0.2.1:2379 does not answer"},
+	}}
+}
+
 // get returns the page of a node in this state.
 func get(t *testing.T, d status.Document) *httptest.ResponseRecorder {
 	t.Helper()
-	u := New(Config{Host: "board-1", Document: func() status.Document { return d }, Traffic: nothing})
+	u := New(Config{Host: "board-1", Document: func() status.Document { return d }, Traffic: nothing, Examination: examined})
 	t.Cleanup(u.Close)
 	w := httptest.NewRecorder()
 	u.ServeHTTP(w, httptest.NewRequest("GET", "/ui/", nil))
@@ -50,6 +59,9 @@ func TestPageShowsNodePeersAndDrops(t *testing.T) {
 		"<li>Peer 192.0.2.13: 50 % of the last probes were lost",
 		"<td>receiving<td>spoofed_source<td>7<td>" + metrics.DropSpoofedSource.Meaning()[:20],
 		"<td>udp-gso<td>no<td>refused by the kernel",
+		"<h2>Doctor <small>as of 22:13:20 UTC</small></h2>",
+		`<tr class="bad"><td>bad<td>forwarding<td>net/ipv4/ip_forward is 0<td><code>sysctl -w net/ipv4/ip_forward=1</code>`,
+		"Nothing else is wrong: 1 results",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)

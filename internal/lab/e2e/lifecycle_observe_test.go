@@ -153,7 +153,15 @@ func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
 //	/ui/                a browser
 func TestPageForBrowsersShowsThePeersOfARunningDaemon(t *testing.T) {
 	t.Parallel()
+	testkit.Must(t, build("twill", "./cmd/twill")) // doctor is run by the daemon
 	l := newLab(t, labOptions{flags: []string{"--healthz-port=8081", "--ui"}})
+	l.daemons[0].sh("sysctl -qw net.ipv4.ip_forward=0")
+	testkit.Eventually(t, "the page shows what doctor finds, with the remedy", func() bool {
+		_, text, err := l.get("/ui/")
+		return err == nil && strings.Contains(text, "<td>bad<td>forwarding<td>net/ipv4/ip_forward is 0") &&
+			strings.Contains(text, "<code>sysctl -w net/ipv4/ip_forward=1</code>")
+	})
+	l.daemons[0].sh("sysctl -qw net.ipv4.ip_forward=1")
 	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1000))
 	testkit.Eventually(t, "the page shows the other node with its traffic, and a line for it", func() bool {
 		code, text, err := l.get("/ui/")

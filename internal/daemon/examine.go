@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/twillnet/twill/internal/daemon/webui"
+)
+
+const (
+	// examineEvery is the shortest time between two runs of twill doctor. It pings every
+	// peer, and all who reach the health port can ask for the page.
+	examineEvery = time.Minute
+	// examineWithin is how long one may take.
+	examineWithin = 50 * time.Second
+)
+
+// examiner runs twill doctor for the page of --ui, in a process of its own: what the
+// checks need would add to a small daemon, and may fail without it. It is safe for
+// concurrent use.
+type examiner struct {
+	program func() (string, error) // path of twill
+	args    []string
+	ctx     context.Context // ends with the daemon
+
+	mu      sync.Mutex
+	started time.Time // of the last run
+	last    *webui.Examination
+}
+
+// newExaminer returns one that asks about the daemon with this control socket, until ctx is
+// done.
+func newExaminer(ctx context.Context, socket string) *examiner {
+	return &examiner{program: besides, ctx: ctx, args: []string{"doctor", "--json", "--socket=" + socket}}
+}
+
+// besides returns the path of the twill that is installed with this twilld.
+func besides() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		path := filepath.Join(filepath.Dir(self), "twill")
+		if _, err := exec.LookPath(path); err == nil {
+			return path, nil
+		}
+	}
+	return exec.LookPath("twill")
+}
+
+// examination returns the latest result, nil before the first, and lets the next run begin
+// if it is time. It does not wait.
+func (e *examiner) examination() *webui.Examination {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now := time.Now(); now.Sub(e.started) >= examineEvery && e.ctx.Err() == nil {
+		e.started = now
+		go func() {
+			x := e.run()
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.last = x
+		}()
+	}
+	return e.last
+}
+
+// run runs twill doctor.
+func (e *examiner) run() *webui.Examination {
+	ctx, cancel := context.WithTimeoutCause(e.ctx, examineWithin, errors.New("it hangs"))
+	defer cancel()
+	x := &webui.Examination{At: time.Now()}
+	path, err := e.program()
+	if err != nil {
+		x.Problem = "twill is not installed beside twilld"
+		return x
+	}
+	c := exec.CommandContext(ctx, path, e.args...)
+	c.WaitDelay = time.Second
+	var out bytes.Buffer
+	c.Stdout = &out
+	err = c.Run() // fails if there are bad findings, too
+	if parsed := json.Unmarshal(out.Bytes(), x); parsed != nil {
+		x.Problem = fmt.Sprintf("twill doctor failed: %v", cmp.Or(context.Cause(ctx), err, parsed))
+	}
+	return x
+}
