@@ -11,9 +11,8 @@ import (
 
 // Endpoint is where traffic starts or ends.
 type Endpoint struct {
-	NS    *netlab.Namespace
-	Addr  netip.Addr
-	Addr6 netip.Addr
+	NS   *netlab.Namespace
+	Addr netip.Addr
 }
 
 // Connection is an established path: its two ends, what fits through it, and the
@@ -55,7 +54,7 @@ func (c *Connection) Close() error {
 // between connects the pods of the topology's two hosts.
 func between(topo *netlab.Topology) (*Connection, error) {
 	end := func(h *netlab.Host) Endpoint {
-		return Endpoint{h.Pods[0].NS, h.Pods[0].Addr, h.Pods[0].Addr6}
+		return Endpoint{h.Pods[0].NS, h.Pods[0].Addr}
 	}
 	c := &Connection{Client: end(topo.Hosts[0]), Server: end(topo.Hosts[1]), topo: topo, carried: make(map[traffic]float64)}
 	eth0, err := c.Client.NS.Netlink().LinkByName("eth0")

@@ -121,7 +121,7 @@ func bareWire(_ context.Context, topo *netlab.Topology, _ Binaries) (*Connection
 	}
 	for i, e := range []*Endpoint{&c.Client, &c.Server} {
 		h := topo.Hosts[i]
-		*e = Endpoint{h.NS, h.Addr, h.Addr6}
+		*e = Endpoint{h.NS, h.Addr}
 	}
 	return c, nil
 }

@@ -2,12 +2,14 @@ package bench
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/bench/report"
@@ -16,8 +18,6 @@ import (
 const (
 	ipv4HeaderLen = 20
 	icmpHeaderLen = 8
-	icmpEcho      = 8 // RFC 792
-	icmpEchoReply = 0
 	// echoes is the number of echoes sent for one figure.
 	echoes = 20
 )
@@ -112,11 +112,12 @@ var errNoAnswer = errors.New("no answer")
 // echo sends an echo request in an IP packet of size bytes and waits for the
 // answer, which must have the same size.
 func echo(fd int, to *unix.SockaddrInet4, size int, seq uint16) (time.Duration, error) {
-	msg := make([]byte, size-ipv4HeaderLen)
-	msg[0] = icmpEcho
-	binary.BigEndian.PutUint16(msg[4:], uint16(fd)) // identifier
-	binary.BigEndian.PutUint16(msg[6:], seq)
-	binary.BigEndian.PutUint16(msg[2:], internetChecksum(msg))
+	msg, err := (&icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{
+		ID: fd & math.MaxUint16, Seq: int(seq), Data: make([]byte, size-ipv4HeaderLen-icmpHeaderLen),
+	}}).Marshal(nil)
+	if err != nil {
+		return 0, fmt.Errorf("encode echo request: %w", err)
+	}
 
 	sent := time.Now()
 	if err := unix.Sendto(fd, msg, 0, to); err != nil {
@@ -129,24 +130,9 @@ func echo(fd int, to *unix.SockaddrInet4, size int, seq uint16) (time.Duration, 
 			continue
 		}
 		reply := buf[ipv4HeaderLen:n]
-		if reply[0] == icmpEchoReply && slices.Equal(reply[4:], msg[4:]) {
+		if reply[0] == byte(ipv4.ICMPTypeEchoReply) && slices.Equal(reply[4:], msg[4:]) {
 			return time.Since(sent), nil
 		}
 	}
 	return 0, errNoAnswer
-}
-
-// internetChecksum is the checksum of RFC 1071.
-func internetChecksum(b []byte) uint16 {
-	var sum uint32
-	for i := 0; i+1 < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	if len(b)%2 == 1 {
-		sum += uint32(b[len(b)-1]) << 8
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 
+	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
@@ -261,5 +262,5 @@ func (t *tour) packetAt(i int) finding {
 func isRequest(packet []byte, from, to netip.Addr, seq uint16) bool {
 	src, dst, protocol, message, ok := parseIPv4(packet)
 	return ok && src == from && dst == to && protocol == unix.IPPROTO_ICMP && len(message) >= icmpHeaderLen &&
-		message[0] == icmpEcho && be16(message[6:]) == seq
+		message[0] == byte(ipv4.ICMPTypeEcho) && be16(message[6:]) == seq
 }

@@ -98,7 +98,7 @@ func TestSegmentsEqualTheReference(t *testing.T) {
 	}
 }
 
-// The same once more without the reference, as the RFCs word it.
+// The same again without the reference, as the RFCs word it.
 func TestTCPFlagsOfSegments(t *testing.T) {
 	p := tcp4(3000)
 	p.flags = tcpACK | tcpPSH | tcpFIN | tcpCWR | 0x40 // ECE

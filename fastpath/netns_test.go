@@ -630,7 +630,7 @@ func TestPacketTooBigForThePath(t *testing.T) {
 					t.Errorf("without DF: %d bytes arrive, want %d", len(got[0]), len(pkt))
 				}
 
-				// With DF once more: the socket fragments no longer.
+				// With DF again: the socket no longer fragments.
 				df := segment{src: "10.5.1.9", dst: "10.5.2.9", df: true, flags: tcpACK, payload: pattern(1432)}.bytes()
 				handle(x, read(tun.Header{}, df))
 				x.sends.flush()

@@ -8,7 +8,7 @@ import (
 )
 
 // A container has a /dev of its own: here an empty one, in a mount namespace where
-// the test runs itself once more.
+// the test runs itself again.
 func TestNodeIsMadeInAContainerThatLacksIt(t *testing.T) {
 	if os.Getenv("TWILL_EMPTY_DEV") != "" {
 		if err := Probe(); err != nil {

@@ -130,7 +130,7 @@ func ReadJSON(path string) (*Report, error) {
 		return nil, fmt.Errorf("read report %s: %w", path, err)
 	}
 	if r.Schema != Schema {
-		return nil, fmt.Errorf("read report %s: its schema is %d, this program knows %d only; measure anew", path, r.Schema, Schema)
+		return nil, fmt.Errorf("read report %s: its schema is %d, this program knows %d only; measure again", path, r.Schema, Schema)
 	}
 	return r, nil
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // sample is three rounds of which the second met a machine at half its speed,
 // with a path that was not to be had and a run that failed.

@@ -170,7 +170,7 @@ func (t *target) measure(d *status.Document) {
 	}
 }
 
-// peersText lists peers for someone who named none of them.
+// peersText lists the peers for a user who named none.
 func peersText(d *status.Document) string {
 	const most = 5
 	var all []string

@@ -10,5 +10,5 @@ for program in /usr/lib/systemd /lib/systemd; do
 done
 systemctl daemon-reload
 if systemctl is-active --quiet twilld && ! systemctl reload twilld; then
-	echo "twilld: the new version has not taken over, the old one goes on: see 'journalctl -u twilld', then 'systemctl restart twilld'" >&2
+	echo "twilld: the new version did not take over and the old one keeps running: see 'journalctl -u twilld', then 'systemctl restart twilld'" >&2
 fi

@@ -1,7 +1,7 @@
 #!/bin/sh
 # After removal. Routes, rules and subnet.env stay, so that pods keep their network
 # until flanneld or another twilld takes over; "twilld --cleanup" before the removal
-# takes them away.
+# removes them.
 set -e
 [ -d /run/systemd/system ] || exit 0
 systemctl daemon-reload

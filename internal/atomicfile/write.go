@@ -54,7 +54,7 @@ func checkDir(dir string) error {
 		return err
 	}
 	if m := info.Mode(); m.Perm()&0o002 != 0 && m&fs.ModeSticky == 0 {
-		return fmt.Errorf("directory %s: every user may replace files in it (mode %04o); take that right away (chmod o-w %[1]s)", dir, m.Perm())
+		return fmt.Errorf("directory %s: every user may replace files in it (mode %04o); remove that permission (chmod o-w %[1]s)", dir, m.Perm())
 	}
 	return nil
 }

@@ -38,7 +38,6 @@ const (
 	KeyQueues      = "queues"      // number of TUN queues
 	KeyRemedy      = "remedy"      // what to do about it
 	KeyRoute       = "route"       // a route in the syntax of ip-route(8)
-	KeyRoutes      = "routes"      // number of routes
 	KeySetting     = "setting"     // flag or environment variable, as given
 	KeyShard       = "shard"       // number of a shard, from 0
 	KeySubnet      = "subnet"      // pod subnets of a lease

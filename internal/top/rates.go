@@ -142,7 +142,7 @@ func countersOf(p *status.Peer) Counters {
 	return Counters{p.TXPackets, p.TXBytes, p.RXPackets, p.RXBytes}
 }
 
-// identity tells peers apart across documents.
+// identity distinguishes peers across documents.
 func identity(p *status.Peer) string {
 	subnet := ""
 	if len(p.Subnets) > 0 {

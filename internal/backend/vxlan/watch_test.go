@@ -29,7 +29,7 @@ func (h host) state(name string) []string {
 		fmt.Sprint("MTU ", v.MTU), fmt.Sprint("MAC ", v.HardwareAddr), fmt.Sprint("learning ", v.Learning), fmt.Sprint("up ", v.Flags&net.FlagUp != 0), fmt.Sprint("bridge ", v.MasterIndex), fmt.Sprintf("flags %#x", v.RawFlags))
 }
 
-// taking takes one thing away from a device with the peers 2 and 3.
+// taking removes one thing from a device with the peers 2 and 3.
 type taking struct {
 	name string
 	take func(h host, d *kept, peer func(int) Peer) error
@@ -89,7 +89,7 @@ func takings() []taking {
 	}
 }
 
-// TestWhatIsRemovedFromTheDeviceIsRestored: each case takes one thing away, and the
+// TestWhatIsRemovedFromTheDeviceIsRestored: each case removes one thing, and the
 // device is soon what it was, which the log says once.
 func TestWhatIsRemovedFromTheDeviceIsRestored(t *testing.T) {
 	for _, tt := range takings() {

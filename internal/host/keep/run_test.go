@@ -15,7 +15,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// TestWhatIsRemovedIsRestored: each case takes routes away, and they are soon
+// TestWhatIsRemovedIsRestored: each case removes routes, and they are soon
 // back, which the log says.
 func TestWhatIsRemovedIsRestored(t *testing.T) {
 	for _, tt := range []struct {

@@ -173,7 +173,7 @@ func TestForeignRouteInThePlaceOfOursIsReplaced(t *testing.T) {
 				n.must(table.Set([]Route{n.direct(f, 2)}))
 				n.has(f.lines(n.direct(f, 2)))
 
-				// And once more while Run sees to it.
+				// And again while Run restores it.
 				n.run(table)
 				n.unseen(table, func() error {
 					return errors.Join(netlink.RouteDel(n.direct(f, 2).stock()), tt.make(n, f))

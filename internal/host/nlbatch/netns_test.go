@@ -218,7 +218,7 @@ func TestEntriesAreThoseOfStockFlannel(t *testing.T) {
 			remove = append(remove, slices.Concat(d.peer4(i).remove(), d.peer6(i).remove())...)
 		}
 		c := dial(t)
-		for range 2 { // once more: each in its own place
+		for range 2 { // twice: each in its own place
 			all(t, c, add)
 			ours = tables(t)
 			if !slices.Equal(ours, stock) {

@@ -33,7 +33,7 @@ func TestFiveThousandPeersAreProgrammed(t *testing.T) {
 	inside(t, func(d devices) {
 		c := dial(t)
 		reqs := d.peers()
-		for _, what := range []string{"first", "once more"} {
+		for _, what := range []string{"first", "again"} {
 			begin := time.Now()
 			all(t, c, reqs)
 			t.Logf("%d peers in batches, %s: %v", peers, what, time.Since(begin))

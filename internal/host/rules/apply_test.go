@@ -50,7 +50,7 @@ func TestNothingIsWrittenWhileAllIsRight(t *testing.T) {
 		if w := l.writes(); w != nil || r.Status().Written != written {
 			t.Errorf("%d writes: %q", r.Status().Written-written, w)
 		}
-		if after := l.everything(); after != before { // with handles: nothing was made anew
+		if after := l.everything(); after != before { // with handles: nothing was recreated
 			t.Errorf("changes\n%s", changes(before, after))
 		}
 	})
@@ -94,7 +94,7 @@ var disturbances = map[bool][]struct{ name, script string }{
 	},
 }
 
-// sameRules compares dumps; chains of nftables that were made anew stand last.
+// sameRules compares dumps; recreated chains of nftables stand last.
 func sameRules(fl flavour, a, b string) bool {
 	if !fl.nftables {
 		return a == b
@@ -300,7 +300,7 @@ func TestTwoNetworksOnOneHostShareTheChains(t *testing.T) {
 		l.writes()
 		l.apply(b)
 		if w := l.writes(); w != nil {
-			t.Errorf("mending the one broke the other: %q", w)
+			t.Errorf("repairing the one broke the other: %q", w)
 		}
 		if err := l.cleanUp(); err != nil {
 			t.Fatal(err)

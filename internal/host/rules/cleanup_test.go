@@ -57,7 +57,7 @@ func TestForeignRulesSurvive(t *testing.T) {
 			}
 		}
 		l.apply(r)
-		unchanged("mending")
+		unchanged("repairing")
 		w := wanted(fl)
 		w.IPv4.Subnet = netip.MustParsePrefix("10.5.9.0/24")
 		set(t, r, w)

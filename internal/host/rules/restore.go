@@ -29,14 +29,14 @@ func (tx *transaction) add(words []string) {
 
 // again adds a rule given in the format of iptables -S.
 func (tx *transaction) again(line string) {
-	line, _ = cutCounters(line)
+	line = cutCounters(line)
 	tx.line("%s", line)
 }
 
 // delete deletes the first rule equal to the given one, in the format of
 // iptables -S.
 func (tx *transaction) delete(line string) {
-	line, _ = cutCounters(line)
+	line = cutCounters(line)
 	tx.line("-D%s", strings.TrimPrefix(line, "-A"))
 }
 
@@ -59,7 +59,7 @@ func isLine(line string, words []string) bool { return slices.Equal(split(line),
 // not occur in names are in double quotes, with a backslash before each quote
 // and backslash (xtables_save_string of iptables). Counters are dropped.
 func split(line string) []string {
-	line, _ = cutCounters(line)
+	line = cutCounters(line)
 	var (
 		words  []string
 		word   strings.Builder
@@ -92,19 +92,19 @@ func split(line string) []string {
 
 // cutCounters removes the counters that iptables 1.8.0 to 1.8.2 list without
 // being asked to, and that go-iptables moves to the end of the line.
-func cutCounters(line string) (rest string, cut bool) {
+func cutCounters(line string) string {
 	i := strings.LastIndex(line, " -c ")
 	if i < 0 {
-		return line, false
+		return line
 	}
 	var packets, bytes uint64
 	if n, err := fmt.Sscanf(line[i:], " -c %d %d", &packets, &bytes); n != 2 || err != nil {
-		return line, false
+		return line
 	}
 	if line[i:] != fmt.Sprintf(" -c %d %d", packets, bytes) {
-		return line, false
+		return line
 	}
-	return line[:i], true
+	return line[:i]
 }
 
 // oneLine returns err with its text on one line.

@@ -189,7 +189,7 @@ func holdLock(t *testing.T) *os.File {
 }
 
 // TestOthersMayWriteAtTheSameTime: while the rules are broken and written over and
-// over, somebody else changes the same chains.
+// over, another program changes the same chains.
 func TestOthersMayWriteAtTheSameTime(t *testing.T) {
 	for _, fl := range []flavour{iptablesNFT, iptablesLegacy} {
 		t.Run(fl.name, func(t *testing.T) {

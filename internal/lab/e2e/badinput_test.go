@@ -196,7 +196,7 @@ func built(t testing.TB, name, pkg string) string {
 	return bin(name)
 }
 
-// without returns the path of the command that takes something away from the
+// without returns the path of the command that removes something from the
 // host before it runs another.
 func without(t testing.TB) string { return built(t, "without", "./internal/lab/e2e/without") }
 

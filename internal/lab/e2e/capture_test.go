@@ -97,7 +97,7 @@ func TestBothEndsCaptureTheSamePackets(t *testing.T) {
 		for _, a := range bothAddrs(l.pod(1)) {
 			testkit.Must(t, ping(l.pod(0), a, 1000), streams{flows: 1, up: stream}.run(l.pod(0), l.pod(1), a))
 		}
-		atTheEnd := atB.end(true)    // before a, which may send something once more
+		atTheEnd := atB.end(true)    // before a, which may send something again
 		sent := make(map[string]int) // how often
 		for _, p := range atA.end(true) {
 			if p.Length > 1472 || p.Length != len(p.b) {

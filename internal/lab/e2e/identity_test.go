@@ -17,7 +17,7 @@ import (
 
 // What a node derives from its address outlives the address: the MAC of its VXLAN
 // devices, its key in etcd, its place among the peers of others. A node that comes to
-// an address that another has left must take none of that away.
+// an address that another has left must remove none of that.
 //
 //	pod-a ── host a, .11 → .21 ─┬─ host b, .12 ── pod-b
 //	                            ├─ host c, .11 ── pod-c

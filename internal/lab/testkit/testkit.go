@@ -46,7 +46,7 @@ func fail(t testing.TB, what string, state []func() string) {
 }
 
 // Within polls until holds returns true, for at most d, and reports whether it
-// did. It checks at least once, and once more after d.
+// did. It checks at least once, and again after d.
 func Within(d time.Duration, holds func() bool) bool {
 	late := time.After(d)
 	for !holds() {

@@ -28,7 +28,7 @@ func run() error {
 	dir := flag.String("dir", "", "put an empty directory in place of `DIR`")
 	device := flag.String("device", "", "forbid to open the device `FILE`")
 	netAdmin := flag.Bool("net-admin", false, "take CAP_NET_ADMIN away")
-	mknod := flag.Bool("mknod", false, "take CAP_MKNOD away")
+	mknod := flag.Bool("mknod", false, "drop CAP_MKNOD")
 	offload := flag.String("offload", "", "let the kernel refuse an offload by the `NAME` of twilld's flag")
 	flag.Parse()
 	if flag.NArg() == 0 {
