@@ -229,7 +229,7 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 			if segments = maxSegmentsOld; featureGSO128.Probe() == nil {
 				segments = maxSegments
 			}
-			return fmt.Sprintf("granted: UDP_SEGMENT, %d segments a send", segments), nil
+			return fmt.Sprintf("granted: UDP_SEGMENT, %d segments per send", segments), nil
 		},
 		"udp-gro": func() (string, error) {
 			for _, s := range e.shards {

@@ -59,7 +59,7 @@ var SwitchFlags = []SwitchFlag{
 		"have the kernel drop datagrams of hosts without a lease before they take room in the sockets' queues; only with --source-check=strict",
 		func(s *Switches) *tun.Switch { return &s.StrangerFilter }},
 	{"busy-poll",
-		"look for the next packet for up to 150 µs before going to sleep, except beside a bulk transfer: latency for CPU time; auto does where there are two CPUs or more",
+		"look for the next packet for up to 150 µs before going to sleep, except beside a bulk transfer: less latency for more CPU time; auto: with two CPUs or more",
 		func(s *Switches) *tun.Switch { return &s.BusyPoll }},
 	{"mtu-probes",
 		"send an echo request of full size to each peer in use every ten seconds, to find paths that lose large packets without an ICMP error, and keep packets to these peers smaller",

@@ -107,7 +107,7 @@ func (c *diagCommand) pack(ctx context.Context, w io.Writer, dir string, progres
 func (c *diagCommand) diagnosis(unit string, interval time.Duration) []diag.Part {
 	read := func(ctx context.Context) ([]byte, error) { return status.FetchJSON(ctx, c.socket) }
 	parts := []diag.Part{
-		{Name: "status.json", What: "what the daemon says of itself", Read: read},
+		{Name: "status.json", What: "the daemon's own status", Read: read},
 		{Name: "doctor.txt", What: "doctor's findings", Wait: time.Minute, Read: func(ctx context.Context) ([]byte, error) {
 			var page bytes.Buffer
 			err := doctor.Write(&page, doctor.Examine(ctx, c.node(ctx)))

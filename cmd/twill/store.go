@@ -25,8 +25,8 @@ import (
 // aboutStore ends the help text of the commands that read or write the store.
 const aboutStore = `
 
-Where the store is, the running twilld says; the flags --etcd-* and those for
-Kubernetes, and their variables FLANNELD_*, which are twilld's, override it.
+The location of the store comes from the running twilld. twilld's flags --etcd-* and
+those for Kubernetes, or their variables FLANNELD_*, override it.
 The running twilld reads Kubernetes for twill. If none runs here, or the flags name
 another cluster, kubectl does, which must be in PATH.`
 

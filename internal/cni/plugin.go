@@ -101,7 +101,7 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 			undo = saved.remove(at.fileName())
 		}
 		if undo != nil {
-			fmt.Fprintf(p.stderr, "flannel: undo of a failed ADD, DEL will be tried again: %v\n", undo)
+			fmt.Fprintf(p.stderr, "flannel: cannot undo a failed ADD, leaving that to the next DEL: %v\n", undo)
 		}
 		return err
 	}
@@ -125,7 +125,7 @@ func (p *plugin) del(args *skel.CmdArgs) error {
 	case errors.As(err, &bad):
 		// The configuration for an ADD now has the same network name, by which the
 		// delegate's IPAM finds its addresses.
-		fmt.Fprintf(p.stderr, "flannel: %v; the present configuration is used\n", err)
+		fmt.Fprintf(p.stderr, "flannel: %v; using the current configuration\n", err)
 		if d, err = conf.present(); err != nil {
 			return coded(types.ErrTryAgainLater, fmt.Errorf("%w, and %s is damaged", err, filepath.Join(conf.DataDir, file)))
 		}
@@ -210,7 +210,7 @@ func (p *plugin) find(d delegate) (string, error) {
 	path, err := p.exec.FindInPath(d.plugin(), filepath.SplitList(dirs))
 	if err != nil {
 		return "", types.NewError(types.ErrInvalidNetworkConfig,
-			fmt.Sprintf("delegate %q is no plugin in %s", d.plugin(), dirs),
+			fmt.Sprintf("delegate %q is not a plugin in %s", d.plugin(), dirs),
 			"install it, or name another in delegate.type")
 	}
 	return path, nil

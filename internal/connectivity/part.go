@@ -40,7 +40,7 @@ func Serve(ctx context.Context, n Node, in io.Reader, out io.Writer) error {
 	case err != nil:
 		return err
 	case first.Start == nil || len(first.Start.Cookie) != cookieLen:
-		return errors.New("connectivity: the first request starts no test")
+		return errors.New("connectivity: the first request does not start a test")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -58,7 +58,7 @@ func Serve(ctx context.Context, n Node, in io.Reader, out io.Writer) error {
 		case err != nil:
 			return err
 		case r.Test == nil:
-			return errors.New("connectivity: a request is no test")
+			return errors.New("connectivity: the request is not a test")
 		}
 		if err := p.test(ctx, *r.Test); err != nil {
 			return err
@@ -160,7 +160,7 @@ func among(addrs []net.Addr, subnet netip.Prefix) (best netip.Addr) {
 func tableOf(peers []status.Peer) (all []Path) {
 	for i := range peers {
 		for _, s := range peers[i].Subnets {
-			all = append(all, Path{s, peers[i].PublicIP, peers[i].Way()})
+			all = append(all, Path{s, peers[i].PublicIP, peers[i].BackendName()})
 		}
 	}
 	return all
@@ -172,7 +172,7 @@ func factsOf(d *status.Document) []Fact {
 		{"twilld", d.Version},
 		{"network", status.Join(d.Network, ",")},
 		{"backend", d.Backend},
-		{"backends", strings.Join(d.Ways, ",")},
+		{"backends", strings.Join(d.Backends, ",")},
 	}
 	if dp := d.Dataplane; dp != nil {
 		facts = append(facts, Fact{"MTU", fmt.Sprint(dp.MTU())})

@@ -196,7 +196,7 @@ func (r *run) start(ctx context.Context, i int, cookie []byte) (*remotePart, *He
 	switch {
 	case err != nil:
 	case a.Hello == nil:
-		err = errors.New("its twill answers something else than hello; is it of another version?")
+		err = errors.New("its twill does not answer with hello; is it another version?")
 	case a.Hello.Protocol != protocol:
 		err = fmt.Errorf("its twill is of another version: it has protocol %d, this one %d", a.Hello.Protocol, protocol)
 	}
@@ -221,7 +221,7 @@ func (r *run) row(ctx context.Context, i int, p *remotePart) (results []Result) 
 			break
 		}
 		if a.Result == nil || len(results) == len(ends) {
-			err = errors.New("its twill answers something else than the results")
+			err = errors.New("its twill does not answer with results")
 			break
 		}
 		a.Result.From = from

@@ -108,10 +108,10 @@ func TestPartThatDoesNotDoItsWorkIsNamed(t *testing.T) {
 		{talker(errors.New("exit status 255: Permission denied")), "Permission denied"},
 		{talker(nil, "Welcome to node 2!\n"), `answers "Welcome to node 2!"`},
 		{talker(nil, `{"hello":{"protocol":99}}`+"\n"), "another version"},
-		{talker(nil, `{"done":true}`+"\n"), "something else than hello"},
+		{talker(nil, `{"done":true}`+"\n"), "does not answer with hello"},
 		{talker(nil, hello), "has ended"},
 		{talker(nil, hello, `{"done":true}`+"\n"), "tested 0 of 1 ways"},
-		{talker(nil, hello, strings.Repeat(`{"result":{"tests":[]}}`+"\n", 2)), "something else than the results"},
+		{talker(nil, hello, strings.Repeat(`{"result":{"tests":[]}}`+"\n", 2)), "does not answer with results"},
 	} {
 		r, err := Run(t.Context(), Options{
 			Members: []Member{

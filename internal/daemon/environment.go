@@ -40,9 +40,9 @@ func (e environment) unknown() []ignoredFlag {
 		if !strings.HasPrefix(name, etcdflags.Variable("")) || slices.Contains(known, name) || ofService.MatchString(name) {
 			continue
 		}
-		why := "no flag is called so; --help lists them"
+		why := "no flag has that name; --help lists them"
 		if near := nearest(name, known); near != "" {
-			why = "no flag is called so; did you mean " + near + "?"
+			why = "no flag has that name; did you mean " + near + "?"
 		}
 		all = append(all, ignoredFlag{name, why})
 	}

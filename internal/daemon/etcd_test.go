@@ -251,8 +251,8 @@ func TestBackendThatFailsWhileRunningIsTakenBackAndTheLeaseKept(t *testing.T) {
 		return k == key && !strings.Contains(is, "vxlan")
 	})
 	h.becomesReady(t)
-	if d := h.status(t); !slices.Equal(d.Ways, []string{"udp"}) || d.BackendWhy != "no VXLAN: the test has taken it away" {
-		t.Errorf("status: %v, %s", d.Ways, d.BackendWhy)
+	if d := h.status(t); !slices.Equal(d.Backends, []string{"udp"}) || d.BackendWhy != "no VXLAN: the test has taken it away" {
+		t.Errorf("status: %v, %s", d.Backends, d.BackendWhy)
 	}
 
 	// With another MTU it may do, also when it did not with the one before.
@@ -305,8 +305,8 @@ func TestWaysStayWhileTheConfigurationAsksForTheSame(t *testing.T) {
 		return strings.Contains(value, `"Backends":["vxlan","udp"]`)
 	})
 	h.becomesReady(t)
-	if d := h.status(t); !slices.Equal(d.Ways, []string{"vxlan", "udp"}) {
-		t.Errorf("status: %v", d.Ways)
+	if d := h.status(t); !slices.Equal(d.Backends, []string{"vxlan", "udp"}) {
+		t.Errorf("status: %v", d.Backends)
 	}
 }
 
@@ -466,7 +466,7 @@ func TestInterfaceGoneAndEtcdGoneEndAtASignal(t *testing.T) {
 	h.start(t)
 	h.server.Kill()
 	h.wires.become(moved(), nil)
-	h.wires.become(underlay.Interface{}, errors.New("interface eth0: is gone"))
+	h.wires.become(underlay.Interface{}, errors.New("interface eth0 is gone"))
 	h.eventually(t, "not ready", func() bool { return strings.Contains(h.state.waiting(), "is gone") })
 	if err := h.stop(t); err != nil {
 		t.Error(err)

@@ -47,8 +47,8 @@ func eventsOf(d *status.Document) (all []kube.Event) {
 	if n := d.Source.Conflicts; n > 0 {
 		warn(eventConflict, fmt.Sprintf("%d leases overlap others and are not used: %s", n, d.Source.ConflictsWhy))
 	}
-	if d.Backend == "auto" && len(d.Ways) > 0 && !slices.Contains(d.Ways, "vxlan") {
-		all = append(all, kube.Event{Reason: eventFallback, Message: fmt.Sprintf("%s is used: %s", strings.Join(d.Ways, ", "), d.BackendWhy), Normal: true})
+	if d.Backend == "auto" && len(d.Backends) > 0 && !slices.Contains(d.Backends, "vxlan") {
+		all = append(all, kube.Event{Reason: eventFallback, Message: fmt.Sprintf("%s is used: %s", strings.Join(d.Backends, ", "), d.BackendWhy), Normal: true})
 	}
 	if d.Dataplane != nil {
 		peers := d.Dataplane.Peers
@@ -75,8 +75,8 @@ func readyMessage(d *status.Document) string {
 			}
 		}
 	}
-	if len(d.Ways) > 0 {
-		text += ", by " + strings.Join(d.Ways, " and ")
+	if len(d.Backends) > 0 {
+		text += ", by " + strings.Join(d.Backends, " and ")
 	}
 	return text
 }

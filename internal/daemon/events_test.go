@@ -23,7 +23,7 @@ func TestEventsFollowFromTheStatus(t *testing.T) {
 		want []string // reasons, with a part of the message
 	}{
 		{"ready", status.Document{
-			Backend: "auto", Ways: []string{"vxlan", "udp"}, Lease: &status.Lease{Subnet: netip.MustParsePrefix("10.5.1.0/24")},
+			Backend: "auto", Backends: []string{"vxlan", "udp"}, Lease: &status.Lease{Subnet: netip.MustParsePrefix("10.5.1.0/24")},
 		}, []string{"NetworkReady: pods can communicate, 10.5.1.0/24, by vxlan and udp"}},
 		{"no podCIDR", status.Document{Waiting: "a lease: node n1 has no podCIDR", WaitingReason: metrics.WaitLease.String()}, []string{"NoLease: the node waits for a lease: node n1 has no podCIDR"}},
 		{"configuration", status.Document{Waiting: waitsForConfig + `unknown key "Backnd"`, WaitingReason: metrics.WaitConfig.String()},
@@ -34,9 +34,9 @@ func TestEventsFollowFromTheStatus(t *testing.T) {
 		{"restart", status.Document{Restart: "the network is now [10.0.0.0/8]"}, []string{"NetworkReady", "RestartNeeded: the network is now"}},
 		{"conflict", status.Document{Source: status.Source{Conflicts: 2, ConflictsWhy: "10.5.1.128/25 is inside 10.5.1.0/24"}},
 			[]string{"NetworkReady", "LeaseConflict: 2 leases overlap others and are not used: 10.5.1.128/25"}},
-		{"fallback", status.Document{Backend: "auto", Ways: []string{"udp"}, BackendWhy: "no VXLAN: operation not supported"},
+		{"fallback", status.Document{Backend: "auto", Backends: []string{"udp"}, BackendWhy: "no VXLAN: operation not supported"},
 			[]string{"NetworkReady", "BackendFallback: udp is used: no VXLAN"}},
-		{"udp by choice", status.Document{Backend: "udp", Ways: []string{"udp"}}, []string{"NetworkReady"}},
+		{"udp by choice", status.Document{Backend: "udp", Backends: []string{"udp"}}, []string{"NetworkReady"}},
 		{"peers", status.Document{Dataplane: &status.Dataplane{Peers: []status.Peer{
 			peer("192.0.2.2", 1, 10, 0), peer("192.0.2.3", 0.9, 10, 1200), peer("192.0.2.4", 1, 2, 0), {PublicIP: netip.MustParseAddr("192.0.2.5")},
 		}}}, []string{

@@ -31,8 +31,8 @@ func (s *state) gauges() metrics.State {
 	if d.Lease != nil {
 		st.LeaseExpiry = d.Lease.Expiration
 	}
-	if len(d.Ways) > 0 {
-		st.Backend.Backend = d.Ways[0]
+	if len(d.Backends) > 0 {
+		st.Backend.Backend = d.Backends[0]
 	}
 	if s.dp != nil {
 		planeGauges(&st, s.dp)

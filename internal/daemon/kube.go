@@ -17,7 +17,7 @@ type kubernetes struct {
 }
 
 // notBuilt is the error text of a program built without Kubernetes.
-const notBuilt = "this program was built without Kubernetes (make build-lite); take the full one"
+const notBuilt = "this program was built without Kubernetes (make build-lite); use the full build"
 
 // check finds errors that do not depend on the cluster.
 func (k *kubernetes) check(leaseFile string, embedded bool) error {

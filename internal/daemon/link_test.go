@@ -114,8 +114,8 @@ func TestInterfaceThatGoesIsWaitedForWithTheDataPlaneOpen(t *testing.T) {
 	h := newRig(t)
 	h.start(t)
 	before := h.dp.calls()
-	h.wires.become(eth0, errors.New("interface eth0: is down; ip link set eth0 up"))
-	const want = "an interface to the other nodes: interface eth0: is down; ip link set eth0 up"
+	h.wires.become(eth0, errors.New("interface eth0 is down; ip link set eth0 up"))
+	const want = "an interface to the other nodes: interface eth0 is down; ip link set eth0 up"
 	h.eventually(t, "not ready", func() bool { return h.state.waiting() == want })
 	h.wires.become(eth0, nil)
 	h.eventually(t, "ready again", func() bool { return h.state.waiting() == "" })
@@ -181,10 +181,10 @@ func TestServiceManagerIsNotifiedOfAChange(t *testing.T) {
 	h.start(t)
 	h.wires.become(narrower(), nil)
 	h.eventually(t, "the change is made", func() bool { return strings.Contains(h.subnetEnv(t), "FLANNEL_MTU=1372\n") })
-	h.wires.become(narrower(), errors.New("interface eth0: is gone"))
+	h.wires.become(narrower(), errors.New("interface eth0 is gone"))
 	for i, want := range []string{
 		"READY=1\nSTATUS=ready", "RELOADING=1\nMONOTONIC_USEC=", "READY=1\nSTATUS=ready",
-		"STATUS=waiting for an interface to the other nodes: interface eth0: is gone",
+		"STATUS=waiting for an interface to the other nodes: interface eth0 is gone",
 	} {
 		if got := manager.next(t); !strings.HasPrefix(got, want) {
 			t.Errorf("message %d: got %q, want %q", i, got, want)

@@ -135,13 +135,13 @@ func (o *options) check() error {
 	case !interfaceName(o.tunName):
 		return usagef("--tun-name: %q cannot name an interface; 1 to %d bytes without white space, slash, colon and percent sign", o.tunName, maxInterfaceName)
 	case o.publicIP.IsValid() && !o.publicIP.Is4():
-		return usagef("--public-ip: %s is not an IPv4 address; --public-ipv6 takes the other kind", o.publicIP)
+		return usagef("--public-ip: %s is not an IPv4 address; use --public-ipv6 for IPv6", o.publicIP)
 	case o.ifaceCanReach.Zone() != "":
 		return usagef("--iface-can-reach: %s has a zone; want an address that routes lead to", o.ifaceCanReach)
 	case o.publicIPv6.Zone() != "":
 		return usagef("--public-ipv6: %s has a zone; want an address at which other nodes reach this one", o.publicIPv6)
 	case o.publicIPv6.IsValid() && (!o.publicIPv6.Is6() || o.publicIPv6.Is4In6()):
-		return usagef("--public-ipv6: %s is not an IPv6 address; --public-ip takes the other kind", o.publicIPv6)
+		return usagef("--public-ipv6: %s is not an IPv6 address; use --public-ip for IPv4", o.publicIPv6)
 	}
 	if (o.takeover || o.reload) && o.embedded.on && o.leaseFile == "" {
 		return usagef("--takeover, --reload: the running twilld has the data of its etcd open: restart it instead, its pods' connections outlive that")

@@ -35,8 +35,8 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{"Kubernetes' service variables are none of ours", []string{"-lease-file=f"}, environment{"FLANNELD_SERVICE_HOST": "10.0.0.1", "FLANNELD_SERVICE_PORT_HTTP": "80", "FLANNELD_PORT": "udp://10.0.0.1:8285", "FLANNELD_PORT_8285_UDP_ADDR": "10.0.0.1"}, func(o *options) {}},
 		{"a misspelt variable is named", []string{"-lease-file=f"}, environment{"FLANNELD_IFCAE": "eth0", "FLANNELD_FROBNICATE": "1", "FLANNEL_IFACE": "eth0"}, func(o *options) {
 			o.ignored = []ignoredFlag{
-				{"FLANNELD_FROBNICATE", "no flag is called so; --help lists them"},
-				{"FLANNELD_IFCAE", "no flag is called so; did you mean FLANNELD_IFACE?"},
+				{"FLANNELD_FROBNICATE", "no flag has that name; --help lists them"},
+				{"FLANNELD_IFCAE", "no flag has that name; did you mean FLANNELD_IFACE?"},
 			}
 		}},
 		{"white space around values", []string{"-lease-file= f\r\n", "-iface=eth0\r", "-ip-masq= true ", "-thread-pairs=\t2"}, environment{"FLANNELD_PUBLIC_IP": " 192.0.2.1\n", "FLANNELD_ETCD_USERNAME": "u\r", "FLANNELD_ETCD_PASSWORD": "hunter2\n", "FLANNELD_ETCD_ENDPOINTS": " http://192.0.2.1:2379 ,\r\n"}, func(o *options) {
@@ -135,8 +135,8 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"-lease-file=f", "-log-format=xml"}, nil, "text or json"},
 		{[]string{"-lease-file=f", "-healthz-port=70000"}, nil, "--healthz-port: 70000"},
 		{[]string{"-lease-file=f", "-healthz-ip=here"}, nil, `invalid value "here" for flag -healthz-ip`},
-		{[]string{"-lease-file=f", "-public-ip=2001:db8::1"}, nil, "--public-ipv6 takes"},
-		{[]string{"-lease-file=f", "-public-ipv6=192.0.2.1"}, nil, "--public-ip takes"},
+		{[]string{"-lease-file=f", "-public-ip=2001:db8::1"}, nil, "use --public-ipv6"},
+		{[]string{"-lease-file=f", "-public-ipv6=192.0.2.1"}, nil, "use --public-ip for"},
 		{[]string{"-lease-file=f", "-public-ipv6=fe80::1%eth0"}, nil, "--public-ipv6: fe80::1%eth0 has a zone"},
 		{[]string{"-lease-file=f", "-iface-can-reach=fe80::1%eth0"}, nil, "--iface-can-reach: fe80::1%eth0 has a zone"},
 		{[]string{"-lease-file=f", "-iface-can-reach=example.org"}, nil, "want an IP address"},

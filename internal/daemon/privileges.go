@@ -110,7 +110,7 @@ func (d *daemon) keepOnly(from stage) {
 
 func (d *daemon) privilegesKept(err error) {
 	d.log.Warn("more privileges kept than needed", logging.KeyError, err,
-		logging.KeyRemedy, "see to it, or start twilld with --drop-privileges=false")
+		logging.KeyRemedy, "correct that, or start twilld with --drop-privileges=false")
 }
 
 // privileges describes what the process may do.

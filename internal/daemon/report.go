@@ -224,7 +224,7 @@ func (s *session) document() status.Document {
 	settings, choice, _ := s.in.backends() // an error is reported by the source
 	d.Network, d.Backend, d.BackendWhy = s.in.config.Networks(), settings.Type, choice.Why
 	for _, w := range choice.Kinds {
-		d.Ways = append(d.Ways, string(w))
+		d.Backends = append(d.Backends, string(w))
 	}
 	if l := s.in.link; l.Name != "" {
 		d.Underlay = &status.Underlay{Name: l.Name, IPv4: l.IPv4, IPv6: l.IPv6, MTU: l.MTU, Why: l.Why}

@@ -199,7 +199,7 @@ func (w *wires) stay(was underlay.Interface, _ underlay.Options) (underlay.Inter
 	case w.err != nil:
 		return underlay.Interface{}, w.err
 	case w.link.IPv4 != was.IPv4 || w.link.Index != was.Index:
-		return underlay.Interface{}, fmt.Errorf("interface %s: address %s is gone", was.Name, was.IPv4)
+		return underlay.Interface{}, fmt.Errorf("interface %s no longer has the address %s", was.Name, was.IPv4)
 	}
 	return w.link, nil
 }

@@ -173,7 +173,7 @@ func (x *examination) gates(ctx context.Context) (from map[gate][]netip.Addr, pr
 		}
 	}
 	if len(paths) == 0 {
-		for _, w := range x.ways() {
+		for _, w := range x.backends() {
 			if port := x.portOf(w); port != 0 {
 				from[gate{"iptables", port}] = []netip.Addr{{}} // from any address
 			}

@@ -46,8 +46,8 @@ const wantedFeatures = unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE
 // tunDevice opens the device file and queries its features, which creates no device.
 // A node without the udp backend does not need it.
 func (x *examination) tunDevice(context.Context) []Finding {
-	if ways := x.ways(); !slices.Contains(ways, backend.UDP) {
-		return []Finding{okf("not needed: packets go by %s", ways[0])}
+	if has := x.backends(); !slices.Contains(has, backend.UDP) {
+		return []Finding{okf("not needed: packets are carried by %s", has[0])}
 	}
 	fd, err := unix.Open(x.tun, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 type path struct {
 	subnet netip.Prefix
 	public netip.Addr // underlay address that packets for the subnet are sent to
-	way    backend.Kind
+	kind   backend.Kind
 	port   int // UDP port at which the packets arrive; 0 if they are not encapsulated in UDP
 }
 
@@ -23,16 +23,16 @@ type path struct {
 // leases.
 func (x *examination) paths() []path {
 	var all []path
-	add := func(subnet netip.Prefix, public netip.Addr, way backend.Kind) {
+	add := func(subnet netip.Prefix, public netip.Addr, kind backend.Kind) {
 		if public.IsValid() {
-			all = append(all, path{subnet, public, way, x.portOf(way)})
+			all = append(all, path{subnet, public, kind, x.portOf(kind)})
 		}
 	}
 	if dp := x.dataplane(); dp != nil {
 		for _, p := range dp.Peers {
 			for _, s := range p.Subnets {
-				way := wayOf(p.Backend)
-				add(s, x.publicFor(s, p.PublicIP, way), way)
+				kind := kindOf(p.Backend)
+				add(s, x.publicFor(s, p.PublicIP, kind), kind)
 			}
 		}
 		return all
@@ -41,16 +41,16 @@ func (x *examination) paths() []path {
 		if l.Subnet == x.Env.Subnet && l.IPv6Subnet == x.Env.IPv6Subnet {
 			continue // this node's
 		}
-		way := wayOf(l.BackendType)
+		kind := kindOf(l.BackendType)
 		for _, s := range l.Subnets() {
-			add(s, publicOf(l, s, way), way)
+			add(s, publicOf(l, s, kind), kind)
 		}
 	}
 	return all
 }
 
 // wayOf returns the backend of a lease. Leases of the udp backend name none.
-func wayOf(backendType string) backend.Kind {
+func kindOf(backendType string) backend.Kind {
 	if backendType == "" {
 		return backend.UDP
 	}
@@ -61,15 +61,15 @@ func wayOf(backendType string) backend.Kind {
 // sent. Plain routes and VXLAN devices use the address of their own family, the
 // udp backend prefers IPv4, and VXLAN carries both families over the only address
 // if there is just one.
-func publicOf(l lease.Lease, subnet netip.Prefix, way backend.Kind) netip.Addr {
+func publicOf(l lease.Lease, subnet netip.Prefix, kind backend.Kind) netip.Addr {
 	same, other := l.PublicIP, l.PublicIPv6
 	if subnet.Addr().Is6() {
 		same, other = other, same
 	}
 	switch {
-	case way == backend.UDP:
+	case kind == backend.UDP:
 		return cmp.Or(l.PublicIP, l.PublicIPv6)
-	case way == backend.VXLAN:
+	case kind == backend.VXLAN:
 		return cmp.Or(same, other)
 	}
 	return same
@@ -77,10 +77,10 @@ func publicOf(l lease.Lease, subnet netip.Prefix, way backend.Kind) netip.Addr {
 
 // publicFor is publicOf for a peer of the daemon, whose status has only the first
 // address of a node; the lease has both.
-func (x *examination) publicFor(subnet netip.Prefix, first netip.Addr, way backend.Kind) netip.Addr {
+func (x *examination) publicFor(subnet netip.Prefix, first netip.Addr, kind backend.Kind) netip.Addr {
 	for _, l := range x.Leases {
-		if way != backend.UDP && (l.Subnet == subnet || l.IPv6Subnet == subnet) {
-			if a := publicOf(l, subnet, way); a.IsValid() {
+		if kind != backend.UDP && (l.Subnet == subnet || l.IPv6Subnet == subnet) {
+			if a := publicOf(l, subnet, kind); a.IsValid() {
 				return a
 			}
 		}
@@ -94,9 +94,9 @@ func (p path) outerSize(inner int) int {
 	switch {
 	case inner == 0:
 		return echo.Smallest // unknown
-	case p.way == backend.HostGW:
+	case p.kind == backend.HostGW:
 		return inner
-	case p.way == backend.VXLAN:
+	case p.kind == backend.VXLAN:
 		return inner + vxlan.Overhead(p.public)
 	}
 	return inner + echo.IPHeaderLen(p.public) + udpHeader
@@ -104,4 +104,4 @@ func (p path) outerSize(inner int) int {
 
 // tunnelled reports whether the peer's device has an address that answers
 // pings: the first of its subnet.
-func (p path) tunnelled() bool { return p.way != backend.HostGW }
+func (p path) tunnelled() bool { return p.kind != backend.HostGW }

@@ -44,11 +44,11 @@ func Preflight(ctx context.Context, p Plan) []Finding {
 }
 
 func newPreflight(p Plan, h host, probes backend.Probes) *preflight {
-	ways := make([]string, len(p.Backends))
+	names := make([]string, len(p.Backends))
 	for i, k := range p.Backends {
-		ways[i] = string(k)
+		names[i] = string(k)
 	}
-	return &preflight{p, examination{Node: Node{Daemon: &status.Document{Ways: ways}}, host: h}, probes}
+	return &preflight{p, examination{Node: Node{Daemon: &status.Document{Backends: names}}, host: h}, probes}
 }
 
 func (x *preflight) all(ctx context.Context) []Finding {
@@ -145,7 +145,7 @@ func (x *preflight) ports(context.Context) []Finding {
 	var found []Finding
 	for _, k := range x.Plan.Backends {
 		port := map[backend.Kind]int{backend.UDP: udpPort, backend.VXLAN: vxlanPort}[k]
-		if port == 0 || x.Plan.Daemon != nil && slices.Contains(x.Plan.Daemon.Ways, string(k)) {
+		if port == 0 || x.Plan.Daemon != nil && slices.Contains(x.Plan.Daemon.Backends, string(k)) {
 			continue
 		}
 		switch err := bindable(port); {

@@ -72,7 +72,7 @@ func TestPreflight(t *testing.T) {
 		{"kernel path without IPv4", Plan{Backends: both[1:], Underlay: eth0, KernelPath: true}, works, func(t *testing.T, ns *netlab.Namespace, _ *host) {
 			sh(t, ns, "ip address flush dev eth0")
 		}, "kernel-path", Warn, "needs an underlay with IPv4"},
-		{"a daemon runs", Plan{Backends: both, Underlay: eth0, Daemon: &status.Document{Version: "v1", PID: 7, Ways: []string{"udp", "vxlan"}}}, works, nil, "running", Warn, "pid 7"},
+		{"a daemon runs", Plan{Backends: both, Underlay: eth0, Daemon: &status.Document{Version: "v1", PID: 7, Backends: []string{"udp", "vxlan"}}}, works, nil, "running", Warn, "pid 7"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := netlabtest.Namespace(t, "bare")

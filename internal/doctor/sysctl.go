@@ -90,7 +90,7 @@ func (x *examination) reversePath(context.Context) []Finding {
 		}
 	}
 	for _, p := range x.paths() {
-		if d := x.deviceOf(p.way); d != "" && p.tunnelled() {
+		if d := x.deviceOf(p.kind); d != "" && p.tunnelled() {
 			ways = append(ways, way{d, p.subnet.Addr()})
 		}
 	}

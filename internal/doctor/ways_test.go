@@ -17,7 +17,7 @@ func TestWayOfAPeerSaysPortAndSize(t *testing.T) {
 		peer          netip.Addr
 		port, outer   int // outer of an inner packet of 1400 bytes
 	}{
-		{`{"Type": "udp"}`, "", wayOf(""), v4, 8285, 1428},
+		{`{"Type": "udp"}`, "", kindOf(""), v4, 8285, 1428},
 		{`{"Type": "udp"}`, "", "udp", v6, 8285, 1448},
 		{`{"Type": "vxlan"}`, "", "vxlan", v4, 8472, 1450},
 		{`{"Type": "vxlan", "Port": 4789}`, "", "vxlan", v6, 4789, 1470},

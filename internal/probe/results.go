@@ -26,7 +26,7 @@ type key struct {
 }
 
 func keyOf(p *status.Peer) key {
-	k := key{addr: p.PublicIP, backend: p.Way()}
+	k := key{addr: p.PublicIP, backend: p.BackendName()}
 	if len(p.Subnets) > 0 {
 		k.subnet = p.Subnets[0]
 	}

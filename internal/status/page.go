@@ -123,7 +123,7 @@ func (d *Document) backends() string {
 	if d.BackendWhy == "" {
 		return d.Backend
 	}
-	return fmt.Sprintf("%s: %s (%s)", d.Backend, strings.Join(d.Ways, ", "), d.BackendWhy)
+	return fmt.Sprintf("%s: %s (%s)", d.Backend, strings.Join(d.Backends, ", "), d.BackendWhy)
 }
 
 func (p page) dataPlane(d *Document) {
@@ -167,7 +167,7 @@ func (d *Direction) add(o Direction) {
 func (d *Direction) describe() string {
 	s := fmt.Sprintf("%d packets, %s", d.Packets, size(d.Bytes))
 	if d.Packets > 0 && d.SockCalls > 0 && d.TunCalls > 0 {
-		s += fmt.Sprintf(" (packets a call: %.1f socket, %.1f tun)",
+		s += fmt.Sprintf(" (packets per call: %.1f socket, %.1f tun)",
 			float64(d.Packets)/float64(d.SockCalls), float64(d.Packets)/float64(d.TunCalls))
 	}
 	return s

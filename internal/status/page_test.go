@@ -83,7 +83,7 @@ func TestPage(t *testing.T) {
 		{"mixed.txt", Document{
 			Version: "v0.1.0", PID: 4242, Uptime: 1,
 			Network: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Backend: "auto",
-			Ways: []string{"vxlan", "udp"}, BackendWhy: "the kernel has VXLAN",
+			Backends: []string{"vxlan", "udp"}, BackendWhy: "the kernel has VXLAN",
 			Dataplane: &Dataplane{
 				Devices: []Device{{Name: "flannel.1", Kind: KindVXLAN, Why: "the kernel has VXLAN", MTU: 1450}},
 				Peers: []Peer{{

@@ -36,9 +36,9 @@ type Document struct {
 
 	Network []netip.Prefix `json:"network,omitempty"`
 	Backend string         `json:"backend,omitempty"` // as configured: "udp", "auto"
-	// Ways are the backends that the node has for its peers, best first, and
+	// Backends are the backends that the node has for its peers, best first, and
 	// BackendWhy is why these were chosen.
-	Ways       []string `json:"backends,omitempty"`
+	Backends   []string `json:"backends,omitempty"`
 	BackendWhy string   `json:"backend_why,omitempty"`
 
 	Lease     *Lease     `json:"lease,omitempty"`
@@ -153,7 +153,7 @@ func (d *Dataplane) MTU() int {
 // Kinds of device. The first two are TUN devices.
 const (
 	KindOffload = "offload" // virtio-net header, super-packets, many queues
-	KindPlain   = "plain"   // one packet a read
+	KindPlain   = "plain"   // one packet per read
 	KindVXLAN   = "vxlan"   // the kernel's own
 	KindHostGW  = "host-gw" // plain routes over the interface of the underlay
 )
@@ -216,9 +216,9 @@ type Probe struct {
 	RTT  float64 `json:"rtt_seconds,omitempty"` // of the last that was answered; 0: none was
 }
 
-// Way returns the backend that carries packets to the peer. A peer without one in the
+// BackendName returns the backend that carries packets to the peer. A peer without one in the
 // document is reached by udp.
-func (p *Peer) Way() string { return cmp.Or(p.Backend, "udp") }
+func (p *Peer) BackendName() string { return cmp.Or(p.Backend, "udp") }
 
 // Target returns the address of the peer that answers pings which take the way of pods'
 // packets: that of its device in the tunnel, the first of its subnet. Plain routes end at

@@ -107,7 +107,7 @@ func Compare(before, after Sample) Page {
 		byKind := make(map[string]int)
 		for _, peer := range dp.Peers {
 			row := Peer{
-				PublicIP: peer.PublicIP, Subnets: peer.Subnets, Backend: peer.Way(),
+				PublicIP: peer.PublicIP, Subnets: peer.Subnets, Backend: peer.BackendName(),
 				Counted: peer.Counted(), Idle: peer.Idle, Heard: peer.Heard, Probe: peer.Probe, Notes: peer.Notes,
 			}
 			if was, ok := known[identity(&peer)]; ok && row.Counted {

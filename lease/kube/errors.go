@@ -81,7 +81,7 @@ func (s *Store) remedy(err error) string {
 	case apierrors.IsForbidden(err):
 		return "let this user get, list and watch nodes, patch nodes/status and get pods (ClusterRole flannel)"
 	case strings.Contains(text, "getting credentials:"):
-		return "the kubeconfig's exec command must be there and work where twilld runs: correct users[].user.exec in " + s.access.o.Kubeconfig
+		return "the kubeconfig's exec command must exist and work where twilld runs: correct users[].user.exec in " + s.access.o.Kubeconfig
 	case strings.Contains(text, "x509:"), strings.Contains(text, "remote error: tls"):
 		return "check the certificate authority, and client certificate if there is one, of " + credentials
 	}

@@ -62,7 +62,7 @@ func TestKubeEvents(t *testing.T) {
 	})
 	each("a peer without annotations stays until it is gone, and is reported", func(t *testing.T, s *subject) {
 		c.Annotate("n2", map[string]any{prefix + "kube-subnet-manager": nil, prefix + "public-ip": nil})
-		s.logs(`kube-subnet-manager: not \"true\" any more`)
+		s.logs(`kube-subnet-manager: no longer \"true\"`)
 		s.expect(both)
 		c.DeleteNode("n2")
 		s.expect("10.244.1.0/24=192.0.2.11")

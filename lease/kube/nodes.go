@@ -146,7 +146,7 @@ func (r *receiver) Add(o any) error { return r.Update(o) }
 func (r *receiver) Update(o any) error {
 	node, ok := o.(*corev1.Node)
 	if !ok {
-		return fmt.Errorf("watch nodes: %T is no Node", o)
+		return fmt.Errorf("watch nodes: %T is not a Node", o)
 	}
 	e := r.entry(node)
 	r.change(func() {
@@ -162,7 +162,7 @@ func (r *receiver) Update(o any) error {
 func (r *receiver) Delete(o any) error {
 	node, ok := o.(*corev1.Node)
 	if !ok {
-		return fmt.Errorf("watch nodes: %T is no Node", o)
+		return fmt.Errorf("watch nodes: %T is not a Node", o)
 	}
 	r.change(func() {
 		r.table.Remove(node.Name)

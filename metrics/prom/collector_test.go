@@ -126,7 +126,7 @@ func TestStateIsShownInGauges(t *testing.T) {
 # HELP twill_build_info Always 1; the label is the version of the running binary.
 # TYPE twill_build_info gauge
 twill_build_info{version="v0.1.0"} 1
-# HELP twill_device_info Always 1; the labels say which device runs (kind offload: a TUN device with super-packets, kind plain: one packet a read, kind vxlan and host-gw: the kernel's) and why.
+# HELP twill_device_info Always 1; the labels say which device runs (kind offload: a TUN device with super-packets, kind plain: one packet per read, kind vxlan and host-gw: the kernel's) and why.
 # TYPE twill_device_info gauge
 twill_device_info{device="flannel0",kind="offload",reason="auto: the kernel grants it"} 1
 # HELP twill_lease_source_ok 1 if the newest version of the lease source is in force; 0 while it is refused and the last good one stays. The log and twill status say why.

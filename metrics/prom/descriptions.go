@@ -119,7 +119,7 @@ var stateMetrics = []struct {
 			}
 		}},
 
-	{gauge("device_info", "Always 1; the labels say which device runs (kind offload: a TUN device with super-packets, kind plain: one packet a read, kind vxlan and host-gw: the kernel's) and why.",
+	{gauge("device_info", "Always 1; the labels say which device runs (kind offload: a TUN device with super-packets, kind plain: one packet per read, kind vxlan and host-gw: the kernel's) and why.",
 		"device", "kind", "reason"),
 		func(st *metrics.State, put putter) {
 			if d := st.Device; d.Kind != "" {

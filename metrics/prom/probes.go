@@ -16,7 +16,7 @@ type Probes struct {
 }
 
 var (
-	probeRTT    = histogram("probe_rtt_seconds", "Round-trip times of the probes to all peers, by the way of pods' packets.", "backend")
+	probeRTT    = histogram("probe_rtt_seconds", "Round-trip times of the probes to all peers, over the path of pods' packets.", "backend")
 	probeLoss   = histogram("probe_loss_ratio", "Share of lost probes. Each peer adds one observation after every 10 probes to it.", "backend")
 	probesSent  = counter("probes_total", "Probes that were answered or lost, to all peers.", "backend")
 	probesLost  = counter("probes_lost_total", "Probes without an answer within 2 s.", "backend")

@@ -100,7 +100,7 @@ func (p *page) node(w *writer) {
 	if u := p.Underlay; u != nil {
 		entry("underlay", fmt.Sprintf("%s, %s, MTU %d", u.Name, join(valid(u.IPv4, u.IPv6)), u.MTU))
 	}
-	entry("backend", strings.Join(p.Ways, ", then "))
+	entry("backend", strings.Join(p.Backends, ", then "))
 	entry("leases", fmt.Sprintf("%d from %s", p.Source.Leases, kindOf(p.Source.Name)))
 	entry("up for", (time.Duration(p.Uptime) * time.Second).String())
 	w.put("</dl>\n")
@@ -167,7 +167,7 @@ func (p *page) findings(w *writer) {
 	p.examination(w)
 }
 
-// examination writes what doctor found: firewall, routes, sysctls, the ways to the peers.
+// examination writes what doctor found: firewall, routes, sysctls, the paths to the peers.
 func (p *page) examination(w *writer) {
 	w.put("<h2>Doctor")
 	x := p.doctor
@@ -247,12 +247,12 @@ func (p *page) peers(w *writer) {
 	slices.SortStableFunc(all, func(a, b status.Peer) int {
 		return cmp.Or(cmp.Compare(min(len(unusual(&b)), 1), min(len(unusual(&a)), 1)), cmp.Compare(b.TXBytes+b.RXBytes, a.TXBytes+a.RXBytes))
 	})
-	w.table("node", "subnets", "way", "sent", "received", "last traffic", "round trip", "lost", "notes")
+	w.table("node", "subnets", "backend", "sent", "received", "last traffic", "round trip", "lost", "notes")
 	for i := range all[:min(len(all), maxPeers)] {
 		peer := &all[i]
-		way := peer.Way()
+		by := peer.BackendName()
 		if peer.Kernel {
-			way += ", in the kernel"
+			by += ", in the kernel"
 		}
 		sent, received := "–", "–"
 		if peer.Counted() {
@@ -265,7 +265,7 @@ func (p *page) peers(w *writer) {
 				rtt = fmt.Sprintf("%.2f ms", 1000*probe.RTT)
 			}
 		}
-		w.row(peer.PublicIP.String(), join(peer.Subnets), way, sent, received, ago(peer.Idle), rtt, lost, strings.Join(unusual(peer), "; "))
+		w.row(peer.PublicIP.String(), join(peer.Subnets), by, sent, received, ago(peer.Idle), rtt, lost, strings.Join(unusual(peer), "; "))
 	}
 	w.put("</tbody></table>\n")
 	if more := len(all) - maxPeers; more > 0 {
@@ -273,7 +273,7 @@ func (p *page) peers(w *writer) {
 	}
 }
 
-// unusual describes what is unusual about the way to a peer.
+// unusual describes what is unusual about the path to a peer.
 func unusual(p *status.Peer) []string {
 	what := slices.Clone(p.Notes)
 	if p.MTU > 0 {

@@ -37,7 +37,7 @@ func get(t *testing.T, d status.Document) *httptest.ResponseRecorder {
 func running() status.Document {
 	idle := 3.0
 	return status.Document{
-		Version: "0.1.0", Uptime: 90, Network: []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")}, Ways: []string{"vxlan", "udp"},
+		Version: "0.1.0", Uptime: 90, Network: []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")}, Backends: []string{"vxlan", "udp"},
 		Lease:  &status.Lease{Subnet: netip.MustParsePrefix("10.5.1.0/24")},
 		Source: status.Source{Name: "etcd https://192.0.2.1:2379 /coreos.com/network", Leases: 3},
 		Drops:  status.Drops{RX: map[string]uint64{"spoofed_source": 7}},

@@ -26,19 +26,19 @@ func Stay(was Interface, o Options) (Interface, error) {
 	l, err := readLink(was.Index)
 	switch {
 	case errors.As(err, &netlink.LinkNotFoundError{}):
-		return Interface{}, fmt.Errorf("interface %s: is gone", was.Name)
+		return Interface{}, fmt.Errorf("interface %s is gone", was.Name)
 	case err != nil:
 		return Interface{}, fmt.Errorf("interface %s: %w", was.Name, err)
 	}
 	switch {
 	case l.name != was.Name: // it cannot be determined whether it is still on the same network
-		return Interface{}, fmt.Errorf("interface %s: is called %s now", was.Name, l.name)
+		return Interface{}, fmt.Errorf("interface %s was renamed to %s", was.Name, l.name)
 	case !l.up:
-		return Interface{}, fmt.Errorf("interface %s: is down; ip link set %[1]s up", was.Name)
+		return Interface{}, fmt.Errorf("interface %s is down; ip link set %[1]s up", was.Name)
 	}
 	for _, a := range was.addrs() {
 		if !l.has(a) {
-			return Interface{}, fmt.Errorf("interface %s: address %s is gone", was.Name, a)
+			return Interface{}, fmt.Errorf("interface %s no longer has the address %s", was.Name, a)
 		}
 	}
 	now := was

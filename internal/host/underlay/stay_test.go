@@ -49,18 +49,18 @@ func TestInterfaceStaysAsLongAsItHasWhatItHad(t *testing.T) {
 	})
 
 	n.must("set eth0 down", netlink.LinkSetDown(eth0))
-	goes("down", "interface eth0: is down; ip link set eth0 up")
+	goes("down", "interface eth0 is down; ip link set eth0 up")
 	n.must("set eth0 up", netlink.LinkSetUp(eth0))
-	goes("without IPv6, which the kernel flushed", "interface eth0: address 2001:db8:1::1 is gone")
+	goes("without IPv6, which the kernel flushed", "interface eth0 no longer has the address 2001:db8:1::1")
 	n.addr(eth0, "2001:db8:1::1/64", nil)
 	stays("all is back", func(*Interface) {})
 
 	remove(n, eth0, "192.0.2.1/24")
-	goes("without its address", "interface eth0: address 192.0.2.1 is gone")
+	goes("without its address", "interface eth0 no longer has the address 192.0.2.1")
 	n.must("rename eth0", netlink.LinkSetName(eth0, "lan0"))
-	goes("renamed", "interface eth0: is called lan0 now")
+	goes("renamed", "interface eth0 was renamed to lan0")
 	n.must("delete eth0", netlink.LinkDel(eth0))
-	goes("deleted", "interface eth0: is gone")
+	goes("deleted", "interface eth0 is gone")
 }
 
 func TestPublicAddressOfTheOptionsStays(t *testing.T) {

@@ -41,7 +41,7 @@ func machine(t *testing.T) *namespaced {
 	return n
 }
 
-const has = `; this host has eth0 (192.0.2.1, 192.0.2.2, 2001:db8:1::1), eth1 (198.51.100.1), eth2 (down, 198.51.100.65), eth3 (no address), 5 of container networks or loopback; put that right, or name another interface with --iface`
+const has = `; this host has eth0 (192.0.2.1, 192.0.2.2, 2001:db8:1::1), eth1 (198.51.100.1), eth2 (down, 198.51.100.65), eth3 (no address), 5 of container networks or loopback; correct that, or name another interface with --iface`
 
 func TestChoose(t *testing.T) {
 	n := machine(t)

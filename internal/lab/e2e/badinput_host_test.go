@@ -44,7 +44,7 @@ func TestUnusableInterfaceIsRefused(t *testing.T) {
 		for _, a := range addrs {
 			testkit.Must(t, s.NS.Netlink().AddrDel(eth0, &a))
 		}
-		s.refuses(t, because("eth0 has no usable IPv4 address", "this host has eth0", "put that right, or name another interface with --iface"), s.flags()...)
+		s.refuses(t, because("eth0 has no usable IPv4 address", "this host has eth0", "correct that, or name another interface with --iface"), s.flags()...)
 	})
 	t.Run("it has no IPv6 address either", func(t *testing.T) {
 		s := newSite(t)

@@ -137,7 +137,7 @@ func TestDoctorMissesNoTunnelWhereThereAreRoutes(t *testing.T) {
 	a.isWell()
 	found, _ := a.doctor()
 	for check, want := range map[string]string{
-		"tun": "not needed: packets go by host-gw", "udp-port": "plain routes need none",
+		"tun": "not needed: packets are carried by host-gw", "udp-port": "plain routes need none",
 		"peers": "1 of 1 answer packets of 1500 bytes that must not be fragmented",
 	} {
 		if !slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Check == check && f.Text == want }) {

@@ -182,7 +182,7 @@ func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
 	c := l.talk()
 	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
 	testkit.Must(t, nl.LinkSetDown(l.underlayLink(0)))
-	d.waits("interface eth0: is down; ip link set eth0 up")
+	d.waits("interface eth0 is down; ip link set eth0 up")
 	testkit.Must(t, nl.LinkSetUp(l.underlayLink(0)))
 	// The kernel has kept the IPv4 address only; it is enough.
 	d.waitReady()
@@ -207,7 +207,7 @@ func TestRecreatedInterfaceIsFollowed(t *testing.T) {
 	c := l.talk()
 	testkit.Must(t, l.Hosts[0].NS.Netlink().LinkDel(l.underlayLink(0)))
 	for _, d := range l.daemons {
-		d.waits("interface eth0: is gone")
+		d.waits("interface eth0 is gone")
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = netlab.UnderlayLink, 1400
@@ -248,7 +248,7 @@ func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
 	to := netip.MustParseAddr("172.31.9.21")
 	l.moveHost(0, to)
 	l.setLeases(l.leases())
-	d.waits("interface eth0: address 172.31.9.11 is gone")
+	d.waits("interface eth0 no longer has the address 172.31.9.11")
 	testkit.Eventually(t, "the log says why no interface can be used", func() bool {
 		return strings.Contains(d.stderr.String(), `msg="no other interface can be used" error="choose interface: there is no default route;`)
 	})

@@ -85,8 +85,8 @@ func TestNodeWithoutVXLANJoinsAVXLANClusterWhichGoesOn(t *testing.T) {
 
 	t.Run("with it, it says why it takes udp", func(t *testing.T) {
 		doc := n.status()
-		if doc.Backend != "auto" || !slices.Equal(doc.Ways, []string{"udp"}) || !strings.Contains(doc.BackendWhy, why) {
-			t.Errorf("status: %s, %q because of %q; want auto, udp because %s", doc.Backend, doc.Ways, doc.BackendWhy, why)
+		if doc.Backend != "auto" || !slices.Equal(doc.Backends, []string{"udp"}) || !strings.Contains(doc.BackendWhy, why) {
+			t.Errorf("status: %s, %q because of %q; want auto, udp because %s", doc.Backend, doc.Backends, doc.BackendWhy, why)
 		}
 		if page := n.run("twill status"); !strings.Contains(page, why) {
 			t.Errorf("page of status without %q:\n%s", why, page)
@@ -128,7 +128,7 @@ func TestNodesWithKernelsFarApartTalkVXLAN(t *testing.T) {
 	n.start("--etcd-endpoints=" + c.endpoint())
 	c.running[1] = n
 	c.setPodMTU(1, n.podMTU())
-	if got := n.status().Ways; !slices.Equal(got, []string{"vxlan", "udp"}) {
+	if got := n.status().Backends; !slices.Equal(got, []string{"vxlan", "udp"}) {
 		t.Errorf("backends of the guest: %q, want vxlan and udp", got)
 	}
 	c.expectPair(t, 0, 1, throughVXLAN)

@@ -26,7 +26,7 @@ var (
 	// offloadEngine uses all that the kernel has, and fails where that is not
 	// everything.
 	offloadEngine = engine{"offload", [][]string{{"--tun-offload=on", "--tun-gro=on", "--tun-gro-udp=on", "--udp-gso=on", "--udp-gro=on"}}}
-	// plainEngine moves one packet a read and one datagram a message.
+	// plainEngine moves one packet per read and one datagram a message.
 	plainEngine = engine{"plain", [][]string{plainFlags}}
 	// mixedEngine has the offload engine on host a and the plain one on b.
 	mixedEngine = engine{"mixed", [][]string{offloadEngine.flags[0], plainFlags}}

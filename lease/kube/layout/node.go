@@ -107,7 +107,7 @@ func (e *Node) Subnets() (subnet, ipv6Subnet netip.Prefix, err error) {
 	for _, text := range e.PodCIDRs {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
-			return subnet, ipv6Subnet, fmt.Errorf("spec.podCIDRs: %q is no subnet", text)
+			return subnet, ipv6Subnet, fmt.Errorf("spec.podCIDRs: %q is not a subnet", text)
 		}
 		to := &subnet
 		if p.Addr().Is6() {
@@ -193,7 +193,7 @@ func (k *Keys) address(e *Node, key string, ipv4 bool) (netip.Addr, error) {
 		if ipv4 {
 			kind = "IPv4"
 		}
-		return netip.Addr{}, fmt.Errorf("annotation %s: %q is no %s address", key, brief(text), kind)
+		return netip.Addr{}, fmt.Errorf("annotation %s: %q is not an %s address", key, brief(text), kind)
 	}
 	return a, nil
 }

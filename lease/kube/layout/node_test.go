@@ -60,7 +60,7 @@ func TestPodCIDRsAreDistinguishedByFamily(t *testing.T) {
 		{[]string{"fd00:5:1::/64", "10.244.1.0/24"}, [2]string{"10.244.1.0/24", "fd00:5:1::/64"}, ""},
 		{[]string{"10.244.1.7/24"}, [2]string{"10.244.1.0/24"}, ""},
 		{nil, [2]string{}, ""},
-		{[]string{"10.244.1.0"}, [2]string{}, `"10.244.1.0" is no subnet`},
+		{[]string{"10.244.1.0"}, [2]string{}, `"10.244.1.0" is not a subnet`},
 		{[]string{"10.244.1.0/24", "10.244.2.0/24"}, [2]string{}, "two of one address family"},
 		{[]string{"10.244.1.0/24", "fd00:5:1::/64", "10.244.2.0/24"}, [2]string{}, "3 entries"},
 	} {
@@ -230,9 +230,9 @@ func TestWhatANodeLeavesBehindIsRemoved(t *testing.T) {
 func TestNonsenseOfAnotherWriterIsNamed(t *testing.T) {
 	k := mustKeys(t)
 	for _, tt := range []struct{ key, value, want string }{
-		{k.public, "10.0.0.0/8", k.public + `: "10.0.0.0/8" is no IPv4 address`},
+		{k.public, "10.0.0.0/8", k.public + `: "10.0.0.0/8" is not an IPv4 address`},
 		{k.public, "", "no address"},
-		{k.publicV6, "192.0.2.1", k.publicV6 + `: "192.0.2.1" is no IPv6 address`},
+		{k.publicV6, "192.0.2.1", k.publicV6 + `: "192.0.2.1" is not an IPv6 address`},
 		{k.data, "VNI=1", k.data + `: "VNI=1" is not JSON`},
 		{k.extras, "[]", k.extras},
 		{k.data, strings.Repeat("x", 1<<20), "…"},

@@ -55,7 +55,7 @@ func (t *Table) Put(e *Node) {
 	if !t.keys.isManaged(e) {
 		fault := ""
 		if r.has {
-			fault = fmt.Sprintf("annotation %s: not \"true\" any more", t.keys.managed)
+			fault = fmt.Sprintf("annotation %s: no longer \"true\"", t.keys.managed)
 		}
 		t.blame(e.Name, r, fault, "annotate it again by starting its flannel, or delete the node")
 		return
@@ -74,7 +74,7 @@ func (t *Table) blame(name string, r *row, fault, remedy string) {
 	switch {
 	case fault == "" || fault == r.fault:
 	case r.has:
-		t.log.Warn("node is not valid any more, its last good lease stays in force",
+		t.log.Warn("node is no longer valid, its last good lease stays in force",
 			logging.KeyNode, name, logging.KeyWhy, fault, logging.KeyRemedy, remedy)
 	default:
 		t.log.Warn("node passed over", logging.KeyNode, name, logging.KeyWhy, fault, logging.KeyRemedy, remedy)
@@ -98,7 +98,7 @@ func (t *Table) give(name string, r *row, l lease.Lease) {
 		t.dirty[k] = true
 	default:
 		t.log.Warn("two nodes have one subnet, the first keeps it", logging.KeySubnet, l.Subnets(),
-			logging.KeyNode, other, logging.KeyOther, name, logging.KeyRemedy, "delete the node that is not there any more")
+			logging.KeyNode, other, logging.KeyOther, name, logging.KeyRemedy, "delete the node that no longer exists")
 	}
 }
 

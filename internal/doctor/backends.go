@@ -18,8 +18,8 @@ const (
 const udpHeader = 8
 
 // portOf returns the UDP port of a backend; 0 if it uses none.
-func (x *examination) portOf(way backend.Kind) int {
-	switch way {
+func (x *examination) portOf(kind backend.Kind) int {
+	switch kind {
 	case backend.HostGW:
 		return 0
 	case backend.VXLAN:
@@ -51,11 +51,11 @@ func (x *examination) settings() backend.Settings {
 	return s
 }
 
-// ways returns the backends of this node, as far as known.
-func (x *examination) ways() []backend.Kind {
-	if x.Daemon != nil && len(x.Daemon.Ways) > 0 {
+// backends returns the backends of this node, as far as known.
+func (x *examination) backends() []backend.Kind {
+	if x.Daemon != nil && len(x.Daemon.Backends) > 0 {
 		var all []backend.Kind
-		for _, w := range x.Daemon.Ways {
+		for _, w := range x.Daemon.Backends {
 			all = append(all, backend.Kind(w))
 		}
 		return all
@@ -82,7 +82,7 @@ func (x *examination) devices() []string {
 }
 
 // deviceOf returns the name of a backend's device, or "" if it is unknown.
-func (x *examination) deviceOf(way backend.Kind) string {
+func (x *examination) deviceOf(kind backend.Kind) string {
 	dp := x.dataplane()
 	if dp == nil {
 		return ""
@@ -91,13 +91,13 @@ func (x *examination) deviceOf(way backend.Kind) string {
 		backend.UDP:    {status.KindOffload, status.KindPlain, ""},
 		backend.VXLAN:  {status.KindVXLAN},
 		backend.HostGW: {status.KindHostGW},
-	}[way]
+	}[kind]
 	for _, d := range dp.Devices {
 		if slices.Contains(kinds, d.Kind) {
 			return d.Name
 		}
 	}
-	if way == backend.HostGW && x.Daemon.Underlay != nil {
+	if kind == backend.HostGW && x.Daemon.Underlay != nil {
 		return x.Daemon.Underlay.Name
 	}
 	return ""
