@@ -31,7 +31,7 @@ func TestNoPacketIsLostWhileANetworkChangesItsBackend(t *testing.T) {
 		for i, h := range c.nodes {
 			testkit.Eventually(t, "host "+h.Letter+" has "+backend, func() bool {
 				d := c.running[i].(*daemon).status()
-				return d.Waiting == "" && len(d.Ways) > 0 && d.Ways[0] == backend
+				return d.Waiting == "" && len(d.Backends) > 0 && d.Backends[0] == backend
 			})
 		}
 		for i, p := range pings {
