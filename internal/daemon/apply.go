@@ -112,12 +112,17 @@ func (s *session) readMACs() error {
 	return nil
 }
 
-// reopen closes the data plane, if one is open, and opens the one for w. Packets of
-// pods are lost in between; the pods' connections survive. It returns the plan for
-// the backends that could be opened.
+// reopen closes the data plane, if one is open, and opens the one for w. In between,
+// packets of the udp backend wait in its descriptors. It returns the plan for the
+// backends that could be opened.
 func (s *session) reopen(ctx context.Context, w want) (want, error) {
+	// Opening a device causes notifications of interfaces, which lead here.
+	if a := &s.attempt; a.err != nil && time.Since(a.at) < retryAfter && a.node.opensLike(&w.node) {
+		return w, a.err
+	}
 	s.waitFor(metrics.WaitDataPlane, "the data plane")
-	if s.applied.plane != nil {
+	reopens := s.applied.plane != nil
+	if reopens {
 		s.state.restarted(s.applied.node.difference(&w.node))
 		s.reloading = true
 		s.notifyManager(reloadingNow())
@@ -127,6 +132,12 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 		}
 	}
 	dp, err := s.open(w.node)
+	if err != nil && reopens {
+		// What was kept may be in the way: a socket on a port that another backend has now.
+		_ = s.inherited.Close() // nothing is written to them that could be lost
+		dp, err = s.open(w.node)
+	}
+	s.attempt = attempt{w.node, err, time.Now()}
 	if err != nil {
 		return w, err
 	}

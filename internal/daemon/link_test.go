@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twillnet/twill/internal/host/underlay"
 )
@@ -159,6 +160,25 @@ func TestDataPlaneThatDoesNotOpenAgainIsTriedUntilItDoes(t *testing.T) {
 	h.eventually(t, "ready again, with a data plane that runs", func() bool {
 		return h.state.waiting() == "" && strings.HasSuffix(h.dp.calls(), "close, open, leases 10.5.1.0-24 10.5.2.0-24 10.5.3.0-24, run")
 	})
+}
+
+// Opening a device changes interfaces, which is notified, and must not lead to the next
+// attempt at once.
+func TestDataPlaneThatDoesNotOpenIsNotTriedAtEachChangeOfAnInterface(t *testing.T) {
+	h := newRig(t)
+	h.start(t)
+	h.dp.breaks(errors.New("bind 192.0.2.1:8285: address already in use"))
+	h.wires.become(narrower(), nil)
+	h.eventually(t, "not ready", func() bool { return h.state.waiting() != "" })
+	start, before := time.Now(), int(h.dp.tries.Load())
+	const changes = 100
+	for range changes {
+		h.wires.become(narrower(), nil)
+	}
+	most := 2 + int(time.Since(start)/retryAfter)
+	if tries := int(h.dp.tries.Load()) - before; tries > most {
+		t.Errorf("%d attempts at %d changes, want at most %d", tries, changes, most)
+	}
 }
 
 func TestLeasesThatTheDataPlaneCouldNotFollowArePassedAgain(t *testing.T) {

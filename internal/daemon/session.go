@@ -43,6 +43,7 @@ type session struct {
 	source    sourceHealth           // health of the store's updates
 	due       *time.Timer            // runs while changed leases wait for others
 	retry     *time.Timer            // runs after something failed
+	attempt   attempt                // the last one to open a data plane
 	lapse     *time.Timer            // runs while former backends stay open
 	shown     shown                  // text last logged for each kind of message
 	waiting   string                 // what keeps the node from being ready
@@ -53,6 +54,13 @@ type session struct {
 	offered   *handover.Offer        // nil if no process is taking over
 	answers   chan answer            // receives the outcome of offered
 	reloading bool                   // the service manager waits for a reload to complete
+}
+
+// attempt is the outcome of opening a data plane.
+type attempt struct {
+	node node
+	err  error
+	at   time.Time
 }
 
 // retryAfter is the pause before something that failed is tried again. Most

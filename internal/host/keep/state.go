@@ -28,6 +28,7 @@ type Link struct {
 	// TUN that this process created and holds open; it goes away with the
 	// process.
 	VXLAN *VXLAN
+	Port  int          // UDP port that the process binds for a device without VXLAN; 0: none
 	MTU   int          // bytes
 	MAC   MAC          // zero: the device has none
 	Addrs []netip.Addr // each is added as a single address (/32, /128)

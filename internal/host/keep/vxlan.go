@@ -162,9 +162,9 @@ func (k *Keeper) clash(v *VXLAN) string {
 	return ""
 }
 
-// makeRoom deletes devices of earlier runs in the networks that have the VNI of
-// one of all but another name, since the kernel does not allow two VXLAN
-// devices with the same VNI, port and underlay family.
+// makeRoom deletes devices of earlier runs in the networks that are in the way of one of
+// all: they have its VNI but another name, since the kernel does not allow two VXLAN
+// devices with the same VNI, port and underlay family, or they hold its UDP port.
 func (k *Keeper) makeRoom(all []Link) error {
 	left, err := leftDevices(k.nl, k.cfg.Owned, k.networks)
 	if err != nil {
@@ -172,7 +172,10 @@ func (k *Keeper) makeRoom(all []Link) error {
 	}
 	for _, old := range left {
 		wanted := slices.ContainsFunc(all, func(l Link) bool { return l.Name == old.Name })
-		inTheWay := slices.ContainsFunc(all, func(l Link) bool { return l.VXLAN != nil && l.VXLAN.VNI == old.VxlanId })
+		_, kept := k.devices[old.Name]
+		inTheWay := slices.ContainsFunc(all, func(l Link) bool {
+			return l.VXLAN != nil && l.VXLAN.VNI == old.VxlanId || l.Port != 0 && l.Port == old.Port && !kept
+		})
 		if !wanted && inTheWay {
 			if err := k.removeDevice(old); err != nil {
 				return err

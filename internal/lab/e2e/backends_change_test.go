@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -97,4 +98,43 @@ func (p *pingLoop) failed() error {
 func (p *pingLoop) stop() error {
 	close(p.end)
 	return <-p.ended
+}
+
+// What an earlier backend left holds the port until it is gone.
+//
+//	pod-a ── host a ─┬──────── host b ── pod-b
+//	                 └── etcd, the network's configuration
+func TestBackendMayTakeTheUDPPortOfTheOneBefore(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterOptions{backend: `{"Type": "udp"}`})
+	c.runTwill()
+	for _, change := range []struct{ kind, backend string }{
+		{"vxlan", `{"Type": "vxlan", "Port": 8285, "UDPPort": 9999}`},
+		{"udp", `{"Type": "udp"}`},
+		{"vxlan", `{"Type": "vxlan"}`},
+		{"udp", `{"Type": "udp", "Port": 8472}`},
+	} {
+		c.configure(change.backend)
+		for i, h := range c.nodes {
+			testkit.Eventually(t, "host "+h.Letter+" has "+change.backend, func() bool {
+				d := c.running[i].(*daemon).status()
+				return d.Waiting == "" && len(d.Ways) > 0 && d.Ways[0] == change.kind
+			})
+		}
+		c.waitTalk()
+	}
+	// So does a start.
+	for i := range c.nodes {
+		d := c.running[i].(*daemon)
+		if code := d.stop(syscall.SIGTERM); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+	}
+	c.configure(`{"Type": "vxlan", "Port": 8285, "UDPPort": 9999}`)
+	c.runTwill()
+	for i := range c.nodes {
+		c.running[i].(*daemon).stop(syscall.SIGTERM)
+	}
+	c.configure(`{"Type": "udp"}`)
+	c.runTwill()
 }
