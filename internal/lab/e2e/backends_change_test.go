@@ -118,7 +118,7 @@ func TestBackendMayTakeTheUDPPortOfTheOneBefore(t *testing.T) {
 		for i, h := range c.nodes {
 			testkit.Eventually(t, "host "+h.Letter+" has "+change.backend, func() bool {
 				d := c.running[i].(*daemon).status()
-				return d.Waiting == "" && len(d.Ways) > 0 && d.Ways[0] == change.kind
+				return d.Waiting == "" && len(d.Backends) > 0 && d.Backends[0] == change.kind
 			})
 		}
 		c.waitTalk()
