@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ type table struct {
 	program string // "iptables"
 	policy  map[string]string
 	chains  map[string][]string // rules in order, in the syntax of iptables -S
+	hits    map[string]uint64   // packets by rule, or by "-P" and chain, if they were listed
 }
 
 // programTimeout bounds the run time of a program that doctor runs.
@@ -36,9 +38,9 @@ func output(ctx context.Context, program string, args ...string) ([]byte, error)
 	return out, err
 }
 
-// readChains lists a table.
-func readChains(ctx context.Context, program, name string) (*table, error) {
-	out, err := output(ctx, program, "-w", "5", "-t", name, "-S")
+// readChains lists a table. With the flag -v the list has counters.
+func readChains(ctx context.Context, program, name string, flags ...string) (*table, error) {
+	out, err := output(ctx, program, append([]string{"-w", "5", "-t", name, "-S"}, flags...)...)
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
@@ -50,8 +52,9 @@ func readChains(ctx context.Context, program, name string) (*table, error) {
 }
 
 func parseChains(program, text string) *table {
-	t := &table{program, map[string]string{}, map[string][]string{}}
+	t := &table{program, map[string]string{}, map[string][]string{}, map[string]uint64{}}
 	for line := range strings.Lines(text) {
+		line, packets := cutCounters(strings.TrimSpace(line))
 		words := strings.Fields(line)
 		if len(words) < 2 {
 			continue
@@ -59,14 +62,30 @@ func parseChains(program, text string) *table {
 		switch words[0] {
 		case "-P":
 			t.policy[words[1]] = strings.Join(words[2:], "")
+			t.hits["-P "+words[1]] = packets
 			t.chains[words[1]] = []string{}
 		case "-N":
 			t.chains[words[1]] = []string{}
 		case "-A":
-			t.chains[words[1]] = append(t.chains[words[1]], strings.TrimSpace(line))
+			t.chains[words[1]] = append(t.chains[words[1]], line)
+			t.hits[line] += packets
 		}
 	}
 	return t
+}
+
+// counters is what iptables -S -v writes before the target, or at the end of a line
+// without one.
+var counters = regexp.MustCompile(`^(.*) -c ([0-9]+) [0-9]+( -[jg] .*|)$`)
+
+// cutCounters returns a line without its counters, and the number of packets.
+func cutCounters(line string) (rest string, packets uint64) {
+	parts := counters.FindStringSubmatch(line)
+	if parts == nil {
+		return line, 0
+	}
+	packets, _ = strconv.ParseUint(parts[2], 10, 64)
+	return parts[1] + parts[3], packets
 }
 
 // packet is the first packet of a connection.

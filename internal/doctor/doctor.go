@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
@@ -98,14 +99,18 @@ var checks = []struct {
 	{"clock", (*examination).synchronised},
 }
 
-// Examine runs all checks. It stops early if ctx is done.
-func Examine(ctx context.Context, n Node) []Finding {
-	return (&examination{Node: n, host: thisHost}).all(ctx)
+// Examine runs the checks with these names, or all if none is named. It stops early if
+// ctx is done.
+func Examine(ctx context.Context, n Node, names ...string) []Finding {
+	return (&examination{Node: n, host: thisHost}).all(ctx, names)
 }
 
-func (x *examination) all(ctx context.Context) []Finding {
+func (x *examination) all(ctx context.Context, names []string) []Finding {
 	var all []Finding
 	for _, c := range checks {
+		if len(names) > 0 && !slices.Contains(names, c.name) {
+			continue
+		}
 		if ctx.Err() != nil {
 			return append(all, Finding{c.name, Warn, "not checked: " + context.Cause(ctx).Error(), ""})
 		}

@@ -96,8 +96,7 @@ func translatedBy(t *table, to fate, p packet) Finding {
 
 // translates returns the same finding for a rule of nftables.
 func (r nftRule) translates(p packet) Finding {
-	return hidden(p, fmt.Sprintf("nft delete rule %s %s %s handle %d", r.Family, r.Table, r.Chain, r.Handle),
-		fmt.Sprintf("rule %d of the nftables chain %s %s %s", r.Handle, r.Family, r.Table, r.Chain))
+	return hidden(p, r.delete(), r.String())
 }
 
 // hidden returns the finding for a packet that gets another source by a rule.

@@ -64,21 +64,31 @@ func readRuleset(ctx context.Context) *ruleset {
 // translator returns the rule that translates the source of a packet after routing. A
 // chain that accepts the packet does not keep later ones from doing so.
 func (r *ruleset) translator(p packet) (rule nftRule, ok bool) {
-	family := "ip"
-	if p.src.Is6() {
-		family = "ip6"
-	}
-	for _, c := range r.bases {
-		if c.Table == "nat" && c.Name == "POSTROUTING" {
-			continue // of iptables
-		}
-		if c.Type == "nat" && c.Hook == "postrouting" && (c.Family == family || c.Family == "inet") {
-			if verdict, rule := r.walk(c.Family, c.Table, c.Name, p, 0); verdict == "masquerade" || verdict == "snat" {
-				return rule, true
-			}
+	for _, c := range r.hooked("nat", "postrouting", p) {
+		if verdict, rule := r.walk(c.Family, c.Table, c.Name, p, 0); verdict == "masquerade" || verdict == "snat" {
+			return rule, true
 		}
 	}
 	return nftRule{}, false
+}
+
+// hooked returns the base chains of a type and a hook that a packet passes, without those
+// of iptables, in the order in which it does.
+func (r *ruleset) hooked(kind, hook string, p packet) (chains []nftChain) {
+	family, ofIptables := "ip", "filter"
+	if p.src.Is6() {
+		family = "ip6"
+	}
+	if kind == "nat" {
+		ofIptables = "nat"
+	}
+	for _, c := range r.bases {
+		if c.Type == kind && c.Hook == hook && (c.Family == family || c.Family == "inet") &&
+			!(c.Table == ofIptables && c.Name == strings.ToUpper(hook)) {
+			chains = append(chains, c)
+		}
+	}
+	return chains
 }
 
 // walk returns the verdict of a chain and the rule that it comes from. The verdict is
