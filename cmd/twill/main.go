@@ -17,6 +17,7 @@ var program = command.Program{
 		{Name: "doctor", Summary: "what keeps this node's pods from reaching others, and the command that repairs it", Run: runDoctor},
 		{Name: "check", Summary: "what a host lacks before twilld is started on it, and the command that repairs it", Run: runCheck},
 		{Name: "ping", Summary: "reach another node both beside and through the tunnel: time, loss, largest packet", Run: runPing},
+		{Name: "trace", Summary: "follow a packet from pod to pod, in the tables and for real: where it was seen last, and why", Run: runTrace},
 		{Name: "connectivity", Summary: "test the network from every node to every other: a matrix, what fails, what differs", Run: runConnectivity},
 		{Name: "top", Summary: "the traffic of this node as it flows, by device and by peer", Run: runTop},
 		{Name: "capture", Summary: "write the packets of pods to a pcapng file or to Wireshark, with peer and drop reason", Run: runCapture},

@@ -20,15 +20,24 @@ import (
 // address.
 func (c *cluster) via() string {
 	c.t.Helper()
-	script := "#!/bin/sh\ncase $1 in\n"
+	daemons := make(map[netip.Addr]*daemon)
 	for i, n := range c.running {
-		d := n.(*daemon)
-		script += fmt.Sprintf("%s) net=/proc/%d/fd/%d socket=%s;;\n", c.nodes[i].Addr, os.Getpid(), d.ns.FD(), d.socket)
+		daemons[c.nodes[i].Addr] = n.(*daemon)
+	}
+	return viaTo(c.t, daemons)
+}
+
+// viaTo is via for the daemons of nodes with these addresses.
+func viaTo(t testing.TB, daemons map[netip.Addr]*daemon) string {
+	t.Helper()
+	script := "#!/bin/sh\ncase $1 in\n"
+	for a, d := range daemons {
+		script += fmt.Sprintf("%s) net=/proc/%d/fd/%d socket=%s;;\n", a, os.Getpid(), d.ns.FD(), d.socket)
 	}
 	script += "*) echo no route to $1 >&2; exit 255;;\nesac\nshift\n" +
 		"exec nsenter --net=$net " + bin("twill") + ` "$@" --socket=$socket` + "\n"
-	path := filepath.Join(scratchDir(c.t), "via")
-	testkit.Must(c.t, os.WriteFile(path, []byte(script), 0o755))
+	path := filepath.Join(scratchDir(t), "via")
+	testkit.Must(t, os.WriteFile(path, []byte(script), 0o755))
 	return path + " {node}"
 }
 
