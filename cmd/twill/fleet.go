@@ -92,6 +92,7 @@ func (c *fleetCommand) members(ctx context.Context) ([]member, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.via = c.via.InCluster(k.access())
 	pods, err := k.pods(ctx)
 	for i := range all {
 		all[i].Pod = pods[all[i].Addr]

@@ -17,21 +17,23 @@ import (
 // node, and names that nothing else has.
 func TestKubectlRunsTwillInThePodOfEachNode(t *testing.T) {
 	const pods = `{"items": [{"metadata": {"name": "kube-flannel-ds-x7x", "namespace": "kube-flannel"}, "status": {"hostIP": "192.0.2.1", "hostIPs": [{"ip": "192.0.2.1"}, {"ip": "fd00::1"}]}}]}`
-	arguments := putKubectl(t, "case $2 in\nnodes) "+printing(twoNodes)+"\n;;\npods) "+printing(pods)+"\n;;\n"+
-		`-i) read start; echo '{"hello": {"protocol": 1}}'; read test; echo '{"done": true}'; cat >/dev/null;;`+"\nesac")
-	var out bytes.Buffer
-	testkit.Must(t, program.Run(t.Context(), away("connectivity", "--kube-subnet-mgr", "--via=kubectl"), &out, &bytes.Buffer{}))
-	if want := "1 nodes, 1 of them asked, 0 ways: 0 of 0 tests passed"; !strings.HasPrefix(out.String(), want) {
-		t.Errorf("got %s, want it to begin with %q", out.String(), want)
-	}
-	asked, err := os.ReadFile(arguments)
-	testkit.Must(t, err)
-	for _, want := range []string{
-		"get pods --all-namespaces --selector=app=flannel --field-selector=status.phase=Running --output=json\n",
-		"exec -i --namespace=kube-flannel kube-flannel-ds-x7x --container=kube-flannel -- twill connectivity --part\n",
-	} {
-		if !strings.Contains(string(asked), want) {
-			t.Errorf("kubectl was called with\n%s, want %q among it", asked, want)
+	for cluster, access := range map[string]string{"--kube-subnet-mgr": "", "--kubeconfig-file=/etc/admin.conf": "--kubeconfig=/etc/admin.conf "} {
+		arguments := putKubectl(t, "case \"$*\" in\n*'get nodes'*) "+printing(twoNodes)+"\n;;\n*'get pods'*) "+printing(pods)+"\n;;\n"+
+			`*exec*) read start; echo '{"hello": {"protocol": 1}}'; read test; echo '{"done": true}'; cat >/dev/null;;`+"\nesac")
+		var out bytes.Buffer
+		testkit.Must(t, program.Run(t.Context(), away("connectivity", cluster, "--via=kubectl"), &out, &bytes.Buffer{}))
+		if want := "1 nodes, 1 of them asked, 0 ways: 0 of 0 tests passed"; !strings.HasPrefix(out.String(), want) {
+			t.Errorf("got %s, want it to begin with %q", out.String(), want)
+		}
+		asked, err := os.ReadFile(arguments)
+		testkit.Must(t, err)
+		for _, want := range []string{
+			"get pods --all-namespaces --selector=app=flannel --field-selector=status.phase=Running --output=json\n",
+			"exec -i --namespace=kube-flannel kube-flannel-ds-x7x --container=kube-flannel -- twill connectivity --part\n",
+		} {
+			if !strings.Contains("\n"+string(asked), "\n"+access+want) {
+				t.Errorf("%s: kubectl was called with\n%s, want %q among it", cluster, asked, access+want)
+			}
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -24,7 +25,10 @@ type Pod struct{ Namespace, Name string }
 
 // Via is a command by which twill runs on a node: its words, with placeholders for what
 // differs between nodes.
-type Via struct{ words []string }
+type Via struct {
+	words []string
+	short bool // the words are those of Kubectl
+}
 
 // Placeholders of the words.
 const (
@@ -40,14 +44,15 @@ const Kubectl = "kubectl exec -i --namespace={namespace} {pod} --container=kube-
 // Parse reads a command. Its words are separated by spaces; quotes keep them together as
 // in a shell, and nothing else is special. "kubectl" stands for [Kubectl].
 func Parse(text string) (Via, error) {
-	if strings.TrimSpace(text) == "kubectl" {
+	short := strings.TrimSpace(text) == "kubectl"
+	if short {
 		text = Kubectl
 	}
 	words, err := split(text)
 	if err != nil {
 		return Via{}, err
 	}
-	v := Via{words}
+	v := Via{words, short}
 	switch {
 	case len(words) == 0:
 		return v, errors.New("the command is empty")
@@ -94,6 +99,15 @@ func (v Via) has(placeholder string) bool {
 
 // NeedsPods reports whether the command names the pods of the nodes.
 func (v Via) NeedsPods() bool { return v.has(pod) || v.has(namespace) }
+
+// InCluster returns the command with flags by which kubectl finds a cluster, if it is the
+// one for which "kubectl" is short. Others say by themselves where they lead.
+func (v Via) InCluster(access []string) Via {
+	if v.short {
+		v.words = slices.Insert(slices.Clone(v.words), 1, access...)
+	}
+	return v
+}
 
 // IsSet reports whether there is a command at all.
 func (v Via) IsSet() bool { return len(v.words) > 0 }

@@ -27,6 +27,22 @@ func TestCommandIsFilledInForTheNode(t *testing.T) {
 	}
 }
 
+func TestKubectlAsksTheClusterThatIsNamed(t *testing.T) {
+	n := Node{Addr: netip.MustParseAddr("fd00::2"), Pod: Pod{"kube-flannel", "kube-flannel-ds-x7x"}}
+	for text, want := range map[string]string{
+		"kubectl":                  "kubectl --kubeconfig=/a b exec",
+		"kubectl exec {pod} twill": "kubectl exec kube-flannel-ds-x7x",
+	} {
+		v, err := Parse(text)
+		testkit.Must(t, err)
+		cmd, err := v.InCluster([]string{"--kubeconfig=/a b"}).Command(t.Context(), n)
+		testkit.Must(t, err)
+		if got := strings.Join(cmd.Args, " "); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got %q, want it to begin with %q", text, got, want)
+		}
+	}
+}
+
 func TestWrongCommandIsRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"": "empty", "ssh 'root@{node} twill": "without an end", "ssh host twill": "neither {node} nor {pod}",
