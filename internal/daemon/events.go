@@ -23,6 +23,7 @@ const (
 	eventFallback     = "BackendFallback"
 	eventPeersSilent  = "PeersUnreachable"
 	eventPeersLimited = "PathTooNarrow"
+	eventNoBackend    = "NoBackendForPeers"
 )
 
 // eventsOf derives from the status of a node what the cluster's administrator should
@@ -58,8 +59,24 @@ func eventsOf(d *status.Document) (all []kube.Event) {
 		warn(eventPeersLimited, describePeers(peers, "receive only packets smaller than the device's MTU, and no ICMP error says why (see twill status)", func(p *status.Peer) bool {
 			return p.MTU > 0
 		}))
+		warn(eventNoBackend, describeUnreached(d.Dataplane.Unreached))
 	}
 	return all
+}
+
+// describeUnreached says why no packets are sent to some subnets, of the first of them; ""
+// if there are none.
+func describeUnreached(all []status.Unreached) string {
+	if len(all) == 0 {
+		return ""
+	}
+	const longest = 300 // bytes of a reason, which has words of the other node's
+	u := all[0]
+	why := u.Why
+	if len(why) > longest {
+		why = strings.ToValidUTF8(why[:longest], "") + "…"
+	}
+	return fmt.Sprintf("no packets are sent to %d subnets of other nodes (see twill status), the first: %s of %s: %s", len(all), u.Subnet, u.PublicIP, why)
 }
 
 // fewestProbes is how many probes a peer has been sent before their loss counts.

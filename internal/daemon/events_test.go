@@ -43,6 +43,10 @@ func TestEventsFollowFromTheStatus(t *testing.T) {
 			"NetworkReady", "PeersUnreachable: 1 of 4 peers answer no probes: 192.0.2.2 [10.5.2.0/24]",
 			"PathTooNarrow: 1 of 4 peers receive only packets smaller than the device's MTU",
 		}},
+		{"no backend in common", status.Document{Dataplane: &status.Dataplane{Unreached: []status.Unreached{
+			{Subnet: netip.MustParsePrefix("10.5.7.0/24"), PublicIP: netip.MustParseAddr("192.0.2.7"), Why: strings.Repeat("its backend is wireguard ", 40)},
+			{Subnet: netip.MustParsePrefix("10.5.8.0/24")},
+		}}}, []string{"NetworkReady", "NoBackendForPeers: no packets are sent to 2 subnets of other nodes (see twill status), the first: 10.5.7.0/24 of 192.0.2.7: its backend is wireguard"}},
 		{"many peers", status.Document{Dataplane: &status.Dataplane{Peers: slices.Repeat([]status.Peer{peer("192.0.2.2", 1, 10, 0)}, 5000)}},
 			[]string{"NetworkReady", "and 4997 more"}},
 	} {

@@ -23,7 +23,7 @@ func (d *Document) WritePage(w io.Writer) error {
 	if d.Dataplane != nil {
 		p.dataPlane(d)
 		p.offloads(d.Dataplane.Offloads)
-		p.peers(d.Dataplane.Peers)
+		p.peers(d.Dataplane.Peers, d.Dataplane.Unreached)
 		p.drops(d.Drops)
 	}
 	return p.Flush()
@@ -188,12 +188,20 @@ func (p page) offloads(offloads []Offload) {
 	}
 }
 
-func (p page) peers(peers []Peer) {
+func (p page) peers(peers []Peer, unreached []Unreached) {
 	fmt.Fprintln(p)
-	if len(peers) == 0 {
+	switch {
+	case len(peers) > 0:
+		p.peerTable(peers)
+	case len(unreached) == 0:
 		p.row("no peers: no other node has a lease")
-		return
 	}
+	for _, u := range unreached {
+		fmt.Fprintf(p, "%s: no packets are sent to %s: %s\n", u.PublicIP, u.Subnet, u.Why)
+	}
+}
+
+func (p page) peerTable(peers []Peer) {
 	heads := []string{"PEER", "BACKEND", "SUBNETS", "SENT", "PACKETS", "RECEIVED", "PACKETS"}
 	probed := Probed(peers)
 	if probed {

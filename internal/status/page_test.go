@@ -90,6 +90,7 @@ func TestPage(t *testing.T) {
 					Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}, PublicIP: netip.MustParseAddr("172.31.9.13"),
 					Backend: "vxlan",
 				}},
+				Unreached: []Unreached{{netip.MustParsePrefix("10.244.4.0/24"), netip.MustParseAddr("172.31.9.14"), `its backend is "wireguard", which this node does not have`}},
 			},
 			Source: Source{Name: "file /etc/twill/leases.json", Leases: 2},
 		}},

@@ -127,6 +127,15 @@ type Dataplane struct {
 	Memory      string    `json:"memory,omitempty"`  // profile of the udp backend, small or normal, and why
 	Offloads    []Offload `json:"offloads,omitempty"`
 	Peers       []Peer    `json:"peers,omitempty"`
+	// Unreached are the subnets of other nodes that no packets are sent to, in order.
+	Unreached []Unreached `json:"unreached,omitempty"`
+}
+
+// Unreached is a subnet of another node to which no backend of this node leads.
+type Unreached struct {
+	Subnet   netip.Prefix `json:"subnet"`
+	PublicIP netip.Addr   `json:"public_ip,omitzero"` // of the other node
+	Why      string       `json:"why"`
 }
 
 // TUN returns the TUN device, nil if there is none.

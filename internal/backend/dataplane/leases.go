@@ -5,12 +5,14 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/backend/udp"
 	"github.com/twillnet/twill/internal/backend/vxlan"
 	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -45,11 +47,24 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	s, shared := p.layout().state(paths)
 	p.warnShared(shared)
 	done := p.keeper.Set(s)
+	unreached := p.unreachedNow()
 	p.mu.Lock()
-	p.paths = paths
+	p.paths, p.unreached = paths, unreached
 	p.mu.Unlock()
 	plain := slices.ContainsFunc(paths, func(to *path) bool { return to.kind == backend.HostGW })
 	return again || !done || p.udpFault != "" || len(p.reasons) > 0 || plain || p.cfg.Settings.DirectRouting
+}
+
+// unreachedNow returns the subnets of other nodes that have no path, in order. A lease that
+// names no node is a reservation.
+func (p *Plane) unreachedNow() (all []status.Unreached) {
+	for _, u := range p.reasons {
+		if u.PublicIP.IsValid() {
+			all = append(all, u)
+		}
+	}
+	slices.SortFunc(all, func(a, b status.Unreached) int { return a.Subnet.Compare(b.Subnet) })
+	return all
 }
 
 // openUDPFor opens the udp backend when the first peer needs it.
@@ -121,7 +136,7 @@ func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer)
 	}
 	p.round++
 	paths, senders = make([]*path, 0, len(leases)), make([]udp.Peer, 0, len(leases))
-	reasons := make(map[netip.Prefix]string)
+	reasons := make(map[netip.Prefix]status.Unreached)
 	families := [2]family{p.family(netip.IPv4Unspecified()), p.family(netip.IPv6Unspecified())}
 	own := subnetsOf(p.cfg.Own)
 	for _, l := range leases {
@@ -153,7 +168,7 @@ func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer)
 
 // decideFor decides for one peer. If a subnet has no path, it logs the reason
 // unless that was already logged.
-func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Prefix]string) {
+func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Prefix]status.Unreached) {
 	// A peer that changes to this backend as well sends as soon as it has read that this
 	// node has it, which may be before its own announcement arrives here.
 	d.sends, d.paths = d.has(backend.UDP) || len(p.choice.Former) > 0, nil
@@ -174,8 +189,9 @@ func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Pref
 			d.paths = append(d.paths, &to)
 			continue
 		}
-		reasons[subnet] = err.Error()
-		if p.reasons[subnet] != reasons[subnet] {
+		at := cmp.Or(d.public(subnet.Addr()), d.lease.PublicIP, d.lease.PublicIPv6)
+		reasons[subnet] = status.Unreached{Subnet: subnet, PublicIP: at, Why: strings.ReplaceAll(err.Error(), "\n", "; ")}
+		if p.reasons[subnet].Why != reasons[subnet].Why {
 			p.cfg.Logger.Warn("peer cannot be reached", logging.KeySubnet, subnet, logging.KeyWhy, err)
 		}
 	}

@@ -5,12 +5,14 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -144,6 +146,36 @@ func TestOwnPodsAreNotRoutedToAPeer(t *testing.T) {
 			if !strings.Contains(log.String(), want) {
 				t.Errorf("the log lacks %q:\n%s", want, &log)
 			}
+		}
+	})
+}
+
+// A reservation, which names no node, is not among them.
+func TestStatusNamesSubnetsOfPeersThatNoBackendLeadsTo(t *testing.T) {
+	inside(t, func(n node) {
+		var log bytes.Buffer
+		cfg := n.config(`{"Type": "auto"}`)
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		p, _ := n.open(cfg)
+		reserved := leaseOf(4, "", "")
+		reserved.PublicIP = netip.Addr{}
+		leases := []lease.Lease{leaseOf(5, "wireguard", ""), leaseOf(2, "vxlan", vtepOf("2")), leaseOf(3, "ipip", ""), reserved}
+		for range 3 {
+			p.SetLeases(leases)
+		}
+		want := []status.Unreached{
+			{Subnet: leases[2].Subnet, PublicIP: leases[2].PublicIP, Why: `its backend is "ipip", which this node does not have`},
+			{Subnet: leases[0].Subnet, PublicIP: leases[0].PublicIP, Why: `its backend is "wireguard", which this node does not have`},
+		}
+		if got := p.Status(); !slices.Equal(got.Unreached, want) || len(got.Peers) != 1 {
+			t.Errorf("status has %+v and %d peers, want %+v and one", got.Unreached, len(got.Peers), want)
+		}
+		if n := strings.Count(log.String(), "which this node does not have"); n != len(want) {
+			t.Errorf("the log has %d reasons, want each once:\n%s", n, &log)
+		}
+		p.SetLeases(leases[1:2])
+		if got := p.Status().Unreached; len(got) != 0 {
+			t.Errorf("with the leases gone status has %+v", got)
 		}
 	})
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/twillnet/twill/internal/host/keep"
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/logging"
+	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/metrics"
 )
@@ -57,20 +58,21 @@ type Plane struct {
 	keeper *keep.Keeper
 	opened chan *udp.Backend // hands a new backend to Run; holds one
 
-	mu    sync.Mutex
-	udp   *udp.Backend // nil until a peer needs it
-	paths []*path      // in force
+	mu        sync.Mutex
+	udp       *udp.Backend       // nil until a peer needs it
+	paths     []*path            // in force
+	unreached []status.Unreached // subnets that have no path, in order
 
 	// State that SetLeases keeps between calls.
 	self      *peer // decoded from the lease of this node
 	links     *onLink
 	decisions map[subnets]*decided
-	round     uint                        // number of times decide has run
-	inUse     []netip.Addr                // addresses inside the networks, see addressesInUse
-	reasons   map[netip.Prefix]string     // the logged reasons why subnets have no path
-	shared    map[netip.Prefix]netip.Addr // the logged endpoints of peers whose MAC address another peer has
-	udpFault  string                      // the logged reason why the udp backend did not open
-	claimed   bool                        // plain routes of stock flannel have been passed to keeper
+	round     uint                              // number of times decide has run
+	inUse     []netip.Addr                      // addresses inside the networks, see addressesInUse
+	reasons   map[netip.Prefix]status.Unreached // the logged reasons why subnets have no path
+	shared    map[netip.Prefix]netip.Addr       // the logged endpoints of peers whose MAC address another peer has
+	udpFault  string                            // the logged reason why the udp backend did not open
+	claimed   bool                              // plain routes of stock flannel have been passed to keeper
 }
 
 // ownVTEP is a VXLAN device of this node.

@@ -12,7 +12,7 @@ import (
 // goroutine.
 func (p *Plane) Status() status.Dataplane {
 	p.mu.Lock()
-	b, paths := p.udp, p.paths
+	b, paths, unreached := p.udp, p.paths, p.unreached
 	p.mu.Unlock()
 	var d status.Dataplane
 	traffic := make(map[netip.Addr]status.Peer)
@@ -23,7 +23,7 @@ func (p *Plane) Status() status.Dataplane {
 		}
 	}
 	d.Devices = append(p.devices(), d.Devices...)
-	d.Peers = peersOf(paths, traffic)
+	d.Peers, d.Unreached = peersOf(paths, traffic), unreached
 	return d
 }
 

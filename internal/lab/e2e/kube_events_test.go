@@ -25,6 +25,20 @@ func TestKubeNodeHasEventsOfWhatIsWrong(t *testing.T) {
 	d.waitReady()
 	l.hasEvent("node-a", "Normal NetworkReady", subnet, "by udp")
 
+	foreign := stockAnnotations("172.31.9.96")
+	foreign["flannel.alpha.coreos.com/backend-type"] = "wireguard"
+	l.AddAnnotatedNode("node-w", foreign, "10.5.96.0/24")
+	const why = `its backend is "wireguard", which this node does not have`
+	l.hasEvent("node-a", "Warning NoBackendForPeers", "10.5.96.0/24 of 172.31.9.96", why)
+	if got := d.status().Dataplane.Unreached; len(got) != 1 || got[0].Subnet.String() != "10.5.96.0/24" || got[0].Why != why {
+		t.Errorf("status has the subnets %+v without a backend", got)
+	}
+	if lines := d.stderr.Lines("peer cannot be reached"); len(lines) != 1 {
+		t.Errorf("it is logged %d times, want once: %q", len(lines), lines)
+	}
+	l.DeleteNode("node-w")
+	testkit.Eventually(t, "nothing is without a backend", func() bool { return len(d.status().Dataplane.Unreached) == 0 })
+
 	l.AddAnnotatedNode("node-x", stockAnnotations("172.31.9.97"), strings.Replace(subnet, "/24", "/25", 1))
 	l.configure(`{"Network": "10.5.0.0/16", "Backend": {"Tipe": "udp"}}`)
 	l.hasEvent("node-a", "Warning LeaseConflict", subnet)
