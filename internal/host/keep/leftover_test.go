@@ -163,3 +163,44 @@ func TestCleanRemovesAllOfEarlierRuns(t *testing.T) {
 		}
 	})
 }
+
+// A TUN device may come from an earlier run, by its descriptors, with that run's routes.
+func TestRoutesThroughATUNDeviceOfAnEarlierRunAreRemoved(t *testing.T) {
+	inside(t, func(n *node) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "flannel0"
+		n.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "peer"}))
+		peer, err := netlink.LinkByName("peer")
+		n.must(err, netlink.LinkSetUp(peer)) // flannel0 has a carrier, as if a process had it open
+		links := []Link{{Name: "flannel0", MTU: 1472}}
+		var earlier, now []Route
+		for _, f := range families {
+			stays := Route{Dst: f.subnet(3), Dev: "flannel0"}
+			earlier = append(earlier, Route{Dst: f.network, Dev: "flannel0"}, Route{Dst: f.subnet(2), Dev: "flannel0"}, stays)
+			now = append(now, stays)
+		}
+		for _, routes := range [][]Route{earlier, now} {
+			k, err := Open(n.config())
+			n.must(err, k.Ensure(links...))
+			if !k.Set(State{Links: links, Routes: routes}) {
+				n.Error("not all was done")
+			}
+			n.must(k.Close())
+			want := through(routes)
+			has := slices.DeleteFunc(n.routes(), func(l string) bool { return !slices.Contains(through(earlier), l) })
+			if !slices.Equal(has, want) {
+				n.Errorf("routes\n%s\nwant\n%s", strings.Join(has, "\n"), strings.Join(want, "\n"))
+			}
+		}
+	})
+}
+
+// through are the lines of routes, as many of the one family as of the other.
+func through(routes []Route) (lines []string) {
+	for i, f := range families {
+		half := len(routes) / len(families)
+		lines = append(lines, f.lines(routes[i*half:(i+1)*half]...)...)
+	}
+	slices.Sort(lines)
+	return lines
+}

@@ -183,6 +183,9 @@ func (k *Keeper) isEarlier(f foundRoute) bool {
 	case f.OnLink && f.Via == f.Dst.Addr() && k.device(f.Dev) != nil:
 		return true
 	}
+	if d := k.device(f.Dev); d != nil && d.VXLAN == nil && !f.Via.IsValid() {
+		return true
+	}
 	r := k.named(f.Route)
 	return k.claimed[r] || k.record.has(r)
 }
