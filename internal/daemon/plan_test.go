@@ -147,6 +147,8 @@ func TestRulesRoutesAndSubnetFileFollowFromNetworkAndFlags(t *testing.T) {
 // which packets are lost.
 func TestWhatTakesAnotherDataPlane(t *testing.T) {
 	_, was := planned(t, `{"Type": "auto"}`, func(*inputs) {})
+	double := lease.Lease{Attrs: was.attrs, Subnet: netip.MustParsePrefix("10.5.9.0/24")}
+	double.PublicIP = netip.MustParseAddr("192.0.2.9")
 	for name, tc := range map[string]struct {
 		backend string
 		change  func(*inputs)
@@ -160,6 +162,7 @@ func TestWhatTakesAnotherDataPlane(t *testing.T) {
 		"an MTU":               {`{"Type": "auto"}`, func(in *inputs) { in.link = narrower() }, true},
 		"an address":           {`{"Type": "auto"}`, func(in *inputs) { in.link = moved() }, true},
 		"a subnet":             {`{"Type": "auto"}`, func(in *inputs) { in.own.Subnet = netip.MustParsePrefix("10.5.2.0/24") }, true},
+		"its MAC elsewhere":    {`{"Type": "auto"}`, func(in *inputs) { in.peers.leases = []lease.Lease{double} }, true},
 		"a port":               {`{"Type": "auto", "UDPPort": 9000}`, func(*inputs) {}, true},
 		"a backend that fails": {`{"Type": "auto"}`, func(in *inputs) { in.failed.Failed = backend.Failed{backend.VXLAN: errors.New("gone")} }, true},
 	} {
