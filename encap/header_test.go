@@ -17,22 +17,22 @@ func TestParse(t *testing.T) {
 		p    packet
 		want Header // Src, Dst, Version and Len are filled in
 	}{
-		"tcp4":                    {tcp4(10), Header{IPLen: 20, Proto: protoTCP}},
-		"udp4 empty":              {udp4(0), Header{IPLen: 20, Proto: protoUDP}},
-		"tcp6":                    {tcp6(10), Header{IPLen: 40, Proto: protoTCP}},
-		"udp6":                    {udp6(3), Header{IPLen: 40, Proto: protoUDP}},
-		"DSCP and ECN of v4":      {tcp4(1).with(func(p *packet) { p.tos = 0xbb }), Header{IPLen: 20, Proto: protoTCP, TOS: 0xbb}},
-		"DSCP and ECN of v6":      {tcp6(1).with(func(p *packet) { p.tos = 0xbb; p.label = 0xfffff }), Header{IPLen: 40, Proto: protoTCP, TOS: 0xbb}},
-		"IPv4 options":            {tcp4(1).with(func(p *packet) { p.ipOpts = make([]byte, 40) }), Header{IPLen: 60, Proto: protoTCP}},
-		"only an IPv4 header":     {packet{src: 1, dst: 2, proto: 59}, Header{IPLen: 20, Proto: 59}},
-		"only an IPv6 header":     {packet{v6: true, src: 1, dst: 2, proto: 59}, Header{IPLen: 40, Proto: 59}},
-		"IPv6 extension header":   {tcp6(1).with(func(p *packet) { p.ext = []extHeader{hopByHop} }), Header{IPLen: 40, Proto: 0}},
-		"DF alone is no fragment": {tcp4(1).with(func(p *packet) { p.frag = 0x4000 }), Header{IPLen: 20, Proto: protoTCP}},
-		"first fragment":          {tcp4(8).with(func(p *packet) { p.frag = 0x2000 }), Header{IPLen: 20, Proto: protoTCP, Fragment: true}},
-		"middle fragment":         {tcp4(8).with(func(p *packet) { p.frag = 0x2001 }), Header{IPLen: 20, Proto: protoTCP, Fragment: true}},
-		"last fragment":           {tcp4(8).with(func(p *packet) { p.frag = 0x1fff }), Header{IPLen: 20, Proto: protoTCP, Fragment: true}},
-		"IPv6 fragment":           {udp6(8).with(fragment6), Header{IPLen: 40, Proto: protoIPv6Frag, Fragment: true}},
-		"largest IPv4":            {udp4(MaxPacket - 28), Header{IPLen: 20, Proto: protoUDP}},
+		"tcp4":                       {tcp4(10), Header{IPLen: 20, Proto: protoTCP}},
+		"udp4 empty":                 {udp4(0), Header{IPLen: 20, Proto: protoUDP}},
+		"tcp6":                       {tcp6(10), Header{IPLen: 40, Proto: protoTCP}},
+		"udp6":                       {udp6(3), Header{IPLen: 40, Proto: protoUDP}},
+		"DSCP and ECN of v4":         {tcp4(1).with(func(p *packet) { p.tos = 0xbb }), Header{IPLen: 20, Proto: protoTCP, TOS: 0xbb}},
+		"DSCP and ECN of v6":         {tcp6(1).with(func(p *packet) { p.tos = 0xbb; p.label = 0xfffff }), Header{IPLen: 40, Proto: protoTCP, TOS: 0xbb}},
+		"IPv4 options":               {tcp4(1).with(func(p *packet) { p.ipOpts = make([]byte, 40) }), Header{IPLen: 60, Proto: protoTCP}},
+		"only an IPv4 header":        {packet{src: 1, dst: 2, proto: 59}, Header{IPLen: 20, Proto: 59}},
+		"only an IPv6 header":        {packet{v6: true, src: 1, dst: 2, proto: 59}, Header{IPLen: 40, Proto: 59}},
+		"IPv6 extension header":      {tcp6(1).with(func(p *packet) { p.ext = []extHeader{hopByHop} }), Header{IPLen: 40, Proto: 0}},
+		"DF alone is not a fragment": {tcp4(1).with(func(p *packet) { p.frag = 0x4000 }), Header{IPLen: 20, Proto: protoTCP}},
+		"first fragment":             {tcp4(8).with(func(p *packet) { p.frag = 0x2000 }), Header{IPLen: 20, Proto: protoTCP, Fragment: true}},
+		"middle fragment":            {tcp4(8).with(func(p *packet) { p.frag = 0x2001 }), Header{IPLen: 20, Proto: protoTCP, Fragment: true}},
+		"last fragment":              {tcp4(8).with(func(p *packet) { p.frag = 0x1fff }), Header{IPLen: 20, Proto: protoTCP, Fragment: true}},
+		"IPv6 fragment":              {udp6(8).with(fragment6), Header{IPLen: 40, Proto: protoIPv6Frag, Fragment: true}},
+		"largest IPv4":               {udp4(MaxPacket - 28), Header{IPLen: 20, Proto: protoUDP}},
 	} {
 		b := c.p.bytes()
 		want := c.want

@@ -112,7 +112,7 @@ func Echo(buf []byte, src, dst netip.Addr, size int) []byte {
 }
 
 // EchoID returns the identifier of the packet b, which h describes, if it is an echo
-// request that is no fragment and, for IPv6, has no extension headers.
+// request that is not a fragment and, for IPv6, has no extension headers.
 func EchoID(b []byte, h *Header) (id uint16, ok bool) {
 	proto, request := uint8(protoICMP), uint8(icmpEcho)
 	if h.Version == 6 {

@@ -216,7 +216,7 @@ func (x *prober) judge(peer *Peer, widest int) {
 	}
 }
 
-// narrow goes on with a search, or begins one, in a round in which best passed.
+// narrow continues a search, or begins one, in a round in which best passed.
 func (s *probing) narrow(best int) {
 	s.low = max(s.low, best)
 	high := s.high

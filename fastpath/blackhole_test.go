@@ -129,7 +129,7 @@ func TestNothingIsConcludedFromSilence(t *testing.T) {
 	h.silent = true
 	probed(x, 100, true, p)
 	if p.Widest() != 1300 {
-		t.Errorf("limited to %d when there are none any more", p.Widest())
+		t.Errorf("limited to %d when none are left", p.Widest())
 	}
 }
 

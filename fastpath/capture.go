@@ -40,7 +40,7 @@ type CaptureOptions struct {
 }
 
 // Taps connects engines to captures. Several engines may share one, and so may those
-// that follow each other; a capture goes on while they change. The zero value is
+// that follow each other; a capture continues while they change. The zero value is
 // ready to use, by several goroutines.
 type Taps struct{ current atomic.Pointer[Capture] }
 

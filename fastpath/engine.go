@@ -153,7 +153,7 @@ func New(cfg Config) (e *Engine, err error) {
 	e.memory, profile, why = cfg.Memory.footprint()
 	e.profile = fmt.Sprintf("%s (%s)", profile, why)
 	if e.strangers == nil && sink >= 0 {
-		// The program of the earlier run must not choose it any more.
+		// The program of the earlier run must no longer choose it.
 		err = errors.Join(err, steer(fds, local), unix.Close(sink))
 	}
 	return e, err

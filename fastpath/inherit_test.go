@@ -23,7 +23,7 @@ func copiesOf(t *testing.T, fds map[string]int) map[string]int {
 	return all
 }
 
-// While one engine takes over the sockets of another, the other one goes on receiving.
+// While one engine takes over the sockets of another, the other one keeps receiving.
 // A train that it reads without UDP_GRO on the socket looks like one long datagram and is
 // lost.
 func TestTakingOverSocketsLeavesThemReceivingTrains(t *testing.T) {

@@ -349,7 +349,7 @@ func TestGSORefusedAtRunTimeSendsTheSamePacketsSingly(t *testing.T) {
 				t.Errorf("GSO refused %d times, at last for %v; want %v once", n, h.refusal(), errno)
 			}
 			calls := h.kernel.calls
-			h.trains() // no train is made any more
+			h.trains() // trains are no longer made
 			if got := h.shape(); !slices.Equal(got, slices.Repeat([]int{1}, 12)) {
 				t.Errorf("after the refusal: trains of %v packets", got)
 			}

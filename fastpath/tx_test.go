@@ -357,7 +357,7 @@ func FuzzTX(f *testing.F) {
 		for _, d := range k.wire {
 			var h encap.Header
 			if !encap.Parse([]byte(d.b), &h) {
-				t.Fatalf("sent what is no packet: % x", []byte(d.b))
+				t.Fatalf("sent something that is not a packet: % x", []byte(d.b))
 			}
 			if nodes.lookup(h.Dst) != d.peer || d.tos != h.TOS&3 {
 				t.Fatalf("packet for %s with TOS %d went to %s with %d", h.Dst, h.TOS, d.peer.Endpoint, d.tos)
@@ -366,7 +366,7 @@ func FuzzTX(f *testing.F) {
 		for _, w := range q.packets(t) {
 			var h encap.Header
 			if !encap.Parse(w, &h) {
-				t.Fatalf("answered what is no packet: % x", w)
+				t.Fatalf("answered something that is not a packet: % x", w)
 			}
 		}
 		n := x.c.Packets.Load() + dropped(x.c) - before

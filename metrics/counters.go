@@ -16,7 +16,7 @@ const (
 	// DropMalformed: not a well-formed IPv4 or IPv6 packet, or its length
 	// field disagrees with what was read or received.
 	DropMalformed Drop = iota
-	// DropUnknownPeer: the datagram's source is no peer's public address.
+	// DropUnknownPeer: the datagram's source is not the public address of a peer.
 	DropUnknownPeer
 	// DropSpoofedSource: the inner source is not in the sending peer's subnets.
 	DropSpoofedSource

@@ -84,7 +84,7 @@ func Open(cfg Config) (*Device, error) {
 			queues, granted, err = openOffload(cfg.Name, cfg.Queues, cfg.Left)
 		}
 		if err != nil {
-			// An error that the plain device would also hit is no reason to fall back.
+			// An error that the plain device would also hit does not justify a fallback.
 			if !errors.Is(err, errNoOffload) {
 				fatal = err
 			}

@@ -29,7 +29,7 @@ func runTour(ctx context.Context, c *command.Call) error {
 	if *step {
 		lines := bufio.NewReader(os.Stdin)
 		pause = func() error {
-			fmt.Fprint(c.Stderr, "\n(Enter goes on) ")
+			fmt.Fprint(c.Stderr, "\n(Enter continues) ")
 			_, err := lines.ReadString('\n')
 			return err
 		}

@@ -285,7 +285,7 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 		}
 	}
 
-	// Without a daemon nothing of it is known, and that is no error.
+	// Without a daemon nothing of it is known, which is not an error.
 	out, _, err = o.twill("leases", "--socket=/nonexistent/twilld.sock")
 	if err != nil || strings.Contains(out, "this node") || strings.Count(out, "\n") != 8 {
 		t.Errorf("got %q, %v", out, err)

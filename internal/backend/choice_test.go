@@ -80,7 +80,7 @@ func TestWayThatFailsLeavesTheNext(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if _, err := settings(t, `{"Type": "vxlan"}`, "").Choose(failed); err == nil {
-		t.Error("a node that must have VXLAN goes on without")
+		t.Error("a node that must have VXLAN does without")
 	}
 }
 

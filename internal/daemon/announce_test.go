@@ -12,7 +12,7 @@ import (
 )
 
 // What a node announces depends on devices that are there. That they could not be
-// read once is no reason to leave the peers without the announcement.
+// read once must not leave the peers without the announcement.
 func TestAnnouncementThatCouldNotBeMadeIsMadeLater(t *testing.T) {
 	h := newEtcdRig(t)
 	var broken atomic.Bool

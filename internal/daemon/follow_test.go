@@ -75,7 +75,7 @@ func TestWhatTakesARestartSaysSoOnce(t *testing.T) {
 				t.Errorf("%d lines in\n%s", n, h.logged())
 			}
 			if d := h.status(t); d.Waiting != "" {
-				t.Errorf("not ready any more: %s", d.Waiting)
+				t.Errorf("no longer ready: %s", d.Waiting)
 			}
 			h.write(t, twoNodes)
 			h.eventually(t, "all is as at the start", func() bool { return h.status(t).Restart == "" })
@@ -108,7 +108,7 @@ func TestChangedBackendIsTakenOverAtOnce(t *testing.T) {
 	}
 }
 
-// What is the same for this node is no reason to disturb its pods.
+// What is the same for this node must not disturb its pods.
 func TestBackendOfTheOthersDoesNotDisturbANodeWithItsOwn(t *testing.T) {
 	h := newRig(t)
 	h.options.backend = "udp"

@@ -17,7 +17,7 @@ import (
 // over from a running one, are read without a gap:
 //
 //	new process                                 running process
-//	requests the descriptors  ───────────────►  offer: sends copies, goes on
+//	requests the descriptors  ───────────────►  offer: sends copies, continues
 //	opens its data plane with them
 //	ready                     ───────────────►  handOver: stops forwarding
 //	forwards                  ◄───────────────  stopped

@@ -154,7 +154,7 @@ func TestRenewalIsDueWhenTheClockHasGoneOnWithoutTheTimer(t *testing.T) {
 	}
 }
 
-// While the store is away the lease goes on; that is nothing to report.
+// While the store is away the lease stays valid, so nothing is reported.
 func TestRenewalThatFailsIsTriedAgainWhileTheLeaseStands(t *testing.T) {
 	l := &lender{term: time.Hour}
 	l.fail(errors.New("no answer"))

@@ -22,7 +22,7 @@ const (
 
 // reload starts a process that takes over from the running one, with the same
 // arguments and environment, and returns when that has happened. The new process
-// outlives this one. If it fails, the running one goes on.
+// outlives this one. If it fails, the running one continues.
 func (d *daemon) reload(ctx context.Context, args []string, stderr io.Writer) error {
 	program, err := os.Executable()
 	if err != nil {
@@ -43,10 +43,10 @@ func (d *daemon) reload(ctx context.Context, args []string, stderr io.Writer) er
 	for {
 		select {
 		case err := <-ended:
-			return fmt.Errorf("reload: the new twilld has failed, the running one goes on: %w", err)
+			return fmt.Errorf("reload: the new twilld has failed, the running one continues: %w", err)
 		case <-ctx.Done():
 			_ = c.Process.Signal(syscall.SIGTERM)
-			return fmt.Errorf("reload: the new twilld was stopped, the running one goes on: %w", context.Cause(ctx))
+			return fmt.Errorf("reload: the new twilld was stopped, the running one continues: %w", context.Cause(ctx))
 		case <-ask.C:
 		}
 		if doc, err := status.Fetch(ctx, d.options.controlSocket); err == nil && doc.PID == c.Process.Pid {

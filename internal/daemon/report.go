@@ -50,7 +50,7 @@ func (s shown) changed(kind, text string) bool {
 func (s *session) report(err error) {
 	if restart := s.restart(); s.shown.changed("restart", restart) && restart != "" {
 		s.log.Warn("restart needed", logging.KeyWhy, restart,
-			logging.KeyRemedy, "restart twilld to apply the change; until then it goes on as it was started")
+			logging.KeyRemedy, "restart twilld to apply the change; until then it keeps its previous configuration")
 	}
 	reason, why := s.problem(err)
 	s.waitFor(reason, why)

@@ -33,7 +33,7 @@ type Drops struct {
 }
 
 // Summarize reads the counters of the shards. The numbers are read one by one
-// while the shards go on counting; they need not be consistent with each other.
+// while the shards keep counting; they need not be consistent with each other.
 func Summarize(counters []*metrics.Shard) ([]Shard, Drops) {
 	shards := make([]Shard, len(counters))
 	drops := Drops{TX: map[string]uint64{}, RX: map[string]uint64{}}

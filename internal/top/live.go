@@ -21,7 +21,7 @@ type Options struct {
 }
 
 // Watch shows a page that follows the node, until the user quits or ctx is done. A
-// sample that fails is shown in place of the next page; Watch goes on.
+// sample that fails is shown in place of the next page; Watch continues.
 func Watch(ctx context.Context, o Options) error {
 	m := &model{ctx: ctx, o: o, width: minWidth}
 	_, err := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithWindowSize(minWidth, 24)).Run()

@@ -111,7 +111,7 @@ func TestAWatchReportsConfigsAsTheyChange(t *testing.T) {
 
 	n.put("config", "rubbish")
 	w.untilErr("line 1, column 1")
-	n.put("subnets/10.5.2.0-24", value(2)) // leases go on
+	n.put("subnets/10.5.2.0-24", value(2)) // leases are still followed
 	w.until("10.5.1.0-24 of 192.0.2.1", "10.5.2.0-24 of 192.0.2.2")
 	n.put("config", "  "+ipv4Only)
 	if u := w.next(); u.Err != nil || u.Config == nil || u.Put != nil {

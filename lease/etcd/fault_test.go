@@ -131,7 +131,7 @@ func TestACompactionWhileTheNodeWasAwayLosesNothing(t *testing.T) {
 		t.Errorf("%d snapshots, want another after the compaction", w.snapshots)
 	}
 	w.notLost()
-	n.delete("subnets/10.5.3.0-24") // and it goes on
+	n.delete("subnets/10.5.3.0-24") // and the watch continues
 	w.until("10.5.2.0-24 of 192.0.2.22", "10.5.4.0-24 of 192.0.2.5", "10.5.52.0-24 of 192.0.2.1")
 }
 
@@ -211,7 +211,7 @@ func TestARestoredEtcdIsReadAgain(t *testing.T) {
 	server.Kill()
 	server.Wipe(t)
 	server.Restart(t)
-	w.untilErr("no network config") // and pods go on talking
+	w.untilErr("no network config") // and pods keep talking
 	before := []string{"10.5.1.0-24 of 192.0.2.2", "10.5.2.0-24 of 192.0.2.3", "10.5.52.0-24 of 192.0.2.1"}
 	if !slices.Equal(w.leases(), before) {
 		t.Errorf("an empty etcd left %v", w.leases())

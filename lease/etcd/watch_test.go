@@ -231,7 +231,7 @@ func TestALostLeaseIsAnErrorAndNotADeletion(t *testing.T) {
 	w.until("10.5.1.0-24 of 192.0.2.2", "10.5.52.0-24 of 192.0.2.1")
 	n.revoke(n.all()[1].lease)
 	w.untilErr("lease 10.5.52.0-24: lease lost: it has expired or was deleted")
-	// The rest goes on.
+	// The rest continues.
 	n.put("subnets/10.5.3.0-24", value(3))
 	w.until("10.5.1.0-24 of 192.0.2.2", "10.5.3.0-24 of 192.0.2.3", "10.5.52.0-24 of 192.0.2.1")
 

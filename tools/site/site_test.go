@@ -16,7 +16,7 @@ func TestEveryLinkOfTheRepositoryLeadsSomewhere(t *testing.T) {
 	for _, group := range navigation {
 		for _, name := range group.pages {
 			if s.pages[name] == nil {
-				t.Errorf("the navigation has %s, which is no page", name)
+				t.Errorf("the navigation has %s, which is not a page", name)
 			}
 		}
 	}

@@ -50,7 +50,7 @@ func TestTwoNodesNeverAnnounceOneMAC(t *testing.T) {
 	if got := announcedMAC(t, "192.0.2.11", self(c)); got == mac {
 		t.Error("of two that have it, the second has not changed")
 	}
-	// A former lease of the same host is no other node.
+	// A former lease of the same host is not another node.
 	former := a
 	former.BackendData = []byte(`{"VNI":1,"VtepMAC":"` + mac + `","Backends":["vxlan","udp"],"Node":"7f"}`)
 	if got := announcedMAC(t, "192.0.2.21", Self{MACs: there.MACs, ID: "7f", Leases: []lease.Lease{former}, Own: c}); got != mac {

@@ -89,7 +89,7 @@ var ErrDeviceGone = keep.ErrDeviceGone
 // network namespace of the calling thread. No packets are carried before
 // SetLeases and Run.
 //
-// If the choice is automatic, Open goes on without a backend that fails as long
+// If the choice is automatic, Open does without a backend that fails as long
 // as another one is left; see Failed. On failure, VXLAN devices may stay for
 // the next plane.
 func Open(cfg Config) (_ *Plane, err error) {
@@ -141,7 +141,7 @@ func Open(cfg Config) (_ *Plane, err error) {
 	return p, nil
 }
 
-// without goes on without a backend that Open could not open, if the node can do
+// without drops a backend that Open could not open, if the node can do
 // without it. Otherwise it returns the reason.
 func (p *Plane) without(k backend.Kind, why error) (err error) {
 	switch {

@@ -82,7 +82,7 @@ type Backend struct {
 // Open creates the device, has cfg.Keeper configure it, and opens the sockets,
 // in the network namespace of the calling thread. Nothing is forwarded in user
 // space before Run. If Open fails, it leaves nothing behind, except a kernel path
-// that an earlier process left, which goes on carrying packets.
+// that an earlier process left, which still carries packets.
 func Open(cfg Config) (_ *Backend, err error) {
 	b := &Backend{cfg: cfg}
 	if b.local, err = LocalAddr(cfg.Underlay); err != nil {

@@ -111,7 +111,7 @@ func (k *kept) retain(peers ...Peer) error {
 // Index is the number of the device.
 func (k *kept) Index() int { return k.index }
 
-// Delete deletes the device. That it is gone already is no error.
+// Delete deletes the device. It is not an error if it is already gone.
 func (k *kept) Delete() error {
 	err := netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: k.index}})
 	if errors.Is(err, unix.ENODEV) {

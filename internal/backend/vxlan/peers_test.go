@@ -116,7 +116,7 @@ func TestStalePeersOfFormerRunsAreRemoved(t *testing.T) {
 }
 
 // TestForeignEntriesStay: an operator's, those that the kernel has learnt, and
-// what is no subnet's address.
+// what is not the address of a subnet.
 func TestForeignEntriesStay(t *testing.T) {
 	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
 		d := h.open(cfg)

@@ -117,7 +117,7 @@ func TestAnEtcdThatEndsByItselfSaysWhyAndCanBeClosed(t *testing.T) {
 			"directory %s: the disk is full (failed to commit (error: no space left on device)): make room"},
 		{"it finds its data wrong", func(s *Server) { s.log.logger().Panic("unexpected index") },
 			"directory %s: the data cannot be used (unexpected index): move the directory away"},
-		{"nobody listens any more", func(s *Server) { s.etcd.Clients[0].Close() }, "mux: "},
+		{"no listener is left", func(s *Server) { s.etcd.Clients[0].Close() }, "mux: "},
 		{"its server stops", func(s *Server) { s.etcd.Server.Stop() }, "stopped by itself"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -291,7 +291,7 @@ func TestSetAndRunWorkTogether(t *testing.T) {
 	})
 }
 
-// A device may go down while its routes are written. That is no failure: the look
+// A device may go down while its routes are written. That is not a failure: the look
 // that follows sets it up.
 func TestDeviceThatGoesDownMeanwhileIsNoFailure(t *testing.T) {
 	inside(t, func(n *node) {

@@ -187,7 +187,7 @@ func TestForeignRouteInThePlaceOfOursIsReplaced(t *testing.T) {
 }
 
 // TestRightRouteOfAnotherProgramIsUsedAndLeft: it is not written, nor removed
-// when it is not wanted any more.
+// when it is no longer wanted.
 func TestRightRouteOfAnotherProgramIsUsedAndLeft(t *testing.T) {
 	each(t, func(n *node, f family) {
 		n.must(netlink.RouteAdd(with(n.direct(f, 2).stock(), func(r *netlink.Route) { r.Protocol = unix.RTPROT_STATIC })))

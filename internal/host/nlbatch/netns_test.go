@@ -361,7 +361,7 @@ func TestLostAnswersAreReported(t *testing.T) {
 		if n := len(neighbours(t, d.v4)); n != len(reqs) {
 			t.Errorf("%d neighbours of %d", n, len(reqs))
 		}
-		// The socket goes on working.
+		// The socket still works.
 		all(t, c, reqs[:1])
 	})
 }

@@ -263,7 +263,7 @@ func (l *lab) dumpOf(fl flavour) string {
 
 // TestTwoNetworksOnOneHostShareTheChains: two daemons keep the rules of a network
 // each. The one that starts last clears the chains, as stock does; then both stand, and
-// neither writes any more.
+// neither writes again.
 func TestTwoNetworksOnOneHostShareTheChains(t *testing.T) {
 	each(t, func(t *testing.T, fl flavour) {
 		l := newLab(t, fl)

@@ -150,7 +150,7 @@ func TestCleanupNeedsNoTools(t *testing.T) {
 }
 
 // TestChainThatOthersJumpToIsEmptiedAndNamed: their rule is not touched, and
-// nothing of flannel's works any more.
+// nothing of flannel's works.
 func TestChainThatOthersJumpToIsEmptiedAndNamed(t *testing.T) {
 	for _, fl := range []flavour{iptablesNFT, iptablesLegacy} {
 		t.Run(fl.name, func(t *testing.T) {

@@ -48,7 +48,7 @@ type chain struct {
 	comment string // the comment of every rule
 	first   bool   // the jump to it comes first in its hook, not last
 	// optional means that everything else works without it, so a kernel or a tool
-	// that cannot have its rules is no failure.
+	// that cannot have its rules is not a failure.
 	optional bool
 
 	nft      string // its name in flannel's nftables table

@@ -19,7 +19,7 @@ var containerPrefixes = []string{
 var dockerBridge = regexp.MustCompile(`^br-[0-9a-f]{12}$`)
 
 // containerLink reports whether name is that of loopback or of a link of a
-// container network. It checks only the name: the kind is no help, since the
+// container network. It checks only the name: the kind does not help, since the
 // uplink of a node that is itself a container is a veth.
 func containerLink(name string) bool {
 	for _, p := range containerPrefixes {

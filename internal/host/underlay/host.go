@@ -129,7 +129,7 @@ func addrsOf(all []netlink.Addr, index int) []address {
 // classify determines whether an address is suitable as a permanent address of
 // this node. IFA_F_TEMPORARY is the same bit as IFA_F_SECONDARY in IPv4
 // (linux/if_addr.h), where a second address in a subnet is fine, but ranks
-// below the first. The lifetime is no criterion: a node's own address may be a
+// below the first. The lifetime does not decide: a node's own address may be a
 // DHCP lease, while an address that moves between hosts (keepalived, kube-vip)
 // may be valid forever.
 func classify(ip netip.Addr, flags, scope int) address {

@@ -15,7 +15,7 @@ import (
 // matter whether Choose would now pick another interface: a node must not move
 // because a default route appears or disappears.
 //
-// The error is the reason why the interface cannot be used any more; Choose may
+// The error is the reason why the interface can no longer be used; Choose may
 // find another. Like Choose, Stay examines the network namespace of the calling
 // thread.
 func Stay(was Interface, o Options) (Interface, error) {

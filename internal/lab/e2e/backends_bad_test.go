@@ -62,7 +62,7 @@ func TestLeasesThatMakeNoSenseDisturbNoOtherPeer(t *testing.T) {
 			flows.stop(t)
 			for i := range 2 {
 				if d := c.running[i].(*daemon); d.ended() || d.status().Waiting != "" {
-					t.Errorf("host %s: not ready any more", c.nodes[i].Letter)
+					t.Errorf("host %s: no longer ready", c.nodes[i].Letter)
 				}
 			}
 			for key := range c.entries() {

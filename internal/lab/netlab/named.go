@@ -97,7 +97,7 @@ func shareNames() error {
 		return err
 	}
 	defer dir.Close()
-	// Only one process at a time may find that it is no mount point yet.
+	// Only one process at a time may find that it is not a mount point yet.
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", nameDir, err)
 	}

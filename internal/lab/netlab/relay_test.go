@@ -20,7 +20,7 @@ import (
 
 // numbered sends count numbered datagrams between the hosts and returns the
 // numbers in the order of their arrival. Payloads that are not as sent fail
-// the test. In the end the relay has no impairment any more.
+// the test. In the end the relay has no impairment left.
 func numbered(t *testing.T, topo *netlab.Topology, count int) (got []int) {
 	t.Helper()
 	from, to := topo.Hosts[0], topo.Hosts[1]

@@ -222,7 +222,7 @@ func (p *Path) Check() error {
 	return nil
 }
 
-// Close closes what Open opened. The programs go on carrying packets; Remove ends that.
+// Close closes what Open opened. The programs continue to carry packets; Remove ends that.
 func (p *Path) Close() error {
 	errs := []error{p.objects.Close()}
 	for _, l := range p.links {
