@@ -95,7 +95,7 @@ func BenchmarkTX(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		x.tap.use()
-		if _, _, errno := x.batch(); errno != unix.EAGAIN {
+		if _, _, errno := x.batch(false); errno != unix.EAGAIN {
 			b.Fatal(errno)
 		}
 		x.sends.flush()

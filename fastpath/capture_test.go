@@ -47,7 +47,7 @@ func forwardTX(t testing.TB, x *tx) {
 	t.Helper()
 	for more := true; more; {
 		var err error
-		if _, more, err = x.poll(); err != nil {
+		if _, more, err = x.poll(false); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,10 +10,28 @@ import (
 
 // direction is one way through a shard: from a TUN queue to a socket or vice versa.
 type direction interface {
-	// poll moves a batch of what is ready, without blocking. It returns how
+	// poll moves a batch of what is ready, without blocking: a brief one if other
+	// directions should not have to wait for long. It returns how
 	// many bytes were read and whether there may be more. An error stops the
 	// engine.
-	poll() (bytes int, more bool, err error)
+	poll(brief bool) (bytes int, more bool, err error)
+}
+
+const (
+	// briefBytes ends a brief batch, in bytes. A super-packet of 64 KiB is sent in one
+	// train and a short rest; two of them take three messages.
+	briefBytes = 64 << 10
+	// briefLooks is for how many looks the size of a batch is remembered: some
+	// milliseconds in a bulk transfer, so that one request after the other counts.
+	briefLooks = 256
+)
+
+// turn is a direction in a loop.
+type turn struct {
+	direction
+	// small and large are the looks in which it last had a batch of at most spinBytes,
+	// and a larger one; 0: never.
+	small, large uint
 }
 
 // allLooks is the number of polls of one direction after which a spinning thread
@@ -23,11 +41,11 @@ const allLooks = 8
 // loop runs directions on one thread, each in turn, so that none waits for more
 // than one batch of every other. It sleeps when none has anything to do.
 type loop struct {
-	directions []direction
-	wake       waiter // for the descriptors of all directions
-	spin       spinner
-	stopping   *atomic.Bool
-	c          *metrics.Direction // of the first
+	turns    []turn
+	wake     waiter // for the descriptors of all directions
+	spin     spinner
+	stopping *atomic.Bool
+	c        *metrics.Direction // of the first
 
 	woken bool // the thread has just slept; wake holds what is ready
 	last  int  // the direction that last had something
@@ -46,7 +64,7 @@ func newLoop(e *Engine) *loop {
 // add adds the direction d to l. d may have work when fd is readable; c holds its
 // counters.
 func (l *loop) add(d direction, fd int, c *metrics.Direction) {
-	l.directions = append(l.directions, d)
+	l.turns = append(l.turns, turn{direction: d})
 	l.wake.add(fd, unix.POLLIN)
 	if l.c == nil {
 		l.c = c
@@ -82,16 +100,22 @@ func (l *loop) run() error {
 func (l *loop) look() (bytes int, more bool, err error) {
 	l.looks++
 	narrow := l.spin.spinning() && l.looks%allLooks != 0
-	for i, d := range l.directions {
+	for i := range l.turns {
 		if l.woken && !l.wake.ready(i) || narrow && i != l.last {
 			continue
 		}
-		n, again, err := d.poll()
+		t := &l.turns[i]
+		n, again, err := t.poll(l.recent(t.large) && l.light(i))
 		if err != nil {
 			return 0, false, err
 		}
 		if n > 0 {
 			l.last = i
+		}
+		if n > spinBytes {
+			t.large = l.looks
+		} else if n > 0 {
+			t.small = l.looks
 		}
 		bytes += n
 		more = more || again
@@ -99,3 +123,18 @@ func (l *loop) look() (bytes int, more bool, err error) {
 	l.woken = false
 	return bytes, more, nil
 }
+
+// light reports whether a direction other than the i-th carries little: requests and
+// answers, which should not wait for long batches of a bulk transfer. A transfer has small
+// batches too, so a direction that also has large ones does not count.
+func (l *loop) light(i int) bool {
+	for j := range l.turns {
+		if t := &l.turns[j]; j != i && l.recent(t.small) && !l.recent(t.large) {
+			return true
+		}
+	}
+	return false
+}
+
+// recent reports whether the look with the number n was one of the last.
+func (l *loop) recent(n uint) bool { return n != 0 && l.looks-n < briefLooks }

@@ -602,7 +602,7 @@ func TestPacketTooBigForThePath(t *testing.T) {
 				x.resolver.use(e.Peers())
 				wake := waiterFor(x.shard.stop, x.shard.queue.FD(), unix.POLLIN)
 				for _, _ = wake.wait(); x.c.Packets.Load() == 0; x.sends.flush() {
-					if _, _, errno := x.batch(); errno != unix.EAGAIN {
+					if _, _, errno := x.batch(false); errno != unix.EAGAIN {
 						t.Fatal(errno)
 					}
 				}

@@ -15,6 +15,9 @@ import (
 // train.
 const slotSize = 1 << 16
 
+// briefMessages is the number of messages in a brief batch.
+const briefMessages = 2
+
 // rx moves packets from the socket to the TUN queue.
 type rx struct {
 	shard    *shard
@@ -66,8 +69,12 @@ func newRX(s *shard, arena []byte) *rx {
 }
 
 // poll forwards a batch (direction). It returns an error if the device is gone.
-func (r *rx) poll() (bytes int, more bool, err error) {
-	n, errno := r.receive()
+func (r *rx) poll(brief bool) (bytes int, more bool, err error) {
+	slots := len(r.msgs)
+	if brief {
+		slots = min(slots, briefMessages)
+	}
+	n, errno := r.receive(slots)
 	switch errno {
 	case 0:
 	case unix.EINTR:
@@ -96,18 +103,18 @@ func (r *rx) poll() (bytes int, more bool, err error) {
 	r.c.SockCalls.Add(1)
 	r.c.Datagrams.Add(uint64(n))
 	r.check.resolver.flush(r.shard.counters)
-	return bytes, n == len(r.msgs), nil
+	return bytes, n == slots, nil
 }
 
-// receive receives a message into each slot, or fewer.
-func (r *rx) receive() (int, unix.Errno) {
-	for i := range r.msgs {
+// receive receives a message into each of the first slots, or fewer.
+func (r *rx) receive(slots int) (int, unix.Errno) {
+	for i := range slots {
 		h := &r.msgs[i].hdr
 		h.Namelen = unix.SizeofSockaddrInet6
 		h.Flags = 0
 		setControl(h, r.control[i*recvControlLen:(i+1)*recvControlLen])
 	}
-	return recvmmsg(r.shard.fd, r.msgs)
+	return recvmmsg(r.shard.fd, r.msgs[:slots])
 }
 
 // datagram handles message i, which is one datagram or a GRO train of them.

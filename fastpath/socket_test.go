@@ -55,7 +55,7 @@ func receiveAll(t *testing.T, r *rx, n int, each func(b []byte, info recvInfo, f
 	t.Helper()
 	deadline := time.Now().Add(testkit.Patience)
 	for n > 0 {
-		got, errno := r.receive()
+		got, errno := r.receive(len(r.msgs))
 		switch errno {
 		case 0:
 		case unix.EAGAIN:
@@ -145,7 +145,7 @@ func TestSendersOverLoopback(t *testing.T) {
 
 func TestReceiveOnAnEmptySocketReturnsEAGAIN(t *testing.T) {
 	s := openUDP(t, "127.0.0.1")
-	if n, errno := newSockRX(s.fd).receive(); errno != unix.EAGAIN {
+	if n, errno := newSockRX(s.fd).receive(1); errno != unix.EAGAIN {
 		t.Errorf("%d, %v", n, errno)
 	}
 }

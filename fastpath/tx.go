@@ -46,10 +46,10 @@ func newTX(s *shard, arena []byte) *tx {
 }
 
 // poll forwards a batch (direction). It returns an error if the device is gone.
-func (t *tx) poll() (bytes int, more bool, err error) {
+func (t *tx) poll(brief bool) (bytes int, more bool, err error) {
 	t.resolver.use(t.shard.peers.Load())
 	t.tap.use()
-	reads, bytes, errno := t.batch()
+	reads, bytes, errno := t.batch(brief)
 	t.sends.flush()
 	if reads > 0 {
 		t.c.TunCalls.Add(uint64(reads))
@@ -66,8 +66,8 @@ func (t *tx) poll() (bytes int, more bool, err error) {
 
 // batch reads and handles packets until the batch is full (errno 0) or the
 // queue is empty. Their bytes, as they are to be sent, follow each other in the arena.
-func (t *tx) batch() (reads, bytes int, errno unix.Errno) {
-	for at := 0; reads < maxReads && len(t.arena)-at >= headroom+tun.ReadSize; reads++ {
+func (t *tx) batch(brief bool) (reads, bytes int, errno unix.Errno) {
+	for at := 0; reads < maxReads && !(brief && bytes > briefBytes) && len(t.arena)-at >= headroom+tun.ReadSize; reads++ {
 		b := t.arena[at+headroom:]
 		n, errno := t.shard.queue.Read(b[:tun.ReadSize])
 		if errno != 0 {

@@ -30,7 +30,7 @@ func transmit(t testing.TB, x *tx, q *fakeQueue, reads ...[]byte) {
 	q.reads, q.next = reads, 0
 	for {
 		x.resolver.use(x.shard.peers.Load())
-		_, _, errno := x.batch()
+		_, _, errno := x.batch(false)
 		x.sends.flush()
 		if errno == unix.EAGAIN {
 			return
@@ -323,7 +323,7 @@ func TestStopUnderLoad(t *testing.T) {
 		"rx": {r, fd, r.shard.stopping},
 	} {
 		l := &loop{
-			directions: []direction{d.direction}, wake: waiterFor(-1, d.fd, unix.POLLIN),
+			turns: []turn{{direction: d.direction}}, wake: waiterFor(-1, d.fd, unix.POLLIN),
 			stopping: d.stopping, c: new(metrics.Direction),
 		}
 		done := make(chan error, 1)
