@@ -183,8 +183,8 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		d.log.Warn("setting ignored", logging.KeySetting, f.setting, logging.KeyWhy, f.reason)
 	}
 	defer func() { err = errors.Join(err, d.endServing()) }()
-	if d.takeover != nil {
-		defer func() { _ = d.takeover.Close() }()
+	if t := d.takeover; t != nil {
+		defer func() { _ = t.Close() }() // of no effect once the old process has ended
 	} else if err := d.serve(); err != nil {
 		return err
 	}

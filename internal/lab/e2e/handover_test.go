@@ -91,6 +91,9 @@ func TestNewProcessTakesOverFromARunningOneWithoutALostPacket(t *testing.T) {
 				t.Errorf("warnings of the new process:\n%s", got)
 			}
 			l.daemons[0] = next
+			if code := next.stop(syscall.SIGTERM); code != 0 {
+				t.Errorf("after SIGTERM the new process ends with exit code %d, want 0; log:\n%s", code, next.stderr)
+			}
 		})
 	}
 }
