@@ -201,7 +201,7 @@ func (p *page) examination(w *writer) {
 	if more := len(wrong) - maxFindings; more > 0 {
 		w.put("<p class=\"hint\">and %v more: <code>twill doctor</code></p>\n", more)
 	}
-	w.put("<p class=\"hint\">Nothing else is wrong: %v results of checks are good.</p>\n", good)
+	w.put("<p class=\"hint\">Good results: %v.</p>\n", good)
 }
 
 // charts writes the traffic of each backend.

@@ -61,7 +61,7 @@ func TestPageShowsNodePeersAndDrops(t *testing.T) {
 		"<td>udp-gso<td>no<td>refused by the kernel",
 		"<h2>Doctor <small>as of 22:13:20 UTC</small></h2>",
 		`<tr class="bad"><td>bad<td>forwarding<td>net/ipv4/ip_forward is 0<td><code>sysctl -w net/ipv4/ip_forward=1</code>`,
-		"Nothing else is wrong: 1 results",
+		"Good results: 1.",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)

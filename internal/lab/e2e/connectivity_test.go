@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/twillnet/twill/internal/connectivity"
+	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
@@ -141,11 +142,35 @@ func concerns(failed []string, letter string, want ...string) bool {
 	return !slices.ContainsFunc(want, func(w string) bool { return !slices.Contains(failed, w) })
 }
 
+// diag runs twill diag --all beside d, and returns the files of a node and what is listed of
+// it.
+func (c *cluster) diag(d *daemon, via string, i int) (files map[string]string, listed string) {
+	c.t.Helper()
+	all, list := d.diag("--all", via)
+	files = make(map[string]string)
+	for name, text := range all {
+		if of, ok := strings.CutPrefix(name, c.nodes[i].Addr.String()+"/"); ok {
+			files[of] = text
+		}
+	}
+	// Each node's lines begin with one that has its address first.
+	of := ""
+	for _, line := range strings.Split(list, "\n") {
+		if !strings.HasPrefix(line, " ") {
+			of, _, _ = strings.Cut(line, " ")
+		}
+		if of == c.nodes[i].Addr.String() {
+			listed += line + "\n"
+		}
+	}
+	return files, listed
+}
+
 // pod-a ── host a ─┬─ host b ─┬─ host c ── pod-c
 //
 //	udp    │   udp    │  udp, broken in one way after the other
 //	       │          │
-//	twill connectivity, which runs twill on all three
+//	twill connectivity and diag, which run twill on all three
 func TestConnectivityNamesTheNodeThatIsBroken(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
@@ -155,16 +180,23 @@ func TestConnectivityNamesTheNodeThatIsBroken(t *testing.T) {
 	via, junit := "--via="+c.via(), filepath.Join(scratchDir(t), "junit.xml")
 
 	// What keeps pods from each other, but not nodes, only doctor can find.
-	astray := netip.PrefixFrom(c.nodes[2].Subnet.Addr(), 26).String() // of its own pods
-	broken.sh("sysctl -qw net.ipv4.ip_forward=0; iptables -I FORWARD -j REJECT; iptables -t nat -I POSTROUTING -j MASQUERADE; ip route add " +
-		astray + " dev eth0")
+	all := ailments(netip.PrefixFrom(c.nodes[2].Subnet.Addr(), 26)) // of its own pods
+	for _, x := range all {
+		broken.sh(x.breaks)
+	}
 	testkit.Eventually(t, "doctor's findings on c are shown, and none on the others", func() bool {
 		r, code := a.connectivity(via, "-W=5s")
 		on := c.foundOn(r, 2)
-		found := !slices.ContainsFunc([]string{"forwarding", "forward-policy", "masquerade", "own-subnet"}, func(s string) bool { return !slices.Contains(on, s) })
-		return code == 1 && found && len(c.foundOn(r, 0))+len(c.foundOn(r, 1)) == 0
+		missing := slices.ContainsFunc(all, func(x ailment) bool { return !slices.Contains(on, x.check) })
+		return code == 1 && !missing && len(c.foundOn(r, 0))+len(c.foundOn(r, 1)) == 0
 	})
-	broken.sh("sysctl -qw net.ipv4.ip_forward=1; iptables -D FORWARD -j REJECT; iptables -t nat -D POSTROUTING -j MASQUERADE; ip route del " + astray)
+	files, listed := c.diag(a, via, 2)
+	for _, x := range all {
+		if x.level == doctor.Bad && (!strings.Contains(listed, x.check) || !strings.Contains(listed, x.found)) || !strings.Contains(files["doctor.txt"], x.found) {
+			t.Errorf("twill diag --all does not have %q of c:\n%s\n%s", x.found, listed, files["doctor.txt"])
+		}
+		broken.sh(broken.has(x.level, x.found).Remedy)
+	}
 
 	broken.sh("iptables -A INPUT -p udp --dport 8285 -j DROP")
 	testkit.Eventually(t, "all ways to and from c are down, and doctor says on c why", func() bool {
@@ -172,6 +204,9 @@ func TestConnectivityNamesTheNodeThatIsBroken(t *testing.T) {
 		return code == 1 && slices.Contains(c.foundOn(r, 2), "udp-port") &&
 			concerns(c.failed(r), "c", "a c ping", "b c ping", "c a ping", "a c tcp", "a c udp")
 	})
+	if _, listed := c.diag(a, via, 2); !strings.Contains(listed, "to UDP port 8285") {
+		t.Errorf("twill diag --all does not list that datagrams are dropped:\n%s", listed)
+	}
 	broken.sh("iptables -D INPUT -p udp --dport 8285 -j DROP")
 	if raw, err := os.ReadFile(junit); err != nil || !strings.Contains(string(raw), `<testcase classname="doctor" name="udp-port"`) {
 		t.Errorf("the JUnit file: %v\n%s", err, raw)
@@ -182,6 +217,9 @@ func TestConnectivityNamesTheNodeThatIsBroken(t *testing.T) {
 		r, code := a.connectivity(via, "-W=5s")
 		return code == 1 && slices.Contains(c.foundOn(r, 2), "daemon") && concerns(c.failed(r), "c", "a c ping", "b c ping")
 	})
+	if _, listed := c.diag(a, via, 2); !strings.Contains(listed, "bad   daemon") {
+		t.Errorf("twill diag --all does not list that there is no daemon:\n%s", listed)
+	}
 	r, code := a.connectivity("--via=false {node}", "--nodes="+c.nodes[0].Addr.String()+","+c.nodes[1].Addr.String(), "-W=5s")
 	if code != 1 || r.Nodes[1].Problem != "exit status 1" || len(c.failed(r)) > 0 {
 		t.Errorf("a --via that fails: exit code %d, %q, failed %v", code, r.Nodes[1].Problem, c.failed(r))
