@@ -47,6 +47,16 @@ func TestImageRunsWithoutPrivilegeAndWithoutDevNetTun(t *testing.T) {
 	}
 }
 
+// The archive is what nodes fetch, with compressed layers.
+func TestImageHasAtMost40MB(t *testing.T) {
+	t.Parallel()
+	info, err := os.Stat(imageArchive(t))
+	testkit.Must(t, err)
+	if mb := float64(info.Size()) / 1e6; mb > 40 {
+		t.Errorf("%s has %.1f MB, want 40 at most", info.Name(), mb)
+	}
+}
+
 // The init containers of flannel's manifest, and of the component plugins.
 func TestImageInstallsPluginsAndConfiguration(t *testing.T) {
 	t.Parallel()
