@@ -149,7 +149,8 @@ mode: %s
 conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 `, l.admin, k.name, clusterCIDR, proxyMode))
 	// A hybrid host's second tree of control groups would mislead containerd. The
-	// kubelet sets sysctls of the machine, and gets copies to set.
+	// kubelet sets sysctls of the machine, and gets copies to set. BPF programs are pinned
+	// where those of no other node are, in a mount that containers may share.
 	write("unit.sh", fmt.Sprintf(`set -e
 		cd %[1]s
 		if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
@@ -162,6 +163,8 @@ conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 			cp /proc/sys/$f ${f##*/}
 			mount --bind ${f##*/} /proc/sys/$f
 		done
+		if mountpoint -q /sys/fs/bpf; then umount /sys/fs/bpf; fi
+		mount -t bpf none /sys/fs/bpf && mount --make-shared /sys/fs/bpf
 		ip route add default via %[10]s && ip -6 route add default via %[11]s
 		LD_LIBRARY_PATH=%[2]s/lib containerd --config containerd.toml &
 		until ctr --address /run/containerd/sock version; do kill -0 $!; sleep 0.1; done >/dev/null 2>&1

@@ -12,8 +12,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/internal/connectivity"
+	"github.com/twillnet/twill/internal/lab/kubetest"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/testkit"
+	"github.com/twillnet/twill/internal/status"
 )
 
 // A cluster of real parts, and twill in it as a user installs it on nodes that have no
@@ -52,6 +55,7 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 			t.Errorf("twill %s in the pod does not say %q but\n%s", command, want, out)
 		}
 	}
+	t.Run("twill connectivity by kubectl", l.connects)
 	for i, k := range l.nodes {
 		if got, want := k.proxyMode(), proxyModes[i]; got != want {
 			t.Errorf("kube-proxy of %s is in mode %q, want %s", k.name, got, want)
@@ -107,9 +111,108 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 			t.Errorf("a daemon has ended for want of memory: %s, %v", out, err)
 		}
 	})
+	t.Run("the kernel path", func(t *testing.T) {
+		kernel, err := l.kubectl("", "kustomize", "deploy/kubernetes/overlays/kernel-path")
+		testkit.Must(t, err)
+		l.carriedByTheKernel(t, configured(kernel, "udp"))
+	})
 	t.Run("flannel's own manifest with another image", func(t *testing.T) {
 		l.replaces(t, ofFlannel(t, imageName))
 	})
+}
+
+// connects checks that twill connectivity, on a host outside of the cluster, tests all ways
+// between the nodes, through kubectl and an administrator's kubeconfig.
+func (l *kubeletLab) connects(t *testing.T) {
+	testkit.Must(t, build("twill", "./cmd/twill"))
+	var r connectivity.Report
+	state := ""
+	testkit.Eventually(t, "all tests pass", func() bool {
+		cmd := l.Hosts[len(l.nodes)].NS.Command(t.Context(), bin("twill"), "connectivity", "--json", "--socket=/nonexistent", "-W=10s",
+			"--via=kubectl", "--kubeconfig-file="+l.admin)
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "PATH="+filepath.Dir(kubetest.Binary(t, "kubectl"))+":"+os.Getenv("PATH"))
+		out, err := cmd.Output()
+		r, state = connectivity.Report{}, fmt.Sprintf("%v: %s", err, out)
+		if json.Unmarshal(out, &r) != nil {
+			return false
+		}
+		for _, one := range r.Results {
+			for _, o := range one.Tests {
+				if !o.OK {
+					return false
+				}
+			}
+		}
+		return len(r.Results) > 0
+	}, func() string { return state })
+	ways := make(map[string]int)
+	for _, one := range r.Results {
+		for _, o := range one.Tests {
+			ways[fmt.Sprintf("%s, IPv6 %v", o.Test, one.Subnet.Addr().Is6())]++
+		}
+	}
+	for _, test := range []string{"ping", "mtu", "tcp", "udp"} {
+		for _, family := range []bool{false, true} {
+			if n := ways[fmt.Sprintf("%s, IPv6 %v", test, family)]; n != 2 {
+				t.Errorf("%s, IPv6 %v: %d ways were tested, want 2: %v", test, family, n, ways)
+			}
+		}
+	}
+}
+
+// carriedByTheKernel applies a manifest with the kernel path, and checks that the kernel
+// carries the packets of pods, also while there is no pod of twill, until the manifest
+// says otherwise.
+func (l *kubeletLab) carriedByTheKernel(t *testing.T, manifest string) {
+	t.Helper()
+	l.apply(manifest)
+	l.rolledOut()
+	a, b := l.pod(0, "pod-a"), l.pod(1, "pod-b")
+	defer l.remove("pod-a", "pod-b")
+	ask := func(k *kubelet) (doc status.Document) {
+		t.Helper()
+		testkit.Must(t, json.Unmarshal([]byte(l.inTwill(t, k.name, "twill", "status", "--json")), &doc))
+		return doc
+	}
+	eachPeer := func(kernel bool) {
+		t.Helper()
+		for _, k := range l.nodes {
+			l.eventually(fmt.Sprintf("the kernel of %s carries packets: %v", k.name, kernel), func() bool {
+				doc := ask(k)
+				return doc.Dataplane != nil && len(doc.Dataplane.Peers) == 1 && doc.Dataplane.Peers[0].Kernel == kernel
+			}, func() string { return l.inTwill(t, k.name, "twill", "status") })
+		}
+	}
+	eachPeer(true)
+	for _, way := range [][2]*netlab.Pod{{a, b}, {b, a}} {
+		for _, addr := range []netip.Addr{way[1].Addr, way[1].Addr6} {
+			l.talk(t, way[0], way[1], addr, l.nodes[0].mtu())
+		}
+	}
+	for _, k := range l.nodes {
+		l.eventually("the kernel of "+k.name+" counts packets both ways", func() bool {
+			doc := ask(k)
+			tx, rx := kernelPackets(&doc)
+			return tx > 0 && rx > 0
+		}, func() string { return l.inTwill(t, k.name, "twill", "status") })
+	}
+	stream := startStream(t, a, b)
+	l.apply(strings.Replace(manifest, "hostNetwork: true", "hostNetwork: true\n      nodeSelector: {nowhere: \"true\"}", 1))
+	l.eventually("there is no pod of twill", func() bool {
+		out, err := l.kubectl("", "-n", "kube-flannel", "get", "pods", "--output=name")
+		testkit.Must(t, err)
+		return !strings.Contains(out, "pod/")
+	})
+	stream.passes(t, "without a pod of twill")
+	const on = "name: FLANNELD_KERNEL_PATH\n          value: auto"
+	if !strings.Contains(manifest, on) {
+		t.Fatalf("the manifest has no variable FLANNELD_KERNEL_PATH:\n%s", manifest)
+	}
+	l.apply(strings.Replace(manifest, on, strings.Replace(on, "auto", `"off"`, 1), 1))
+	l.rolledOut()
+	eachPeer(false)
+	stream.passes(t, "after the way back")
+	stream.stop(t)
 }
 
 // ofFlannel is the manifest of the release of flannel that tests compare with, with an
