@@ -6,12 +6,13 @@
 # checksum, and every program in it must be static and print the version and
 # the commit, under qemu for other processors (needs qemu-user-static and binutils).
 source "$(dirname "${BASH_SOURCE[0]}")/dist.sh" "$@"
-want="$version+$(git rev-parse --short=12 HEAD)"
+commit=$(git rev-parse HEAD) # once, since a check takes long enough for another commit
+want="$version+${commit:0:12}"
 
 (cd "$dist" && sha256sum --check --strict --quiet SHA256SUMS)
 
 git clone --quiet . "$tmp/clone"
-git -C "$tmp/clone" checkout --quiet --detach "$(git rev-parse HEAD)"
+git -C "$tmp/clone" checkout --quiet --detach "$commit"
 GOCACHE=$tmp/cache TMPDIR=$tmp "$tmp/clone/scripts/release.sh" "$tmp/again" "${arches[@]}" >/dev/null
 for archive in "$tmp"/again/*.tar.gz; do
 	cmp "$archive" "$dist/${archive##*/}"
