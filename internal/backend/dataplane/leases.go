@@ -28,7 +28,7 @@ import (
 func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	if !p.cfg.Settings.Carries() {
 		s, _ := p.layout().state(nil)
-		return !p.keeper.Set(s)
+		return !p.keeper.Set(s) || !p.sweep()
 	}
 	paths, senders := p.decide(leases)
 	p.openUDPFor(paths)
@@ -47,6 +47,7 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	s, shared := p.layout().state(paths)
 	p.warnShared(shared)
 	done := p.keeper.Set(s)
+	done = p.sweep() && done
 	unreached := p.unreachedNow()
 	p.mu.Lock()
 	p.paths, p.unreached = paths, unreached
@@ -65,6 +66,20 @@ func (p *Plane) unreachedNow() (all []status.Unreached) {
 	}
 	slices.SortFunc(all, func(a, b status.Unreached) int { return a.Subnet.Compare(b.Subnet) })
 	return all
+}
+
+// sweep removes the kernel path that an earlier data plane left, unless this one uses the
+// udp backend too: it would take datagrams of former peers as long as the host runs. It
+// returns false if it has to be called again.
+func (p *Plane) sweep() (done bool) {
+	if p.swept || p.backend() != nil || p.udpFault != "" {
+		return true
+	}
+	var err error
+	if p.swept, err = udp.Sweep(p.cfg.UDP.TunName); err != nil {
+		p.cfg.Logger.Warn("cannot remove the kernel path of an earlier data plane, trying again", logging.KeyDevice, p.cfg.UDP.TunName, logging.KeyError, err)
+	}
+	return p.swept
 }
 
 // openUDPFor opens the udp backend when the first peer needs it.

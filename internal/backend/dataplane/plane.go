@@ -73,6 +73,7 @@ type Plane struct {
 	shared    map[netip.Prefix]netip.Addr       // the logged endpoints of peers whose MAC address another peer has
 	udpFault  string                            // the logged reason why the udp backend did not open
 	claimed   bool                              // plain routes of stock flannel have been passed to keeper
+	swept     bool                              // nothing is left of an earlier plane's kernel path
 }
 
 // ownVTEP is a VXLAN device of this node.

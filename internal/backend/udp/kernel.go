@@ -141,6 +141,18 @@ func RemoveLeft(tunName string) error {
 	return err
 }
 
+// Sweep is RemoveLeft for a process that may still have descriptors of the device, for
+// example because it has just replaced its data plane. It removes nothing while there
+// are any, and then returns false.
+func Sweep(tunName string) (done bool, err error) {
+	link, err := netlink.LinkByName(tunName)
+	if t, ok := link.(*netlink.Tuntap); err == nil && ok && kernelpath.Left(tunName) && t.RawFlags&unix.IFF_LOWER_UP != 0 {
+		return false, nil
+	}
+	err = RemoveLeft(tunName)
+	return err == nil, err
+}
+
 // isLeft reports whether the link is a TUN device that outlived its queues.
 func isLeft(link netlink.Link) bool {
 	t, ok := link.(*netlink.Tuntap)

@@ -138,3 +138,27 @@ func TestBackendMayTakeTheUDPPortOfTheOneBefore(t *testing.T) {
 	c.configure(`{"Type": "udp"}`)
 	c.runTwill()
 }
+
+// What is left of a kernel path would take datagrams of former peers.
+//
+//	pod-a ── host a ─┬──────── host b ── pod-b
+//	                 └── etcd, the network's configuration
+func TestKernelPathGoesWithItsBackend(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, clusterOptions{backend: `{"Type": "udp"}`})
+	c.runTwill("--kernel-path=tc")
+	lacks := func(ns *netlab.Namespace, device string) bool {
+		_, err := ns.Netlink().LinkByName(device)
+		return errors.As(err, &netlink.LinkNotFoundError{})
+	}
+	for _, h := range c.nodes {
+		testkit.Eventually(t, "host "+h.Letter+" has the kernel path", func() bool { return !lacks(h.NS, "flannel0-rx") && len(pinned(t, h.NS)) > 0 })
+	}
+	c.configure(`{"Type": "vxlan"}`)
+	for _, h := range c.nodes {
+		testkit.Eventually(t, "host "+h.Letter+" has VXLAN, and nothing of the udp backend", func() bool {
+			return !lacks(h.NS, "flannel.1") && lacks(h.NS, "flannel0") && lacks(h.NS, "flannel0-rx") && len(pinned(t, h.NS)) == 0
+		})
+	}
+	c.waitTalk()
+}
