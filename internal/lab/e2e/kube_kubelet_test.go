@@ -64,14 +64,14 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 	serviceA, serviceB := l.expose("pod-a"), l.expose("pod-b")
 	for _, tt := range []struct {
 		name, backend string
-		mtu           int // of the pods of node-a; VXLAN over IPv6 costs 70 bytes
+		mtu           [2]int // of the pods of each node; VXLAN over IPv6 costs 70 bytes
 		device        string
 	}{
-		{"auto, node-b has no VXLAN", "auto", 1430, "flannel0"},
-		{"udp", "udp", 1472, "flannel0"},
-		{"host-gw", "host-gw", 1500, netlab.UnderlayLink},
-		{"auto", "auto", 1430, "flannel.1"},
-		{"vxlan", "vxlan", 1430, "flannel.1"},
+		{"auto, node-b has no VXLAN", "auto", [2]int{1430, 1472}, "flannel0"},
+		{"udp", "udp", [2]int{1472, 1472}, "flannel0"},
+		{"host-gw", "host-gw", [2]int{1500, 1500}, netlab.UnderlayLink},
+		{"auto", "auto", [2]int{1430, 1430}, "flannel.1"},
+		{"vxlan", "vxlan", [2]int{1430, 1430}, "flannel.1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.backend == "host-gw" {
@@ -79,7 +79,9 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 			}
 			l.apply(configured(plain, tt.backend))
 			l.sendThrough(t, tt.device)
-			testkit.Eventually(t, fmt.Sprintf("the MTU of node-a is %d", tt.mtu), func() bool { return l.nodes[0].mtu() == tt.mtu })
+			for i, k := range l.nodes { // a pod keeps the MTU that it begins with
+				testkit.Eventually(t, fmt.Sprintf("the MTU of %s is %d", k.name, tt.mtu[i]), func() bool { return k.mtu() == tt.mtu[i] })
+			}
 			a, b := l.pod(0, "pod-a"), l.pod(1, "pod-b")
 			defer l.remove("pod-a", "pod-b")
 			for _, p := range []*netlab.Pod{a, b} {
