@@ -248,6 +248,12 @@ restarts: needs-root ## measure what restarts lose and how long nothing arrives,
 	@mkdir -p bench/results/tmp
 	PINGS_DIR=$(CURDIR)/bench/results/tmp $(E2E) -run '^$$' -bench '^BenchmarkRestartUnder' -benchtime $(RESTARTS)x
 
+.PHONY: board-memory
+board-memory: needs-root guest ## what each build of the daemon takes of an ARM board with 128 MiB, in a guest; root
+	GOARCH=arm GOARM=6 $(GOBUILD) -o bin/arm/ ./cmd/twilld
+	@GOARCH=arm GOARM=6 $(MAKE) BIN=bin/arm build-lite build-board
+	$(E2E) -run '^$$' -bench '^BenchmarkMemoryOfABoard$$' -benchtime 1x
+
 .PHONY: demo
 demo: build ## two hosts and their pods in namespaces: twill, its floor and kernel VXLAN in one table; root
 	@$(GOBUILD) -o bin/peers/ ./bench/floor
