@@ -12,6 +12,7 @@ import (
 	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // examine runs the command on a bare host.
@@ -52,10 +53,10 @@ func TestDoctorOnABareHostSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	for _, want := range []string{
-		"bad   daemon ", "→ systemctl start twilld", "bad   store ", "http://127.0.0.1:1: ", "correct --etcd-endpoints",
-		"bad   subnet-file ", "/nonexistent/subnet.env",
+		"bad daemon ", "→ systemctl start twilld", "bad store ", "http://127.0.0.1:1: ", "correct --etcd-endpoints",
+		"bad subnet-file ", "/nonexistent/subnet.env",
 	} {
-		if !strings.Contains(out, want) {
+		if !strings.Contains(testkit.Unwrapped(out), want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}

@@ -7,9 +7,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/twillnet/twill/internal/doctor"
+	"github.com/twillnet/twill/internal/textpage"
 )
 
 const (
@@ -30,36 +30,25 @@ func (r *Report) WritePage(w io.Writer) error {
 	p.problems(r)
 	p.list("different on the nodes:", r.Differences)
 	p.findings(r)
-	_, err := io.WriteString(w, p.text.String())
+	_, err := io.WriteString(w, p.String())
 	return err
 }
 
-// page collects lines. What other nodes say cannot control the terminal.
-type page struct{ text strings.Builder }
-
-func (p *page) line(format string, args ...any) {
-	line := strings.Map(func(c rune) rune {
-		if unicode.IsControl(c) {
-			return '?'
-		}
-		return c
-	}, fmt.Sprintf(format, args...))
-	p.text.WriteString(strings.TrimRight(line, " ") + "\n")
-}
+type page struct{ textpage.Page }
 
 // list writes lines under a heading, after an empty line.
 func (p *page) list(heading string, lines []string) {
 	if len(lines) == 0 {
 		return
 	}
-	p.line("")
-	p.line("%s", heading)
+	p.Line("")
+	p.Line("%s", heading)
 	for i, l := range lines {
 		if i == mostLines {
-			p.line("  and %d more, which --json has", len(lines)-i)
+			p.Line("  and %d more, which --json has", len(lines)-i)
 			break
 		}
-		p.line("  %s", l)
+		p.Line("  %s", l)
 	}
 }
 
@@ -80,7 +69,7 @@ func (p *page) summary(r *Report) {
 			asked++
 		}
 	}
-	p.line("%d nodes, %d of them asked, %d ways: %d of %d tests passed", len(r.Nodes), asked, len(r.Results), passed, tried)
+	p.Line("%d nodes, %d of them asked, %d ways: %d of %d tests passed", len(r.Nodes), asked, len(r.Results), passed, tried)
 }
 
 // matrix has a cell for each pair of nodes, in which stands what fails first.
@@ -91,22 +80,22 @@ func (p *page) matrix(r *Report) {
 		pair := [2]netip.Addr{one.From, one.To}
 		cells[pair] = worse(cells[pair], one.verdict())
 	}
-	p.line("")
+	p.Line("")
 	if len(r.Nodes) > mostMarks {
-		p.line("The matrix would be too wide; --json has it.")
+		p.Line("The matrix would be too wide; --json has it.")
 		return
 	}
 	width, cell := 5, func(verdict string) string { return verdict }
 	if len(r.Nodes) > mostWords {
 		width, cell = 1, mark
-		p.line("ok: .   down: X   ping: P   mtu: M   tcp: T   udp: U   not asked: ?")
-		p.line("")
+		p.Line("ok: .   down: X   ping: P   mtu: M   tcp: T   udp: U   not asked: ?")
+		p.Line("")
 	}
 	head := fmt.Sprintf("%-20s", "FROM \\ TO")
 	for i := range r.Nodes {
 		head += fmt.Sprintf("%*s", width, column(i, width))
 	}
-	p.line("%s", head)
+	p.Line("%s", head)
 	for i, from := range r.Nodes {
 		line := fmt.Sprintf("%2d %-17s", i+1, cut(from.Node.String(), 17))
 		for j, to := range r.Nodes {
@@ -116,7 +105,7 @@ func (p *page) matrix(r *Report) {
 			}
 			line += fmt.Sprintf("%*s", width, cell(cmp.Or(verdict, "?")))
 		}
-		p.line("%s", line)
+		p.Line("%s", line)
 	}
 }
 

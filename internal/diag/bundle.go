@@ -97,8 +97,8 @@ func (b *Bundle) Close() error { return b.to.close() }
 // doctorPage is the name of the file with doctor's findings.
 const doctorPage = "doctor.txt"
 
-// badLines returns the bad findings on doctor's page, with their remedies, which follow in
-// lines that are indented.
+// badLines returns the bad findings on doctor's page, with their further lines and remedies,
+// which are indented.
 func badLines(page string) (all []string) {
 	bad := false
 	for line := range strings.Lines(page) {

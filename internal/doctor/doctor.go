@@ -11,11 +11,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/textpage"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -134,16 +134,23 @@ func Worst(findings []Finding) Level {
 	return worst
 }
 
-// Write writes findings as a table.
+// Write writes findings as a table of 80 columns, with each remedy in one line below its
+// finding.
 func Write(w io.Writer, findings []Finding) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	widest := 0
 	for _, f := range findings {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", f.Level, f.Check, f.Text)
+		widest = max(widest, len(f.Check))
+	}
+	var p textpage.Page
+	for _, f := range findings {
+		head := fmt.Sprintf("%-4s  %-*s  ", f.Level, widest, f.Check)
+		p.Text(len(head), head, f.Text)
 		if f.Remedy != "" {
-			fmt.Fprintf(t, "\t\t→ %s\n", f.Remedy)
+			p.Line("%*s→ %s", len(head), "", f.Remedy)
 		}
 	}
-	return t.Flush()
+	_, err := io.WriteString(w, p.String())
+	return err
 }
 
 func okf(format string, args ...any) Finding {

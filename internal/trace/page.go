@@ -4,20 +4,13 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/twillnet/twill/internal/doctor"
+	"github.com/twillnet/twill/internal/textpage"
 )
 
-const (
-	// pageWidth is the number of columns of the page, commands excepted, which are meant
-	// to be copied.
-	pageWidth = 80
-	// textColumn is where the text of a step begins.
-	textColumn = 24
-)
+// textColumn is where the text of a step begins.
+const textColumn = 24
 
 // WritePage writes the report for people.
 func (r *Report) WritePage(w io.Writer) error {
@@ -26,64 +19,36 @@ func (r *Report) WritePage(w io.Writer) error {
 	if r.To.IsValid() {
 		to = r.To.String()
 	}
-	p.text(0, "", fmt.Sprintf("%s: node %s to %s", &r.Packet, r.From, to))
-	p.line("")
-	p.line("SEEN  STEP       LEVEL  WHAT")
+	p.Text(0, "", fmt.Sprintf("%s: node %s to %s", &r.Packet, r.From, to))
+	p.Line("")
+	p.Line("SEEN  STEP       LEVEL  WHAT")
 	p.steps(r.From, r.Sender.Steps, r)
 	switch {
 	case r.Receiver != nil:
 		p.steps(r.To, r.Receiver.Steps, r)
 	case r.Missing != "":
-		p.line("on %s", to)
-		p.text(textColumn, "  ", "not asked: "+r.Missing)
+		p.Line("on %s", to)
+		p.Text(textColumn, "  ", "not asked: "+r.Missing)
 	}
 	p.steps(r.From, r.Sender.Back, r)
-	p.line("")
-	p.text(0, "", r.Sent.String())
+	p.Line("")
+	p.Text(0, "", r.Sent.String())
 	p.rose(r.From, r.Sender.Rose)
 	if r.Receiver != nil {
 		p.rose(r.To, r.Receiver.Rose)
 	}
 	p.verdict(r)
-	_, err := io.WriteString(w, p.b.String())
+	_, err := io.WriteString(w, p.String())
 	return err
 }
 
-// page collects lines. What the other node says cannot control the terminal.
-type page struct{ b strings.Builder }
-
-func (p *page) line(format string, args ...any) {
-	line := strings.Map(func(c rune) rune {
-		if unicode.IsControl(c) {
-			return '?'
-		}
-		return c
-	}, fmt.Sprintf(format, args...))
-	p.b.WriteString(strings.TrimRight(line, " ") + "\n")
-}
-
-// text writes a text after head, in lines of the width of the page. All lines but the
-// first are indented by indent columns.
-func (p *page) text(indent int, head, text string) {
-	line, words := head, 0
-	for word := range strings.SplitSeq(text, " ") {
-		if words > 0 && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > pageWidth {
-			p.line("%s", line)
-			line, words = strings.Repeat(" ", indent), 0
-		}
-		if words++; words > 1 {
-			line += " "
-		}
-		line += word
-	}
-	p.line("%s", line)
-}
+type page struct{ textpage.Page }
 
 func (p *page) steps(on netip.Addr, steps []Step, r *Report) {
 	if len(steps) == 0 {
 		return
 	}
-	p.line("on %s", on)
+	p.Line("on %s", on)
 	before := ""
 	for _, s := range steps {
 		seen, name := "", s.Name
@@ -95,9 +60,9 @@ func (p *page) steps(on netip.Addr, steps []Step, r *Report) {
 		}
 		before = s.Name
 		head := fmt.Sprintf("%-5s %-10s %-6s ", seen, name, s.Level)
-		p.text(textColumn, head, s.Text)
+		p.Text(textColumn, head, s.Text)
 		if s.Remedy != "" && s.Level != doctor.OK {
-			p.line("%*s→ %s", textColumn, "", s.Remedy)
+			p.Line("%*s→ %s", textColumn, "", s.Remedy)
 		}
 	}
 }
@@ -121,7 +86,7 @@ func (s Sent) String() string {
 
 func (p *page) rose(on netip.Addr, counters []Counter) {
 	for _, c := range counters {
-		p.text(4, "  ", fmt.Sprintf("meanwhile on %s: %s", on, c.sentence()))
+		p.Text(4, "  ", fmt.Sprintf("meanwhile on %s: %s", on, c.sentence()))
 	}
 }
 
@@ -134,13 +99,13 @@ func (p *page) verdict(r *Report) {
 		if r.Sent.Full > 0 && r.Answered[0] > 0 {
 			text += fmt.Sprintf(", %d of %d of %d bytes", r.Answered[1], r.Sent.Full, r.Sent.Size)
 		}
-		p.text(0, "", text)
+		p.Text(0, "", text)
 		return
 	}
-	p.text(11, "last seen: ", r.LastSeen)
-	p.text(11, "cause:     ", r.Cause)
+	p.Text(11, "last seen: ", r.LastSeen)
+	p.Text(11, "cause:     ", r.Cause)
 	if r.Remedy != "" {
-		p.line("remedy:    on %s", r.On)
-		p.line("           → %s", r.Remedy)
+		p.Line("remedy:    on %s", r.On)
+		p.Line("           → %s", r.Remedy)
 	}
 }

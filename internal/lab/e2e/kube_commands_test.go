@@ -47,7 +47,7 @@ func TestKubeCommandsOfTwill(t *testing.T) {
 		t.Helper()
 		out, complaints, err := twill(host, args...)
 		for _, w := range want {
-			if !strings.Contains(out+complaints, w) {
+			if !strings.Contains(testkit.Unwrapped(out+complaints), w) {
 				t.Errorf("twill %s: %v, does not say %q but\n%s%s", strings.Join(args, " "), err, w, out, complaints)
 			}
 		}

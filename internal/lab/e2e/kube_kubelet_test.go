@@ -51,7 +51,7 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 		}, k.log)
 	}
 	for command, want := range map[string]string{"leases": "(this node)", "config get": "fd00:10:244::/48", "doctor": "2 leases are good"} {
-		if out := l.inTwill(t, "node-a", append([]string{"twill"}, strings.Fields(command)...)...); !strings.Contains(out, want) {
+		if out := l.inTwill(t, "node-a", append([]string{"twill"}, strings.Fields(command)...)...); !strings.Contains(testkit.Unwrapped(out), want) {
 			t.Errorf("twill %s in the pod does not say %q but\n%s", command, want, out)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,3 +118,7 @@ func (m Moving) Write(p []byte) (int, error) {
 	}
 	return m.Conn.Write(p)
 }
+
+// Unwrapped returns a text that was wrapped for a terminal with single spaces between its
+// words.
+func Unwrapped(text string) string { return strings.Join(strings.Fields(text), " ") }
