@@ -31,15 +31,15 @@ const (
 	signalledFor = 200 * time.Millisecond
 	// answerWithin is the timeout for a live process to answer a request.
 	answerWithin = 2 * time.Second
-	// lockedFor is the timeout for another process that is binding a socket in the
-	// directory, which may itself be waiting for a dying one.
+	// lockedFor is the timeout for another process that is binding the same socket,
+	// which may itself be waiting for a dying one.
 	lockedFor = dyingFor + answerWithin
 	pollEvery = 10 * time.Millisecond
 )
 
 // listen binds path. Finding out that a socket is stale, removing it and
-// binding a new one are three steps; the directory is locked during all three,
-// so that of two daemons which start at the same time one detects the other.
+// binding a new one are three steps; a lock is held during all three, so that of
+// two daemons which start at the same time one detects the other.
 func listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("the path has %d bytes, the kernel accepts %d; choose a shorter one with --socket", len(path), maxSocketPath)
@@ -47,14 +47,12 @@ func listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	held, err := lock(path + ".lock")
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close() // releases the lock
-	if err := lock(dir); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", dir.Name(), err)
-	}
+	defer held.Close() // releases the lock
+	defer os.Remove(held.Name())
 	if err := awaitFree(path); err != nil {
 		return nil, err
 	}
@@ -62,18 +60,50 @@ func listen(path string) (net.Listener, error) {
 	return lc.Listen(context.Background(), "unix", path)
 }
 
-// lock takes an exclusive lock on a directory within lockedFor.
-func lock(dir *os.File) error {
+// lock takes an exclusive lock within lockedFor, on a file that it creates and that
+// the holder removes before it releases the lock. The file is the owner's alone: flock(2)
+// lets everyone who can open a file lock it, if only for reading, so any user of the
+// host could hold a lock on the socket's directory.
+func lock(path string) (*os.File, error) {
 	for deadline := time.Now().Add(lockedFor); ; time.Sleep(pollEvery) {
-		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		f, err := tryLock(path)
 		switch {
-		case errors.Is(err, unix.EINTR):
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			return err
+		case err == nil:
+			return f, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return nil, fmt.Errorf("lock %s: %w", path, err)
 		case time.Now().After(deadline):
-			return fmt.Errorf("another process has held it for %v: find it with \"fuser %s\"", lockedFor, dir.Name())
+			return nil, fmt.Errorf("lock %s: another process has held it for %v: find it with \"fuser %s\"", path, lockedFor, path)
 		}
 	}
+}
+
+// tryLock locks the file at path. EWOULDBLOCK means that it is another process's, also
+// if that process has removed the file since it was opened here.
+func tryLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil && !isFile(path, f) {
+		err = unix.EWOULDBLOCK
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// isFile reports whether path is the name of f.
+func isFile(path string, f *os.File) bool {
+	here, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(here, there)
 }
 
 // ownerOnly removes the permissions of other users from a socket before it is

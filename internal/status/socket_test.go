@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/twillnet/twill/metrics"
 )
 
@@ -106,6 +108,28 @@ func TestFileThatIsNotASocketIsKept(t *testing.T) {
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "data" {
 		t.Errorf("the file is now %q, %v", b, err)
+	}
+}
+
+// Everyone may open the directory, whose subnet.env is for everyone to read, and flock(2)
+// asks for no more.
+func TestLockThatAnyUserCanHoldKeepsNoDaemonFromStarting(t *testing.T) {
+	path := socketPath(t)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, path, Document{PID: 7})
+	left, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(left) != 1 {
+		t.Errorf("beside the socket there are %v, %v", left, err)
 	}
 }
 
