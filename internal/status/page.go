@@ -8,70 +8,76 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
+	"github.com/twillnet/twill/internal/textpage"
 	"github.com/twillnet/twill/metrics"
 )
 
-// WritePage writes the document in human-readable form: what is running and
-// why, which peers are reached, and what was dropped. It returns the first
-// error of w.
+// WritePage writes the document in human-readable form, in 80 columns: what is running
+// and why, which peers are reached, and what was dropped.
 func (d *Document) WritePage(w io.Writer) error {
-	p := page{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	var p page
 	p.node(d)
 	if d.Dataplane != nil {
 		p.dataPlane(d)
+	}
+	p.Texts(p.facts)
+	if d.Dataplane != nil {
 		p.offloads(d.Dataplane.Offloads)
 		p.peers(d.Dataplane.Peers, d.Dataplane.Unreached)
 		p.drops(d.Drops)
 	}
-	return p.Flush()
+	_, err := io.WriteString(w, p.String())
+	return err
 }
 
-// page writes sections of tab-separated columns. A tabwriter keeps its first
-// error and returns it from Flush, so that the sections need not check for
-// errors.
-type page struct{ *tabwriter.Writer }
+// page is the page, and the facts about the node, which come after its first lines.
+type page struct {
+	textpage.Page
+	facts [][]string
+}
 
-// row writes one line of columns; a column is aligned with those above it.
-func (p page) row(cells ...string) { fmt.Fprintln(p, strings.Join(cells, "\t")) }
+func (p *page) fact(name, text string) { p.facts = append(p.facts, []string{name, text}) }
 
-func (p page) node(d *Document) {
+// note writes a text that is not in a table.
+func (p *page) note(format string, args ...any) { p.Text(2, "", fmt.Sprintf(format, args...)) }
+
+func (p *page) node(d *Document) {
 	state := "ready"
 	if d.Waiting != "" {
 		state = "not ready: waiting for " + d.Waiting
 	}
 	up := time.Duration(d.Uptime * float64(time.Second)).Round(time.Second)
-	fmt.Fprintf(p, "twilld %s, pid %d, up %s, %s\n", d.Version, d.PID, up, state)
+	p.note("twilld %s, pid %d, up %s, %s", d.Version, d.PID, up, state)
 	if d.Restart != "" {
-		fmt.Fprintf(p, "restart needed: %s\n", d.Restart)
+		p.note("restart needed: %s", d.Restart)
 	}
 	if d.AddressConflict != "" {
-		fmt.Fprintf(p, "address conflict: %s\n", d.AddressConflict)
+		p.note("address conflict: %s", d.AddressConflict)
 	}
 	if len(d.Network) > 0 {
-		p.row("  network", join(d.Network)+", backend "+d.backends())
+		p.fact("  network", join(d.Network)+", backend "+d.backends())
 	}
 	if l := d.Lease; l != nil {
-		p.row("  lease", join(valid(l.Subnet, l.IPv6Subnet))+" at "+join(validAddrs(l.PublicIP, l.PublicIPv6)))
+		p.fact("  lease", join(valid(l.Subnet, l.IPv6Subnet))+" at "+join(validAddrs(l.PublicIP, l.PublicIPv6)))
 	}
 	if u := d.Underlay; u != nil {
-		p.row("  underlay", fmt.Sprintf("%s, %s, MTU %d (%s)", u.Name, join(validAddrs(u.IPv4, u.IPv6)), u.MTU, u.Why))
+		p.fact("  underlay", fmt.Sprintf("%s, %s, MTU %d (%s)", u.Name, join(validAddrs(u.IPv4, u.IPv6)), u.MTU, u.Why))
 	}
 	if r := d.Rules; r != nil {
-		p.row("  rules", r.describe())
+		p.fact("  rules", r.describe())
 	}
 	if v := d.Privileges; v != nil {
-		p.row("  privileges", v.String())
+		p.fact("  privileges", v.String())
 	}
 	s := d.Source
-	p.row("  leases", fmt.Sprintf("%d from %s%s", s.Leases, s.Name, since(" since ", s.Updated)))
+	p.fact("  leases", fmt.Sprintf("%d from %s%s", s.Leases, s.Name, since(" since ", s.Updated)))
 	if s.Conflicts > 0 {
-		p.row("  left out", fmt.Sprintf("%d subnets that overlap others: %s", s.Conflicts, s.ConflictsWhy))
+		p.fact("  left out", fmt.Sprintf("%d subnets that overlap others: %s", s.Conflicts, s.ConflictsWhy))
 	}
 	if s.LastError != "" {
-		p.row("", "refused"+since(" ", s.LastErrorAt)+": "+s.LastError)
+		p.fact("", "refused"+since(" ", s.LastErrorAt)+": "+s.LastError)
 	}
 }
 
@@ -126,17 +132,17 @@ func (d *Document) backends() string {
 	return fmt.Sprintf("%s: %s (%s)", d.Backend, strings.Join(d.Backends, ", "), d.BackendWhy)
 }
 
-func (p page) dataPlane(d *Document) {
+func (p *page) dataPlane(d *Document) {
 	dp := d.Dataplane
 	for _, dev := range dp.Devices {
-		p.row("  device", fmt.Sprintf("%s, %s, MTU %d (%s)", dev.Name, dev.Kind, dev.MTU, dev.Why))
+		p.fact("  device", fmt.Sprintf("%s, %s, MTU %d (%s)", dev.Name, dev.Kind, dev.MTU, dev.Why))
 	}
 	if dp.Port == 0 {
 		return // the kernel does everything
 	}
-	p.row("  socket", fmt.Sprintf("UDP port %d, source check %s", dp.Port, dp.SourceCheck))
+	p.fact("  socket", fmt.Sprintf("UDP port %d, source check %s", dp.Port, dp.SourceCheck))
 	if dp.Memory != "" {
-		p.row("  memory", dp.Memory)
+		p.fact("  memory", dp.Memory)
 	}
 	var tx, rx Direction
 	var overflows uint64
@@ -146,11 +152,11 @@ func (p page) dataPlane(d *Document) {
 		overflows += s.SocketOverflows
 	}
 	engine := slices.DeleteFunc(slices.Clone(d.Shards), func(s Shard) bool { return s.Name != "" })
-	p.row("  shards", fmt.Sprint(len(engine)))
-	p.row("  sent", tx.describe())
-	p.row("  received", rx.describe())
+	p.fact("  shards", fmt.Sprint(len(engine)))
+	p.fact("  sent", tx.describe())
+	p.fact("  received", rx.describe())
 	if overflows > 0 {
-		p.row("  overflows", fmt.Sprintf("%d datagrams came faster than they were read", overflows))
+		p.fact("  overflows", fmt.Sprintf("%d datagrams came faster than they were read", overflows))
 	}
 }
 
@@ -173,41 +179,42 @@ func (d *Direction) describe() string {
 	return s
 }
 
-func (p page) offloads(offloads []Offload) {
+func (p *page) offloads(offloads []Offload) {
 	if len(offloads) == 0 {
 		return
 	}
-	fmt.Fprintln(p)
-	p.row("OFFLOAD", "ASKED", "IN FORCE", "WHY")
+	p.Line("")
+	rows := [][]string{{"OFFLOAD", "ASKED", "IN FORCE", "WHY"}}
 	for _, o := range offloads {
 		inForce := "no"
 		if o.InForce {
 			inForce = "yes"
 		}
-		p.row(o.Name, o.Mode, inForce, o.Why)
+		rows = append(rows, []string{o.Name, o.Mode, inForce, o.Why})
 	}
+	p.Texts(rows)
 }
 
-func (p page) peers(peers []Peer, unreached []Unreached) {
-	fmt.Fprintln(p)
+func (p *page) peers(peers []Peer, unreached []Unreached) {
+	p.Line("")
 	switch {
 	case len(peers) > 0:
 		p.peerTable(peers)
 	case len(unreached) == 0:
-		p.row("no peers: no other node has a lease")
+		p.Line("no peers: no other node has a lease")
 	}
 	for _, u := range unreached {
-		fmt.Fprintf(p, "%s: no packets are sent to %s: %s\n", u.PublicIP, u.Subnet, u.Why)
+		p.note("%s: no packets are sent to %s: %s", u.PublicIP, u.Subnet, u.Why)
 	}
 }
 
-func (p page) peerTable(peers []Peer) {
+func (p *page) peerTable(peers []Peer) {
 	heads := []string{"PEER", "BACKEND", "SUBNETS", "SENT", "PACKETS", "RECEIVED", "PACKETS"}
 	probed := Probed(peers)
 	if probed {
 		heads = append(heads, "HEARD", "RTT", "LOSS")
 	}
-	p.row(heads...)
+	rows := [][]string{heads}
 	byAddr := func(a, b Peer) int { return a.PublicIP.Compare(b.PublicIP) }
 	for _, peer := range slices.SortedFunc(slices.Values(peers), byAddr) {
 		by := peer.Backend
@@ -224,37 +231,39 @@ func (p page) peerTable(peers []Peer) {
 			rtt, loss := peer.Probe.Texts()
 			cells = append(cells, Ago(peer.Heard), rtt, loss)
 		}
-		p.row(cells...)
+		rows = append(rows, cells)
 	}
+	p.Rows(rows, 2, 3)
 	for _, peer := range peers { // below the table, whose columns they would widen
 		if peer.KernelWhy != "" {
-			fmt.Fprintf(p, "%s: carried in user space: %s\n", peer.PublicIP, peer.KernelWhy)
+			p.note("%s: carried in user space: %s", peer.PublicIP, peer.KernelWhy)
 		}
 		for _, note := range peer.Notes {
-			fmt.Fprintf(p, "%s: %s\n", peer.PublicIP, note)
+			p.note("%s: %s", peer.PublicIP, note)
 		}
 	}
 }
 
-func (p page) drops(d Drops) {
-	fmt.Fprintln(p)
+func (p *page) drops(d Drops) {
+	p.Line("")
 	if len(d.TX)+len(d.RX) == 0 {
-		p.row("no drops")
+		p.Line("no drops")
 		return
 	}
-	p.row("DROPPED", "REASON", "PACKETS", "MEANING")
-	p.dropped("sending", d.TX)
-	p.dropped("receiving", d.RX)
+	rows := [][]string{{"DROPPED", "REASON", "PACKETS", "MEANING"}}
+	rows = append(rows, dropped("sending", d.TX)...)
+	p.Texts(append(rows, dropped("receiving", d.RX)...))
 }
 
-// dropped writes the drops of one direction, the most frequent first.
-func (p page) dropped(direction string, byReason map[string]uint64) {
+// dropped returns rows for the drops of one direction, the most frequent first.
+func dropped(direction string, byReason map[string]uint64) (rows [][]string) {
 	mostFirst := func(a, b string) int {
 		return cmp.Or(cmp.Compare(byReason[b], byReason[a]), cmp.Compare(a, b))
 	}
 	for _, reason := range slices.SortedFunc(maps.Keys(byReason), mostFirst) {
-		p.row(direction, reason, fmt.Sprint(byReason[reason]), meaning(reason))
+		rows = append(rows, []string{direction, reason, fmt.Sprint(byReason[reason]), meaning(reason)})
 	}
+	return rows
 }
 
 func meaning(reason string) string {

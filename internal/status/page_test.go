@@ -5,8 +5,10 @@ import (
 	"flag"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -62,13 +64,27 @@ func probed() Document {
 	return d
 }
 
-func TestPage(t *testing.T) {
+// wide is a document of a node whose peers have long addresses, many subnets and much traffic.
+func wide() Document {
+	d := probed()
+	d.Dataplane.Peers[0].PublicIP = netip.MustParseAddr("2001:db8:1234:5678:1234:5678:9abc:def0")
+	d.Dataplane.Peers[0].Backend, d.Dataplane.Peers[0].Kernel = "udp", true
+	for _, s := range []string{"10.244.3.0/24", "10.244.4.0/24", "10.244.128.0/24", "fd00:1234:5678:9abc::/64", "fd00:1234:5678:9abd::/64"} {
+		d.Dataplane.Peers[0].Subnets = append(d.Dataplane.Peers[0].Subnets, netip.MustParsePrefix(s))
+	}
+	d.Dataplane.Peers[1].TXPackets = 1 << 63
+	d.Dataplane.Peers[1].KernelWhy = "the peer's lease announces no kernel path, and its checksums are not complete on the way"
+	return d
+}
+
+func TestPagesFitIn80Columns(t *testing.T) {
 	for _, tc := range []struct {
 		golden string
 		doc    Document
 	}{
 		{"full.txt", full()},
 		{"probed.txt", probed()},
+		{"wide.txt", wide()},
 		{"waiting.txt", Document{
 			Version: "v0.1.0", PID: 4242, Uptime: 1, Waiting: "a lease",
 			Source: Source{Name: "file /etc/twill/leases.json"},
@@ -99,6 +115,11 @@ func TestPage(t *testing.T) {
 			var got bytes.Buffer
 			if err := tc.doc.WritePage(&got); err != nil {
 				t.Fatal(err)
+			}
+			for line := range strings.Lines(got.String()) {
+				if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+					t.Errorf("%d columns: %s", n, line)
+				}
 			}
 			path := "testdata/" + tc.golden
 			if *update {

@@ -41,3 +41,30 @@ func TestPageDoesNotControlTheTerminal(t *testing.T) {
 		t.Errorf("got %q, want %q", p.String(), want)
 	}
 }
+
+func TestLastColumnOfATableIsWrapped(t *testing.T) {
+	var p Page
+	p.Texts([][]string{{"A", "WHY"}, {"word", strings.TrimSpace(strings.Repeat("word ", 16))}, {"b", ""}})
+	want := "A     WHY\nword  " + strings.TrimSpace(strings.Repeat("word ", 15)) + "\n      word\nb\n"
+	if p.String() != want {
+		t.Errorf("got\n%swant\n%s", &p, want)
+	}
+}
+
+func TestRowsOfATableTakeSeveralLinesIfItIsTooWide(t *testing.T) {
+	table := func(length int) string {
+		var p Page
+		p.Rows([][]string{{"A", "B", "C", "D"}, {"1", "2", strings.Repeat("x", length), "4"}}, 1, 3)
+		return p.String()
+	}
+	for length, want := range map[int]string{
+		71: "A  B  C" + strings.Repeat(" ", 72) + "D\n1  2  X  4\n",
+		72: "A  B  C\n  D\n1  2  X\n  4\n",
+		75: "A\n  B  C\n  D\n1\n  2  X\n  4\n",
+	} {
+		want = strings.ReplaceAll(want, "X", strings.Repeat("x", length))
+		if got := table(length); got != want {
+			t.Errorf("%d: got\n%swant\n%s", length, got, want)
+		}
+	}
+}

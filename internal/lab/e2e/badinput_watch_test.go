@@ -41,14 +41,14 @@ func (d *daemon) seesLeases(what string, n int) {
 	})
 }
 
-// page returns what the operator's command prints about the daemon.
+// page returns what the operator's command prints about the daemon, without line breaks.
 func (d *daemon) page() string {
 	d.t.Helper()
 	out, err := d.ns.Command(context.Background(), built(d.t, "twill", "./cmd/twill"), "status", "--socket="+d.socket).CombinedOutput()
 	if err != nil {
 		d.t.Fatalf("twill status: %v\n%s", err, out)
 	}
-	return string(out)
+	return testkit.Unwrapped(string(out))
 }
 
 // trickle is traffic that goes on until it is stopped.

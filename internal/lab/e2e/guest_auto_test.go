@@ -72,7 +72,7 @@ func TestNodeWithoutVXLANJoinsAVXLANClusterWhichGoesOn(t *testing.T) {
 		n.launch(etcd)
 		n.eventually("status names the remedy", func() bool {
 			page, err := n.Run("twill status")
-			return err == nil && strings.Contains(page, why) && strings.Contains(page, "--backend=auto")
+			return err == nil && strings.Contains(testkit.Unwrapped(page), why) && strings.Contains(page, "--backend=auto")
 		})
 		if got := c.entries(); len(got) != 2 {
 			t.Errorf("it has taken a lease that no peer can use: %v", got)
@@ -88,7 +88,7 @@ func TestNodeWithoutVXLANJoinsAVXLANClusterWhichGoesOn(t *testing.T) {
 		if doc.Backend != "auto" || !slices.Equal(doc.Backends, []string{"udp"}) || !strings.Contains(doc.BackendWhy, why) {
 			t.Errorf("status: %s, %q because of %q; want auto, udp because %s", doc.Backend, doc.Backends, doc.BackendWhy, why)
 		}
-		if page := n.run("twill status"); !strings.Contains(page, why) {
+		if page := testkit.Unwrapped(n.run("twill status")); !strings.Contains(page, why) {
 			t.Errorf("page of status without %q:\n%s", why, page)
 		}
 		if log := n.run("cat /tmp/twilld.log"); strings.Count(log, why) != 1 {
@@ -144,6 +144,7 @@ func TestNodeWithoutAnyBackendReportsWhatEachNeeds(t *testing.T) {
 	n.launch("--etcd-endpoints=" + c.endpoint())
 	n.eventually("status names both remedies", func() bool {
 		page, err := n.Run("twill status")
+		page = testkit.Unwrapped(page)
 		return err == nil && strings.Contains(page, "modprobe vxlan") && strings.Contains(page, "modprobe tun")
 	})
 	if got := c.entries(); len(got) != 0 {

@@ -233,7 +233,7 @@ func expectOffloads(t *testing.T, n *guestNode, k kernel) {
 		}
 		got[o.Name] = o.Why
 	}
-	page := n.run("twill status")
+	page := testkit.Unwrapped(n.run("twill status"))
 	for name, want := range map[string]string{
 		"tun-offload": k.tunOffload,
 		"tun-gro":     "granted: TCP",
