@@ -70,7 +70,7 @@ func (a *listenAddr) Set(v string) (err error) {
 func (e *embeddedEtcd) check() error {
 	switch {
 	case e.on && !embedetcd.Built:
-		return usagef("--embedded-etcd: this twilld was built without it (make build-lite); use the full build, or run an etcd and name it with --etcd-endpoints")
+		return usagef("--embedded-etcd: this program was built without it (make build-lite); use the full build, or run an etcd and name it with --etcd-endpoints")
 	case !e.on && e.listen.IsValid():
 		return usagef("--embedded-etcd-listen: nothing listens without --embedded-etcd; name both")
 	case e.listen.IsValid() && e.listen.Addr().IsUnspecified() && !e.plaintext:

@@ -69,9 +69,9 @@ func TestSmallDaemonsNameThePartsThatTheyLack(t *testing.T) {
 		says          []string
 	}{
 		{"twilld-lite", "--embedded-etcd", []string{"built without it", "--etcd-endpoints"}},
-		{"twilld-lite", "--kube-subnet-mgr", []string{"built without Kubernetes", "full one"}},
+		{"twilld-lite", "--kube-subnet-mgr", []string{"built without Kubernetes", "full build"}},
 		{"twilld-lite", "--kernel-path=tc", []string{"built without BPF", "--kernel-path=auto"}},
-		{"twilld-board", "--embedded-etcd", []string{"built without it", "full one"}},
+		{"twilld-board", "--embedded-etcd", []string{"built without it", "full build"}},
 		{"twilld-board", "--etcd-prefix=/x", []string{"built without a client of etcd", "--lease-file"}},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
