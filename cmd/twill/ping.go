@@ -16,6 +16,7 @@ import (
 	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/textpage"
 )
 
 const aboutPing = `Pings another node twice a round: at its public address, and through the tunnel or
@@ -86,7 +87,7 @@ func runPing(ctx context.Context, call *command.Call) error {
 		progress = io.Discard
 	}
 	report := pingReport{Peer: t.peer, Underlay: wayReport{To: t.underlay.To}, Tunnel: wayReport{To: t.tunnel.To}}
-	fmt.Fprintln(progress, t.describe())
+	io.WriteString(progress, t.describe())
 	if err := t.rounds(ctx, progress, &report, *count, *interval, *wait); err != nil {
 		return command.Fatal(err)
 	}
@@ -95,7 +96,7 @@ func runPing(ctx context.Context, call *command.Call) error {
 		e.SetIndent("", "  ")
 		err = e.Encode(report)
 	} else {
-		_, err = fmt.Fprintf(call.Stdout, "\nunderlay: %s\ntunnel:   %s\n", report.Underlay, report.Tunnel)
+		_, err = io.WriteString(call.Stdout, report.summary())
 	}
 	if err == nil && report.Tunnel.Answered == 0 {
 		err = errNoAnswer
@@ -186,16 +187,17 @@ func peersText(d *status.Document) string {
 	return "its peers are " + strings.Join(all, "; ")
 }
 
-// describe returns the first line of the output: the peer, and how it is reached.
+// describe returns the first lines of the output: the peer, and how it is reached.
 func (t *target) describe() string {
-	text := fmt.Sprintf("node %s with %s, by %s", t.peer.PublicIP, status.Join(t.peer.Subnets, ","), cmp.Or(t.peer.Backend, "udp"))
+	var p textpage.Page
+	p.Text(2, "", fmt.Sprintf("node %s with %s, by %s", t.peer.PublicIP, status.Join(t.peer.Subnets, ", "), cmp.Or(t.peer.Backend, "udp")))
 	for _, n := range t.peer.Notes {
-		text += "\n  " + n
+		p.Text(4, "  ", n)
 	}
 	if !t.tunnel.To.IsValid() {
-		text += "\n  plain routes lead to it, and nothing but a pod answers there: name the address of a pod"
+		p.Text(4, "  ", "plain routes lead to it, and nothing but a pod answers there: name the address of a pod")
 	}
-	return text
+	return p.String()
 }
 
 // rounds pings the target, and finds the largest packets after that.
@@ -207,7 +209,7 @@ func (t *target) rounds(ctx context.Context, w io.Writer, r *pingReport, count i
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		fmt.Fprintf(w, "round %d: underlay %s, tunnel %s\n", i+1, r.Underlay.add(got, t.underlay), r.Tunnel.add(got, t.tunnel))
+		io.WriteString(w, r.round(i+1, got, t))
 		if i == count-1 {
 			break
 		}
@@ -236,6 +238,20 @@ func (t *target) rounds(ctx context.Context, w io.Writer, r *pingReport, count i
 		way.Largest = fits[way.To]
 	}
 	return nil
+}
+
+// round counts a round, and returns its line.
+func (r *pingReport) round(n int, got map[echo.Ping]time.Duration, t *target) string {
+	return fmt.Sprintf("round %d: underlay %s, tunnel %s\n", n, r.Underlay.add(got, t.underlay), r.Tunnel.add(got, t.tunnel))
+}
+
+// summary returns the last lines of the output: what all rounds have found.
+func (r *pingReport) summary() string {
+	var p textpage.Page
+	p.Line("")
+	p.Text(10, "underlay: ", r.Underlay.String())
+	p.Text(10, "tunnel:   ", r.Tunnel.String())
+	return p.String()
 }
 
 // add counts a round, and describes it.

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/twillnet/twill/internal/echo"
+	"github.com/twillnet/twill/internal/lab/testkit"
+	"github.com/twillnet/twill/internal/status"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// fitsIn80Columns compares a page with a golden file, and checks its width.
+func fitsIn80Columns(t *testing.T, golden, page string) {
+	t.Helper()
+	for line := range strings.Lines(page) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("%s: %d columns: %s", golden, n, line)
+		}
+	}
+	path := "testdata/" + golden
+	if *update {
+		testkit.Must(t, os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(page), 0o644))
+	}
+	if want, err := os.ReadFile(path); err != nil || string(want) != page {
+		t.Errorf("%s: %v, got\n%swant\n%s", golden, err, page, want)
+	}
+}
+
+// pinged returns the page of a ping whose last round is answered and the others lost.
+func pinged(peer status.Peer, tunnel netip.Addr) string {
+	to := &target{peer: peer, underlay: echo.Ping{To: peer.PublicIP}, tunnel: echo.Ping{To: tunnel}}
+	r := pingReport{Underlay: wayReport{To: peer.PublicIP}, Tunnel: wayReport{To: tunnel}}
+	page := to.describe()
+	for n := range 3 {
+		got := map[echo.Ping]time.Duration{}
+		if n == 2 {
+			got[to.underlay], got[to.tunnel] = 144*time.Microsecond, 999999*time.Microsecond
+		}
+		page += r.round(n+1, got, to)
+	}
+	if r.Underlay.Largest = 9000; tunnel.IsValid() {
+		r.Tunnel.Largest = 8972
+	}
+	return page + r.summary()
+}
+
+func TestPingFitsIn80Columns(t *testing.T) {
+	subnets := []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("fd00:10:244:2::/64")}
+	fitsIn80Columns(t, "ping.txt", pinged(status.Peer{
+		PublicIP: netip.MustParseAddr("192.0.2.12"), Subnets: subnets, Backend: "udp",
+		Notes: []string{"sent from port 8285, as the peer does", "its checksums are completed here, since its lease does not announce that it takes partial ones"},
+	}, netip.MustParseAddr("10.244.2.0")))
+	fitsIn80Columns(t, "ping-plain.txt", pinged(status.Peer{
+		PublicIP: netip.MustParseAddr("2001:db8:1234:5678:1234:5678:9abc:def0"), Subnets: subnets, Backend: status.KindHostGW,
+	}, netip.Addr{}))
+}
