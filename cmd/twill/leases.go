@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/twillnet/twill/internal/command"
 	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/internal/textpage"
 	"github.com/twillnet/twill/lease"
 )
 
@@ -68,7 +67,8 @@ func runLeases(ctx context.Context, call *command.Call) error {
 		e.SetIndent("", "  ")
 		return e.Encode(rows)
 	}
-	return writeLeases(c.Stdout, rows, time.Now())
+	_, err = io.WriteString(c.Stdout, leasesPage(rows, time.Now()))
+	return err
 }
 
 // leaseRows combines leases with the status of the local daemon. local is nil if
@@ -114,29 +114,25 @@ func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
 	return rows
 }
 
-// writeLeases writes a table. Expirations are shown relative to now.
-func writeLeases(w io.Writer, rows []leaseRow, now time.Time) error {
+// leasesPage returns a table. Expirations are shown relative to now.
+func leasesPage(rows []leaseRow, now time.Time) string {
 	if len(rows) == 0 {
-		_, err := fmt.Fprintln(w, "no leases")
-		return err
+		return "no leases\n"
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tSUBNET\tBACKEND\tEXPIRES\tLAST TRAFFIC\tSENT\tRECEIVED")
+	table := [][]string{{"NODE", "SUBNET", "BACKEND", "EXPIRES", "LAST TRAFFIC", "SENT", "RECEIVED"}}
 	for _, r := range rows {
 		l := lease.Lease{Attrs: lease.Attrs{PublicIP: r.PublicIP, PublicIPv6: r.PublicIPv6}}
-		node := nodeText(l)
-		if r.Own {
-			node += " (this node)"
-		}
 		sent, received := "-", "-"
 		if r.Traffic != nil {
-			sent, received = fmt.Sprintf("%d B", r.Traffic.TXBytes), fmt.Sprintf("%d B", r.Traffic.RXBytes)
+			sent, received = status.Size(r.Traffic.TXBytes), status.Size(r.Traffic.RXBytes)
 		}
-		fmt.Fprintln(t, strings.Join([]string{
-			node, status.Join(r.Subnets, ","), r.Backend, expires(r, now), lastTraffic(r), sent, received,
-		}, "\t"))
+		table = append(table, []string{
+			nodeText(l), status.Join(r.Subnets, ", "), r.Backend, expires(r, now), lastTraffic(r), sent, received,
+		})
 	}
-	return t.Flush()
+	var p textpage.Page
+	p.Rows(table, 1, 2)
+	return p.String()
 }
 
 // expires returns how much time a lease has left.
@@ -144,7 +140,7 @@ func expires(r leaseRow, now time.Time) string {
 	left := r.Expiration.Sub(now)
 	switch {
 	case r.Reserved:
-		return "never (reserved)"
+		return "reserved"
 	case r.Expiration.IsZero():
 		return "with the node"
 	case left <= 0:
@@ -155,9 +151,11 @@ func expires(r leaseRow, now time.Time) string {
 	return fmt.Sprintf("in %dh%02dm", int(left.Hours()), int(left.Minutes())%60)
 }
 
-// lastTraffic returns how long ago a packet went to or came from a node.
+// lastTraffic returns how long ago a packet went to or came from another node.
 func lastTraffic(r leaseRow) string {
 	switch {
+	case r.Own:
+		return "(this node)"
 	case !r.watched:
 		return "-"
 	case r.Idle == nil:

@@ -61,3 +61,20 @@ func TestPingFitsIn80Columns(t *testing.T) {
 		PublicIP: netip.MustParseAddr("2001:db8:1234:5678:1234:5678:9abc:def0"), Subnets: subnets, Backend: status.KindHostGW,
 	}, netip.Addr{}))
 }
+
+func TestLeasesFitIn80Columns(t *testing.T) {
+	now := time.Date(2025, 11, 21, 14, 5, 0, 0, time.UTC)
+	idle := 47 * 3600.0
+	rows := []leaseRow{
+		{Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, PublicIP: netip.MustParseAddr("192.0.2.11"), Backend: "udp", Expiration: now.Add(23*time.Hour + 59*time.Minute), Own: true},
+		{Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24")}, PublicIP: netip.MustParseAddr("192.0.2.12"), Backend: "udp", Expiration: now.Add(time.Hour), Traffic: &traffic{1 << 40, 1 << 60, 1 << 40, 999_400}, Idle: &idle, watched: true},
+		{Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.7.0/24")}, Backend: "udp", Reserved: true},
+	}
+	fitsIn80Columns(t, "leases.txt", leasesPage(rows, now))
+
+	rows[1].Subnets = append(rows[1].Subnets, netip.MustParsePrefix("fd00:10:244:2::/64"))
+	fitsIn80Columns(t, "leases-dual.txt", leasesPage(rows, now))
+
+	rows[1].PublicIPv6 = netip.MustParseAddr("2001:db8:1234:5678:1234:5678:9abc:def0")
+	fitsIn80Columns(t, "leases-wide.txt", leasesPage(rows, now))
+}

@@ -255,14 +255,14 @@ func TestLeasesAreListedWithWhatTheLocalDaemonKnows(t *testing.T) {
 	})
 
 	o.prints(""+
-		"NODE                   SUBNET       BACKEND  EXPIRES           LAST TRAFFIC  SENT    RECEIVED\n"+
-		"192.0.2.1 (this node)  10.5.1.0/24  udp      in 23h59m         -             -       -\n"+
-		"192.0.2.2              10.5.2.0/24  udp      in 23h59m         3s ago        1234 B  5678 B\n"+
-		"none                   10.5.3.0/24  udp      never (reserved)  -             -       -\n"+
-		"192.0.2.4              10.5.4.0/24  udp      in 23h59m         never         0 B     0 B\n"+
-		"192.0.2.5              10.5.5.0/24  udp      in 23h59m         -             -       -\n"+
-		"192.0.2.6              10.5.6.0/24  udp      in 23h59m         3s ago        -       -\n"+
-		"192.0.2.7              10.5.7.0/24  udp      in 23h59m         -             -       -\n",
+		"NODE       SUBNET       BACKEND  EXPIRES    LAST TRAFFIC  SENT     RECEIVED\n"+
+		"192.0.2.1  10.5.1.0/24  udp      in 23h59m  (this node)   -        -\n"+
+		"192.0.2.2  10.5.2.0/24  udp      in 23h59m  3s ago        1.23 kB  5.68 kB\n"+
+		"none       10.5.3.0/24  udp      reserved   -             -        -\n"+
+		"192.0.2.4  10.5.4.0/24  udp      in 23h59m  never         0 B      0 B\n"+
+		"192.0.2.5  10.5.5.0/24  udp      in 23h59m  -             -        -\n"+
+		"192.0.2.6  10.5.6.0/24  udp      in 23h59m  3s ago        -        -\n"+
+		"192.0.2.7  10.5.7.0/24  udp      in 23h59m  -             -        -\n",
 		"leases", "--socket", socket)
 
 	out, _, err := o.twill("leases", "--json", "--socket", socket)

@@ -171,7 +171,7 @@ func (d *Direction) add(o Direction) {
 // describe describes the amount of traffic and how well it was batched: packets per
 // system call on the socket and on the TUN device.
 func (d *Direction) describe() string {
-	s := fmt.Sprintf("%d packets, %s", d.Packets, size(d.Bytes))
+	s := fmt.Sprintf("%d packets, %s", d.Packets, Size(d.Bytes))
 	if d.Packets > 0 && d.SockCalls > 0 && d.TunCalls > 0 {
 		s += fmt.Sprintf(" (packets per call: %.1f socket, %.1f tun)",
 			float64(d.Packets)/float64(d.SockCalls), float64(d.Packets)/float64(d.TunCalls))
@@ -223,7 +223,7 @@ func (p *page) peerTable(peers []Peer) {
 		}
 		cells := []string{peer.PublicIP.String(), by, join(peer.Subnets)}
 		if peer.Counted() {
-			cells = append(cells, size(peer.TXBytes), fmt.Sprint(peer.TXPackets), size(peer.RXBytes), fmt.Sprint(peer.RXPackets))
+			cells = append(cells, Size(peer.TXBytes), fmt.Sprint(peer.TXPackets), Size(peer.RXBytes), fmt.Sprint(peer.RXPackets))
 		} else {
 			cells = append(cells, "-", "-", "-", "-")
 		}
@@ -271,8 +271,8 @@ func meaning(reason string) string {
 	return d.Meaning() // empty for one of a daemon of another version
 }
 
-// size returns n bytes with a decimal unit and three digits.
-func size(n uint64) string {
+// Size returns n bytes with a decimal unit and three digits.
+func Size(n uint64) string {
 	if n < 1000 {
 		return fmt.Sprintf("%d B", n)
 	}

@@ -143,8 +143,8 @@ func TestSizeHasThreeDigits(t *testing.T) {
 		0: "0 B", 999: "999 B", 1000: "1 kB", 1472: "1.47 kB", 999_499: "999 kB",
 		999_500: "1 MB", 1 << 30: "1.07 GB", 1<<64 - 1: "18.4 EB",
 	} {
-		if got := size(n); got != want {
-			t.Errorf("size(%d) = %q, want %q", n, got, want)
+		if got := Size(n); got != want {
+			t.Errorf("Size(%d) = %q, want %q", n, got, want)
 		}
 	}
 }
