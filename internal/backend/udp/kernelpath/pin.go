@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,7 +43,7 @@ func mountBPF() error {
 		return fmt.Errorf("open %s: %w; the kernel has no BPF file system", bpfRoot, err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
+	if err := lockFor(fd, mountingFor); err != nil {
 		return fmt.Errorf("lock %s: %w", bpfRoot, err)
 	}
 	if isBPF() {
@@ -52,6 +53,24 @@ func mountBPF() error {
 		return fmt.Errorf("mount the BPF file system on %s: %w", bpfRoot, err)
 	}
 	return nil
+}
+
+// mountingFor is how long another daemon is waited for that is mounting the BPF file
+// system, which takes it less than a millisecond. A lock that is held longer is not such a
+// daemon's: any user of the host can hold it, since everyone may open the directory.
+const mountingFor = 2 * time.Second
+
+// lockFor waits for the lock on an open file until it has it, or the time is over.
+func lockFor(fd int, most time.Duration) error {
+	for end := time.Now().Add(most); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return err
+		case time.Now().After(end):
+			return nil
+		}
+	}
 }
 
 func isBPF() bool {
