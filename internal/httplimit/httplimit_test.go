@@ -18,9 +18,10 @@ type fakeConn struct {
 	closed        bool
 }
 
-func (c *fakeConn) LocalAddr() net.Addr  { return tcp(c.local) }
-func (c *fakeConn) RemoteAddr() net.Addr { return tcp(c.remote) }
-func (c *fakeConn) Close() error         { c.closed = true; return nil }
+func (c *fakeConn) LocalAddr() net.Addr         { return tcp(c.local) }
+func (c *fakeConn) RemoteAddr() net.Addr        { return tcp(c.remote) }
+func (c *fakeConn) Close() error                { c.closed = true; return nil }
+func (c *fakeConn) Write(b []byte) (int, error) { return len(b), nil }
 
 func tcp(a string) net.Addr {
 	addr, err := net.ResolveTCPAddr("tcp", a)
@@ -91,6 +92,60 @@ func TestAStrangerTakesNoMoreThanItsShareOfConnections(t *testing.T) {
 	come(2, "10.5.1.4:1000")
 	if next := accepted(t, l); len(next) != 1 {
 		t.Errorf("after one had closed, %d came in, want 1", len(next))
+	}
+}
+
+// A client that only holds connections, sending half a request or none, locks out no other.
+func TestAConnectionTakesThePlaceOfTheQuietest(t *testing.T) {
+	for what, from := range map[string]struct {
+		held []string
+		next string
+	}{
+		"of this host":   {[]string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, "127.0.0.1:4"},
+		"of one address": {[]string{"10.5.1.2:1", "10.5.1.2:2", "10.5.1.2:3"}, "10.5.1.2:4"},
+		"of many":        {[]string{"10.5.1.2:1", "10.5.1.3:1", "10.5.1.4:1"}, "10.5.1.5:1"},
+	} {
+		q := &queue{}
+		l := Listener(q, Limits{Remote: 3, PerAddress: 3, Local: 3, Replace: true})
+		come := func(remote string) net.Conn {
+			t.Helper()
+			q.conns = append(q.conns, &fakeConn{local: "192.0.2.1:8081", remote: remote})
+			all := accepted(t, l)
+			if len(all) != 1 {
+				t.Fatalf("%s: %d connections of %s got in", what, len(all), remote)
+			}
+			return all[0]
+		}
+		closed := func(c net.Conn) bool { return c.(*conn).Conn.(*fakeConn).closed }
+		answered, silent, last := come(from.held[0]), come(from.held[1]), come(from.held[2])
+		if _, err := answered.Write([]byte("HTTP/1.1 200 OK")); err != nil {
+			t.Fatal(err)
+		}
+		next := come(from.next)
+		if !closed(silent) || closed(answered) || closed(last) || closed(next) {
+			t.Errorf("%s: not the one that is silent for longest was closed", what)
+		}
+		silent.Close() // by the server; its place is another's now
+		come(from.next)
+		if !closed(last) || closed(answered) || closed(next) {
+			t.Errorf("%s: a place was given up twice", what)
+		}
+	}
+}
+
+func TestReplacedConnectionsAreClosed(t *testing.T) {
+	q := &queue{}
+	for range 100 {
+		q.conns = append(q.conns, &fakeConn{local: "192.0.2.1:8081", remote: "10.5.1.2:1000"})
+	}
+	open := 0
+	for _, c := range accepted(t, Listener(q, Limits{Remote: 10, PerAddress: 8, Replace: true})) {
+		if !c.(*conn).Conn.(*fakeConn).closed {
+			open++
+		}
+	}
+	if open != 8 {
+		t.Errorf("%d connections are open, want 8", open)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Limits bound the connections that are open at once.
@@ -15,11 +17,15 @@ type Limits struct {
 	// Local limits connections from this host separately, so that remote clients
 	// that use up the others cannot lock out the kubelet or an operator.
 	Local int
+	// Replace makes a connection beyond a limit take the place of the one, of those that
+	// the limit is for, to which nothing has been written for longest. It is for servers
+	// that answer at once: a client that only holds connections locks out no other.
+	Replace bool
 }
 
 // Listener returns l with limits.
 func Listener(l net.Listener, limits Limits) net.Listener {
-	return &listener{Listener: l, limits: limits, open: make(map[netip.Addr]int)}
+	return &listener{Listener: l, limits: limits, open: make(map[netip.Addr]map[*conn]bool)}
 }
 
 type listener struct {
@@ -27,22 +33,27 @@ type listener struct {
 	limits Limits
 
 	mu     sync.Mutex
-	open   map[netip.Addr]int // remote connections by address; the zero Addr: local ones
+	open   map[netip.Addr]map[*conn]bool // by remote address; the zero Addr: local ones
 	remote int
 }
 
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
-		c, err := l.Listener.Accept()
+		accepted, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		from := source(c)
-		if l.admit(from) {
-			return &conn{Conn: c, release: sync.OnceFunc(func() { l.release(from) })}, nil
+		c := &conn{Conn: accepted, from: source(accepted), of: l}
+		c.written.Store(int64(time.Since(start)))
+		admitted, replaced := l.admit(c)
+		if replaced != nil {
+			replaced.Conn.Close()
 		}
-		c.Close()
+		if admitted {
+			return c, nil
+		}
+		accepted.Close()
 	}
 }
 
@@ -59,45 +70,95 @@ func source(c net.Conn) netip.Addr {
 	return from
 }
 
-func (l *listener) admit(from netip.Addr) bool {
+// admit counts c if the limits, or those of Replace, allow it. The caller must close the
+// connection that it replaces, which no longer counts.
+func (l *listener) admit(c *conn) (admitted bool, replaced *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !from.IsValid() {
-		if l.open[from] == l.limits.Local {
-			return false
-		}
-	} else {
-		if l.remote == l.limits.Remote || l.open[from] == l.limits.PerAddress {
-			return false
-		}
-		l.remote++
+	most := l.limits.PerAddress
+	if !c.from.IsValid() {
+		most = l.limits.Local
 	}
-	l.open[from]++
-	return true
+	switch {
+	case len(l.open[c.from]) >= most:
+		replaced = quietest(l.open[c.from], nil)
+	case c.from.IsValid() && l.remote >= l.limits.Remote:
+		for from, conns := range l.open {
+			if from.IsValid() {
+				replaced = quietest(conns, replaced)
+			}
+		}
+	default:
+		l.add(c)
+		return true, nil
+	}
+	if !l.limits.Replace || replaced == nil {
+		return false, nil
+	}
+	l.remove(replaced)
+	l.add(c)
+	return true, replaced
 }
 
-func (l *listener) release(from netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if from.IsValid() {
-		l.remote--
+// quietest returns the connection, of conns and c unless that is nil, to which nothing has
+// been written for longest.
+func quietest(conns map[*conn]bool, c *conn) *conn {
+	for other := range conns {
+		if c == nil || other.written.Load() < c.written.Load() {
+			c = other
+		}
 	}
-	if l.open[from]--; l.open[from] == 0 {
-		delete(l.open, from)
+	return c
+}
+
+// add and remove require mu. remove has no effect on a connection that does not count.
+func (l *listener) add(c *conn) {
+	if l.open[c.from] == nil {
+		l.open[c.from] = make(map[*conn]bool)
+	}
+	l.open[c.from][c] = true
+	if c.from.IsValid() {
+		l.remote++
 	}
 }
+
+func (l *listener) remove(c *conn) {
+	if !l.open[c.from][c] {
+		return
+	}
+	delete(l.open[c.from], c)
+	if len(l.open[c.from]) == 0 {
+		delete(l.open, c.from)
+	}
+	if c.from.IsValid() {
+		l.remote--
+	}
+}
+
+// start is what the times of connections are counted from.
+var start = time.Now()
 
 // conn is a connection that counts toward the limits until it is closed.
 type conn struct {
 	net.Conn
-	release func()
+	from    netip.Addr // see source
+	of      *listener
+	written atomic.Int64 // when it was accepted or last written to, in ns since start
 }
 
 // NetConn returns the connection as it was accepted.
 func (c *conn) NetConn() net.Conn { return c.Conn }
 
+// Write implements net.Conn.
+func (c *conn) Write(b []byte) (int, error) {
+	c.written.Store(int64(time.Since(start)))
+	return c.Conn.Write(b)
+}
+
 // Close implements net.Conn.
 func (c *conn) Close() error {
-	defer c.release()
+	c.of.mu.Lock()
+	c.of.remove(c)
+	c.of.mu.Unlock()
 	return c.Conn.Close()
 }

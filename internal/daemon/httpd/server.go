@@ -45,7 +45,7 @@ type UI interface {
 
 // limits bounds the connections, since the port is open to every pod. A connection
 // takes about 30 KB, and 100 KB while the metrics are sent.
-var limits = httplimit.Limits{Remote: 64, PerAddress: 8, Local: 16}
+var limits = httplimit.Limits{Remote: 64, PerAddress: 8, Local: 16, Replace: true}
 
 // Server is a listening server.
 type Server struct {

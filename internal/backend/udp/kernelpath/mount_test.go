@@ -9,10 +9,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
 // Where the BPF file system is not mounted, everyone may open, and so lock, its directory.
 func TestLockThatAnyUserCanHoldDoesNotKeepTheFileSystemFromBeingMounted(t *testing.T) {
+	netlabtest.Root(t)
 	failed := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // the thread, with its mounts, ends with the goroutine
