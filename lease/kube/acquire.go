@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/rest"
 
 	"github.com/twillnet/twill/internal/logging"
@@ -137,12 +138,25 @@ func (s *Store) patch(ctx context.Context, op, name string, p any) error {
 	return nil
 }
 
-// see records the state of this node's object.
+// see records the state of this node's object in an answer of the API, unless Watch has
+// received a later one since: another program may have changed the object after the
+// answer was made.
 func (s *Store) see(e *layout.Node) {
 	s.mu.Lock()
-	s.own.seen, s.own.gone = e, false
+	if !s.own.isOlder(e) {
+		s.own.seen, s.own.gone = e, false
+	}
 	s.mu.Unlock()
 	s.notify()
+}
+
+// isOlder reports whether e is older than what has been seen.
+func (o *own) isOlder(e *layout.Node) bool {
+	if o.seen == nil {
+		return false
+	}
+	order, err := resourceversion.CompareResourceVersion(e.Version, o.seen.Version)
+	return err == nil && order < 0
 }
 
 // NodeAddrs returns the addresses with which users annotated this node to select

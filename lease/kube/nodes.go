@@ -166,8 +166,10 @@ func (r *receiver) Delete(o any) error {
 	}
 	r.change(func() {
 		r.table.Remove(node.Name)
-		if node.Name == r.name {
-			r.own.gone = true
+		if node.Name == r.name && r.own.seen != nil {
+			last := *r.own.seen
+			last.Version = node.ResourceVersion
+			r.own.seen, r.own.gone = &last, true
 		}
 	})
 	return nil

@@ -128,7 +128,7 @@ func (s *Store) node(ctx context.Context) (*layout.Node, error) {
 // entry returns the relevant part of n.
 func (s *Store) entry(n *corev1.Node) *layout.Node {
 	var o layout.Object
-	o.Metadata.Name, o.Metadata.Annotations = n.Name, n.Annotations
+	o.Metadata.Name, o.Metadata.ResourceVersion, o.Metadata.Annotations = n.Name, n.ResourceVersion, n.Annotations
 	o.Spec.PodCIDR, o.Spec.PodCIDRs = n.Spec.PodCIDR, n.Spec.PodCIDRs
 	for _, c := range n.Status.Conditions {
 		o.Status.Conditions = append(o.Status.Conditions, layout.Condition{

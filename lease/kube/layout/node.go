@@ -15,8 +15,8 @@ import (
 // core/v1).
 type Object struct {
 	Metadata struct {
-		Name        string
-		Annotations map[string]string
+		Name, ResourceVersion string
+		Annotations           map[string]string
 	}
 	Spec struct {
 		PodCIDR  string
@@ -48,6 +48,8 @@ type Node struct {
 	// Unavailable is the status of that condition: "", "True", "False" or
 	// "Unknown".
 	Unavailable string
+	// Version is the object's resourceVersion.
+	Version string
 }
 
 // ReadNodes reads the JSON of a list of Node objects.
@@ -65,7 +67,7 @@ func (k *Keys) ReadNodes(text []byte) ([]*Node, error) {
 
 // Node returns the relevant part of an object. It shares no map with it.
 func (k *Keys) Node(o *Object) *Node {
-	n := &Node{Name: o.Metadata.Name, PodCIDRs: o.Spec.PodCIDRs, Annotations: k.Trim(o.Metadata.Annotations)}
+	n := &Node{Name: o.Metadata.Name, Version: o.Metadata.ResourceVersion, PodCIDRs: o.Spec.PodCIDRs, Annotations: k.Trim(o.Metadata.Annotations)}
 	if len(n.PodCIDRs) == 0 && o.Spec.PodCIDR != "" {
 		n.PodCIDRs = []string{o.Spec.PodCIDR}
 	}
