@@ -46,6 +46,9 @@ func (s *session) handle(ctx context.Context, e events) error {
 			if err := s.answer(); err != nil {
 				return err
 			}
+			if s.waitsForOthers(u) {
+				continue
+			}
 		case r := <-s.holder.results:
 			s.takeResult(r)
 		case o := <-s.handovers:
@@ -75,6 +78,7 @@ func (s *session) resync() time.Duration { return time.Duration(s.options.resync
 
 // settle applies as much of the plan as possible, and reports the outcome.
 func (s *session) settle(ctx context.Context) {
+	defer func() { s.settled = time.Now() }()
 	err := s.reconcile(ctx)
 	if ctx.Err() != nil {
 		return // failures are a consequence of the shutdown
@@ -83,6 +87,19 @@ func (s *session) settle(ctx context.Context) {
 		s.retry.Reset(retryAfter)
 	}
 	s.report(err)
+}
+
+// waitsForOthers reports whether the update u, which has been followed, is to be settled
+// together with those that arrive in a moment, and sees to it that they are. Otherwise, where
+// leases change faster than they are settled, they would queue up: settling reads the state
+// of the interface, and publishing waits for whoever is reading the status.
+func (s *session) waitsForOthers(u lease.Update) bool {
+	wait := between - time.Since(s.settled)
+	if u.Err != nil || u.Config != nil || !s.unplanned || s.applied.plane == nil || wait <= 0 {
+		return false
+	}
+	s.due.Reset(wait)
+	return true
 }
 
 // follow processes one update of the store. Invalid parts change nothing.

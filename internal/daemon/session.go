@@ -36,6 +36,7 @@ type session struct {
 	applied applied
 
 	unplanned bool                   // leases have changed since the plan's peers were taken
+	settled   time.Time              // when the plan was last applied
 	macsOf    node                   // for which in.self.MACs were read
 	kept      result                 // outcome of the last attempt to keep the lease
 	confirmed int                    // number of the last announcement that the store confirmed
