@@ -116,7 +116,7 @@ func TestRestartFindsTheDeviceAndWritesNothing(t *testing.T) {
 		h.hasTable(d.Name(), table...)
 		// Changes are heard.
 		h.must(d.add(peer(5)))
-		if got := heard(d.Name()); len(got) != 2 {
+		if got := h.hears(heard, d.Name(), 2); len(got) != 2 {
 			h.Errorf("a new peer is %d changes, want 2:\n%s", len(got), strings.Join(got, "\n"))
 		}
 	})
@@ -128,7 +128,7 @@ func TestDeviceIsCreatedWithItsMAC(t *testing.T) {
 	forFamilies(t, func(h host, cfg setup, _ func(int) Peer) {
 		heard := h.listen(unix.RTNLGRP_LINK)
 		d := h.open(cfg)
-		if first := heard(d.Name())[0]; !strings.Contains(first, hex.EncodeToString(cfg.MAC)) {
+		if first := h.hears(heard, d.Name(), 1)[0]; !strings.Contains(first, hex.EncodeToString(cfg.MAC)) {
 			h.Errorf("the first message lacks %s:\n%s", cfg.MAC, first)
 		}
 	})

@@ -21,6 +21,7 @@ import (
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/netlab"
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // The tests here need root. Each has a namespace of its own, whose underlay is
@@ -235,6 +236,16 @@ func forFamilies(t *testing.T, f func(h host, cfg setup, peer func(n int) Peer))
 			inside(t, func(h host) { f(h, fam.config(h), fam.peer) })
 		})
 	}
+}
+
+// hears waits until a function of listen has returned at least n notifications.
+func (h host) hears(heard func(name string) []string, name string, n int) (all []string) {
+	h.Helper()
+	testkit.Within(testkit.Patience, func() bool {
+		all = append(all, heard(name)...)
+		return len(all) >= n
+	})
+	return all
 }
 
 // listen returns a function that returns what the kernel has since announced about

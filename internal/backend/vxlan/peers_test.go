@@ -74,7 +74,7 @@ func TestChangedPeerIsReplaced(t *testing.T) {
 		h.must(d.add(renewed, peer(3)))
 		// Packets are never led to a MAC that is nowhere: the FDB entry is first, and
 		// the former one goes last.
-		if got := heard(d.Name()); len(got) != 3 || !strings.HasPrefix(got[2], fmt.Sprintf("message of type %d: %02x", unix.RTM_DELNEIGH, unix.AF_BRIDGE)) || !strings.HasPrefix(got[0], fmt.Sprintf("message of type %d: %02x", unix.RTM_NEWNEIGH, unix.AF_BRIDGE)) {
+		if got := h.hears(heard, d.Name(), 3); len(got) != 3 || !strings.HasPrefix(got[2], fmt.Sprintf("message of type %d: %02x", unix.RTM_DELNEIGH, unix.AF_BRIDGE)) || !strings.HasPrefix(got[0], fmt.Sprintf("message of type %d: %02x", unix.RTM_NEWNEIGH, unix.AF_BRIDGE)) {
 			h.Errorf("heard\n%s", strings.Join(got, "\n"))
 		}
 		h.must(d.retain(renewed, peer(3)))
@@ -93,7 +93,7 @@ func TestSubnetsThatChangeHandsKeepBothPeers(t *testing.T) {
 		heard := h.listen(unix.RTNLGRP_NEIGH)
 		h.must(d.add(a, b), d.retain(a, b))
 		h.hasTable(d.Name(), lines(a, b)...)
-		if got := heard(d.Name()); len(got) != 2 {
+		if got := h.hears(heard, d.Name(), 2); len(got) != 2 {
 			h.Errorf("%d changes, want 2, of the neighbours:\n%s", len(got), strings.Join(got, "\n"))
 		}
 	})
