@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -180,6 +181,31 @@ func TestConfigThatBreaksLaterMakesTheNodeNotReadyAndLosesNoPackets(t *testing.T
 	h.becomesReady(t)
 	if got := strings.TrimPrefix(h.dp.calls(), before); strings.Contains(got, "close") {
 		t.Errorf("data plane: %s", got)
+	}
+}
+
+// Applying the plan may take long, for example where many read the status. Leases that
+// change one after the other meanwhile must not queue up, each to be applied by itself.
+func TestLeasesThatChangeWhileThePlanIsAppliedAreAppliedTogether(t *testing.T) {
+	h := newEtcdRig(t)
+	h.put(t, configKey, `{"Network": "10.5.0.0/16", "SubnetMax": "10.5.9.0", "Backend": {"Type": "udp"}}`)
+	h.start(t)
+	const changes = 60
+	change := func(i int) {
+		h.put(t, fmt.Sprintf("/coreos.com/network/subnets/10.5.%d.0-24", 100+i), fmt.Sprintf(`{"PublicIP":"192.0.3.%d","PublicIPv6":null}`, i))
+	}
+	last := fmt.Sprintf("10.5.%d.0-24", 100+changes)
+	h.wires.mu.Lock() // the plan is not applied until this is released
+	for i := range changes + 1 {
+		change(i)
+	}
+	before := h.wires.seen
+	h.wires.mu.Unlock()
+	h.eventually(t, "the last lease is in force", func() bool { return strings.Contains(h.dp.calls(), last) })
+	h.wires.mu.Lock()
+	defer h.wires.mu.Unlock()
+	if n := h.wires.seen - before; n > changes/2 {
+		t.Errorf("the plan was applied %d times for %d changes", n, changes)
 	}
 }
 

@@ -3,10 +3,8 @@ package daemon
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twillnet/twill/internal/status"
-	"github.com/twillnet/twill/lease"
 )
 
 // threeNodes is twoNodes with another peer.
@@ -25,31 +23,6 @@ func TestChangeOfTheLeaseFileReachesTheDataPlane(t *testing.T) {
 	h.eventually(t, "the peer is gone", func() bool {
 		return strings.HasSuffix(h.dp.calls(), "leases 10.5.1.0-24 10.5.2.0-24")
 	})
-}
-
-// Each time that the plan is applied may take long, for example because many read the
-// status: leases that change one after the other meanwhile must not queue up.
-func TestLeasesThatChangeTogetherAreSettledTogether(t *testing.T) {
-	update := lease.Update{Put: []lease.Lease{{}}}
-	for what, tt := range map[string]struct {
-		settled   time.Duration // ago
-		unplanned bool
-		u         lease.Update
-		waits     bool
-	}{
-		"right after the last":         {0, true, update, true},
-		"long after it":                {time.Hour, true, update, false},
-		"an error":                     {0, true, lease.Update{Err: lease.ErrLost}, false},
-		"a configuration":              {0, true, lease.Update{Config: &lease.Config{}}, false},
-		"nothing that concerns a plan": {0, false, update, false},
-	} {
-		s := &session{due: time.NewTimer(time.Hour), settled: time.Now().Add(-tt.settled), unplanned: tt.unplanned}
-		s.applied.plane = &fakeDataplane{}
-		// Not before the moment that the test may have lost.
-		if waits := s.waitsForOthers(tt.u); waits != tt.waits && time.Since(s.settled) < between {
-			t.Errorf("%s: waits %v, want %v", what, waits, tt.waits)
-		}
-	}
 }
 
 func TestBrokenLeaseFileIsShownAndChangesNothing(t *testing.T) {

@@ -92,7 +92,7 @@ func (s *session) settle(ctx context.Context) {
 // waitsForOthers reports whether the update u, which has been followed, is to be settled
 // together with those that arrive in a moment, and sees to it that they are. Otherwise, where
 // leases change faster than they are settled, they would queue up: settling reads the state
-// of the interface, and publishing waits for whoever is reading the status.
+// of the interface, and publishes the result, which waits while the status is being read.
 func (s *session) waitsForOthers(u lease.Update) bool {
 	wait := between - time.Since(s.settled)
 	if u.Err != nil || u.Config != nil || !s.unplanned || s.applied.plane == nil || wait <= 0 {

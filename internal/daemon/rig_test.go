@@ -176,6 +176,7 @@ type wires struct {
 	mu   sync.Mutex
 	link underlay.Interface
 	err  error // what is wrong with it
+	seen int   // how often it was looked at, once each time that the plan is applied
 }
 
 // become changes the interface and reports it.
@@ -195,6 +196,7 @@ func (w *wires) choose(underlay.Options) (underlay.Interface, error) {
 func (w *wires) stay(was underlay.Interface, _ underlay.Options) (underlay.Interface, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.seen++
 	switch {
 	case w.err != nil:
 		return underlay.Interface{}, w.err

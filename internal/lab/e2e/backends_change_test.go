@@ -42,7 +42,7 @@ func TestNoPacketIsLostWhileANetworkChangesItsBackend(t *testing.T) {
 		}
 	}
 	for _, h := range c.nodes {
-		testkit.Eventually(t, "host "+h.Letter+" has no VXLAN device any more", func() bool {
+		testkit.Eventually(t, "host "+h.Letter+" no longer has a VXLAN device", func() bool {
 			_, err := h.NS.Netlink().LinkByName("flannel.1")
 			return errors.As(err, &netlink.LinkNotFoundError{})
 		})

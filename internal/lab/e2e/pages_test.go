@@ -181,7 +181,7 @@ func (b *book) words(commands string) (all [][]string) {
 		for p in bin/twill-lab scripts/dependency-size.sh; do eval "function $p { command_not_found_handle $p \"\$@\"; }"; done
 		PATH=/nonexistent`
 	cmd := b.command("env", "-C", "/src", "bash", "-c", "exec 9>&1 >/dev/null\n"+find+"\n"+commands)
-	out, _ := cmd.Output() // what is not run has not the effect that the next command expects
+	out, _ := cmd.Output() // a command that is only parsed does nothing that the next could rely on
 	rest := strings.Split(string(out), "\x00")
 	for len(rest) > 1 {
 		var n int

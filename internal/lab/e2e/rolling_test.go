@@ -134,7 +134,7 @@ func runStockNode(t testing.TB, ns *netlab.Namespace, env []string, subnetFile s
 	return n
 }
 
-// kill ends the process at once, if it has not ended.
+// kill ends the process at once, unless it has ended.
 func (n *stockNode) kill() {
 	_ = n.cmd.Process.Kill() // an error says that it has ended
 	<-n.done

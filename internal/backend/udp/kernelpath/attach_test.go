@@ -17,7 +17,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
-// foreign is a program of somebody else that looks at packets and leaves them.
+// foreign is another program, not of twill, that looks at packets and leaves them.
 func foreign(t *testing.T, name string) *ebpf.Program {
 	t.Helper()
 	pass := int32(-1) // TCX_NEXT, and TC_ACT_UNSPEC
@@ -161,7 +161,7 @@ func TestRefusalOfTheVerifierIsReportedWithoutItsLog(t *testing.T) {
 	err = p.load(spec, "")
 	if err == nil {
 		p.Close()
-		t.Fatal("the kernel has taken a program that returns what it has not set")
+		t.Fatal("the kernel has accepted a program that returns a register it never set")
 	}
 	const want = "load BPF programs: the kernel's verifier refuses them: permission denied"
 	if err.Error() != want {
