@@ -146,8 +146,8 @@ type decided struct {
 // the cached on-link results expire.
 func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer) {
 	stale := p.links.forget()
-	if inUse := p.addressesInUse(leases); !slices.Equal(inUse, p.inUse) {
-		p.inUse, stale = inUse, true
+	if inUse, misplaced := p.addressesInside(leases); !slices.Equal(inUse, p.inUse) || !slices.Equal(misplaced, p.misplaced) {
+		p.inUse, p.misplaced, stale = inUse, misplaced, true
 	}
 	p.round++
 	paths, senders = make([]*path, 0, len(leases)), make([]udp.Peer, 0, len(leases))
@@ -213,25 +213,59 @@ func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Pref
 	d.whole = len(d.paths) == len(d.lease.Subnets())
 }
 
-// addressesInUse returns the addresses inside the networks that routes to peers
-// must not cover: those of this node, of the peers, of the gateways and of the
-// store.
-func (p *Plane) addressesInUse(leases []lease.Lease) (all []netip.Addr) {
-	add := func(a netip.Addr) {
-		if a.IsValid() && slices.ContainsFunc(p.cfg.Networks, func(n netip.Prefix) bool { return n.Contains(a) }) {
-			all = append(all, a)
-		}
+// addressesInside examines the addresses inside the networks. inUse are those that
+// routes to peers must not cover: of this node, the gateways and the store and, if there
+// are any of these, of the peers, since the network then overlaps the nodes' own.
+// Otherwise the addresses of peers are misplaced that are in the subnet of a lease: a
+// peer must not have the subnet of another node refused by what it claims for itself.
+func (p *Plane) addressesInside(leases []lease.Lease) (inUse, misplaced []netip.Addr) {
+	inside := func(a netip.Addr) bool {
+		return a.IsValid() && slices.ContainsFunc(p.cfg.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
 	}
 	u := p.cfg.Underlay
 	for _, a := range append([]netip.Addr{u.IPv4, u.IPv6, u.PublicIP, u.PublicIPv6}, p.cfg.InUse...) {
-		add(a)
+		if inside(a) {
+			inUse = append(inUse, a)
+		}
 	}
+	var peers []netip.Addr
 	for _, l := range leases {
-		add(l.PublicIP)
-		add(l.PublicIPv6)
+		for _, a := range [2]netip.Addr{l.PublicIP, l.PublicIPv6} {
+			if inside(a) {
+				peers = append(peers, a)
+			}
+		}
 	}
+	if len(inUse) > 0 {
+		return sorted(append(inUse, peers...)), nil
+	}
+	return nil, sorted(withSubnet(peers, leases))
+}
+
+func sorted(all []netip.Addr) []netip.Addr {
 	slices.SortFunc(all, netip.Addr.Compare)
 	return slices.Compact(all)
+}
+
+// withSubnet returns the addresses that are in the subnet of a lease.
+func withSubnet(addrs []netip.Addr, leases []lease.Lease) []netip.Addr {
+	if len(addrs) == 0 {
+		return nil // the rule, so that nothing is built
+	}
+	subnets, lengths := make(map[netip.Prefix]bool), make(map[int]bool)
+	for _, l := range leases {
+		for _, s := range l.Subnets() {
+			subnets[s.Masked()], lengths[s.Bits()] = true, true
+		}
+	}
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool {
+		for bits := range lengths {
+			if s, err := a.Prefix(bits); err == nil && subnets[s] {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // layout is the part of a plane that determines the kernel's state.

@@ -42,6 +42,31 @@ func TestSubnetThatSwallowsAnAddressInUseIsRefused(t *testing.T) {
 	}
 }
 
+// What a node claims as its own address has no other node's subnet refused, whether by
+// mistake (the address of its bridge, or of the pod that it runs in) or on purpose.
+func TestPeerAtAnAddressOfPodsIsRefusedAndNoOther(t *testing.T) {
+	for what, claimed := range map[string]string{
+		"another peer's pod": "10.5.2.7", "a pod of this node": "10.5.1.7", "a pod of its own": "10.5.3.1",
+	} {
+		inside(t, func(n node) {
+			out := new(testkit.Log)
+			cfg := n.config(`{"Type": "auto"}`)
+			cfg.Logger = out.Logger()
+			p, _ := n.open(cfg)
+			leases := []lease.Lease{cfg.Own, leaseOf(2, "vxlan", vtepOf("2")), leaseOf(3, "vxlan", vtepOf("3"))}
+			leases[2].PublicIP = netip.MustParseAddr(claimed)
+			p.SetLeases(leases)
+			n.wantRoutes("10.5.2.0/24 via 10.5.2.0 dev flannel.1")
+			if want := "its public address " + claimed + " is in a subnet of pods"; !strings.Contains(out.String(), want) {
+				t.Errorf("%s: the log has no %q:\n%s", what, want, out)
+			}
+			leases[2].PublicIP = netip.MustParseAddr("192.0.2.3")
+			p.SetLeases(leases)
+			n.wantRoutes("10.5.2.0/24 via 10.5.2.0 dev flannel.1", "10.5.3.0/24 via 10.5.3.0 dev flannel.1")
+		})
+	}
+}
+
 func TestPeerAtABroadcastAddressIsRefused(t *testing.T) {
 	inside(t, func(n node) {
 		out := new(testkit.Log)

@@ -191,6 +191,11 @@ func (p *Plane) validate(of *peer, subnet netip.Prefix) error {
 			return fmt.Errorf("it contains %s, an address in use outside of the pod network, which a route to the peer would cut off: set a Network that does not overlap the nodes' own", a)
 		}
 	}
+	for _, a := range of.lease.Addrs() {
+		if _, is := slices.BinarySearchFunc(p.misplaced, a, netip.Addr.Compare); is {
+			return fmt.Errorf("its public address %s is in a subnet of pods: choose another with --iface or --public-ip on that node", a)
+		}
+	}
 	if public := of.public(subnet.Addr()); p.links.broadcast[public] {
 		return fmt.Errorf("its public address %s is the broadcast address of a network of %s", public, p.cfg.Underlay.Name)
 	}

@@ -68,7 +68,8 @@ type Plane struct {
 	links     *onLink
 	decisions map[subnets]*decided
 	round     uint                              // number of times decide has run
-	inUse     []netip.Addr                      // addresses inside the networks, see addressesInUse
+	inUse     []netip.Addr                      // see addressesInside
+	misplaced []netip.Addr                      // see addressesInside
 	reasons   map[netip.Prefix]status.Unreached // the logged reasons why subnets have no path
 	shared    map[netip.Prefix]netip.Addr       // the logged endpoints of peers whose MAC address another peer has
 	udpFault  string                            // the logged reason why the udp backend did not open

@@ -72,9 +72,13 @@ func TestDataThatTellNoVTEPAreRefused(t *testing.T) {
 		{`{"VNI":1,"VtepMAC":"00:00:00:00:00:00"}`, "not the MAC address of a host"},
 		{`{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}`, "not the MAC address of a host"},
 		{`{"VNI":1,"VtepMAC":"02:00:5e:10:00:00:00:01"}`, "not the MAC address of a host"}, // an EUI-64
+		{`{"VNI":` + strings.Repeat("9", 100_000) + `}`, "cannot unmarshal number 999"},
 	} {
-		if d, err := ParseData(json.RawMessage(tt.text)); err == nil || !strings.Contains(err.Error(), tt.err) || d.VNI != 0 {
+		d, err := ParseData(json.RawMessage(tt.text))
+		if err == nil || !strings.Contains(err.Error(), tt.err) || d.VNI != 0 {
 			t.Errorf("%s: %+v, %v\nlacks %q", tt.text, d, err, tt.err)
+		} else if n := len(err.Error()); n > 200 {
+			t.Errorf("the message has %d bytes", n) // the daemon logs it, and status has it
 		}
 	}
 }

@@ -215,7 +215,7 @@ func (a *HardwareAddr) UnmarshalText(text []byte) error {
 func ParseData(text json.RawMessage) (Data, error) {
 	var d Data
 	if err := json.Unmarshal(text, &d); err != nil {
-		return Data{}, fmt.Errorf("decode VXLAN data of a lease: %w", err)
+		return Data{}, fmt.Errorf("decode VXLAN data of a lease: %.100w", err) // it quotes a number that is too large, which may be long
 	}
 	if d.VNI < 1 || d.VNI > maxVNI {
 		return Data{}, fmt.Errorf("decode VXLAN data of a lease: VNI %d; want 1 to %d", d.VNI, maxVNI)

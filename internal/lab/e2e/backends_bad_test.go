@@ -28,8 +28,10 @@ var badLeases = []string{
 	`{"PublicIP":"224.0.0.1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:93"}}`,
 	`{"PublicIP":"127.0.0.1","BackendType":"host-gw"}`,
 	`{"PublicIP":"255.255.255.255","BackendType":"host-gw"}`,
-	`{"PublicIP":"172.31.9.11","BackendType":"host-gw"}`, // of host a
-	`{"PublicIP":"192.0.2.1","BackendType":"host-gw"}`,   // not on the link
+	`{"PublicIP":"172.31.9.11","BackendType":"host-gw"}`,                                                                                       // of host a
+	`{"PublicIP":"192.0.2.1","BackendType":"host-gw"}`,                                                                                         // not on the link
+	`{"PublicIP":"10.5.1.7","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:97","Backends":["vxlan","udp","host-gw"]}}`, // in host a's pods
+	`{"PublicIP":"10.5.2.7","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:98","Backends":["vxlan","udp","host-gw"]}}`, // in host b's
 	`{"PublicIP":"172.31.9.94","BackendType":"wireguard","BackendData":{"PublicKey":"x"}}`,
 	`{"PublicIP":"172.31.9.95","BackendType":7}`,
 }
