@@ -71,6 +71,7 @@ type Engine struct {
 	memory     footprint
 	profile    string       // of memory, and why
 	trains     bool         // the sockets receive GRO trains
+	brief      bool         // batches of a bulk transfer are brief beside requests, see loop
 	bulk       atomic.Int64 // when a thread last had a large batch, see spinner
 	spinSlots  atomic.Int32 // how many more threads may spin; always 0 if spinning is off
 
@@ -250,7 +251,13 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 		},
 		strangerFilter: func() (string, error) { return e.filter(cfg, sink, inForce["udp-gro"]) },
 		"busy-poll":    probeSpin,
-		"mtu-probes":   func() (string, error) { return e.openProber(cfg.Logger) },
+		"brief-batches": func() (string, error) {
+			if len(e.shards) == e.pairs {
+				return "", errors.New("each thread has one queue only")
+			}
+			return fmt.Sprintf("granted: %d KiB or %d messages beside requests", briefBytes>>10, briefMessages), nil
+		},
+		"mtu-probes": func() (string, error) { return e.openProber(cfg.Logger) },
 	}
 	for _, f := range SwitchFlags {
 		state := cfg.Device.State
@@ -267,6 +274,7 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 	if inForce["busy-poll"] {
 		e.spinSlots.Store(int32(spinThreads()))
 	}
+	e.brief = inForce["brief-batches"]
 	e.paths.separated = inForce["source-ports"]
 	for _, s := range e.shards {
 		s.segments = segments

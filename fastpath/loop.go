@@ -43,6 +43,7 @@ const allLooks = 8
 type loop struct {
 	turns    []turn
 	wake     waiter // for the descriptors of all directions
+	brief    bool   // batches of a bulk transfer are brief beside requests
 	spin     spinner
 	stopping *atomic.Bool
 	c        *metrics.Direction // of the first
@@ -54,7 +55,7 @@ type loop struct {
 
 // newLoop returns a loop of e without directions.
 func newLoop(e *Engine) *loop {
-	l := &loop{wake: newWaiter(e.stop), stopping: &e.stopping}
+	l := &loop{wake: newWaiter(e.stop), brief: e.brief, stopping: &e.stopping}
 	if e.spinSlots.Load() > 0 {
 		l.spin = spinner{bulk: &e.bulk, slots: &e.spinSlots}
 	}
@@ -105,12 +106,16 @@ func (l *loop) look() (bytes int, more bool, err error) {
 			continue
 		}
 		t := &l.turns[i]
-		n, again, err := t.poll(l.recent(t.large) && l.light(i))
+		brief := l.brief && l.recent(t.large) && l.light(i)
+		n, again, err := t.poll(brief)
 		if err != nil {
 			return 0, false, err
 		}
 		if n > 0 {
 			l.last = i
+			if brief {
+				l.c.BriefBatches.Add(1)
+			}
 		}
 		if n > spinBytes {
 			t.large = l.looks

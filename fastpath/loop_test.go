@@ -30,9 +30,16 @@ func (s *script) poll(brief bool) (int, bool, error) {
 }
 
 // look looks n times at directions, which are in one loop.
-func look(t *testing.T, n int, directions ...direction) {
+func look(t *testing.T, n int, directions ...direction) *loop {
 	t.Helper()
-	l := &loop{stopping: new(atomic.Bool)}
+	l := &loop{brief: true, stopping: new(atomic.Bool)}
+	lookWith(t, l, n, directions...)
+	return l
+}
+
+// lookWith is look with a loop that has no directions yet.
+func lookWith(t *testing.T, l *loop, n int, directions ...direction) {
+	t.Helper()
 	for _, d := range directions {
 		l.add(d, -1, new(metrics.Direction))
 	}
@@ -50,12 +57,25 @@ func TestBatchesOfABulkTransferAreBriefBesideRequests(t *testing.T) {
 	const n = 20
 	bulk := &script{sizes: repeat(500_000, n)}
 	requests := &script{sizes: append(repeat(0, 4), 100)}
-	look(t, n, bulk, requests)
+	l := look(t, n, bulk, requests)
 	if got := slices.Index(bulk.brief, true); got != 5 || slices.Contains(bulk.brief[5:], false) {
 		t.Errorf("brief: %v; want all batches after the first request, the 5th look", bulk.brief)
 	}
 	if slices.Contains(requests.brief, true) {
 		t.Error("batches of requests are brief")
+	}
+	if got := l.c.BriefBatches.Load(); got != n-5 {
+		t.Errorf("counted %d brief batches of %d", got, n-5)
+	}
+}
+
+func TestBatchesAreNotBriefWhereThatIsOff(t *testing.T) {
+	const n = 20
+	bulk := &script{sizes: repeat(500_000, n)}
+	l := &loop{stopping: new(atomic.Bool)}
+	lookWith(t, l, n, bulk, &script{sizes: repeat(100, n)})
+	if slices.Contains(bulk.brief, true) || l.c.BriefBatches.Load() != 0 {
+		t.Errorf("brief: %v, and %d counted", bulk.brief, l.c.BriefBatches.Load())
 	}
 }
 

@@ -472,6 +472,8 @@ func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 			"tun-gro":     "refused at run time: write on shard 1 of 2: invalid argument",
 			"tun-gro-udp": "turned off by --tun-gro-udp",
 			"mtu-probes":  "turned off by --mtu-probes",
+
+			"brief-batches": "refused: each thread has one queue only",
 		}
 		for _, s := range e.Offloads() {
 			why, refused := want[s.Name]

@@ -14,6 +14,7 @@ type Switches struct {
 	SourcePorts      tun.Switch
 	StrangerFilter   tun.Switch
 	BusyPoll         tun.Switch
+	BriefBatches     tun.Switch
 	MTUProbes        tun.Switch
 }
 
@@ -61,6 +62,9 @@ var SwitchFlags = []SwitchFlag{
 	{"busy-poll",
 		"look for the next packet for up to 150 µs before going to sleep, except beside a bulk transfer: less latency for more CPU time; auto: with two CPUs or more",
 		func(s *Switches) *tun.Switch { return &s.BusyPoll }},
+	{"brief-batches",
+		"move a bulk transfer in brief batches while another queue of the thread carries requests, so that these wait less; auto: with two queues or more for a thread",
+		func(s *Switches) *tun.Switch { return &s.BriefBatches }},
 	{"mtu-probes",
 		"send an echo request of full size to each peer in use every ten seconds, to find paths that lose large packets without an ICMP error, and keep packets to these peers smaller",
 		func(s *Switches) *tun.Switch { return &s.MTUProbes }},

@@ -76,9 +76,12 @@ type Direction struct {
 	SockCalls atomic.Uint64 // sendmmsg (TX) or recvmmsg (RX) calls that moved something
 	Sleeps    atomic.Uint64 // times the thread found nothing and slept
 	SpinHits  atomic.Uint64 // times it found something while polling again instead of sleeping
-	Segments  BatchSizes    // packets in each GSO send (TX) or GRO receive (RX)
-	Merged    BatchSizes    // TX: packets in each super-packet read; RX: in each TUN write
-	Drops     [NumDrops]atomic.Uint64
+	// BriefBatches counts the batches that were kept brief because another queue of the
+	// thread carried requests.
+	BriefBatches atomic.Uint64
+	Segments     BatchSizes // packets in each GSO send (TX) or GRO receive (RX)
+	Merged       BatchSizes // TX: packets in each super-packet read; RX: in each TUN write
+	Drops        [NumDrops]atomic.Uint64
 }
 
 // Drop counts n packets dropped for the reason d.

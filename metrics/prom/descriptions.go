@@ -27,6 +27,8 @@ var directionCounters = []struct {
 		func(d *metrics.Direction) uint64 { return d.Sleeps.Load() }},
 	{counter("busy_poll_hits_total", "Times that a thread, looking again instead of sleeping, found a packet.", "shard", "direction"),
 		func(d *metrics.Direction) uint64 { return d.SpinHits.Load() }},
+	{counter("brief_batches_total", "Batches of a bulk transfer that were kept brief because another queue of the thread carried requests.", "shard", "direction"),
+		func(d *metrics.Direction) uint64 { return d.BriefBatches.Load() }},
 }
 
 var directionHistograms = []struct {

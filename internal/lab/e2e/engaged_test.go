@@ -149,14 +149,15 @@ func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 		{"--udp-gro=on", nil, everywhere},
 		// Without the virtio-net header nothing can be joined either, and there is
 		// one queue.
-		{"--tun-offload=off", []string{"tun-offload", "tun-gro", "tun-gro-udp", "source-ports"}, [...]size{single, trains, trains, single}},
+		{"--tun-offload=off", []string{"tun-offload", "tun-gro", "tun-gro-udp", "source-ports", "brief-batches"}, [...]size{single, trains, trains, single}},
 		{"--tun-gro=off", []string{"tun-gro"}, [...]size{trains, trains, trains, single}},
 		{"--tun-gro-udp=off", []string{"tun-gro-udp"}, everywhere}, // for TCP
 		// Over veth GRO hardly ever joins what was not sent as one.
 		{"--udp-gso=off", []string{"udp-gso"}, [...]size{trains, single, either, trains}},
 		{"--udp-gro=off", []string{"udp-gro"}, [...]size{trains, trains, single, trains}},
-		{"--source-ports=off", []string{"source-ports"}, everywhere},
+		{"--source-ports=off", []string{"source-ports", "brief-batches"}, everywhere}, // one queue for a thread
 		{"--busy-poll=off", []string{"busy-poll"}, everywhere},
+		{"--brief-batches=off", []string{"brief-batches"}, everywhere},
 	} {
 		t.Run(s.flag, func(t *testing.T) {
 			t.Parallel()
@@ -224,6 +225,40 @@ func TestBusyPollFindsPacketsThatComeOneByOne(t *testing.T) {
 			})
 			if mode == "off" && found > 0 {
 				t.Errorf("%.0f packets found by looking again", found)
+			}
+		})
+	}
+}
+
+// TestBulkTransferHasBriefBatchesBesideRequests: of the requests' 16 connections some are
+// in another queue than the stream.
+func TestBulkTransferHasBriefBatchesBesideRequests(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"on", "off"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, labOptions{engine: offloadEngine, flags: []string{metricsFlag, "--thread-pairs=1", "--brief-batches=" + mode}})
+			brief := 0.0
+			testkit.Eventually(t, "a stream and requests arrive, in brief batches where these are on", func() bool {
+				stream := make(chan error, 1)
+				go func() {
+					stream <- streams{flows: 1, up: 64 << 20}.run(l.pod(0), l.pod(1), l.pod(1).Addr)
+				}()
+				for streaming := true; streaming; {
+					select {
+					case err := <-stream:
+						testkit.Must(t, err)
+						streaming = false
+					default:
+						requests := streams{flows: 16, up: 16 << 10, down: 16 << 10}
+						testkit.Must(t, requests.run(l.pod(0), l.pod(1), l.pod(1).Addr))
+					}
+				}
+				brief = sum(t, l.metrics(0), "twill_brief_batches_total") + sum(t, l.metrics(1), "twill_brief_batches_total")
+				return mode == "off" || brief > 0
+			})
+			if mode == "off" && brief > 0 {
+				t.Errorf("%.0f batches are brief", brief)
 			}
 		})
 	}
