@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ type table struct {
 	program string // "iptables"
 	policy  map[string]string
 	chains  map[string][]string // rules in order, in the syntax of iptables -S
-	hits    map[string]uint64   // packets by rule, or by "-P" and chain, if they were listed
+	hits    map[string]uint64   // packets by rule, or by "-P" and chain
 }
 
 // programTimeout bounds the run time of a program that doctor runs.
@@ -38,9 +39,9 @@ func output(ctx context.Context, program string, args ...string) ([]byte, error)
 	return out, err
 }
 
-// readChains lists a table. With the flag -v the list has counters.
-func readChains(ctx context.Context, program, name string, flags ...string) (*table, error) {
-	out, err := output(ctx, program, append([]string{"-w", "5", "-t", name, "-S"}, flags...)...)
+// readChains lists a table with its counters.
+func readChains(ctx context.Context, program, name string) (*table, error) {
+	out, err := output(ctx, program, "-w", "5", "-t", name, "-S", "-v")
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
@@ -88,74 +89,49 @@ func cutCounters(line string) (rest string, packets uint64) {
 	return parts[1] + parts[3], packets
 }
 
-// packet is the first packet of a connection.
-type packet struct {
-	in, out  string // interfaces; if empty, unknown, so a rule may match
-	src, dst netip.Addr
-	proto    string // "udp", or empty for any
-	dport    int
-	unmarked bool // known not to be marked by other programs, as kube-proxy marks packets for services
-}
-
-// fate is what happens to a packet.
-type fate struct {
-	accept bool
-	target string // of the rule
-	rule   string // the deciding rule; empty if the policy decides
-	// maybe holds earlier rules that could lead to another verdict: whether they
-	// match cannot be determined here.
-	maybe []string
-}
-
-// passes follows a packet from a built-in chain.
-func (t *table) passes(chain string, p packet) fate {
-	var f fate
-	if verdict, rule := t.walk(chain, p, &f, 0); verdict != "" {
-		f.accept, f.target, f.rule = verdict == "ACCEPT", verdict, rule
-		return f
+// verdict returns what a built-in chain does with a packet, in a table that filters.
+func (t *table) verdict(chain string, p Packet) Verdict {
+	var v Verdict
+	target, rule := t.walk(chain, p, &v.Unless, 0)
+	switch v.Rule = rule; {
+	case target == "" && t.policy[chain] == "DROP":
+		v.Rule, v.Remedy = policyDrop(chain), fmt.Sprintf("%s -P %s ACCEPT", t.program, chain)
+	case target == "", target == "ACCEPT":
+		v.Accept = true
+	default:
+		v.Remedy = t.deleteRule(rule)
 	}
-	f.accept = t.policy[chain] != "DROP"
-	return f
+	return v
 }
 
-// translated reports whether the packet's source is translated.
-func (f fate) translated() bool {
-	return f.target == "MASQUERADE" || f.target == "SNAT" || f.target == "NETMAP"
-}
+// policyDrop names the policy of a built-in chain that drops.
+func policyDrop(chain string) string { return "the policy DROP of " + chain }
+
+// decisive are the targets that end the way of a packet through a chain.
+var decisive = []string{"ACCEPT", "DROP", "REJECT", "MASQUERADE", "SNAT", "NETMAP", "RETURN"}
 
 // deepest bounds jumps; iptables refuses loops.
 const deepest = 32
 
-// walk returns the verdict of a chain, or "" if the packet passes it without
-// one.
-func (t *table) walk(chain string, p packet, f *fate, depth int) (verdict, rule string) {
+// walk returns the target of the rule that decides in a chain, or "" if the packet passes
+// it undecided. unless is set, if it is empty, to the first rule before that could lead to
+// another verdict: whether it matches cannot be determined here.
+func (t *table) walk(chain string, p Packet, unless *string, depth int) (target, rule string) {
 	for _, line := range t.chains[chain] {
 		m, target := match(line, p)
-		if m == no {
-			continue
-		}
-		switch target {
-		case "ACCEPT", "DROP", "REJECT", "MASQUERADE", "SNAT", "NETMAP":
-			if m == yes {
-				return target, line
+		jump := t.chains[target] != nil && depth < deepest
+		switch {
+		case m == no, !jump && !slices.Contains(decisive, target): // LOG, MARK, …
+		case m == maybe:
+			*unless = cmp.Or(*unless, line)
+		case jump:
+			if target, rule := t.walk(target, p, unless, depth+1); target != "" {
+				return target, rule
 			}
-			f.maybe = append(f.maybe, line)
-		case "RETURN":
-			if m == yes {
-				return "", ""
-			}
-			f.maybe = append(f.maybe, line)
+		case target == "RETURN":
+			return "", ""
 		default:
-			if t.chains[target] == nil || depth == deepest {
-				continue // LOG, MARK, …
-			}
-			if m == maybe {
-				f.maybe = append(f.maybe, line)
-				continue
-			}
-			if verdict, rule := t.walk(target, p, f, depth+1); verdict != "" {
-				return verdict, rule
-			}
+			return target, line
 		}
 	}
 	return "", ""
@@ -171,7 +147,7 @@ const (
 )
 
 // match evaluates one rule. Unknown conditions make the answer maybe.
-func match(line string, p packet) (m answer, target string) {
+func match(line string, p Packet) (m answer, target string) {
 	words := split(line)
 	m = yes
 	not := false
@@ -216,10 +192,10 @@ func match(line string, p packet) (m answer, target string) {
 			// The first packet of a connection is NEW.
 			meets(slices.Contains(strings.Split(value, ","), "NEW"))
 		case "-p":
-			if p.proto == "" {
+			if p.Proto == "" {
 				unsure()
 			} else {
-				meets(value == p.proto)
+				meets(value == p.Proto)
 			}
 		case "--dport":
 			from, to, ranged := strings.Cut(value, ":")
@@ -228,15 +204,15 @@ func match(line string, p packet) (m answer, target string) {
 			}
 			a, errA := strconv.Atoi(from)
 			b, errB := strconv.Atoi(to)
-			if errA != nil || errB != nil || p.dport == 0 {
+			if errA != nil || errB != nil || p.Port == 0 {
 				unsure()
 			} else {
-				meets(a <= p.dport && p.dport <= b)
+				meets(a <= p.Port && p.Port <= b)
 			}
 		case "-i", "-o":
-			name := p.in
+			name := p.In
 			if words[i] == "-o" {
-				name = p.out
+				name = p.Out
 			}
 			prefix, any := strings.CutSuffix(value, "+")
 			switch {
@@ -248,9 +224,9 @@ func match(line string, p packet) (m answer, target string) {
 				meets(name == value)
 			}
 		case "-s", "-d":
-			a := p.src
+			a := p.Src
 			if words[i] == "-d" {
-				a = p.dst
+				a = p.Dst
 			}
 			net, err := netip.ParsePrefix(value)
 			if err != nil || !a.IsValid() {

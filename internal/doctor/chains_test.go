@@ -7,9 +7,9 @@ import (
 )
 
 func TestRuleMatchesAPacketOrNotOrMayMatch(t *testing.T) {
-	p := packet{
-		in: "eth0", proto: "udp", dport: 8285,
-		src: netip.MustParseAddr("192.0.2.2"), dst: netip.MustParseAddr("192.0.2.1"),
+	p := Packet{
+		In: "eth0", Proto: "udp", Port: 8285,
+		Src: netip.MustParseAddr("192.0.2.2"), Dst: netip.MustParseAddr("192.0.2.1"),
 	}
 	for line, want := range map[string]struct {
 		answer
@@ -58,35 +58,29 @@ func TestPacketIsFollowedThroughChains(t *testing.T) {
 -A A -s 192.0.2.2/32 -j ACCEPT
 -A B -m mark --mark 0x1 -j ACCEPT
 `)
-	for from, want := range map[string]struct {
-		accept bool
-		rule   string
-		maybe  int
-	}{
-		"192.0.2.2": {true, "-A A -s 192.0.2.2/32 -j ACCEPT", 0},
-		"192.0.2.3": {false, "", 1},
+	for from, want := range map[string]Verdict{
+		"192.0.2.2": {Accept: true, Rule: "-A A -s 192.0.2.2/32 -j ACCEPT"},
+		"192.0.2.3": {Rule: "the policy DROP of INPUT", Remedy: "iptables -P INPUT ACCEPT", Unless: "-A B -m mark --mark 0x1 -j ACCEPT"},
 	} {
-		f := table.passes("INPUT", packet{proto: "udp", src: netip.MustParseAddr(from)})
-		if f.accept != want.accept || f.rule != want.rule || len(f.maybe) != want.maybe {
-			t.Errorf("%s: got %+v, want %+v", from, f, want)
+		if got := table.verdict("INPUT", Packet{Proto: "udp", Src: netip.MustParseAddr(from)}); got != want {
+			t.Errorf("%s: got %+v, want %+v", from, got, want)
 		}
 	}
-	if f := table.passes("FORWARD", packet{}); !f.accept {
-		t.Errorf("an empty chain: %+v", f)
+	if v := table.verdict("FORWARD", Packet{}); v != (Verdict{Accept: true}) {
+		t.Errorf("an empty chain: %+v", v)
 	}
 }
 
 // TestRuleThatMayReturnLeavesTheVerdictOpen: what comes after it is not certain.
 func TestRuleThatMayReturnLeavesTheVerdictOpen(t *testing.T) {
-	table := parseChains("iptables", `-P INPUT ACCEPT
+	rules := ParseFirewall(`-P INPUT ACCEPT
 -N A
 -A INPUT -j A
 -A A -m set --match-set trusted src -j RETURN
 -A A -j DROP
-`)
-	p := packet{proto: "udp", src: netip.MustParseAddr("192.0.2.2"), dport: 8285}
-	f, closed := table.closed(p)
-	if !closed || f.Level != Warn || !strings.Contains(f.Text, "unless it is decided before: -A A -m set --match-set trusted src -j RETURN") {
+`, "")
+	f, found := closed(rules, Packet{Proto: "udp", Src: netip.MustParseAddr("192.0.2.2"), Port: 8285})
+	if !found || f.Level != Warn || !strings.Contains(f.Text, "unless it is decided before: -A A -m set --match-set trusted src -j RETURN") {
 		t.Errorf("got %+v", f)
 	}
 }
@@ -95,6 +89,6 @@ func FuzzMatch(f *testing.F) {
 	f.Add(`-A INPUT -p udp -m udp ! --dport 1:2 -m comment --comment "a \" b" -s 10.0.0.0/8 -j DROP`)
 	f.Fuzz(func(t *testing.T, line string) {
 		table := parseChains("iptables", "-P INPUT DROP\n-A INPUT "+line)
-		table.passes("INPUT", packet{})
+		table.verdict("INPUT", Packet{})
 	})
 }

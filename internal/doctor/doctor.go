@@ -70,6 +70,7 @@ type examination struct {
 	host
 	reached  *reach // of reach
 	reachErr error
+	ruleset  *ruleset // of nftables
 }
 
 // checks lists the checks in the order of the output: those that others depend

@@ -77,7 +77,7 @@ func (p *patient) look(check string) (found []Finding) {
 	if i < 0 {
 		p.Fatalf("there is no check %s", check)
 	}
-	p.x.reached, p.x.reachErr = nil, nil // each look is an examination of its own
+	p.x.reached, p.x.reachErr, p.x.ruleset = nil, nil, nil // each look is an examination of its own
 	look := func() error {
 		found = checks[i].run(&p.x, p.Context())
 		return nil
@@ -225,8 +225,25 @@ func TestChainOfNftablesThatDropsByDefaultIsOpened(t *testing.T) {
 	for _, hook := range []string{"input", "forward"} {
 		p.run(fmt.Sprintf("nft 'add table inet fw; add chain inet fw %s { type filter hook %[1]s priority 0; policy drop; }'", hook))
 	}
-	p.repairs("udp-port", Warn, "nftables chain inet fw input drops")
-	p.repairs("forward-policy", Warn, "nftables chain inet fw forward drops")
+	p.repairs("udp-port", Bad, "the policy drop of the nftables chain inet fw input drops datagrams of 192.0.2.2")
+	p.repairs("forward-policy", Bad, "dropped in FORWARD by the policy drop of the nftables chain inet fw forward")
+}
+
+// TestRulesOfAChainOfNftablesThatDropsByDefaultCount: the policy drops what they do not
+// accept, and only a rule that cannot be evaluated leaves that open.
+func TestRulesOfAChainOfNftablesThatDropsByDefaultCount(t *testing.T) {
+	p := newPatient(t, netlabtest.Namespace(t, "node"))
+	for check, hook := range map[string]string{"udp-port": "input", "forward-policy": "forward"} {
+		set := func(rule string) {
+			p.run(fmt.Sprintf("nft 'table inet fw { chain %s { type filter hook %[1]s priority 0; policy drop; %s; }; }'", hook, rule))
+		}
+		set("ip saddr { 192.0.2.0/24, 10.5.0.0/16 } accept")
+		p.isWell(check)
+		p.run("nft delete table inet fw")
+		set("ip ttl 1 accept; ip saddr 198.51.100.0/24 accept")
+		p.has(check, Warn, "of the nftables chain inet fw "+hook)
+		p.run("nft delete table inet fw")
+	}
 }
 
 func TestBridgedPacketsPassThroughKubeProxysRules(t *testing.T) {

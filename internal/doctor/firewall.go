@@ -3,8 +3,6 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -24,58 +22,63 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 		devices = []string{""}
 	}
 	for _, f := range x.podFamilies() {
-		t, err := readChains(ctx, f.program, "filter")
+		rules, err := x.filter(ctx, f.program)
 		if err != nil {
 			found = append(found, warnf("", "%v", err))
 			continue
 		}
 		own, other := podOf(f.subnet), podOf(sibling(f.subnet))
-		var packets []packet
+		var packets []Packet
 		for _, d := range devices {
-			packets = append(packets, packet{in: d, src: other, dst: own}, packet{out: d, src: own, dst: other})
+			packets = append(packets, Packet{In: d, Src: other, Dst: own}, Packet{Out: d, Src: own, Dst: other})
 		}
 		if in := x.kernelInput(); in != "" {
-			packets = append(packets, packet{in: in, src: other, dst: own})
+			packets = append(packets, Packet{In: in, Src: other, Dst: own})
 		}
 		for _, p := range packets {
-			if dropped, ok := x.dropped(t, p); ok {
+			if dropped, ok := x.dropped(rules, p); ok {
 				found = append(found, dropped)
 				break // other findings would have the same cause
 			}
 		}
 	}
-	found = append(found, dropHooks(ctx, "forward")...)
 	if len(found) == 0 {
 		found = append(found, okf("lets packets of pods through"))
 	}
 	return found
 }
 
+// filter returns the rules that drop packets, of iptables or ip6tables and of nftables.
+func (x *examination) filter(ctx context.Context, program string) (*Firewall, error) {
+	t, err := readChains(ctx, program, "filter")
+	return &Firewall{filter: t, nft: x.nftables(ctx)}, err
+}
+
+// nftables returns the rules of nftables. It lists them once.
+func (x *examination) nftables(ctx context.Context) ruleset {
+	if x.ruleset == nil {
+		r := readRuleset(ctx)
+		x.ruleset = &r
+	}
+	return *x.ruleset
+}
+
 // masquerade checks that packets from pods to pods of other nodes keep their source.
 // Docker and CNI plugins that masquerade on their own do not exempt other nodes' pods.
 func (x *examination) masquerade(ctx context.Context) []Finding {
 	var found []Finding
-	nft := readRuleset(ctx)
 	for _, f := range x.podFamilies() {
-		p := packet{src: podOf(f.subnet), dst: podOf(sibling(f.subnet)), unmarked: true}
-		devices := append(x.devices(), "")
-		if nft != nil {
-			for _, p.out = range devices {
-				if rule, ok := nft.translator(p); ok {
-					found = append(found, rule.translates(p))
-					break // other devices would have the same cause
-				}
-			}
-		}
-		t, err := readChains(ctx, f.program, "nat")
+		nat, err := readChains(ctx, f.program, "nat")
 		if err != nil {
 			found = append(found, warnf("", "%v", err))
-			continue
+			nat = parseChains(f.program, "")
 		}
-		for _, p.out = range devices {
-			if to := t.passes("POSTROUTING", p); to.translated() {
-				found = append(found, translatedBy(t, to, p))
-				break
+		rules := &Firewall{nat: nat, nft: x.nftables(ctx)}
+		p := Packet{Src: podOf(f.subnet), Dst: podOf(sibling(f.subnet))}
+		for _, p.Out = range append(x.devices(), "") {
+			if v := rules.Source(p); !v.Accept {
+				found = append(found, v.qualified(warnf(v.Remedy, "packets from %s to %s get this node's address, so that pods of other nodes do not see where they come from: %s", p.Src, p.Dst, v.Rule)))
+				break // other devices would have the same cause
 			}
 		}
 	}
@@ -83,25 +86,6 @@ func (x *examination) masquerade(ctx context.Context) []Finding {
 		found = append(found, okf("packets to pods of other nodes keep their source"))
 	}
 	return found
-}
-
-// translatedBy returns the finding for a packet whose source a rule translates.
-func translatedBy(t *table, to fate, p packet) Finding {
-	found := hidden(p, t.program+" -t nat -D"+strings.TrimPrefix(to.rule, "-A"), to.rule)
-	if len(to.maybe) > 0 {
-		found.Text += ", unless it is decided before: " + to.maybe[0]
-	}
-	return found
-}
-
-// translates returns the same finding for a rule of nftables.
-func (r nftRule) translates(p packet) Finding {
-	return hidden(p, r.delete(), r.String())
-}
-
-// hidden returns the finding for a packet that gets another source by a rule.
-func hidden(p packet, remedy, rule string) Finding {
-	return warnf(remedy, "packets from %s to %s get this node's address, so that pods of other nodes do not see where they come from: %s", p.src, p.dst, rule)
 }
 
 // podFamily is a family in which this node and others have pods.
@@ -116,24 +100,27 @@ func (x *examination) podFamilies() []podFamily {
 }
 
 // dropped reports whether FORWARD drops a packet, and why.
-func (x *examination) dropped(t *table, p packet) (Finding, bool) {
-	var found Finding
-	f := t.passes("FORWARD", p)
-	switch {
-	case f.accept:
-		return found, false
-	case f.rule != "":
-		found = badf(t.deleteRule(f.rule), "packets from %s to %s are dropped in FORWARD by %s", p.src, p.dst, f.rule)
+func (x *examination) dropped(rules *Firewall, p Packet) (Finding, bool) {
+	switch v := rules.Forward(p); {
+	case v.Accept:
+		return Finding{}, false
+	case v.Rule != policyDrop("FORWARD"):
+		return v.qualified(badf(v.Remedy, "packets from %s to %s are dropped in FORWARD by %s", p.Src, p.Dst, v.Rule)), true
 	case x.wanted().Forward && !x.wanted().NFTables:
-		found = badf("systemctl restart twilld", "the policy of FORWARD is DROP, and flannel's rule that accepts packets from %s to %s is missing", p.src, p.dst)
+		return v.qualified(badf("systemctl restart twilld", "the policy of FORWARD is DROP, and flannel's rule that accepts packets from %s to %s is missing", p.Src, p.Dst)), true
 	default:
-		found = badf(t.program+" -P FORWARD ACCEPT", "the policy of FORWARD is DROP, and no rule accepts packets from %s to %s", p.src, p.dst)
+		return v.qualified(badf(v.Remedy, "the policy of FORWARD is DROP, and no rule accepts packets from %s to %s", p.Src, p.Dst)), true
 	}
-	if len(f.maybe) > 0 {
-		found.Level = Warn
-		found.Text += ", unless it is decided before: " + f.maybe[0]
+}
+
+// qualified returns f, the finding for a packet that is not accepted, as a warning if that is
+// uncertain.
+func (v Verdict) qualified(f Finding) Finding {
+	if v.Unless != "" {
+		f.Level = Warn
+		f.Text += ", unless it is decided before: " + v.Unless
 	}
-	return found, true
+	return f
 }
 
 // sibling returns the other half of the prefix that is one bit shorter than a subnet.
@@ -192,15 +179,15 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 	case len(from) == 0:
 		return []Finding{okf("plain routes need none")}
 	}
-	p := packet{proto: "udp"}
+	p := Packet{Proto: "udp"}
 	if x.Daemon != nil && x.Daemon.Underlay != nil {
-		p.in = x.Daemon.Underlay.Name
+		p.In = x.Daemon.Underlay.Name
 	}
 	byPort := func(a, b gate) int { return cmp.Or(cmp.Compare(a.program, b.program), cmp.Compare(a.port, b.port)) }
 	var found []Finding
 	var ports []string
 	for _, g := range slices.SortedFunc(maps.Keys(from), byPort) {
-		t, err := readChains(ctx, g.program, "filter")
+		rules, err := x.filter(ctx, g.program)
 		if err != nil {
 			found = append(found, warnf("", "%v", err))
 			continue
@@ -208,15 +195,14 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 		if port := strconv.Itoa(g.port); !slices.Contains(ports, port) {
 			ports = append(ports, port)
 		}
-		p.dport = g.port
-		for _, p.src = range from[g] {
-			if closed, ok := t.closed(p); ok {
+		p.Port = g.port
+		for _, p.Src = range from[g] {
+			if closed, ok := closed(rules, p); ok {
 				found = append(found, closed)
 				break // one remedy covers all
 			}
 		}
 	}
-	found = append(found, dropHooks(ctx, "input")...)
 	if len(found) == 0 {
 		found = append(found, okf("iptables and nftables of this node let datagrams to port %s in", strings.Join(ports, " and ")))
 	}
@@ -224,51 +210,14 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 }
 
 // closed reports whether INPUT drops a datagram, and why.
-func (t *table) closed(p packet) (Finding, bool) {
-	f := t.passes("INPUT", p)
-	if f.accept {
+func closed(rules *Firewall, p Packet) (Finding, bool) {
+	v := rules.Input(p)
+	if v.Accept {
 		return Finding{}, false
 	}
-	by, from := "the policy of INPUT", "peers"
-	if f.rule != "" {
-		by = f.rule
+	from := "peers"
+	if p.Src.IsValid() {
+		from = p.Src.String()
 	}
-	if p.src.IsValid() {
-		from = p.src.String()
-	}
-	found := badf(fmt.Sprintf("%s -I INPUT -p udp --dport %d -j ACCEPT", t.program, p.dport),
-		"%s drops datagrams of %s to UDP port %d", by, from, p.dport)
-	if len(f.maybe) > 0 {
-		found.Level = Warn
-		found.Text += ", unless it is decided before: " + f.maybe[0]
-	}
-	return found, true
-}
-
-// dropHooks finds nftables chains that drop what their rules do not accept. Chains
-// of iptables, which nft lists too, are left out.
-func dropHooks(ctx context.Context, hook string) []Finding {
-	out, err := output(ctx, "nft", "-j", "list", "chains")
-	if err != nil {
-		return nil // without nft, nftables chains are unlikely
-	}
-	var list struct {
-		NFTables []struct{ Chain *nftChain }
-	}
-	if json.Unmarshal(out, &list) != nil {
-		return nil
-	}
-	var found []Finding
-	for _, e := range list.NFTables {
-		c := e.Chain
-		if c == nil || c.Hook != hook || c.Policy != "drop" || c.Table == "filter" && c.Name == strings.ToUpper(hook) {
-			continue
-		}
-		if c.Family != "ip" && c.Family != "inet" && c.Family != "ip6" {
-			continue
-		}
-		found = append(found, warnf(fmt.Sprintf("nft 'chain %s %s %s { policy accept; }'", c.Family, c.Table, c.Name),
-			"the nftables chain %s %s %s drops all that its own rules do not accept, whatever other tables do", c.Family, c.Table, c.Name))
-	}
-	return found
+	return v.qualified(badf(v.Remedy, "%s drops datagrams of %s to UDP port %d", v.Rule, from, p.Port)), true
 }

@@ -132,16 +132,16 @@ func (x *examination) kernelPorts(ctx context.Context) []Finding {
 	if len(peers) == 0 {
 		return nil
 	}
-	t, err := readChains(ctx, "iptables", "filter")
+	rules, err := x.filter(ctx, "iptables")
 	if err != nil {
 		return nil // udp-port reports it
 	}
-	p := packet{proto: "udp", dport: x.portOf("udp")}
+	p := Packet{Proto: "udp", Port: x.portOf("udp")}
 	if x.Daemon.Underlay != nil {
-		p.in = x.Daemon.Underlay.Name
+		p.In = x.Daemon.Underlay.Name
 	}
-	for _, p.src = range peers {
-		if f, ok := t.closed(p); ok {
+	for _, p.Src = range peers {
+		if f, ok := closed(rules, p); ok {
 			return []Finding{warnf(f.Remedy, "%s; those of the kernel path do not pass INPUT and still arrive, but packets that it leaves to user space are lost", f.Text)}
 		}
 	}

@@ -31,12 +31,12 @@ type ruleset struct {
 	rules map[[3]string][]nftRule // by family, table and chain
 }
 
-// readRuleset lists all tables. It returns nil if there is no nft: then nftables chains
-// are unlikely.
-func readRuleset(ctx context.Context) *ruleset {
+// readRuleset lists all tables. Without nft, it returns none: then nftables chains are
+// unlikely.
+func readRuleset(ctx context.Context) ruleset {
 	out, err := output(ctx, "nft", "-j", "list", "ruleset")
 	if err != nil {
-		return nil
+		return ruleset{}
 	}
 	var list struct {
 		NFTables []struct {
@@ -45,9 +45,9 @@ func readRuleset(ctx context.Context) *ruleset {
 		}
 	}
 	if json.Unmarshal(out, &list) != nil {
-		return nil
+		return ruleset{}
 	}
-	r := &ruleset{rules: map[[3]string][]nftRule{}}
+	r := ruleset{rules: map[[3]string][]nftRule{}}
 	for _, o := range list.NFTables {
 		switch {
 		case o.Chain != nil && o.Chain.Hook != "":
@@ -61,9 +61,30 @@ func readRuleset(ctx context.Context) *ruleset {
 	return r
 }
 
+// verdict returns what the chains of a hook do with a packet that iptables accepts with the
+// verdict v.
+func (r ruleset) verdict(hook string, p Packet, v Verdict) Verdict {
+	for _, c := range r.hooked("filter", hook, p) {
+		verdict, rule := r.walk(c.Family, c.Table, c.Name, p, 0)
+		switch verdict {
+		case "drop", "reject":
+			return Verdict{Rule: rule.String(), Remedy: rule.delete(), Unless: v.Unless}
+		case "maybe":
+			v.Unless = cmp.Or(v.Unless, rule.String())
+		}
+		if verdict != "accept" && c.Policy == "drop" {
+			return Verdict{
+				Rule:   fmt.Sprintf("the policy drop of the nftables chain %s %s %s", c.Family, c.Table, c.Name),
+				Remedy: fmt.Sprintf("nft 'chain %s %s %s { policy accept; }'", c.Family, c.Table, c.Name), Unless: v.Unless,
+			}
+		}
+	}
+	return v
+}
+
 // translator returns the rule that translates the source of a packet after routing. A
 // chain that accepts the packet does not keep later ones from doing so.
-func (r *ruleset) translator(p packet) (rule nftRule, ok bool) {
+func (r ruleset) translator(p Packet) (rule nftRule, ok bool) {
 	for _, c := range r.hooked("nat", "postrouting", p) {
 		if verdict, rule := r.walk(c.Family, c.Table, c.Name, p, 0); verdict == "masquerade" || verdict == "snat" {
 			return rule, true
@@ -74,9 +95,9 @@ func (r *ruleset) translator(p packet) (rule nftRule, ok bool) {
 
 // hooked returns the base chains of a type and a hook that a packet passes, without those
 // of iptables, in the order in which it does.
-func (r *ruleset) hooked(kind, hook string, p packet) (chains []nftChain) {
+func (r ruleset) hooked(kind, hook string, p Packet) (chains []nftChain) {
 	family, ofIptables := "ip", "filter"
-	if p.src.Is6() {
+	if p.Src.Is6() {
 		family = "ip6"
 	}
 	if kind == "nat" {
@@ -94,7 +115,7 @@ func (r *ruleset) hooked(kind, hook string, p packet) (chains []nftChain) {
 // walk returns the verdict of a chain and the rule that it comes from. The verdict is
 // empty if the packet passes the chain, and "maybe" if a rule that cannot be evaluated
 // here might decide.
-func (r *ruleset) walk(family, table, chain string, p packet, depth int) (verdict string, rule nftRule) {
+func (r ruleset) walk(family, table, chain string, p Packet, depth int) (verdict string, rule nftRule) {
 	for _, rule := range r.rules[[3]string{family, table, chain}] {
 		m := yes
 		for _, statement := range rule.Expr {
@@ -136,7 +157,7 @@ func (r *ruleset) walk(family, table, chain string, p packet, depth int) (verdic
 }
 
 // nftMatch evaluates a comparison for a packet.
-func nftMatch(text json.RawMessage, p packet) answer {
+func nftMatch(text json.RawMessage, p Packet) answer {
 	var c struct {
 		Op    string
 		Left  json.RawMessage
@@ -153,7 +174,7 @@ func nftMatch(text json.RawMessage, p packet) answer {
 }
 
 // nftEquals reports whether the field left of a packet is right, or one of right.
-func nftEquals(left, right json.RawMessage, p packet) answer {
+func nftEquals(left, right json.RawMessage, p Packet) answer {
 	var field struct {
 		Payload *struct{ Protocol, Field string }
 		Meta    *struct{ Key string }
@@ -167,14 +188,14 @@ func nftEquals(left, right json.RawMessage, p packet) answer {
 		var a netip.Addr
 		switch field.Payload.Field {
 		case "saddr":
-			a = p.src
+			a = p.Src
 		case "daddr":
-			a = p.dst
+			a = p.Dst
 		}
 		switch proto := field.Payload.Protocol; {
 		case proto != "ip" && proto != "ip6":
 			return maybe
-		case (proto == "ip6") != p.src.Is6():
+		case (proto == "ip6") != p.Src.Is6():
 			return no
 		case !a.IsValid():
 			return maybe
@@ -183,11 +204,11 @@ func nftEquals(left, right json.RawMessage, p packet) answer {
 	case field.Meta != nil:
 		switch field.Meta.Key {
 		case "oifname", "oif":
-			return oneOf(right, func(s string) answer { return named(s, p.out) })
+			return oneOf(right, func(s string) answer { return named(s, p.Out) })
 		case "iifname", "iif":
-			return oneOf(right, func(s string) answer { return named(s, p.in) })
+			return oneOf(right, func(s string) answer { return named(s, p.In) })
 		case "nfproto":
-			return oneOf(right, func(s string) answer { return sure((s == "ipv6") == p.src.Is6()) })
+			return oneOf(right, func(s string) answer { return sure((s == "ipv6") == p.Src.Is6()) })
 		case "mark":
 			return unmarked(right, p)
 		}
@@ -208,7 +229,7 @@ func sure(b bool) answer {
 }
 
 // unmarked reports whether a packet without a mark has the mark right, under any mask.
-func unmarked(right json.RawMessage, p packet) answer {
+func unmarked(right json.RawMessage, p Packet) answer {
 	var n uint32
 	if !p.unmarked || json.Unmarshal(right, &n) != nil {
 		return maybe

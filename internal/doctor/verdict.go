@@ -15,13 +15,15 @@ type Packet struct {
 	Src, Dst netip.Addr
 	Proto    string // as iptables names it: "udp"; if empty, any
 	Port     int    // of the destination; 0: unknown, or there are none
+
+	unmarked bool // known not to be marked by other programs, as kube-proxy marks packets for services
 }
 
 // Verdict is what the rules of a host do with a packet.
 type Verdict struct {
 	Accept bool   // if false, it is dropped or, by Source, gets another source address
 	Rule   string // the deciding rule or policy; empty if nothing but an accepting policy
-	Remedy string // the command that removes what decides; empty if the packet is accepted
+	Remedy string // a command that lets the packet pass; empty if it is accepted
 	Unless string // an earlier rule that may decide otherwise, by what is not known here
 }
 
@@ -29,7 +31,7 @@ type Verdict struct {
 // iptables, and those of nftables. Its methods ask the host nothing.
 type Firewall struct {
 	filter, nat *table
-	nft         *ruleset // nil: there is no nft
+	nft         ruleset // empty if there is no nft
 }
 
 // ReadFirewall reads the rules, in the network namespace of the calling thread.
@@ -40,7 +42,7 @@ func ReadFirewall(ctx context.Context, ipv6 bool) (*Firewall, error) {
 	}
 	f := &Firewall{nft: readRuleset(ctx)}
 	var err error
-	if f.filter, err = readChains(ctx, program, "filter", "-v"); err == nil {
+	if f.filter, err = readChains(ctx, program, "filter"); err == nil {
 		f.nat, err = readChains(ctx, program, "nat")
 	}
 	if err != nil {
@@ -55,67 +57,39 @@ func ParseFirewall(filter, nat string) *Firewall {
 	return &Firewall{filter: parseChains("iptables", filter), nat: parseChains("iptables", nat)}
 }
 
-// Forward returns what happens to a packet that the host forwards.
-func (f *Firewall) Forward(p Packet) Verdict { return f.passes("FORWARD", p) }
-
-// Input returns what happens to a packet that is for the host itself.
-func (f *Firewall) Input(p Packet) Verdict { return f.passes("INPUT", p) }
-
-func (f *Firewall) passes(chain string, whole Packet) Verdict {
-	p := whole.packet()
-	to := f.filter.passes(chain, p)
-	v := Verdict{Accept: to.accept, Rule: to.rule}
-	if len(to.maybe) > 0 {
-		v.Unless = to.maybe[0]
-	}
-	switch {
-	case v.Accept:
-	case v.Rule == "":
-		v.Rule, v.Remedy = fmt.Sprintf("the policy of %s, DROP", chain), fmt.Sprintf("%s -P %s ACCEPT", f.filter.program, chain)
-	default:
-		v.Remedy = f.filter.deleteRule(v.Rule)
-	}
-	if !v.Accept || f.nft == nil {
+// Forward returns what happens to a packet between pods that the host forwards.
+func (f *Firewall) Forward(p Packet) Verdict {
+	p.unmarked = true
+	v := f.filter.verdict("FORWARD", p)
+	if !v.Accept {
 		return v
 	}
-	for _, c := range f.nft.hooked("filter", strings.ToLower(chain), p) {
-		switch verdict, rule := f.nft.walk(c.Family, c.Table, c.Name, p, 0); {
-		case verdict == "drop" || verdict == "reject":
-			return Verdict{Rule: rule.String(), Remedy: rule.delete(), Unless: v.Unless}
-		case verdict == "maybe":
-			v.Unless = rule.String()
-		case verdict == "" && c.Policy == "drop":
-			return Verdict{
-				Rule:   fmt.Sprintf("the policy of the nftables chain %s %s %s, drop", c.Family, c.Table, c.Name),
-				Remedy: fmt.Sprintf("nft 'chain %s %s %s { policy accept; }'", c.Family, c.Table, c.Name), Unless: v.Unless,
-			}
-		}
-	}
-	return v
+	return f.nft.verdict("forward", p, v)
 }
 
-// Source returns whether a packet that leaves keeps its source address.
-func (f *Firewall) Source(whole Packet) Verdict {
-	p := whole.packet()
-	if f.nft != nil {
-		if rule, ok := f.nft.translator(p); ok {
-			return Verdict{Rule: rule.String(), Remedy: rule.delete()}
-		}
-	}
-	to := f.nat.passes("POSTROUTING", p)
-	v := Verdict{Accept: !to.translated(), Rule: to.rule}
-	if len(to.maybe) > 0 {
-		v.Unless = to.maybe[0]
-	}
+// Input returns what happens to a datagram that is for the host itself.
+func (f *Firewall) Input(p Packet) Verdict {
+	v := f.filter.verdict("INPUT", p)
 	if !v.Accept {
-		v.Remedy = f.nat.program + " -t nat -D" + strings.TrimPrefix(to.rule, "-A")
+		v.Remedy = fmt.Sprintf("%s -I INPUT -p udp --dport %d -j ACCEPT", f.filter.program, p.Port)
+		return v
 	}
-	return v
+	return f.nft.verdict("input", p, v)
 }
 
-// packet returns p as the rules are evaluated for it. Packets between pods have no mark.
-func (p Packet) packet() packet {
-	return packet{in: p.In, out: p.Out, src: p.Src, dst: p.Dst, proto: p.Proto, dport: p.Port, unmarked: true}
+// Source returns whether a packet between pods that leaves keeps its source address.
+func (f *Firewall) Source(p Packet) Verdict {
+	p.unmarked = true
+	if rule, ok := f.nft.translator(p); ok {
+		return Verdict{Rule: rule.String(), Remedy: rule.delete()}
+	}
+	v := Verdict{Accept: true}
+	var target string
+	switch target, v.Rule = f.nat.walk("POSTROUTING", p, &v.Unless, 0); target {
+	case "MASQUERADE", "SNAT", "NETMAP":
+		v.Accept, v.Remedy = false, f.nat.program+" -t nat -D"+strings.TrimPrefix(v.Rule, "-A")
+	}
+	return v
 }
 
 // Drops returns how many packets each rule and policy that drops has dropped, as far as it
@@ -130,9 +104,6 @@ func (f *Firewall) Drops() map[string]uint64 {
 		} else if words := split(key); slices.Contains(words, "DROP") || slices.Contains(words, "REJECT") {
 			drops[key] = packets
 		}
-	}
-	if f.nft == nil {
-		return drops
 	}
 	for _, rules := range f.nft.rules {
 		for _, r := range rules {

@@ -21,7 +21,7 @@ func TestVerdictNamesTheRuleThatDecides(t *testing.T) {
 		want   Verdict
 	}{
 		"no rules":   {"-P FORWARD ACCEPT\n", Verdict{Accept: true}},
-		"a policy":   {"-P FORWARD DROP\n", Verdict{Rule: "the policy of FORWARD, DROP", Remedy: "iptables -P FORWARD ACCEPT"}},
+		"a policy":   {"-P FORWARD DROP\n", Verdict{Rule: "the policy DROP of FORWARD", Remedy: "iptables -P FORWARD ACCEPT"}},
 		"a drop":     {"-P FORWARD ACCEPT\n" + drop + "\n", Verdict{Rule: drop, Remedy: "iptables -D" + strings.TrimPrefix(drop, "-A")}},
 		"an accept":  {"-P FORWARD DROP\n-A FORWARD -s 10.5.0.0/16 -j ACCEPT\n", Verdict{Accept: true, Rule: "-A FORWARD -s 10.5.0.0/16 -j ACCEPT"}},
 		"other port": {"-P FORWARD ACCEPT\n-A FORWARD -p tcp -m tcp --dport 443 -j DROP\n", Verdict{Accept: true}},

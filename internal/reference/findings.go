@@ -56,10 +56,13 @@ func findingsIn(name string) (rows []string, err error) {
 		}
 		level := map[string]string{"badf": "bad", "warnf": "warn"}[nameOf(call.Fun)]
 		finding, remedy := wording(call.Args[1]), wording(call.Args[0])
-		if level == "" || remedy == "" || strings.Trim(finding, "… :") == "" || strings.Trim(remedy, "… ") == "" {
+		if level == "" || remedy == "" || strings.Trim(finding, "… :") == "" {
 			return true
 		}
-		row := fmt.Sprintf("| %s | %s | `%s` |\n", level, escape(finding), strings.ReplaceAll(remedy, "|", `\|`))
+		if remedy = "`" + escape(remedy) + "`"; strings.Trim(remedy, "`… ") == "" {
+			remedy = "the command that it prints"
+		}
+		row := fmt.Sprintf("| %s | %s | %s |\n", level, escape(finding), remedy)
 		if !slices.Contains(rows, row) {
 			rows = append(rows, row)
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -413,19 +412,9 @@ func (w *walk) port(peer *status.Peer) {
 		return // the rules at hand are those of the other family; doctor reads them
 	}
 	v := w.Firewall.Input(doctor.Packet{In: w.Underlay.Dev, Src: w.Other, Proto: "udp", Port: port})
-	if !v.Accept {
-		v.Remedy = strings.Replace(fmt.Sprintf("%s -I INPUT -p udp --dport %d -j ACCEPT", iptables(w.Other), port), "  ", " ", 1)
-	}
 	n := len(w.steps)
 	w.verdict(fmt.Sprintf("UDP port %d: INPUT", port), v)
 	w.steps[n].Name = "port"
-}
-
-func iptables(a netip.Addr) string {
-	if a.Is6() {
-		return "ip6tables"
-	}
-	return "iptables"
 }
 
 // source is the check whether the other node may send for the packet's source.
