@@ -182,8 +182,8 @@ func (k *Keys) NodeAddrsText(e *Node) string {
 	return e.Annotations[k.node] + " " + e.Annotations[k.nodeV6]
 }
 
-// address reads an annotation that contains an address. It returns the invalid
-// address if there is none.
+// address reads an annotation that contains an address at which other nodes can reach
+// the node. It returns the invalid address if there is none.
 func (k *Keys) address(e *Node, key string, ipv4 bool) (netip.Addr, error) {
 	text := e.Annotations[key]
 	if text == "" || text == noIPv4 {
@@ -196,6 +196,9 @@ func (k *Keys) address(e *Node, key string, ipv4 bool) (netip.Addr, error) {
 			kind = "IPv4"
 		}
 		return netip.Addr{}, fmt.Errorf("annotation %s: %q is not an %s address", key, brief(text), kind)
+	}
+	if err := lease.CheckPublic(a); err != nil {
+		return netip.Addr{}, fmt.Errorf("annotation %s: %w", key, err)
 	}
 	return a, nil
 }
