@@ -99,7 +99,7 @@ func (c *connectivityCommand) run(ctx context.Context) (*connectivity.Report, er
 	}
 	o := connectivity.Options{Wait: c.wait, Parallel: c.parallel, Port: uint16(c.port)}
 	for _, m := range nodes {
-		one := connectivity.Member{Node: m.Addr, Subnets: m.subnets}
+		one := connectivity.Member{Node: m.Addr, Other: m.other, Subnets: m.subnets}
 		switch {
 		case m.own:
 			one.Start = c.startHere

@@ -59,6 +59,7 @@ func (c *fleetCommand) readVia() error {
 // member is a node of the network.
 type member struct {
 	remote.Node
+	other   netip.Addr // public address of the other family; invalid if it has none
 	subnets []netip.Prefix
 	own     bool // this one
 }
@@ -114,14 +115,14 @@ func (c *fleetCommand) allMembers(ctx context.Context) (all []member, err error)
 	if err == nil {
 		for _, l := range leases {
 			if a := cmp.Or(l.PublicIP, l.PublicIPv6); a.IsValid() { // otherwise it is reserved for no node
-				all = append(all, member{Node: remote.Node{Addr: a}, subnets: l.Subnets(), own: a == own})
+				all = append(all, member{Node: remote.Node{Addr: a}, other: l.PublicIPv6, subnets: l.Subnets(), own: a == own})
 			}
 		}
 		return all, nil
 	}
 	fmt.Fprintf(c.Stderr, "%s: the store does not answer, so the nodes are those that this node's twilld knows: %v\n", c.Name(), err)
 	l := c.daemon.Lease
-	all = append(all, member{Node: remote.Node{Addr: own}, subnets: slices.DeleteFunc([]netip.Prefix{l.Subnet, l.IPv6Subnet}, func(p netip.Prefix) bool { return !p.IsValid() }), own: true})
+	all = append(all, member{Node: remote.Node{Addr: own}, other: l.PublicIPv6, subnets: slices.DeleteFunc([]netip.Prefix{l.Subnet, l.IPv6Subnet}, func(p netip.Prefix) bool { return !p.IsValid() }), own: true})
 	if c.daemon.Dataplane != nil {
 		for _, p := range c.daemon.Dataplane.Peers {
 			if i := slices.IndexFunc(all, func(m member) bool { return m.Addr == p.PublicIP }); i >= 0 {

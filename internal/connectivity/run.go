@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -31,9 +32,17 @@ const (
 // Member is a node of the test.
 type Member struct {
 	Node    netip.Addr     // its public address
+	Other   netip.Addr     // that of the other family; invalid if it has none
 	Subnets []netip.Prefix // its lease's
 	// Start runs the node's part; nil: the node is an end of the tests only.
 	Start func(context.Context) (Connection, error)
+}
+
+// has reports whether e, which the part of m has said, can be an end of m: no node has the
+// others send to an address of its choice.
+func (m *Member) has(e End) bool {
+	ours := !e.Addr.IsValid() || e.Subnet.Contains(e.Addr) || e.Addr == m.Node || e.Addr == m.Other
+	return ours && e.Size >= 0 && e.Size <= math.MaxUint16
 }
 
 // Connection leads to a part.
@@ -168,7 +177,7 @@ func (r *run) ends(i int) (all []End) {
 			e := End{Node: m.Node, Subnet: s}
 			if h := r.report.Nodes[j].hello; h != nil {
 				for _, its := range h.Ends {
-					if its.Subnet.Masked() == s.Masked() {
+					if its.Subnet.Masked() == s.Masked() && m.has(its) {
 						e = its
 						e.Node = m.Node
 					}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -78,8 +79,8 @@ func TestEveryTestPassesBetweenPartsThatReachEachOther(t *testing.T) {
 	var seen Progress
 	r, err := Run(t.Context(), Options{
 		Members: []Member{
-			{nodeAddr(1), []netip.Prefix{own}, inProcess(onLoopback(nodeAddr(1), nodeAddr(2)))},
-			{nodeAddr(2), []netip.Prefix{own}, inProcess(onLoopback(nodeAddr(2), nodeAddr(1)))},
+			{Node: nodeAddr(1), Subnets: []netip.Prefix{own}, Start: inProcess(onLoopback(nodeAddr(1), nodeAddr(2)))},
+			{Node: nodeAddr(2), Subnets: []netip.Prefix{own}, Start: inProcess(onLoopback(nodeAddr(2), nodeAddr(1)))},
 		},
 		Wait: testkit.Patience, Parallel: 2, Progress: func(p Progress) { seen = p },
 	})
@@ -115,8 +116,8 @@ func TestPartThatDoesNotDoItsWorkIsNamed(t *testing.T) {
 	} {
 		r, err := Run(t.Context(), Options{
 			Members: []Member{
-				{nodeAddr(1), []netip.Prefix{subnetOf(1)}, talker(nil, hello, `{"result":{"tests":[]}}`+"\n"+`{"done":true}`+"\n")},
-				{nodeAddr(2), []netip.Prefix{subnetOf(2)}, tt.start},
+				{Node: nodeAddr(1), Subnets: []netip.Prefix{subnetOf(1)}, Start: talker(nil, hello, `{"result":{"tests":[]}}`+"\n"+`{"done":true}`+"\n")},
+				{Node: nodeAddr(2), Subnets: []netip.Prefix{subnetOf(2)}, Start: tt.start},
 			},
 			Wait: time.Second, Parallel: 1,
 		})
@@ -127,6 +128,56 @@ func TestPartThatDoesNotDoItsWorkIsNamed(t *testing.T) {
 		if r.Nodes[0].Problem != "" {
 			t.Errorf("%q: and the other node has %q", tt.want, r.Nodes[0].Problem)
 		}
+	}
+}
+
+// TestNodeDoesNotChooseWhereOthersSend: the others run as root, and pass on the cookie.
+func TestNodeDoesNotChooseWhereOthersSend(t *testing.T) {
+	ends := func(addr string, size int) string {
+		return fmt.Sprintf(`{"hello":{"protocol":1,"ends":[{"subnet":"10.5.2.0/24","addr":%q,"tcp":1,"udp":1,"size":%d}]}}`+"\n", addr, size)
+	}
+	for _, tt := range []struct {
+		addr string
+		size int
+		want bool
+	}{
+		{"10.5.2.1", 1450, true},
+		{"192.0.2.2", 1450, true},
+		{"2001:db8::2", 1450, true},
+		{"10.5.1.1", 1450, false},
+		{"198.51.100.7", 1450, false},
+		{"10.5.2.1", 1 << 40, false}, // more than there is memory for
+		{"10.5.2.1", -1, false},
+	} {
+		asked := make(chan string, 1)
+		r, err := Run(t.Context(), Options{
+			Members: []Member{
+				{Node: nodeAddr(1), Subnets: []netip.Prefix{subnetOf(1)}, Start: listener(asked)},
+				{Node: nodeAddr(2), Other: netip.MustParseAddr("2001:db8::2"), Subnets: []netip.Prefix{subnetOf(2)}, Start: talker(nil, ends(tt.addr, tt.size))},
+			},
+			Wait: time.Second, Parallel: 1,
+		})
+		testkit.Must(t, err)
+		if sent := strings.Contains(<-asked, `"tcp":1`); sent != tt.want {
+			t.Errorf("%s, %d bytes: sent to there: %t, want %t; %+v", tt.addr, tt.size, sent, tt.want, r.Nodes)
+		}
+	}
+}
+
+// listener is a part that passes on the test that it is asked for, and does nothing.
+func listener(asked chan<- string) func(context.Context) (Connection, error) {
+	return func(context.Context) (Connection, error) {
+		requests, in := io.Pipe()
+		out, answers := io.Pipe()
+		go func() {
+			lines := bufio.NewScanner(requests)
+			lines.Scan()
+			_, _ = io.WriteString(answers, `{"hello":{"protocol":1}}`+"\n")
+			lines.Scan()
+			asked <- lines.Text()
+			_, _ = requests.Close(), answers.Close()
+		}()
+		return Connection{In: in, Out: out, Wait: func() error { _ = out.Close(); return nil }}, nil
 	}
 }
 
