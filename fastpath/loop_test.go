@@ -134,3 +134,13 @@ func TestBriefBatchLeavesTheRestForLater(t *testing.T) {
 		}
 	}
 }
+
+// TestLoopThatCannotWaitFails: it would otherwise end as if the engine had been stopped,
+// and the other directions would go on without it.
+func TestLoopThatCannotWaitFails(t *testing.T) {
+	const notOpen = 1 << 30
+	l := &loop{wake: newWaiter(notOpen), stopping: new(atomic.Bool), c: new(metrics.Direction)}
+	if err := l.run(); err == nil {
+		t.Error("the loop ended without an error")
+	}
+}

@@ -46,6 +46,12 @@ log_keys() {
 	tool sloglint -test=false -static-msg -kv-only -const-keys -allowed-keys="$keys" ./...
 }
 
+# Functions that no program reaches, except those that tests of other packages need.
+dead_code() {
+	tool deadcode -filter "$(go list -m)" ./cmd/... ./internal/reference |
+		grep -vE '^internal/lab/|: (ParseFirewall|Feature\.Verify)$'
+}
+
 # Known vulnerabilities in code that the programs reach. The database is on the
 # network (GOVULNDB names a mirror); where it cannot be reached, nothing is checked.
 vulnerabilities() {
@@ -63,6 +69,7 @@ check "no test sleeps" quiet sleeps
 check "imports as ARCHITECTURE.md has them" imports
 check "links of the pages lead somewhere" links
 check "sloglint: keys of internal/logging, constant messages" log_keys
+check "deadcode: nothing that only tests call" quiet dead_code
 check "govulncheck" vulnerabilities
 # Each optional part is in packages of its own, so all at once and one at a time are enough.
 for tags in noembed,nokube,noetcd,nobpf noembed nokube noetcd nobpf; do

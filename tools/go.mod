@@ -6,6 +6,7 @@ tool (
 	github.com/cilium/ebpf/cmd/bpf2go
 	go-simpler.org/sloglint/cmd/sloglint
 	golang.org/x/perf/cmd/benchstat
+	golang.org/x/tools/cmd/deadcode
 	golang.org/x/vuln/cmd/govulncheck
 	honnef.co/go/tools/cmd/staticcheck
 )

@@ -103,9 +103,6 @@ func (c *storeCommand) adopt() error {
 	if c.etcd.Given("etcd-endpoints") {
 		s = status.Settings{Prefix: s.Prefix}
 	}
-	if c.etcd.Given("etcd-certfile") || c.etcd.Given("etcd-keyfile") {
-		s.CertFile, s.KeyFile = "", "" // they are a pair
-	}
 	for name, value := range map[string]string{
 		"etcd-endpoints": strings.Join(s.Endpoints, ","), "etcd-prefix": s.Prefix,
 		"etcd-cafile": s.CAFile, "etcd-certfile": s.CertFile, "etcd-keyfile": s.KeyFile,

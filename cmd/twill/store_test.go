@@ -109,6 +109,9 @@ func TestStoreIsWhereTheDaemonHasIt(t *testing.T) {
 	t.Setenv("FLANNELD_ETCD_ENDPOINTS", "")
 	socket := daemonSays(t, status.Document{Settings: &status.Settings{Endpoints: []string{o.server.Endpoint}, Prefix: "/pods"}})
 	o.prints("written: network 10.5.0.0/16, backend udp\n", "config", "set", o.file(someConfig), "--socket", socket)
+	if got, err := o.server.Client(t).Get(t.Context(), "/pods/config"); err != nil || got.Count != 1 {
+		t.Errorf("%v keys named /pods/config, %v", got, err)
+	}
 	o.prints(someConfig+"\n", "config", "get", "--socket", socket)
 	o.prints("10.5.3.0/24 is reserved: no node gets it\n", "reserve", "10.5.3.0/24", "--socket", socket)
 	if out, _, err := o.twill("leases", "--socket", socket); err != nil || !strings.Contains(out, "10.5.3.0/24") {
@@ -118,6 +121,23 @@ func TestStoreIsWhereTheDaemonHasIt(t *testing.T) {
 	t.Setenv("FLANNELD_ETCD_PREFIX", "/other")
 	o.refuses("no network config", "config", "get", "--socket", socket)
 	o.refuses("http://127.0.0.1:1", "config", "get", "--socket", socket, "--etcd-endpoints=http://127.0.0.1:1", "--timeout=200ms")
+}
+
+// TestEtcdIsShownTheCertificateOfTheDaemon: the etcd of the daemon, and no other.
+func TestEtcdIsShownTheCertificateOfTheDaemon(t *testing.T) {
+	o := newOperator(t) // its etcd is the other
+	t.Setenv("FLANNELD_ETCD_ENDPOINTS", "")
+	authority := etcdtest.NewAuthority(t)
+	secured := etcdtest.Start(t, etcdtest.Options{CA: authority})
+	cert, key, err := authority.Issue("daemon", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := &status.Settings{Endpoints: []string{secured.Endpoint}, Prefix: "/pods", CAFile: authority.CertFile, CertFile: cert, KeyFile: key}
+	socket := daemonSays(t, status.Document{Settings: settings})
+	o.prints("written: network 10.5.0.0/16, backend udp\n", "config", "set", o.file(someConfig), "--socket", socket)
+	o.refuses("no network config", "config", "get", "--socket", socket, "--etcd-endpoints", o.server.Endpoint)
+	o.refuses("--etcd-certfile and --etcd-keyfile come together", "config", "get", "--socket", socket, "--etcd-certfile=")
 }
 
 // TestFilesAreWhereTheDaemonHasThem: leases come from a file, and there is no etcd.
@@ -145,6 +165,14 @@ func TestFilesAreWhereTheDaemonHasThem(t *testing.T) {
 	}
 	if f := finding(t, out, "subnet-file"); f.Level != doctor.OK || !strings.Contains(f.Text, "10.5.1.0/24") {
 		t.Errorf("doctor: got %+v", f)
+	}
+
+	// Flags come first.
+	out, _, _ = o.twill("doctor", "--json", "--socket", socket, "--subnet-file=/nonexistent/subnet.env", "--lease-file=/nonexistent/leases.json")
+	for check, file := range map[string]string{"store": "/nonexistent/leases.json", "subnet-file": "/nonexistent/subnet.env"} {
+		if f := finding(t, out, check); f.Level != doctor.Bad || !strings.Contains(f.Text, file) {
+			t.Errorf("doctor: got %+v, want %s to be missing", f, file)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease/etcd"
 	"github.com/twillnet/twill/tun"
 )
@@ -275,6 +276,27 @@ func TestNearestIsWhatWasMeantOrNothing(t *testing.T) {
 	} {
 		if got := nearest(given, names); got != want {
 			t.Errorf("%s: %q, want %q", given, got, want)
+		}
+	}
+}
+
+// TestSettingsSayWhereFilesAndStoreAre: twill asks for them, from any directory.
+func TestSettingsSayWhereFilesAndStoreAre(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for args, want := range map[string]status.Settings{
+		"--lease-file=leases.json --subnet-file=run/subnet.env": {SubnetFile: dir + "/run/subnet.env", LeaseFile: dir + "/leases.json"},
+		"--etcd-endpoints=https://192.0.2.1:2379 --etcd-prefix=/pods --etcd-cafile=ca.pem --etcd-certfile=/etc/node.pem --etcd-keyfile=node.key": {
+			SubnetFile: "/run/flannel/subnet.env", Endpoints: []string{"https://192.0.2.1:2379"}, Prefix: "/pods",
+			CAFile: dir + "/ca.pem", CertFile: "/etc/node.pem", KeyFile: dir + "/node.key",
+		},
+	} {
+		o, err := parse(strings.Fields(args), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := *o.settings(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, want %+v", args, got, want)
 		}
 	}
 }

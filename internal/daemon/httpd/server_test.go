@@ -112,12 +112,12 @@ func TestPageForBrowsersIsServedIfThereIsOne(t *testing.T) {
 	}
 }
 
-// The cause stays in the error, and is said.
+// The cause stays in the error, and the address is in it once.
 func TestPortInUseIsNamed(t *testing.T) {
 	s := serve(t, Config{})
 	_, err := Listen(s.Addr(), Config{Logger: slog.New(slog.DiscardHandler)})
 	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "address already in use") ||
-		!strings.Contains(err.Error(), s.Addr().String()) || !strings.Contains(err.Error(), "--healthz-port") {
+		strings.Count(err.Error(), s.Addr().String()) != 1 || !strings.Contains(err.Error(), "--healthz-port") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -125,6 +125,15 @@ func TestPortInUseIsNamed(t *testing.T) {
 func TestAddressOfNoInterfaceIsNamed(t *testing.T) {
 	_, err := Listen(netip.MustParseAddrPort("192.0.2.1:0"), Config{Logger: slog.New(slog.DiscardHandler)})
 	if !errors.Is(err, unix.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "cannot assign requested address") || !strings.Contains(err.Error(), "--healthz-ip") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A link-local address without an interface is invalid, or IPv6 is off.
+func TestAnyOtherCauseStaysInTheError(t *testing.T) {
+	_, err := Listen(netip.MustParseAddrPort("[fe80::1]:0"), Config{Logger: slog.New(slog.DiscardHandler)})
+	var errno unix.Errno
+	if !errors.As(err, &errno) || !strings.Contains(err.Error(), "listen on [fe80::1]:0 for health and metrics: ") {
 		t.Errorf("got %v", err)
 	}
 }
