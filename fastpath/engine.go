@@ -61,6 +61,7 @@ type Config struct {
 type Engine struct {
 	shards     []*shard
 	pairs      int           // of threads
+	loops      []*loop       // of all threads
 	states     []tun.Offload // as probed; Offloads adds what has changed since
 	stop       int           // eventfd: readable when the engine stops, for sleeping threads
 	stopping   atomic.Bool   // the same for threads that never sleep
@@ -116,8 +117,9 @@ type shard struct {
 	tap tap // of the TX thread
 }
 
-// New opens the sockets and probes the offloads. The device must be up, since
-// the probe writes a super-packet to it. If New fails, it leaves nothing behind.
+// New opens the sockets, probes the offloads and allocates what the threads need, so that
+// Run forwards at once. The device must be up, since the probe writes a super-packet to
+// it. If New fails, it leaves nothing behind.
 func New(cfg Config) (e *Engine, err error) {
 	e = &Engine{stop: -1, pairs: cfg.Pairs, translated: cfg.Translated}
 	if n := len(cfg.Device.Queues); e.pairs == 0 || e.pairs > n {
@@ -157,7 +159,12 @@ func New(cfg Config) (e *Engine, err error) {
 		// The program of the earlier run must no longer choose it.
 		err = errors.Join(err, steer(fds, local), unix.Close(sink))
 	}
-	return e, err
+	if err != nil {
+		return e, err
+	}
+	e.loops = e.newLoops()
+	reserveProcessors(len(e.loops))
+	return e, nil
 }
 
 // prepareSockets sets what would disturb another process that still uses inherited
@@ -382,9 +389,9 @@ func (e *Engine) Offloads() []tun.Offload {
 	return states
 }
 
-// loops returns the loops of all threads: one pair, a sender and a receiver, for
+// newLoops returns the loops of all threads: one pair, a sender and a receiver, for
 // every len(e.shards)/pairs shards.
-func (e *Engine) loops() []*loop {
+func (e *Engine) newLoops() []*loop {
 	pairs := make([]struct{ tx, rx *loop }, e.pairs)
 	var all []*loop
 	for i := range pairs {
@@ -405,7 +412,7 @@ func (e *Engine) loops() []*loop {
 
 // reserveProcessors raises GOMAXPROCS, for the rest of the process, to make room for
 // n threads that are always in a system call that Go's scheduler does not see, unless
-// the environment sets it explicitly.
+// the environment sets it explicitly. It stops all of the process for a moment.
 func reserveProcessors(n int) {
 	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
 		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), n+2))
@@ -422,9 +429,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		first  error
 	)
 	e.prepareSockets()
-	loops := e.loops()
-	reserveProcessors(len(loops))
-	for _, l := range loops {
+	for _, l := range e.loops {
 		wg.Go(func() {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()

@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -87,4 +88,26 @@ func TestTrainsThatWaitedForATakeoverArrive(t *testing.T) {
 			t.Errorf("% x: %d bytes", b, n)
 		}
 	}
+}
+
+// What Run does before it forwards is time in which packets wait, in a takeover.
+func TestBuffersAreAllocatedBeforeAnEngineRuns(t *testing.T) {
+	inside(t, func(*netlab.Namespace) {
+		e := newEngine(t, config(device(t, 2, tun.Auto), "127.0.0.1:8285"))
+		sleeps := func() (n uint64) {
+			for _, c := range e.Counters() {
+				n += c.TX.Sleeps.Load() + c.RX.Sleeps.Load()
+			}
+			return n
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		stop := start(t, e)
+		testkit.Eventually(t, "the engine waits for packets", func() bool { return sleeps() > 0 })
+		runtime.ReadMemStats(&after)
+		testkit.Must(t, stop())
+		if n := after.TotalAlloc - before.TotalAlloc; n >= uint64(smallFootprint.txArena) {
+			t.Errorf("Run has allocated %d bytes", n)
+		}
+	})
 }

@@ -156,10 +156,10 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 	s.macsOf = node{} // the devices' addresses may have changed
 	s.applied.plane, s.applied.node = dp, w.node
 	s.pass(w.peers)
-	s.keepDescriptors()
 	s.begin()
 	ctx, s.applied.stop = context.WithCancel(ctx)
 	s.applied.ended = start("data plane", func() error { return dp.Run(ctx) })
+	s.keepDescriptors() // packets do not wait for the service manager
 	return w, nil
 }
 
@@ -184,6 +184,15 @@ func (s *session) closeWithout(gone error) {
 // close closes the data plane, if one is open. When it returns nothing of it
 // remains.
 func (s *session) close() error {
+	if dp := s.halt(); dp != nil {
+		return dp.Close()
+	}
+	return nil
+}
+
+// halt ends forwarding and returns the data plane, which the caller closes; nil if none
+// is open.
+func (s *session) halt() dataPlane {
 	dp := s.applied.plane
 	if dp == nil {
 		return nil
@@ -193,7 +202,7 @@ func (s *session) close() error {
 	s.applied.stop()
 	await(s.applied.ended)
 	s.applied.ended = nil
-	return dp.Close()
+	return dp
 }
 
 // keepRules installs the wanted rules and, on the first call, starts a goroutine

@@ -69,16 +69,16 @@ func (d *daemon) acceptHandover(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// keepDescriptors stores the data plane's descriptors with the service manager,
-// and closes inherited descriptors that are unused. The service manager does not
-// listen to a process that takes over before that is done: succeed calls it again.
+// keepDescriptors stores the data plane's descriptors with the service manager. That
+// does not listen to a process that takes over before that is done: succeed calls it
+// again.
 func (s *session) keepDescriptors() {
-	err := s.inherited.Close()
-	if s.notifySocket != "" && s.takeover == nil {
-		fds := handover.Descriptors(s.applied.plane.Descriptors())
-		err = errors.Join(err, handover.Forget(s.notifySocket, s.stored), handover.Store(s.notifySocket, fds))
-		s.stored = fds.Names()
+	if s.notifySocket == "" || s.takeover != nil {
+		return
 	}
+	fds := handover.Descriptors(s.applied.plane.Descriptors())
+	err := errors.Join(handover.Forget(s.notifySocket, s.stored), handover.Store(s.notifySocket, fds))
+	s.stored = fds.Names()
 	if err != nil {
 		s.log.Warn("descriptors not kept, a restart loses packets", logging.KeyError, err)
 	}
@@ -150,9 +150,7 @@ func (s *session) handOver(a answer) error {
 		_ = a.Close()
 		return nil
 	}
-	if err := s.close(); err != nil {
-		s.log.Warn("data plane not closed", logging.KeyError, err)
-	}
+	dp := s.halt()
 	// The service manager must know the other process before that speaks to it. The
 	// watchdog's time begins again, since that process first waits for the end of this
 	// one.
@@ -163,14 +161,24 @@ func (s *session) handOver(a answer) error {
 	if err := a.Stopped(); err != nil {
 		s.log.Warn("handover: the other process cannot be reached", logging.KeyError, err)
 	}
+	if dp != nil { // the other process forwards meanwhile
+		if err := dp.Close(); err != nil {
+			s.log.Warn("data plane not closed", logging.KeyError, err)
+		}
+	}
 	s.log.Info("handed over", logging.KeyPID, pid)
 	// This must be closed last, since the other process waits for that.
 	s.serving = slices.Insert(s.serving, 0, a.Close)
 	return errHandedOver
 }
 
-// begin makes the old process stop forwarding, if this one is taking over.
+// begin closes inherited descriptors that are unused and, if this process is taking
+// over, makes the old one stop forwarding. From then on no packet is forwarded until
+// the data plane runs.
 func (s *session) begin() {
+	if err := s.inherited.Close(); err != nil {
+		s.log.Warn("unused descriptors not closed", logging.KeyError, err)
+	}
 	if s.takeover == nil {
 		return
 	}

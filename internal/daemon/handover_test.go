@@ -1,0 +1,82 @@
+package daemon
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twillnet/twill/internal/daemon/handover"
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
+
+// paused is a data plane of which the test says when its steps go on.
+type paused struct {
+	*fakeDataplane
+	runs    chan struct{} // closed by Run
+	closing chan struct{} // Close waits for it, unless it is nil
+}
+
+func pauseIn(h *rig) *paused {
+	p := &paused{fakeDataplane: h.dp, runs: make(chan struct{})}
+	h.daemon.open = func(n node) (dataPlane, error) {
+		_, err := h.dp.open(n)
+		return p, err
+	}
+	return p
+}
+
+func (p *paused) Run(ctx context.Context) error {
+	close(p.runs)
+	return p.fakeDataplane.Run(ctx)
+}
+
+// Descriptors is called to store them.
+func (p *paused) Descriptors() map[string]int {
+	select {
+	case <-p.runs:
+	case <-time.After(testkit.Patience):
+		p.note("descriptors stored before packets are forwarded")
+	}
+	return nil
+}
+
+func (p *paused) Close() error {
+	if p.closing != nil {
+		<-p.closing
+	}
+	return p.fakeDataplane.Close()
+}
+
+func TestPacketsAreForwardedBeforeDescriptorsAreStored(t *testing.T) {
+	manager := listenForNotify(t)
+	h := newRig(t)
+	h.daemon.notifySocket = manager.path
+	pauseIn(h)
+	h.start(t)
+	if calls := h.dp.calls(); strings.Contains(calls, "stored before") {
+		t.Error(calls)
+	}
+}
+
+func TestNewProcessForwardsWhileTheOldOneClosesItsDataPlane(t *testing.T) {
+	h := newRig(t)
+	h.daemon.handovers = make(chan *handover.Offer)
+	p := pauseIn(h)
+	p.closing = make(chan struct{})
+	h.start(t)
+	next, err := handover.Request(h.options.controlSocket)
+	testkit.Must(t, err)
+	defer next.Close()
+	err = next.Ready()
+	close(p.closing)
+	if err != nil {
+		t.Error(err)
+	}
+	if err := h.wait(t); err != nil {
+		t.Error(err)
+	}
+	if calls := h.dp.calls(); !strings.HasSuffix(calls, "run ended, close") {
+		t.Error(calls)
+	}
+}
