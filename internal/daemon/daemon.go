@@ -82,6 +82,7 @@ func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		gateways:     hostGateways,
 		identity:     hostID,
 		answerWithin: answerWithin,
+		rest:         rest,
 		probes:       backend.Probe,
 		macs:         dataplane.ReadMACs,
 	}
@@ -147,6 +148,7 @@ type daemon struct {
 	probes          backend.Probes
 	identity        func(underlay.Interface) string // the ID of this host, or ""
 	answerWithin    time.Duration
+	rest            func(context.Context, time.Duration)
 	macs            func(backend.Settings, backend.Choice) (dataplane.MACs, error)
 }
 
@@ -168,11 +170,28 @@ func (d *daemon) runUntilSignal(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
+	began := time.Now()
 	err := d.run(ctx)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped during startup
 	}
+	if err != nil && d.notifySocket != "" && d.takeover == nil {
+		d.rest(ctx, failsAfter-time.Since(began))
+	}
 	return err
+}
+
+// failsAfter is the least time that a service runs before it fails. Its manager starts
+// it again at once, for the sake of one that was killed, and a start that cannot succeed
+// must not keep a CPU busy.
+const failsAfter = 250 * time.Millisecond
+
+// rest returns after a time, or when ctx is done.
+func rest(ctx context.Context, during time.Duration) {
+	select {
+	case <-time.After(during):
+	case <-ctx.Done():
+	}
 }
 
 // run starts everything in order, each step building on the ones before it, and

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twillnet/twill/internal/daemon/handover"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
@@ -62,5 +64,41 @@ func TestServiceManagerThatDoesNotReadHoldsUpNothing(t *testing.T) {
 	go func() { ended <- notify(path, notifyAlive) }()
 	if err := testkit.Receive(t, "the notification is given up", ended); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%v, want a timeout", err)
+	}
+}
+
+func TestServiceThatCannotStartTakesAWhileToFail(t *testing.T) {
+	for name, of := range map[string]struct {
+		socket   string
+		takeover bool
+		rests    bool
+	}{
+		"a service":                {socket: "@none", rests: true},
+		"started by hand":          {},
+		"taking over in a service": {socket: "@none", takeover: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newRig(t)
+			h.daemon.notifySocket = of.socket
+			if of.takeover {
+				old := newRig(t)
+				old.daemon.handovers = make(chan *handover.Offer)
+				old.start(t)
+				var err error
+				h.daemon.takeover, err = handover.Request(old.options.controlSocket)
+				testkit.Must(t, err)
+			}
+			var rested time.Duration
+			h.daemon.rest = func(_ context.Context, d time.Duration) { rested = d }
+			h.wires.err = errors.New("no such interface")
+			h.options.iface = []string{"eth9"}
+			h.launch(t)
+			if err := h.wait(t); err == nil || !strings.Contains(err.Error(), "no such interface") {
+				t.Errorf("%v", err)
+			}
+			if (rested != 0) != of.rests || rested > failsAfter {
+				t.Errorf("it rests for %s", rested)
+			}
+		})
 	}
 }

@@ -91,6 +91,7 @@ func newRig(t *testing.T) *rig {
 		addrs:    func() ([]netip.Addr, error) { return []netip.Addr{eth0.IPv4}, nil },
 		gateways: func() ([]netip.Addr, error) { return nil, nil },
 		identity: func(underlay.Interface) string { return "" },
+		rest:     func(context.Context, time.Duration) {},
 		macs:     func(backend.Settings, backend.Choice) (dataplane.MACs, error) { return dataplane.MACs{}, nil },
 	}
 	h.write(t, twoNodes)
