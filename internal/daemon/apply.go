@@ -44,6 +44,7 @@ func (s *session) reconcile(ctx context.Context) error {
 	if noLink != nil {
 		noLink = &missing{metrics.WaitInterface, waitsForLink, noLink}
 	}
+	s.followOutside()
 	s.takePeers()
 	w, err := s.plan()
 	if err != nil {

@@ -59,6 +59,7 @@ func (s *session) handle(ctx context.Context, e events) error {
 				return err
 			}
 		case <-e.links:
+			s.relinked = true
 		case <-s.due.C:
 		case <-s.retry.C:
 		case <-s.lapse.C:
@@ -248,6 +249,23 @@ func (s *session) followLink() error {
 	s.in.link = now
 	s.retryFailedBackends()
 	return nil
+}
+
+// followOutside updates the interfaces by which packets of other hosts may arrive, if
+// interfaces have changed.
+func (s *session) followOutside() {
+	if !s.relinked && len(s.in.outside) > 0 && s.in.outside[0] == s.in.link.Name {
+		return
+	}
+	now, err := underlay.Outside(s.in.link.Name, s.in.config.Networks())
+	if err != nil {
+		if s.shown.changed("outside", err.Error()) {
+			s.log.Warn("interfaces not read", logging.KeyError, err)
+		}
+		return // those that were known stay, until the next attempt
+	}
+	s.shown.changed("outside", "")
+	s.in.outside, s.relinked = now, false
 }
 
 // reason returns why no interface can be used, without the list of the host's

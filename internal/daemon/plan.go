@@ -22,6 +22,7 @@ type inputs struct {
 	failed         failures
 	former         former
 	link           underlay.Interface
+	outside        []string       // interfaces by which packets of other hosts may arrive, see underlay.Outside
 	self           dataplane.Self // addresses of existing VXLAN devices, and the ID of this host
 	own            lease.Lease    // this node's lease, as last returned by the store
 	leases         *lease.Set     // of all nodes, the sum of the store's updates
@@ -83,7 +84,7 @@ func plan(in *inputs) (want, error) {
 			Forward:     o.forwardRules,
 			IPv4:        podsOf(in.config.IPv4.Network, own.Subnet),
 			IPv6:        podsOf(in.config.IPv6.Network, own.IPv6Subnet),
-			Guard:       guard(settings, choice, in.peers.leases, own),
+			Guard:       guard(settings, choice, in),
 		},
 		env: lease.SubnetEnv{
 			Network:     in.config.IPv4.Network,
@@ -122,7 +123,7 @@ func podsOf(network, subnet netip.Prefix) rules.Pods {
 
 // guard returns the tunnels that packets of pods must not reach: those of the nodes
 // that have leases, for the backends that this node has.
-func guard(s backend.Settings, c backend.Choice, leases []lease.Lease, own lease.Lease) (g rules.Guard) {
+func guard(s backend.Settings, c backend.Choice, in *inputs) (g rules.Guard) {
 	if c.Opens(backend.UDP) {
 		g.UDPPort = s.UDP.Port
 	}
@@ -130,13 +131,14 @@ func guard(s backend.Settings, c backend.Choice, leases []lease.Lease, own lease
 		g.VXLANPort = uint16(s.VXLAN.UDPPort())
 	}
 	var peers []netip.Addr
+	leases := in.peers.leases
 	for i := range leases {
-		if leases[i].Key() == own.Key() {
+		if leases[i].Key() == in.own.Key() {
 			continue
 		}
 		peers = append(peers, leases[i].Addrs()...)
 	}
-	g.Peers = rules.Blocks(peers)
+	g.Peers, g.Underlay = rules.Blocks(peers), in.outside
 	return g
 }
 

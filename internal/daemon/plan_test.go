@@ -196,9 +196,11 @@ func TestTunnelsOfTheOtherNodesAreGuarded(t *testing.T) {
 		`{"Type": "host-gw"}`:           {},
 	} {
 		want.Peers = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/32"), netip.MustParsePrefix("192.0.2.3/32")}
+		want.Underlay = []string{"eth0", "eth1"}
 		_, w := planned(t, backend, func(in *inputs) {
 			own := in.own
 			own.PublicIP = eth0.PublicIP
+			in.outside = []string{"eth0", "eth1"}
 			in.peers.leases = []lease.Lease{other("192.0.2.3", "10.5.3.0/24"), own, other("192.0.2.2", "10.5.2.0/24")}
 		})
 		if got := (rules.Wanted{Guard: w.rules.Guard}); !got.Equal(rules.Wanted{Guard: want}) {

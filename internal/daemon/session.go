@@ -36,6 +36,7 @@ type session struct {
 	applied applied
 
 	unplanned bool                   // leases have changed since the plan's peers were taken
+	relinked  bool                   // an interface has changed since in.outside was read
 	settled   time.Time              // when the plan was last applied
 	macsOf    node                   // for which in.self.MACs were read
 	kept      result                 // outcome of the last attempt to keep the lease

@@ -307,6 +307,10 @@ func TestRulesAreThoseInTheStatusOfTheDaemon(t *testing.T) {
 	if f := p.has("rules", Bad, "cannot keep them: IPv6 rules: out of order"); f.Remedy == "" {
 		t.Errorf("got %+v", f)
 	}
+	p.x.Daemon.Rules.Missing = []string{"IPv4: pods can do more"}
+	if f := p.has("rules", Warn, "lacks a match: IPv4: pods can do more"); f.Remedy == "" {
+		t.Errorf("got %+v", f)
+	}
 }
 
 func TestDeviceFileOfTUNIsMade(t *testing.T) {

@@ -37,6 +37,12 @@ func (x *examination) rules(ctx context.Context) []Finding {
 	if kept := x.kept(); kept != nil && kept.Problem != "" && err == nil {
 		found = append(found, badf("journalctl -u twilld", "twilld cannot keep them: %s", kept.Problem))
 	}
+	if kept := x.kept(); kept != nil {
+		for _, m := range kept.Missing {
+			found = append(found, warnf("load the modules xt_rpfilter, xt_owner or nft_fib and restart twilld; journalctl -u twilld has the cause",
+				"the kernel or the tool lacks a match: %s", m))
+		}
+	}
 	if err != nil {
 		found = append(found, badf("", "%v", err))
 	}

@@ -103,6 +103,9 @@ func (r *Rules) describe() string {
 	if r.Problem != "" {
 		text += "; not kept: " + r.Problem
 	}
+	for _, m := range r.Missing {
+		text += "; without a guard, " + m
+	}
 	return text
 }
 

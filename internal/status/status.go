@@ -116,6 +116,7 @@ type Rules struct {
 	Written     int       `json:"written"`      // how often they differed from the wanted ones and were rewritten
 	Checked     time.Time `json:"checked,omitzero"`
 	Problem     string    `json:"problem,omitempty"` // why they are not as wanted; empty if they were when last checked
+	Missing     []string  `json:"missing,omitempty"` // what is not guarded, since the kernel or the tool cannot have the rules for it
 }
 
 // Dataplane is the part that the backend fills in. All of it may change while

@@ -3,6 +3,7 @@ package rules
 import (
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 )
 
@@ -15,11 +16,15 @@ type Guard struct {
 	VXLANPort uint16 // of the vxlan backend; 0: not used
 	// Peers are the addresses of the other nodes, see Blocks.
 	Peers []netip.Prefix
+	// Underlay names the interfaces by which packets of other nodes may arrive, whichever
+	// interface leads back to their source. Without it, no forged sources are looked for.
+	Underlay []string
 }
 
 // equal reports whether g and o are the same.
 func (g Guard) equal(o Guard) bool {
-	return g.UDPPort == o.UDPPort && g.VXLANPort == o.VXLANPort && slices.Equal(g.Peers, o.Peers)
+	return g.UDPPort == o.UDPPort && g.VXLANPort == o.VXLANPort && slices.Equal(g.Peers, o.Peers) &&
+		slices.Equal(g.Underlay, o.Underlay)
 }
 
 // ports returns the ports in use.
@@ -60,6 +65,32 @@ func Blocks(addrs []netip.Addr) []netip.Prefix {
 	}
 }
 
+// writable matches the names of interfaces that mean themselves in all tools: "+" ends a
+// pattern in iptables, "*" in nft.
+var writable = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:@-]*$`)
+
+// spoofed returns the rules against datagrams to a tunnel whose source is another node's
+// or this node's address although they come from a pod: by an interface that does not lead
+// to the source, and is none of those by which other nodes may send. Where the kernel's
+// rp_filter is 1 it drops them too, but there is none for IPv6. It returns no rules
+// if the interfaces are not known.
+func (g Guard) spoofed(others operand) []rule {
+	var all []rule
+	for _, name := range g.Underlay {
+		if !writable.MatchString(name) {
+			return nil
+		}
+		all = append(all, rule{src: others, iif: name, do: goBack})
+	}
+	if all == nil {
+		return nil
+	}
+	for _, port := range g.ports() {
+		all = append(all, rule{src: others, port: port, spoofed: true, do: drop})
+	}
+	return all
+}
+
 var linkLocal = netip.MustParsePrefix("fe80::/10")
 
 // guard adds the rules of a family to t. Each of them names the network, by which
@@ -92,6 +123,9 @@ func (t *target) guard(f *family, g Guard, network netip.Prefix) {
 	// process that sent the inner one, so there users cannot be distinguished.
 	if found && g.UDPPort != 0 {
 		t.rules[&guardOutput] = output
+	}
+	if found || g.VXLANPort != 0 {
+		t.rules[&guardSpoofed] = g.spoofed(others)
 	}
 	// The udp backend checks the source itself; a VXLAN device does not.
 	if g.VXLANPort != 0 {

@@ -19,7 +19,7 @@ import (
 // guarded are the rules of host a, whose peer is host b.
 func guarded(fl flavour, a, b *netlab.Host) Wanted {
 	w := podsWanted(fl, a)
-	w.Guard = Guard{UDPPort: 8285, VXLANPort: 8472, Peers: Blocks([]netip.Addr{b.Addr, b.Addr6})}
+	w.Guard = Guard{UDPPort: 8285, VXLANPort: 8472, Peers: Blocks([]netip.Addr{b.Addr, b.Addr6}), Underlay: []string{netlab.UnderlayLink}}
 	return w
 }
 
@@ -37,6 +37,18 @@ type arrival struct {
 // port have.
 func (l *lab) arrives(a arrival) bool {
 	l.t.Helper()
+	return l.arrivesBy(a, func(to netip.AddrPort) { l.sendAs(a, to) })
+}
+
+// arrivesBy is arrives for datagrams that are sent in another way.
+func (l *lab) arrivesBy(a arrival, send func(to netip.AddrPort)) bool {
+	l.t.Helper()
+	var ends []func() error
+	defer func() {
+		for _, end := range ends {
+			end()
+		}
+	}()
 	listen := func(to netip.AddrPort) func(wait time.Duration) bool {
 		if to.Addr().IsLinkLocalUnicast() { // at any link
 			to = netip.AddrPortFrom(netip.IPv6Unspecified(), to.Port())
@@ -45,7 +57,7 @@ func (l *lab) arrives(a arrival) bool {
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		l.t.Cleanup(func() { c.Close() })
+		ends = append(ends, c.Close)
 		return func(wait time.Duration) bool {
 			_ = c.SetReadDeadline(time.Now().Add(wait))
 			_, _, err := c.ReadFrom(make([]byte, 9))
@@ -56,14 +68,14 @@ func (l *lab) arrives(a arrival) bool {
 	came, witness := listen(a.to), listen(other)
 	witnesses := 0
 	for range 100 {
-		l.sendAs(a, a.to)
+		send(a.to)
 		if a.arrives {
 			if came(time.Second) {
 				return true
 			}
 			continue
 		}
-		l.sendAs(a, other)
+		send(other)
 		if witness(time.Second) {
 			witnesses++
 		}
@@ -175,9 +187,9 @@ func TestGuardIsWrittenOnceAndRestored(t *testing.T) {
 			t.Errorf("written again: %q", writes)
 		}
 		if fl.nftables {
-			l.sh("nft flush chain ip flannel-ipv4 guard-forward; nft delete chain ip6 flannel-ipv6 guard-input")
+			l.sh("nft flush chain ip flannel-ipv4 guard-forward; nft delete chain ip6 flannel-ipv6 guard-input; nft flush chain ip6 flannel-ipv6 guard-spoofed")
 		} else {
-			l.sh("iptables -F TWILL-GUARD-FWD; ip6tables -D INPUT -m comment --comment 'twilld guard input' -j TWILL-GUARD-IN")
+			l.sh("iptables -F TWILL-GUARD-FWD; iptables -t raw -F TWILL-GUARD-SPOOF; ip6tables -D INPUT -m comment --comment 'twilld guard input' -j TWILL-GUARD-IN")
 		}
 		l.apply(r)
 		if got := content(l.everything()); got != all {

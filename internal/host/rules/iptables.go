@@ -32,15 +32,12 @@ type iptables struct {
 	restore string // path of the program that writes rules
 	kind    string
 	only    []string       // tables in use; nil: possibly all
-	failed  map[*chain]int // writes of optional chains
+	failed  map[*chain]int // attempts to read and write chains that are not essential
 }
 
-// dispensableAfter is how often writing an optional chain must fail before the tool
+// dispensableAfter is how often a chain that is not essential must fail before the tool
 // does without it. It is less than attempts.
 const dispensableAfter = 3
-
-// dispensable is a failure to write an optional chain.
-type dispensable struct{ error }
 
 // openIPTables looks up a program by name, and the program beside it that
 // writes rules.
@@ -91,6 +88,10 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 			return nil, err
 		}
 		d, err := t.drift(ctx, c, rules, want.tolerates)
+		if err != nil && c.without != "" && len(rules) > 0 && ctx.Err() == nil {
+			// Such as that the kernel lacks the table.
+			d, err = &drift{[]string{err.Error()}, func(ctx context.Context) error { return t.fail(ctx, c, err) }}, nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -99,6 +100,17 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 		}
 	}
 	return all, nil
+}
+
+// fail returns err, as dispensable if the chain is not essential and has failed often.
+func (t *iptables) fail(ctx context.Context, c *chain, err error) error {
+	if err == nil || c.without == "" || ctx.Err() != nil {
+		return err
+	}
+	if t.failed[c]++; t.failed[c] < dispensableAfter {
+		return err
+	}
+	return &dispensable{t.family, c, err}
 }
 
 // drift compares one chain and the jump to it. It returns nil if both are as
@@ -125,15 +137,7 @@ func (t *iptables) drift(ctx context.Context, c *chain, want []rule, tolerates f
 	if d.what == nil {
 		return nil, nil
 	}
-	return &drift{d.what, func(ctx context.Context) error {
-		err := write(ctx, d.tx)
-		if err != nil && c.optional && ctx.Err() == nil {
-			if t.failed[c]++; t.failed[c] >= dispensableAfter {
-				return &dispensable{err}
-			}
-		}
-		return err
-	}}, nil
+	return &drift{d.what, func(ctx context.Context) error { return t.fail(ctx, c, write(ctx, d.tx)) }}, nil
 }
 
 // difference collects the drift of one chain.

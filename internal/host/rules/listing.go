@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -131,13 +133,18 @@ func flags(value json.RawMessage) string {
 	return string(m.Flags)
 }
 
-// matchText converts a comparison of an address, a port, a protocol, a user or the mark.
+// matchText converts a comparison of an address, an interface, a port, a protocol, a user, the
+// mark or the route back.
 func matchText(value json.RawMessage) (text string, ok bool) {
 	var m struct {
 		Op   string
 		Left struct {
 			Meta    *struct{ Key string }
 			Payload *struct{ Protocol, Field string }
+			Fib     *struct {
+				Result string
+				Flags  []string
+			}
 		}
 		Right json.RawMessage
 	}
@@ -158,6 +165,16 @@ func matchText(value json.RawMessage) (text string, ok bool) {
 			return "", false
 		}
 		left, right = m.Left.Payload.Protocol+" "+m.Left.Payload.Field, p.String()
+	case m.Left.Fib != nil:
+		// A boolean, but a number in tools that do not know the expression well.
+		missing := slices.Contains([]string{"false", "0", `"missing"`}, string(m.Right))
+		return noReversePath, missing && m.Op == "==" && m.Left.Fib.Result == "oif" && slices.Equal(m.Left.Fib.Flags, []string{"saddr", "iif"})
+	case m.Left.Meta != nil && m.Left.Meta.Key == "iifname":
+		var name string
+		if json.Unmarshal(m.Right, &name) != nil {
+			return "", false
+		}
+		left, right = "iifname", strconv.Quote(name)
 	case m.Left.Meta != nil && m.Left.Meta.Key == "l4proto":
 		// By its number where /etc/protocols is missing.
 		if text := string(m.Right); text != `"udp"` && text != "17" {

@@ -47,9 +47,9 @@ type chain struct {
 	name    string
 	comment string // the comment of every rule
 	first   bool   // the jump to it comes first in its hook, not last
-	// optional means that everything else works without it, so a kernel or a tool
-	// that cannot have its rules is not a failure.
-	optional bool
+	// without describes a node that lacks the chain. If it is not empty, everything else
+	// works without it, so a kernel or a tool that cannot have its rules is not a failure.
+	without string
 
 	nft      string // its name in flannel's nftables table
 	about    string // its comment in that table
@@ -73,19 +73,30 @@ var (
 	// The chains of Guard, which stock flannel does not have. Their jumps come first,
 	// before others accept the packets.
 	guardForward = chain{
-		table: "filter", hook: "FORWARD", first: true, optional: true, name: "TWILL-GUARD-FWD", comment: "twilld guard forward",
-		nft: "guard-forward", about: "chain to keep pods away from the tunnel of other nodes",
+		table: "filter", hook: "FORWARD", first: true, name: "TWILL-GUARD-FWD", comment: "twilld guard forward",
+		without: "pods can send to the tunnels of other nodes",
+		nft:     "guard-forward", about: "chain to keep pods away from the tunnel of other nodes",
 		kind: knftables.FilterType, at: knftables.ForwardHook, priority: knftables.FilterPriority, number: 0,
 	}
 	guardOutput = chain{
-		table: "filter", hook: "OUTPUT", first: true, optional: true, name: "TWILL-GUARD-OUT", comment: "twilld guard output",
-		nft: "guard-output", about: "chain to keep local users away from the tunnel of other nodes",
+		table: "filter", hook: "OUTPUT", first: true, name: "TWILL-GUARD-OUT", comment: "twilld guard output",
+		without: "local users can send to the tunnels of other nodes",
+		nft:     "guard-output", about: "chain to keep local users away from the tunnel of other nodes",
 		kind: knftables.FilterType, at: knftables.OutputHook, priority: knftables.FilterPriority, number: 0,
 	}
 	guardInput = chain{
-		table: "filter", hook: "INPUT", first: true, optional: true, name: "TWILL-GUARD-IN", comment: "twilld guard input",
-		nft: "guard-input", about: "chain to keep pods away from the tunnel of this node",
+		table: "filter", hook: "INPUT", first: true, name: "TWILL-GUARD-IN", comment: "twilld guard input",
+		without: "pods can send to the VXLAN port of this node",
+		nft:     "guard-input", about: "chain to keep pods away from the tunnel of this node",
 		kind: knftables.FilterType, at: knftables.InputHook, priority: knftables.FilterPriority, number: 0,
 	}
-	chains = []*chain{&masquerading, &forwarding, &guardForward, &guardOutput, &guardInput}
+	// Here, before DNAT and the choice of a route, packets still have the interface that
+	// they arrived by and the port that they were sent to.
+	guardSpoofed = chain{
+		table: "raw", hook: "PREROUTING", first: true, name: "TWILL-GUARD-SPOOF", comment: "twilld guard spoofed",
+		without: "pods that may forge addresses (CAP_NET_RAW) can send to tunnels in the name of other nodes",
+		nft:     "guard-spoofed", about: "chain to keep forged addresses of nodes away from the tunnels",
+		kind: knftables.FilterType, at: knftables.PreroutingHook, priority: knftables.RawPriority, number: -300,
+	}
+	chains = []*chain{&masquerading, &forwarding, &guardForward, &guardOutput, &guardInput, &guardSpoofed}
 )

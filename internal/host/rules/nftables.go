@@ -20,7 +20,8 @@ type nftables struct {
 	// writer is opened only when something must be written, since opening it
 	// runs nft several times to detect its features.
 	writer knftables.Interface
-	random *bool // nil: not known yet
+	random *bool    // nil: not known yet
+	failed []*chain // those that the kernel or nft cannot have, and that are not essential
 }
 
 func openNFTables(f *family, r runner) (*nftables, error) {
@@ -66,14 +67,7 @@ func (t *nftables) randomFully(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	check := func(do verdict) error {
-		tx := w.NewTransaction()
-		tx.Add(&knftables.Table{})
-		t.fill(tx, &masquerading, []rule{{do: do}})
-		limited, cancel := t.limit(ctx)
-		defer cancel()
-		return t.explain(ctx, limited, nftProgram, w.Check(limited, tx))
-	}
+	check := func(do verdict) error { return t.check(ctx, w, &masquerading, []rule{{do: do}}) }
 	can := check(masqueradeFully) == nil
 	if !can {
 		if err := check(masquerade); err != nil {
@@ -84,8 +78,19 @@ func (t *nftables) randomFully(ctx context.Context) (bool, error) {
 	return can, nil
 }
 
+// check has the kernel check a chain in the table of w, without creating it.
+func (t *nftables) check(ctx context.Context, w knftables.Interface, c *chain, rules []rule) error {
+	tx := w.NewTransaction()
+	tx.Add(&knftables.Table{})
+	t.fill(tx, c, rules)
+	limited, cancel := t.limit(ctx)
+	defer cancel()
+	return t.explain(ctx, limited, nftProgram, w.Check(limited, tx))
+}
+
 // drifts implements tool.
 func (t *nftables) drifts(ctx context.Context, want target) ([]drift, error) {
+	want = want.except(t.failed)
 	have, err := t.read(ctx)
 	if err != nil {
 		return nil, err
@@ -191,9 +196,26 @@ func (t *nftables) write(ctx context.Context, have listing, want target, rewrite
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("write table %s %s with %s: %w", t.family.nft, t.family.table, nftProgram, err)
+		err = fmt.Errorf("write table %s %s with %s: %w", t.family.nft, t.family.table, nftProgram, err)
+		return t.without(ctx, want, rewrite, err)
 	}
 	return nil
+}
+
+// without returns err, which writing the chains caused, as dispensable if it was a chain
+// that is not essential.
+func (t *nftables) without(ctx context.Context, want target, chains []*chain, err error) error {
+	w, openErr := t.open(ctx, probeTable)
+	if openErr != nil || t.check(ctx, w, &forwarding, []rule{{do: accept}}) != nil {
+		return err
+	}
+	for _, c := range chains {
+		if rules := want.rules[c]; c.without != "" && len(rules) > 0 && t.check(ctx, w, c, rules) != nil && ctx.Err() == nil {
+			t.failed = append(t.failed, c)
+			return &dispensable{t.family, c, err}
+		}
+	}
+	return err
 }
 
 // fill creates a chain with exactly these rules.

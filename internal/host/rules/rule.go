@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -11,7 +12,9 @@ type rule struct {
 	marked   bool    // only packets with kubeProxyMark
 	src, dst operand // zero: any
 	notUDP   bool    // only packets of other protocols
+	iif      string  // only packets that arrive by this interface; empty: any
 	port     uint16  // only UDP packets to this port; 0: any
+	spoofed  bool    // only packets whose source is not reached by the interface that they arrive by
 	owner    *uids   // only packets of a process of these users; nil: any, and those of no process
 	do       verdict
 }
@@ -70,11 +73,17 @@ func (r rule) iptables(comment string) []string {
 		}
 		w = append(w, o.flag, o.prefix.String())
 	}
+	if r.iif != "" {
+		w = append(w, "-i", r.iif)
+	}
 	if r.notUDP {
 		w = append(w, "!", "-p", "udp")
 	}
 	if r.port != 0 {
 		w = append(w, "-p", "udp", "-m", "udp", "--dport", fmt.Sprint(r.port))
+	}
+	if r.spoofed {
+		w = append(w, "-m", "rpfilter", "--invert")
 	}
 	if r.owner != nil {
 		w = append(w, "-m", "owner", "--uid-owner", r.owner.String())
@@ -95,6 +104,10 @@ func (r rule) iptables(comment string) []string {
 	}
 	return append(w, "ACCEPT")
 }
+
+// noReversePath is the match for spoofed packets in the syntax of nft (Linux 4.10,
+// nft_fib), as rpfilter is in that of iptables.
+const noReversePath = "fib saddr . iif oif missing"
 
 // nft returns the rule in the syntax of nft, in the form that ruleText returns
 // for existing ones. The whole mark must equal kubeProxyMark, as in flannel's
@@ -117,11 +130,17 @@ func (r rule) nft(f *family) string {
 		}
 		w = append(w, o.prefix.String())
 	}
+	if r.iif != "" {
+		w = append(w, "iifname", strconv.Quote(r.iif))
+	}
 	if r.notUDP {
 		w = append(w, "meta l4proto != udp")
 	}
 	if r.port != 0 {
 		w = append(w, fmt.Sprintf("udp dport %d", r.port))
+	}
+	if r.spoofed {
+		w = append(w, noReversePath)
 	}
 	if r.owner != nil {
 		w = append(w, "meta skuid "+r.owner.String())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +53,9 @@ type Status struct {
 	Written int       // number of writes so far
 	Checked time.Time // when the rules were last found correct; zero: never
 	Problem error     // the failure of the last attempt; nil: the rules are correct
+	// Missing describes what is not guarded because this host's kernel or tools cannot
+	// have the rules for it. It must not be changed.
+	Missing []string
 }
 
 // New returns rules that have not been applied. The error describes what is
@@ -239,10 +243,12 @@ func (r *Rules) reconcile(ctx context.Context, t tool, want target) (written int
 		}
 		failed = fmt.Errorf("%s, even after writing them", drifts[0].what[0])
 		for _, d := range drifts {
-			if err := d.write(ctx); errors.As(err, new(*dispensable)) {
-				r.log.Warn("pods are not kept away from the tunnels of other nodes", logging.KeyError, err)
+			err := d.write(ctx)
+			if without := (*dispensable)(nil); errors.As(err, &without) {
+				r.doWithout(without)
 				continue
-			} else if err != nil {
+			}
+			if err != nil {
 				failed = err
 				continue
 			}
@@ -254,6 +260,18 @@ func (r *Rules) reconcile(ctx context.Context, t tool, want target) (written int
 		}
 	}
 	return written, failed
+}
+
+// doWithout records rules that this host cannot have, and logs them once.
+func (r *Rules) doWithout(d *dispensable) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Contains(r.status.Missing, d.String()) {
+		return
+	}
+	// Others have the slice that was there.
+	r.status.Missing = append(slices.Clip(r.status.Missing), d.String())
+	r.log.Warn("firewall rules cannot be had, continuing without them", logging.KeyWhy, d.String(), logging.KeyError, d.error)
 }
 
 // sweep removes unwanted rules of flannel made by any tool of the host.

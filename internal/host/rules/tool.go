@@ -32,6 +32,17 @@ type drift struct {
 	write func(ctx context.Context) error
 }
 
+// dispensable is a failure to make a chain that is not essential; the tool does without it
+// from now on.
+type dispensable struct {
+	family *family
+	chain  *chain
+	error
+}
+
+// String describes what is missing.
+func (d *dispensable) String() string { return d.family.name + ": " + d.chain.without }
+
 // host determines where tools are found.
 type host struct {
 	procNet string // /proc/net of the calling thread's network namespace

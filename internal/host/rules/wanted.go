@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 )
 
@@ -107,6 +108,17 @@ func (w Wanted) target(f *family, random, all bool) target {
 	}
 	t.guard(f, w.Guard, p.Network)
 	return t
+}
+
+// except returns t without what is wanted in these chains.
+func (t target) except(these []*chain) target {
+	rest := target{rules: maps.Clone(t.rules), beside: t.beside}
+	for _, c := range these {
+		if len(t.rules[c]) > 0 {
+			delete(rest.rules, c)
+		}
+	}
+	return rest
 }
 
 // nothing returns the target of a clean-up.

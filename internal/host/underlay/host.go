@@ -57,19 +57,14 @@ func readHost() (h host, err error) {
 }
 
 func dumpHost() (host, error) {
-	links, err := netlink.LinkList()
+	links, addrs, err := dumpLinks()
 	if err != nil {
-		return host{}, fmt.Errorf("list links: %w", err)
-	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return host{}, fmt.Errorf("list addresses: %w", err)
+		return host{}, err
 	}
 	var h host
 	for _, l := range links {
 		h.links = append(h.links, linkOf(l, addrs))
 	}
-	slices.SortFunc(h.links, func(a, b link) int { return a.index - b.index })
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := netlink.RouteList(nil, family)
 		if err != nil {
@@ -78,6 +73,20 @@ func dumpHost() (host, error) {
 		h.defaults = append(h.defaults, defaultsOf(routes, family == netlink.FAMILY_V6)...)
 	}
 	return h, nil
+}
+
+// dumpLinks lists all links, by index, and all addresses.
+func dumpLinks() ([]netlink.Link, []netlink.Addr, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, nil, fmt.Errorf("list links: %w", err)
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list addresses: %w", err)
+	}
+	slices.SortFunc(links, func(a, b netlink.Link) int { return a.Attrs().Index - b.Attrs().Index })
+	return links, addrs, nil
 }
 
 func linkOf(l netlink.Link, addrs []netlink.Addr) link {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // A pod that sends to addresses that no node holds gets an error for some of its
@@ -113,6 +114,74 @@ func TestMasqueradedPodCannotSendAsItsNode(t *testing.T) {
 					if port := binary.BigEndian.Uint16(got[len(got)-8:]); port != real {
 						t.Errorf("over %s: a packet that pod-a forged has arrived", way.device)
 					}
+				}
+			})
+		}
+	}
+}
+
+// A pod that may send raw packets can send with any source. Rules keep what comes with
+// that of a node, and not from where the node is, away from the tunnels; the kernel's
+// rp_filter is off, as it is for IPv6 everywhere.
+//
+//	host b, a peer ──────────── host a ── pod-a, sends as host b
+func TestPodThatForgesAddressesCannotSendAsANode(t *testing.T) {
+	for _, backend := range []struct {
+		name, config, device string
+		port                 uint16
+		ipv6                 bool
+	}{
+		{"udp", `{"Type": "udp"}`, "flannel0", 8285, false},
+		{"udp over ipv6", `{"Type": "udp"}`, "flannel0", 8285, true},
+		{"vxlan", `{"Type": "vxlan"}`, "flannel.1", 8472, false},
+		{"vxlan over ipv6", `{"Type": "vxlan"}`, "flannel-v6.1", 8472, true},
+	} {
+		for _, nftables := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, nftables %t", backend.name, nftables), func(t *testing.T) {
+				t.Parallel()
+				c := newCluster(t, clusterOptions{stack: dualStack, backend: backend.config, ipv6Underlay: backend.ipv6 && backend.device == "flannel0"})
+				c.put("config", strings.Replace(c.stack.config(backend.config), `"Backend"`, fmt.Sprintf(`"EnableNFTables": %t, "Backend"`, nftables), 1))
+				c.runTwill(withRules...)
+				for _, link := range []string{"all", "cni0"} {
+					testkit.Must(t, c.nodes[0].NS.Sysctl("net/ipv4/conf/"+link+"/rp_filter", "0"))
+				}
+				src, dst := c.pod(1).Addr, c.pod(0).Addr
+				to, peer := c.nodes[0].Addr, c.nodes[1].Addr
+				if backend.ipv6 {
+					to, peer = c.nodes[0].Addr6, c.nodes[1].Addr6
+				}
+				if backend.device == "flannel-v6.1" {
+					src, dst = c.pod(1).Addr6, c.pod(0).Addr6
+				}
+				inner := func(port uint16) []byte {
+					b := udpPacket(netip.AddrPortFrom(src, port), netip.AddrPortFrom(dst, 9), nil).bytes()
+					if backend.device == "flannel0" {
+						return b
+					}
+					return c.vxlanFrame(0, backend.device, b)
+				}
+				arrived := newTap(t, c.pod(0).NS, "eth0")
+				const forged, real = 1111, 2222
+				tunnel := netip.AddrPortFrom(to, backend.port)
+				outer := udpPacket(netip.AddrPortFrom(peer, backend.port), tunnel, inner(forged)).bytes()
+				for range 20 {
+					sendRaw(t, c.pod(0).NS, to, outer)
+				}
+				header := 20
+				if src.Is6() {
+					header = 40
+				}
+				for range 5 {
+					send(t, c.nodes[1].NS, tunnel, inner(real))
+				}
+				got := arrived.next("packet of the peer", func(b []byte) bool {
+					return len(b) == header+8 && source(b) == src && binary.BigEndian.Uint16(b[header+2:]) == 9
+				})
+				if got == nil {
+					return
+				}
+				if port := binary.BigEndian.Uint16(got[header:]); port != real {
+					t.Error("a packet that pod-a forged has arrived")
 				}
 			})
 		}
