@@ -1,7 +1,6 @@
 package report
 
 import (
-	"flag"
 	"fmt"
 	"math"
 	"os"
@@ -9,9 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
 
 // sample is three rounds of which the second met a machine at half its speed,
 // with a path that was not to be had and a run that failed.
@@ -53,7 +52,7 @@ func TestComparisonShowsTheRatioToTheBaseAndItsSpread(t *testing.T) {
 	if err := r.WriteComparison(&b); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "comparison.golden.md", b.String())
+	testkit.Golden(t, "comparison.golden.md", b.String())
 }
 
 func TestRatioIsTakenRoundByRound(t *testing.T) {
@@ -75,25 +74,8 @@ func TestRatioIsTakenRoundByRound(t *testing.T) {
 	}
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
-	}
-}
-
 func TestMarkdownShowsFiguresCircumstancesAndFailures(t *testing.T) {
-	golden(t, "report.golden.md", sample().Markdown("results"))
+	testkit.Golden(t, "report.golden.md", sample().Markdown("results"))
 }
 
 func TestSummaryShowsFiguresCircumstancesAndFailures(t *testing.T) {
@@ -101,7 +83,7 @@ func TestSummaryShowsFiguresCircumstancesAndFailures(t *testing.T) {
 	if err := sample().WriteSummary(&b); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "summary.golden", b.String())
+	testkit.Golden(t, "summary.golden", b.String())
 }
 
 func TestInterruptedReportSaysHowManyRoundsItHas(t *testing.T) {

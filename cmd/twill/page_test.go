@@ -1,37 +1,14 @@
 package main
 
 import (
-	"flag"
 	"net/netip"
-	"os"
-	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-// fitsIn80Columns compares a page with a golden file, and checks its width.
-func fitsIn80Columns(t *testing.T, golden, page string) {
-	t.Helper()
-	for line := range strings.Lines(page) {
-		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
-			t.Errorf("%s: %d columns: %s", golden, n, line)
-		}
-	}
-	path := "testdata/" + golden
-	if *update {
-		testkit.Must(t, os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(page), 0o644))
-	}
-	if want, err := os.ReadFile(path); err != nil || string(want) != page {
-		t.Errorf("%s: %v, got\n%swant\n%s", golden, err, page, want)
-	}
-}
 
 // pinged returns the page of a ping whose last round is answered and the others lost.
 func pinged(peer status.Peer, tunnel netip.Addr) string {
@@ -53,11 +30,11 @@ func pinged(peer status.Peer, tunnel netip.Addr) string {
 
 func TestPingFitsIn80Columns(t *testing.T) {
 	subnets := []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24"), netip.MustParsePrefix("fd00:10:244:2::/64")}
-	fitsIn80Columns(t, "ping.txt", pinged(status.Peer{
+	testkit.Page(t, "ping.txt", pinged(status.Peer{
 		PublicIP: netip.MustParseAddr("192.0.2.12"), Subnets: subnets, Backend: "udp",
 		Notes: []string{"sent from port 8285, as the peer does", "its checksums are completed here, since its lease does not announce that it takes partial ones"},
 	}, netip.MustParseAddr("10.244.2.0")))
-	fitsIn80Columns(t, "ping-plain.txt", pinged(status.Peer{
+	testkit.Page(t, "ping-plain.txt", pinged(status.Peer{
 		PublicIP: netip.MustParseAddr("2001:db8:1234:5678:1234:5678:9abc:def0"), Subnets: subnets, Backend: status.KindHostGW,
 	}, netip.Addr{}))
 }
@@ -70,11 +47,11 @@ func TestLeasesFitIn80Columns(t *testing.T) {
 		{Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24")}, PublicIP: netip.MustParseAddr("192.0.2.12"), Backend: "udp", Expiration: now.Add(time.Hour), Traffic: &traffic{1 << 40, 1 << 60, 1 << 40, 999_400}, Idle: &idle, watched: true},
 		{Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.7.0/24")}, Backend: "udp", Reserved: true},
 	}
-	fitsIn80Columns(t, "leases.txt", leasesPage(rows, now))
+	testkit.Page(t, "leases.txt", leasesPage(rows, now))
 
 	rows[1].Subnets = append(rows[1].Subnets, netip.MustParsePrefix("fd00:10:244:2::/64"))
-	fitsIn80Columns(t, "leases-dual.txt", leasesPage(rows, now))
+	testkit.Page(t, "leases-dual.txt", leasesPage(rows, now))
 
 	rows[1].PublicIPv6 = netip.MustParseAddr("2001:db8:1234:5678:1234:5678:9abc:def0")
-	fitsIn80Columns(t, "leases-wide.txt", leasesPage(rows, now))
+	testkit.Page(t, "leases-wide.txt", leasesPage(rows, now))
 }

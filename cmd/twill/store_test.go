@@ -125,8 +125,7 @@ func TestStoreIsWhereTheDaemonHasIt(t *testing.T) {
 
 // TestEtcdIsShownTheCertificateOfTheDaemon: the etcd of the daemon, and no other.
 func TestEtcdIsShownTheCertificateOfTheDaemon(t *testing.T) {
-	o := newOperator(t) // its etcd is the other
-	t.Setenv("FLANNELD_ETCD_ENDPOINTS", "")
+	o := &operator{T: t}
 	authority := etcdtest.NewAuthority(t)
 	secured := etcdtest.Start(t, etcdtest.Options{CA: authority})
 	cert, key, err := authority.Issue("daemon", "")
@@ -136,7 +135,9 @@ func TestEtcdIsShownTheCertificateOfTheDaemon(t *testing.T) {
 	settings := &status.Settings{Endpoints: []string{secured.Endpoint}, Prefix: "/pods", CAFile: authority.CertFile, CertFile: cert, KeyFile: key}
 	socket := daemonSays(t, status.Document{Settings: settings})
 	o.prints("written: network 10.5.0.0/16, backend udp\n", "config", "set", o.file(someConfig), "--socket", socket)
-	o.refuses("no network config", "config", "get", "--socket", socket, "--etcd-endpoints", o.server.Endpoint)
+	o.prints(someConfig+"\n", "config", "get", "--socket", socket)
+	// For all that is known, the flag names another etcd.
+	o.refuses(secured.Endpoint, "config", "get", "--socket", socket, "--etcd-endpoints", secured.Endpoint, "--etcd-cafile", authority.CertFile, "--timeout=1s")
 	o.refuses("--etcd-certfile and --etcd-keyfile come together", "config", "get", "--socket", socket, "--etcd-certfile=")
 }
 

@@ -4,19 +4,14 @@ import (
 	"bytes"
 	"encoding/xml"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
-
-var update = flag.Bool("update", false, "write the pages of testdata instead of comparing with them")
 
 func nodeAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
 
@@ -98,20 +93,7 @@ func TestPagesFitATerminalOf80Columns(t *testing.T) {
 				t.Errorf("%s, line %d: %d columns", name, i+1, n)
 			}
 		}
-		golden(t, name+".txt", got.String())
-	}
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		testkit.Must(t, os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(got), 0o644))
-	}
-	want, err := os.ReadFile(path)
-	testkit.Must(t, err)
-	if got != string(want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+		testkit.Golden(t, name+".txt", got.String())
 	}
 }
 
@@ -120,7 +102,7 @@ func TestJUnitHasACaseForEachTest(t *testing.T) {
 	r.conclude()
 	var got bytes.Buffer
 	testkit.Must(t, r.WriteJUnit(&got))
-	golden(t, "ill.xml", got.String())
+	testkit.Golden(t, "ill.xml", got.String())
 	var read junitSuites
 	testkit.Must(t, xml.Unmarshal(got.Bytes(), &read))
 	var counts []string

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/host/underlay"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -53,7 +54,7 @@ func TestPeersAreKnownBeforeAnythingIsForwarded(t *testing.T) {
 
 func TestNotReadyUntilTheDataPlaneIsUp(t *testing.T) {
 	h := newRig(t)
-	h.options.healthzIP, h.options.healthzPort = netip.MustParseAddr("127.0.0.1"), freePort(t)
+	h.options.healthzIP, h.options.healthzPort = netip.MustParseAddr("127.0.0.1"), int(testkit.FreePort(t).Port())
 	opening, proceed := make(chan struct{}), make(chan struct{})
 	h.daemon.open = func(n node) (dataPlane, error) {
 		close(opening)
@@ -195,7 +196,7 @@ func TestStartFailsWithNothingLeft(t *testing.T) {
 // A host may get its default route long after the daemon has started.
 func TestDefaultRouteThatIsNotThereYetIsWaitedFor(t *testing.T) {
 	h := newRig(t)
-	h.options.healthzIP, h.options.healthzPort = netip.MustParseAddr("127.0.0.1"), freePort(t)
+	h.options.healthzIP, h.options.healthzPort = netip.MustParseAddr("127.0.0.1"), int(testkit.FreePort(t).Port())
 	none := &underlay.NoneError{Tried: errors.New("there is no default route"), Has: "eth0 (no address)"}
 	h.wires.link, h.wires.err = underlay.Interface{}, none
 	h.launch(t)

@@ -2,16 +2,12 @@ package status
 
 import (
 	"bytes"
-	"flag"
 	"net/netip"
-	"os"
-	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
-)
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+	"github.com/twillnet/twill/internal/lab/testkit"
+)
 
 func full() Document {
 	return Document{
@@ -116,24 +112,7 @@ func TestPagesFitIn80Columns(t *testing.T) {
 			if err := tc.doc.WritePage(&got); err != nil {
 				t.Fatal(err)
 			}
-			for line := range strings.Lines(got.String()) {
-				if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
-					t.Errorf("%d columns: %s", n, line)
-				}
-			}
-			path := "testdata/" + tc.golden
-			if *update {
-				if err := os.WriteFile(path, got.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(got.Bytes(), want) {
-				t.Errorf("got:\n%s\nwant:\n%s", got.Bytes(), want)
-			}
+			testkit.Page(t, tc.golden, got.String())
 		})
 	}
 }

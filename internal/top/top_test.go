@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,8 +15,6 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
-
-var update = flag.Bool("update", false, "write the pages of testdata instead of comparing with them")
 
 // peer returns the i-th peer of a document.
 func peer(i int, backend string, c Counters, idle float64) status.Peer {
@@ -145,15 +140,7 @@ func TestPagesFitTheirTerminals(t *testing.T) {
 		if n := strings.Count(got, "\n"); tt.height > 0 && n > tt.height {
 			t.Errorf("%s: %d lines", tt.name, n)
 		}
-		path := filepath.Join("testdata", tt.name+".txt")
-		if *update {
-			testkit.Must(t, os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(got), 0o644))
-		}
-		want, err := os.ReadFile(path)
-		testkit.Must(t, err)
-		if got != string(want) {
-			t.Errorf("%s: got\n%s\nwant\n%s", tt.name, got, want)
-		}
+		testkit.Golden(t, tt.name+".txt", got)
 	}
 }
 

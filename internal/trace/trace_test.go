@@ -2,14 +2,10 @@ package trace
 
 import (
 	"bytes"
-	"flag"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -17,8 +13,6 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
-
-var update = flag.Bool("update", false, "write the pages of testdata instead of comparing with them")
 
 var (
 	nodeA, nodeB = netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("192.0.2.12")
@@ -237,18 +231,7 @@ func TestPagesFitIn80Columns(t *testing.T) {
 		r.Conclude()
 		var page bytes.Buffer
 		testkit.Must(t, r.WritePage(&page))
-		for line := range strings.Lines(page.String()) {
-			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 && !strings.Contains(line, "→") {
-				t.Errorf("%s: %d columns: %s", name, n, line)
-			}
-		}
-		golden := filepath.Join("testdata", name+".txt")
-		if *update {
-			testkit.Must(t, os.WriteFile(golden, page.Bytes(), 0o644))
-		}
-		if want, err := os.ReadFile(golden); err != nil || string(want) != page.String() {
-			t.Errorf("%s: %v, got\n%swant\n%s", name, err, &page, want)
-		}
+		testkit.Page(t, name+".txt", page.String())
 	}
 }
 

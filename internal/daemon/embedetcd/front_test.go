@@ -28,7 +28,7 @@ func echoFront(t *testing.T) netip.AddrPort {
 			go func() { _, _ = io.Copy(c, c); c.Close() }()
 		}
 	}()
-	at := freePort(t)
+	at := testkit.FreePort(t)
 	f, err := openFront(at, nil, "tcp", l.Addr().String())
 	testkit.Must(t, err)
 	t.Cleanup(f.close)

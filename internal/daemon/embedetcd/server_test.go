@@ -7,7 +7,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,23 +19,12 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// freePort returns an address of the loopback with a port that nobody has.
-func freePort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
-}
-
 // at returns the Config of an etcd in a new directory.
 func at(t *testing.T) Config {
 	t.Helper()
 	return Config{
 		Dir:    filepath.Join(t.TempDir(), "state", "etcd"),
-		Listen: freePort(t),
+		Listen: testkit.FreePort(t),
 		Logger: slog.New(slog.DiscardHandler),
 	}
 }
@@ -143,7 +131,7 @@ func TestStartRefusesWhatItCannotUse(t *testing.T) {
 		{"data of a running etcd", func(t *testing.T, cfg *Config) {
 			other := *cfg
 			t.Cleanup(start(t, other).Close)
-			cfg.Listen = freePort(t)
+			cfg.Listen = testkit.FreePort(t)
 		}, []string{"another process has the data open", "--embedded-etcd"}},
 		{"port in use", func(t *testing.T, cfg *Config) {
 			l, err := net.Listen("tcp", cfg.Listen.String())

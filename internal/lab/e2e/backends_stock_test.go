@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,8 +65,6 @@ func (g golden) read(t testing.TB) string {
 	return text[strings.Index(text, "host a\n"):]
 }
 
-var update = flag.Bool("update", false, "write the tables that stock flannel makes to testdata/stock")
-
 // The goldens are what stock flannel really does, and the harness would notice a
 // difference.
 func TestStockFlannelStillMakesTheTablesThatAreKept(t *testing.T) {
@@ -81,7 +78,7 @@ func TestStockFlannelStillMakesTheTablesThatAreKept(t *testing.T) {
 			c.run(k, k, k)
 			c.waitTalk()
 			got := c.tables()
-			if *update {
+			if *testkit.Update {
 				testkit.Must(t, os.WriteFile(g.path(), []byte("# What three nodes of stock flannel 0.28.9 make of their hosts and of etcd with\n# "+
 					c.stack.config(g.backend)+"\n# go test ./internal/lab/e2e -run "+t.Name()+" -update\n"+got), 0o644))
 			}

@@ -11,6 +11,7 @@ package testkit
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -96,6 +97,16 @@ func Descriptors(t testing.TB) int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	Must(t, err)
 	return len(entries)
+}
+
+// FreePort returns an address of the loopback with a TCP port on which nothing listened a
+// moment ago.
+func FreePort(t testing.TB) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	Must(t, err)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
 // Moving is a connection whose Read or Write fails if it has not transferred a
