@@ -26,6 +26,8 @@ func TestWhatStopsTrafficOnTheDeviceIsUndone(t *testing.T) {
 	}{
 		{"txqueuelen 0", ip("txqueuelen", "0"),
 			func(a *netlink.LinkAttrs) bool { return a.TxQLen == 500 }},
+		{"another name", ip("name", "other0"),
+			func(a *netlink.LinkAttrs) bool { return a.Name == "flannel0" }},
 		{"carrier off", ip("carrier", "off"),
 			func(a *netlink.LinkAttrs) bool { return a.OperState != netlink.OperDown }},
 	} {
@@ -47,8 +49,11 @@ func TestWhatStopsTrafficOnTheDeviceIsUndone(t *testing.T) {
 						t.Error(err)
 					}
 				}()
+				dev, err := netlink.LinkByName("flannel0")
+				testkit.Must(t, err)
+				index := dev.Attrs().Index
 				attrs := func() *netlink.LinkAttrs {
-					dev, err := netlink.LinkByName("flannel0")
+					dev, err := netlink.LinkByIndex(index)
 					testkit.Must(t, err)
 					return dev.Attrs()
 				}

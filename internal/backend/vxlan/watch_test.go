@@ -55,6 +55,11 @@ func takings() []taking {
 			return h.nl.LinkSetHardwareAddr(link(d), net.HardwareAddr{2, 9, 9, 9, 9, 9})
 		}, "MAC "},
 		{"up state", func(h host, d *kept, _ func(int) Peer) error { return h.nl.LinkSetDown(link(d)) }, "up"},
+		{"name", func(h host, d *kept, _ func(int) Peer) error { return h.nl.LinkSetName(link(d), "other0") }, "name "},
+		{"name, kept as another", func(h host, d *kept, _ func(int) Peer) error {
+			was := d.Name()
+			return errors.Join(h.nl.LinkSetName(link(d), "other0"), h.nl.LinkAddAltName(link(d), was))
+		}, "name "},
 		{"neighbour", func(h host, d *kept, peer func(int) Peer) error {
 			return h.nl.NeighDel(neigh(d.Index(), peer(2).Subnet.Addr(), nil, 0))
 		}, "neighbour "},
@@ -87,6 +92,31 @@ func takings() []taking {
 			return h.change(d, nl.NewRtAttr(nl.IFLA_VXLAN_LEARNING, nl.Uint8Attr(1)))
 		}, "learning false"},
 	}
+}
+
+// TestNameThatAnotherDeviceHasIsReportedAndTakenBackLater: the log says what to do, and the
+// device gets its name once that is done.
+func TestNameThatAnotherDeviceHasIsReportedAndTakenBackLater(t *testing.T) {
+	forFamilies(t, func(h host, cfg setup, peer func(int) Peer) {
+		out := new(testkit.Log)
+		cfg.Logger = out.Logger()
+		d := h.open(cfg)
+		h.must(d.add(peer(2), peer(3)))
+		want := h.state(d.Name())
+		device := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: d.Index()}}
+		thief := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: d.Name()}}
+		h.must(h.nl.LinkSetName(device, "other0"), h.nl.LinkAdd(thief))
+		stop := h.run(d)
+		defer stop()
+		remedy := fmt.Sprintf("it is called other0, and interface %d has its name: rename or delete that", thief.Attrs().Index)
+		testkit.Eventually(h, "the log says what to do", func() bool { return strings.Contains(out.String(), remedy) })
+		h.must(h.nl.LinkDel(thief))
+		testkit.Eventually(h, "the device has its name", func() bool {
+			l, err := h.nl.LinkByName(d.Name())
+			return err == nil && l.Attrs().Index == d.Index()
+		})
+		testkit.Eventually(h, "the device is what it was", func() bool { return slices.Equal(h.state(d.Name()), want) })
+	})
 }
 
 // TestWhatIsRemovedFromTheDeviceIsRestored: each case removes one thing, and the

@@ -116,6 +116,7 @@ func (k *Keeper) settings(d *device, link netlink.Link) []setting {
 	a := link.Attrs()
 	noIPv6 := a.MTU < encap.MinIPv6MTU // the kernel has disabled IPv6 on the device
 	all := []setting{
+		{"name " + d.Name, a.Name == d.Name, func() error { return k.rename(d, link) }}, // others need it
 		{"MAC " + d.MAC.String(), d.MAC == MAC{} || bytes.Equal(a.HardwareAddr, d.MAC[:]), func() error { return k.nl.LinkSetHardwareAddr(link, d.MAC[:]) }},
 		{fmt.Sprintf("MTU %d", d.MTU), a.MTU == d.MTU, func() error { return k.setMTU(link, d.MTU) }},
 	}
@@ -167,6 +168,28 @@ func (k *Keeper) setCarrier(d *device) error {
 	}
 	_, err := k.request(req, 0)
 	return err
+}
+
+// rename gives a device back its name, which routes, rules and programs of others know it by.
+func (k *Keeper) rename(d *device, link netlink.Link) error {
+	err := k.nl.LinkSetName(link, d.Name)
+	if errors.Is(err, unix.EBUSY) { // it is up, which matters before Linux 6.2
+		if err := k.nl.LinkSetDown(link); err != nil {
+			return err
+		}
+		err = errors.Join(k.nl.LinkSetName(link, d.Name), k.setUp(d, link))
+	}
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	switch holder, lookup := k.nl.LinkByName(d.Name); {
+	case lookup != nil:
+		return err
+	case holder.Attrs().Index == d.index: // as an alternative name
+		return errors.Join(k.nl.LinkDelAltName(link, d.Name), k.nl.LinkSetName(link, d.Name))
+	default:
+		return fmt.Errorf("%w; it is called %s, and interface %d has its name: rename or delete that", err, link.Attrs().Name, holder.Attrs().Index)
+	}
 }
 
 // setMTU sets a device without IPv6 down first: if it stayed up, IPv6 would

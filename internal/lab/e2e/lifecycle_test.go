@@ -232,6 +232,36 @@ func TestDeletedDeviceIsRecreated(t *testing.T) {
 	}
 }
 
+// pod-a ── host a, the tunnel's device renamed ──────────── host b ── pod-b
+func TestRenamedDeviceGetsItsNameBack(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ device, config string }{
+		{"flannel0", `{"Type": "udp"}`},
+		{"flannel.1", `{"Type": "vxlan"}`},
+	} {
+		t.Run(tt.device, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, clusterOptions{backend: tt.config})
+			c.runTwill()
+			ns := c.nodes[0].NS
+			nl := ns.Netlink()
+			link, err := nl.LinkByName(tt.device)
+			testkit.Must(t, err)
+			before := netState(t, ns)
+			for range 2 {
+				testkit.Must(t, nl.LinkSetName(link, "renamed0"))
+				testkit.Eventually(t, "the device has its name, and pods talk", func() bool {
+					now, err := nl.LinkByIndex(link.Attrs().Index)
+					return err == nil && now.Attrs().Name == tt.device && pingOnce(c.pod(0), c.pod(1).Addr) == nil
+				})
+			}
+			if after := netState(t, ns); after != before {
+				t.Errorf("the host was\n%s\nand is\n%s", before, after)
+			}
+		})
+	}
+}
+
 // pod-a ── host a ──────────── host b ── pod-b
 //
 //	flannel0 or eth0 down, then up
