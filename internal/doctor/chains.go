@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/twillnet/twill/internal/host/rules"
 )
 
 // table is an iptables table.
@@ -148,7 +150,7 @@ const (
 
 // match evaluates one rule. Unknown conditions make the answer maybe.
 func match(line string, p Packet) (m answer, target string) {
-	words := split(line)
+	words := rules.Words(line)
 	m = yes
 	not := false
 	meets := func(b bool) {
@@ -241,37 +243,6 @@ func match(line string, p Packet) (m answer, target string) {
 		i++
 	}
 	return m, ""
-}
-
-// split cuts a rule into words. Comments are in double quotes, with a backslash
-// before each quote and backslash (xtables_save_string in iptables).
-func split(line string) []string {
-	var (
-		words                  []string
-		word                   strings.Builder
-		quoted, escaped, begun bool
-	)
-	for _, r := range line + " " {
-		switch {
-		case escaped:
-			escaped = false
-			word.WriteRune(r)
-		case quoted && r == '\\':
-			escaped = true
-		case r == '"':
-			quoted, begun = !quoted, true // the word may be empty
-		case r == ' ' && !quoted:
-			if begun {
-				words = append(words, word.String())
-			}
-			word.Reset()
-			begun = false
-		default:
-			begun = true
-			word.WriteRune(r)
-		}
-	}
-	return words
 }
 
 // deleteRule returns the command that deletes a rule.

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/twillnet/twill/internal/host/rules"
 )
 
 // Packet is the first packet of a connection, for [Firewall].
@@ -101,7 +103,7 @@ func (f *Firewall) Drops() map[string]uint64 {
 			if f.filter.policy[chain] == "DROP" {
 				drops[key+" DROP"] = packets
 			}
-		} else if words := split(key); slices.Contains(words, "DROP") || slices.Contains(words, "REJECT") {
+		} else if words := rules.Words(key); slices.Contains(words, "DROP") || slices.Contains(words, "REJECT") {
 			drops[key] = packets
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -60,10 +59,10 @@ func (p *page) node(d *Document) {
 		p.fact("  network", join(d.Network)+", backend "+d.backends())
 	}
 	if l := d.Lease; l != nil {
-		p.fact("  lease", join(valid(l.Subnet, l.IPv6Subnet))+" at "+join(validAddrs(l.PublicIP, l.PublicIPv6)))
+		p.fact("  lease", join(Valid(l.Subnet, l.IPv6Subnet))+" at "+join(Valid(l.PublicIP, l.PublicIPv6)))
 	}
 	if u := d.Underlay; u != nil {
-		p.fact("  underlay", fmt.Sprintf("%s, %s, MTU %d (%s)", u.Name, join(validAddrs(u.IPv4, u.IPv6)), u.MTU, u.Why))
+		p.fact("  underlay", fmt.Sprintf("%s, %s, MTU %d (%s)", u.Name, join(Valid(u.IPv4, u.IPv6)), u.MTU, u.Why))
 	}
 	if r := d.Rules; r != nil {
 		p.fact("  rules", r.describe())
@@ -274,16 +273,19 @@ func meaning(reason string) string {
 	return d.Meaning() // empty for one of a daemon of another version
 }
 
-// Size returns n bytes with a decimal unit and three digits.
-func Size(n uint64) string {
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
+// Size returns n bytes as Scaled does.
+func Size(n uint64) string { return Scaled(float64(n), "B") }
+
+// Scaled returns v with a decimal prefix of its unit and three digits.
+func Scaled(v float64, unit string) string {
+	if v < 999.5 {
+		return fmt.Sprintf("%.0f %s", v, unit)
 	}
-	f, units := float64(n)/1000, "kMGTPE"
-	for f >= 999.5 && len(units) > 1 {
-		f, units = f/1000, units[1:]
+	v, prefixes := v/1000, "kMGTPE"
+	for v >= 999.5 && len(prefixes) > 1 {
+		v, prefixes = v/1000, prefixes[1:]
 	}
-	return fmt.Sprintf("%.3g %cB", f, units[0])
+	return fmt.Sprintf("%.3g %c%s", v, prefixes[0], unit)
 }
 
 // since returns prefix and the local time of t, or "" for the zero time.
@@ -352,10 +354,7 @@ func Age(seconds float64) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-func valid(list ...netip.Prefix) []netip.Prefix {
-	return slices.DeleteFunc(list, func(p netip.Prefix) bool { return !p.IsValid() })
-}
-
-func validAddrs(list ...netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(list, func(a netip.Addr) bool { return !a.IsValid() })
+// Valid returns those of addresses or prefixes that are valid.
+func Valid[T interface{ IsValid() bool }](all ...T) []T {
+	return slices.DeleteFunc(all, func(v T) bool { return !v.IsValid() })
 }

@@ -126,6 +126,11 @@ func TestSizeHasThreeDigits(t *testing.T) {
 			t.Errorf("Size(%d) = %q, want %q", n, got, want)
 		}
 	}
+	for v, want := range map[float64]string{0: "0 bit/s", 999.4: "999 bit/s", 1000: "1 kbit/s", 12345: "12.3 kbit/s", 999.6e6: "1 Gbit/s"} {
+		if got := Scaled(v, "bit/s"); got != want {
+			t.Errorf("Scaled(%v) = %q, want %q", v, got, want)
+		}
+	}
 }
 
 func TestTimesAreShownWhereThereAreAny(t *testing.T) {

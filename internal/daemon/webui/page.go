@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"html"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -93,12 +92,12 @@ func (p *page) node(w *writer) {
 			w.put("<div><dt>%s<dd>%s</div>\n", name, value)
 		}
 	}
-	entry("network", join(p.Network))
+	entry("network", status.Join(p.Network, ", "))
 	if l := p.Lease; l != nil {
-		entry("subnet", join(present(l.Subnet, l.IPv6Subnet)))
+		entry("subnet", status.Join(status.Valid(l.Subnet, l.IPv6Subnet), ", "))
 	}
 	if u := p.Underlay; u != nil {
-		entry("underlay", fmt.Sprintf("%s, %s, MTU %d", u.Name, join(valid(u.IPv4, u.IPv6)), u.MTU))
+		entry("underlay", fmt.Sprintf("%s, %s, MTU %d", u.Name, status.Join(status.Valid(u.IPv4, u.IPv6), ", "), u.MTU))
 	}
 	entry("backend", strings.Join(p.Backends, ", then "))
 	entry("leases", fmt.Sprintf("%d from %s", p.Source.Leases, kindOf(p.Source.Name)))
@@ -215,7 +214,7 @@ func (p *page) charts(w *writer) {
 		most := s.most()
 		now := len(s.tx) - 1
 		w.put("<figure><figcaption><b>%s</b> <span class=\"tx\">sent %s</span> <span class=\"rx\">received %s</span> <small>at most %s in ten minutes</small></figcaption>\n",
-			s.backend, bits(s.tx[now]), bits(s.rx[now]), bits(most))
+			s.backend, status.Scaled(s.tx[now], "bit/s"), status.Scaled(s.rx[now], "bit/s"), status.Scaled(most, "bit/s"))
 		w.put("<svg viewBox=\"0 0 %v 100\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"%s over ten minutes\">", points-1, s.backend)
 		w.put("<polyline class=\"tx\" points=\"%s\"/><polyline class=\"rx\" points=\"%s\"/></svg></figure>\n", line(s.tx, most), line(s.rx, most))
 	}
@@ -256,7 +255,7 @@ func (p *page) peers(w *writer) {
 		}
 		sent, received := "–", "–"
 		if peer.Counted() {
-			sent, received = size(peer.TXBytes), size(peer.RXBytes)
+			sent, received = status.Size(peer.TXBytes), status.Size(peer.RXBytes)
 		}
 		rtt, lost := "–", "–"
 		if probe := peer.Probe; probe != nil {
@@ -265,7 +264,7 @@ func (p *page) peers(w *writer) {
 				rtt = fmt.Sprintf("%.2f ms", 1000*probe.RTT)
 			}
 		}
-		w.row(peer.PublicIP.String(), join(peer.Subnets), by, sent, received, ago(peer.Idle), rtt, lost, strings.Join(unusual(peer), "; "))
+		w.row(peer.PublicIP.String(), status.Join(peer.Subnets, ", "), by, sent, received, ago(peer.Idle), rtt, lost, strings.Join(unusual(peer), "; "))
 	}
 	w.put("</tbody></table>\n")
 	if more := len(all) - maxPeers; more > 0 {
@@ -325,46 +324,10 @@ func (p *page) offloads(w *writer) {
 	w.put("</tbody></table>\n")
 }
 
-func join[T fmt.Stringer](all []T) string {
-	var texts []string
-	for _, a := range all {
-		texts = append(texts, a.String())
-	}
-	return strings.Join(texts, ", ")
-}
-
-func present(all ...netip.Prefix) []netip.Prefix {
-	return slices.DeleteFunc(all, func(p netip.Prefix) bool { return !p.IsValid() })
-}
-
-func valid(all ...netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(all, func(a netip.Addr) bool { return !a.IsValid() })
-}
-
 // ago returns a number of seconds as text.
 func ago(seconds *float64) string {
 	if seconds == nil {
 		return "–"
 	}
-	return (time.Duration(*seconds) * time.Second).String() + " ago"
-}
-
-func bits(perSecond float64) string { return scaled(perSecond) + "bit/s" }
-func size(bytes uint64) string      { return scaled(float64(bytes)) + "B" }
-
-// scaled returns a number with three digits and a prefix of the SI.
-func scaled(v float64) string {
-	prefixes := " kMGTPE"
-	i := 0
-	for v >= 999.5 && i < len(prefixes)-1 {
-		v /= 1000
-		i++
-	}
-	digits := 0
-	if i > 0 && v < 9.995 {
-		digits = 2
-	} else if i > 0 && v < 99.95 {
-		digits = 1
-	}
-	return strings.TrimSpace(fmt.Sprintf("%.*f", digits, v)) + " " + strings.TrimSpace(prefixes[i:i+1])
+	return status.Age(*seconds) + " ago"
 }

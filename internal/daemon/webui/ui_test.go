@@ -177,11 +177,3 @@ func TestLineEndsAtTheRightEdge(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
-
-func TestNumbersAreShort(t *testing.T) {
-	for v, want := range map[float64]string{0: "0 bit/s", 999: "999 bit/s", 1000: "1.00 kbit/s", 12345: "12.3 kbit/s", 999.6e6: "1.00 Gbit/s"} {
-		if got := bits(v); got != want {
-			t.Errorf("%v: %q, want %q", v, got, want)
-		}
-	}
-}

@@ -158,7 +158,7 @@ func (d *difference) compareRules(own []string, exists bool, want []rule, tolera
 	c := d.chain
 	var mine, others []string
 	for _, line := range own {
-		if words := split(line); slices.Contains(words, c.comment) && tolerates(words, d.tool.family) {
+		if words := Words(line); slices.Contains(words, c.comment) && tolerates(words, d.tool.family) {
 			others = append(others, line)
 		} else {
 			mine = append(mine, line)
@@ -191,7 +191,7 @@ func (d *difference) compareJumps(hook []string, wanted bool) {
 	jump := []string{"-A", c.hook, "-m", "comment", "--comment", c.comment, "-j", c.name}
 	found := false
 	for _, line := range hook {
-		switch words := split(line); {
+		switch words := Words(line); {
 		case !ours(words, c):
 		case wanted && !found && slices.Equal(words, jump):
 			found = true

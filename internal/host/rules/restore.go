@@ -53,12 +53,12 @@ func (tx *transaction) text() string {
 }
 
 // isLine reports whether a line of iptables -S consists of exactly these words.
-func isLine(line string, words []string) bool { return slices.Equal(split(line), words) }
+func isLine(line string, words []string) bool { return slices.Equal(Words(line), words) }
 
-// split splits a line of iptables -S into words. Words with characters that do
+// Words splits a line of iptables -S into words. Those with characters that do
 // not occur in names are in double quotes, with a backslash before each quote
 // and backslash (xtables_save_string of iptables). Counters are dropped.
-func split(line string) []string {
+func Words(line string) []string {
 	line = cutCounters(line)
 	var (
 		words  []string

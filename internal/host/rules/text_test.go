@@ -21,7 +21,7 @@ func TestLinesOfIPTablesAreCutIntoWords(t *testing.T) {
 		{`-P FORWARD ACCEPT`, []string{"-P", "FORWARD", "ACCEPT"}},
 		{``, nil},
 	} {
-		if got := split(tt.line); !slices.Equal(got, tt.want) {
+		if got := Words(tt.line); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.line, got, tt.want)
 		}
 	}
@@ -41,7 +41,7 @@ func TestOnlyJumpsToFlannelsChainAndItsCommentsAreOurs(t *testing.T) {
 		`-A POSTROUTING -s 10.5.0.0/16 ! -d 10.5.0.0/16 -j MASQUERADE`:                 false,
 		`-P POSTROUTING ACCEPT`:                                                        false,
 	} {
-		if got := ours(split(line), &masquerading); got != want {
+		if got := ours(Words(line), &masquerading); got != want {
 			t.Errorf("%s: got %t", line, got)
 		}
 	}
@@ -55,11 +55,11 @@ func FuzzSplit(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, comment string) {
 		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`, `'`, `\'`).Replace(comment)
-		words := split(`-A X --comment "` + quoted + `" -j RETURN`)
+		words := Words(`-A X --comment "` + quoted + `" -j RETURN`)
 		if want := []string{"-A", "X", "--comment", comment, "-j", "RETURN"}; !slices.Equal(words, want) {
 			t.Errorf("got %q, want %q", words, want)
 		}
-		split(comment) // anything at all
+		Words(comment) // anything at all
 	})
 }
 
