@@ -13,6 +13,9 @@ import (
 	"github.com/twillnet/twill/internal/atomicfile"
 )
 
+// MaxSubnetEnv bounds the size of a subnet file in bytes; flannel writes about 200.
+const MaxSubnetEnv = 64 << 10
+
 // SubnetEnv is the content of subnet.env, from which the CNI plugin reads the node's
 // parameters, and the daemon its previous state after a restart.
 type SubnetEnv struct {
@@ -85,7 +88,7 @@ func ReadSubnetEnv(path string) (SubnetEnv, error) {
 // returned with file, line and name. The error wraps fs.ErrNotExist if there is
 // no file.
 func ReadVariables(path string, set func(name, value string) error) error {
-	text, err := os.ReadFile(path)
+	text, err := atomicfile.Read(path, 0, MaxSubnetEnv)
 	if err != nil {
 		return fmt.Errorf("read subnet file: %w", err)
 	}

@@ -61,10 +61,13 @@ type saved struct {
 	byStock bool // written by the stock plugin, for an unknown interface
 }
 
+// maxSaved bounds the size of a saved configuration in bytes.
+const maxSaved = 1 << 20
+
 // read reads a file of the directory.
 func (dir stateDir) read(file string) (saved, error) {
 	path := filepath.Join(string(dir), file)
-	text, err := os.ReadFile(path)
+	text, err := atomicfile.Read(path, 0, maxSaved)
 	if err != nil {
 		return saved{}, fmt.Errorf("read saved configuration: %w", err)
 	}

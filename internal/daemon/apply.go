@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
+	"github.com/twillnet/twill/internal/atomicfile"
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
@@ -249,7 +249,7 @@ func (s *session) waitForRules() {
 // writeSubnetEnv writes the subnet file, unless it is already up to date.
 func (s *session) writeSubnetEnv(env lease.SubnetEnv) error {
 	env.MTU = s.applied.plane.MTU()
-	there, err := os.ReadFile(s.options.subnetFile)
+	there, err := atomicfile.Read(s.options.subnetFile, 0, lease.MaxSubnetEnv)
 	if err == nil && env == s.applied.env && bytes.Equal(there, env.Text()) {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/twillnet/twill/internal/host/underlay"
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
+	"github.com/twillnet/twill/lease"
 )
 
 func TestStartNotifiesEveryWaiter(t *testing.T) {
@@ -250,16 +251,20 @@ func TestIgnoredFlagsAreLoggedOnce(t *testing.T) {
 }
 
 func TestBrokenSubnetFileDoesNotStopTheStart(t *testing.T) {
-	h := newRig(t)
-	if err := os.MkdirAll(filepath.Dir(h.options.subnetFile), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(h.options.subnetFile, []byte("FLANNEL_SUBNET=10.5.x.1/24\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	h.start(t)
-	if !strings.Contains(h.logged(), `msg="cannot read subnet file"`) {
-		t.Errorf("log:\n%s", h.logged())
+	for what, put := range map[string]func(path string) error{
+		"a wrong subnet":     func(path string) error { return os.WriteFile(path, []byte("FLANNEL_SUBNET=10.5.x.1/24\n"), 0o644) },
+		"a pipe":             func(path string) error { return unix.Mkfifo(path, 0o644) },
+		"more than a subnet": func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o644), os.Truncate(path, 1<<40)) },
+	} {
+		h := newRig(t)
+		testkit.Must(t, os.MkdirAll(filepath.Dir(h.options.subnetFile), 0o755), put(h.options.subnetFile))
+		h.start(t)
+		if !strings.Contains(h.logged(), `msg="cannot read subnet file"`) {
+			t.Errorf("%s: log:\n%s", what, h.logged())
+		}
+		if env, err := lease.ReadSubnetEnv(h.options.subnetFile); err != nil || !env.Subnet.IsValid() {
+			t.Errorf("%s: the file was not replaced: %+v, %v", what, env, err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 )
 
@@ -47,7 +48,7 @@ func Command(name, what string, program ...string) Part {
 // File returns a part with the content of a file.
 func File(name, what, path string) Part {
 	return Part{Name: name, What: what, Read: func(context.Context) ([]byte, error) {
-		f, err := os.Open(path)
+		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe without a writer does not block
 		if err != nil {
 			return nil, err
 		}

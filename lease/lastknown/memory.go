@@ -47,16 +47,9 @@ const maxFile = 64 << 20
 
 // read returns the memory in a file, or an empty one if there is none.
 func read(path string) (m memory, err error) {
-	info, err := os.Stat(path)
+	text, err := atomicfile.Read(path, 0, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, nil
-	}
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxFile) {
-		return m, fmt.Errorf("read %s: not a file of at most %d bytes", path, maxFile)
-	}
-	var text []byte
-	if err == nil {
-		text, err = os.ReadFile(path)
 	}
 	if err != nil {
 		return m, fmt.Errorf("read leases known last: %w", err)

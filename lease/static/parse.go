@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 
+	"github.com/twillnet/twill/internal/atomicfile"
 	"github.com/twillnet/twill/internal/spelling"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/internal/jsonerr"
@@ -20,21 +20,18 @@ type version struct {
 	leases []lease.Lease
 }
 
-// readFile returns the text of the file. A device or a pipe in its place would
-// block, so it is refused.
+// maxFile bounds the size of the file in bytes: 10,000 leases take about 1 MB.
+const maxFile = 16 << 20
+
+// readFile returns the text of the file.
 func readFile(path string) (string, error) {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("lease file %s: %w; put it there, or name another with --lease-file", path, errors.Unwrap(err)) // the message without "stat" and the path
-	}
-	if err == nil && !info.Mode().IsRegular() {
-		return "", fmt.Errorf("lease file %s: not a regular file; name one with --lease-file", path)
-	}
-	var text []byte
-	if err == nil {
-		text, err = os.ReadFile(path)
-	}
-	if err != nil {
+	text, err := atomicfile.Read(path, 0, maxFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("lease file %s: %w; put it there, or name another with --lease-file", path, errors.Unwrap(err)) // the message without "open" and the path
+	case errors.Is(err, atomicfile.ErrNotRegular), errors.Is(err, atomicfile.ErrTooLarge):
+		return "", fmt.Errorf("lease file %s: %w; name one with --lease-file", path, errors.Unwrap(err))
+	case err != nil:
 		return "", fmt.Errorf("lease file: %w", err)
 	}
 	return string(text), nil

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/lease"
@@ -246,6 +247,25 @@ func TestAnInvalidVersionIsReportedOnceAndTheLastGoodOneStays(t *testing.T) {
 	w.expectErr("unexpected end")
 	replace(t, path, text(2, 3))
 	w.expect(nil, nil)
+}
+
+// The file may have become one without an end, which would take all memory, or a pipe,
+// which would block.
+func TestWhatIsNoLeaseFileIsReportedAndTheLastGoodOneStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "leases.json")
+	write(t, path, text(1, 2))
+	w := watch(t, path, nil)
+	endless := path + ".new"
+	write(t, endless, "")
+	testkit.Must(t, os.Truncate(endless, 1<<40), os.Rename(endless, path))
+	w.expectErr("too large: more than 16777216 bytes")
+	testkit.Must(t, unix.Mkfifo(endless, 0o644), os.Rename(endless, path))
+	w.expectErr("not a regular file")
+	if _, err := w.store.Acquire(context.Background(), attrs("192.0.2.2", ""), lease.Previous{}); err != nil {
+		t.Errorf("the last good version is out of force: %v", err)
+	}
+	replace(t, path, text(2, 3))
+	w.expect([]int{3}, []int{1})
 }
 
 func TestAMissingFileIsReportedAndItsReturnIsNoticed(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -38,6 +37,9 @@ type record struct {
 // is rewritten.
 const spare = 256
 
+// maxRecord bounds the size of the file in bytes: 10,000 routes take about 1 MB.
+const maxRecord = 16 << 20
+
 // openRecord reads the file at path, which may not exist. If path is empty,
 // nothing is read or written.
 func openRecord(path string) (*record, error) {
@@ -45,15 +47,10 @@ func openRecord(path string) (*record, error) {
 	if path == "" {
 		return r, nil
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	text, err := atomicfile.Read(path, unix.O_NOFOLLOW, maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read record of routes: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(f)
 	if err != nil {
 		return nil, fmt.Errorf("read record of routes: %w", err)
 	}

@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/twillnet/twill/internal/atomicfile"
 	"github.com/twillnet/twill/internal/spelling"
 	"github.com/twillnet/twill/lease"
 )
@@ -23,17 +23,14 @@ const maxConfig = 1 << 20
 // ReadConfig returns the text of the file with the network configuration, valid or
 // not. The error wraps fs.ErrNotExist if there is no file.
 func (s *Source) ReadConfig() ([]byte, error) {
-	// A device or a pipe in its place would block.
-	info, err := os.Stat(s.configFile())
+	text, err := atomicfile.Read(s.configFile(), 0, maxConfig)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w %s: %w; put the key %s into the ConfigMap that is mounted at %s, or name another file with --net-config-path",
 			lease.ErrConfig, s.configFile(), fs.ErrNotExist, filepath.Base(s.configFile()), filepath.Dir(s.configFile()))
-	case err == nil && (!info.Mode().IsRegular() || info.Size() > maxConfig):
+	case errors.Is(err, atomicfile.ErrNotRegular), errors.Is(err, atomicfile.ErrTooLarge):
 		return nil, fmt.Errorf("%w %s: not a file of at most %d bytes; name another with --net-config-path", lease.ErrConfig, s.configFile(), maxConfig)
-	}
-	text, err := os.ReadFile(s.configFile())
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w; make it readable, or name another file with --net-config-path", lease.ErrConfig, err)
 	}
 	return text, nil
