@@ -122,7 +122,7 @@ func (c *fleetCommand) allMembers(ctx context.Context) (all []member, err error)
 	}
 	fmt.Fprintf(c.Stderr, "%s: the store does not answer, so the nodes are those that this node's twilld knows: %v\n", c.Name(), err)
 	l := c.daemon.Lease
-	all = append(all, member{Node: remote.Node{Addr: own}, other: l.PublicIPv6, subnets: slices.DeleteFunc([]netip.Prefix{l.Subnet, l.IPv6Subnet}, func(p netip.Prefix) bool { return !p.IsValid() }), own: true})
+	all = append(all, member{Node: remote.Node{Addr: own}, other: l.PublicIPv6, subnets: l.Subnets(), own: true})
 	if c.daemon.Dataplane != nil {
 		for _, p := range c.daemon.Dataplane.Peers {
 			if i := slices.IndexFunc(all, func(m member) bool { return m.Addr == p.PublicIP }); i >= 0 {

@@ -77,9 +77,7 @@ func leaseRows(leases []lease.Lease, local *status.Document) []leaseRow {
 	peers := make(map[netip.Prefix]status.Peer)
 	var own []netip.Prefix
 	if local != nil {
-		if local.Lease != nil {
-			own = append(own, local.Lease.Subnet, local.Lease.IPv6Subnet)
-		}
+		own = local.Lease.Subnets()
 		if local.Dataplane != nil {
 			for _, p := range local.Dataplane.Peers {
 				for _, s := range p.Subnets {

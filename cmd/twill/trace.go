@@ -122,8 +122,7 @@ func (c *traceCommand) resolve(ctx context.Context, from, to string) (*status.Pe
 	} else if p.To, err = netip.ParseAddr(to); err != nil {
 		return nil, fmt.Errorf("%q is no node, subnet or address; %s", to, peersText(d))
 	}
-	own := []netip.Prefix{d.Lease.Subnet, d.Lease.IPv6Subnet}
-	if slices.ContainsFunc(own, func(s netip.Prefix) bool { return s.IsValid() && s.Contains(p.To) }) {
+	if slices.ContainsFunc(d.Lease.Subnets(), func(s netip.Prefix) bool { return s.Contains(p.To) }) {
 		return nil, fmt.Errorf("%s is in the subnet of this node, and packets to it do not leave the node", p.To)
 	}
 	if p.From, err = sourceOf(d, from, p.To); err != nil {

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
-	"slices"
 
 	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/host/rules"
@@ -36,7 +34,7 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	if errors.Is(unread, fs.ErrNotExist) {
 		unread = nil
 	}
-	left := dataplane.Clean(d.options.tunName, valid(env.Network, env.IPv6Network), valid(env.Subnet, env.IPv6Subnet), d.options.routesFile(), d.log)
+	left := dataplane.Clean(d.options.tunName, status.Valid(env.Network, env.IPv6Network), status.Valid(env.Subnet, env.IPv6Subnet), d.options.routesFile(), d.log)
 	if errors.Is(left, dataplane.ErrInUse) {
 		return fmt.Errorf("clean up: %w", left)
 	}
@@ -54,11 +52,6 @@ func (d *daemon) cleanUp(ctx context.Context) (err error) {
 	}
 	d.log.Info("cleaned up")
 	return nil
-}
-
-// valid returns the valid prefixes.
-func valid(prefixes ...netip.Prefix) []netip.Prefix {
-	return slices.DeleteFunc(prefixes, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
 func exists(path string) bool {

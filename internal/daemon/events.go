@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -85,12 +84,8 @@ const fewestProbes = 3
 // readyMessage describes the network of a node that is ready.
 func readyMessage(d *status.Document) string {
 	text := "pods can communicate"
-	if l := d.Lease; l != nil {
-		for _, p := range []netip.Prefix{l.Subnet, l.IPv6Subnet} {
-			if p.IsValid() {
-				text += ", " + p.String()
-			}
-		}
+	for _, p := range d.Lease.Subnets() {
+		text += ", " + p.String()
 	}
 	if len(d.Backends) > 0 {
 		text += ", by " + strings.Join(d.Backends, " and ")

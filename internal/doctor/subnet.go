@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/status"
 )
 
 // ownSubnet checks that packets for the node's own pods stay on the node: that no
@@ -57,11 +59,10 @@ func (x *examination) outward() []string {
 // ownSubnets returns the pod subnets of this node, from the daemon or the subnet
 // file.
 func (x *examination) ownSubnets() []netip.Prefix {
-	all := []netip.Prefix{x.Env.Subnet, x.Env.IPv6Subnet}
 	if x.Daemon != nil && x.Daemon.Lease != nil {
-		all = []netip.Prefix{x.Daemon.Lease.Subnet, x.Daemon.Lease.IPv6Subnet}
+		return x.Daemon.Lease.Subnets()
 	}
-	return slices.DeleteFunc(all, func(p netip.Prefix) bool { return !p.IsValid() })
+	return status.Valid(x.Env.Subnet, x.Env.IPv6Subnet)
 }
 
 // ForeignRoute is a route that leads packets for a node's own pods elsewhere.

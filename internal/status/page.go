@@ -59,7 +59,7 @@ func (p *page) node(d *Document) {
 		p.fact("  network", join(d.Network)+", backend "+d.backends())
 	}
 	if l := d.Lease; l != nil {
-		p.fact("  lease", join(Valid(l.Subnet, l.IPv6Subnet))+" at "+join(Valid(l.PublicIP, l.PublicIPv6)))
+		p.fact("  lease", join(l.Subnets())+" at "+join(Valid(l.PublicIP, l.PublicIPv6)))
 	}
 	if u := d.Underlay; u != nil {
 		p.fact("  underlay", fmt.Sprintf("%s, %s, MTU %d (%s)", u.Name, join(Valid(u.IPv4, u.IPv6)), u.MTU, u.Why))

@@ -97,6 +97,14 @@ type Lease struct {
 	Expiration time.Time    `json:"expiration,omitzero"`
 }
 
+// Subnets returns the subnets that l has, IPv4 first; none for nil.
+func (l *Lease) Subnets() []netip.Prefix {
+	if l == nil {
+		return nil
+	}
+	return Valid(l.Subnet, l.IPv6Subnet)
+}
+
 // Underlay is the interface that reaches the other nodes.
 type Underlay struct {
 	Name string     `json:"name"`

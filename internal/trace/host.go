@@ -88,11 +88,10 @@ func (h *Host) peer(a netip.Addr) *status.Peer {
 
 // ownSubnets returns the subnets of the node's lease.
 func (h *Host) ownSubnets() []netip.Prefix {
-	if h.Document == nil || h.Document.Lease == nil {
+	if h.Document == nil {
 		return nil
 	}
-	all := []netip.Prefix{h.Document.Lease.Subnet, h.Document.Lease.IPv6Subnet}
-	return slices.DeleteFunc(all, func(s netip.Prefix) bool { return !s.IsValid() })
+	return h.Document.Lease.Subnets()
 }
 
 // overhead returns the number of bytes that the backend of a peer puts before a packet,

@@ -94,7 +94,7 @@ func (p *page) node(w *writer) {
 	}
 	entry("network", status.Join(p.Network, ", "))
 	if l := p.Lease; l != nil {
-		entry("subnet", status.Join(status.Valid(l.Subnet, l.IPv6Subnet), ", "))
+		entry("subnet", status.Join(l.Subnets(), ", "))
 	}
 	if u := p.Underlay; u != nil {
 		entry("underlay", fmt.Sprintf("%s, %s, MTU %d", u.Name, status.Join(status.Valid(u.IPv4, u.IPv6), ", "), u.MTU))
