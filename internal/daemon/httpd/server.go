@@ -19,7 +19,8 @@ import (
 	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/httplimit"
@@ -92,7 +93,7 @@ func handler(c Config) http.Handler {
 		}
 		io.WriteString(w, "ok\n")
 	})
-	mux.Handle("GET /metrics", &page{render: promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{DisableCompression: true})})
+	mux.Handle("GET /metrics", &page{render: exposition(c.Metrics)})
 	if c.UI != nil {
 		mux.Handle("GET /ui/{$}", &page{render: c.UI})
 		mux.HandleFunc("GET /ui/style.css", c.UI.Style)
@@ -100,6 +101,24 @@ func handler(c Config) http.Handler {
 		mux.Handle("GET /{$}", http.RedirectHandler("/ui/", http.StatusFound))
 	}
 	return mux
+}
+
+// exposition serves metrics in Prometheus's text format. The handler of promhttp would do
+// the same, but it links the other formats that a client may ask for, and compression, in
+// place of which page renders once for all clients.
+func exposition(metrics prometheus.Gatherer) http.Handler {
+	format := expfmt.NewFormat(expfmt.TypeTextPlain).WithEscapingScheme(model.UnderscoreEscaping)
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		families, err := metrics.Gather()
+		if err != nil {
+			http.Error(w, "collect metrics: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", string(format))
+		for _, f := range families {
+			_, _ = expfmt.MetricFamilyToText(w, f) // w is the buffer of a page
+		}
+	})
 }
 
 // Addr returns the bound address.

@@ -4,13 +4,16 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
@@ -152,4 +155,46 @@ func TestCloseDoesNotWaitForRequestsUnderWay(t *testing.T) {
 	go func() { closed <- s.Close() }()
 	// The request ends when the test does.
 	testkit.Must(t, testkit.Receive(t, "Close returns", closed))
+}
+
+// promhttp is the oracle: /metrics is what it would serve to a client without wishes.
+func TestMetricsAreWhatPromhttpServes(t *testing.T) {
+	r := prometheus.NewRegistry()
+	sizes := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "twill_sizes", Help: "Sizes, of \\ and\nlines.", Buckets: []float64{1, 2.5}})
+	sizes.Observe(2)
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "twill_info", Help: "Labels."}, []string{"reason"})
+	info.WithLabelValues("a \"quoted\" one, \\ and\na line").Set(1e9)
+	info.WithLabelValues("").Set(math.Inf(1))
+	r.MustRegister(sizes, info, prometheus.NewCounter(prometheus.CounterOpts{Name: "twill_packets_total", Help: "Packets."}))
+	s := serve(t, Config{Metrics: r})
+
+	res, err := http.Get("http://" + s.Addr().String() + "/metrics")
+	testkit.Must(t, err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	testkit.Must(t, err)
+	want := httptest.NewRecorder()
+	promhttp.HandlerFor(r, promhttp.HandlerOpts{}).ServeHTTP(want, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if string(body) != want.Body.String() {
+		t.Errorf("got\n%s\nwant\n%s", body, want.Body)
+	}
+	if got, want := res.Header.Get("Content-Type"), want.Header().Get("Content-Type"); got != want {
+		t.Errorf("Content-Type %q, want %q", got, want)
+	}
+}
+
+// brokenCollector fails at each scrape.
+type brokenCollector struct{ desc *prometheus.Desc }
+
+func (c brokenCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.desc }
+func (c brokenCollector) Collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.NewInvalidMetric(c.desc, errors.New("the counter is gone"))
+}
+
+func TestMetricsThatCannotBeCollectedAreAnError(t *testing.T) {
+	r := prometheus.NewRegistry()
+	r.MustRegister(brokenCollector{prometheus.NewDesc("twill_broken", "Broken.", nil, nil)})
+	if code, body := get(t, serve(t, Config{Metrics: r}), "/metrics"); code != http.StatusInternalServerError || !strings.Contains(body, "the counter is gone") {
+		t.Errorf("got %d %q", code, body)
+	}
 }
