@@ -175,13 +175,11 @@ func Capture(ctx context.Context, path string, o CaptureOptions, w io.Writer) (s
 		_ = end.Close()
 		time.AfterFunc(captureEnd, cancel)
 	})()
-	client, closeIdle := clientOf(path)
-	defer closeIdle()
 	req, err := http.NewRequestWithContext(life, http.MethodPost, "http://twilld"+capturePath+"?"+o.values().Encode(), lasts)
 	if err != nil {
 		return sum, err
 	}
-	res, err := client.Do(req)
+	res, err := exchange(req, path)
 	if err != nil {
 		return sum, fmt.Errorf("ask twilld on %s for a capture: %w", path, remedy(err))
 	}

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,13 +47,11 @@ func get(ctx context.Context, path, what string) (code int, body []byte, err err
 }
 
 func request(ctx context.Context, path, method, what string) (code int, body []byte, err error) {
-	client, closeIdle := clientOf(path)
-	defer closeIdle()
 	req, err := http.NewRequestWithContext(ctx, method, "http://twilld"+what, nil)
 	if err != nil {
 		return 0, nil, err
 	}
-	res, err := client.Do(req)
+	res, err := exchange(req, path)
 	if err != nil {
 		return 0, nil, fmt.Errorf("ask twilld on %s: %w", path, remedy(err))
 	}
@@ -63,14 +62,55 @@ func request(ctx context.Context, path, method, what string) (code int, body []b
 	return res.StatusCode, body, nil
 }
 
-// clientOf returns a client of the daemon on the socket path.
-func clientOf(path string) (client *http.Client, closeIdle func()) {
-	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
-		},
+// exchange sends req to the daemon on the socket path and returns its answer, whose Body
+// must be closed. The body of req may last longer than the wait for the answer. An
+// http.Client would do the same, and link TLS, proxies and pools of connections, which
+// are 0.3 MB of each program and of no use on a unix socket.
+func exchange(req *http.Request, path string) (*http.Response, error) {
+	ctx := req.Context()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, cause(ctx, err)
 	}
-	return &http.Client{Transport: transport}, transport.CloseIdleConnections
+	answer := &answerBody{ctx: ctx, conn: conn, stop: context.AfterFunc(ctx, func() { conn.Close() })}
+	req.Close = true
+	go func() { _ = req.Write(conn) }() // what it fails for ends the answer too
+	res, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		answer.Close()
+		return nil, cause(ctx, err)
+	}
+	answer.Reader, res.Body = res.Body, answer
+	return res, nil
+}
+
+// answerBody is the body of an answer on a connection that is closed when ctx is done.
+type answerBody struct {
+	io.Reader
+	ctx  context.Context
+	conn net.Conn
+	stop func() bool
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	return n, cause(b.ctx, err)
+}
+
+// Close closes the connection.
+func (b *answerBody) Close() error {
+	if !b.stop() {
+		return nil // ctx has
+	}
+	return b.conn.Close()
+}
+
+// cause returns why a connection failed with err: the end of ctx, if it has ended.
+func cause(ctx context.Context, err error) error {
+	if err != nil && err != io.EOF && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // remedy returns what to do about an error of connect(2).

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -19,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/metrics"
 )
 
@@ -254,5 +256,51 @@ func TestOlderDaemonKeepsItsLogLevel(t *testing.T) {
 	serve(t, path, Document{})
 	if err := ChangeLogLevel(t.Context(), path, slog.LevelDebug, time.Minute); err == nil || !strings.Contains(err.Error(), "older version") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A process that holds the socket but does not answer, or stops amid an answer, does not
+// keep a command beyond its context.
+func TestClientWaitsNoLongerThanItsContext(t *testing.T) {
+	for _, answer := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"} {
+		path := socketPath(t)
+		testkit.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		l, err := net.Listen("unix", path)
+		testkit.Must(t, err)
+		defer l.Close()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		enough := errors.New("enough")
+		hung := make(chan error, 1)
+		go func() {
+			conn, err := l.Accept()
+			if err == nil {
+				defer conn.Close()
+				_, err = io.WriteString(conn, answer)
+				cancel(enough)
+				_, _ = io.Copy(io.Discard, conn) // until the client has closed it
+			}
+			hung <- err
+		}()
+		if _, err := Fetch(ctx, path); !errors.Is(err, enough) {
+			t.Errorf("after %q: %v", answer, err)
+		}
+		testkit.Must(t, <-hung)
+	}
+}
+
+func TestAnswerThatIsCutShortIsAnError(t *testing.T) {
+	path := socketPath(t)
+	testkit.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	l, err := net.Listen("unix", path)
+	testkit.Must(t, err)
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}")
+			conn.Close()
+		}
+	}()
+	if _, err := Fetch(t.Context(), path); err == nil {
+		t.Error("half a document was accepted")
 	}
 }
