@@ -43,7 +43,7 @@ func runTop(ctx context.Context, call *command.Call) error {
 		if _, err := sample(ctx); err != nil {
 			return err // rather than a page that says so
 		}
-		return top.Watch(ctx, top.Options{Sample: sample, Interval: *interval, By: order, In: os.Stdin, Out: call.Stdout})
+		return top.Watch(ctx, top.Options{Sample: sample, Interval: *interval, By: order})
 	}
 	before, err := sample(ctx)
 	if err != nil {

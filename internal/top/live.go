@@ -2,13 +2,14 @@ package top
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
+	"strings"
 	"time"
 
-	tea "charm.land/bubbletea/v2"
+	"github.com/gdamore/tcell/v3"
+
+	"github.com/twillnet/twill/internal/textpage"
 )
 
 // Options are what Watch shows, and where.
@@ -16,31 +17,40 @@ type Options struct {
 	Sample   func(context.Context) (Sample, error)
 	Interval time.Duration // between samples
 	By       Order
-	In       io.Reader // keys
-	Out      io.Writer // the terminal
+	Terminal tcell.Tty // nil: the controlling terminal
 }
 
 // Watch shows a page that follows the node, until the user quits or ctx is done. A
 // sample that fails is shown in place of the next page; Watch continues.
 func Watch(ctx context.Context, o Options) error {
-	m := &model{ctx: ctx, o: o, width: minWidth}
-	_, err := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithWindowSize(minWidth, 24)).Run()
-	if errors.Is(err, tea.ErrInterrupted) || ctx.Err() != nil {
-		return nil
+	tcell.SetEncodingFallback(tcell.EncodingFallbackASCII) // pages are ASCII, which every locale has
+	// Asking the terminal what it can do would delay the first page where it does not answer.
+	screen, err := tcell.NewTerminfoScreenFromTty(o.Terminal, tcell.OptNegotiation(false), tcell.OptColors(0))
+	if err == nil {
+		err = screen.Init()
 	}
-	return err
-}
-
-// model is the state of Watch. Its methods are called by one goroutine.
-type model struct {
-	ctx context.Context
-	o   Options
-
-	width, height int
-	from          int // first peer shown
-	last          Sample
-	page          *Page // nil before the second sample
-	err           error // of the last sample
+	if err != nil {
+		return fmt.Errorf("open terminal: %w; --once needs none", err)
+	}
+	defer screen.Fini()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	samples := make(chan sampled)
+	go follow(ctx, o, samples)
+	v := view{by: o.By}
+	for {
+		v.draw(screen)
+		select {
+		case s := <-samples:
+			v.receive(s)
+		case event := <-screen.EventQ():
+			if key, ok := event.(*tcell.EventKey); ok && v.key(key) {
+				return nil
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // sampled is the outcome of Options.Sample.
@@ -49,88 +59,101 @@ type sampled struct {
 	err    error
 }
 
-// due says that it is time for a sample.
-type due struct{}
-
-func (m *model) Init() tea.Cmd { return m.take }
-
-// take takes a sample. It runs beside the goroutine of the model.
-func (m *model) take() tea.Msg {
-	s, err := m.o.Sample(m.ctx)
-	return sampled{s, err}
-}
-
-// Update implements tea.Model.
-func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
-	switch msg := msg.(type) {
-	case tea.WindowSizeMsg:
-		m.width, m.height = msg.Width, msg.Height
-	case due:
-		return m, m.take
-	case sampled:
-		m.receive(msg)
-		return m, tea.Tick(m.o.Interval, func(time.Time) tea.Msg { return due{} })
-	case tea.KeyPressMsg:
-		return m, m.key(msg.String())
+// follow takes samples until ctx is done.
+func follow(ctx context.Context, o Options, to chan<- sampled) {
+	for {
+		s, err := o.Sample(ctx)
+		select {
+		case to <- sampled{s, err}:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(o.Interval):
+		case <-ctx.Done():
+			return
+		}
 	}
-	return m, nil
 }
 
-func (m *model) receive(s sampled) {
-	m.err = s.err
+// view is what the screen shows.
+type view struct {
+	by     Order
+	from   int // first peer shown
+	height int // of the screen
+	last   Sample
+	page   *Page // nil before the second sample
+	err    error // of the last sample
+}
+
+func (v *view) receive(s sampled) {
+	v.err = s.err
 	if s.err != nil {
 		return
 	}
-	if m.last.Document != nil {
-		page := Compare(m.last, s.sample)
-		page.Sort(m.o.By)
-		m.page = &page
+	if v.last.Document != nil {
+		page := Compare(v.last, s.sample)
+		page.Sort(v.by)
+		v.page = &page
 	}
-	m.last = s.sample
+	v.last = s.sample
 }
 
-func (m *model) key(k string) tea.Cmd {
+// key does what a key is for, and reports whether that is to quit.
+func (v *view) key(k *tcell.EventKey) (quit bool) {
 	peers := 0
-	if m.page != nil {
-		peers = len(m.page.Peers)
+	if v.page != nil {
+		peers = len(v.page.Peers)
 	}
-	screen := max(m.height/2, 1)
-	switch k {
-	case "q", "ctrl+c", "esc":
-		return tea.Quit
+	screen := max(v.height/2, 1)
+	name := k.Str()
+	if k.Key() != tcell.KeyRune {
+		name = tcell.KeyNames[k.Key()]
+	}
+	switch name {
+	case "q", "Ctrl-C", "Esc":
+		return true
 	case "s":
-		i := slices.Index(Orders, m.o.By)
-		m.o.By = Orders[(i+1)%len(Orders)]
-		if m.page != nil {
-			m.page.Sort(m.o.By)
+		i := slices.Index(Orders, v.by)
+		v.by = Orders[(i+1)%len(Orders)]
+		if v.page != nil {
+			v.page.Sort(v.by)
 		}
-	case "down", "j":
-		m.from++
-	case "up", "k":
-		m.from--
-	case "pgdown", "space":
-		m.from += screen
-	case "pgup":
-		m.from -= screen
-	case "home", "g":
-		m.from = 0
-	case "end", "G":
-		m.from = peers
+	case "Down", "j":
+		v.from++
+	case "Up", "k":
+		v.from--
+	case "PgDn", " ":
+		v.from += screen
+	case "PgUp":
+		v.from -= screen
+	case "Home", "g":
+		v.from = 0
+	case "End", "G":
+		v.from = peers
 	}
-	m.from = max(min(m.from, peers-1), 0)
-	return nil
+	v.from = max(min(v.from, peers-1), 0)
+	return false
 }
 
-// View implements tea.Model.
-func (m *model) View() tea.View {
+// draw shows the page, cut to the size of the screen.
+func (v *view) draw(screen tcell.Screen) {
+	width, height := screen.Size()
+	v.height = height
 	text := "asking twilld\n"
-	if m.page != nil {
-		text = m.page.Text(m.width, m.height-1, m.from, m.o.By)
+	switch {
+	case v.err != nil:
+		var p textpage.Page
+		p.Text(0, "", "twilld does not answer: "+v.err.Error())
+		text = p.String()
+	case v.page != nil:
+		text = v.page.Text(width, height-1, v.from, v.by)
 	}
-	if m.err != nil {
-		text = fmt.Sprintf("twilld does not answer: %v\n", m.err)
+	screen.Clear()
+	y := 0
+	for line := range strings.Lines(text + "q quits, s sorts by another column, arrow keys scroll") {
+		screen.PutStr(0, y, strings.TrimSuffix(line, "\n"))
+		y++
 	}
-	v := tea.NewView(text + "q quits, s sorts by another column, arrow keys scroll")
-	v.AltScreen = true
-	return v
+	screen.Show()
 }

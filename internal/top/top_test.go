@@ -1,16 +1,17 @@
 package top
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/gdamore/tcell/v3/vt"
 
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
@@ -154,11 +155,37 @@ func TestNumbersHaveThreeDigits(t *testing.T) {
 	}
 }
 
-// TestWatchFollowsTheDaemonUntilQ lets the page run on a terminal that is a buffer.
+// screen is a terminal in memory.
+type screen struct {
+	vt.MockTerm
+	width, height int
+}
+
+func newScreen(width, height int) *screen {
+	return &screen{vt.NewMockTerm(vt.MockOptSize{X: vt.Col(width), Y: vt.Row(height)}), width, height}
+}
+
+// String returns what the terminal shows.
+func (s *screen) String() string {
+	var b strings.Builder
+	for y := range s.height {
+		for x := range s.width {
+			b.WriteString(cmp.Or(s.GetCell(vt.Coord{X: vt.Col(x), Y: vt.Row(y)}).C, " "))
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func (s *screen) shows(t *testing.T, what string) {
+	t.Helper()
+	testkit.Eventually(t, "the page shows "+what, func() bool { return strings.Contains(s.String(), what) }, s.String)
+}
+
+// TestWatchFollowsTheDaemonUntilQ lets the page run on a terminal in memory.
 func TestWatchFollowsTheDaemonUntilQ(t *testing.T) {
 	before, after := twoSeconds()
-	keys, typed := io.Pipe()
-	var out testkit.Log
+	terminal := newScreen(80, 24)
 	var n, answers atomic.Int32
 	ended := make(chan error, 1)
 	go func() {
@@ -172,21 +199,43 @@ func TestWatchFollowsTheDaemonUntilQ(t *testing.T) {
 				}
 				return after, nil
 			},
-			Interval: time.Millisecond, By: ByTraffic, In: keys, Out: &out,
+			Interval: time.Millisecond, By: ByTraffic, Terminal: terminal,
 		})
 	}()
-	shows := func(what string) {
-		t.Helper()
-		testkit.Eventually(t, "the page shows "+what, func() bool { return bytes.Contains([]byte(out.String()), []byte(what)) })
-	}
-	shows("connection refused")
+	terminal.shows(t, "connection refused")
 	answers.Store(1)
-	shows("192.0.2.12")
-	_, err := typed.Write([]byte("s"))
-	testkit.Must(t, err)
-	shows("packets")
-	_, err = typed.Write([]byte("q"))
-	testkit.Must(t, err)
+	terminal.shows(t, "192.0.2.12")
+	terminal.shows(t, "q quits")
+	terminal.KeyTap(vt.KeyS)
+	terminal.shows(t, "packets")
+	terminal.KeyTap(vt.KeyQ)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// Keys show all peers of a large network, and the page follows the size of the terminal.
+func TestWatchScrollsToTheLastPeer(t *testing.T) {
+	s := Sample{At: time.Now(), Document: &status.Document{Version: "0.1.0", Dataplane: new(status.Dataplane)}}
+	for i := range 100 {
+		s.Document.Dataplane.Peers = append(s.Document.Dataplane.Peers, peer(100+i, "udp", Counters{}, -1))
+	}
+	terminal := newScreen(80, 24)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Watch(ctx, Options{
+			Sample:   func(context.Context) (Sample, error) { return s, nil },
+			Interval: time.Millisecond, By: ByAddress, Terminal: terminal,
+		})
+	}()
+	terminal.shows(t, "192.0.2.100 ")
+	terminal.KeyTap(vt.KeyEnd)
+	terminal.shows(t, "192.0.2.199 ")
+	terminal.KeyTap(vt.KeyHome)
+	terminal.KeyTap(vt.KeyDown)
+	terminal.shows(t, "192.0.2.101 ")
+	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}

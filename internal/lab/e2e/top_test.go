@@ -85,13 +85,14 @@ func TestTopShowsWhereTrafficFlows(t *testing.T) {
 	}
 }
 
-// TestTopOnATerminalFollowsUntilQ types at a terminal of its own, made by script(1).
+// TestTopOnATerminalFollowsUntilQ types at a terminal of its own, made by script(1), with
+// no size of its own, so that twill would print its page once.
 func TestTopOnATerminalFollowsUntilQ(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
 	l := newLab(t, labOptions{})
 	d := l.daemons[0]
-	cmd := d.ns.Command(t.Context(), "script", "-qec", bin("twill")+" top --interval=100ms --socket="+d.socket, "/dev/null")
+	cmd := d.ns.Command(t.Context(), "script", "-qec", "stty rows 24 cols 80 && exec "+bin("twill")+" top --interval=100ms --socket="+d.socket, "/dev/null")
 	cmd.Env = append(cmd.Environ(), "TERM=xterm")
 	var screen testkit.Log
 	cmd.Stdout = &screen
@@ -102,5 +103,9 @@ func TestTopOnATerminalFollowsUntilQ(t *testing.T) {
 	testkit.Must(t, err)
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("twill top: %v\n%q", err, screen.String())
+	}
+	const fullScreen, restored = "\x1b[?1049h", "\x1b[?1049l" // xterm's alternate screen
+	if shown := screen.String(); !strings.Contains(shown, fullScreen) || strings.LastIndex(shown, restored) < strings.LastIndex(shown, fullScreen) {
+		t.Errorf("the terminal's own screen is not back:\n%q", shown)
 	}
 }
