@@ -11,7 +11,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-# size IMPORTS BODY: the size of the base program with BODY linked into it.
+# How the Makefile has the compiler make small programs.
+read -ra small <<<"$(make print-SMALL)"
+
+# size IMPORTS BODY FLAGS...: the size of the base program with BODY linked into it.
 size() {
 	cat >"$tmp/main.go" <<-GO
 		package main
@@ -41,7 +44,7 @@ size() {
 			slog.New(slog.NewJSONHandler(os.Stderr, nil)).Info("base", "error", http.ListenAndServe("", nil))
 		}
 	GO
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$tmp/out" "$tmp/main.go"
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' "${@:3}" -o "$tmp/out" "$tmp/main.go"
 	stat -c %s "$tmp/out"
 }
 
@@ -85,10 +88,13 @@ row github.com/cilium/ebpf '"bytes"; "github.com/cilium/ebpf"; "github.com/ciliu
 	_ = l.Pin("")
 	l, _ = link.LoadPinnedLink("", nil)
 	_ = l.Update(nil)'
-row github.com/prometheus/client_golang '"github.com/prometheus/client_golang/prometheus"; "github.com/prometheus/client_golang/prometheus/collectors"; "github.com/prometheus/client_golang/prometheus/promhttp"' '
+prometheus='"github.com/prometheus/client_golang/prometheus"; "github.com/prometheus/client_golang/prometheus/collectors"; "github.com/prometheus/common/expfmt"'
+exposition='
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	_ = promhttp.HandlerFor(r, promhttp.HandlerOpts{})'
+	f, _ := r.Gather()
+	_, _ = expfmt.MetricFamilyToText(os.Stderr, f[0])'
+row github.com/prometheus/client_golang "$prometheus" "$exposition"
 row github.com/gaissmai/bart '"github.com/gaissmai/bart"' '
 	t := new(bart.Table[*int])
 	t.Insert(netip.Prefix{}, nil)
@@ -117,7 +123,8 @@ row sigs.k8s.io/knftables '"context"; "sigs.k8s.io/knftables"' '
 	tx.Delete(&knftables.Table{})
 	_ = n.Check(context.Background(), tx)
 	_ = n.Run(context.Background(), tx)'
-row go.etcd.io/etcd/client/v3 '"context"; clientv3 "go.etcd.io/etcd/client/v3"; "go.uber.org/zap"; "google.golang.org/grpc"' '
+etcd='"context"; clientv3 "go.etcd.io/etcd/client/v3"; "go.uber.org/zap"; "google.golang.org/grpc"'
+leases='
 	ctx := context.Background()
 	c, _ := clientv3.New(clientv3.Config{Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{})}})
 	_, _ = c.Txn(ctx).If(clientv3.Compare(clientv3.Version(""), "=", 0)).Then(clientv3.OpGet("")).Commit()
@@ -125,6 +132,18 @@ row go.etcd.io/etcd/client/v3 '"context"; clientv3 "go.etcd.io/etcd/client/v3"; 
 	_, _ = c.Revoke(ctx, 0)
 	_, _ = c.TimeToLive(ctx, 0)
 	<-c.Watch(clientv3.WithRequireLeader(ctx), "")'
+row go.etcd.io/etcd/client/v3 "$etcd" "$leases"
+
+# What the small programs cannot be smaller than.
+floor() {
+	printf '%-40s %6d KiB\n' "$1" $(($(size "$2" "$3" -tags grpcnotrace,nethttpomithttp2 "${small[@]}") / 1024))
+}
+echo
+floor "base, compiled to be small" "" ""
+floor "with client_golang" "$prometheus" "$exposition"
+floor "with etcd's client" "$etcd" "$leases"
+floor "with both" "$prometheus; $etcd" "$exposition
+$leases"
 
 # shipped TITLE TAGS FLAGS...: the size of a program as the Makefile builds it, with
 # further tags.
@@ -145,36 +164,53 @@ shipped "twilld without Kubernetes" ,nokube ./cmd/twilld
 shipped "twilld without etcd's server" ,noembed ./cmd/twilld
 shipped "twilld without both" ,noembed,nokube ./cmd/twilld
 shipped "and without HTTP/2 in net/http" ,noembed,nokube,nethttpomithttp2 ./cmd/twilld
-shipped "and without BPF: twilld-lite" ",$(make print-LITE)" ./cmd/twilld
-shipped "and without etcd's client: twilld-board" ",$(make print-BOARD)" ./cmd/twilld
-shipped "twill" ",$(make print-TWILL)" ./cmd/twill
+shipped "and without BPF" ",$(make print-LITE)" ./cmd/twilld
+shipped "and compiled to be small: twilld-lite" ",$(make print-LITE)" "${small[@]}" ./cmd/twilld
+shipped "and without etcd's client: twilld-board" ",$(make print-BOARD)" "${small[@]}" ./cmd/twilld
+shipped "twill" ",$(make print-TWILL)" "${small[@]}" ./cmd/twill
 shipped "twill-lab" "" ./cmd/twill-lab
 shipped "twill-lab without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./cmd/twill-lab
 
-# contents TITLE FLAGS...: bytes of code and constants in twilld, by module.
+# contents PROGRAM FLAGS...: bytes of code and constants in a program, by module, and of
+# the standard library by purpose.
 #
 # A symbol has its package's path, which go list maps to a module. What the linker
-# itself writes (type descriptors) belongs to no package; line tables are not symbols
-# and are not counted: their size is proportional to that of the code.
+# itself writes (type descriptors, tables of functions) belongs to no package; line tables
+# are no symbols. Their size is proportional to that of the code.
 contents() {
-	echo
-	echo "$1"
+	local name=$1
 	shift
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$tmp/twilld" "$@" ./cmd/twilld
-	awk '
-		NR == FNR { module[$1] = $2; next }
+	echo
+	echo "in $name"
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$tmp/symbols" "$@"
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$tmp/stripped" "$@"
+	awk -v file="$(stat -c %s "$tmp/stripped")" '
+		NR == FNR {
+			part = "the rest"
+			if ($1 ~ /^(crypto|vendor|mime|net\/(http|textproto|url)|math\/big|encoding\/(asn1|pem))(\/|$)/)
+				part = "HTTP and TLS"
+			if ($1 ~ /^(runtime|internal\/runtime|reflect)(\/|$)/)
+				part = "runtime"
+			module[$1] = $2 == "std" ? "std, " part : $2
+			next
+		}
 		$3 ~ /^[TtRr]$/ {
 			name = $4
 			sub(/[[(].*/, "", name)
 			last = match(name, /[^\/]*$/)
 			pkg = substr(name, 1, last - 1 + index(substr(name, last), ".") - 1)
 			bytes[pkg in module ? module[pkg] : "linker"] += $2
-			bytes["all"] += $2
+			file -= $2
 		}
-		END { for (m in bytes) printf "%-40s %7d KiB\n", m, bytes[m] / 1024 }' \
-		<(go list "$@" -deps -f '{{.ImportPath}} {{with .Module}}{{.Path}}{{else}}std{{end}}' ./cmd/twilld) \
-		<(go tool nm -size "$tmp/twilld") | sort -k2 -n -r
+		END {
+			bytes["line tables, types, data"] = file
+			for (m in bytes) printf "%-40s %7d KiB\n", m, bytes[m] / 1024
+		}' \
+		<(go list -deps -f '{{.ImportPath}} {{with .Module}}{{.Path}}{{else}}std{{end}}' "$@") \
+		<(go tool nm -size "$tmp/symbols") | sort -t $'\t' -k1.41n -r
 }
 
-contents "code and constants in twilld" -tags grpcnotrace
-contents "and in twilld-lite" -tags "grpcnotrace,$(make print-LITE)"
+contents twilld -tags grpcnotrace ./cmd/twilld
+contents twilld-lite -tags "grpcnotrace,$(make print-LITE)" "${small[@]}" ./cmd/twilld
+contents twilld-board -tags "grpcnotrace,$(make print-BOARD)" "${small[@]}" ./cmd/twilld
+contents twill -tags "grpcnotrace,$(make print-TWILL)" "${small[@]}" ./cmd/twill

@@ -45,9 +45,12 @@ target() {
 # tags VARIABLE: the build tags that the Makefile has under this name.
 tags() { make --no-print-directory "print-$1"; }
 
-# program NAME PACKAGE TAGS: build it into $dir, and write its SBOM beside it.
+# The flags of the compiler that the Makefile has for small programs.
+read -ra small <<<"$(make --no-print-directory print-SMALL)"
+
+# program NAME PACKAGE TAGS FLAGS...: build it into $dir, and write its SBOM beside it.
 program() {
-	go build -trimpath -buildvcs=true -ldflags='-s -w' -tags "$3" -o "$dir/$1" "./cmd/$2"
+	go build -trimpath -buildvcs=true -ldflags='-s -w' -tags "$3" "${@:4}" -o "$dir/$1" "./cmd/$2"
 	GOFLAGS="-tags=$3" "$tmp/cyclonedx-gomod" app -json -licenses -std -noserial -notimestamp \
 		-main "cmd/$2" -output "$dir/sbom/$1.cdx.json" . 2>"$tmp/sbom.log" || { cat "$tmp/sbom.log" >&2; exit 1; }
 }
@@ -63,9 +66,9 @@ for arch in "${arches[@]}"; do
 	(
 		for variable in $(target "$arch"); do export "${variable?}"; done
 		program twilld twilld grpcnotrace
-		program twilld-lite twilld "grpcnotrace,$(tags LITE)"
-		program twilld-board twilld "grpcnotrace,$(tags BOARD)"
-		program twill twill "grpcnotrace,$(tags TWILL)"
+		program twilld-lite twilld "grpcnotrace,$(tags LITE)" "${small[@]}"
+		program twilld-board twilld "grpcnotrace,$(tags BOARD)" "${small[@]}"
+		program twill twill "grpcnotrace,$(tags TWILL)" "${small[@]}"
 	)
 	cp -r LICENSE README.md CHANGELOG.md docs deploy "$dir/"
 	find "$dir/deploy" -name '*.go' -delete

@@ -19,9 +19,9 @@ import (
 // them. docs/dependencies.md has what they are made of. If one is exceeded, leave something
 // out of the program, or raise its mark and say there what the bytes are for.
 var marks = map[string]int64{
-	"twill":        16_000_000,
-	"twilld-lite":  16_000_000,
-	"twilld-board": 12_500_000,
+	"twill":        13_900_000,
+	"twilld-lite":  14_400_000,
+	"twilld-board": 11_100_000,
 }
 
 // bounded builds the programs that have marks, and returns their directory.
