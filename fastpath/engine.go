@@ -72,6 +72,8 @@ type Engine struct {
 	memory     footprint
 	profile    string       // of memory, and why
 	trains     bool         // the sockets receive GRO trains
+	lanes      bool         // see lanes
+	transfer   atomic.Int64 // when a flow was last found to be a bulk transfer, see lanes
 	brief      bool         // batches of a bulk transfer are brief beside requests, see loop
 	bulk       atomic.Int64 // when a thread last had a large batch, see spinner
 	spinSlots  atomic.Int32 // how many more threads may spin; always 0 if spinning is off
@@ -258,6 +260,12 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 		},
 		strangerFilter: func() (string, error) { return e.filter(cfg, sink, inForce["udp-gro"]) },
 		"busy-poll":    probeSpin,
+		"bulk-queue": func() (string, error) {
+			if len(e.shards) == e.pairs {
+				return "", errors.New("each thread has one queue only")
+			}
+			return fmt.Sprintf("granted: %d of %d queues", e.pairs, len(e.shards)), nil
+		},
 		"brief-batches": func() (string, error) {
 			if len(e.shards) == e.pairs {
 				return "", errors.New("each thread has one queue only")
@@ -281,6 +289,7 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 	if inForce["busy-poll"] {
 		e.spinSlots.Store(int32(spinThreads()))
 	}
+	e.lanes = inForce["bulk-queue"]
 	e.brief = inForce["brief-batches"]
 	e.paths.separated = inForce["source-ports"]
 	for _, s := range e.shards {
@@ -399,10 +408,15 @@ func (e *Engine) newLoops() []*loop {
 		p.tx, p.rx = newLoop(e), newLoop(e)
 		all = append(all, p.tx, p.rx)
 		arena, slots := make([]byte, e.memory.txArena), make([]byte, e.memory.rxSlots*slotSize)
+		lanes := new(lanes)
+		if e.lanes {
+			lanes = newLanes(e)
+		}
 		for j := i; j < len(e.shards); j += len(pairs) {
 			s := e.shards[j]
 			tx, rx := newTX(s, arena), newRX(s, slots)
 			rx.bareTrains = !e.trains
+			rx.lanes = lanes
 			p.tx.add(tx, s.queue.FD(), tx.c)
 			p.rx.add(rx, s.fd, rx.c)
 		}

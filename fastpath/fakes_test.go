@@ -33,6 +33,8 @@ type fakeQueue struct {
 	refuse func(b []byte) unix.Errno // asked for each write, may be nil
 	forget bool                      // do not keep writes
 	wrote  int
+	// steered is how many writes were made with Steer.
+	steered int
 }
 
 func (q *fakeQueue) Read(b []byte) (int, unix.Errno) {
@@ -63,6 +65,11 @@ func (q *fakeQueue) Write(iov []unix.Iovec) unix.Errno {
 	}
 	q.writes = append(q.writes, b)
 	return 0
+}
+
+func (q *fakeQueue) Steer(iov []unix.Iovec) unix.Errno {
+	q.steered++
+	return q.Write(iov)
 }
 
 func (q *fakeQueue) FD() int      { return -1 }

@@ -474,6 +474,7 @@ func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 			"mtu-probes":  "turned off by --mtu-probes",
 
 			"brief-batches": "refused: each thread has one queue only",
+			"bulk-queue":    "refused: each thread has one queue only",
 		}
 		for _, s := range e.Offloads() {
 			why, refused := want[s.Name]

@@ -31,6 +31,7 @@ type rx struct {
 	header   [tun.HeaderLen]byte
 	parts    [][]byte
 	vectors  []unix.Iovec
+	lanes    *lanes // of the thread
 	tap      tap
 	c        *metrics.Direction
 	overflow uint32
@@ -56,6 +57,7 @@ func newRX(s *shard, arena []byte) *rx {
 		merge:   encap.NewCoalescer(packets, s.mergeTCP, s.mergeUDP),
 		parts:   make([][]byte, 0, packets+1),
 		vectors: make([]unix.Iovec, 0, packets+2),
+		lanes:   new(lanes),
 		tap:     s.tap,
 		c:       &s.counters.RX,
 	}
@@ -239,6 +241,7 @@ func (r *rx) drop(reason metrics.Drop, from netip.Addr, pkt []byte) {
 // write passes the batch to the device and begins a new one.
 func (r *rx) write() error {
 	runs := r.merge.Runs()
+	r.lanes.begin()
 	for i := range runs {
 		run := &runs[i]
 		v := headerOf(&run.Super, run.IPv6())
@@ -286,7 +289,7 @@ func (r *rx) writeVectors() unix.Errno {
 	for _, p := range r.parts {
 		r.vectors = append(r.vectors, vector(p))
 	}
-	return r.shard.queue.Write(r.vectors)
+	return r.lanes.write(r.shard.queue, r.parts[0], r.vectors)
 }
 
 // refused handles a run that the device did not accept. Some kernels of the 6.6

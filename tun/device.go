@@ -32,6 +32,11 @@ type Queue interface {
 	// virtio-net header, the others are the packet; none is retained.
 	Write(iov []unix.Iovec) unix.Errno
 
+	// Steer is Write, and makes the kernel deliver the packets of the other direction
+	// of that packet's flow to this queue, as long as it is called for one of them every
+	// three seconds. On a device with one queue it is just Write.
+	Steer(iov []unix.Iovec) unix.Errno
+
 	// FD returns the file descriptor to poll. The queue still owns it.
 	FD() int
 

@@ -48,15 +48,21 @@ func open(t *testing.T, name string, queues int, mode Switch) *Device {
 	return d
 }
 
-// pair makes t0 and t1.
+// pair makes t0 and t1, with one queue each.
 func pair(t *testing.T, ns *netlab.Namespace, mode0, mode1 Switch) (t0, t1 *Device) {
+	t.Helper()
+	return pairOf(t, ns, mode0, mode1, 1)
+}
+
+// pairOf makes t0 with one queue and t1 with several.
+func pairOf(t *testing.T, ns *netlab.Namespace, mode0, mode1 Switch, queues int) (t0, t1 *Device) {
 	t.Helper()
 	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
 		if err := ns.Sysctl(key, "1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	devices := []*Device{open(t, "t0", 1, mode0), open(t, "t1", 1, mode1)}
+	devices := []*Device{open(t, "t0", 1, mode0), open(t, "t1", queues, mode1)}
 	for i, d := range devices {
 		link, err := netlink.LinkByName(d.Name)
 		if err != nil {
@@ -144,7 +150,9 @@ func sum(parts ...[]byte) uint16 {
 }
 
 // write writes a packet in three parts, the header and two of the packet.
-func write(q Queue, h Header, pkt []byte) unix.Errno {
+func write(q Queue, h Header, pkt []byte) unix.Errno { return q.Write(parts(h, pkt)) }
+
+func parts(h Header, pkt []byte) []unix.Iovec {
 	hdr := make([]byte, HeaderLen)
 	h.Encode(hdr)
 	var iov []unix.Iovec
@@ -153,7 +161,7 @@ func write(q Queue, h Header, pkt []byte) unix.Errno {
 		v.SetLen(len(part))
 		iov = append(iov, v)
 	}
-	return q.Write(iov)
+	return iov
 }
 
 // read waits for a packet, ignoring those that the kernel itself sends.
@@ -432,6 +440,35 @@ func TestPlainDeviceWritesPacketsWithoutTheHeader(t *testing.T) {
 		h, b := read(t, t1.Queues[0])
 		if h != (Header{}) || len(b) != len(pkt) || !bytes.Equal(b[20:], pkt[20:]) {
 			t.Errorf("wrote % x\nread %+v, % x", pkt, h, b)
+		}
+	})
+}
+
+func TestSteerMovesTheOtherDirectionOfAFlowToItsQueue(t *testing.T) {
+	inside(t, func(ns *netlab.Namespace) {
+		t0, t1 := pairOf(t, ns, On, On, 4)
+		for _, ipv6 := range []bool{false, true} {
+			h, there := packet(ipv6, true, 100, 100)
+			addrs, n := 12, 4
+			if ipv6 {
+				addrs, n = 8, 16
+			}
+			back, ports := bytes.Clone(there), int(h.CsumStart)
+			copy(back[addrs:], there[addrs+n:addrs+2*n])
+			copy(back[addrs+n:], there[addrs:addrs+n])
+			copy(back[ports:], there[ports+2:ports+4])
+			copy(back[ports+2:], there[ports:ports+2])
+			for _, i := range []int{2, 0, 3, 1} {
+				if errno := t1.Queues[i].Steer(parts(h, back)); errno != 0 {
+					t.Fatalf("write to queue %d: %v", i, errno)
+				}
+				if errno := write(t0.Queues[0], h, there); errno != 0 {
+					t.Fatalf("write: %v", errno)
+				}
+				if _, got := read(t, t1.Queues[i]); !bytes.Equal(got[ports:ports+4], there[ports:ports+4]) {
+					t.Errorf("IPv6 %t: % x came to queue %d", ipv6, got, i)
+				}
+			}
 		}
 	})
 }

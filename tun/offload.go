@@ -182,6 +182,9 @@ func (q *offloadQueue) Read(b []byte) (int, unix.Errno) { return readFD(q.fd, b)
 
 func (q *offloadQueue) Write(iov []unix.Iovec) unix.Errno { return writevFD(q.writeFD, iov) }
 
+// Steer writes to the attached queue, see attachDetached.
+func (q *offloadQueue) Steer(iov []unix.Iovec) unix.Errno { return writevFD(q.fd, iov) }
+
 func (q *offloadQueue) FD() int { return q.fd }
 
 func (q *offloadQueue) Close() error {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -149,15 +150,16 @@ func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 		{"--udp-gro=on", nil, everywhere},
 		// Without the virtio-net header nothing can be joined either, and there is
 		// one queue.
-		{"--tun-offload=off", []string{"tun-offload", "tun-gro", "tun-gro-udp", "source-ports", "brief-batches"}, [...]size{single, trains, trains, single}},
+		{"--tun-offload=off", []string{"tun-offload", "tun-gro", "tun-gro-udp", "source-ports", "brief-batches", "bulk-queue"}, [...]size{single, trains, trains, single}},
 		{"--tun-gro=off", []string{"tun-gro"}, [...]size{trains, trains, trains, single}},
 		{"--tun-gro-udp=off", []string{"tun-gro-udp"}, everywhere}, // for TCP
 		// Over veth GRO hardly ever joins what was not sent as one.
 		{"--udp-gso=off", []string{"udp-gso"}, [...]size{trains, single, either, trains}},
 		{"--udp-gro=off", []string{"udp-gro"}, [...]size{trains, trains, single, trains}},
-		{"--source-ports=off", []string{"source-ports", "brief-batches"}, everywhere}, // one queue for a thread
+		{"--source-ports=off", []string{"source-ports", "brief-batches", "bulk-queue"}, everywhere}, // one queue for a thread
 		{"--busy-poll=off", []string{"busy-poll"}, everywhere},
 		{"--brief-batches=off", []string{"brief-batches"}, everywhere},
+		{"--bulk-queue=off", []string{"bulk-queue"}, everywhere},
 	} {
 		t.Run(s.flag, func(t *testing.T) {
 			t.Parallel()
@@ -260,6 +262,46 @@ func TestBulkTransferHasBriefBatchesBesideRequests(t *testing.T) {
 			if mode == "off" && brief > 0 {
 				t.Errorf("%.0f batches are brief", brief)
 			}
+		})
+	}
+}
+
+// TestBulkTransferHasAQueueOfItsOwn: the kernel's hash alone would put eight streams into
+// the last of four queues once in 65,536 times.
+func TestBulkTransferHasAQueueOfItsOwn(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"on", "off"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, labOptions{engine: offloadEngine, flags: []string{"--thread-pairs=1", "--bulk-queue=" + mode}})
+			sent := func(queue int) uint64 { return l.daemons[0].status().Shards[queue].TX.Bytes }
+			const enough = 4 << 20
+			forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
+				last := 0
+				for range 8 {
+					var before [4]uint64
+					for i := range before {
+						before[i] = sent(i)
+					}
+					ctx, stop := context.WithCancel(t.Context())
+					stopped := make(chan error, 1)
+					go func() {
+						stopped <- streams{flows: 1, up: 1 << 40, until: ctx}.run(l.pod(0), l.pod(1), addr)
+					}()
+					testkit.Eventually(t, "a stream goes through the last queue, or through any if that is off", func() bool {
+						if sent(3)-before[3] > enough {
+							last++
+							return true
+						}
+						return mode == "off" && slices.ContainsFunc([]int{0, 1, 2}, func(i int) bool { return sent(i)-before[i] > enough })
+					})
+					stop()
+					<-stopped // with the error that it was stopped
+				}
+				if mode == "off" && last == 8 {
+					t.Error("all streams go through the last queue")
+				}
+			})
 		})
 	}
 }
