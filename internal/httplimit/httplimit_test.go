@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // fakeConn is a connection between two addresses.
@@ -166,5 +169,39 @@ func TestErrorsOfTheServerAreLoggedOnceAndStructured(t *testing.T) {
 	if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), `level=WARN msg="HTTP server error, further`) ||
 		!strings.Contains(out.String(), `error="Accept error: accept4: too many open files; retrying in 1s"`) {
 		t.Errorf("%d lines: %s", n, out.String())
+	}
+}
+
+// short is a listener of a process that has no descriptors but the reserved one.
+type short struct {
+	net.Listener
+	l    *listener
+	last *fakeConn
+}
+
+func (s *short) Accept() (net.Conn, error) {
+	if s.l.spare != nil || s.last != nil && !s.last.closed {
+		return nil, &net.OpError{Op: "accept", Net: "unix", Err: os.NewSyscallError("accept4", unix.EMFILE)}
+	}
+	s.last = &fakeConn{local: "127.0.0.1:1", remote: "127.0.0.1:2"}
+	return s.last, nil
+}
+
+func (s *short) Close() error { return nil }
+
+func TestReservedDescriptorServesOneConnectionAfterTheOther(t *testing.T) {
+	inner := new(short)
+	l := Listener(inner, Limits{Local: 9, Reserve: true}).(*listener)
+	inner.l = l
+	defer l.Close()
+	for i := range 3 {
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatalf("connection %d: %v", i+1, err)
+		}
+		if _, err := l.Accept(); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("beside connection %d: %v, want EMFILE", i+1, err)
+		}
+		c.Close()
 	}
 }

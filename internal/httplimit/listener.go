@@ -1,11 +1,15 @@
 package httplimit
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Limits bound the connections that are open at once.
@@ -21,11 +25,16 @@ type Limits struct {
 	// the limit is for, to which nothing has been written for longest. It is for servers
 	// that answer at once: a client that only holds connections locks out no other.
 	Replace bool
+	// Reserve keeps a file descriptor for a connection while the process has no other, as
+	// accept(2) needs one. It serves one connection at a time.
+	Reserve bool
 }
 
 // Listener returns l with limits.
 func Listener(l net.Listener, limits Limits) net.Listener {
-	return &listener{Listener: l, limits: limits, open: make(map[netip.Addr]map[*conn]bool)}
+	limited := &listener{Listener: l, limits: limits, open: make(map[netip.Addr]map[*conn]bool)}
+	limited.refill()
+	return limited
 }
 
 type listener struct {
@@ -35,12 +44,17 @@ type listener struct {
 	mu     sync.Mutex
 	open   map[netip.Addr]map[*conn]bool // by remote address; the zero Addr: local ones
 	remote int
+	spare  *os.File // kept for Limits.Reserve; nil: none is wanted, or it is in use
 }
 
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		accepted, err := l.Listener.Accept()
+		if isShort(err) && l.release() {
+			accepted, err = l.Listener.Accept()
+		}
+		l.refill()
 		if err != nil {
 			return nil, err
 		}
@@ -55,6 +69,44 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		accepted.Close()
 	}
+}
+
+// isShort reports whether err means that there is no file descriptor left.
+func isShort(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
+
+// release closes the reserved descriptor, so that there is one. It reports whether there
+// was any.
+func (l *listener) release() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.spare == nil {
+		return false
+	}
+	l.spare.Close()
+	l.spare = nil
+	return true
+}
+
+// refill reserves a descriptor again, if one is wanted and there is one.
+func (l *listener) refill() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.limits.Reserve && l.spare == nil {
+		l.spare, _ = os.Open(os.DevNull) // without one, the next connection that is closed tries again
+	}
+}
+
+// Close implements net.Listener.
+func (l *listener) Close() error {
+	err := l.Listener.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.limits.Reserve = false
+	if l.spare != nil {
+		l.spare.Close()
+		l.spare = nil
+	}
+	return err
 }
 
 // source returns the address of a remote host; the zero Addr for this one.
@@ -160,5 +212,7 @@ func (c *conn) Close() error {
 	c.of.mu.Lock()
 	c.of.remove(c)
 	c.of.mu.Unlock()
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	c.of.refill()
+	return err
 }

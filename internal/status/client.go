@@ -57,7 +57,7 @@ func request(ctx context.Context, path, method, what string) (code int, body []b
 	}
 	defer res.Body.Close()
 	if body, err = io.ReadAll(io.LimitReader(res.Body, maxDocument)); err != nil {
-		return 0, nil, fmt.Errorf("%s from %s: %w", what[1:], path, err)
+		return 0, nil, fmt.Errorf("%s from %s: %w", what[1:], path, remedy(err))
 	}
 	return res.StatusCode, body, nil
 }
@@ -120,6 +120,11 @@ func remedy(err error) error {
 		return errors.New("no such socket; is twilld running, and with this --socket?")
 	case errors.Is(err, unix.ECONNREFUSED):
 		return errors.New("no process listens on it; twilld has died or is being restarted")
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("%w; allow this process more with \"ulimit -n\"", err)
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return errors.New("no answer in time; twilld hangs or may open no more files: " +
+			"compare /proc/PID/fd with LimitNOFILE=, see its log, and restart it if it does not recover")
 	case errors.Is(err, os.ErrPermission):
 		return errors.New("permission denied; the socket is open to the user of twilld (root) only")
 	default:

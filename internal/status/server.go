@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/twillnet/twill/internal/httplimit"
 )
 
@@ -44,6 +46,9 @@ func Listen(path string, document func() Document, log *slog.Logger, more ...Rou
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w; run twilld as root, or choose another path with --socket", err)
 	}
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		err = fmt.Errorf("%w; raise the limit of open files (LimitNOFILE=, \"ulimit -n\")", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
@@ -63,7 +68,7 @@ func Listen(path string, document func() Document, log *slog.Logger, more ...Rou
 	}
 	go func() {
 		defer close(s.done)
-		_ = s.http.Serve(httplimit.Listener(l, httplimit.Limits{Local: maxConnections})) // ends with Close
+		_ = s.http.Serve(httplimit.Listener(l, httplimit.Limits{Local: maxConnections, Reserve: true})) // ends with Close
 	}()
 	return s, nil
 }

@@ -199,6 +199,21 @@ func TestClientSaysWhatToDo(t *testing.T) {
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
 	ask("no process listens")
+
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Listen("unix", path) // as that of a process that accepts no connections
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	_, err = Fetch(ctx, path)
+	if err == nil || !strings.Contains(err.Error(), "no answer in time") || !strings.Contains(err.Error(), "LimitNOFILE=") {
+		t.Errorf("got %v, want the cause and the remedy", err)
+	}
 }
 
 func TestSummaryAddsUpShardsAndReasons(t *testing.T) {
