@@ -102,6 +102,31 @@ func attachFilter(tun string, h hook, program *ebpf.Program) error {
 	})
 }
 
+// attached returns an error if the program is no longer attached to any interface, as
+// after "tc qdisc del dev eth0 clsact" of another program. A process that takes over from
+// this one may attach it to another interface.
+func (p *Path) attached(h hook) error {
+	switch {
+	case p.how == viaFilter:
+		return findFilter(p.cfg.Tun, h.program)
+	case p.cfg.pins == "":
+		return nil // the link is open
+	}
+	l, err := link.LoadPinnedLink(filepath.Join(p.cfg.pins, h.program), nil)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return err
+	}
+	if tcx := info.TCX(); tcx == nil || tcx.Ifindex == 0 {
+		return errors.New("its link has no interface")
+	}
+	return nil
+}
+
 // removeOthers removes what an earlier process attached elsewhere: to another underlay
 // interface, or in the other way.
 func (p *Path) removeOthers(cfg *Config, kept []hook) error {

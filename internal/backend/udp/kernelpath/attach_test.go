@@ -5,7 +5,10 @@ package kernelpath
 import (
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -150,6 +153,62 @@ func (k *hookKind) keepPlaces(first, last *ebpf.Program) error {
 }
 
 // The log is for those who write programs, and some hundred lines.
+// Another program may remove ours, such as "tc qdisc del dev eth0 clsact": it is noticed, so
+// that they are attached again.
+func TestProgramThatAnotherDetachesIsMissed(t *testing.T) {
+	for _, k := range hookKinds {
+		for _, program := range []string{pathProgEncapsulate, pathProgDecapsulate} {
+			t.Run(k.name+" "+program, func(t *testing.T) {
+				ns := netlabtest.Namespace(t, "host")
+				if err := ns.Do(func() error { return k.missProgram(program) }); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	}
+}
+
+// missProgram runs in a namespace of its own.
+func (k *hookKind) missProgram(program string) error {
+	if err := addLinks(); err != nil {
+		return err
+	}
+	defer Remove("flannel0")
+	for range 2 { // what Open attaches again is not missed
+		p, err := Open(Config{Tun: "flannel0", Underlay: "eth0", Local: here, Port: testPort, clsact: k.clsact})
+		if err != nil {
+			return err
+		}
+		if err := p.Check(); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(p.hooks, func(h hook) bool { return h.program == program })
+		if err := k.detach(p, p.hooks[i]); err != nil {
+			return err
+		}
+		if err := p.Check(); err != nil {
+			return fmt.Errorf("a process that takes over may be replacing the program: %w", err)
+		}
+		if err := p.Check(); err == nil || !strings.Contains(err.Error(), program) {
+			return fmt.Errorf("the program is detached, and Check returns %v", err)
+		}
+		if err := p.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// detach detaches a program of p.
+func (k *hookKind) detach(p *Path, h hook) error {
+	if k.clsact {
+		return netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: h.index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		}})
+	}
+	return os.Remove(filepath.Join(p.cfg.pins, h.program))
+}
+
 func TestRefusalOfTheVerifierIsReportedWithoutItsLog(t *testing.T) {
 	netlabtest.Root(t)
 	spec, err := loadPath()

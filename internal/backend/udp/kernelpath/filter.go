@@ -30,9 +30,21 @@ const filterPriority = 0xf1a0
 // filterName returns the name of the filter with the program.
 func filterName(tun, program string) string { return "twill/" + tun + "/" + program }
 
-// removeFilters removes the filters for the TUN device from all interfaces except those
-// of the hooks kept.
-func removeFilters(tun string, kept []hook) error {
+// findFilter returns an error if no interface has the filter with the program.
+func findFilter(tun, program string) error {
+	found := false
+	err := eachFilter(func(f *netlink.BpfFilter) error {
+		found = found || f.Name == filterName(tun, program)
+		return nil
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("no interface has the filter %s", filterName(tun, program))
+	}
+	return err
+}
+
+// eachFilter calls do for the BPF filters of all interfaces.
+func eachFilter(do func(*netlink.BpfFilter) error) error {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
@@ -45,15 +57,23 @@ func removeFilters(tun string, kept []hook) error {
 				continue // an interface without filters, or gone meanwhile
 			}
 			for _, f := range filters {
-				b, ok := f.(*netlink.BpfFilter)
-				if !ok || !strings.HasPrefix(b.Name, filterName(tun, "")) {
-					continue
-				}
-				if !slices.ContainsFunc(kept, func(h hook) bool { return h.index == l.Attrs().Index && h.parent() == parent }) {
-					errs = append(errs, netlink.FilterDel(f))
+				if b, ok := f.(*netlink.BpfFilter); ok {
+					errs = append(errs, do(b))
 				}
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeFilters removes the filters for the TUN device from all interfaces except those
+// of the hooks kept.
+func removeFilters(tun string, kept []hook) error {
+	return eachFilter(func(f *netlink.BpfFilter) error {
+		isKept := slices.ContainsFunc(kept, func(h hook) bool { return h.index == f.LinkIndex && h.parent() == f.Parent })
+		if isKept || !strings.HasPrefix(f.Name, filterName(tun, "")) {
+			return nil
+		}
+		return netlink.FilterDel(f)
+	})
 }

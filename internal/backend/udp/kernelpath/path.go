@@ -37,6 +37,9 @@ type Path struct {
 	cpus    int // how many a per-CPU map has values for
 	pair    *pair
 	links   []link.Link // what Close ends, in a path without pins
+	cfg     Config
+	hooks   []hook // where the programs are attached
+	missed  int    // calls of Check in a row that did not find all of them
 	how     string
 	// generation is that of the subnets, as the programs know it. 1 when they are loaded.
 	generation uint32
@@ -88,6 +91,7 @@ func open(cfg Config) (_ *Path, err error) {
 			return nil, err
 		}
 	}
+	p.cfg, p.hooks = cfg, hooks
 	return p, p.removeOthers(&cfg, hooks)
 }
 
@@ -207,7 +211,8 @@ func (p *Path) load(spec *ebpf.CollectionSpec, pins string) error {
 func (p *Path) How() string { return p.how }
 
 // Check reports whether the interfaces that the programs deliver packets through are still
-// there. It also follows net.ipv4.conf.all.rp_filter, as far as /proc/sys can be written.
+// there, and the programs still attached: one that is missing twice in a row is an error.
+// It also follows net.ipv4.conf.all.rp_filter, as far as /proc/sys can be written.
 func (p *Path) Check() error {
 	for _, end := range []*net.Interface{p.pair.near, p.pair.far} {
 		now, err := net.InterfaceByIndex(end.Index)
@@ -219,6 +224,18 @@ func (p *Path) Check() error {
 		}
 	}
 	_ = admitSources(p.pair.far.Name) // twill doctor reports what is left
+	for _, h := range p.hooks {
+		err := p.attached(h)
+		if err == nil {
+			continue
+		}
+		// A process that takes over from this one may be replacing it.
+		if p.missed++; p.missed < 2 {
+			return nil
+		}
+		return fmt.Errorf("BPF program %s: detached by another program: %w", h.program, err)
+	}
+	p.missed = 0
 	return nil
 }
 
