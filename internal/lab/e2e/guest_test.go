@@ -24,8 +24,9 @@ type kernel struct {
 	// What status says of the offloads.
 	tunOffload, tunGROUDP, udpGRO string
 	// How UDP goes from the network into the TUN device.
-	udpWrite size
-	memory   int // MiB, see guest.Config
+	udpWrite   size
+	kernelPath string // what status says of it
+	memory     int    // MiB, see guest.Config
 }
 
 var (
@@ -35,17 +36,19 @@ var (
 		tunGROUDP:  "refused: the TUN device carries no UDP super-packets",
 		udpGRO:     "granted: UDP_GRO",
 		udpWrite:   single,
+		kernelPath: "granted: BPF programs attached by clsact",
 	}
 	otherKernels = []kernel{
 		linux61,
 		linux61.of("arm64"),
-		linux61.of("arm"),
+		linux61.of("arm").with(128),
 		{
 			version: "5.10", arch: runtime.GOARCH,
 			tunOffload: linux61.tunOffload,
 			tunGROUDP:  linux61.tunGROUDP,
 			udpGRO:     "refused: UDP_GRO needs Linux 5.12",
 			udpWrite:   single,
+			kernelPath: "refused: self-test: it needs Linux 5.13",
 		},
 		{
 			version: "6.12", arch: runtime.GOARCH,
@@ -53,6 +56,7 @@ var (
 			tunGROUDP:  "granted: UDP",
 			udpGRO:     linux61.udpGRO,
 			udpWrite:   trains,
+			kernelPath: "granted: BPF programs attached by TCX",
 			memory:     128,
 		},
 		{
@@ -61,6 +65,7 @@ var (
 			tunGROUDP:  "granted: UDP",
 			udpGRO:     linux61.udpGRO,
 			udpWrite:   trains,
+			kernelPath: "granted: BPF programs attached by TCX",
 		},
 	}
 )
@@ -71,6 +76,12 @@ const newest = "newest"
 // of is the kernel for another architecture.
 func (k kernel) of(arch string) kernel {
 	k.arch = arch
+	return k
+}
+
+// with is the kernel in a guest with so much memory, in MiB.
+func (k kernel) with(memory int) kernel {
+	k.memory = memory
 	return k
 }
 
@@ -195,14 +206,18 @@ func (n *guestNode) status() *status.Document {
 
 // pod-a ── host a, this kernel ────────── guest, another ── pod-b
 //
-// Each guest has one CPU, and first the engine with offloads, then the plain one.
+// Each guest has one CPU, and first the engine with offloads, then the plain one, then the
+// kernel path, or what takes its place.
 func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
 	t.Parallel()
 	for _, k := range otherKernels {
 		t.Run("Linux "+k.version+" on "+k.arch, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, labOptions{idle: true})
-			n := bootNode(t, k, l.Hosts[1], map[string]string{"/etc/twill/leases.json": l.leaseFile}, "tun")
+			announced := filepath.Join(t.TempDir(), "announced.json")
+			writeLeases(t, announced, l.announced())
+			n := bootNode(t, k, l.Hosts[1], map[string]string{"/etc/twill/leases.json": l.leaseFile, announcedFile: announced},
+				"tun", "veth", "sch_ingress", "cls_bpf")
 			l.daemons[0].start()
 			l.daemons[0].waitReady()
 			n.start("--lease-file=/etc/twill/leases.json", metricsFlag)
@@ -214,6 +229,9 @@ func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
 			n.stop()
 			n.start(append(plainFlags, "--lease-file=/etc/twill/leases.json")...)
 			expectPlain(t, l, n)
+
+			n.stop()
+			expectKernelPath(t, l, n, k)
 		})
 	}
 }
@@ -309,4 +327,32 @@ func (n *guestNode) tunBatches(into bool) batches {
 		return batchesOf(n.t, page, metric, "rx")
 	}
 	return batchesOf(n.t, page, metric, "tx")
+}
+
+// docs/udp-backend.md lists what the guests are.
+func TestKernelsInTheManualAreThoseOfTheTests(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "udp-backend.md"))
+	testkit.Must(t, err)
+	_, table, _ := strings.Cut(string(page), "| Linux | for | memory | engines | `--kernel-path` |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	if rows := strings.Count(table, "\n"); rows != len(otherKernels) {
+		t.Errorf("the table has %d kernels, want %d", rows, len(otherKernels))
+	}
+	for _, k := range otherKernels {
+		version, arch, memory := k.version, k.arch, k.memory
+		if version == newest {
+			version = "newest of the backports"
+		}
+		if arch == runtime.GOARCH {
+			arch = "amd64" // where the table was made
+		}
+		if memory == 0 {
+			memory = guest.Memory
+		}
+		path := strings.NewReplacer("granted: BPF programs attached by ", "", "self-test: it needs Linux ", "needs ").Replace(k.kernelPath)
+		row := fmt.Sprintf("| %s | %s | %d MiB | with offloads, plain | %s |", version, arch, memory, path)
+		if !strings.Contains(table, row) {
+			t.Errorf("the table lacks %q", row)
+		}
+	}
 }

@@ -92,7 +92,7 @@ func boot(dir string, c Config) (*Guest, error) {
 	if c.Memory > 0 {
 		// Unpacking the initramfs takes twice its size. What is too much afterwards is
 		// filled by a file.
-		fill := fmt.Sprintf("dd if=/dev/zero of=/full bs=1M count=$((%d - %d - $(du -s -m -x / | cut -f 1)))", memory, c.Memory)
+		fill := fmt.Sprintf("dd if=/dev/zero of=/full bs=1M count=$((%d - %d - $(du -s -m -x / | cut -f 1)))", Memory, c.Memory)
 		if out, err := g.Run(fill); err != nil {
 			return g, fmt.Errorf("boot a guest: %w\n%s", err, out)
 		}

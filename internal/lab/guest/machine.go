@@ -29,15 +29,15 @@ var machines = map[string]machine{
 	},
 }
 
-// memory of a guest, in MiB. It includes the files of the initramfs.
-const memory = 512
+// Memory of a guest, in MiB. It includes the files of the initramfs.
+const Memory = 512
 
 // command returns the arguments of qemu for a machine with one CPU. The descriptors of
 // the network cards are 3 and up.
 func (m machine) command(kernel, initramfs string, nics int) []string {
 	args := append([]string(nil), m.args...)
 	args = append(args,
-		"-m", fmt.Sprint(memory), "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot",
+		"-m", fmt.Sprint(Memory), "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot",
 		"-kernel", kernel, "-initrd", initramfs,
 		// On a panic the kernel restarts at once, which -no-reboot turns into an
 		// exit. edd=off saves a PC the search for disks, no_timer_check the check that
