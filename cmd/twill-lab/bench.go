@@ -15,10 +15,10 @@ import (
 	"github.com/twillnet/twill/internal/command"
 )
 
-const aboutBench = `Puts loads on several ways between two pods, round after round, and prints
+const aboutBench = `Puts loads on several paths between two pods, round after round, and prints
 medians, spread and ratios to kernel VXLAN, and which marks were reached.
-Everything stands in network namespaces of this machine, which should be quiet.
-Needs root. Ctrl-C ends it early; rounds that were finished by then are kept.`
+Everything runs in network namespaces of this machine, which should be idle.
+Needs root. Ctrl-C stops early; rounds that are finished by then are kept.`
 
 // quick is what --quick means for flags that are not given.
 var quick = benchFlags{
@@ -42,28 +42,28 @@ func (f *benchFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.quick, "quick", false, fmt.Sprintf("under three minutes: --paths=%s --loads=%s --wire=%s --rounds=%d --minutes=%g",
 		quick.paths, quick.loads, quick.wires, quick.rounds, quick.minutes))
 	fs.StringVar(&f.paths, "paths", bench.AllPaths(), "`NAMES` of the paths")
-	fs.StringVar(&f.loads, "loads", "", "`NAMES` of the loads, for every path and wire. All are "+bench.AllLoads()+
-		"; by default those are left out that say nothing of a path or a wire")
+	fs.StringVar(&f.loads, "loads", "", "`NAMES` of the loads, for every path and wire, of: "+bench.AllLoads()+
+		"; by default, those that say nothing about a path or a wire are left out")
 	fs.Func("wire", "`NAMES` of the wires; may be repeated (default "+bench.AllWires()+")", func(names string) error {
 		f.wires = strings.TrimPrefix(f.wires+","+names, ",")
 		return nil
 	})
 	fs.IntVar(&f.mtu, "mtu", 1500, "`BYTES`: MTU of the wires")
-	fs.IntVar(&f.rounds, "rounds", 5, "`N`: how often every load runs on every path")
-	fs.Float64Var(&f.minutes, "minutes", 25, "`M`: how long everything may take; runs are made as long as that allows, 0.4 to 5 s")
-	fs.Float64Var(&f.seconds, "seconds", 0, "`S`: how long each run takes, whatever --minutes says")
+	fs.IntVar(&f.rounds, "rounds", 5, "`N`: number of runs of every load on every path")
+	fs.Float64Var(&f.minutes, "minutes", 25, "`M`: time limit for everything; runs last as long as that allows, 0.4 to 5 s")
+	fs.Float64Var(&f.seconds, "seconds", 0, "`S`: duration of each run, regardless of --minutes")
 	fs.StringVar(&f.out, "out", "", "`DIR` to write report.json, report.md and plots (SVG, PNG) into")
-	fs.StringVar(&f.page, "page", "", "Markdown `FILE` whose figures to replace by this run's, with the plots of --out")
-	fs.StringVar(&f.micro, "micro", "", "`FILE` with the output of go test -bench, to take into the report")
+	fs.StringVar(&f.page, "page", "", "Markdown `FILE` whose figures are replaced with this run's, with the plots of --out")
+	fs.StringVar(&f.micro, "micro", "", "`FILE` with the output of go test -bench, to include in the report")
 	fs.StringVar(&f.from, "from", "", "`FILE`: show this report.json again and measure nothing")
 	fs.StringVar(&f.binaries.Twilld, "twilld", f.binaries.Twilld, "`PATH` of twilld")
-	fs.StringVar(&f.binaries.Base, "base-twilld", "", "`PATH` of another build of twilld: print how twill compares with it, both measured in the same rounds")
-	fs.Func("base-flags", "`FLAGS` of twilld, separated by spaces: compare in the same way with a twilld that has them, of --base-twilld or of the same build", func(flags string) error {
+	fs.StringVar(&f.binaries.Base, "base-twilld", "", "`PATH` of another build of twilld to compare twill with, both measured in the same rounds")
+	fs.Func("base-flags", "space-separated `FLAGS`: compare in the same way with a twilld that has them, of --base-twilld or of the same build", func(flags string) error {
 		f.binaries.BaseFlags = strings.Fields(flags)
 		return nil
 	})
 	fs.StringVar(&f.binaries.FlannelUDP, "flannel-udp", f.binaries.FlannelUDP,
-		"`PATH` of stock flannel's udp backend; other peers lie beside it")
+		"`PATH` of stock flannel's udp backend; other peers are beside it")
 }
 
 // preset applies the values of --quick and the default of --wire to flags that
@@ -157,7 +157,7 @@ func runBench(ctx context.Context, c *command.Call) error {
 		r, err = bench.Measure(ctx, opts, c.Stderr)
 	}
 	if ctx.Err() != nil {
-		err = fmt.Errorf("interrupted; nothing is left behind, and finished rounds are reported (%w)", err)
+		err = fmt.Errorf("interrupted; nothing is left behind, and the finished rounds are reported (%w)", err)
 	}
 	if r == nil {
 		return err
@@ -192,7 +192,7 @@ func readMicro(path string) ([]report.Micro, error) {
 	}
 	results, err := report.ParseMicro(strings.NewReader(string(text)))
 	if err == nil && len(results) == 0 {
-		err = errors.New("there are no results of Go benchmarks in it")
+		err = errors.New("it has no results of Go benchmarks")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

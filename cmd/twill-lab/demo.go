@@ -7,8 +7,8 @@ import (
 	"github.com/twillnet/twill/internal/command"
 )
 
-const aboutDemo = `Makes two hosts with a pod each in network namespaces, starts a real twilld on
-both, pings at full MTU, moves TCP and UDP, does the same over kernel VXLAN and
+const aboutDemo = `Sets up two hosts with one pod each in network namespaces, starts a real twilld
+on both, pings at full MTU, sends TCP and UDP, does the same over kernel VXLAN and
 prints one table. Takes about a minute, needs root, and leaves nothing behind.`
 
 func runDemo(ctx context.Context, c *command.Call) error {

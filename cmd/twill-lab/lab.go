@@ -12,7 +12,7 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-const aboutUp = `Makes the lab: two hosts with a pod and a twilld each, in the network namespaces
+const aboutUp = `Sets up the lab: two hosts with a pod and a twilld each, in the network namespaces
 twill-a, twill-b, twill-pod-a and twill-pod-b, which stay until "twill-lab down".
 Prints what can be done with them.`
 
@@ -21,7 +21,7 @@ func runUp(ctx context.Context, c *command.Call) error {
 	if err != nil {
 		return err
 	}
-	wire := c.String("wire", string(netlab.Super), "`KIND` of wire: super (large packets cross whole) or mtu (as a plain network card)")
+	wire := c.String("wire", string(netlab.Super), "`KIND` of wire: super (large packets pass unsplit) or mtu (like a plain network card)")
 	c.StringVar(&bin.Twilld, "twilld", bin.Twilld, "`PATH` of twilld")
 	if help, err := c.ParseFlags(aboutUp); help || err != nil {
 		return err
@@ -38,7 +38,7 @@ func runUp(ctx context.Context, c *command.Call) error {
 }
 
 func runStatus(ctx context.Context, c *command.Call) error {
-	if help, err := c.ParseFlags("Prints twill status of both hosts of the lab."); help || err != nil {
+	if help, err := c.ParseFlags("Prints twill status for both hosts of the lab."); help || err != nil {
 		return err
 	}
 	lab, err := bench.LoadLab()
@@ -78,7 +78,7 @@ func runExec(_ context.Context, c *command.Call) error {
 }
 
 func runDown(_ context.Context, c *command.Call) error {
-	if help, err := c.ParseFlags("Ends both twillds of the lab and removes its namespaces."); help || err != nil {
+	if help, err := c.ParseFlags("Stops both twillds of the lab and removes its namespaces."); help || err != nil {
 		return err
 	}
 	return bench.LabDown()

@@ -10,18 +10,18 @@ import (
 	"github.com/twillnet/twill/internal/lab/pinger"
 )
 
-const aboutPing = `Sends an ICMP echo request each millisecond until Ctrl-C, and prints how many were
-lost and the longest time without an answer: what a restart or an upgrade costs. Runs
-where it is started, for example in a pod's namespace ("nsenter --net=…"). --file keeps
-the time of each request and how long its answer took; it is written at the end, so that
-nothing but the network can delay an answer.`
+const aboutPing = `Sends an ICMP echo request every millisecond until Ctrl-C, and prints how many were
+lost and the longest time without an answer: the cost of a restart or an upgrade. It runs
+in the current network namespace; start it in a pod's with "nsenter --net=…". --file
+records the time of each request and how long its answer took; it is written at the end,
+so that nothing but the network can delay an answer.`
 
 // answerTime is how long to wait for missing answers at the end.
 const answerTime = time.Second
 
 func runPing(ctx context.Context, c *command.Call) error {
 	interval := c.Duration("interval", time.Millisecond, "`TIME` between two requests")
-	file := c.String("file", "", "`FILE` for a line for each request: number, time, microseconds to the answer or \"lost\"")
+	file := c.String("file", "", "`FILE` to write a line per request to: number, time, microseconds to the answer or \"lost\"")
 	operands, help, err := c.ParseOperands(aboutPing, "ADDRESS")
 	if help || err != nil {
 		return err

@@ -10,10 +10,10 @@ import (
 	"github.com/twillnet/twill/internal/command"
 )
 
-const aboutTour = `Follows one packet from pod to pod, by the udp backend and by vxlan, and explains
-each step with the routes, tables and bytes that it finds: two hosts with a pod each,
-in network namespaces, and a real twilld on both. Takes some seconds, needs root, and
-leaves nothing behind.`
+const aboutTour = `Follows one packet from pod to pod, over the udp backend and over vxlan, and explains
+each step with the routes, tables and bytes that it finds, between two hosts in network
+namespaces with a pod and a real twilld each. Takes a few seconds, needs root, and leaves
+nothing behind.`
 
 func runTour(ctx context.Context, c *command.Call) error {
 	bin, err := bench.DefaultBinaries()

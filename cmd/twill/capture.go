@@ -18,28 +18,28 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-const aboutCapture = `Captures the packets of pods that pass twilld on this node, as they are inside the
-datagrams of the udp backend, in the pcapng format of Wireshark:
+const aboutCapture = `Captures the packets of pods that pass through twilld on this node, as they are inside
+the datagrams of the udp backend, in the pcapng format of Wireshark:
 
   twill capture | wireshark -k -i -
   twill capture -w drops.pcapng --drop-reason=any
 
-Each packet has its direction, and in a comment the node at the other end and why it was
-dropped, if it was (frame.comment contains "dropped" in Wireshark). Packets that come
-faster than they can be written are lost to the capture, not to the pods, and counted.
-The first limit that is reached ends the capture, and so does Ctrl-C.
+Each packet has its direction and a comment with the node at the other end and, if it was
+dropped, the reason (frame.comment contains "dropped" in Wireshark). Packets that arrive
+faster than they can be written are missing from the capture, but still reach the pods; they
+are counted. The capture stops at the first limit that is reached, or on Ctrl-C.
 
 twilld does not see packets that the kernel carries: those of vxlan, host-gw and the kernel
-path. For these peers the tcpdump command is printed that shows them.`
+path. For such peers, the tcpdump command that shows them is printed.`
 
 func runCapture(ctx context.Context, call *command.Call) error {
-	file := call.String("w", "-", "`FILE` to write; - for standard output")
-	peers := call.String("peer", "", "only packets to and from these `NODES`, each a public address, a name or a pod subnet, separated by commas")
-	pods := call.String("pod", "", "only packets to and from these `ADDRESSES` of pods, or subnets, separated by commas")
-	drops := call.String("drop-reason", "", "only packets dropped for these `REASONS`, separated by commas, or for any; twill status lists those that occurred")
-	count := call.Uint64("c", 0, "end after this `NUMBER` of packets; 0: any number")
-	size := call.Int64("max-bytes", 1_000_000_000, "end after this `NUMBER` of bytes; 0: any number")
-	during := call.Duration("for", 10*time.Minute, "end after this `TIME`")
+	file := call.String("w", "-", "`FILE` to write to; - for standard output")
+	peers := call.String("peer", "", "only packets to and from these `NODES`: comma-separated public addresses, names or pod subnets")
+	pods := call.String("pod", "", "only packets to and from these `ADDRESSES` of pods: comma-separated addresses or subnets")
+	drops := call.String("drop-reason", "", "only packets dropped for these comma-separated `REASONS`, or any; twill status lists those that have occurred")
+	count := call.Uint64("c", 0, "stop after this `NUMBER` of packets; 0: no limit")
+	size := call.Int64("max-bytes", 1_000_000_000, "stop after this `NUMBER` of bytes; 0: no limit")
+	during := call.Duration("for", 10*time.Minute, "stop after this `TIME`")
 	snaplen := call.Int("snaplen", 0, "keep only the first `BYTES` of each packet; 0: all")
 	socket := call.String("socket", status.DefaultSocket, aboutSocket)
 	if help, err := call.ParseFlags(aboutCapture); help || err != nil {
@@ -82,7 +82,8 @@ func runCapture(ctx context.Context, call *command.Call) error {
 	return err
 }
 
-// captureTo opens the file for a capture. Others may not read it: it has what pods say.
+// captureTo opens the file for a capture. Only its owner may read it: it contains the pods'
+// traffic.
 func captureTo(call *command.Call, path string) (w io.Writer, end func() error, err error) {
 	if path == "-" {
 		return call.Stdout, func() error { return nil }, nil
@@ -128,7 +129,7 @@ func reasonsOf(text string) (drops []metrics.Drop, err error) {
 	for _, word := range list(text) {
 		d, ok := metrics.DropNamed(word)
 		if !ok {
-			return nil, fmt.Errorf("%q is not a reason: want %s, or any", word, strings.Join(all, ", "))
+			return nil, fmt.Errorf("%q is not a drop reason: want %s, or any", word, strings.Join(all, ", "))
 		}
 		drops = append(drops, d)
 	}
@@ -147,8 +148,8 @@ func publicOf(ctx context.Context, d *status.Document, text string) (addrs []net
 	return addrs, nil
 }
 
-// unseen names the packets that o asks for and twilld does not see. If it sees none, that
-// is an error.
+// unseen reports the packets that o selects but twilld does not see. It returns an error if
+// twilld sees none of them.
 func unseen(w io.Writer, d *status.Document, o *status.CaptureOptions) error {
 	if d.Dataplane == nil {
 		return nil // not yet
@@ -162,16 +163,16 @@ func unseen(w io.Writer, d *status.Document, o *status.CaptureOptions) error {
 		if p.Kernel {
 			by = "the kernel path"
 		}
-		fmt.Fprintf(w, "not captured, since the kernel carries them by %s: packets of %s; %s shows them\n", by, p.PublicIP, kernelsView(d, p))
+		fmt.Fprintf(w, "not captured, since the kernel carries them over %s: packets of %s; to see them: %s\n", by, p.PublicIP, kernelsView(d, p))
 	}
 	if more := len(blind) - most; more > 0 {
-		fmt.Fprintf(w, "the same is true of %d more peers\n", more)
+		fmt.Fprintf(w, "the same applies to %d more peers\n", more)
 	}
 	switch {
 	case len(d.Shards) == 0:
-		return errors.New("no packets pass twilld on this node: the kernel carries all of them")
+		return errors.New("no packets pass through twilld on this node: the kernel carries all of them")
 	case len(o.Peers) > 0 && len(blind) >= len(o.Peers):
-		return errors.New("none of the packets that are asked for pass twilld: the kernel carries them")
+		return errors.New("none of the selected packets pass through twilld: the kernel carries them")
 	}
 	if slices.Contains(o.Drops, metrics.DropUnknownPeer) && slices.ContainsFunc(d.Dataplane.Offloads, func(f status.Offload) bool {
 		return f.Name == "stranger-filter" && f.InForce

@@ -14,8 +14,8 @@ import (
 
 const aboutCheck = `Examines a host before twilld is installed: interface, kernel, TUN device, ports,
 forwarding, firewall programs, clock. For each fault it prints the command that repairs
-it. It makes a VXLAN device for a moment, and changes nothing else. Run it as root. Where
-twilld runs already, use twill doctor; for a command line of twilld, twilld --check.
+it. It briefly creates a VXLAN device, and changes nothing else. Run it as root. If twilld
+is already running, use twill doctor; to check a twilld command line, use twilld --check.
 
 Exit code: 0 if nothing is bad, 1 if something is.`
 
@@ -29,9 +29,9 @@ var backendsOf = map[string][]backend.Kind{
 
 func runCheck(ctx context.Context, call *command.Call) error {
 	asJSON := call.Bool("json", false, "print JSON instead of lines")
-	name := call.String("backend", "auto", "`BACKEND` that the host is to have: auto (vxlan or udp), vxlan, udp or host-gw")
-	iface := call.String("iface", "", "`INTERFACE` that is to reach the other nodes, by name or address (default: that of the default route)")
-	kernelPath := call.Bool("kernel-path", false, "try whether twilld --kernel-path=tc could be used, by its self-test")
+	name := call.String("backend", "auto", "`BACKEND` to check for: auto (vxlan or udp), vxlan, udp or host-gw")
+	iface := call.String("iface", "", "`INTERFACE` that reaches the other nodes, by name or address (default: that of the default route)")
+	kernelPath := call.Bool("kernel-path", false, "run the self-test that shows whether twilld --kernel-path=tc can be used")
 	socket := call.String("socket", status.DefaultSocket, aboutSocket)
 	if help, err := call.ParseFlags(aboutCheck); help || err != nil {
 		return err

@@ -18,10 +18,10 @@ import (
 	"github.com/twillnet/twill/lease/etcd"
 )
 
-const aboutConfig = `get prints the network config. set replaces it by that in FILE or standard input
-("-", or no FILE) if every node can use it; if not, it names the key that is wrong and
-writes nothing. Running nodes apply a new config at once, or say in twill status which
-part needs a restart.`
+const aboutConfig = `get prints the network config. set replaces it with the one from FILE or standard input
+("-", or no FILE) if every node can use it; otherwise it names the key that is wrong and
+writes nothing. Running nodes apply a new config at once; twill status shows if a part of
+it needs a restart.`
 
 // maxConfig bounds what is read: etcd refuses requests of more than 1.5 MiB.
 const maxConfig = 1 << 20
@@ -93,7 +93,7 @@ func setConfig(ctx context.Context, s *etcd.Store, text []byte, stdout, stderr i
 	}
 	leases, err := s.Leases(ctx)
 	if err != nil {
-		return fmt.Errorf("config set: the config is written, but the leases that it affects are unknown: %w", err)
+		return fmt.Errorf("config set: the config was written, but the leases that it affects are unknown: %w", err)
 	}
 	warnMisfits(stderr, c, leases)
 	return nil

@@ -18,13 +18,13 @@ import (
 const aboutConnectivity = `Tests the network from every node to every other, for each family of addresses: pings,
 pings as large as pods' packets may be, which must not be fragmented, a TCP connection
 that carries 64 KiB each way, and UDP datagrams of full size. It prints a matrix, what
-fails and why, in which way the nodes' versions, configs and tables differ, and what
-doctor finds on each node.
+fails and why, how the nodes' versions, configs and tables differ, and what doctor finds
+on each node.
 
-Each node's own twill does the tests from there, so nothing but twilld has to run. While
-they last, it listens on the node's own address among its pods, and echoes what comes
-with a random number that only these tests know. Without --via only the ways from this
-node are tested, by pings. On one way it sends at most 150 kB. Run it as root.
+The tests from each node are run by twill on that node, so nothing but twilld has to run
+there. During the test, twill listens on an address in the node's pod subnet, and echoes
+only messages with a random number that belongs to this test. Without --via, only the paths
+from this node are tested, with pings. At most 150 kB are sent per path. Run it as root.
 
 Exit code: 0 if everything that was tried passed and doctor finds nothing bad, 1 if not,
 2 for any other error.`
@@ -46,11 +46,11 @@ type connectivityCommand struct {
 func runConnectivity(ctx context.Context, call *command.Call) error {
 	c := &connectivityCommand{fleetCommand: newFleetCommand(call)}
 	c.DurationVar(&c.wait, "W", 3*time.Second, "`TIME` to wait for an answer before it counts as lost")
-	c.IntVar(&c.parallel, "parallel", 4, "`NUMBER` of nodes that test at the same time")
-	c.IntVar(&c.port, "port", 0, "TCP and UDP `PORT` to listen on, where firewalls of the nodes have to let it pass (default: any)")
-	c.StringVar(&c.junit, "junit", "", "`FILE` to which the results are written as JUnit's XML")
+	c.IntVar(&c.parallel, "parallel", 4, "`NUMBER` of nodes that test concurrently")
+	c.IntVar(&c.port, "port", 0, "TCP and UDP `PORT` to listen on, if the nodes' firewalls allow only some (default: any)")
+	c.StringVar(&c.junit, "junit", "", "write the results to `FILE` as JUnit XML")
 	c.BoolVar(&c.asJSON, "json", false, "print JSON instead of a page")
-	c.BoolVar(&c.part, "part", false, "be the part of a node: read requests from standard input; --via starts it so")
+	c.BoolVar(&c.part, "part", false, "test from this node on requests from standard input; used by twill itself through --via")
 	_, help, err := c.parse(ctx, aboutConnectivity+aboutVia, "")
 	switch {
 	case help || err != nil:
@@ -95,7 +95,7 @@ func (c *connectivityCommand) run(ctx context.Context) (*connectivity.Report, er
 		return nil, err
 	}
 	if !c.via.IsSet() && (c.daemon == nil || c.daemon.Lease == nil) {
-		return nil, errors.New("no twilld with a lease runs here, so there is no way to test from; run it on a node, or say with --via how others are reached")
+		return nil, errors.New("no twilld with a lease runs here to test from; run this on a node, or say with --via how to reach the others")
 	}
 	o := connectivity.Options{Wait: c.wait, Parallel: c.parallel, Port: uint16(c.port)}
 	for _, m := range nodes {
@@ -158,7 +158,7 @@ func (c *connectivityCommand) write(r *connectivity.Report) error {
 	}
 	err := r.WritePage(c.Stdout)
 	if err == nil && !c.via.IsSet() {
-		_, err = fmt.Fprintln(c.Stdout, "\nOnly the ways from this node were tested; with --via, twill runs on the others too.")
+		_, err = fmt.Fprintln(c.Stdout, "\nOnly the paths from this node were tested. With --via, twill also tests from the others.")
 	}
 	return err
 }

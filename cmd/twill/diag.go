@@ -17,16 +17,16 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-const aboutDiag = `Packs what a bug report about this node needs into one archive: status and doctor's page,
-network config and leases, subnet.env, interfaces, routes, firewall, sysctls, counters
-twice at an interval, and the log of the last days. It lists what it takes. Passwords and
-keys are left out; addresses, firewall rules and the log are not, so look at the archive
-(tar --zstd -xf FILE) before you make it public. It changes nothing. Run it as root.
+const aboutDiag = `Packs what a bug report about this node needs into one archive: status, doctor's findings,
+network config and leases, subnet.env, interfaces, routes, firewall, sysctls, two readings
+of the counters, and the end of the log. It lists what it collects. Passwords and keys are
+left out; addresses, firewall rules and the log are not, so review the archive (tar --zstd
+-xf FILE) before you publish it. It changes nothing. Run it as root.
 
-With --all it runs on every node, by --via, and makes one archive with a directory for
-each. It names the nodes on which doctor finds something bad.
+With --all it runs on every node, through --via, and writes one archive with a directory
+for each. It names the nodes on which doctor finds something bad.
 
-Exit code: 0 if the archive is whole, 1 if not, 2 for a wrong command line.`
+Exit code: 0 if the archive is complete, 1 if not, 2 for a wrong command line.`
 
 // diagCommand is the subcommand.
 type diagCommand struct {
@@ -54,9 +54,9 @@ func runDiag(ctx context.Context, call *command.Call) error {
 	case c.interval <= 0 || c.interval > time.Minute:
 		return call.Usagef("--interval %s: want more than 0 and at most 1m", c.interval)
 	case c.all && !c.via.IsSet():
-		return call.Usagef("--all: --via has to say how twill is run on the other nodes: --via 'ssh root@{node} twill'")
+		return call.Usagef("--all needs --via, the command that runs twill on the other nodes: --via 'ssh root@{node} twill'")
 	case !c.all && (c.via.IsSet() || c.nodes != ""):
-		return call.Usagef("--via and --nodes are for --all")
+		return call.Usagef("--via and --nodes need --all")
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -72,7 +72,7 @@ func runDiag(ctx context.Context, call *command.Call) error {
 		err = c.packFile(ctx, cmp.Or(c.out, dir+".tar.zst"), dir)
 	}
 	if err == nil && c.missing > 0 {
-		err = fmt.Errorf("diag: the archives of %d nodes are missing or not whole, see above", c.missing)
+		err = fmt.Errorf("diag: %d archives missing or incomplete, see above", c.missing)
 	}
 	return err
 }

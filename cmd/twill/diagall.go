@@ -67,7 +67,7 @@ func (c *diagCommand) packAll(ctx context.Context, w io.Writer, dir string, prog
 		return err
 	}
 	if failed == len(nodes) {
-		return fmt.Errorf("diag: none of %d nodes has made an archive, see above", failed)
+		return fmt.Errorf("diag: no archive from any of %d nodes, see above", failed)
 	}
 	c.missing = failed
 	return nil
@@ -94,7 +94,7 @@ func (c *diagCommand) packOn(ctx context.Context, m member) (packed *bytes.Buffe
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	case n > maxPacked:
-		err = fmt.Errorf("its archive has more than %d MiB", maxPacked>>20)
+		err = fmt.Errorf("its archive is larger than %d MiB", maxPacked>>20)
 	}
 	return packed, err
 }

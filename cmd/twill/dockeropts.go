@@ -19,10 +19,10 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-const aboutDockerOpts = `Writes the options with which Docker uses this node's pod subnet, from the file that
-twilld or flanneld writes, as flannel's mk-docker-opts.sh does: a file for
-EnvironmentFile= of Docker's unit. Variables DOCKER_OPT_* of the environment become
-options too. With neither -i nor -c it writes both forms.`
+const aboutDockerOpts = `Writes the options that make Docker use this node's pod subnet, from the subnet file of
+twilld or flanneld, as flannel's mk-docker-opts.sh does. The output is a file for
+EnvironmentFile= in Docker's unit. DOCKER_OPT_* environment variables become options,
+too. Without -i and -c, both forms are written.`
 
 // dockerOpts holds the options of the command line. The letters and defaults
 // are those of mk-docker-opts.sh.
@@ -42,7 +42,7 @@ func runDockerOpts(_ context.Context, c *command.Call) error {
 	c.BoolVar(&o.single, "i", false, "write each option as a variable, such as DOCKER_OPT_MTU")
 	c.BoolVar(&o.combined, "c", false, "write all options as one variable")
 	c.StringVar(&o.key, "k", "DOCKER_OPTS", "`NAME` of that variable")
-	c.BoolVar(&o.noIPMasq, "m", false, "leave --ip-masq out, which old versions of Docker do not know")
+	c.BoolVar(&o.noIPMasq, "m", false, "omit --ip-masq, which old versions of Docker do not support")
 	c.Arguments = splitLetters(c.Arguments)
 	if help, err := c.ParseFlags(aboutDockerOpts); help || err != nil {
 		return err
@@ -114,9 +114,9 @@ func readVariables(path string) (map[string]string, error) {
 	case err != nil:
 		return nil, fmt.Errorf("docker-opts: %w", err)
 	case env["FLANNEL_SUBNET"] == "" && env["FLANNEL_IPV6_SUBNET"] != "":
-		return nil, fmt.Errorf("docker-opts: %s: this node has an IPv6 subnet only, and Docker's bridge takes its addresses from an IPv4 subnet (--bip); set EnableIPv4 and Network in the network config", path)
+		return nil, fmt.Errorf("docker-opts: %s: this node has only an IPv6 subnet, but Docker's bridge takes its addresses from an IPv4 subnet (--bip); set EnableIPv4 and Network in the network config", path)
 	case env["FLANNEL_SUBNET"] == "":
-		return nil, fmt.Errorf("docker-opts: %s: FLANNEL_SUBNET is missing, so Docker would choose a network of its own; check that twilld is ready, or name another file with -f", path)
+		return nil, fmt.Errorf("docker-opts: %s: FLANNEL_SUBNET is missing, so Docker would choose its own network; check that twilld is ready, or name another file with -f", path)
 	}
 	return env, nil
 }
@@ -182,7 +182,7 @@ func checkRoutes(subnet string) error {
 		return err
 	}
 	for _, r := range routes {
-		return fmt.Errorf("this node's subnet %s leaves by the route %s; delete it: %s", p, r, r.Delete())
+		return fmt.Errorf("packets to this node's subnet %s leave through the route %s; delete it: %s", p, r, r.Delete())
 	}
 	return nil
 }

@@ -97,9 +97,9 @@ func TestDockerOptionsOfTheEnvironmentReachTheShellAsTheyAre(t *testing.T) {
 // network of its own, and no container would reach another node.
 func TestWrongSubnetFileWritesNoDockerOptions(t *testing.T) {
 	for env, want := range map[string]string{
-		"":                                    "FLANNEL_SUBNET is missing, so Docker would choose a network of its own",
+		"":                                    "FLANNEL_SUBNET is missing, so Docker would choose its own network",
 		"FLANNEL_SUBNET=\nFLANNEL_MTU=1450\n": "FLANNEL_SUBNET is missing",
-		"FLANNEL_IPV6_SUBNET=fd00::1/64\nFLANNEL_MTU=1450\n": "this node has an IPv6 subnet only",
+		"FLANNEL_IPV6_SUBNET=fd00::1/64\nFLANNEL_MTU=1450\n": "this node has only an IPv6 subnet",
 		"FLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_IPMASQ=maybe\n": `FLANNEL_IPMASQ "maybe": want true or false`,
 		"FLANNEL_SUBNET=10.5.1.1\n":                          `FLANNEL_SUBNET "10.5.1.1": want an IPv4 address`,
 		"FLANNEL_SUBNET=fd00::1/64\n":                        `FLANNEL_SUBNET "fd00::1/64": want an IPv4 address`,

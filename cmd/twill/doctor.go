@@ -10,7 +10,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-const aboutDoctor = `Looks for what keeps the pods of this node from reaching those of other nodes: kernel,
+const aboutDoctor = `Finds what keeps the pods of this node from reaching those of other nodes: kernel,
 TUN device, sysctls, firewall, the path to each peer (pings that must not be
 fragmented, and pings through the tunnel), leases, clock. For each fault it prints
 the command that repairs it. It changes nothing. Run it as root.
@@ -32,8 +32,8 @@ func newDoctorCommand(call *command.Call) *doctorCommand {
 	c := &doctorCommand{storeCommand: newStoreCommand(call)}
 	c.StringVar(&c.file, "lease-file", "", "`FILE` with the leases, instead of etcd (default: the running twilld's)")
 	c.StringVar(&c.subnetFile, "subnet-file", "", "`FILE` that twilld writes for CNI plugins (default: the running twilld's, or "+defaultSubnetFile+")")
-	c.BoolVar(&c.forward, "iptables-forward-rules", true, "as twilld would have it; a running one is asked")
-	c.BoolVar(&c.orderly, "ip-masq-fully-random-disable", false, "as twilld would have it; a running one is asked")
+	c.BoolVar(&c.forward, "iptables-forward-rules", true, "twilld's setting, if no twilld is running")
+	c.BoolVar(&c.orderly, "ip-masq-fully-random-disable", false, "twilld's setting, if no twilld is running")
 	return c
 }
 

@@ -72,7 +72,7 @@ func TestDoctorReadsTheLeaseFile(t *testing.T) {
 	}
 	write(`{"Network": "10.5.0.0/16", "Leases": [{"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"}]}`)
 	out, _ := examine(t, "--json", "--lease-file="+path)
-	if f := finding(t, out, "store"); f.Level != doctor.OK || !strings.Contains(f.Text, "1 leases are good") {
+	if f := finding(t, out, "store"); f.Level != doctor.OK || !strings.Contains(f.Text, "1 leases are valid") {
 		t.Errorf("got %+v", f)
 	}
 	write(`{"Network": "10.5.0.0/33"}`)

@@ -18,8 +18,8 @@ import (
 // aboutVia ends the help text of the commands that run twill on other nodes.
 const aboutVia = `
 
---via is how twill is run on another node as root: a command with {node} where the public
-address of the node belongs. It is run without a shell. Examples:
+--via is the command that runs twill as root on another node; {node} stands for the node's
+public address. It is run without a shell. Examples:
 
   --via 'ssh root@{node} twill'
   --via 'ssh {node} sudo twill'
@@ -39,8 +39,8 @@ type fleetCommand struct {
 // newFleetCommand defines the flags common to all of them.
 func newFleetCommand(call *command.Call) *fleetCommand {
 	c := &fleetCommand{doctorCommand: newDoctorCommand(call)}
-	c.StringVar(&c.viaText, "via", "", "`COMMAND` that runs twill on a node, with {node} for its address")
-	c.StringVar(&c.nodes, "nodes", "", "only these `NODES`: public addresses, or prefixes that contain them, with commas between (default: all that have leases)")
+	c.StringVar(&c.viaText, "via", "", "`COMMAND` that runs twill on a node; {node} stands for its address")
+	c.StringVar(&c.nodes, "nodes", "", "only these `NODES`: comma-separated public addresses, or prefixes that contain them (default: all that have leases)")
 	return c
 }
 
@@ -83,7 +83,7 @@ func (c *fleetCommand) members(ctx context.Context) ([]member, error) {
 	case len(all) == 0:
 		return nil, errors.New("no node has a lease")
 	case len(all) > mostMembers:
-		return nil, fmt.Errorf("there are %d nodes, and %d at most can be asked at the same time; choose some with --nodes", len(all), mostMembers)
+		return nil, fmt.Errorf("there are %d nodes, and at most %d can be used at the same time; choose some with --nodes", len(all), mostMembers)
 	case !c.via.NeedsPods():
 		return all, nil
 	}
@@ -120,7 +120,7 @@ func (c *fleetCommand) allMembers(ctx context.Context) (all []member, err error)
 		}
 		return all, nil
 	}
-	fmt.Fprintf(c.Stderr, "%s: the store does not answer, so the nodes are those that this node's twilld knows: %v\n", c.Name(), err)
+	fmt.Fprintf(c.Stderr, "%s: the store does not answer; using the nodes that this node's twilld knows: %v\n", c.Name(), err)
 	l := c.daemon.Lease
 	all = append(all, member{Node: remote.Node{Addr: own}, other: l.PublicIPv6, subnets: l.Subnets(), own: true})
 	if c.daemon.Dataplane != nil {
@@ -188,7 +188,7 @@ func (c *fleetCommand) start(ctx context.Context, m member, args ...string) (*ru
 	cmd.Stdout, cmd.Stderr = written, &complaints
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
-			err = fmt.Errorf("%w; --via has to begin with a program", err)
+			err = fmt.Errorf("%w; --via must begin with a program", err)
 		}
 		return nil, err
 	}

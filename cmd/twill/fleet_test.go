@@ -22,7 +22,7 @@ func TestKubectlRunsTwillInThePodOfEachNode(t *testing.T) {
 			`*exec*) read start; echo '{"hello": {"protocol": 1}}'; read test; echo '{"done": true}'; cat >/dev/null;;`+"\nesac")
 		var out bytes.Buffer
 		testkit.Must(t, program.Run(t.Context(), away("connectivity", cluster, "--via=kubectl"), &out, &bytes.Buffer{}))
-		if want := "1 nodes, 1 of them asked, 0 ways: 0 of 0 tests passed"; !strings.HasPrefix(out.String(), want) {
+		if want := "1 nodes, tested from 1 of them, 0 paths: 0 of 0 tests passed"; !strings.HasPrefix(out.String(), want) {
 			t.Errorf("got %s, want it to begin with %q", out.String(), want)
 		}
 		asked, err := os.ReadFile(arguments)

@@ -17,16 +17,16 @@ const (
 	defaultJoined    = "/etc/twill/etcd"
 )
 
-const aboutInvite = `Prints an invitation for one more node, to be read there by "twill join". It runs
-on the node whose twilld has the etcd (--embedded-etcd --embedded-etcd-listen=IP),
-and makes a new key and certificate each time. The line is a secret: it lets a
-node change the leases.
+const aboutInvite = `Prints an invitation for one more node, which "twill join" reads there. Run it on the
+node whose twilld has the etcd (--embedded-etcd --embedded-etcd-listen=IP). It makes a
+new key and certificate each time. The line is a secret: it lets a node change the
+leases.
 
   twill invite | ssh NODE twill join`
 
-const aboutJoin = `Reads the line that "twill invite" printed on the first node from FILE, or from
-standard input, writes the key and the certificates in it to files, and prints the
-flags by which twilld uses them.`
+const aboutJoin = `Reads the line that "twill invite" printed on the first node, from FILE or standard
+input, writes the key and the certificates in it to files, and prints the flags that
+make twilld use them.`
 
 func runInvite(_ context.Context, c *command.Call) error {
 	dir := c.String("dir", defaultAuthority, "`DIR` of the certificates: tls in the directory of --embedded-etcd")

@@ -143,11 +143,11 @@ func (k *kubectl) run(ctx context.Context, op string, args ...string) ([]byte, e
 	case err == nil:
 		return out.text.Bytes(), nil
 	case errors.Is(err, exec.ErrNotFound):
-		return nil, &layout.Error{Op: op, Err: errors.New("there is no kubectl in PATH"),
-			Remedy: "install kubectl, by which twill reads Kubernetes where no twilld answers, or run twill on a node"}
+		return nil, &layout.Error{Op: op, Err: errors.New("kubectl is not in PATH"),
+			Remedy: "install kubectl, which twill uses to read from Kubernetes where no twilld answers, or run twill on a node"}
 	case ctx.Err() != nil:
-		return nil, &layout.Error{Op: op, Err: errors.New("kubectl has no answer in time"),
-			Remedy: "see that the API server runs and can be reached from here, or raise --timeout"}
+		return nil, &layout.Error{Op: op, Err: errors.New("kubectl did not answer in time"),
+			Remedy: "check that the API server is running and reachable from here, or raise --timeout"}
 	}
 	return nil, &layout.Error{Op: op, Err: fmt.Errorf("kubectl: %s", cmp.Or(lastLine(complaints.text.String()), err.Error())),
 		Remedy: "correct what this command reports: " + strings.Join(append([]string{"kubectl"}, args...), " ")}

@@ -85,9 +85,9 @@ func TestErrorsOfKubectlAreReported(t *testing.T) {
 	putKubectl(t, "echo this is no JSON")
 	o.refuses("list of nodes", leases...)
 	putKubectl(t, "exec sleep 60")
-	o.refuses("no answer in time", append(leases, "--timeout=100ms")...)
+	o.refuses("did not answer in time", append(leases, "--timeout=100ms")...)
 	t.Setenv("PATH", "/nonexistent")
-	o.refuses("there is no kubectl in PATH; install kubectl", leases...)
+	o.refuses("kubectl is not in PATH; install kubectl", leases...)
 }
 
 // kubeStore is what a daemon's store in Kubernetes would answer.

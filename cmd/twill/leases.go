@@ -14,9 +14,9 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-const aboutLeases = `Lists the leases: which node has which pod subnet, and until when. If a twilld runs
-on this node, its own lease is marked, and the list has the time of the last packet
-to or from each peer, and the traffic since the peer last changed.`
+const aboutLeases = `Lists the leases: which node has which pod subnet, and until when. If twilld runs on
+this node, its own lease is marked, and the list shows the time of the last packet to
+or from each peer, and the traffic since the peer last changed.`
 
 // leaseRow is one row of the list, in the table and in JSON.
 type leaseRow struct {

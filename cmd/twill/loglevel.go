@@ -11,15 +11,15 @@ import (
 )
 
 const aboutLogLevel = `Changes the log level of the running twilld for a while, without a restart. LEVEL is
-debug, info, warn or error; "configured" ends an earlier change. After the time, or when
-twilld restarts, the level is what its flags say.`
+debug, info, warn or error; "configured" undoes an earlier change. After that time, or
+when twilld restarts, the level of its flags applies again.`
 
 // longestLogLevel is the longest time for which a log level can be changed. For
 // longer there is a flag of twilld.
 const longestLogLevel = 24 * time.Hour
 
 func runLogLevel(ctx context.Context, call *command.Call) error {
-	during := call.Duration("for", 5*time.Minute, "`TIME` until the configured level is in force again")
+	during := call.Duration("for", 5*time.Minute, "`TIME` after which the configured level applies again")
 	socket := call.String("socket", status.DefaultSocket, aboutSocket)
 	operands, help, err := call.ParseOperands(aboutLogLevel, "LEVEL")
 	switch {
@@ -42,7 +42,7 @@ func runLogLevel(ctx context.Context, call *command.Call) error {
 		return err
 	}
 	if *during == 0 {
-		_, err = fmt.Fprintln(call.Stdout, "the configured log level is in force again")
+		_, err = fmt.Fprintln(call.Stdout, "the configured log level applies again")
 	} else {
 		_, err = fmt.Fprintf(call.Stdout, "log level %s for %s\n", level, *during)
 	}

@@ -19,15 +19,15 @@ import (
 	"github.com/twillnet/twill/internal/textpage"
 )
 
-const aboutPing = `Pings another node twice a round: at its public address, and through the tunnel or
-route that pods' packets take to it. It says which backend carries them, how long both
-ways take, and the largest packet that passes each without being fragmented.
+const aboutPing = `Pings another node twice per round: at its public address, and through the tunnel or
+route that pods' packets take to it. It shows which backend carries them, the time of
+both, and the largest packet that passes each without being fragmented.
 
 TARGET is the public address of a node, a name that resolves to it, its pod subnet, or
-the address of a pod. Except for a pod, the answer comes from the node's own end of the
+the address of a pod. Unless it is a pod, the answer comes from the node's own end of the
 tunnel. Run it as root.
 
-Exit code: 0 if packets pass the tunnel, 1 if none does, 2 for any other error.`
+Exit code: 0 if packets pass the tunnel, 1 if none do, 2 for any other error.`
 
 // errNoAnswer makes the exit code 1. What was lost has been printed.
 var errNoAnswer = errors.New("ping: no answer came through the tunnel")
@@ -114,7 +114,7 @@ func fetchStatus(ctx context.Context, socket string) (*status.Document, error) {
 // findTarget returns the peer that name means.
 func findTarget(ctx context.Context, d *status.Document, name string) (*target, error) {
 	if d.Dataplane == nil {
-		return nil, fmt.Errorf("twilld has no peers yet: it waits for %s", cmp.Or(d.Waiting, "its lease"))
+		return nil, fmt.Errorf("twilld has no peers yet: it is waiting for %s", cmp.Or(d.Waiting, "its lease"))
 	}
 	t := &target{}
 	subnet, err := netip.ParsePrefix(name)
@@ -127,7 +127,7 @@ func findTarget(ctx context.Context, d *status.Document, name string) (*target, 
 		ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 		defer cancel()
 		if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", name); err != nil {
-			return nil, fmt.Errorf("%q is not an address or a subnet, and its name does not resolve: %w", name, err)
+			return nil, fmt.Errorf("%q is not an address or a subnet, and does not resolve as a name: %w", name, err)
 		}
 	}
 	for _, a := range addrs {
@@ -190,12 +190,12 @@ func peersText(d *status.Document) string {
 // describe returns the first lines of the output: the peer, and how it is reached.
 func (t *target) describe() string {
 	var p textpage.Page
-	p.Text(2, "", fmt.Sprintf("node %s with %s, by %s", t.peer.PublicIP, status.Join(t.peer.Subnets, ", "), cmp.Or(t.peer.Backend, "udp")))
+	p.Text(2, "", fmt.Sprintf("node %s with %s, over %s", t.peer.PublicIP, status.Join(t.peer.Subnets, ", "), cmp.Or(t.peer.Backend, "udp")))
 	for _, n := range t.peer.Notes {
 		p.Text(4, "  ", n)
 	}
 	if !t.tunnel.To.IsValid() {
-		p.Text(4, "  ", "plain routes lead to it, and nothing but a pod answers there: name the address of a pod")
+		p.Text(4, "  ", "it is reached over plain routes, where only pods answer: name the address of a pod")
 	}
 	return p.String()
 }

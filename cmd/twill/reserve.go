@@ -12,11 +12,11 @@ import (
 )
 
 const aboutReserve = `Reserves a pod subnet permanently: for the node that has its lease, or for the one
-that --public-ip names. Where there is neither, no node gets the subnet. In a network
-of both families both subnets make one operand: 10.5.7.0/24,fd00:5:7::/64.`
+that --public-ip names. If there is neither, no node gets the subnet. In a dual-stack
+network, name both subnets in one operand: 10.5.7.0/24,fd00:5:7::/64.`
 
-const aboutRelease = `Ends a reservation. One for a node turns into a lease of a day, which the node renews
-while it runs; one for no node is deleted.`
+const aboutRelease = `Ends a reservation. If it is for a node, it becomes a lease of one day, which the node
+renews while it runs; otherwise it is deleted.`
 
 func runReserve(ctx context.Context, call *command.Call) error {
 	c := newStoreCommand(call)

@@ -8,7 +8,7 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-const aboutStatus = `Shows what the twilld on this node does: whether it is ready or what it waits for,
+const aboutStatus = `Shows what the twilld on this node does: whether it is ready or what it is waiting for,
 which devices and kernel offloads are in use and why, the peers with their traffic,
 and what was dropped for which reason.`
 

@@ -25,10 +25,10 @@ import (
 // aboutStore ends the help text of the commands that read or write the store.
 const aboutStore = `
 
-The location of the store comes from the running twilld. twilld's flags --etcd-* and
-those for Kubernetes, or their variables FLANNELD_*, override it.
-The running twilld reads Kubernetes for twill. If none runs here, or the flags name
-another cluster, kubectl does, which must be in PATH.`
+The location of the store comes from the running twilld. twilld's --etcd-* flags and
+those for Kubernetes, or their FLANNELD_* variables, override it.
+The running twilld reads from Kubernetes on behalf of twill. If none runs here, or the
+flags name another cluster, kubectl is used, which must be in PATH.`
 
 // storeCommand is a subcommand that reads or writes the store of leases.
 type storeCommand struct {
@@ -133,7 +133,7 @@ func (c *storeCommand) leaseFile() string {
 // Warnings of the store go to Stderr.
 func (c *storeCommand) ask(ctx context.Context, f func(context.Context, *etcd.Store) error) error {
 	if file := c.leaseFile(); file != "" {
-		return fmt.Errorf("%s: the twilld on this node has its leases in %s, not in etcd; edit that file, or name an etcd with --etcd-endpoints", c.Name(), file)
+		return fmt.Errorf("%s: the twilld on this node reads its leases from %s, not from etcd; edit that file, or name an etcd with --etcd-endpoints", c.Name(), file)
 	}
 	if c.kube.On {
 		return fmt.Errorf("%s: the leases are in Kubernetes, not in etcd: the cluster assigns podCIDRs, and the network config is the ConfigMap of the DaemonSet (kubectl -n kube-flannel edit configmap kube-flannel-cfg); or name an etcd with --etcd-endpoints", c.Name())

@@ -158,10 +158,10 @@ func TestFilesAreWhereTheDaemonHasThem(t *testing.T) {
 	if out, _, err := o.twill("leases", "--socket", socket); err != nil || !strings.Contains(out, "192.0.2.1  10.5.1.0/24") {
 		t.Errorf("leases: got %q, %v", out, err)
 	}
-	o.refuses("has its leases in "+leases+", not in etcd", "config", "get", "--socket", socket)
-	o.refuses("has its leases in "+leases+", not in etcd", "reserve", "10.5.3.0/24", "--socket", socket)
+	o.refuses("reads its leases from "+leases+", not from etcd", "config", "get", "--socket", socket)
+	o.refuses("reads its leases from "+leases+", not from etcd", "reserve", "10.5.3.0/24", "--socket", socket)
 	out, _, _ := o.twill("doctor", "--json", "--socket", socket)
-	if f := finding(t, out, "store"); f.Level != doctor.OK || !strings.Contains(f.Text, "1 leases are good") {
+	if f := finding(t, out, "store"); f.Level != doctor.OK || !strings.Contains(f.Text, "1 leases are valid") {
 		t.Errorf("doctor: got %+v", f)
 	}
 	if f := finding(t, out, "subnet-file"); f.Level != doctor.OK || !strings.Contains(f.Text, "10.5.1.0/24") {

@@ -17,13 +17,13 @@ import (
 	"github.com/twillnet/twill/internal/top"
 )
 
-const aboutTop = `Shows the traffic of this node as it flows: by device, by peer, and what is dropped and
-why. Peers that the kernel reaches by itself (vxlan, host-gw) are counted only together,
-by their device. On a terminal the page follows the daemon; s sorts by another column, q
-quits. Anywhere else, and with --once, it is printed once, after one interval.`
+const aboutTop = `Shows the current traffic of this node, by device and by peer, and what is dropped and
+why. Peers whose packets the kernel carries (vxlan, host-gw) are counted only together,
+by their device. On a terminal the page is updated continuously; s sorts by another
+column, q quits. Otherwise, and with --once, it is printed once, after one interval.`
 
 func runTop(ctx context.Context, call *command.Call) error {
-	once := call.Bool("once", false, "print the page once instead of following")
+	once := call.Bool("once", false, "print the page once and exit")
 	asJSON := call.Bool("json", false, "print JSON, once")
 	interval := call.Duration("interval", time.Second, "`TIME` between readings of the counters")
 	by := call.String("sort", string(top.ByTraffic), "`ORDER` of the peers: traffic, packets, heard or address")
@@ -41,7 +41,7 @@ func runTop(ctx context.Context, call *command.Call) error {
 	sample := func(ctx context.Context) (top.Sample, error) { return takeSample(ctx, *socket) }
 	if !*once && !*asJSON && isTerminal(call.Stdout) {
 		if _, err := sample(ctx); err != nil {
-			return err // rather than a page that says so
+			return err // fail at once instead of showing a page with the error
 		}
 		return top.Watch(ctx, top.Options{Sample: sample, Interval: *interval, By: order})
 	}

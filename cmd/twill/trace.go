@@ -61,7 +61,7 @@ func runTrace(ctx context.Context, call *command.Call) error {
 	c.Stderr = io.Discard // doctor's findings cover the store's warnings
 	asJSON := c.Bool("json", false, "print JSON instead of a page")
 	c.DurationVar(&c.wait, "W", 2*time.Second, "`TIME` to wait for answers")
-	c.StringVar(&c.part, "part", "", "what the twill that runs on the node of TO is started with: `MARK,BYTES,NODE`")
+	c.StringVar(&c.part, "part", "", "arguments of the twill that runs on the node of TO: `MARK,BYTES,NODE`")
 	operands, help, err := c.parse(ctx, aboutTrace+aboutVia, "FROM TO [PROTOCOL [PORT]]")
 	switch {
 	case help || err != nil:
@@ -108,7 +108,7 @@ func (c *traceCommand) resolve(ctx context.Context, from, to string) (*status.Pe
 	case d == nil:
 		return nil, c.daemonErr
 	case d.Lease == nil:
-		return nil, fmt.Errorf("twilld has no lease yet: it waits for %s", d.Waiting)
+		return nil, fmt.Errorf("twilld has no lease yet: it is waiting for %s", d.Waiting)
 	}
 	var peer *status.Peer
 	p := &c.packet
@@ -120,10 +120,10 @@ func (c *traceCommand) resolve(ctx context.Context, from, to string) (*status.Pe
 			p.To = t.peer.Subnets[0].Masked().Addr().Next()
 		}
 	} else if p.To, err = netip.ParseAddr(to); err != nil {
-		return nil, fmt.Errorf("%q is no node, subnet or address; %s", to, peersText(d))
+		return nil, fmt.Errorf("%q is not a node, subnet or address; %s", to, peersText(d))
 	}
 	if slices.ContainsFunc(d.Lease.Subnets(), func(s netip.Prefix) bool { return s.Contains(p.To) }) {
-		return nil, fmt.Errorf("%s is in the subnet of this node, and packets to it do not leave the node", p.To)
+		return nil, fmt.Errorf("%s is in this node's own subnet: packets to it do not leave the node", p.To)
 	}
 	if p.From, err = sourceOf(d, from, p.To); err != nil {
 		return nil, err
@@ -132,7 +132,7 @@ func (c *traceCommand) resolve(ctx context.Context, from, to string) (*status.Pe
 		return nil, fmt.Errorf("%s is on the node %s; run twill trace there", from, other.peer.PublicIP)
 	}
 	if p.From.Is4() != p.To.Is4() {
-		return nil, fmt.Errorf("%s and %s are not of one family", p.From, p.To)
+		return nil, fmt.Errorf("%s and %s belong to different address families", p.From, p.To)
 	}
 	return peer, nil
 }
@@ -146,11 +146,11 @@ func sourceOf(d *status.Document, from string, to netip.Addr) (netip.Addr, error
 		return a.Unmap(), nil
 	}
 	if s, notSubnet := netip.ParsePrefix(from); err != nil && (notSubnet != nil || s != l.Subnet && s != l.IPv6Subnet) {
-		return a, fmt.Errorf("%q is neither the address of a pod nor this node, which is %s with %s", from, cmp.Or(l.PublicIP, l.PublicIPv6), l.Subnet)
+		return a, fmt.Errorf("%q is neither the address of a pod nor this node (%s with %s)", from, cmp.Or(l.PublicIP, l.PublicIPv6), l.Subnet)
 	}
 	routes, err := netlink.RouteGet(to.AsSlice())
 	if err != nil || len(routes) == 0 {
-		return a, fmt.Errorf("find the address by which this node reaches %s: %w", to, err)
+		return a, fmt.Errorf("find the address from which this node reaches %s: %w", to, err)
 	}
 	a, _ = netip.AddrFromSlice(routes[0].Src)
 	return a.Unmap(), nil
@@ -237,7 +237,7 @@ const maxPart = 4 << 20
 // startPart starts twill on the node of TO, and waits until it watches.
 func (c *traceCommand) startPart(ctx context.Context, r *trace.Report, overhead int) (*otherPart, error) {
 	if !c.via.IsSet() {
-		return nil, errors.New("--via says how twill is run there")
+		return nil, errors.New("--via must say how to run twill there")
 	}
 	nodes, err := c.members(ctx)
 	if err != nil {
@@ -255,7 +255,7 @@ func (c *traceCommand) startPart(ctx context.Context, r *trace.Report, overhead 
 	o := &otherPart{started, bufio.NewReader(io.LimitReader(started.out, maxPart))}
 	if line, err := o.lines.ReadString('\n'); line != partReady {
 		_ = o.in.Close()
-		return nil, cmp.Or(o.wait(), context.Cause(ctx), err, errors.New("its twill is of another version"))
+		return nil, cmp.Or(o.wait(), context.Cause(ctx), err, errors.New("its twill has another version"))
 	}
 	return o, nil
 }

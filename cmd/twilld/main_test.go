@@ -33,7 +33,7 @@ func TestExitCodeAndOneLineOnStandardError(t *testing.T) {
 		{[]string{"--etcd-endpoints=ftp://192.0.2.1"}, "", 2,
 			"twilld: etcd endpoints: number 1, \"ftp://192.0.2.1\": want a URL such as \"http://192.0.2.1:2379\"; correct --etcd-endpoints\n"},
 		{[]string{"--lease-file=x"}, "FLANNELD_KUBE_SUBNET_MGR=true", 2,
-			"twilld: --kube-subnet-mgr: leases come from Kubernetes or from --lease-file, not from both; leave one out\n"},
+			"twilld: --kube-subnet-mgr: leases come either from Kubernetes or from --lease-file; omit one\n"},
 		{[]string{"--lease-file=x", "--socket=/dev/null", "--log-level=error"}, "", 1,
 			"twilld: control socket /dev/null: exists and is not a socket; remove it or choose another path with --socket\n"},
 	} {

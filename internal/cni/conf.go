@@ -41,7 +41,7 @@ func parseNetConf(text []byte) (*netConf, error) {
 	}
 	for _, key := range []string{"name", "ipam"} {
 		if _, ok := n.Delegate[key]; ok {
-			return nil, invalid("delegate.%s is set by this plugin and must not be there; an ipam object belongs beside delegate", key)
+			return nil, invalid("delegate.%s is set by this plugin and must be absent; put an ipam object beside delegate", key)
 		}
 	}
 	if raw, ok := n.Delegate["type"]; ok && n.Delegate.plugin() == "" {

@@ -41,7 +41,7 @@ func (p *plugin) collect(conf *netConf, path string) error {
 		if err != nil {
 			// Its network is unknown; a DEL of that container handles it.
 			if !errors.Is(err, os.ErrNotExist) {
-				fmt.Fprintf(p.stderr, "flannel: left alone: %v\n", err)
+				fmt.Fprintf(p.stderr, "flannel: ignored: %v\n", err)
 			}
 			continue
 		}

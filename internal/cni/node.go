@@ -29,7 +29,7 @@ func readNode(path string) (*node, error) {
 	})
 	if err != nil {
 		return nil, types.NewError(types.ErrTryAgainLater, err.Error(),
-			"flanneld or twilld writes it when the node has a subnet: look at the log of its pod on this node")
+			"flanneld or twilld writes it once the node has a subnet: check the log of its pod on this node")
 	}
 	if missing := missingFrom(v); len(missing) > 0 {
 		return nil, fmt.Errorf("%s is missing %s", path, strings.Join(missing, ", "))
@@ -100,8 +100,8 @@ func (n *node) has(d delegate) error {
 		for _, r := range set {
 			if !slices.Contains(n.subnets, r.Subnet) {
 				return types.NewError(types.ErrInvalidNetworkConfig,
-					fmt.Sprintf("the container's addresses are of %s, and this node has %v now", r.Subnet, n.subnets),
-					"delete the pod, so that it is made again")
+					fmt.Sprintf("the container's addresses are from %s, but this node now has %v", r.Subnet, n.subnets),
+					"delete the pod, so that it is recreated")
 			}
 		}
 	}

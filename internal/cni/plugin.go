@@ -101,7 +101,7 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 			undo = saved.remove(at.fileName())
 		}
 		if undo != nil {
-			fmt.Fprintf(p.stderr, "flannel: cannot undo a failed ADD, leaving that to the next DEL: %v\n", undo)
+			fmt.Fprintf(p.stderr, "flannel: cannot undo a failed ADD, the next DEL has to: %v\n", undo)
 		}
 		return err
 	}
@@ -152,8 +152,8 @@ func (p *plugin) check(args *skel.CmdArgs) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf(
-			"container %s, interface %s: no attachment is saved in %s", args.ContainerID, args.IfName, conf.DataDir),
-			"delete the pod, so that it is made again")
+			"container %s, interface %s: %s has no saved attachment", args.ContainerID, args.IfName, conf.DataDir),
+			"delete the pod, so that it is recreated")
 	case err != nil:
 		return coded(types.ErrIOFailure, err)
 	}
@@ -210,8 +210,8 @@ func (p *plugin) find(d delegate) (string, error) {
 	path, err := p.exec.FindInPath(d.plugin(), filepath.SplitList(dirs))
 	if err != nil {
 		return "", types.NewError(types.ErrInvalidNetworkConfig,
-			fmt.Sprintf("delegate %q is not a plugin in %s", d.plugin(), dirs),
-			"install it, or name another in delegate.type")
+			fmt.Sprintf("there is no plugin %q in %s", d.plugin(), dirs),
+			"install it, or name another plugin in delegate.type")
 	}
 	return path, nil
 }

@@ -80,7 +80,7 @@ func (dir stateDir) read(file string) (saved, error) {
 		return s, &malformedError{path, fmt.Errorf("name: %w", err)}
 	}
 	if s.plugin() == "" {
-		return s, &malformedError{path, errors.New("it names no plugin")}
+		return s, &malformedError{path, errors.New("it does not name a plugin")}
 	}
 	return s, nil
 }

@@ -100,7 +100,7 @@ func (p *Program) help(w io.Writer) error {
 	for _, c := range p.Commands {
 		fmt.Fprintf(t, "  %s\t%s\n", c.Name, c.Summary)
 	}
-	fmt.Fprintf(t, "  completion\tprint what makes a shell complete command lines: bash, zsh or fish\n")
+	fmt.Fprintf(t, "  completion\tprint the script for completion in a shell: bash, zsh or fish\n")
 	fmt.Fprintf(t, "  version\tprint the version\n\n%s COMMAND --help lists the flags of a command. %s\n", p.Name, p.More)
 	return t.Flush()
 }

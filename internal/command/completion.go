@@ -43,7 +43,7 @@ For all shells of a user, write it to the file in which the shell looks for it:
 
 // builtin are the subcommands that every program has.
 var builtin = []Command{
-	{Name: "completion", Summary: "print what makes a shell complete command lines"},
+	{Name: "completion", Summary: "print the script for completion in a shell"},
 	{Name: "version", Summary: "print the version"},
 }
 

@@ -28,7 +28,7 @@ func (r *Report) WritePage(w io.Writer) error {
 	p.matrix(r)
 	p.ways(r)
 	p.problems(r)
-	p.list("different on the nodes:", r.Differences)
+	p.list("differences between the nodes:", r.Differences)
 	p.findings(r)
 	_, err := io.WriteString(w, p.String())
 	return err
@@ -69,7 +69,7 @@ func (p *page) summary(r *Report) {
 			asked++
 		}
 	}
-	p.Line("%d nodes, %d of them asked, %d ways: %d of %d tests passed", len(r.Nodes), asked, len(r.Results), passed, tried)
+	p.Line("%d nodes, tested from %d of them, %d paths: %d of %d tests passed", len(r.Nodes), asked, len(r.Results), passed, tried)
 }
 
 // matrix has a cell for each pair of nodes, in which stands what fails first.
@@ -88,7 +88,7 @@ func (p *page) matrix(r *Report) {
 	width, cell := 5, func(verdict string) string { return verdict }
 	if len(r.Nodes) > mostWords {
 		width, cell = 1, mark
-		p.Line("ok: .   down: X   ping: P   mtu: M   tcp: T   udp: U   not asked: ?")
+		p.Line("ok: .   down: X   ping: P   mtu: M   tcp: T   udp: U   not tested: ?")
 		p.Line("")
 	}
 	head := fmt.Sprintf("%-20s", "FROM \\ TO")
@@ -166,7 +166,7 @@ func (p *page) ways(r *Report) {
 		if !one.Failed() {
 			continue
 		}
-		lines = append(lines, fmt.Sprintf("%s -> %s, %s by %s", one.From, one.To, one.family(), cmp.Or(one.Backend, "no backend")))
+		lines = append(lines, fmt.Sprintf("%s -> %s, %s over %s", one.From, one.To, one.family(), cmp.Or(one.Backend, "no backend")))
 		for _, o := range one.Tests {
 			if o.Failed() {
 				lines = append(lines, fmt.Sprintf("  %-4s  %s", o.Test, o.Detail))
@@ -184,7 +184,7 @@ func (p *page) problems(r *Report) {
 			lines = append(lines, fmt.Sprintf("%s: %s", n.Node, n.Problem))
 		}
 	}
-	p.list("could not be asked:", lines)
+	p.list("could not test from:", lines)
 }
 
 // findings lists what doctor has found, each once for all nodes that have it.

@@ -60,7 +60,7 @@ func ill() *Report {
 	r := network(4)
 	r.breaks(1, 3, "no answer", testPing, testMTU, testTCP, testUDP)
 	r.breaks(3, 1, "no answer", testPing, testMTU, testTCP, testUDP)
-	r.breaks(2, 3, "packets of up to 1350 bytes arrive, not those of 1450", testMTU)
+	r.breaks(2, 3, "packets of up to 1350 bytes arrive, but not those of 1450", testMTU)
 	r.Results = r.Results[:9] // none from the fourth
 	r.Nodes[3].fail(errors.New("exit status 255: ssh: connect to host 192.0.2.4 port 22: \x1b[31mConnection refused"))
 	r.Nodes[3].hello = nil

@@ -40,7 +40,7 @@ func Serve(ctx context.Context, n Node, in io.Reader, out io.Writer) error {
 	case err != nil:
 		return err
 	case first.Start == nil || len(first.Start.Cookie) != cookieLen:
-		return errors.New("connectivity: the first request does not start a test")
+		return errors.New("connectivity: the first request is not a start request")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -74,7 +74,7 @@ func next(requests *bufio.Scanner) (r request, err error) {
 		return r, cmp.Or(requests.Err(), io.EOF)
 	}
 	if err := json.Unmarshal(requests.Bytes(), &r); err != nil {
-		return r, fmt.Errorf("connectivity: read request: %w; --part is for a twill that runs elsewhere", err)
+		return r, fmt.Errorf("connectivity: read request: %w; --part is for use by another twill", err)
 	}
 	return r, nil
 }
@@ -273,7 +273,7 @@ func (x *prober) ping(ctx context.Context, ways []*way) error {
 		o := Outcome{Test: testPing, OK: ok, Millis: millis(rtt)}
 		switch {
 		case !w.Addr.IsValid():
-			o.Detail = fmt.Sprintf("the node has no path to %s", w.Subnet)
+			o.Detail = fmt.Sprintf("no path to %s", w.Subnet)
 		case !ok:
 			o.Detail = "no answer from " + w.Addr.String()
 		case w.full > echo.Smallest:
@@ -293,9 +293,9 @@ func (x *prober) ping(ctx context.Context, ways []*way) error {
 		rtt, ok := got[echo.Ping{To: w.Addr, Size: w.full}]
 		o := Outcome{Test: testMTU, OK: ok, Millis: millis(rtt)}
 		if !w.Tests[0].OK {
-			o.Skipped, o.Detail = true, "not tried: smaller packets have no answer"
+			o.Skipped, o.Detail = true, "not tried: smaller packets get no answer"
 		} else if !ok {
-			o.Detail = fmt.Sprintf("packets of up to %d bytes arrive, not those of %d", fits[w.Addr], w.full)
+			o.Detail = fmt.Sprintf("packets of up to %d bytes arrive, but not those of %d", fits[w.Addr], w.full)
 		}
 		w.Tests = append(w.Tests, o)
 	}

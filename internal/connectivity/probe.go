@@ -88,7 +88,7 @@ func (p *prober) tcp(ctx context.Context, from netip.Addr, to netip.AddrPort) er
 	case werr != nil:
 		return werr
 	case !bytes.Equal(got, sent[cookieLen:]):
-		return errors.New("other bytes came back than were sent")
+		return errors.New("the bytes that came back differ from those sent")
 	}
 	return nil
 }

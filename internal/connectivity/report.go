@@ -123,7 +123,7 @@ func (r *Report) tableDifferences() (all []string) {
 					all = append(all, fmt.Sprintf("table: %s sends packets for %s of %s to %s", from.Node, s, to.Node, p.Public))
 				case i < j && to.hello != nil:
 					if back := to.pathBack(from, s); back != nil && back.Backend != p.Backend {
-						all = append(all, fmt.Sprintf("table: %s reaches %s by %s, and is reached by %s", from.Node, to.Node, p.Backend, back.Backend))
+						all = append(all, fmt.Sprintf("table: %s reaches %s over %s, but is reached over %s", from.Node, to.Node, p.Backend, back.Backend))
 					}
 				}
 			}

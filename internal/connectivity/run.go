@@ -75,7 +75,7 @@ func (p Progress) String() string {
 	if p.AllWays == 0 {
 		return fmt.Sprintf("%d of %d nodes have answered", p.Asked, p.Nodes)
 	}
-	return fmt.Sprintf("%d of %d ways tested, %d failed", p.Ways, p.AllWays, p.Failed)
+	return fmt.Sprintf("%d of %d paths tested, %d failed", p.Ways, p.AllWays, p.Failed)
 }
 
 // run is a test.
@@ -205,9 +205,9 @@ func (r *run) start(ctx context.Context, i int, cookie []byte) (*remotePart, *He
 	switch {
 	case err != nil:
 	case a.Hello == nil:
-		err = errors.New("its twill does not answer with hello; is it another version?")
+		err = errors.New("its twill does not answer with a hello message; it may have another version")
 	case a.Hello.Protocol != protocol:
-		err = fmt.Errorf("its twill is of another version: it has protocol %d, this one %d", a.Hello.Protocol, protocol)
+		err = fmt.Errorf("its twill has another version: it speaks protocol %d, this one %d", a.Hello.Protocol, protocol)
 	}
 	if err != nil {
 		ended := p.end()
@@ -243,7 +243,7 @@ func (r *run) row(ctx context.Context, i int, p *remotePart) (results []Result) 
 		})
 	}
 	if err == nil && len(results) < len(ends) {
-		err = fmt.Errorf("its twill has tested %d of %d ways", len(results), len(ends))
+		err = fmt.Errorf("its twill tested only %d of %d paths", len(results), len(ends))
 	}
 	if err != nil {
 		r.report.Nodes[i].fail(err)
@@ -261,7 +261,7 @@ type remotePart struct {
 }
 
 // errEnded means that a part has ended before its time.
-var errEnded = errors.New("its twill has ended")
+var errEnded = errors.New("its twill exited")
 
 // connect begins to read the answers of a part. stop ends ctx, with which it was started.
 func connect(ctx context.Context, stop context.CancelFunc, c Connection) *remotePart {
@@ -308,7 +308,7 @@ func (p *remotePart) next(ctx context.Context, within time.Duration) (answer, er
 		}
 		return a, nil
 	case <-late.C:
-		return answer{}, fmt.Errorf("its twill has not answered for %s", within)
+		return answer{}, fmt.Errorf("its twill did not answer within %s", within)
 	case <-ctx.Done():
 		return answer{}, context.Cause(ctx)
 	}

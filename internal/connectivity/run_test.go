@@ -109,9 +109,9 @@ func TestPartThatDoesNotDoItsWorkIsNamed(t *testing.T) {
 		{talker(errors.New("exit status 255: Permission denied")), "Permission denied"},
 		{talker(nil, "Welcome to node 2!\n"), `answers "Welcome to node 2!"`},
 		{talker(nil, `{"hello":{"protocol":99}}`+"\n"), "another version"},
-		{talker(nil, `{"done":true}`+"\n"), "does not answer with hello"},
-		{talker(nil, hello), "has ended"},
-		{talker(nil, hello, `{"done":true}`+"\n"), "tested 0 of 1 ways"},
+		{talker(nil, `{"done":true}`+"\n"), "does not answer with a hello message"},
+		{talker(nil, hello), "exited"},
+		{talker(nil, hello, `{"done":true}`+"\n"), "tested only 0 of 1 paths"},
 		{talker(nil, hello, strings.Repeat(`{"result":{"tests":[]}}`+"\n", 2)), "does not answer with results"},
 	} {
 		r, err := Run(t.Context(), Options{

@@ -79,7 +79,7 @@ func (s *session) plan() (want, error) {
 		w, err = plan(&s.in)
 	}
 	if err != nil {
-		return w, fmt.Errorf("what to announce is not known: %w", err)
+		return w, fmt.Errorf("determine what to announce: %w", err)
 	}
 	return w, nil
 }
@@ -129,7 +129,7 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 		s.notifyManager(reloadingNow())
 		s.reclaimDescriptors()
 		if err := s.close(); err != nil {
-			s.log.Warn("data plane not closed", logging.KeyError, err)
+			s.log.Warn("cannot close the data plane", logging.KeyError, err)
 		}
 	}
 	dp, err := s.open(w.node)
@@ -175,10 +175,10 @@ func (s *session) pass(p peers) {
 
 // closeWithout closes the data plane after one of its devices was deleted.
 func (s *session) closeWithout(gone error) {
-	s.log.Warn("device was deleted, opening the data plane again", logging.KeyWhy, gone)
+	s.log.Warn("device was deleted, reopening the data plane", logging.KeyWhy, gone)
 	s.state.restarted(metrics.RestartDevice)
 	if err := s.close(); err != nil {
-		s.log.Debug("data plane not closed", logging.KeyError, err)
+		s.log.Debug("cannot close the data plane", logging.KeyError, err)
 	}
 }
 

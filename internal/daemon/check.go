@@ -17,7 +17,7 @@ import (
 const checkTimeout = 15 * time.Second
 
 // errCheck makes the exit code 1. The faults have been printed.
-var errCheck = errors.New("this command line would not start, see above")
+var errCheck = errors.New("twilld would not start with this command line, see above")
 
 // check reports on w whether a daemon with these options could start: store, network
 // configuration, backends, interface. It acquires no lease and leaves nothing on the
@@ -49,7 +49,7 @@ func (d *daemon) check(ctx context.Context, w io.Writer) (err error) {
 		}
 	}
 	if d.options.embedded.on && d.options.leaseFile == "" {
-		fmt.Fprintf(w, "warn %-9s the embedded etcd runs only with the daemon: config and interface are not checked\n", "store")
+		fmt.Fprintf(w, "warn %-9s the embedded etcd runs only inside the daemon: config and interface are not checked\n", "store")
 		return nil
 	}
 	store, err := d.openStore(ctx)

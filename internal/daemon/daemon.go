@@ -283,7 +283,7 @@ func (d *daemon) serveHTTP() (*httpd.Server, error) {
 	}
 	web, err := httpd.Listen(addr, c)
 	if err == nil {
-		d.log.Info("health and metrics served", logging.KeyAddress, web.Addr())
+		d.log.Info("serving health and metrics", logging.KeyAddress, web.Addr())
 	}
 	return web, err
 }

@@ -119,7 +119,7 @@ func TestFailureOfTheDataPlaneEndsTheDaemon(t *testing.T) {
 		want string
 	}{
 		{"error", func(f *fakeDataplane) { f.fail <- errors.New("read flannel0: device deleted") }, "data plane: read flannel0: device deleted"},
-		{"no error", func(f *fakeDataplane) { f.fail <- nil }, "data plane: ended by itself"},
+		{"no error", func(f *fakeDataplane) { f.fail <- nil }, "data plane: stopped unexpectedly"},
 		{"panic", func(f *fakeDataplane) { close(f.panics) }, "data plane: panic: index out of range"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

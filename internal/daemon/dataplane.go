@@ -110,7 +110,7 @@ func (d *daemon) probePeers(ctx context.Context) (end func()) {
 	}
 	sockets, err := echo.OpenSockets()
 	if err != nil {
-		d.log.Warn("peers are not probed", logging.KeyError, err, logging.KeyRemedy, "give twilld the capability CAP_NET_RAW, or leave out --probe-interval")
+		d.log.Warn("cannot probe peers", logging.KeyError, err, logging.KeyRemedy, "give twilld the capability CAP_NET_RAW, or omit --probe-interval")
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -135,8 +135,8 @@ func (d *daemon) inUse() []netip.Addr {
 	}
 	addrs, err := etcd.EndpointAddrs(context.Background(), d.options.etcd.Endpoints)
 	if err != nil {
-		d.log.Warn("a pod subnet that contains etcd would not be noticed", logging.KeyError, err,
-			logging.KeyRemedy, "see that the name can be resolved on this host, or name etcd by its address")
+		d.log.Warn("cannot resolve etcd's address, a pod subnet that contains it would not be detected", logging.KeyError, err,
+			logging.KeyRemedy, "make the name resolvable on this host, or configure etcd by its address")
 	} else {
 		d.etcdAddrs = addrs
 	}

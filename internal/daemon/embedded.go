@@ -72,9 +72,9 @@ func (e *embeddedEtcd) check() error {
 	case e.on && !embedetcd.Built:
 		return usagef("--embedded-etcd: this program was built without it (make build-lite); use the full build, or run an etcd and name it with --etcd-endpoints")
 	case !e.on && e.listen.IsValid():
-		return usagef("--embedded-etcd-listen: nothing listens without --embedded-etcd; name both")
+		return usagef("--embedded-etcd-listen: it has no effect without --embedded-etcd; set both")
 	case e.listen.IsValid() && e.listen.Addr().IsUnspecified() && !e.plaintext:
-		return usagef("--embedded-etcd-listen=%s: a certificate needs an address: name the one at which the other nodes reach this one", e.listen)
+		return usagef("--embedded-etcd-listen=%s: a certificate needs an address: name the one at which other nodes reach this one", e.listen)
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ type runningEtcd struct {
 // embeddedEnded is the cause with which ctx of a runningEtcd was canceled.
 type embeddedEnded struct{ err error }
 
-func (e *embeddedEnded) Error() string { return fmt.Sprintf("embedded etcd has ended: %v", e.err) }
+func (e *embeddedEnded) Error() string { return fmt.Sprintf("embedded etcd stopped: %v", e.err) }
 func (e *embeddedEnded) Unwrap() error { return e.err }
 
 // startEmbedded starts the etcd in the daemon and waits until it answers.
@@ -119,10 +119,10 @@ func (d *daemon) startEmbedded(ctx context.Context) (*runningEtcd, error) {
 	d.log.Info("embedded etcd started", logging.KeyPath, o.dir, logging.KeyEndpoints, o.endpoint())
 	if o.listen.IsValid() && !o.listen.Addr().IsLoopback() {
 		if o.plaintext {
-			d.log.Warn("embedded etcd accepts any host that reaches it, without encryption", logging.KeyAddress, o.listen.AddrPort,
-				logging.KeyRemedy, "start twilld without --embedded-etcd-plaintext, or let only the other nodes through to this port")
+			d.log.Warn("embedded etcd accepts every host without encryption", logging.KeyAddress, o.listen.AddrPort,
+				logging.KeyRemedy, "start twilld without --embedded-etcd-plaintext, or allow only the other nodes to reach this port")
 		} else {
-			d.log.Info("embedded etcd accepts nodes that were invited", logging.KeyAddress, o.listen.AddrPort,
+			d.log.Info("embedded etcd accepts invited nodes", logging.KeyAddress, o.listen.AddrPort,
 				logging.KeyRemedy, "run \"twill invite\" here and \"twill join\" on each of the others")
 		}
 	}

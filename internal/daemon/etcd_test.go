@@ -159,7 +159,7 @@ func TestWrongConfigIsReportedOnceAndACorrectedOneUsedAtOnce(t *testing.T) {
 		if got := h.status(t).Source.LastError; !strings.Contains(got, step.says) {
 			t.Errorf("status: %s, want %s", got, step.says)
 		}
-		if n := strings.Count(h.logged(), "network configuration refused"); n != i+1 {
+		if n := strings.Count(h.logged(), "network configuration rejected"); n != i+1 {
 			t.Errorf("%d lines about %d configurations:\n%s", n, i+1, h.logged())
 		}
 	}

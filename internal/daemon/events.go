@@ -37,11 +37,11 @@ func eventsOf(d *status.Document) (all []kube.Event) {
 	case metrics.Ready:
 		all = append(all, kube.Event{Reason: eventReady, Message: readyMessage(d), Normal: true})
 	case metrics.WaitLease:
-		warn(eventNoLease, "the node waits for "+d.Waiting)
+		warn(eventNoLease, "the node is waiting for "+d.Waiting)
 	case metrics.WaitConfig:
-		warn(eventConfig, "the node waits for "+d.Waiting)
+		warn(eventConfig, "the node is waiting for "+d.Waiting)
 	default:
-		warn(eventNotReady, "the node waits for "+d.Waiting)
+		warn(eventNotReady, "the node is waiting for "+d.Waiting)
 	}
 	warn(eventRestart, d.Restart)
 	if n := d.Source.Conflicts; n > 0 {
@@ -52,10 +52,10 @@ func eventsOf(d *status.Document) (all []kube.Event) {
 	}
 	if d.Dataplane != nil {
 		peers := d.Dataplane.Peers
-		warn(eventPeersSilent, describePeers(peers, "answer no probes", func(p *status.Peer) bool {
+		warn(eventPeersSilent, describePeers(peers, "do not answer probes", func(p *status.Peer) bool {
 			return p.Probe != nil && p.Probe.Sent >= fewestProbes && p.Probe.Loss == 1
 		}))
-		warn(eventPeersLimited, describePeers(peers, "receive only packets smaller than the device's MTU, and no ICMP error says why (see twill status)", func(p *status.Peer) bool {
+		warn(eventPeersLimited, describePeers(peers, "receive only packets smaller than the device's MTU, without an ICMP error (see twill status)", func(p *status.Peer) bool {
 			return p.MTU > 0
 		}))
 		warn(eventNoBackend, describeUnreached(d.Dataplane.Unreached))

@@ -25,12 +25,12 @@ func TestEventsFollowFromTheStatus(t *testing.T) {
 		{"ready", status.Document{
 			Backend: "auto", Backends: []string{"vxlan", "udp"}, Lease: &status.Lease{Subnet: netip.MustParsePrefix("10.5.1.0/24")},
 		}, []string{"NetworkReady: pods can communicate, 10.5.1.0/24, by vxlan and udp"}},
-		{"no podCIDR", status.Document{Waiting: "a lease: node n1 has no podCIDR", WaitingReason: metrics.WaitLease.String()}, []string{"NoLease: the node waits for a lease: node n1 has no podCIDR"}},
+		{"no podCIDR", status.Document{Waiting: "a lease: node n1 has no podCIDR", WaitingReason: metrics.WaitLease.String()}, []string{"NoLease: the node is waiting for a lease: node n1 has no podCIDR"}},
 		{"configuration", status.Document{Waiting: waitsForConfig + `unknown key "Backnd"`, WaitingReason: metrics.WaitConfig.String()},
-			[]string{`NetworkConfigRefused: the node waits for a valid network configuration: unknown key "Backnd"`}},
-		{"interface", status.Document{Waiting: waitsForLink, WaitingReason: metrics.WaitInterface.String()}, []string{"NetworkNotReady: the node waits for " + waitsForLink}},
+			[]string{`NetworkConfigRefused: the node is waiting for a valid network configuration: unknown key "Backnd"`}},
+		{"interface", status.Document{Waiting: waitsForLink, WaitingReason: metrics.WaitInterface.String()}, []string{"NetworkNotReady: the node is waiting for " + waitsForLink}},
 		{"firewall", status.Document{Waiting: "the firewall rules: no iptables", WaitingReason: metrics.WaitRules.String()},
-			[]string{"NetworkNotReady: the node waits for the firewall rules: no iptables"}},
+			[]string{"NetworkNotReady: the node is waiting for the firewall rules: no iptables"}},
 		{"restart", status.Document{Restart: "the network is now [10.0.0.0/8]"}, []string{"NetworkReady", "RestartNeeded: the network is now"}},
 		{"conflict", status.Document{Source: status.Source{Conflicts: 2, ConflictsWhy: "10.5.1.128/25 is inside 10.5.1.0/24"}},
 			[]string{"NetworkReady", "LeaseConflict: 2 leases overlap others and are not used: 10.5.1.128/25"}},
@@ -40,7 +40,7 @@ func TestEventsFollowFromTheStatus(t *testing.T) {
 		{"peers", status.Document{Dataplane: &status.Dataplane{Peers: []status.Peer{
 			peer("192.0.2.2", 1, 10, 0), peer("192.0.2.3", 0.9, 10, 1200), peer("192.0.2.4", 1, 2, 0), {PublicIP: netip.MustParseAddr("192.0.2.5")},
 		}}}, []string{
-			"NetworkReady", "PeersUnreachable: 1 of 4 peers answer no probes: 192.0.2.2 [10.5.2.0/24]",
+			"NetworkReady", "PeersUnreachable: 1 of 4 peers do not answer probes: 192.0.2.2 [10.5.2.0/24]",
 			"PathTooNarrow: 1 of 4 peers receive only packets smaller than the device's MTU",
 		}},
 		{"no backend in common", status.Document{Dataplane: &status.Dataplane{Unreached: []status.Unreached{

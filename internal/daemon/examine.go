@@ -78,7 +78,7 @@ func (e *examiner) run() *webui.Examination {
 	x := &webui.Examination{At: time.Now()}
 	path, err := e.program()
 	if err != nil {
-		x.Problem = "twill is not installed beside twilld"
+		x.Problem = "twill is not installed next to twilld"
 		return x
 	}
 	c := exec.CommandContext(ctx, path, e.args...)

@@ -45,7 +45,7 @@ func TestExaminationSaysWhyThereAreNoFindings(t *testing.T) {
 	}
 	e := newExaminer(t.Context(), "")
 	e.program = func() (string, error) { return "", errors.New("not found") }
-	if x := e.run(); x.Problem != "twill is not installed beside twilld" {
+	if x := e.run(); x.Problem != "twill is not installed next to twilld" {
 		t.Errorf("no twill: %q", x.Problem)
 	}
 }

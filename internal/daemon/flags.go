@@ -85,7 +85,7 @@ func (e explained) Set(s string) error {
 const (
 	groupLease      = "Leases"
 	groupInterface  = "Interface to the other nodes"
-	groupDataplane  = "Data plane (none of these is flannel's)"
+	groupDataplane  = "Data plane (none of these flags exist in flannel)"
 	groupObserve    = "Health, status, logs"
 	groupRules      = "Firewall rules and routes"
 	groupEtcd       = "etcd"
@@ -99,7 +99,7 @@ var groups = []string{
 var (
 	onlyEtcd = &ignored{"leases come from the file of --lease-file", fromFile}
 	expiring = &ignored{"leases in a file do not expire", fromFile}
-	onlyKube = &ignored{"it matters with --kube-subnet-mgr only", func(o *options) bool { return !o.kube.on }}
+	onlyKube = &ignored{"it has an effect only with --kube-subnet-mgr", func(o *options) bool { return !o.kube.on }}
 )
 
 func fromFile(o *options) bool { return o.leaseFile != "" }
@@ -122,66 +122,66 @@ var hostFlags = []flagDef{
 		"file with the node's subnet and MTU, for the CNI plugin",
 		func(o *options) any { return &o.subnetFile }, nil},
 	{groupLease, "subnet-lease-renew-margin", "MINUTES",
-		"how long before its end the node's lease is renewed, 1 to 1439",
+		"how long before its expiration the node's lease is renewed, 1 to 1439",
 		func(o *options) any { return &o.renewMargin }, expiring},
 	{groupLease, "on-lease-lost", "reacquire|exit",
 		"what to do when the node's lease has expired or belongs to another node: acquire one again, perhaps with another subnet, or exit (not flannel's)",
 		func(o *options) any { return &o.onLost }, expiring},
 
 	{groupInterface, "iface", "NAME|IP",
-		"interface, by name or address; may be repeated, the first that exists is used (default: that of the default route)",
+		"interface, by name or address; may be repeated, the first that exists is used (default: the interface of the default route)",
 		func(o *options) any { return &o.iface }, nil},
 	{groupInterface, "iface-regex", "REGEX",
-		"the same by a regular expression; may be repeated, tried after --iface. A match of the whole name comes before a partial one; links of container networks never match",
+		"interface, by a regular expression; may be repeated, tried after --iface. A match of the whole name takes precedence over a partial one; interfaces of container networks never match",
 		func(o *options) any { return &o.ifaceRegex }, nil},
 	{groupInterface, "iface-can-reach", "IP",
-		"the interface through which the kernel would send to this address",
+		"use the interface through which the kernel sends to this address",
 		func(o *options) any { return &o.ifaceCanReach }, nil},
 	{groupInterface, "public-ip", "IP",
-		"IPv4 address at which the other nodes reach this one (default: the interface's)",
+		"IPv4 address at which other nodes reach this one (default: the interface's)",
 		func(o *options) any { return &o.publicIP }, nil},
 	{groupInterface, "public-ipv6", "IP",
 		"the same for IPv6",
 		func(o *options) any { return &o.publicIPv6 }, nil},
 
 	{groupDataplane, "backend", "TYPE",
-		"alloc, auto, host-gw, udp or vxlan on this node, whatever type the network configuration names. auto: vxlan where the kernel has it, else udp; for each peer the best that both nodes have",
+		"alloc, auto, host-gw, udp or vxlan on this node, overriding the type in the network configuration. auto: vxlan where the kernel supports it, else udp; for each peer the best backend that both nodes support",
 		func(o *options) any { return &o.backend }, nil},
 	{groupDataplane, "tun-name", "NAME",
 		"name of the TUN device",
 		func(o *options) any { return &o.tunName }, nil},
 	{groupDataplane, "thread-pairs", "N",
-		"number of pairs of threads, one that sends and one that receives; 0: by the number of CPUs",
+		"number of thread pairs, each of one thread that sends and one that receives; 0: depends on the number of CPUs",
 		func(o *options) any { return &o.threadPairs }, nil},
 	{groupDataplane, "source-check", "MODE",
 		"accept datagrams from a peer's public IP with an inner source in that peer's subnets (strict), with an inner source in any peer's subnets (inner), or all (off)",
 		func(o *options) any { return &o.sourceCheck }, nil},
 	{groupDataplane, "memory", "PROFILE",
-		"memory for packets of the udp backend on their way: normal; small, with smaller batches and socket buffers; or auto, which is small where the host, or the container, has less than 256 MiB",
+		"memory for packets in flight in the udp backend: normal; small, with smaller batches and socket buffers; or auto, which means small if the host or the container has less than 256 MiB",
 		func(o *options) any { return &o.memory }, nil},
 	{groupDataplane, "path-mtu-floor", "BYTES",
-		"check path MTUs below this with probes before they are believed, since any host can forge the ICMP error that claims one (needs --mtu-probes); 0: believe all",
+		"verify path MTUs below this with probes before they are used, since any host can forge the ICMP error that claims one (needs --mtu-probes); 0: accept all",
 		func(o *options) any { return &o.mtuFloor }, nil},
 	{groupDataplane, "kernel-path", "off|auto|tc",
-		"let the kernel carry packets to and from udp peers that have this too, by BPF programs: with less CPU, and while no twilld runs. auto: if a self-test passes; tc: do not start without. docs/kernel-path.md has what else changes",
+		"let BPF programs in the kernel carry packets to and from udp peers that have this enabled, too: with less CPU time, and even while twilld is not running. auto: if a self-test passes; tc: do not start without it. docs/kernel-path.md describes what else changes",
 		func(o *options) any { return &o.kernelPath }, nil},
 }
 
 var serviceFlags = []flagDef{
 	{groupObserve, "healthz-ip", "IP",
-		"address of /healthz, /readyz and /metrics",
+		"address on which /healthz, /readyz and /metrics are served",
 		func(o *options) any { return &o.healthzIP }, nil},
 	{groupObserve, "healthz-port", "PORT",
-		"port of these; 0: they are not served",
+		"port of /healthz, /readyz and /metrics; 0: they are not served",
 		func(o *options) any { return &o.healthzPort }, nil},
 	{groupObserve, "ui", "",
-		"serve a page for browsers on that port, under /ui/: this node, its peers with their traffic, drops, offloads and what twill doctor finds; read only, and open to every host that reaches the port (not flannel's)",
+		"serve a read-only page for browsers on that port, under /ui/: this node, its peers with their traffic, drops, offloads and what twill doctor finds; open to every host that can reach the port (not flannel's)",
 		func(o *options) any { return &o.ui }, nil},
 	{groupObserve, "probe-interval", "SECONDS",
-		"ping each peer every so many seconds, along the path of its pods' packets: round-trip time, loss and when it was heard last are in twill status, twill top and /metrics; 0: never (not flannel's)",
+		"interval at which each peer is pinged, along the path of its pods' packets; round-trip time, loss and the time of the last answer are in twill status, twill top and /metrics; 0: never (not flannel's)",
 		func(o *options) any { return &o.probeInterval }, nil},
 	{groupObserve, "socket", "PATH",
-		"unix socket for the commands of twill (not flannel's)",
+		"unix socket for the twill commands (not flannel's)",
 		func(o *options) any { return &o.controlSocket }, nil},
 	{groupObserve, "log-format", "text|json",
 		"format of the log on standard error (not flannel's)",
@@ -193,35 +193,35 @@ var serviceFlags = []flagDef{
 		"1 or more means --log-level=debug",
 		func(o *options) any { return &o.verbosity }, nil},
 	{groupObserve, "vmodule", "PATTERN=N,...",
-		"ignored: there are no log levels for each source file",
-		anyString, &ignored{"there are no log levels for each source file; use -v or --log-level", nil}},
+		"ignored: there are no log levels per source file",
+		anyString, &ignored{"there are no log levels per source file; use -v or --log-level", nil}},
 	{groupObserve, "log_backtrace_at", "FILE:LINE",
 		"ignored: log lines have no stack traces",
 		anyString, &ignored{"log lines have no stack traces", nil}},
 	{groupObserve, "takeover", "",
-		"take over from the twilld that runs on this host, at --socket: it forwards until this one is ready, and continues if this one fails. No packet is lost (not flannel's)",
+		"take over from the twilld that runs on this host, at --socket: it forwards until this one is ready, and continues if this one fails. No packets are lost (not flannel's)",
 		func(o *options) any { return &o.takeover }, nil},
 	{groupObserve, "reload", "",
-		"start a twilld with --takeover in the background, and end when it has taken over; if it fails, the running one continues. The service's ExecReload= (not flannel's)",
+		"start a twilld with --takeover in the background, and exit once it has taken over; if it fails, the running one continues. For ExecReload= of the service (not flannel's)",
 		func(o *options) any { return &o.reload }, nil},
 	{groupObserve, "drop-privileges", "",
-		"give up the capabilities that these settings do not need, docs/systemd.md lists them (not flannel's)",
+		"drop the capabilities that these settings do not need; docs/systemd.md lists them (not flannel's)",
 		func(o *options) any { return &o.dropPrivileges }, nil},
 	{groupObserve, "check", "",
-		"print whether this command line and the network config would start here, and exit; nothing is changed (not flannel's)",
+		"check whether twilld would start here with this command line and the network config, and exit; nothing is changed (not flannel's)",
 		func(o *options) any { return &o.dryRun }, nil},
 	{groupObserve, "version", "",
 		"print the version and exit",
 		func(o *options) any { return &o.version }, nil},
 
 	{groupRules, "ip-masq", "",
-		"masquerade packets of pods that leave the network. Without it the CNI bridge plugin does, since FLANNEL_IPMASQ is false",
+		"masquerade packets of pods that leave the network. Without this flag the CNI bridge plugin does so, since FLANNEL_IPMASQ is false",
 		func(o *options) any { return &o.ipMasq }, nil},
 	{groupRules, "ip-masq-fully-random-disable", "",
 		"do not randomize source ports when masquerading",
 		func(o *options) any { return &o.ipMasqOrderly }, nil},
 	{groupRules, "iptables-forward-rules", "",
-		"accept packets of the network in FORWARD, whatever the policy of that chain",
+		"accept packets of the network in FORWARD, regardless of the policy of that chain",
 		func(o *options) any { return &o.forwardRules }, nil},
 	{groupRules, "iptables-resync", "SECONDS",
 		"how often to check that rules, blackhole routes and subnet file still exist",
@@ -230,7 +230,7 @@ var serviceFlags = []flagDef{
 		"drop packets to unused addresses of the node's subnet instead of sending them along the default route",
 		func(o *options) any { return &o.blackhole }, nil},
 	{groupRules, "cleanup", "",
-		"remove what twilld or flannel has left on this host, and exit: TUN and VXLAN devices with their routes, plain routes to peers, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd stays. Refused while a daemon runs (not flannel's)",
+		"remove what twilld or flannel has left on this host, and exit: TUN and VXLAN devices with their routes, plain routes to peers, firewall rules, blackhole routes, the subnet file and the control socket. The data of --embedded-etcd is kept. Refused while a daemon is running (not flannel's)",
 		func(o *options) any { return &o.cleanup }, nil},
 }
 
@@ -254,13 +254,13 @@ func etcdFlags() []flagDef {
 
 var embeddedFlags = []flagDef{
 	{groupEtcd, "embedded-etcd", "[=DIR]",
-		"run an etcd in this daemon, for a first node or a single machine, with its data in DIR (default: etcd in the state directory of systemd, or /var/lib/twill/etcd). The daemon uses it unless --etcd-endpoints names another (not flannel's)",
+		"run an etcd in this daemon, for a first node or a single machine, with its data in DIR (default: etcd in systemd's state directory, or /var/lib/twill/etcd). The daemon uses it unless --etcd-endpoints names another (not flannel's)",
 		func(o *options) any { return &o.embedded }, onlyEtcd},
 	{groupEtcd, "embedded-etcd-listen", "IP[:PORT]",
-		"address at which it serves the other nodes, with TLS and certificates on both sides: run \"twill invite\" here and \"twill join\" on each of them (default: on the loopback only) (not flannel's)",
+		"address on which it serves other nodes, with TLS and certificates on both sides: run \"twill invite\" here and \"twill join\" on each of them (default: only the loopback) (not flannel's)",
 		func(o *options) any { return &o.embedded.listen }, onlyEtcd},
 	{groupEtcd, "embedded-etcd-plaintext", "",
-		"serve the other nodes without TLS: any host that reaches the address can read and change the leases (not flannel's)",
+		"serve other nodes without TLS: any host that can reach the address can read and change the leases (not flannel's)",
 		func(o *options) any { return &o.embedded.plaintext }, onlyEtcd},
 }
 
@@ -269,7 +269,7 @@ var embeddedFlags = []flagDef{
 func kubernetesFlags() []flagDef {
 	defs := []flagDef{
 		{groupKubernetes, kubeflags.Manager, "",
-			"leases are the podCIDRs of the cluster's nodes, instead of etcd; NODE_NAME, or POD_NAME and POD_NAMESPACE, in the environment name this node",
+			"use the podCIDRs of the cluster's nodes as leases, instead of etcd; the environment names this node, by NODE_NAME or by POD_NAME and POD_NAMESPACE",
 			func(o *options) any { return &o.kube.on }, nil},
 	}
 	for _, f := range kubeflags.All {

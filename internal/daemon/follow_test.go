@@ -47,7 +47,7 @@ func TestBrokenLeaseFileIsShownAndChangesNothing(t *testing.T) {
 	if !h.state.gauges().Source.OK {
 		t.Error("the metric still says that something is wrong")
 	}
-	if n := strings.Count(h.logged(), "lease source refused"); n != 1 {
+	if n := strings.Count(h.logged(), "lease source rejected"); n != 1 {
 		t.Errorf("%d lines about the error in\n%s", n, h.logged())
 	}
 }
@@ -60,9 +60,9 @@ func TestWhatTakesARestartSaysSoOnce(t *testing.T) {
 		{"network", `"10.5.0.0/16"`, `"10.0.0.0/8"`,
 			"the network is now [10.0.0.0/8]", 3},
 		{"own lease gone", `{"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"},`, "",
-			"this node's lease 10.5.1.0-24 is gone", 2},
+			"this node's lease 10.5.1.0-24 was deleted", 2},
 		{"own lease given away", `"192.0.2.1"`, `"192.0.2.9"`,
-			"this node's lease 10.5.1.0-24 is now that of another public IP", 3},
+			"this node's lease 10.5.1.0-24 now belongs to another public IP", 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := newRig(t)
@@ -134,7 +134,7 @@ func TestBackendThatTheNodeLacksChangesNothing(t *testing.T) {
 		if calls := h.dp.calls(); strings.Contains(calls, "close") {
 			t.Errorf("%s: %s", backend, calls)
 		}
-		if n := strings.Count(h.logged(), "lease source refused"); n != 1 {
+		if n := strings.Count(h.logged(), "lease source rejected"); n != 1 {
 			t.Errorf("%s: reported %d times:\n%s", backend, n, h.logged())
 		}
 		h.write(t, threeNodes)
@@ -173,12 +173,12 @@ func TestBadBackendOfAnotherNetworkIsReported(t *testing.T) {
 	if d := h.status(t); d.Restart == "" || !strings.Contains(d.Waiting, `"wireguard"`) {
 		t.Errorf("waiting for %q, restart needed: %q", d.Waiting, d.Restart)
 	}
-	if strings.Contains(h.logged(), "lease source valid again") {
+	if strings.Contains(h.logged(), "lease source is valid again") {
 		t.Errorf("log:\n%s", h.logged())
 	}
 	h.write(t, other)
 	h.eventually(t, "the error goes", func() bool { d := h.status(t); return d.Source.LastError == "" && d.Waiting == "" })
-	if n := strings.Count(h.logged(), "lease source valid again"); n != 1 {
+	if n := strings.Count(h.logged(), "lease source is valid again"); n != 1 {
 		t.Errorf("%d lines in\n%s", n, h.logged())
 	}
 }

@@ -53,7 +53,7 @@ func (d *daemon) inherit(lookup func(string) string, pid int) (err error) {
 }
 
 // notForwarding is why a process that forwards nothing refuses a handover.
-const notForwarding = "it does not forward yet, or no longer; \"twill status\" shows what it waits for. Restart it instead"
+const notForwarding = "it is not forwarding; \"twill status\" shows what it is waiting for. Restart it instead"
 
 // acceptHandover passes a request to take over to the session.
 func (d *daemon) acceptHandover(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +80,7 @@ func (s *session) keepDescriptors() {
 	err := errors.Join(handover.Forget(s.notifySocket, s.stored), handover.Store(s.notifySocket, fds))
 	s.stored = fds.Names()
 	if err != nil {
-		s.log.Warn("descriptors not kept, a restart loses packets", logging.KeyError, err)
+		s.log.Warn("cannot keep descriptors, a restart loses packets", logging.KeyError, err)
 	}
 }
 
@@ -96,7 +96,7 @@ func (s *session) reclaimDescriptors() {
 		s.offered = nil
 	}
 	if err != nil {
-		s.log.Warn("descriptors not kept, opening the data plane again loses packets", logging.KeyError, err)
+		s.log.Warn("cannot keep descriptors, reopening the data plane loses packets", logging.KeyError, err)
 	}
 }
 
@@ -106,7 +106,7 @@ func (s *session) reclaimDescriptors() {
 func (s *session) offer(ctx context.Context, o *handover.Offer) {
 	switch {
 	case s.offered != nil:
-		_ = o.Refuse(fmt.Sprintf("another process (pid %d) is taking over already; end that one first", s.offered.PID()))
+		_ = o.Refuse(fmt.Sprintf("another process (pid %d) is already taking over; stop that one first", s.offered.PID()))
 		return
 	case s.applied.plane == nil:
 		_ = o.Refuse(notForwarding)
@@ -159,11 +159,11 @@ func (s *session) handOver(a answer) error {
 		s.notifyManager(fmt.Sprintf("MAINPID=%d\n%s", pid, notifyAlive))
 	}
 	if err := a.Stopped(); err != nil {
-		s.log.Warn("handover: the other process cannot be reached", logging.KeyError, err)
+		s.log.Warn("handover: cannot reach the other process", logging.KeyError, err)
 	}
 	if dp != nil { // the other process forwards meanwhile
 		if err := dp.Close(); err != nil {
-			s.log.Warn("data plane not closed", logging.KeyError, err)
+			s.log.Warn("cannot close the data plane", logging.KeyError, err)
 		}
 	}
 	s.log.Info("handed over", logging.KeyPID, pid)
@@ -183,7 +183,7 @@ func (s *session) begin() {
 		return
 	}
 	if err := s.takeover.Ready(); err != nil {
-		s.log.Warn("taking over: forwarding begins while the other process may still forward", logging.KeyError, err)
+		s.log.Warn("takeover: forwarding starts although the other process may still be forwarding", logging.KeyError, err)
 	}
 }
 

@@ -213,7 +213,7 @@ func (k *tenure) attempt(ctx context.Context) error {
 		k.logged = ""
 	case err.Error() != k.logged:
 		k.logged = err.Error()
-		k.log.Warn("lease not kept, trying again", logging.KeySubnet, k.own.Subnets(), logging.KeyError, err)
+		k.log.Warn("cannot keep the lease, trying again", logging.KeySubnet, k.own.Subnets(), logging.KeyError, err)
 	}
 	return err
 }
@@ -258,7 +258,7 @@ func (k *tenure) try(ctx context.Context) error {
 func (k *tenure) take(l *lease.Lease) error {
 	for _, a := range [][2]netip.Addr{{l.PublicIP, k.want.PublicIP}, {l.PublicIPv6, k.want.PublicIPv6}} {
 		if a[0].IsValid() && a[1].IsValid() && a[0] != a[1] {
-			return fmt.Errorf("the lease %s says that this node is at %s, it is at %s: correct the lease", l.Key(), a[0], a[1])
+			return fmt.Errorf("the lease %s has this node at %s, but it is at %s: correct the lease", l.Key(), a[0], a[1])
 		}
 	}
 	k.own, k.want, k.stored = *l, l.Attrs, true

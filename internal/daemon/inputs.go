@@ -195,7 +195,7 @@ func (s *session) takeResult(r result) {
 		return
 	}
 	s.log.Warn("subnet has changed", logging.KeyWas, was.Subnets(), logging.KeyNow, r.lease.Subnets(),
-		logging.KeyRemedy, "recreate the pods of this node, those that run have addresses of the old one")
+		logging.KeyRemedy, "recreate the pods of this node; running pods have addresses from the old subnet")
 	// Another subnet comes from the latest network. If the node cannot follow it,
 	// that has been reported.
 	if s.adopt(true) == nil {
@@ -236,7 +236,7 @@ func (s *session) followLink() error {
 		var none error
 		if now, none = s.chooseLink(s.in.config); none != nil {
 			if s.shown.changed("link", reason(none)) {
-				s.log.Warn("no other interface can be used", logging.KeyError, none)
+				s.log.Warn("no other usable interface", logging.KeyError, none)
 			}
 			return err // names what to repair, unlike the error about the alternatives
 		}
@@ -315,9 +315,9 @@ func (in *inputs) ownGone() string {
 	own := in.own
 	switch is, ok := in.leases.Get(own.Key()); {
 	case !ok:
-		return fmt.Sprintf("this node's lease %s is gone", own.Key())
+		return fmt.Sprintf("this node's lease %s was deleted", own.Key())
 	case is.PublicIP != own.PublicIP || is.PublicIPv6 != own.PublicIPv6:
-		return fmt.Sprintf("this node's lease %s is now that of another public IP", own.Key())
+		return fmt.Sprintf("this node's lease %s now belongs to another public IP", own.Key())
 	}
 	return ""
 }

@@ -99,7 +99,7 @@ func (s *session) takeLink(ctx context.Context, links <-chan struct{}) (err erro
 			return err
 		}
 		if s.shown.changed("link", reason(err)) {
-			s.log.Warn("no interface to the other nodes yet, waiting for one", logging.KeyError, err)
+			s.log.Warn("no interface to the other nodes yet, waiting", logging.KeyError, err)
 			s.waitFor(metrics.WaitInterface, waitsForLink+": "+err.Error())
 			s.notifyManager(statusLine(s.waiting))
 		}
@@ -139,7 +139,7 @@ func (s *session) takeConfig(ctx context.Context) (err error) {
 		}
 		if err = s.adopt(true); err == nil {
 			if s.source.refused != nil {
-				s.log.Info("network configuration valid now")
+				s.log.Info("network configuration is valid now")
 			}
 			s.source = sourceHealth{}
 			return nil
@@ -159,7 +159,7 @@ func (s *session) refuseConfig(err error) {
 		return
 	}
 	s.source.refused, s.source.since = err, time.Now()
-	s.log.Error("network configuration refused, waiting for a valid one", logging.KeyError, err)
+	s.log.Error("network configuration rejected, waiting for a valid one", logging.KeyError, err)
 	s.waitFor(metrics.WaitConfig, waitsForConfig+err.Error())
 	s.notifyManager(statusLine(s.waiting))
 }

@@ -27,9 +27,9 @@ func (k *kubernetes) check(leaseFile string, embedded bool) error {
 	case !kube.Built:
 		return usagef("--kube-subnet-mgr: %s", notBuilt)
 	case leaseFile != "":
-		return usagef("--kube-subnet-mgr: leases come from Kubernetes or from --lease-file, not from both; leave one out")
+		return usagef("--kube-subnet-mgr: leases come either from Kubernetes or from --lease-file; omit one")
 	case embedded:
-		return usagef("--kube-subnet-mgr: leases come from Kubernetes or from --embedded-etcd, not from both; leave one out")
+		return usagef("--kube-subnet-mgr: leases come either from Kubernetes or from --embedded-etcd; omit one")
 	}
 	if err := k.CheckNode(); err != nil {
 		return usagef("--kube-subnet-mgr: %v", err)

@@ -113,15 +113,15 @@ const (
 func (o *options) check() error {
 	switch {
 	case o.subnetFile == "":
-		return usagef("--subnet-file: the name of a file is missing")
+		return usagef("--subnet-file: want the name of a file")
 	case o.controlSocket == "":
-		return usagef("--socket: the name of a socket is missing")
+		return usagef("--socket: want the name of a socket")
 	case !o.healthzIP.IsValid():
-		return usagef("--healthz-ip: an address is missing; 0.0.0.0 stands for all")
+		return usagef("--healthz-ip: want an address; 0.0.0.0 means all")
 	case o.healthzPort < 0 || o.healthzPort > 65535:
 		return usagef("--healthz-port: %d is not a port; 1 to 65535, or 0 for none", o.healthzPort)
 	case o.ui && o.healthzPort == 0:
-		return usagef("--ui: it is served on --healthz-port, which is not set")
+		return usagef("--ui: the page is served on --healthz-port, which is not set")
 	case o.renewMargin < 1 || o.renewMargin > 1439:
 		return usagef("--subnet-lease-renew-margin: %d is not from 1 to 1439 minutes", o.renewMargin)
 	case o.resync < 1 || o.resync > 86400:
@@ -133,18 +133,18 @@ func (o *options) check() error {
 	case o.threadPairs < 0 || o.threadPairs > maxThreadPairs:
 		return usagef("--thread-pairs: %d is not from 1 to %d, or 0 to choose by the number of CPUs", o.threadPairs, maxThreadPairs)
 	case !interfaceName(o.tunName):
-		return usagef("--tun-name: %q cannot name an interface; 1 to %d bytes without white space, slash, colon and percent sign", o.tunName, maxInterfaceName)
+		return usagef("--tun-name: %q is not a valid interface name; want 1 to %d bytes without white space, slash, colon and percent sign", o.tunName, maxInterfaceName)
 	case o.publicIP.IsValid() && !o.publicIP.Is4():
 		return usagef("--public-ip: %s is not an IPv4 address; use --public-ipv6 for IPv6", o.publicIP)
 	case o.ifaceCanReach.Zone() != "":
-		return usagef("--iface-can-reach: %s has a zone; want an address that routes lead to", o.ifaceCanReach)
+		return usagef("--iface-can-reach: %s has a zone; want an address without one", o.ifaceCanReach)
 	case o.publicIPv6.Zone() != "":
-		return usagef("--public-ipv6: %s has a zone; want an address at which other nodes reach this one", o.publicIPv6)
+		return usagef("--public-ipv6: %s has a zone; want an address at which other nodes can reach this one", o.publicIPv6)
 	case o.publicIPv6.IsValid() && (!o.publicIPv6.Is6() || o.publicIPv6.Is4In6()):
 		return usagef("--public-ipv6: %s is not an IPv6 address; use --public-ip for IPv4", o.publicIPv6)
 	}
 	if (o.takeover || o.reload) && o.embedded.on && o.leaseFile == "" {
-		return usagef("--takeover, --reload: the running twilld has the data of its etcd open: restart it instead, its pods' connections outlive that")
+		return usagef("--takeover, --reload: not possible with --embedded-etcd, since the running twilld has the data of the etcd open: restart it instead; connections of pods survive that")
 	}
 	if err := o.embedded.check(); err != nil {
 		return err
@@ -153,7 +153,7 @@ func (o *options) check() error {
 		return err
 	}
 	if !etcd.Built && o.leaseFile == "" && !o.kube.on {
-		return usagef("--lease-file: the name of a file is missing; this program was built without a client of etcd (make build-board): name one, or take twilld-lite or the full twilld")
+		return usagef("--lease-file: want the name of a file; this program was built without an etcd client (make build-board): name a file, or use twilld-lite or the full twilld")
 	}
 	if err := o.etcd.Check(); err != nil {
 		return usagef("%v", err)

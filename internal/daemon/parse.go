@@ -102,7 +102,7 @@ func wrongFlag(err error) error {
 func (o *options) passOver(args []string) error {
 	for _, a := range args {
 		if strings.HasPrefix(a, "-") {
-			return usagef("argument %q: the flags behind it, such as %s, would not be read; leave it out, or join it to its flag with \"=\"", args[0], a)
+			return usagef("argument %q: the flags after it, such as %s, would be ignored; omit it, or join it to its flag with \"=\"", args[0], a)
 		}
 		o.ignored = append(o.ignored, ignoredFlag{a, "every setting is a flag; see --help"})
 	}

@@ -99,7 +99,7 @@ func TestFlagsAndEnvironment(t *testing.T) {
 			o.renewMargin, o.kube.APIURL = 30, "http://192.0.2.1"
 			o.ignored = []ignoredFlag{
 				{"FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "leases in a file do not expire"},
-				{"--kube-api-url", "it matters with --kube-subnet-mgr only"},
+				{"--kube-api-url", "it has an effect only with --kube-subnet-mgr"},
 			}
 		}},
 	} {
@@ -126,7 +126,7 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 	}{
 		{[]string{"-lease-fiel=f"}, nil, "unknown flag --lease-fiel; did you mean --lease-file?"},
 		{[]string{"--frobnicate"}, nil, "unknown flag --frobnicate; --help"},
-		{[]string{"-lease-file=f", "-ip-masq", "true", "-iface=eth0"}, nil, `argument "true": the flags behind it, such as -iface=eth0, would not be read`},
+		{[]string{"-lease-file=f", "-ip-masq", "true", "-iface=eth0"}, nil, `argument "true": the flags after it, such as -iface=eth0, would be ignored`},
 		{[]string{"-lease-file"}, nil, "needs an argument: -lease-file"},
 		{[]string{"-lease-file=f", "-thread-pairs=many"}, nil, `invalid value "many" for flag -thread-pairs: want a whole number`},
 		{[]string{"-lease-file=f", "-thread-pairs=257"}, nil, "--thread-pairs: 257"},
@@ -146,11 +146,11 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"-lease-file=f", "-tun-name=a/b"}, nil, "--tun-name"},
 		{[]string{"-lease-file=f", "-subnet-lease-renew-margin=1440"}, nil, "1 to 1439"},
 		{[]string{"-lease-file=f", "-iptables-resync=often"}, nil, "-iptables-resync"},
-		{[]string{"-etcd-endpoints=http://127.0.0.1:2379,,"}, nil, "-etcd-endpoints: want one or more, separated by commas"},
+		{[]string{"-etcd-endpoints=http://127.0.0.1:2379,,"}, nil, "-etcd-endpoints: want a comma-separated list without empty items"},
 		{[]string{"-etcd-endpoints=http://u:hunter2@192.0.2.1:2379"}, nil, "etcd endpoints: number 1, 192.0.2.1:2379, has a user in it; use --etcd-username"},
 		{[]string{"-etcd-endpoints=ftp://192.0.2.1"}, nil, `etcd endpoints: number 1, "ftp://192.0.2.1"`},
 		{[]string{"-etcd-endpoints=https://192.0.2.1:2379,192.0.2.2:2379"}, nil, "http and https cannot be mixed"},
-		{[]string{"-etcd-endpoints="}, nil, "-etcd-endpoints: want one or more"},
+		{[]string{"-etcd-endpoints="}, nil, "-etcd-endpoints: want a comma-separated list"},
 		{[]string{"-etcd-prefix="}, nil, "--etcd-prefix: the prefix of the network's keys is missing"},
 		{nil, environment{"FLANNELD_ETCD_PASSWORD": "hunter2"}, "--etcd-username and --etcd-password come together"},
 		{[]string{"-etcd-username=u"}, nil, "--etcd-username and --etcd-password come together"},
@@ -159,8 +159,8 @@ func TestWrongCommandLineIsNamed(t *testing.T) {
 		{[]string{"-lease-file=f", "-iptables-resync=0"}, nil, "--iptables-resync: 0 is not from 1 to 86400 seconds"},
 		{[]string{"-kube-subnet-mgr"}, nil, "--kube-subnet-mgr: NODE_NAME is not set, and POD_NAME and POD_NAMESPACE are not both"},
 		{[]string{"-kube-subnet-mgr"}, environment{"POD_NAME": "p"}, "--kube-subnet-mgr: NODE_NAME is not set"},
-		{[]string{"-kube-subnet-mgr", "-lease-file=f"}, environment{"NODE_NAME": "n1"}, "from Kubernetes or from --lease-file, not from both"},
-		{[]string{"-kube-subnet-mgr", "-embedded-etcd"}, environment{"NODE_NAME": "n1"}, "from Kubernetes or from --embedded-etcd, not from both"},
+		{[]string{"-kube-subnet-mgr", "-lease-file=f"}, environment{"NODE_NAME": "n1"}, "either from Kubernetes or from --lease-file"},
+		{[]string{"-kube-subnet-mgr", "-embedded-etcd"}, environment{"NODE_NAME": "n1"}, "either from Kubernetes or from --embedded-etcd"},
 		{[]string{"-kube-subnet-mgr", "-kube-annotation-prefix=a/b/c"}, environment{"NODE_NAME": "n1"}, `--kube-annotation-prefix: annotation prefix "a/b/c"`},
 	} {
 		_, err := parse(tc.args, tc.env)

@@ -109,8 +109,8 @@ func (d *daemon) keepOnly(from stage) {
 }
 
 func (d *daemon) privilegesKept(err error) {
-	d.log.Warn("more privileges kept than needed", logging.KeyError, err,
-		logging.KeyRemedy, "correct that, or start twilld with --drop-privileges=false")
+	d.log.Warn("cannot drop all unneeded privileges", logging.KeyError, err,
+		logging.KeyRemedy, "correct the cause, or start twilld with --drop-privileges=false")
 }
 
 // privileges describes what the process may do.

@@ -43,7 +43,7 @@ func (d *daemon) reload(ctx context.Context, args []string, stderr io.Writer) er
 	for {
 		select {
 		case err := <-ended:
-			return fmt.Errorf("reload: the new twilld has failed, the running one continues: %w", err)
+			return fmt.Errorf("reload: the new twilld failed, the running one continues: %w", err)
 		case <-ctx.Done():
 			_ = c.Process.Signal(syscall.SIGTERM)
 			return fmt.Errorf("reload: the new twilld was stopped, the running one continues: %w", context.Cause(ctx))

@@ -50,7 +50,7 @@ func (s shown) changed(kind, text string) bool {
 func (s *session) report(err error) {
 	if restart := s.restart(); s.shown.changed("restart", restart) && restart != "" {
 		s.log.Warn("restart needed", logging.KeyWhy, restart,
-			logging.KeyRemedy, "restart twilld to apply the change; until then it keeps its previous configuration")
+			logging.KeyRemedy, "restart twilld to apply the change; until then it uses the previous configuration")
 	}
 	reason, why := s.problem(err)
 	s.waitFor(reason, why)
@@ -110,13 +110,13 @@ func (s *session) leaseProblem() string {
 // know yet.
 func unknownToPeers(known, announced lease.Attrs) string {
 	if known.PublicIP == announced.PublicIP && known.PublicIPv6 == announced.PublicIPv6 {
-		return "the other nodes do not know yet which backends this one has"
+		return "the other nodes do not yet know this node's backends"
 	}
 	var public []string
 	for _, a := range announced.Addrs() {
 		public = append(public, a.String())
 	}
-	return "the other nodes do not know yet that this one is at " + strings.Join(public, " and ")
+	return "the other nodes do not yet know that this node is at " + strings.Join(public, " and ")
 }
 
 // restart returns what a restart would change, or "".
@@ -126,7 +126,7 @@ func (s *session) restart() string {
 	}
 	var why []string
 	if !s.in.sameNetworks() {
-		why = append(why, fmt.Sprintf("the network is now %s, the device and its routes are those of %s", s.in.latest.Networks(), s.in.config.Networks()))
+		why = append(why, fmt.Sprintf("the network is now %s, but the device and its routes belong to %s", s.in.latest.Networks(), s.in.config.Networks()))
 	}
 	if gone := s.in.ownGone(); gone != "" && s.leaseProblem() == "" && !s.in.writable {
 		why = append(why, gone)
@@ -147,9 +147,9 @@ func (s *session) reportSource() {
 	}
 	s.source.since = time.Now()
 	if problem != nil {
-		s.log.Warn("lease source refused, the last valid version stays in force", logging.KeyError, problem)
+		s.log.Warn("lease source rejected, the last valid version stays in force", logging.KeyError, problem)
 	} else {
-		s.log.Info("lease source valid again")
+		s.log.Info("lease source is valid again")
 	}
 }
 
@@ -165,7 +165,7 @@ func (s *session) reportConflicts() {
 	case !s.shown.changed("conflicts", text):
 	case text != "":
 		s.log.Warn("leases overlap, the wider subnet is used", logging.KeyConflicts, len(s.conflicts), logging.KeyWhy, text,
-			logging.KeyRemedy, "delete the lease that is wrong, \"twill leases\" lists all")
+			logging.KeyRemedy, "delete the wrong lease; \"twill leases\" lists all")
 	default:
 		s.log.Info("leases no longer overlap")
 	}

@@ -199,7 +199,7 @@ func start(what string, f func() error) <-chan error {
 		}()
 		err := f()
 		if err == nil {
-			err = errors.New("ended by itself")
+			err = errors.New("stopped unexpectedly")
 		}
 		c <- fmt.Errorf("%s: %w", what, err)
 	}()

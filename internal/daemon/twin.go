@@ -87,7 +87,7 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 		case err := <-watch:
 			return "", err
 		case <-timeout:
-			s.log.Info("the host of the lease does not answer, taking the lease over", logging.KeySubnet, asked)
+			s.log.Info("the host of the lease does not answer, taking over the lease", logging.KeySubnet, asked)
 			return "", nil
 		case u := <-updates:
 			leases.Apply(u)
@@ -104,7 +104,7 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 			if node, _ := dataplane.NodeOf(l.Attrs); node == "" || node == own {
 				return "", nil // free, this node's, or of a node without an ID
 			}
-			s.log.Warn("another host has a lease of this node's public address, asking whether it is alive", logging.KeySubnet, l.Subnets())
+			s.log.Warn("another host has a lease for this node's public address, checking whether it is alive", logging.KeySubnet, l.Subnets())
 			l.Attrs = dataplane.Challenge(l.Attrs, own)
 			asking, cancel := context.WithTimeout(ctx, s.answerWithin)
 			_, err := s.store.Renew(asking, &l)
@@ -135,7 +135,7 @@ func leaseAt(all []lease.Lease, a lease.Attrs) lease.Lease {
 // twinOf describes the conflict with the node of l, which has this one's
 // address, and the remedy.
 func twinOf(l lease.Lease) string {
-	return fmt.Sprintf("the public address %s is also that of another host, and the lease %s is under it: give each host an address of its own with --iface or --public-ip",
+	return fmt.Sprintf("another host has the same public address %s and holds its lease %s: give each host its own address with --iface or --public-ip",
 		cmp.Or(l.PublicIP, l.PublicIPv6), l.Key())
 }
 

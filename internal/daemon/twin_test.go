@@ -41,7 +41,7 @@ func TestHostWithTheAddressOfANodeThatIsAliveTakesNoLease(t *testing.T) {
 		clone.launch(t)
 		clone.eventually(t, "the clone says what it waits for", func() bool {
 			w := clone.state.waiting()
-			return strings.HasPrefix(w, "a lease: the public address 192.0.2.1 is also that of another host") && strings.Contains(w, "--public-ip")
+			return strings.HasPrefix(w, "a lease: another host has the same public address 192.0.2.1") && strings.Contains(w, "--public-ip")
 		})
 		if d := clone.status(t); d.AddressConflict == "" || d.Lease != nil || clone.dp.calls() != "" {
 			t.Errorf("status of the clone: %q, %+v; data plane: %s", d.AddressConflict, d.Lease, clone.dp.calls())
@@ -98,7 +98,7 @@ func TestRestartedHostIsNotAskedWhetherItIsAlive(t *testing.T) {
 	}
 	again := h.beside(t, "1")
 	again.start(t)
-	if strings.Contains(again.logged(), "asking whether it is alive") {
+	if strings.Contains(again.logged(), "checking whether it is alive") {
 		t.Errorf("log:\n%s", again.logged())
 	}
 }

@@ -63,7 +63,7 @@ func (b *Bundle) Add(node string, packed io.Reader) (t Taken, err error) {
 		}
 		_, name, _ := strings.Cut(h.Name, "/") // all are in one directory
 		if h.Typeflag != tar.TypeReg || !fs.ValidPath(name) || h.Size > maxPart || t.Files == maxFiles || t.Bytes+int(h.Size) > maxNode {
-			return t, fmt.Errorf("read its archive: %.100q with %d bytes does not belong into it", h.Name, h.Size)
+			return t, fmt.Errorf("read its archive: %.100q with %d bytes does not belong in it", h.Name, h.Size)
 		}
 		body, err := io.ReadAll(r)
 		if err != nil {

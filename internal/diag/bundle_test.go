@@ -89,7 +89,7 @@ func TestBundleTakesNothingButFilesBelowTheNode(t *testing.T) {
 		var out bytes.Buffer
 		b, err := NewBundle(&out, "all")
 		testkit.Must(t, err)
-		if _, err := b.Add("192.0.2.1", &evil); err == nil || !strings.Contains(err.Error(), "does not belong into it") {
+		if _, err := b.Add("192.0.2.1", &evil); err == nil || !strings.Contains(err.Error(), "does not belong in it") {
 			t.Errorf("%s: %v", name, err)
 		}
 		testkit.Must(t, b.Close())

@@ -36,7 +36,7 @@ func output(ctx context.Context, program string, args ...string) ([]byte, error)
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("it has not ended within %s: see what it waits for (ps -ef)", programTimeout)
+		err = fmt.Errorf("it did not exit within %s: check what it is waiting for (ps -ef)", programTimeout)
 	}
 	return out, err
 }

@@ -80,7 +80,7 @@ func TestRuleThatMayReturnLeavesTheVerdictOpen(t *testing.T) {
 -A A -j DROP
 `, "")
 	f, found := closed(rules, Packet{Proto: "udp", Src: netip.MustParseAddr("192.0.2.2"), Port: 8285})
-	if !found || f.Level != Warn || !strings.Contains(f.Text, "unless it is decided before: -A A -m set --match-set trusted src -j RETURN") {
+	if !found || f.Level != Warn || !strings.Contains(f.Text, "unless an earlier rule decides: -A A -m set --match-set trusted src -j RETURN") {
 		t.Errorf("got %+v", f)
 	}
 }

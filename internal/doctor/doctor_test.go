@@ -157,7 +157,7 @@ func TestReversePathFilterThatDropsAPeerIsLoosened(t *testing.T) {
 	p.isWell("rp-filter") // the answer goes back the same way
 
 	p.run(fmt.Sprintf("ip route add %s dev cni0", b.Addr))
-	p.repairs("rp-filter", Bad, "come in by eth0, but the route there leaves by cni0")
+	p.repairs("rp-filter", Bad, "arrive on eth0, but the route back is through cni0")
 	p.sysctl("net/ipv4/conf/eth0/rp_filter", "0")
 	p.sysctl("net/ipv4/conf/all/rp_filter", "1") // the greater counts
 	p.repairs("rp-filter", Bad, "rp_filter")
@@ -213,11 +213,11 @@ func TestPortThatTheFirewallClosesIsOpened(t *testing.T) {
 	}
 	p.x.Leases[1].PublicIP = netip.MustParseAddr("fd00::2")
 	p.run("ip6tables -P INPUT DROP")
-	p.repairs("udp-port", Bad, "drops datagrams of fd00::2")
+	p.repairs("udp-port", Bad, "drops datagrams from fd00::2")
 	p.x.Leases[1].PublicIP = other
 	// What is uncertain is no more than a warning.
 	p.run("iptables -A INPUT -m mark --mark 0x1 -j ACCEPT && iptables -A INPUT -j DROP")
-	p.repairs("udp-port", Warn, "unless it is decided before: -A INPUT -m mark")
+	p.repairs("udp-port", Warn, "unless an earlier rule decides: -A INPUT -m mark")
 }
 
 func TestChainOfNftablesThatDropsByDefaultIsOpened(t *testing.T) {
@@ -225,7 +225,7 @@ func TestChainOfNftablesThatDropsByDefaultIsOpened(t *testing.T) {
 	for _, hook := range []string{"input", "forward"} {
 		p.run(fmt.Sprintf("nft 'add table inet fw; add chain inet fw %s { type filter hook %[1]s priority 0; policy drop; }'", hook))
 	}
-	p.repairs("udp-port", Bad, "the policy drop of the nftables chain inet fw input drops datagrams of 192.0.2.2")
+	p.repairs("udp-port", Bad, "the policy drop of the nftables chain inet fw input drops datagrams from 192.0.2.2")
 	p.repairs("forward-policy", Bad, "dropped in FORWARD by the policy drop of the nftables chain inet fw forward")
 }
 
@@ -295,7 +295,7 @@ func TestRulesAreThoseInTheStatusOfTheDaemon(t *testing.T) {
 		t.Errorf("no rules of nftables: %+v", found)
 	}
 	p.x.Daemon.Rules = &status.Rules{}
-	if found := p.look("rules"); len(found) != 1 || found[0].Level != OK || found[0].Text != "none are wanted" {
+	if found := p.look("rules"); len(found) != 1 || found[0].Level != OK || found[0].Text != "no rules are wanted" {
 		t.Errorf("it keeps none: %+v", found)
 	}
 	p.x.Daemon.Rules = &status.Rules{Forward: true}
@@ -304,7 +304,7 @@ func TestRulesAreThoseInTheStatusOfTheDaemon(t *testing.T) {
 	p.applyRules()
 	p.isWell("rules")
 	p.x.Daemon.Rules.Problem = "IPv6 rules: out of order"
-	if f := p.has("rules", Bad, "cannot keep them: IPv6 rules: out of order"); f.Remedy == "" {
+	if f := p.has("rules", Bad, "cannot maintain them: IPv6 rules: out of order"); f.Remedy == "" {
 		t.Errorf("got %+v", f)
 	}
 	p.x.Daemon.Rules.Missing = []string{"IPv4: pods can do more"}
@@ -338,7 +338,7 @@ func TestPathThatIsTooNarrowIsMeasured(t *testing.T) {
 	// A veth lets through what is a VLAN tag longer (__is_skb_forwardable in
 	// include/linux/netdevice.h).
 	const takes = 1400 + 4
-	f := p.has("peers", Bad, fmt.Sprintf("the path to %s takes packets of %d bytes, and the data plane sends 1500", b.Addr, takes))
+	f := p.has("peers", Bad, fmt.Sprintf("the path to %s takes packets of at most %d bytes, but the data plane sends 1500", b.Addr, takes))
 	p.run(f.Remedy)
 	p.x.Env.MTU = takes - 28 // twilld follows the interface
 	p.isWell("peers")
@@ -346,7 +346,7 @@ func TestPathThatIsTooNarrowIsMeasured(t *testing.T) {
 	if err := b.NS.Netlink().LinkSetDown(link); err != nil {
 		t.Fatal(err)
 	}
-	p.has("peers", Warn, fmt.Sprintf("%s answers no pings", b.Addr))
+	p.has("peers", Warn, fmt.Sprintf("%s does not answer pings", b.Addr))
 }
 
 func TestIPv6PathIsMeasuredToo(t *testing.T) {
@@ -416,7 +416,7 @@ func TestPeerWithTwoFaultsIsNotCountedAsAnswering(t *testing.T) {
 	}
 	p.has("peers", Bad, c.Addr.String()+" answers, but not through the tunnel")
 	p.has("peers", Bad, fmt.Sprintf("the path to %s takes packets of", c.Addr))
-	p.has("peers", OK, "1 of 2 answer packets of 1500 bytes")
+	p.has("peers", OK, "1 of 2 answer unfragmentable packets of 1500 bytes")
 }
 
 // TestPeersOfIPv6ArePinged: by the leases without a daemon, and each family of a
@@ -429,7 +429,7 @@ func TestPeersOfIPv6ArePinged(t *testing.T) {
 	p.x.Env.IPv6Subnet, p.x.Env.IPv6Network = a.Subnet6, netlab.Network6
 	p.x.Leases[1] = lease.Lease{Attrs: lease.Attrs{PublicIPv6: b.Addr6, BackendType: "vxlan"}, IPv6Subnet: b.Subnet6}
 	p.x.Env.MTU = 1430
-	p.has("peers", OK, "1 of 1 answer packets of 1500 bytes")
+	p.has("peers", OK, "1 of 1 answer unfragmentable packets of 1500 bytes")
 
 	p.x.Leases[1].PublicIP, p.x.Leases[1].Subnet = b.Addr, b.Subnet
 	p.x.Daemon.Dataplane = &status.Dataplane{
@@ -439,7 +439,7 @@ func TestPeersOfIPv6ArePinged(t *testing.T) {
 	p.answersAt(a, b, b.Subnet.Addr())
 	p.has("peers", Bad, fmt.Sprintf("%s answers, but not through the tunnel (%s)", b.Addr6, b.Subnet6.Addr()))
 	p.answersAt(a, b, b.Subnet6.Addr())
-	p.has("peers", OK, "2 of 2 answer packets of 1480 bytes that must not be fragmented, and through the tunnel")
+	p.has("peers", OK, "2 of 2 answer unfragmentable packets of 1480 bytes, and through the tunnel")
 }
 
 // TestRulesAreReadWherePingsSayNothing: a port that pings come through is open,
@@ -453,7 +453,7 @@ func TestRulesAreReadWherePingsSayNothing(t *testing.T) {
 		Peers: []status.Peer{{Subnets: []netip.Prefix{b.Subnet}, PublicIP: b.Addr}},
 	}
 	p.run("iptables -A INPUT -p udp --dport 8285 -j DROP")
-	p.has("udp-port", Bad, "drops datagrams of "+b.Addr.String())
+	p.has("udp-port", Bad, "drops datagrams from "+b.Addr.String())
 	p.answersAt(a, b, b.Subnet.Addr())
 	p.isWell("udp-port")
 }
@@ -493,16 +493,16 @@ func TestStatusOfTheDaemonIsReported(t *testing.T) {
 		{Name: "udp-gso", Mode: "auto", Why: "refused by the kernel"},
 	}
 	p.isWell("tun") // a flag has switched it off
-	p.has("offloads", Warn, "udp-gso is not in force: refused by the kernel")
+	p.has("offloads", Warn, "udp-gso is not active: refused by the kernel")
 	p.x.Daemon.Dataplane.Devices[0].MTU = 1372
-	p.has("subnet-file", Bad, "it has MTU 1472, but the device takes 1372")
+	p.has("subnet-file", Bad, "it has MTU 1472, but the device has 1372")
 	p.x.Daemon.AddressConflict = "the public address 192.0.2.1 is also that of another host"
 	p.has("daemon", Bad, "192.0.2.1 is also that of another host")
 	p.x.Daemon.AddressConflict = ""
 	p.x.Daemon.Restart = "Backend"
 	p.has("daemon", Warn, "needs a restart: Backend")
 	p.x.Daemon.Waiting = "a lease"
-	p.has("daemon", Bad, "waits for a lease")
+	p.has("daemon", Bad, "is waiting for a lease")
 	p.x.Daemon, p.x.DaemonErr = nil, errors.New("nobody listens")
 	if f := p.has("daemon", Bad, "nobody listens"); f.Remedy != "systemctl start twilld" {
 		t.Errorf("got %+v", f)
@@ -523,7 +523,7 @@ func TestExpiredLeaseIsReported(t *testing.T) {
 	p.x.Leases = p.x.Leases[1:]
 	p.has("lease", Bad, "10.5.1.0-24 is no longer in the store")
 	p.x.StoreErr = &etcd.Error{Op: "read config", Err: errors.New("refused"), Remedy: "see that etcd runs"}
-	p.has("lease", Warn, "does not say whether it is still valid")
+	p.has("lease", Warn, "did not answer whether it is still valid")
 	if f := p.has("store", Bad, "read config: refused"); f.Remedy != "see that etcd runs" || strings.Contains(f.Text, f.Remedy) {
 		t.Errorf("got %+v", f)
 	}
@@ -531,8 +531,8 @@ func TestExpiredLeaseIsReported(t *testing.T) {
 	p.has("subnet-file", Bad, "it has 10.5.7.0/24, but the lease is 10.5.1.0/24")
 	p.x.Daemon, p.x.Env, p.x.EnvErr = nil, lease.SubnetEnv{}, fs.ErrNotExist
 	p.has("lease", Bad, "no lease yet")
-	p.has("subnet-file", Bad, "CNI plugins cannot make pods")
-	p.has("rules", Warn, "unknown which rules are wanted")
+	p.has("subnet-file", Bad, "CNI plugins cannot set up pods")
+	p.has("rules", Warn, "cannot determine the wanted rules")
 }
 
 func TestClockThatIsNotSynchronisedIsReported(t *testing.T) {

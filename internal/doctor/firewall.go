@@ -43,7 +43,7 @@ func (x *examination) forwardPolicy(ctx context.Context) []Finding {
 		}
 	}
 	if len(found) == 0 {
-		found = append(found, okf("lets packets of pods through"))
+		found = append(found, okf("packets of pods are accepted"))
 	}
 	return found
 }
@@ -77,7 +77,7 @@ func (x *examination) masquerade(ctx context.Context) []Finding {
 		p := Packet{Src: podOf(f.subnet), Dst: podOf(sibling(f.subnet))}
 		for _, p.Out = range append(x.devices(), "") {
 			if v := rules.Source(p); !v.Accept {
-				found = append(found, v.qualified(warnf(v.Remedy, "packets from %s to %s get this node's address, so that pods of other nodes do not see where they come from: %s", p.Src, p.Dst, v.Rule)))
+				found = append(found, v.qualified(warnf(v.Remedy, "packets from %s to %s get this node's address, which hides their source from pods of other nodes: %s", p.Src, p.Dst, v.Rule)))
 				break // other devices would have the same cause
 			}
 		}
@@ -118,7 +118,7 @@ func (x *examination) dropped(rules *Firewall, p Packet) (Finding, bool) {
 func (v Verdict) qualified(f Finding) Finding {
 	if v.Unless != "" {
 		f.Level = Warn
-		f.Text += ", unless it is decided before: " + v.Unless
+		f.Text += ", unless an earlier rule decides: " + v.Unless
 	}
 	return f
 }
@@ -175,9 +175,9 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 	from, proven := x.gates(ctx)
 	switch {
 	case len(from) == 0 && proven:
-		return []Finding{okf("datagrams of peers come in: pings come back through the tunnel")}
+		return []Finding{okf("datagrams from peers arrive: pings through the tunnel are answered")}
 	case len(from) == 0:
-		return []Finding{okf("plain routes need none")}
+		return []Finding{okf("plain routes need no port")}
 	}
 	p := Packet{Proto: "udp"}
 	if x.Daemon != nil && x.Daemon.Underlay != nil {
@@ -204,7 +204,7 @@ func (x *examination) udpPort(ctx context.Context) []Finding {
 		}
 	}
 	if len(found) == 0 {
-		found = append(found, okf("iptables and nftables of this node let datagrams to port %s in", strings.Join(ports, " and ")))
+		found = append(found, okf("iptables and nftables on this node accept datagrams to port %s", strings.Join(ports, " and ")))
 	}
 	return found
 }
@@ -219,5 +219,5 @@ func closed(rules *Firewall, p Packet) (Finding, bool) {
 	if p.Src.IsValid() {
 		from = p.Src.String()
 	}
-	return v.qualified(badf(v.Remedy, "%s drops datagrams of %s to UDP port %d", v.Rule, from, p.Port)), true
+	return v.qualified(badf(v.Remedy, "%s drops datagrams from %s to UDP port %d", v.Rule, from, p.Port)), true
 }

@@ -21,7 +21,7 @@ func (x *examination) daemon(context.Context) []Finding {
 	case d == nil:
 		return []Finding{badf(startDaemon, "%v", x.DaemonErr)}
 	case d.Waiting != "":
-		return []Finding{badf("journalctl -u twilld", "twilld %s waits for %s", d.Version, d.Waiting)}
+		return []Finding{badf("journalctl -u twilld", "twilld %s is waiting for %s", d.Version, d.Waiting)}
 	case d.AddressConflict != "":
 		return []Finding{badf("", "%s", d.AddressConflict)}
 	case d.Restart != "":
@@ -47,7 +47,7 @@ const wantedFeatures = unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE
 // A node without the udp backend does not need it.
 func (x *examination) tunDevice(context.Context) []Finding {
 	if has := x.backends(); !slices.Contains(has, backend.UDP) {
-		return []Finding{okf("not needed: packets are carried by %s", has[0])}
+		return []Finding{okf("not needed: %s carries the packets", has[0])}
 	}
 	fd, err := unix.Open(x.tun, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -66,7 +66,7 @@ func (x *examination) tunDevice(context.Context) []Finding {
 	case err != nil:
 		return []Finding{badf("modprobe tun", "%s is not a TUN device: %v", x.tun, err)}
 	case features&wantedFeatures != wantedFeatures:
-		return []Finding{warnf("", "TUN devices of this kernel have no super-packets or queues (features %#x); twilld uses the plain engine", features)}
+		return []Finding{warnf("", "TUN devices of this kernel support neither super-packets nor queues (features %#x); twilld uses the plain engine", features)}
 	}
 	if dp := x.dataplane(); dp != nil {
 		if tun := dp.TUN(); tun != nil && tun.Kind == status.KindPlain && !byFlag(dp, "tun-offload") {
@@ -111,7 +111,7 @@ func (x *examination) offloads(context.Context) []Finding {
 		{"UDP_GRO", unix.UDP_GRO, "5.0"},          // e20cf8d3f1f7
 	} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_UDP, o.option, 1); err != nil {
-			found = append(found, warnf("", "this kernel refuses %s (%v), which Linux has since %s; twilld is slower without", o.name, err, o.since))
+			found = append(found, warnf("", "this kernel refuses %s (%v), which Linux supports since %s; twilld is slower without it", o.name, err, o.since))
 		}
 	}
 	var off []string
@@ -122,7 +122,7 @@ func (x *examination) offloads(context.Context) []Finding {
 			case o.Mode == "off":
 				off = append(off, o.Name)
 			case !o.InForce:
-				found = append(found, warnf("", "%s is not in force: %s", o.Name, o.Why))
+				found = append(found, warnf("", "%s is not active: %s", o.Name, o.Why))
 			}
 		}
 	}
@@ -130,7 +130,7 @@ func (x *examination) offloads(context.Context) []Finding {
 	case len(found) > 0:
 		return found
 	case len(off) > 0:
-		return []Finding{okf("in force except those that flags switch off: %s", strings.Join(off, ", "))}
+		return []Finding{okf("all are active except those that flags turn off: %s", strings.Join(off, ", "))}
 	}
 	return []Finding{okf("UDP_SEGMENT and UDP_GRO work")}
 }
@@ -148,9 +148,9 @@ func (x *examination) synchronised(context.Context) []Finding {
 	state, err := x.clock(&tx)
 	switch {
 	case err != nil:
-		return []Finding{warnf("", "ask the kernel about its clock: adjtimex: %v", err)}
+		return []Finding{warnf("", "read the state of the clock: adjtimex: %v", err)}
 	case state == timeError || tx.Status&staUnsync != 0:
-		return []Finding{warnf("timedatectl set-ntp true", "the clock is not synchronised; certificates of etcd may seem invalid, and times in the logs of nodes differ")}
+		return []Finding{warnf("timedatectl set-ntp true", "the clock is not synchronised: certificates of etcd may seem invalid, and times in the logs of different nodes do not match")}
 	}
 	return []Finding{okf("synchronised, at most %d ms off", tx.Maxerror/1000)}
 }

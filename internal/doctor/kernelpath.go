@@ -38,7 +38,7 @@ func (x *examination) kernelPath(ctx context.Context) []Finding {
 	}
 	found = append(found, x.kernelPorts(ctx)...)
 	if len(found) == 0 {
-		found = append(found, okf("in force for %d of %d udp peers", len(x.kernelPeers()), x.udpPeers()))
+		found = append(found, okf("active for %d of %d udp peers", len(x.kernelPeers()), x.udpPeers()))
 	}
 	return found
 }
@@ -98,7 +98,7 @@ func routesFrom(underlay string) []Finding {
 	case err != nil:
 		return []Finding{warnf("", "%v", err)}
 	case n == 0:
-		return []Finding{warnf(setSysctl(key, 1), "%s is 0: the kernel path finds no route there, so user space carries all packets", key)}
+		return []Finding{warnf(setSysctl(key, 1), "%s is 0: the kernel path finds no route on that interface, so user space carries all packets", key)}
 	}
 	return nil
 }
@@ -112,7 +112,7 @@ func admits(in string) []Finding {
 	all, errAll := sysctl("net/ipv4/conf/all/rp_filter")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return []Finding{badf("systemctl restart twilld", "interface %s is gone, on which packets from the kernel path arrive", in)}
+		return []Finding{badf("systemctl restart twilld", "interface %s, on which packets from the kernel path arrive, does not exist", in)}
 	case err != nil || errAll != nil:
 		return []Finding{warnf("", "%v", cmp.Or(err, errAll))}
 	case all == 0 && own != 0:
@@ -123,7 +123,7 @@ func admits(in string) []Finding {
 	return nil
 }
 
-const dropsSources = "the reverse path filter of %s is %d: the kernel drops what arrives there, since the routes to the peers lead through another interface"
+const dropsSources = "the reverse path filter of %s is %d: the kernel drops packets that arrive there, because the routes to the peers use another interface"
 
 // kernelPorts finds peers whose datagrams INPUT drops. Those of the kernel path do not pass
 // it, so that only some packets are lost.
@@ -142,7 +142,7 @@ func (x *examination) kernelPorts(ctx context.Context) []Finding {
 	}
 	for _, p.Src = range peers {
 		if f, ok := closed(rules, p); ok {
-			return []Finding{warnf(f.Remedy, "%s; those of the kernel path do not pass INPUT and still arrive, but packets that it leaves to user space are lost", f.Text)}
+			return []Finding{warnf(f.Remedy, "%s; datagrams of the kernel path bypass INPUT and still arrive, but packets that it leaves to user space are lost", f.Text)}
 		}
 	}
 	return nil
@@ -170,7 +170,7 @@ func daemonSelfTest(ctx context.Context) error {
 			return errors.New(strings.TrimPrefix(strings.TrimSpace(text), "unavailable: "))
 		}
 	}
-	return fmt.Errorf("the self-test is made by %s, which did not: %w", program, cmp.Or(err, errors.New("it is of another version")))
+	return fmt.Errorf("run the self-test with %s: %w", program, cmp.Or(err, errors.New("it has another version")))
 }
 
 // kernelPath tries whether a daemon with --kernel-path can use it on this host.
@@ -190,5 +190,5 @@ func (x *preflight) kernelPath(ctx context.Context) []Finding {
 	if found := routesFrom(i.Name); len(found) > 0 {
 		return found
 	}
-	return []Finding{okf("the kernel can carry packets between nodes that have it: the self-test passed")}
+	return []Finding{okf("the self-test passed: the kernel can carry packets to other nodes with the kernel path")}
 }

@@ -26,7 +26,7 @@ func newKernelPatient(t *testing.T) *patient {
 
 func TestKernelPathIsExamined(t *testing.T) {
 	p := newKernelPatient(t)
-	p.has("kernel-path", OK, "in force for 1 of 2 udp peers")
+	p.has("kernel-path", OK, "active for 1 of 2 udp peers")
 
 	p.sysctl("net/ipv4/conf/eth0/forwarding", "0")
 	p.repairs("kernel-path", Warn, "net/ipv4/conf/eth0/forwarding is 0")
@@ -37,10 +37,10 @@ func TestKernelPathIsExamined(t *testing.T) {
 	p.repairs("kernel-path", Bad, "the reverse path filter of flannel0-rx is 1")
 
 	p.run("iptables -A INPUT -p udp --dport 8285 -j DROP")
-	p.repairs("kernel-path", Warn, "drops datagrams of 192.0.2.2 to UDP port 8285; those of the kernel path do not pass INPUT")
+	p.repairs("kernel-path", Warn, "drops datagrams from 192.0.2.2 to UDP port 8285; datagrams of the kernel path bypass INPUT")
 
 	p.run("ip link del flannel0-rx")
-	p.has("kernel-path", Bad, "interface flannel0-rx is gone")
+	p.has("kernel-path", Bad, "interface flannel0-rx, on which packets from the kernel path arrive, does not exist")
 }
 
 func TestKernelPathThatIsNotInForceIsReportedOnce(t *testing.T) {

@@ -33,7 +33,7 @@ func (x *examination) store(context.Context) []Finding {
 	}
 	found = append(found, x.sharedVTEPs()...)
 	if len(found) == 0 {
-		found = append(found, okf("it answers; network config and %d leases are good", len(x.Leases)))
+		found = append(found, okf("it answers; the network config and %d leases are valid", len(x.Leases)))
 	}
 	return found
 }
@@ -53,7 +53,7 @@ func (x *examination) ownLease(context.Context) []Finding {
 	case !own.Subnet.IsValid() && !own.IPv6Subnet.IsValid():
 		return []Finding{badf(startDaemon, "this node has no lease yet")}
 	case x.StoreErr != nil:
-		return []Finding{warnf("", "%s; the store does not say whether it is still valid", key)}
+		return []Finding{warnf("", "%s; the store did not answer whether it is still valid", key)}
 	}
 	for _, l := range x.Leases {
 		if l.Key() != key {
@@ -70,7 +70,7 @@ func (x *examination) ownLease(context.Context) []Finding {
 		case l.Expiration.IsZero():
 			return []Finding{okf("%s, reserved", key)}
 		case left < renewal:
-			return []Finding{warnf("systemctl restart twilld", "%s ends in %s and was not renewed", key, left.Round(time.Second))}
+			return []Finding{warnf("systemctl restart twilld", "%s expires in %s and was not renewed", key, left.Round(time.Second))}
 		}
 		return []Finding{okf("%s, %s left", key, left.Round(time.Minute))}
 	}
@@ -82,13 +82,13 @@ func (x *examination) subnetFile(context.Context) []Finding {
 	d := x.Daemon
 	switch {
 	case errors.Is(x.EnvErr, fs.ErrNotExist) && d != nil:
-		return []Finding{badf("systemctl restart twilld", "%v: CNI plugins cannot make pods", x.EnvErr)}
+		return []Finding{badf("systemctl restart twilld", "%v: CNI plugins cannot set up pods", x.EnvErr)}
 	case x.EnvErr != nil:
-		return []Finding{badf(startDaemon, "%v: CNI plugins cannot make pods", x.EnvErr)}
+		return []Finding{badf(startDaemon, "%v: CNI plugins cannot set up pods", x.EnvErr)}
 	case d != nil && d.Lease != nil && (d.Lease.Subnet != x.Env.Subnet || d.Lease.IPv6Subnet != x.Env.IPv6Subnet):
 		return []Finding{badf("systemctl restart twilld", "it has %s, but the lease is %s: new pods get wrong addresses", x.Env.Subnet, d.Lease.Subnet)}
 	case x.dataplane() != nil && x.dataplane().MTU() < x.Env.MTU:
-		return []Finding{badf("systemctl restart twilld", "it has MTU %d, but the device takes %d", x.Env.MTU, x.dataplane().MTU())}
+		return []Finding{badf("systemctl restart twilld", "it has MTU %d, but the device has %d", x.Env.MTU, x.dataplane().MTU())}
 	}
 	return []Finding{okf("subnet %s, MTU %d", x.Env.Subnet, x.Env.MTU)}
 }

@@ -16,8 +16,8 @@ func TestFindingsFitIn80Columns(t *testing.T) {
 			{"peers", Warn, "fd00:10:64::12 answers no ping at its public address\n10.5.3.0/24 has no address to ping", ""},
 		},
 		"bare.txt": {
-			{"running", OK, "no twilld runs here", ""},
-			{"udp-port", OK, "the default ports of the backends are free, or a twilld has them", ""},
+			{"running", OK, "twilld is not running here", ""},
+			{"udp-port", OK, "the default ports of the backends are free, or in use by twilld", ""},
 			{"forwarding", Bad, "net/ipv4/ip_forward is 0: the kernel does not forward packets to pods", "sysctl -w net/ipv4/ip_forward=1"},
 		},
 	} {

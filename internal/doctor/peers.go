@@ -36,7 +36,7 @@ func (x *examination) peers(ctx context.Context) []Finding {
 	}
 	for _, n := range narrow {
 		found = append(found, badf(fmt.Sprintf("ip link set dev %s mtu %d", x.underlayTo(n.To), fits[n.To]),
-			"the path to %s takes packets of %d bytes, and the data plane sends %d", n.To, fits[n.To], n.Size))
+			"the path to %s takes packets of at most %d bytes, but the data plane sends %d", n.To, fits[n.To], n.Size))
 		unwell[n.To] = true
 	}
 	found = append(found, x.limited(narrow)...)
@@ -60,7 +60,7 @@ func (x *examination) limited(known []echo.Ping) (found []Finding) {
 		}
 		outer := p.MTU + echo.IPHeaderLen(p.PublicIP) + udpHeader
 		found = append(found, warnf(fmt.Sprintf("ip link set dev %s mtu %d", x.underlayTo(p.PublicIP), outer),
-			"the path to %s loses packets of more than %d bytes without an ICMP error; twilld keeps packets to it smaller, but let \"fragmentation needed\" and \"packet too big\" pass on the underlay", p.PublicIP, outer))
+			"the path to %s loses packets of more than %d bytes without an ICMP error; twilld keeps packets to it smaller, but the underlay should let \"fragmentation needed\" and \"packet too big\" pass", p.PublicIP, outer))
 	}
 	return found
 }
@@ -76,14 +76,14 @@ func (r *reach) silent(p path) (Finding, bool) {
 		return badf(fmt.Sprintf("ip route get %s", p.public), "%s answers neither at that address nor through the tunnel (%s)", p.public, p.subnet.Addr()), true
 	case !r.near[p.public]:
 		return warnf(fmt.Sprintf("ping -M do -s %d %s", r.sizeTo(p.public)-echo.IPHeaderLen(p.public)-echo.HeaderLen, p.public),
-			"%s answers no pings, so nothing is known about the path there", p.public), true
+			"%s does not answer pings, so nothing is known about the path to it", p.public), true
 	}
 	return Finding{}, false
 }
 
 // summary describes what the peers without a finding answered.
 func (r *reach) summary(good int, paths []path) Finding {
-	what := fmt.Sprintf("%d of %d answer packets of %d bytes that must not be fragmented", good, len(r.full), r.full[0].Size)
+	what := fmt.Sprintf("%d of %d answer unfragmentable packets of %d bytes", good, len(r.full), r.full[0].Size)
 	for _, p := range paths {
 		if r.tunnel && p.tunnelled() {
 			return okf("%s, and through the tunnel", what)

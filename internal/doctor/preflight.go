@@ -82,9 +82,9 @@ func (x *preflight) all(ctx context.Context) []Finding {
 
 func (x *preflight) running(context.Context) []Finding {
 	if d := x.Plan.Daemon; d != nil {
-		return []Finding{warnf("twill doctor", "twilld %s runs here already, pid %d; twill doctor examines it", d.Version, d.PID)}
+		return []Finding{warnf("twill doctor", "twilld %s is already running here, pid %d; use twill doctor to examine it", d.Version, d.PID)}
 	}
-	return []Finding{okf("no twilld runs here")}
+	return []Finding{okf("twilld is not running here")}
 }
 
 func (x *preflight) underlay(context.Context) []Finding {
@@ -100,7 +100,7 @@ func (x *preflight) underlay(context.Context) []Finding {
 	}
 	switch {
 	case errors.As(err, &none):
-		return []Finding{badf("ip route add default via GATEWAY", "%v; twilld waits for one, or takes --iface", err)}
+		return []Finding{badf("ip route add default via GATEWAY", "%v; twilld waits for one, or set --iface", err)}
 	case err != nil:
 		return []Finding{badf("", "%v", err)}
 	}
@@ -156,7 +156,7 @@ func (x *preflight) ports(context.Context) []Finding {
 		}
 	}
 	if len(found) == 0 {
-		found = append(found, okf("the default ports of the backends are free, or a twilld has them"))
+		found = append(found, okf("the default ports of the backends are free, or in use by twilld"))
 	}
 	return found
 }
@@ -183,7 +183,7 @@ func (x *preflight) tools(context.Context) []Finding {
 	case slices.Contains(have, "iptables"):
 		return []Finding{okf("%s found", strings.Join(have, ", "))}
 	case len(have) > 0:
-		return []Finding{warnf("apt-get install iptables", "no iptables, which twilld uses for its rules without EnableNFTables in the network config; %s found", strings.Join(have, ", "))}
+		return []Finding{warnf("apt-get install iptables", "iptables is missing, which twilld uses for its rules unless the network config has EnableNFTables; found %s", strings.Join(have, ", "))}
 	}
-	return []Finding{warnf("apt-get install iptables", "neither iptables nor nft: twilld makes no rules, so start it without --ip-masq and with --iptables-forward-rules=false")}
+	return []Finding{warnf("apt-get install iptables", "neither iptables nor nft is installed, so twilld cannot write rules: install one, or start twilld without --ip-masq and with --iptables-forward-rules=false")}
 }

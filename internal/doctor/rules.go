@@ -12,7 +12,7 @@ import (
 // rules compares the firewall rules with those that twilld would install.
 func (x *examination) rules(ctx context.Context) []Finding {
 	if x.EnvErr != nil {
-		return []Finding{warnf(startDaemon, "unknown which rules are wanted: %v", x.EnvErr)}
+		return []Finding{warnf(startDaemon, "cannot determine the wanted rules: %v", x.EnvErr)}
 	}
 	w := x.wanted()
 	if x.Env.Subnet.IsValid() {
@@ -35,7 +35,7 @@ func (x *examination) rules(ctx context.Context) []Finding {
 		found = append(found, badf(remedy, "%s", d))
 	}
 	if kept := x.kept(); kept != nil && kept.Problem != "" && err == nil {
-		found = append(found, badf("journalctl -u twilld", "twilld cannot keep them: %s", kept.Problem))
+		found = append(found, badf("journalctl -u twilld", "twilld cannot maintain them: %s", kept.Problem))
 	}
 	if kept := x.kept(); kept != nil {
 		for _, m := range kept.Missing {
@@ -49,9 +49,9 @@ func (x *examination) rules(ctx context.Context) []Finding {
 	switch {
 	case len(found) > 0:
 	case !w.Masquerade && !w.Forward:
-		found = append(found, okf("none are wanted"))
+		found = append(found, okf("no rules are wanted"))
 	default:
-		found = append(found, okf("all are there"))
+		found = append(found, okf("all rules are present"))
 	}
 	return found
 }

@@ -26,7 +26,7 @@ func (x *examination) ownSubnet(context.Context) []Finding {
 			found = append(found, warnf("", "%v", err))
 		}
 		for _, r := range routes {
-			found = append(found, badf(r.Delete(), "packets to this node's own pods in %s leave by the route %s", s, r))
+			found = append(found, badf(r.Delete(), "packets to this node's own pods in %s leave the node through the route %s", s, r))
 		}
 	}
 	bridges, err := bridgeAddrs()
@@ -44,7 +44,7 @@ func (x *examination) ownSubnet(context.Context) []Finding {
 	case len(subnets) == 0:
 		return []Finding{warnf(startDaemon, "this node has no subnet yet")}
 	}
-	return []Finding{okf("routes and bridges keep packets to own pods on this node")}
+	return []Finding{okf("routes and bridges keep packets to this node's own pods on the node")}
 }
 
 // outward returns the names of the devices that lead to other nodes.
@@ -232,5 +232,5 @@ func (x *examination) enslaved(context.Context) []Finding {
 	case len(devices) == 0:
 		return []Finding{okf("no tunnel device in use")}
 	}
-	return []Finding{okf("tunnel devices have no master")}
+	return []Finding{okf("no tunnel device is a port of a bridge")}
 }

@@ -58,7 +58,7 @@ func (x *examination) forwarding(context.Context) []Finding {
 	for _, key := range keys {
 		switch n, err := sysctl(key); {
 		case err != nil && errors.Is(err, fs.ErrNotExist) && strings.Contains(key, "/conf/"):
-			return []Finding{badf("", "%v; is the device or IPv6 gone?", err)}
+			return []Finding{badf("", "%v; the device may be gone, or IPv6 disabled", err)}
 		case err != nil:
 			return []Finding{warnf("", "%v", err)}
 		case n == 0:
@@ -114,11 +114,11 @@ func (x *examination) reversePath(context.Context) []Finding {
 		if out := linkTo(w.to); max(n, all) == strict && out != w.link {
 			done[w.link] = true
 			found = append(found, badf(setSysctl(key, loose),
-				"packets from %s come in by %s, but the route there leaves by %s: the kernel drops them (%s)", w.to, w.link, out, key))
+				"packets from %s arrive on %s, but the route back is through %s: the kernel drops them (%s)", w.to, w.link, out, key))
 		}
 	}
 	if len(found) == 0 {
-		found = append(found, okf("drops no peer's packets"))
+		found = append(found, okf("does not drop packets of any peer"))
 	}
 	return found
 }
@@ -142,17 +142,17 @@ func linkTo(a netip.Addr) string {
 func (x *examination) bridge(ctx context.Context) []Finding {
 	nat, err := readChains(ctx, "iptables", "nat")
 	if err != nil || nat.chains["KUBE-SERVICES"] == nil {
-		return []Finding{okf("no kube-proxy here, so bridged packets need not pass through iptables")}
+		return []Finding{okf("kube-proxy is not running here, so bridged packets need not pass through iptables")}
 	}
 	const key = "net/bridge/bridge-nf-call-iptables"
 	switch n, err := sysctl(key); {
 	case errors.Is(err, fs.ErrNotExist):
 		return []Finding{warnf("modprobe br_netfilter && "+setSysctl(key, 1),
-			"br_netfilter is not loaded: a pod does not reach a service whose pod is on the same node")}
+			"br_netfilter is not loaded: pods cannot reach services whose pod is on the same node")}
 	case err != nil:
 		return []Finding{warnf("", "%v", err)}
 	case n == 0:
-		return []Finding{warnf(setSysctl(key, 1), "%s is 0: a pod does not reach a service whose pod is on the same node", key)}
+		return []Finding{warnf(setSysctl(key, 1), "%s is 0: pods cannot reach services whose pod is on the same node", key)}
 	}
 	return []Finding{okf("bridged packets pass through kube-proxy's rules")}
 }

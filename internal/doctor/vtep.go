@@ -43,7 +43,7 @@ func (x *examination) sharedVTEPs() []Finding {
 				continue
 			}
 			found = append(found, badf(fmt.Sprintf("ssh %s 'systemctl stop twilld; ip link delete %s; systemctl start twilld'", publicAddr(l), v.device),
-				"leases %s of %s and %s of %s both have the VtepMAC %s for %s: packets for one node reach the other",
+				"leases %s of %s and %s of %s both have the VtepMAC %s for %s: packets for one node go to the other",
 				other.Key(), publicAddr(other), l.Key(), publicAddr(l), v.mac, v.device))
 		}
 	}
@@ -60,7 +60,7 @@ func foreignVTEP(own lease.Lease) (Finding, bool) {
 			continue
 		}
 		return badf("systemctl restart twilld",
-			"lease %s has the VtepMAC %s, but %s of this node has %s: another node has the public address %s as well, and writes to the lease (give each node an address of its own with --public-ip), or the device was replaced",
+			"lease %s has the VtepMAC %s, but %s of this node has %s: either another node has the same public address %s and writes to the lease (give each node its own address with --public-ip), or the device was replaced",
 			own.Key(), v.mac, v.device, link.Attrs().HardwareAddr, publicAddr(own)), true
 	}
 	return Finding{}, false

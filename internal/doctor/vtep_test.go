@@ -35,5 +35,5 @@ func TestLeaseThatAnotherNodeWritesIsFound(t *testing.T) {
 	p.run("ip link add flannel.1 address 02:00:00:00:00:01 type vxlan id 1 dev lo dstport 8472")
 	p.isWell("lease")
 	p.run("ip link set flannel.1 address 02:00:00:00:00:02")
-	p.has("lease", Bad, "lease 10.5.1.0-24 has the VtepMAC 02:00:00:00:00:01, but flannel.1 of this node has 02:00:00:00:00:02: another node has the public address 192.0.2.1")
+	p.has("lease", Bad, "lease 10.5.1.0-24 has the VtepMAC 02:00:00:00:00:01, but flannel.1 of this node has 02:00:00:00:00:02: either another node has the same public address 192.0.2.1")
 }

@@ -26,19 +26,19 @@ type Flag struct {
 // All are the flags, in the order of the help text.
 var All = []Flag{
 	{"etcd-endpoints", "URL,...",
-		"members of the etcd cluster with the leases; one that answers is enough",
+		"members of the etcd cluster that stores the leases; one that answers is enough",
 		func(o *etcd.Options) any { return (*endpoints)(&o.Endpoints) }},
 	{"etcd-prefix", "PREFIX",
-		"where the keys of the network are",
+		"prefix of the keys of the network",
 		func(o *etcd.Options) any { return &o.Prefix }},
 	{"etcd-keyfile", "FILE",
-		"key of the certificate that this node shows to etcd (PEM)",
+		"private key of the certificate that this node presents to etcd (PEM)",
 		func(o *etcd.Options) any { return &o.KeyFile }},
 	{"etcd-certfile", "FILE",
-		"certificate that this node shows to etcd (PEM)",
+		"certificate that this node presents to etcd (PEM)",
 		func(o *etcd.Options) any { return &o.CertFile }},
 	{"etcd-cafile", "FILE",
-		"certificates of the authorities that may sign etcd's (PEM); default: those of the system",
+		"certificate authorities that may sign etcd's certificate (PEM); default: the system's",
 		func(o *etcd.Options) any { return &o.CAFile }},
 	{"etcd-username", "NAME",
 		"user of etcd",
@@ -145,7 +145,7 @@ func (e *endpoints) Set(v string) error {
 	var list endpoints
 	for part := range strings.SplitSeq(strings.TrimSuffix(strings.TrimSpace(v), ","), ",") {
 		if part = strings.TrimSpace(part); part == "" {
-			return errors.New("want one or more, separated by commas, none of them empty")
+			return errors.New("want a comma-separated list without empty items")
 		}
 		list = append(list, part)
 	}

@@ -53,7 +53,7 @@ func TestWrongFlagIsNamed(t *testing.T) {
 		{"--etcd-prefix=", "--etcd-prefix"},
 		{"--etcd-username=node", "--etcd-username and --etcd-password"},
 		{"--etcd-keyfile=key.pem", "--etcd-certfile and --etcd-keyfile"},
-		{"--etcd-endpoints=http://192.0.2.1:2379,,http://192.0.2.2:2379", "none of them empty"},
+		{"--etcd-endpoints=http://192.0.2.1:2379,,http://192.0.2.2:2379", "without empty items"},
 		{"--etcd-endpoints=ftp://192.0.2.1", "--etcd-endpoints"},
 	} {
 		if _, err := settle([]string{tt.arg}, nil); err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -25,16 +25,16 @@ const Manager = "kube-subnet-mgr"
 // All are the flags, in the order of the help text.
 var All = []Flag{
 	{"kube-api-url", "URL",
-		"API server, instead of the kubeconfig's; without a kubeconfig, requests have no credentials (default: that of the pod's service account)",
+		"API server, overriding the kubeconfig's; without a kubeconfig, requests carry no credentials (default: that of the pod's service account)",
 		func(o *layout.Source) *string { return &o.APIURL }},
 	{"kubeconfig-file", "FILE",
-		"kubeconfig whose current context has the API server and credentials, for a twilld outside of a pod",
+		"kubeconfig whose current context has the API server and credentials, for a twilld that does not run in a pod",
 		func(o *layout.Source) *string { return &o.Kubeconfig }},
 	{"kube-annotation-prefix", "PREFIX",
-		"prefix of the names of the nodes' annotations",
+		"prefix of the names of the node annotations",
 		func(o *layout.Source) *string { return &o.Prefix }},
 	{"net-config-path", "FILE",
-		"network configuration, JSON; another version of it is applied at once",
+		"file with the network configuration (JSON); changes are applied at once",
 		func(o *layout.Source) *string { return &o.ConfigFile }},
 }
 
@@ -53,7 +53,7 @@ type Flags struct {
 // Define adds the flags to fs.
 func Define(fs *flag.FlagSet) *Flags {
 	f := &Flags{Source: Defaults(), fs: fs}
-	fs.BoolVar(&f.On, Manager, false, "leases are in Kubernetes, not in etcd; each of the next flags implies it")
+	fs.BoolVar(&f.On, Manager, false, "leases are in Kubernetes, not in etcd; implied by each of the next flags")
 	for _, d := range All {
 		p := d.Field(&f.Source)
 		fs.StringVar(p, d.Name, *p, "`"+d.Value+"`: "+d.Help)

@@ -35,7 +35,7 @@ func TestFindingsHaveTheWordsOfDoctor(t *testing.T) {
 	for _, want := range []string{
 		"| bad | … is 0: the kernel does not forward packets to pods | `sysctl -w …` |",
 		"| bad | this node has no lease yet | `systemctl start twilld` |",
-		"| warn | the clock is not synchronised;",
+		"| warn | the clock is not synchronised:",
 	} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %q in\n%s", want, text)

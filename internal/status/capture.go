@@ -158,7 +158,7 @@ func parseCapture(v url.Values) (o CaptureOptions, err error) {
 	o.Bytes, errs[2] = strconv.ParseInt(v.Get("bytes"), 10, 64)
 	o.For, errs[3] = time.ParseDuration(v.Get("for"))
 	if err = errors.Join(errs[:]...); err == nil && (o.Snaplen < 0 || o.Bytes < 0 || o.For <= 0 || o.For > LongestCapture) {
-		err = fmt.Errorf("a limit is out of range: want a time of up to %s and no negative number", LongestCapture)
+		err = fmt.Errorf("a limit is out of range: want a duration of up to %s and no negative numbers", LongestCapture)
 	}
 	return o, err
 }
@@ -181,13 +181,13 @@ func Capture(ctx context.Context, path string, o CaptureOptions, w io.Writer) (s
 	}
 	res, err := exchange(req, path)
 	if err != nil {
-		return sum, fmt.Errorf("ask twilld on %s for a capture: %w", path, remedy(err))
+		return sum, fmt.Errorf("request a capture from twilld on %s: %w", path, remedy(err))
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		why, _ := io.ReadAll(io.LimitReader(res.Body, 1<<12))
 		if res.StatusCode == http.StatusNotFound {
-			why = []byte("it is an older version; restart it, so that it runs the same version as twill")
+			why = []byte("it is an older version; restart it to run the same version as twill")
 		}
 		return sum, fmt.Errorf("twilld on %s refuses the capture: %s", path, strings.TrimSpace(string(why)))
 	}

@@ -26,7 +26,7 @@ func Fetch(ctx context.Context, path string) (*Document, error) {
 	}
 	var d Document
 	if err := json.Unmarshal(raw, &d); err != nil {
-		return nil, fmt.Errorf("status from %s: %w; is that socket twilld's?", path, err)
+		return nil, fmt.Errorf("status from %s: %w; is that twilld's socket?", path, err)
 	}
 	return &d, nil
 }
@@ -36,7 +36,7 @@ func Fetch(ctx context.Context, path string) (*Document, error) {
 func FetchJSON(ctx context.Context, path string) ([]byte, error) {
 	code, raw, err := get(ctx, path, "/status")
 	if err == nil && code != http.StatusOK {
-		err = fmt.Errorf("ask twilld on %s: %d %s; is that socket twilld's?", path, code, http.StatusText(code))
+		err = fmt.Errorf("query twilld on %s: %d %s; is that twilld's socket?", path, code, http.StatusText(code))
 	}
 	return raw, err
 }
@@ -53,7 +53,7 @@ func request(ctx context.Context, path, method, what string) (code int, body []b
 	}
 	res, err := exchange(req, path)
 	if err != nil {
-		return 0, nil, fmt.Errorf("ask twilld on %s: %w", path, remedy(err))
+		return 0, nil, fmt.Errorf("query twilld on %s: %w", path, remedy(err))
 	}
 	defer res.Body.Close()
 	if body, err = io.ReadAll(io.LimitReader(res.Body, maxDocument)); err != nil {
@@ -119,14 +119,14 @@ func remedy(err error) error {
 	case errors.Is(err, os.ErrNotExist):
 		return errors.New("no such socket; is twilld running, and with this --socket?")
 	case errors.Is(err, unix.ECONNREFUSED):
-		return errors.New("no process listens on it; twilld has died or is being restarted")
+		return errors.New("no process listens on it; twilld was killed or is being restarted")
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("%w; allow this process more with \"ulimit -n\"", err)
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return errors.New("no answer in time; twilld hangs or may open no more files: " +
 			"compare /proc/PID/fd with LimitNOFILE=, see its log, and restart it if it does not recover")
 	case errors.Is(err, os.ErrPermission):
-		return errors.New("permission denied; the socket is open to the user of twilld (root) only")
+		return errors.New("permission denied; only the user that runs twilld (root) can use the socket")
 	default:
 		return err
 	}

@@ -116,7 +116,7 @@ func TestProcessThatHangsIsDistinguishedFromOneThatRuns(t *testing.T) {
 	path := socketPath(t)
 	cmd := otherProcess(t, "silent", path)
 	_, err := Listen(path, func() Document { return Document{} }, slog.New(slog.DiscardHandler))
-	for _, want := range []string{fmt.Sprintf("(pid %d)", cmd.Process.Pid), "has not answered", "kill -9"} {
+	for _, want := range []string{fmt.Sprintf("(pid %d)", cmd.Process.Pid), "did not answer", "kill -9"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want it to say %q", err, want)
 		}

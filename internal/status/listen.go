@@ -42,7 +42,7 @@ const (
 // two daemons which start at the same time one detects the other.
 func listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("the path has %d bytes, the kernel accepts %d; choose a shorter one with --socket", len(path), maxSocketPath)
+		return nil, fmt.Errorf("the path has %d bytes, but the kernel accepts at most %d; choose a shorter one with --socket", len(path), maxSocketPath)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -131,9 +131,9 @@ func awaitFree(path string) error {
 		case h.answers && !h.stopping && waited > signalledFor:
 			return fmt.Errorf("another twilld is running%s; stop it first, or give this one its own --socket, --tun-name, --subnet-file and port", h)
 		case dying && waited > dyingFor:
-			return fmt.Errorf("the twilld that is ending%s has not released it within %v; wait until \"fuser %s\" shows no process", h, dyingFor, path)
+			return fmt.Errorf("the twilld that is stopping%s did not release it within %v; wait until \"fuser %s\" shows no process", h, dyingFor, path)
 		case !dying && !h.answers && waited > answerWithin:
-			return fmt.Errorf("the process that holds it%s has not answered within %v; if it is a twilld that hangs, end it with kill -9", h, answerWithin)
+			return fmt.Errorf("the process that holds it%s did not answer within %v; if it is a twilld that hangs, stop it with kill -9", h, answerWithin)
 		}
 		time.Sleep(pollEvery)
 	}

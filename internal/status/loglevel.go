@@ -36,7 +36,7 @@ func ChangeLogLevel(ctx context.Context, path string, to slog.Level, during time
 	query := url.Values{"level": {to.String()}, "for": {during.String()}}
 	code, _, err := request(ctx, path, http.MethodPost, logLevelPath+"?"+query.Encode())
 	if err == nil && code != http.StatusNoContent {
-		err = fmt.Errorf("ask twilld on %s for another log level: %d %s; is it an older version?", path, code, http.StatusText(code))
+		err = fmt.Errorf("change the log level of twilld on %s: %d %s; is it an older version?", path, code, http.StatusText(code))
 	}
 	return err
 }

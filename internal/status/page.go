@@ -100,7 +100,7 @@ func (r *Rules) describe() string {
 	}
 	text := tool + ": " + strings.Join(kept, ", ")
 	if r.Problem != "" {
-		text += "; not kept: " + r.Problem
+		text += "; cannot maintain them: " + r.Problem
 	}
 	for _, m := range r.Missing {
 		text += "; without a guard, " + m
@@ -121,7 +121,7 @@ func (v *Privileges) String() string {
 		text = fmt.Sprintf("%d capabilities", n)
 	}
 	if v.NoNewPrivileges {
-		text += "; no others for programs that it runs"
+		text += "; the programs that it runs cannot gain more"
 	}
 	return text
 }
@@ -158,7 +158,7 @@ func (p *page) dataPlane(d *Document) {
 	p.fact("  sent", tx.describe())
 	p.fact("  received", rx.describe())
 	if overflows > 0 {
-		p.fact("  overflows", fmt.Sprintf("%d datagrams came faster than they were read", overflows))
+		p.fact("  overflows", fmt.Sprintf("%d datagrams arrived faster than they were read", overflows))
 	}
 }
 
@@ -186,7 +186,7 @@ func (p *page) offloads(offloads []Offload) {
 		return
 	}
 	p.Line("")
-	rows := [][]string{{"OFFLOAD", "ASKED", "IN FORCE", "WHY"}}
+	rows := [][]string{{"OFFLOAD", "SETTING", "ACTIVE", "WHY"}}
 	for _, o := range offloads {
 		inForce := "no"
 		if o.InForce {

@@ -46,7 +46,7 @@ func StoreRoutes(store func() Store) []Route {
 		return Route{"GET " + path, func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 			defer cancel()
-			err := errors.New("twilld has not opened the store yet; ask again, or see twill status for what it waits for")
+			err := errors.New("twilld has not opened the store yet; try again later, or see twill status for what it is waiting for")
 			var body []byte
 			if s := store(); s != nil {
 				body, err = read(ctx, s)
@@ -92,7 +92,7 @@ func (r Remote) Leases(ctx context.Context) ([]lease.Lease, error) {
 	}
 	var all []lease.Lease
 	if err := json.Unmarshal(raw, &all); err != nil {
-		return nil, fmt.Errorf("leases from %s: %w; is that socket twilld's?", string(r), err)
+		return nil, fmt.Errorf("leases from %s: %w; is that twilld's socket?", string(r), err)
 	}
 	return all, nil
 }
@@ -108,12 +108,12 @@ func (r Remote) read(ctx context.Context, what string) ([]byte, error) {
 	case code == http.StatusOK:
 		return body, nil
 	case code == http.StatusNotFound:
-		return nil, fmt.Errorf("ask twilld on %s: it has no %s; restart it, so that it runs the same version as twill", string(r), what)
+		return nil, fmt.Errorf("query twilld on %s: it does not serve %s; restart it to run the same version as twill", string(r), what)
 	}
 	var answer refusal
 	switch {
 	case code != http.StatusBadGateway || json.Unmarshal(body, &answer) != nil:
-		return nil, fmt.Errorf("ask twilld on %s: %d %s; is that socket twilld's?", string(r), code, http.StatusText(code))
+		return nil, fmt.Errorf("query twilld on %s: %d %s; is that twilld's socket?", string(r), code, http.StatusText(code))
 	case answer.Op == "":
 		return nil, errors.New(answer.Cause)
 	}

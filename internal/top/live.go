@@ -140,7 +140,7 @@ func (v *view) key(k *tcell.EventKey) (quit bool) {
 func (v *view) draw(screen tcell.Screen) {
 	width, height := screen.Size()
 	v.height = height
-	text := "asking twilld\n"
+	text := "waiting for twilld\n"
 	switch {
 	case v.err != nil:
 		var p textpage.Page

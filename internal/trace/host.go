@@ -374,13 +374,13 @@ func Rose(before, after []Counter) (all []Counter) {
 func (c Counter) sentence() string {
 	switch c.Kind {
 	case byRule:
-		return fmt.Sprintf("%s has dropped %d packets", c.Name, c.Count)
+		return fmt.Sprintf("%s dropped %d packets", c.Name, c.Count)
 	case byTwilld:
 		reason, direction, _ := strings.Cut(c.Name, " ")
 		d, _ := metrics.DropNamed(reason)
-		return fmt.Sprintf("twilld has dropped %d packets %s: %s (%s)", c.Count, direction, reason, d.Meaning())
+		return fmt.Sprintf("twilld dropped %d packets %s: %s (%s)", c.Count, direction, reason, d.Meaning())
 	case byKernel:
-		return fmt.Sprintf("the kernel has counted %d packets as %s", c.Count, c.Name)
+		return fmt.Sprintf("the kernel counted %d packets as %s", c.Count, c.Name)
 	}
 	return fmt.Sprintf("%s: %d packets", c.Name, c.Count)
 }

@@ -28,7 +28,7 @@ func (r *Report) WritePage(w io.Writer) error {
 		p.steps(r.To, r.Receiver.Steps, r)
 	case r.Missing != "":
 		p.Line("on %s", to)
-		p.Text(textColumn, "  ", "not asked: "+r.Missing)
+		p.Text(textColumn, "  ", "not examined: "+r.Missing)
 	}
 	p.steps(r.From, r.Sender.Back, r)
 	p.Line("")

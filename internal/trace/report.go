@@ -152,15 +152,15 @@ func (r *Report) lost(way []located) {
 	r.On = on
 	switch {
 	case r.Receiver == nil && last >= 0 && way[last].Name == "underlay":
-		r.Cause = fmt.Sprintf("it has left this node, and %s was not asked: %s", r.To, r.Missing)
+		r.Cause = fmt.Sprintf("the packet left this node, and %s was not examined: %s", r.To, r.Missing)
 		r.Remedy = fmt.Sprintf("twill trace --via 'ssh root@{node} twill' %s %s %s", r.Packet.From, r.Packet.To, strings.Join(r.Packet.Words(), " "))
 	case last >= 0 && r.Receiver != nil && way[last].part == r.Receiver && !way[last].Proof.Answer && (next == len(way) || way[next].Proof.Answer):
-		r.Cause = fmt.Sprintf("it was delivered, and %s does not answer to %s", r.Packet.To, strings.Join(r.Packet.Words(), " "))
+		r.Cause = fmt.Sprintf("the packet was delivered, and %s does not answer %s", r.Packet.To, strings.Join(r.Packet.Words(), " "))
 	case last >= 0 && next < len(way) && way[last].on != way[next].on:
-		r.Cause = fmt.Sprintf("it got lost between the nodes: the network drops it on the way to %s", way[next].on)
+		r.Cause = fmt.Sprintf("the packet was lost between the nodes: the network drops it on the way to %s", way[next].on)
 		r.Remedy = fmt.Sprintf("tcpdump -ni any host %s", way[last].on)
 	default:
-		r.Cause = "no rule, route or counter at hand explains it"
+		r.Cause = "no rule, route or counter that was read explains the loss"
 		r.Remedy = "twill doctor"
 	}
 }
@@ -176,7 +176,7 @@ func (s located) place() string {
 	}
 	for _, one := range s.part.Sights {
 		if count([]Sight{one}, *s.Proof, one.Full) > 0 {
-			return fmt.Sprintf("%s by %s", verb, one.Device)
+			return fmt.Sprintf("%s on %s", verb, one.Device)
 		}
 	}
 	return verb
@@ -244,6 +244,6 @@ func (r *Report) narrow(way []located) {
 		}
 	}
 	r.On = r.From
-	r.Cause = cmp.Or(r.Sent.Problem, fmt.Sprintf("packets of %d bytes get lost on the way, and smaller ones do not", r.Sent.Size))
+	r.Cause = cmp.Or(r.Sent.Problem, fmt.Sprintf("the path loses packets of %d bytes, but not smaller ones", r.Sent.Size))
 	r.Remedy = fmt.Sprintf("twill ping %s", r.Packet.To)
 }

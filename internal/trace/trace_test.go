@@ -123,32 +123,32 @@ func TestWhatIsWrongIsTheCause(t *testing.T) {
 		"nothing, vxlan":      {"vxlan", func(*Host, *Host) {}, "", "", ""},
 		"nothing, host-gw":    {"host-gw", func(*Host, *Host) {}, "", "", ""},
 		"source of others":    {"udp", func(a, _ *Host) { a.Document.Lease.Subnet = netip.MustParsePrefix("10.5.7.0/24") }, "10.5.1.2 is not in this node's subnet (10.5.7.0/24)", "twill doctor", "nowhere"},
-		"foreign route":       {"udp", func(a, _ *Host) { a.Way = route }, "10.5.2.2/32 via 192.0.2.12 dev eth0 leads past flannel0", "ip route delete 10.5.2.2/32 via 192.0.2.12 dev eth0", "on 192.0.2.11, arriving by cni0"},
-		"no lease":            {"udp", func(a, _ *Host) { a.Document.Dataplane.Peers = nil }, "no node has a lease for 10.5.2.2", "twill leases", "on 192.0.2.11, arriving by cni0"},
-		"device gone":         {"udp", func(a, _ *Host) { delete(a.Links, "flannel0") }, "the device flannel0 is gone", "systemctl restart twilld", "on 192.0.2.11, arriving by cni0"},
-		"underlay down":       {"udp", func(a, _ *Host) { a.Links["eth0"] = Link{MTU: 1500} }, "eth0 is down", "ip link set dev eth0 up", "on 192.0.2.11, leaving by flannel0"},
-		"narrow underlay":     {"udp", func(a, _ *Host) { a.Links["eth0"] = Link{MTU: 1400, Up: true} }, "packets of up to 1450 + 28 = 1478 bytes do not fit eth0, MTU 1400", "ip link set dev eth0 mtu 1478", "on 192.0.2.11, leaving by flannel0"},
-		"no neighbour":        {"vxlan", func(a, _ *Host) { a.Hop = Hop{} }, "flannel.1 has no neighbour entry for 10.5.2.0", "systemctl restart twilld", "on 192.0.2.11, arriving by cni0"},
-		"other FDB entry":     {"vxlan", func(a, _ *Host) { a.Hop.To = nodeA }, "flannel.1 has no FDB entry that leads 8e:3b:1c:52:a0:07 to 192.0.2.12", "systemctl restart twilld", "on 192.0.2.11, arriving by cni0"},
-		"FORWARD":             {"udp", func(a, _ *Host) { a.Firewall = doctor.ParseFirewall("-P FORWARD DROP\n", "") }, "FORWARD drops it: the policy DROP of FORWARD", "iptables -P FORWARD ACCEPT", "on 192.0.2.11, arriving by cni0"},
-		"INPUT":               {"udp", func(_, b *Host) { b.Firewall = doctor.ParseFirewall("-P INPUT DROP\n", "") }, "UDP port 8285: INPUT drops it", "iptables -I INPUT -p udp --dport 8285 -j ACCEPT", "on 192.0.2.12, arriving by eth0"},
-		"INPUT, vxlan":        {"vxlan", func(_, b *Host) { b.Firewall = doctor.ParseFirewall("-P INPUT DROP\n", "") }, "UDP port 8472: INPUT drops it", "iptables -I INPUT -p udp --dport 8472 -j ACCEPT", "on 192.0.2.12, arriving by eth0"},
-		"sender has no lease": {"udp", func(_, b *Host) { b.Document.Dataplane.Peers = nil }, "no peer of this node has 10.5.1.2", "twill leases", "on 192.0.2.12, arriving by eth0"},
-		"source check":        {"udp", func(_, b *Host) { b.Document.Dataplane.Peers[0].PublicIP = netip.MustParseAddr("192.0.2.99") }, "10.5.1.2 belongs to 192.0.2.99 by the leases here, not to 192.0.2.11", "twill leases", "on 192.0.2.12, arriving by eth0"},
-		"reverse path":        {"udp", func(_, b *Host) { b.Way = Route{Err: unix.EXDEV}; b.Back = Route{Dev: "eth0", Dst: "10.5.1.0/24"} }, "the reverse path filter of flannel0 drops it, since the answer would take the route 10.5.1.0/24 dev eth0", "ip route delete 10.5.1.0/24 dev eth0", "on 192.0.2.12, arriving by flannel0"},
-		"way back":            {"udp", func(_, b *Host) { b.Back = Route{Dev: "eth0", Dst: "10.5.1.0/24"} }, "the route 10.5.1.0/24 dev eth0 leads the answer past flannel0", "ip route delete 10.5.1.0/24 dev eth0", "on 192.0.2.12, the answer arriving by cni0"},
+		"foreign route":       {"udp", func(a, _ *Host) { a.Way = route }, "10.5.2.2/32 via 192.0.2.12 dev eth0 bypasses flannel0", "ip route delete 10.5.2.2/32 via 192.0.2.12 dev eth0", "on 192.0.2.11, arriving on cni0"},
+		"no lease":            {"udp", func(a, _ *Host) { a.Document.Dataplane.Peers = nil }, "no node has a lease for 10.5.2.2", "twill leases", "on 192.0.2.11, arriving on cni0"},
+		"device gone":         {"udp", func(a, _ *Host) { delete(a.Links, "flannel0") }, "the device flannel0 does not exist", "systemctl restart twilld", "on 192.0.2.11, arriving on cni0"},
+		"underlay down":       {"udp", func(a, _ *Host) { a.Links["eth0"] = Link{MTU: 1500} }, "eth0 is down", "ip link set dev eth0 up", "on 192.0.2.11, leaving on flannel0"},
+		"narrow underlay":     {"udp", func(a, _ *Host) { a.Links["eth0"] = Link{MTU: 1400, Up: true} }, "packets of up to 1450 + 28 = 1478 bytes do not fit eth0, MTU 1400", "ip link set dev eth0 mtu 1478", "on 192.0.2.11, leaving on flannel0"},
+		"no neighbour":        {"vxlan", func(a, _ *Host) { a.Hop = Hop{} }, "flannel.1 has no neighbour entry for 10.5.2.0", "systemctl restart twilld", "on 192.0.2.11, arriving on cni0"},
+		"other FDB entry":     {"vxlan", func(a, _ *Host) { a.Hop.To = nodeA }, "flannel.1 has no FDB entry for 8e:3b:1c:52:a0:07 to 192.0.2.12", "systemctl restart twilld", "on 192.0.2.11, arriving on cni0"},
+		"FORWARD":             {"udp", func(a, _ *Host) { a.Firewall = doctor.ParseFirewall("-P FORWARD DROP\n", "") }, "FORWARD drops it: the policy DROP of FORWARD", "iptables -P FORWARD ACCEPT", "on 192.0.2.11, arriving on cni0"},
+		"INPUT":               {"udp", func(_, b *Host) { b.Firewall = doctor.ParseFirewall("-P INPUT DROP\n", "") }, "UDP port 8285: INPUT drops it", "iptables -I INPUT -p udp --dport 8285 -j ACCEPT", "on 192.0.2.12, arriving on eth0"},
+		"INPUT, vxlan":        {"vxlan", func(_, b *Host) { b.Firewall = doctor.ParseFirewall("-P INPUT DROP\n", "") }, "UDP port 8472: INPUT drops it", "iptables -I INPUT -p udp --dport 8472 -j ACCEPT", "on 192.0.2.12, arriving on eth0"},
+		"sender has no lease": {"udp", func(_, b *Host) { b.Document.Dataplane.Peers = nil }, "this node knows no lease for 10.5.1.2", "twill leases", "on 192.0.2.12, arriving on eth0"},
+		"source check":        {"udp", func(_, b *Host) { b.Document.Dataplane.Peers[0].PublicIP = netip.MustParseAddr("192.0.2.99") }, "according to the leases here, 10.5.1.2 belongs to 192.0.2.99, not to 192.0.2.11", "twill leases", "on 192.0.2.12, arriving on eth0"},
+		"reverse path":        {"udp", func(_, b *Host) { b.Way = Route{Err: unix.EXDEV}; b.Back = Route{Dev: "eth0", Dst: "10.5.1.0/24"} }, "the reverse path filter of flannel0 drops it, because the answer would take the route 10.5.1.0/24 dev eth0", "ip route delete 10.5.1.0/24 dev eth0", "on 192.0.2.12, arriving on flannel0"},
+		"way back":            {"udp", func(_, b *Host) { b.Back = Route{Dev: "eth0", Dst: "10.5.1.0/24"} }, "the route 10.5.1.0/24 dev eth0 makes the answer bypass flannel0", "ip route delete 10.5.1.0/24 dev eth0", "on 192.0.2.12, the answer arriving on cni0"},
 		"forwarding": {"udp", func(_, b *Host) {
 			b.Way = Route{Err: unix.EHOSTUNREACH}
 			b.Findings = []doctor.Finding{{Check: "forwarding", Level: doctor.Bad, Text: "net/ipv4/ip_forward is 0", Remedy: "sysctl -w net/ipv4/ip_forward=1"}}
-		}, "ip_forward is 0", "sysctl -w net/ipv4/ip_forward=1", "on 192.0.2.12, arriving by flannel0"},
+		}, "ip_forward is 0", "sysctl -w net/ipv4/ip_forward=1", "on 192.0.2.12, arriving on flannel0"},
 		"bridge down": {"udp", func(_, b *Host) {
 			b.Bridge, b.Links["cni0"], b.Pod.Dev = "cni0", Link{MTU: 1450}, "flannel0"
-		}, "cni0 is down", "ip link set dev cni0 up", "on 192.0.2.12, arriving by flannel0"},
+		}, "cni0, the bridge of the pods, is down", "ip link set dev cni0 up", "on 192.0.2.12, arriving on flannel0"},
 		"own pods sent out": {"udp", func(_, b *Host) {
 			b.Pod.Dev = "eth0"
 			b.Findings = []doctor.Finding{{Check: "own-subnet", Level: doctor.Bad, Text: "packets to this node's own pods leave", Remedy: "ip route delete 10.5.2.0/26 dev eth0"}}
-		}, "packets to this node's own pods leave", "ip route delete 10.5.2.0/26 dev eth0", "on 192.0.2.12, arriving by flannel0"},
-		"pod is gone": {"udp", func(_, b *Host) { b.PodState = "failed" }, "no pod answers for 10.5.2.2 on cni0", "ip neigh show 10.5.2.2 dev cni0", "on 192.0.2.12, arriving by flannel0"},
+		}, "packets to this node's own pods leave", "ip route delete 10.5.2.0/26 dev eth0", "on 192.0.2.12, arriving on flannel0"},
+		"pod is gone": {"udp", func(_, b *Host) { b.PodState = "failed" }, "no pod answers for 10.5.2.2 on cni0", "ip neigh show 10.5.2.2 dev cni0", "on 192.0.2.12, arriving on flannel0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := pair(tt.backend)
@@ -175,32 +175,32 @@ func TestCountersAndPlaceNameWhatTablesDoNot(t *testing.T) {
 	}
 	r := lostAfter("underlay")
 	r.Receiver.Rose = []Counter{{byDevice, "eth0 dropped or failed to receive", 9, ""}, {byTwilld, "spoofed_source receiving", 3, remedies["spoofed_source"]}}
-	if r.Conclude(); r.Cause != "twilld has dropped 3 packets receiving: spoofed_source (inner source is not in the sending peer's subnets)" || r.Remedy != "twill leases" || r.On != nodeB {
+	if r.Conclude(); r.Cause != "twilld dropped 3 packets receiving: spoofed_source (inner source is not in the sending peer's subnets)" || r.Remedy != "twill leases" || r.On != nodeB {
 		t.Errorf("%q, %q on %s", r.Cause, r.Remedy, r.On)
 	}
 	r = lostAfter("device")
 	r.Receiver.Rose = []Counter{{byRule, "-A FORWARD -m set --match-set bad src -j DROP", 3, "iptables -D FORWARD -m set --match-set bad src -j DROP"}}
-	if r.Conclude(); !strings.HasSuffix(r.Cause, "-j DROP has dropped 3 packets") || r.Remedy == "" {
+	if r.Conclude(); !strings.HasSuffix(r.Cause, "-j DROP dropped 3 packets") || r.Remedy == "" {
 		t.Errorf("%q, %q", r.Cause, r.Remedy)
 	}
 	r = lostAfter("device")
 	r.Receiver.Rose = []Counter{{byRule, "-A FORWARD -s 198.51.100.0/24 -j DROP", 2, ""}} // fewer than are missing
-	if r.Conclude(); strings.Contains(r.Cause, "has dropped") {
+	if r.Conclude(); strings.Contains(r.Cause, " dropped ") {
 		t.Errorf("a rule that dropped others: %q", r.Cause)
 	}
 	if r = lostAfter("pod"); true {
-		if r.Conclude(); r.Cause != "it was delivered, and 10.5.2.2 does not answer to tcp 80" {
+		if r.Conclude(); r.Cause != "the packet was delivered, and 10.5.2.2 does not answer tcp 80" {
 			t.Errorf("%q", r.Cause)
 		}
 	}
 	r = lostAfter("underlay")
 	r.Receiver.Sights = nil
-	if r.Conclude(); r.LastSeen != "on 192.0.2.11, leaving by eth0" || !strings.Contains(r.Cause, "between the nodes") {
+	if r.Conclude(); r.LastSeen != "on 192.0.2.11, leaving on eth0" || !strings.Contains(r.Cause, "between the nodes") {
 		t.Errorf("%q, %q", r.LastSeen, r.Cause)
 	}
 	r = lostAfter("underlay")
-	r.Receiver, r.Missing = nil, "--via says how twill is run there"
-	if r.Conclude(); !strings.Contains(r.Cause, "192.0.2.12 was not asked") || !strings.Contains(r.Remedy, "twill trace --via 'ssh root@{node} twill' 10.5.1.2 10.5.2.2 tcp 80") {
+	r.Receiver, r.Missing = nil, "--via must say how to run twill there"
+	if r.Conclude(); !strings.Contains(r.Cause, "192.0.2.12 was not examined") || !strings.Contains(r.Remedy, "twill trace --via 'ssh root@{node} twill' 10.5.1.2 10.5.2.2 tcp 80") {
 		t.Errorf("%q, %q", r.Cause, r.Remedy)
 	}
 }
@@ -210,9 +210,9 @@ func TestFullSizeProbesThatGetLostAreTheCause(t *testing.T) {
 	r.Packet.Proto, r.Packet.Port = ICMP, 0
 	r.Sent.Full, r.Sent.Size = fullProbes, 1450
 	r.Sender.Steps = append(r.Sender.Steps, Step{Name: "underlay", Level: doctor.Bad, Remedy: "ip link set dev eth0 mtu 1400",
-		Text: "the path to 192.0.2.12 takes packets of 1400 bytes, and the data plane sends 1478"})
+		Text: "the path to 192.0.2.12 takes packets of at most 1400 bytes, but the data plane sends 1478"})
 	r.Sender.Sights = append(r.Sender.Sights, Sight{Device: "eth0", Out: true, Outer: true, Full: true, Count: fullProbes})
-	if r.Conclude(); r.OK || !strings.Contains(r.Cause, "takes packets of 1400 bytes") || r.LastSeen != "on 192.0.2.11, leaving by eth0" {
+	if r.Conclude(); r.OK || !strings.Contains(r.Cause, "takes packets of at most 1400 bytes") || r.LastSeen != "on 192.0.2.11, leaving on eth0" {
 		t.Errorf("ok %t, %q, %q", r.OK, r.Cause, r.LastSeen)
 	}
 }
@@ -224,7 +224,7 @@ func TestPagesFitIn80Columns(t *testing.T) {
 	rule.Receiver.Rose = []Counter{{byRule, "-A FORWARD -s 10.5.0.0/16 -p tcp -m tcp --dport 80 -j REJECT", 3, ""}}
 	good := traced(pair("udp"))
 	alone := traced(pair("udp"))
-	alone.Receiver, alone.Missing = nil, "--via says how twill is run there"
+	alone.Receiver, alone.Missing = nil, "--via must say how to run twill there"
 	alone.Sender.Sights = sights(alone.Sender.Steps, len(alone.Sender.Steps))
 	alone.Sent.InPod, alone.Sent.Full, alone.Sent.Size = false, 2, 1450
 	for name, r := range map[string]*Report{"good": good, "dropped": rule, "alone": alone} {

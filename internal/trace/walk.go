@@ -90,7 +90,7 @@ func Sending(h *Host, p Packet) []Step {
 func Receiving(h *Host, p Packet) []Step {
 	w := &walk{Host: h, packet: p}
 	peer := h.peer(p.From)
-	w.add("underlay", &Proof{Outer: w.Overhead > 0}, "packets of %s arrive%s", h.Other, by(h.Underlay.Dev))
+	w.add("underlay", &Proof{Outer: w.Overhead > 0}, "packets from %s arrive%s", h.Other, by(h.Underlay.Dev))
 	w.also("twilld", "daemon")
 	if peer != nil && peer.BackendName() != status.KindHostGW {
 		w.port(peer)
@@ -117,7 +117,7 @@ func Receiving(h *Host, p Packet) []Step {
 	}
 	proof := &Proof{Out: true, Outer: w.Overhead > 0, Answer: true}
 	if devices := h.devices(peer, p.To); len(devices) > 0 && h.Back.Dev != "" && !slices.Contains(devices, h.Back.Dev) {
-		w.bad("return", h.Back.delete(p.From), proof, "the route %s leads the answer past %s", h.Back, devices[0])
+		w.bad("return", h.Back.delete(p.From), proof, "the route %s makes the answer bypass %s", h.Back, devices[0])
 	} else {
 		w.add("return", proof, "to %s%s", h.Other, by(h.Underlay.Dev))
 	}
@@ -129,7 +129,7 @@ func Receiving(h *Host, p Packet) []Step {
 func Returning(h *Host, p Packet) []Step {
 	w := &walk{Host: h, packet: p}
 	peer := h.peer(p.To)
-	w.add("underlay", &Proof{Outer: w.Overhead > 0, Answer: true}, "answers of %s arrive%s", h.Other, by(h.Underlay.Dev))
+	w.add("underlay", &Proof{Outer: w.Overhead > 0, Answer: true}, "answers from %s arrive%s", h.Other, by(h.Underlay.Dev))
 	w.also("port", "udp-port")
 	w.also("route", "rp-filter")
 	proof := &Proof{Devices: h.devices(peer, p.To), Answer: true}
@@ -145,7 +145,7 @@ func by(dev string) string {
 	if dev == "" {
 		return ""
 	}
-	return " by " + dev
+	return " on " + dev
 }
 
 // origin is where the packet comes from.
@@ -154,7 +154,7 @@ func (w *walk) origin() {
 	proof := &Proof{Devices: []string{w.podLink()}}
 	switch own := w.ownSubnets(); {
 	case w.Local:
-		w.add("pod", nil, "%s is an address of the node itself, so that FORWARD does not apply", p.From)
+		w.add("pod", nil, "%s is an address of the node itself, so FORWARD does not apply", p.From)
 	case !slices.ContainsFunc(own, func(s netip.Prefix) bool { return s.Contains(p.From) }):
 		w.bad("pod", "twill doctor", proof, "%s is not in this node's subnet (%s): other nodes drop its packets", p.From, cmp.Or(status.Join(own, ", "), "none"))
 	default:
@@ -182,11 +182,11 @@ func (w *walk) behind(pod netip.Addr, proof *Proof) {
 	case w.Pod.Err != nil:
 		w.bad("pod", "ip route get "+pod.String(), proof, "no route to %s: %v", pod, w.Pod.Err)
 	case away && w.blamed("pod"):
-		w.bad("pod", "", proof, "%s is sent out by %s instead", pod, dev)
+		w.bad("pod", "", proof, "packets to %s leave on %s instead", pod, dev)
 	case away && ok && !l.Up:
-		w.bad("pod", "ip link set dev "+w.Bridge+" up", proof, "%s is down, which has the pods' addresses: the route to %s leads out by %s", w.Bridge, pod, dev)
+		w.bad("pod", "ip link set dev "+w.Bridge+" up", proof, "%s, the bridge of the pods, is down: packets to %s leave on %s", w.Bridge, pod, dev)
 	case away:
-		w.bad("pod", "ip route get "+pod.String(), proof, "the route to %s leads out by %s", pod, dev)
+		w.bad("pod", "ip route get "+pod.String(), proof, "packets to %s leave on %s", pod, dev)
 	default:
 		w.link("pod", dev, proof, "%s is behind %s, MTU %d", pod, dev, w.Links[dev].MTU)
 	}
@@ -196,7 +196,7 @@ func (w *walk) behind(pod netip.Addr, proof *Proof) {
 func (w *walk) link(name, dev string, proof *Proof, format string, args ...any) {
 	switch l, ok := w.Links[dev]; {
 	case !ok:
-		w.bad(name, "systemctl restart twilld", proof, "the device %s is gone", cmp.Or(dev, "of the backend"))
+		w.bad(name, "systemctl restart twilld", proof, "the device %s does not exist", cmp.Or(dev, "of the backend"))
 	case !l.Up:
 		w.bad(name, "ip link set dev "+dev+" up", proof, "%s is down", dev)
 	default:
@@ -213,11 +213,11 @@ func (w *walk) route(in string) {
 	case r.Err != nil && w.blamed("route"):
 	case errors.Is(r.Err, unix.EXDEV) || errors.Is(r.Err, unix.EINVAL) && w.Back.Dev != "" && !slices.Contains(devices, w.Back.Dev):
 		// Since Linux 6.14 the error is EINVAL whatever the reason.
-		w.bad("route", w.Back.delete(p.From), nil, "the reverse path filter of %s drops it, since the answer would take the route %s", in, w.Back)
+		w.bad("route", w.Back.delete(p.From), nil, "the reverse path filter of %s drops it, because the answer would take the route %s", in, w.Back)
 	case r.Err != nil:
 		w.bad("route", fmt.Sprintf("ip route get %s from %s iif %s", p.To, p.From, in), nil, "the kernel has no route to %s from %s: %v", p.To, p.From, r.Err)
 	case r.Dev == "":
-		w.bad("route", "ip route get "+p.To.String(), nil, "the route to %s leads nowhere", p.To)
+		w.bad("route", "ip route get "+p.To.String(), nil, "the route to %s has no device", p.To)
 	default:
 		w.add("route", nil, "%s", r)
 	}
@@ -265,7 +265,7 @@ func (w *walk) verdict(chain string, v doctor.Verdict) {
 		text += ": " + v.Rule
 	}
 	if v.Unless != "" {
-		text += ", unless it is decided before: " + v.Unless
+		text += ", unless an earlier rule decides: " + v.Unless
 		if level == doctor.Bad {
 			level = doctor.Warn
 		}
@@ -276,13 +276,13 @@ func (w *walk) verdict(chain string, v doctor.Verdict) {
 // backend is which one is used, and why it is used.
 func (w *walk) backend(peer *status.Peer) {
 	if peer == nil {
-		w.bad("backend", "twill leases", nil, "no node has a lease for %s: twilld drops it", w.packet.To)
+		w.bad("backend", "twill leases", nil, "no node has a lease for %s: twilld drops packets to it", w.packet.To)
 		return
 	}
 	text := fmt.Sprintf("%s to %s", peer.BackendName(), peer.PublicIP)
 	switch {
 	case peer.Kernel:
-		text += ", by the kernel path"
+		text += ", over the kernel path"
 	case peer.KernelWhy != "":
 		text += ", in user space: " + peer.KernelWhy
 	case peer.BackendName() == "udp":
@@ -306,7 +306,7 @@ func (w *walk) device(peer *status.Peer) {
 		return
 	}
 	if w.Way.Dev != "" && !slices.Contains(devices, w.Way.Dev) {
-		w.bad("device", w.Way.delete(w.packet.To), proof, "the route %s leads past %s, by which %s goes", w.Way, devices[0], peer.BackendName())
+		w.bad("device", w.Way.delete(w.packet.To), proof, "the route %s bypasses %s, the device of %s", w.Way, devices[0], peer.BackendName())
 		return
 	}
 	dev := devices[0]
@@ -317,9 +317,9 @@ func (w *walk) device(peer *status.Peer) {
 	case w.Hop.MAC == "":
 		w.bad("device", "systemctl restart twilld", proof, "%s has no neighbour entry for %s", dev, w.Way.Via)
 	case !w.Hop.To.IsValid() || w.Hop.To.Is4() == peer.PublicIP.Is4() && w.Hop.To != peer.PublicIP:
-		w.bad("device", "systemctl restart twilld", proof, "%s has no FDB entry that leads %s to %s", dev, w.Hop.MAC, peer.PublicIP)
+		w.bad("device", "systemctl restart twilld", proof, "%s has no FDB entry for %s to %s", dev, w.Hop.MAC, peer.PublicIP)
 	default:
-		w.add("device", proof, "%s, MTU %d, VNI %d; %s is at %s, which the FDB leads to %s", dev, l.MTU, l.VNI, w.Way.Via, w.Hop.MAC, w.Hop.To)
+		w.add("device", proof, "%s, MTU %d, VNI %d; %s has the MAC %s, with an FDB entry to %s", dev, l.MTU, l.VNI, w.Way.Via, w.Hop.MAC, w.Hop.To)
 	}
 }
 
@@ -366,7 +366,7 @@ func (w *walk) mtu(peer *status.Peer) {
 			"packets of up to %s bytes do not fit %s, MTU %d", sum, w.Underlay.Dev, under)
 	case peer.MTU > 0:
 		w.steps = append(w.steps, Step{Name: "mtu", Level: doctor.Warn,
-			Text: fmt.Sprintf("packets of up to %s bytes, since twilld has found that larger ones get lost on the way", sum)})
+			Text: fmt.Sprintf("packets of up to %s bytes: twilld has found that the path loses larger ones", sum)})
 	default:
 		w.add("mtu", nil, "packets of up to %s bytes fit %s, MTU %d", sum, cmp.Or(w.Underlay.Dev, "the underlay"), under)
 	}
@@ -383,9 +383,9 @@ func (w *walk) outer(peer *status.Peer) {
 	switch peer.BackendName() {
 	case status.KindVXLAN:
 		l := w.Links[w.Tunnel]
-		text = fmt.Sprintf("in VXLAN %d, UDP to %s, %d bytes more", l.VNI, netip.AddrPortFrom(w.Hop.To, uint16(l.Port)), w.Overhead)
+		text = fmt.Sprintf("in VXLAN %d over UDP to %s, %d bytes added", l.VNI, netip.AddrPortFrom(w.Hop.To, uint16(l.Port)), w.Overhead)
 	case "udp":
-		text = fmt.Sprintf("in UDP to %s, %d bytes more", netip.AddrPortFrom(peer.PublicIP, w.Document.Dataplane.Port), w.Overhead)
+		text = fmt.Sprintf("in UDP to %s, %d bytes added", netip.AddrPortFrom(peer.PublicIP, w.Document.Dataplane.Port), w.Overhead)
 	}
 	text += by(w.Underlay.Dev)
 	if w.Underlay.Via.IsValid() {
@@ -405,7 +405,7 @@ func (w *walk) port(peer *status.Peer) {
 		return
 	}
 	if peer.Kernel {
-		w.add("port", nil, "UDP port %d: the kernel path takes datagrams before INPUT", port)
+		w.add("port", nil, "UDP port %d: the kernel path receives datagrams before INPUT", port)
 		return
 	}
 	if w.Other.Is4() != w.packet.To.Is4() {
@@ -425,9 +425,9 @@ func (w *walk) source(peer *status.Peer) {
 	case peer == nil && p.From == w.Other:
 		w.add("source", nil, "%s is the other node itself", p.From)
 	case peer == nil:
-		w.bad("source", "twill leases", nil, "no peer of this node has %s: there is no lease for it here", p.From)
+		w.bad("source", "twill leases", nil, "this node knows no lease for %s", p.From)
 	case w.Other.IsValid() && peer.PublicIP != w.Other:
-		w.bad("source", "twill leases", nil, "%s belongs to %s by the leases here, not to %s", p.From, peer.PublicIP, w.Other)
+		w.bad("source", "twill leases", nil, "according to the leases here, %s belongs to %s, not to %s", p.From, peer.PublicIP, w.Other)
 	case peer.BackendName() == "udp":
 		w.add("source", nil, "%s is in a subnet of %s (source check: %s)", p.From, peer.PublicIP, w.Document.Dataplane.SourceCheck)
 	default:
@@ -447,7 +447,7 @@ func (w *walk) destination() {
 	p, dev := w.packet, w.podLink()
 	proof := &Proof{Devices: []string{dev}, Out: true}
 	if w.PodState == "failed" {
-		w.bad("pod", fmt.Sprintf("ip neigh show %s dev %s", p.To, dev), proof, "no pod answers for %s on %s: it has ended, or never was on this node", p.To, dev)
+		w.bad("pod", fmt.Sprintf("ip neigh show %s dev %s", p.To, dev), proof, "no pod answers for %s on %s: the pod has ended, or was never on this node", p.To, dev)
 		return
 	}
 	w.behind(p.To, proof)

@@ -129,16 +129,16 @@ twill_build_info{version="v0.1.0"} 1
 # HELP twill_device_info Always 1; the labels say which device runs (kind offload: a TUN device with super-packets, kind plain: one packet per read, kind vxlan and host-gw: the kernel's) and why.
 # TYPE twill_device_info gauge
 twill_device_info{device="flannel0",kind="offload",reason="auto: the kernel grants it"} 1
-# HELP twill_lease_source_ok 1 if the newest version of the lease source is in force; 0 while it is refused and the last good one stays. The log and twill status say why.
+# HELP twill_lease_source_ok 1 if the newest version of the lease source is in force; 0 while it is invalid and the last valid one stays in force. The log and twill status say why.
 # TYPE twill_lease_source_ok gauge
 twill_lease_source_ok 1
-# HELP twill_leases Leases in force, the own one included.
+# HELP twill_leases Leases in force, including the node's own.
 # TYPE twill_leases gauge
 twill_leases 3
 # HELP twill_narrow_peers Other nodes to which packets are kept smaller than the device's MTU, because the path loses larger ones without an ICMP error. twill status names them.
 # TYPE twill_narrow_peers gauge
 twill_narrow_peers 1
-# HELP twill_offload_enabled 1 if the kernel offload is in force on every shard, 0 if it is turned off or was refused; twill status says why.
+# HELP twill_offload_enabled 1 if the kernel offload is active on every shard, 0 if it is turned off or was refused; twill status says why.
 # TYPE twill_offload_enabled gauge
 twill_offload_enabled{offload="udp-gro"} 0
 twill_offload_enabled{offload="udp-gso"} 1
@@ -150,10 +150,10 @@ twill_peers 2
 
 func TestConnectionToTheStoreLeaseAndRulesAreShown(t *testing.T) {
 	expect(t, registry(running), `
-# HELP twill_lease_expiry_timestamp_seconds When this node's lease ends unless it is renewed, as Unix time. A lease that does not end, as in Kubernetes and in a file, has no series.
+# HELP twill_lease_expiry_timestamp_seconds When this node's lease expires unless it is renewed, as Unix time. There is no series for a lease that does not expire, as in Kubernetes and in a file.
 # TYPE twill_lease_expiry_timestamp_seconds gauge
 twill_lease_expiry_timestamp_seconds 1.7000864e+09
-# HELP twill_lease_source_up 1 if the lease source answered last, 0 while it does not or refuses this node. What was known stays in force.
+# HELP twill_lease_source_up 1 while the lease source answers, 0 while it does not or refuses this node. The last known leases stay in force.
 # TYPE twill_lease_source_up gauge
 twill_lease_source_up 1
 # HELP twill_lease_source_updated_timestamp_seconds When the last good update of the leases arrived, as Unix time. In a quiet cluster that may be long ago.
@@ -162,7 +162,7 @@ twill_lease_source_updated_timestamp_seconds 1.7000000005e+09
 # HELP twill_lease_watch_up 1 while changes of the leases reach this node as they happen, 0 while the watch is interrupted or not begun.
 # TYPE twill_lease_watch_up gauge
 twill_lease_watch_up 1
-# HELP twill_rules_checked_timestamp_seconds When the firewall rules were last found as wanted, as Unix time.
+# HELP twill_rules_checked_timestamp_seconds When the firewall rules were last found to be as wanted, as Unix time.
 # TYPE twill_rules_checked_timestamp_seconds gauge
 twill_rules_checked_timestamp_seconds 1.70000006e+09
 # HELP twill_rules_in_force 1 if the firewall rules were as wanted when last checked, 0 if they could not be written. twill status says why.
@@ -176,10 +176,10 @@ twill_rules_writes_total 2
 	away := running
 	away.Source.Away, away.Source.Watched = time.Minute, false
 	expect(t, registry(away), `
-# HELP twill_lease_source_up 1 if the lease source answered last, 0 while it does not or refuses this node. What was known stays in force.
+# HELP twill_lease_source_up 1 while the lease source answers, 0 while it does not or refuses this node. The last known leases stay in force.
 # TYPE twill_lease_source_up gauge
 twill_lease_source_up 0
-# HELP twill_lease_source_away_seconds For how long the lease source has not answered, or has refused this node; 0 if it answers. What was known stays in force.
+# HELP twill_lease_source_away_seconds For how long the lease source has not answered or has refused this node; 0 while it answers. The last known leases stay in force.
 # TYPE twill_lease_source_away_seconds gauge
 twill_lease_source_away_seconds 60
 `, "twill_lease_source_up", "twill_lease_source_away_seconds")
@@ -199,7 +199,7 @@ twill_backend_dropped_packets_total{backend="udp",direction="rx"} 2
 twill_backend_dropped_packets_total{backend="udp",direction="tx"} 0
 twill_backend_dropped_packets_total{backend="vxlan",direction="rx"} 0
 twill_backend_dropped_packets_total{backend="vxlan",direction="tx"} 1
-# HELP twill_data_plane_restarts_total Times the data plane was closed and opened again while the daemon ran, which takes milliseconds, by cause: its device was deleted, or the interface, the lease or the backends are others.
+# HELP twill_data_plane_restarts_total Times the data plane was closed and opened again while the daemon ran, which takes milliseconds, by cause: its device was deleted, or the interface, the lease or the backends changed.
 # TYPE twill_data_plane_restarts_total counter
 twill_data_plane_restarts_total{cause="backend"} 0
 twill_data_plane_restarts_total{cause="device"} 0

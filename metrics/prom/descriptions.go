@@ -17,13 +17,13 @@ var directionCounters = []struct {
 		func(d *metrics.Direction) uint64 { return d.Packets.Load() }},
 	{counter("bytes_total", "Bytes of the pod packets forwarded, IP header included, encapsulation not.", "shard", "direction"),
 		func(d *metrics.Direction) uint64 { return d.Bytes.Load() }},
-	{counter("datagrams_total", "UDP messages handed to (tx) or taken from (rx) the kernel. With UDP GSO and GRO one message carries many packets; packets divided by datagrams near 1 under load says that the offload is not in force.", "shard", "direction"),
+	{counter("datagrams_total", "UDP messages handed to (tx) or taken from (rx) the kernel. With UDP GSO and GRO one message carries many packets; if packets divided by datagrams is near 1 under load, the offload is not active.", "shard", "direction"),
 		func(d *metrics.Direction) uint64 { return d.Datagrams.Load() }},
 	{counter("tun_calls_total", "System calls that read (tx) or wrote (rx) the TUN device and moved something.", "shard", "direction"),
 		func(d *metrics.Direction) uint64 { return d.TunCalls.Load() }},
-	{counter("socket_calls_total", "sendmmsg (tx) or recvmmsg (rx) calls that moved something. Calls, not bytes, are what small packets cost.", "shard", "direction"),
+	{counter("socket_calls_total", "sendmmsg (tx) or recvmmsg (rx) calls that moved something. The cost of small packets is in calls, not in bytes.", "shard", "direction"),
 		func(d *metrics.Direction) uint64 { return d.SockCalls.Load() }},
-	{counter("sleeps_total", "Times that a thread found nothing to forward and slept. To be woken takes a packet longer than anything else on its way.", "shard", "direction"),
+	{counter("sleeps_total", "Times that a thread found nothing to forward and slept. Waking a thread takes longer than anything else on a packet's path.", "shard", "direction"),
 		func(d *metrics.Direction) uint64 { return d.Sleeps.Load() }},
 	{counter("busy_poll_hits_total", "Times that a thread, looking again instead of sleeping, found a packet.", "shard", "direction"),
 		func(d *metrics.Direction) uint64 { return d.SpinHits.Load() }},
@@ -47,7 +47,7 @@ var shardCounters = []struct {
 }{
 	{counter("lookup_cache_hits_total", "Look-ups of a peer answered without the table of leases: by the last address or, before a large table, an LRU.", "shard"),
 		func(s *metrics.Shard) uint64 { return s.CacheHits.Load() }},
-	{counter("lookup_cache_misses_total", "Look-ups of a peer in the table of leases. Each change of a lease empties what comes before it.", "shard"),
+	{counter("lookup_cache_misses_total", "Look-ups of a peer in the table of leases. Each change of a lease empties the caches in front of it.", "shard"),
 		func(s *metrics.Shard) uint64 { return s.CacheMisses.Load() }},
 	{counter("socket_overflow_datagrams_total", "Datagrams that the kernel dropped because the socket's receive buffer was full: this shard's thread gets too little CPU time.", "shard"),
 		func(s *metrics.Shard) uint64 { return s.SocketOverflows.Load() }},
@@ -86,20 +86,20 @@ var stateMetrics = []struct {
 		func(st *metrics.State, put putter) { put(float64(st.Peers)) }},
 	{gauge("narrow_peers", "Other nodes to which packets are kept smaller than the device's MTU, because the path loses larger ones without an ICMP error. twill status names them."),
 		func(st *metrics.State, put putter) { put(float64(st.Narrow)) }},
-	{gauge("leases", "Leases in force, the own one included."),
+	{gauge("leases", "Leases in force, including the node's own."),
 		func(st *metrics.State, put putter) { put(float64(st.Leases)) }},
 
-	{gauge("lease_source_up", "1 if the lease source answered last, 0 while it does not or refuses this node. What was known stays in force."),
+	{gauge("lease_source_up", "1 while the lease source answers, 0 while it does not or refuses this node. The last known leases stay in force."),
 		func(st *metrics.State, put putter) { put(oneIf(st.Source.Away == 0)) }},
-	{gauge("lease_source_away_seconds", "For how long the lease source has not answered, or has refused this node; 0 if it answers. What was known stays in force."),
+	{gauge("lease_source_away_seconds", "For how long the lease source has not answered or has refused this node; 0 while it answers. The last known leases stay in force."),
 		func(st *metrics.State, put putter) { put(st.Source.Away.Seconds()) }},
-	{gauge("lease_source_ok", "1 if the newest version of the lease source is in force; 0 while it is refused and the last good one stays. The log and twill status say why."),
+	{gauge("lease_source_ok", "1 if the newest version of the lease source is in force; 0 while it is invalid and the last valid one stays in force. The log and twill status say why."),
 		func(st *metrics.State, put putter) { put(oneIf(st.Source.OK)) }},
 	{gauge("lease_watch_up", "1 while changes of the leases reach this node as they happen, 0 while the watch is interrupted or not begun."),
 		func(st *metrics.State, put putter) { put(oneIf(st.Source.Watched)) }},
 	{gauge("lease_source_updated_timestamp_seconds", "When the last good update of the leases arrived, as Unix time. In a quiet cluster that may be long ago."),
 		func(st *metrics.State, put putter) { putTime(put, st.Source.Updated) }},
-	{gauge("lease_expiry_timestamp_seconds", "When this node's lease ends unless it is renewed, as Unix time. A lease that does not end, as in Kubernetes and in a file, has no series."),
+	{gauge("lease_expiry_timestamp_seconds", "When this node's lease expires unless it is renewed, as Unix time. There is no series for a lease that does not expire, as in Kubernetes and in a file."),
 		func(st *metrics.State, put putter) { putTime(put, st.LeaseExpiry) }},
 
 	{gauge("rules_in_force", "1 if the firewall rules were as wanted when last checked, 0 if they could not be written. twill status says why."),
@@ -114,7 +114,7 @@ var stateMetrics = []struct {
 				put(float64(st.Rules.Writes))
 			}
 		}},
-	{gauge("rules_checked_timestamp_seconds", "When the firewall rules were last found as wanted, as Unix time."),
+	{gauge("rules_checked_timestamp_seconds", "When the firewall rules were last found to be as wanted, as Unix time."),
 		func(st *metrics.State, put putter) {
 			if st.Rules != nil {
 				putTime(put, st.Rules.Checked)
@@ -128,7 +128,7 @@ var stateMetrics = []struct {
 				put(1, d.Name, d.Kind, d.Reason)
 			}
 		}},
-	{gauge("backend_info", "Always 1; the labels say which backend the network configuration, or --backend, asks for, which one this node takes first, and why.",
+	{gauge("backend_info", "Always 1; the labels say which backend is configured, which one this node prefers, and why.",
 		"configured", "backend", "reason"),
 		func(st *metrics.State, put putter) {
 			if b := st.Backend; b.Configured != "" {
@@ -141,14 +141,14 @@ var stateMetrics = []struct {
 		"backend", "direction"), putFlows(func(f *metrics.Flow) uint64 { return f.Bytes })},
 	{counter("backend_dropped_packets_total", "Packets of pods that the backend dropped; of vxlan, drops and errors of its devices. The reasons of udp are in twill_dropped_packets_total.",
 		"backend", "direction"), putFlows(func(f *metrics.Flow) uint64 { return f.Dropped })},
-	{counter("data_plane_restarts_total", "Times the data plane was closed and opened again while the daemon ran, which takes milliseconds, by cause: its device was deleted, or the interface, the lease or the backends are others.",
+	{counter("data_plane_restarts_total", "Times the data plane was closed and opened again while the daemon ran, which takes milliseconds, by cause: its device was deleted, or the interface, the lease or the backends changed.",
 		"cause"),
 		func(st *metrics.State, put putter) {
 			for r, n := range st.Restarts {
 				put(float64(n), metrics.Restart(r).String())
 			}
 		}},
-	{gauge("offload_enabled", "1 if the kernel offload is in force on every shard, 0 if it is turned off or was refused; twill status says why.",
+	{gauge("offload_enabled", "1 if the kernel offload is active on every shard, 0 if it is turned off or was refused; twill status says why.",
 		"offload"),
 		func(st *metrics.State, put putter) {
 			for name, inForce := range st.Offloads {

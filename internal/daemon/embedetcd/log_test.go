@@ -40,7 +40,7 @@ func TestErrorsOfAStartGoIntoWhatItReturns(t *testing.T) {
 	var out bytes.Buffer
 	c := newCore(slog.New(slog.NewTextHandler(&out, nil)))
 	c.logger().Error("cannot read", zap.String("path", "db"))
-	if err := c.explain(errors.New("it has stopped")); err.Error() != "it has stopped: cannot read (path: db)" {
+	if err := c.explain(errors.New("it stopped")); err.Error() != "it stopped: cannot read (path: db)" {
 		t.Errorf("%v", err)
 	}
 	go c.logger().Fatal("cannot go on", zap.Error(syscall.ENOSPC))

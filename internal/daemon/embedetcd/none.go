@@ -15,7 +15,7 @@ type Server struct{}
 
 // Start returns an error.
 func Start(context.Context, Config) (*Server, error) {
-	return nil, errors.New("start embedded etcd: this build has none (noembed)")
+	return nil, errors.New("start embedded etcd: this build does not include it (noembed)")
 }
 
 // Failed receives nothing.

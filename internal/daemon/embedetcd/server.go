@@ -87,7 +87,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		err = unusable(log.why, log.cause)
 	case err = <-e.Err():
 	case <-e.Server.StopNotify():
-		err = log.explain(errors.New("it has stopped"))
+		err = log.explain(errors.New("it stopped"))
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
@@ -129,7 +129,7 @@ func unusable(why string, cause error) error {
 	case !errors.As(cause, &errno):
 		return fmt.Errorf("the data cannot be used (%s): move the directory away to start without data, or restore a copy of it", why)
 	case errno == syscall.ENOSPC, errno == syscall.EDQUOT:
-		return fmt.Errorf("the disk is full (%s): make room", why)
+		return fmt.Errorf("the disk is full (%s): free space", why)
 	}
 	return fmt.Errorf("the data cannot be read or written (%s): correct the cause and start again", why)
 }
@@ -209,7 +209,7 @@ func checkDir(dir string) error {
 		return err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("others may use the directory (mode %04o): chmod 700 it, or name another with --embedded-etcd", mode)
+		return fmt.Errorf("other users can access the directory (mode %04o): chmod 700 it, or name another with --embedded-etcd", mode)
 	}
 	return nil
 }
@@ -249,7 +249,7 @@ func (s *Server) await(dir string) {
 		err = fmt.Errorf("directory %s: %w", dir, unusable(s.log.why, s.log.cause))
 	case err = <-s.etcd.Err(): // nil when closed
 	case <-s.etcd.Server.StopNotify():
-		err = errors.New("it has stopped by itself; the log says why")
+		err = errors.New("it stopped by itself; the log says why")
 	}
 	if err != nil && s.log.is(running) {
 		s.failed <- err

@@ -102,7 +102,7 @@ func TestAnEtcdThatEndsByItselfSaysWhyAndCanBeClosed(t *testing.T) {
 		want string
 	}{
 		{"what it wrote has failed", func(s *Server) { s.log.logger().Fatal("failed to commit", zap.Error(syscall.ENOSPC)) },
-			"directory %s: the disk is full (failed to commit (error: no space left on device)): make room"},
+			"directory %s: the disk is full (failed to commit (error: no space left on device)): free space"},
 		{"it finds its data wrong", func(s *Server) { s.log.logger().Panic("unexpected index") },
 			"directory %s: the data cannot be used (unexpected index): move the directory away"},
 		{"no listener is left", func(s *Server) { s.etcd.Clients[0].Close() }, "mux: "},

@@ -107,7 +107,7 @@ func (o *Offer) Ready() error {
 		return err
 	}
 	if err := expect(o.conn, ready); err != nil {
-		return fmt.Errorf("handover: the new process ended before it was ready: %w", err)
+		return fmt.Errorf("handover: the new process exited before it was ready: %w", err)
 	}
 	return nil
 }
@@ -229,7 +229,7 @@ func (t *Takeover) Ready() error {
 		return fmt.Errorf("handover: %w", err)
 	}
 	if err := expect(t.conn, stopped); err != nil {
-		return fmt.Errorf("handover: the old process has not stopped: %w", err)
+		return fmt.Errorf("handover: the old process did not stop: %w", err)
 	}
 	return nil
 }
@@ -240,7 +240,7 @@ func (t *Takeover) Ended(within time.Duration) error {
 		return err
 	}
 	if _, err := t.conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("handover: the old process has not ended within %v", within)
+		return fmt.Errorf("handover: the old process did not exit within %v", within)
 	}
 	return nil
 }

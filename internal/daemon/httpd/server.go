@@ -63,7 +63,7 @@ func Listen(addr netip.AddrPort, c Config) (*Server, error) {
 	}
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, fmt.Errorf("listen on %s for health and metrics: %w; stop the process that has the port (a flanneld?), or choose another --healthz-port, or 0 for none", addr, err)
+		return nil, fmt.Errorf("listen on %s for health and metrics: %w; stop the process that uses the port (a flanneld?), or choose another --healthz-port, or 0 for none", addr, err)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return nil, fmt.Errorf("listen on %s for health and metrics: %w; no interface has this address, so correct --healthz-ip", addr, err)
 	case err != nil:

@@ -129,7 +129,7 @@ func (p *page) findings(w *writer) {
 		add("The lease store has not answered since %s. What was known stays in force.", p.Source.AwaySince.UTC().Format("15:04:05 UTC"))
 	}
 	if p.Source.LastError != "" {
-		add("The newest version in the lease store is refused, the last valid one stays in force.")
+		add("The newest version in the lease store is invalid; the last valid one stays in force.")
 	}
 	if p.Source.Conflicts > 0 {
 		add("%d leases are left out because they overlap others.", p.Source.Conflicts)
@@ -152,7 +152,7 @@ func (p *page) findings(w *writer) {
 			}
 		}
 		if more > 0 {
-			add("%d more peers have something unusual, which the table below shows.", more)
+			add("%d more peers have something unusual; see the table below.", more)
 		}
 	}
 	w.put("<h2>Findings</h2>\n<ul class=\"findings\">\n")
@@ -160,7 +160,7 @@ func (p *page) findings(w *writer) {
 		w.put("<li>%s\n", f)
 	}
 	if len(all) == 0 {
-		w.put("<li class=\"none\">Nothing that the daemon can see.\n")
+		w.put("<li class=\"none\">None from the daemon itself.\n")
 	}
 	w.put("</ul>\n")
 	p.examination(w)
@@ -172,7 +172,7 @@ func (p *page) examination(w *writer) {
 	x := p.doctor
 	switch {
 	case x == nil:
-		w.put("</h2>\n<p class=\"hint\">twill doctor examines the node.</p>\n")
+		w.put("</h2>\n<p class=\"hint\">twill doctor is examining the node.</p>\n")
 		return
 	case x.Problem != "":
 		w.put("</h2>\n<p class=\"hint\">No findings: %s.</p>\n", x.Problem)
@@ -313,7 +313,7 @@ func (p *page) offloads(w *writer) {
 		return
 	}
 	w.put("<h2>Offloads of the udp backend</h2>\n")
-	w.table("offload", "in force", "why")
+	w.table("offload", "active", "why")
 	for _, o := range p.Dataplane.Offloads {
 		inForce := "no"
 		if o.InForce {

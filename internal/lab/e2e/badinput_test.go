@@ -209,7 +209,7 @@ func TestWrongCommandLineIsAUsageError(t *testing.T) {
 	}{
 		{"unknown flag", "--frobnicate", []string{"unknown flag --frobnicate", "--help"}},
 		{"misspelt flag", "--lease-fiel=x", []string{"unknown flag --lease-fiel; did you mean --lease-file?"}},
-		{"flag behind an argument", "true --iface=eth0", []string{`argument "true"`, "--iface=eth0, would not be read"}},
+		{"flag behind an argument", "true --iface=eth0", []string{`argument "true"`, "--iface=eth0, would be ignored"}},
 		{"no value", "--healthz-port", []string{"needs an argument: -healthz-port"}},
 		{"no number", "--thread-pairs=many", []string{`"many" for flag -thread-pairs`, "want a whole number"}},
 		{"number too great", "--thread-pairs=33", []string{"--thread-pairs: 33 is not from 1 to 32"}},
@@ -222,9 +222,9 @@ func TestWrongCommandLineIsAUsageError(t *testing.T) {
 		{"no regular expression", "--iface-regex=eth[", []string{"--iface-regex", "missing closing ]"}},
 		{"name too long", "--tun-name=flannel-for-pods", []string{"--tun-name", `"flannel-for-pods"`, "1 to 15 bytes"}},
 		{"name to be completed", "--tun-name=flannel%d", []string{"--tun-name", `"flannel%d"`, "percent"}},
-		{"empty list", "--etcd-endpoints=http://192.0.2.1:2379,,", []string{"-etcd-endpoints", "want one or more, separated by commas"}},
+		{"empty list", "--etcd-endpoints=http://192.0.2.1:2379,,", []string{"-etcd-endpoints", "want a comma-separated list without empty items"}},
 		{"half a user", "--etcd-username=twill", []string{"--etcd-username and --etcd-password come together"}},
-		{"flannel's Kubernetes", "--kube-subnet-mgr", []string{"--kube-subnet-mgr", "--lease-file", "not from both"}},
+		{"flannel's Kubernetes", "--kube-subnet-mgr", []string{"--kube-subnet-mgr", "--lease-file", "omit one"}},
 		{"no period", "--iptables-resync=0", []string{"--iptables-resync: 0", "1 to 86400 seconds"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -177,7 +177,7 @@ func TestChangeOfTheLeaseFileIsSeenHoweverItIsMade(t *testing.T) {
 func TestChangeThatNeedsARestartIsReportedAndLeavesTheNodeWorking(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, text, says string }{
-		{"own lease gone", strings.Replace(leasesOf(2), "    {\"Subnet\": \"10.5.1.0/24\", \"PublicIP\": \"172.31.9.11\"},\n", "", 1), "this node's lease 10.5.1.0-24 is gone"},
+		{"own lease gone", strings.Replace(leasesOf(2), "    {\"Subnet\": \"10.5.1.0/24\", \"PublicIP\": \"172.31.9.11\"},\n", "", 1), "this node's lease 10.5.1.0-24 was deleted"},
 		{"own lease given away", strings.Replace(leasesOf(2), "172.31.9.11", "172.31.9.19", 1), "another public IP"},
 		{"other network", strings.ReplaceAll(leasesOf(2), `"10.5.`, `"10.7.`), "the network is now [10.7.0.0/16]"},
 	} {

@@ -248,7 +248,7 @@ func TestConnectivityFindsANarrowPath(t *testing.T) {
 		}
 		for _, o := range r.Results[0].Tests {
 			if o.Test == "mtu" {
-				return strings.Contains(o.Detail, "up to 1350 bytes arrive, not those of 1450")
+				return strings.Contains(o.Detail, "up to 1350 bytes arrive, but not those of 1450")
 			}
 		}
 		return false

@@ -95,12 +95,12 @@ func TestDoctorFindsWhatKeepsNodesApartAndItsRemediesHelp(t *testing.T) {
 
 	b.sh("iptables -A INPUT -p udp --dport 8285 -j DROP")
 	a.isSick(fmt.Sprintf("%s answers, but not through the tunnel", l.Hosts[1].Addr))
-	b.sh(b.isSick("drops datagrams of " + l.Hosts[0].Addr.String() + " to UDP port 8285").Remedy)
+	b.sh(b.isSick("drops datagrams from " + l.Hosts[0].Addr.String() + " to UDP port 8285").Remedy)
 	a.isWell()
 	b.isWell()
 
 	b.sh("ip link set dev " + netlab.UnderlayLink + " mtu 1400")
-	f := a.isSick(fmt.Sprintf("the path to %s takes packets of 14", l.Hosts[1].Addr))
+	f := a.isSick(fmt.Sprintf("the path to %s takes packets of at most 14", l.Hosts[1].Addr))
 	a.sh(f.Remedy)
 	a.isWell()
 
@@ -167,8 +167,8 @@ func TestDoctorMissesNoTunnelWhereThereAreRoutes(t *testing.T) {
 	a.isWell()
 	found, _ := a.doctor()
 	for check, want := range map[string]string{
-		"tun": "not needed: packets are carried by host-gw", "udp-port": "plain routes need none",
-		"peers": "1 of 1 answer packets of 1500 bytes that must not be fragmented",
+		"tun": "not needed: host-gw carries the packets", "udp-port": "plain routes need no port",
+		"peers": "1 of 1 answer unfragmentable packets of 1500 bytes",
 	} {
 		if !slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Check == check && f.Text == want }) {
 			t.Errorf("%s does not say %q: %+v", check, want, found)
@@ -177,5 +177,5 @@ func TestDoctorMissesNoTunnelWhereThereAreRoutes(t *testing.T) {
 
 	b := c.running[1].(*daemon)
 	b.sh("ip link set dev " + netlab.UnderlayLink + " mtu 1400")
-	a.isSick(fmt.Sprintf("the path to %s takes packets of 14", c.nodes[1].Addr))
+	a.isSick(fmt.Sprintf("the path to %s takes packets of at most 14", c.nodes[1].Addr))
 }

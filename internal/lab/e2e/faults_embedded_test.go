@@ -37,7 +37,7 @@ func TestFullDiskEndsTheDaemonWithTheEtcdAndLosesNoLease(t *testing.T) {
 		_ = l.putFiller()
 		return a.ended()
 	})
-	a.endedFor(t, "embedded etcd has ended: ", "no space left on device", "make room")
+	a.endedFor(t, "embedded etcd stopped: ", "no space left on device", "free space")
 	if got := b.status().Source.Leases; got != 2 {
 		t.Errorf("host b has %d leases, want 2", got)
 	}
@@ -48,7 +48,7 @@ func TestFullDiskEndsTheDaemonWithTheEtcdAndLosesNoLease(t *testing.T) {
 		_ = l.putFiller() // there may be room for a start
 		return a.ended()
 	})
-	a.endedFor(t, "no space left on device", "make room")
+	a.endedFor(t, "no space left on device", "free space")
 	disk.empty(t)
 	a.start()
 	a.waitReady()

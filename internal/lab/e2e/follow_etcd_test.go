@@ -78,9 +78,9 @@ func TestSecondHostWithAPublicAddressWaitsAndTheFirstIsNotDisturbed(t *testing.T
 	clone.args = append(slices.Clone(b.args), "--public-ip="+l.Hosts[0].Addr.String())
 	clone.start()
 	testkit.Eventually(t, "the clone waits for an address of its own", func() bool {
-		return strings.Contains(clone.stderr.String(), `msg="another host has this node's public address" why="the public address 172.31.9.11 is also that of another host, and the lease 10.5.1.0-24 is under it`)
+		return strings.Contains(clone.stderr.String(), `msg="another host has this node's public address" why="another host has the same public address 172.31.9.11 and holds its lease 10.5.1.0-24`)
 	})
-	if doc := clone.status(); !strings.HasPrefix(doc.Waiting, "a lease: the public address 172.31.9.11 is also") || doc.Lease != nil || doc.AddressConflict == "" {
+	if doc := clone.status(); !strings.HasPrefix(doc.Waiting, "a lease: another host has the same public address 172.31.9.11") || doc.Lease != nil || doc.AddressConflict == "" {
 		t.Errorf("status of the clone: %+v", doc)
 	}
 	testkit.Eventually(t, "the lease is as before, and its node says what is wrong", func() bool {

@@ -250,7 +250,7 @@ func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
 	l.setLeases(l.leases())
 	d.waits("interface eth0 no longer has the address 172.31.9.11")
 	testkit.Eventually(t, "the log says why no interface can be used", func() bool {
-		return strings.Contains(d.stderr.String(), `msg="no other interface can be used" error="choose interface: there is no default route;`)
+		return strings.Contains(d.stderr.String(), `msg="no other usable interface" error="choose interface: there is no default route;`)
 	})
 	through()
 	d.waitReady()
@@ -258,7 +258,7 @@ func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
 		t.Errorf("underlay: %+v", got)
 	}
 	c.goesOn(t)
-	if n := strings.Count(d.stderr.String(), "no other interface can be used"); n != 1 {
+	if n := strings.Count(d.stderr.String(), "no other usable interface"); n != 1 {
 		t.Errorf("%d lines about it", n)
 	}
 }
@@ -274,7 +274,7 @@ func TestDefaultRouteIsWaitedForAtTheStart(t *testing.T) {
 	d.args = append(d.args, "--healthz-port=8081")
 	d.start()
 	testkit.Eventually(t, "the log says what is waited for", func() bool {
-		return strings.Contains(d.stderr.String(), `msg="no interface to the other nodes yet, waiting for one"`)
+		return strings.Contains(d.stderr.String(), `msg="no interface to the other nodes yet, waiting"`)
 	})
 	d.waits("an interface to the other nodes: choose interface: there is no default route; this host has eth0 (172.31.9.11")
 	if code, body, err := l.get("/healthz"); err != nil || code != http.StatusOK {

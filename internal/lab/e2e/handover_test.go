@@ -130,7 +130,7 @@ func TestOneProcessTakesOverAtATimeAndTheNextOneKnowsWhichDoes(t *testing.T) {
 	testkit.Must(t, err)
 	defer first.Descriptors.Close()
 	next := old.takeOver()
-	if code := next.wait(); code != 1 || !strings.Contains(next.stderr.String(), fmt.Sprintf("pid %d) is taking over already", os.Getpid())) {
+	if code := next.wait(); code != 1 || !strings.Contains(next.stderr.String(), fmt.Sprintf("pid %d) is already taking over", os.Getpid())) {
 		t.Errorf("exit code %d:\n%s", code, next.stderr)
 	}
 	testkit.Must(t, first.Close())

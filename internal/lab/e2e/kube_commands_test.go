@@ -59,7 +59,7 @@ func TestKubeCommandsOfTwill(t *testing.T) {
 	says(2, append([]string{"leases"}, admin...), both)
 	says(0, []string{"config", "get", socket}, []string{`"Network": "10.5.0.0/16"`})
 	says(2, append([]string{"config", "get"}, admin...), []string{`"Network": "10.5.0.0/16"`})
-	says(0, []string{"doctor", socket, "--subnet-file=" + l.daemons[0].subnetFile}, []string{"it answers; network config and 2 leases are good"})
+	says(0, []string{"doctor", socket, "--subnet-file=" + l.daemons[0].subnetFile}, []string{"it answers; the network config and 2 leases are valid"})
 	says(0, []string{"reserve", socket, "10.5.9.0/24"}, []string{"the leases are in Kubernetes", "kube-flannel-cfg"})
 	says(0, []string{"config", "set", socket, os.DevNull}, []string{"network config"})
 

@@ -129,7 +129,7 @@ func TestKubeMissingRightIsReportedOnceWhileLeasesChange(t *testing.T) {
 	d := l.daemons[0]
 	const (
 		unserved, serves = "Kubernetes API does not serve this node", "Kubernetes API answers again"
-		refused, valid   = "lease source refused", "lease source valid again"
+		refused, valid   = "lease source rejected", "lease source is valid again"
 		notReady         = "not ready"
 	)
 	restore := l.Withhold("nodes/status", "patch")

@@ -50,7 +50,7 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 			return n.Condition("Ready").Status == "True" && n.Condition("NetworkUnavailable").Reason == "FlannelIsUp"
 		}, k.log)
 	}
-	for command, want := range map[string]string{"leases": "(this node)", "config get": "fd00:10:244::/48", "doctor": "2 leases are good"} {
+	for command, want := range map[string]string{"leases": "(this node)", "config get": "fd00:10:244::/48", "doctor": "2 leases are valid"} {
 		if out := l.inTwill(t, "node-a", append([]string{"twill"}, strings.Fields(command)...)...); !strings.Contains(testkit.Unwrapped(out), want) {
 			t.Errorf("twill %s in the pod does not say %q but\n%s", command, want, out)
 		}

@@ -239,7 +239,7 @@ func TestTwillStatusSaysWhyItCannotAsk(t *testing.T) {
 	s.Close()
 	for path, says := range map[string]string{
 		filepath.Join(dir, "absent.sock"): "no such socket; is twilld running, and with this --socket?",
-		stale:                             "no process listens on it; twilld has died or is being restarted",
+		stale:                             "no process listens on it; twilld was killed or is being restarted",
 	} {
 		out, err := ns.Command(context.Background(), built(t, "twill", "./cmd/twill"), "status", "--socket="+path).CombinedOutput()
 		if err == nil || !strings.HasPrefix(string(out), "twill: ") || !strings.Contains(string(out), says) || strings.Count(string(out), "\n") != 1 {

@@ -72,7 +72,7 @@ func TestSmallDaemonsNameThePartsThatTheyLack(t *testing.T) {
 		{"twilld-lite", "--kube-subnet-mgr", []string{"built without Kubernetes", "full build"}},
 		{"twilld-lite", "--kernel-path=tc", []string{"built without BPF", "--kernel-path=auto"}},
 		{"twilld-board", "--embedded-etcd", []string{"built without it", "full build"}},
-		{"twilld-board", "--etcd-prefix=/x", []string{"built without a client of etcd", "--lease-file"}},
+		{"twilld-board", "--etcd-prefix=/x", []string{"built without an etcd client", "--lease-file"}},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 		out, err := s.NS.Command(ctx, filepath.Join(dir, tt.program), tt.flag).CombinedOutput()
@@ -94,7 +94,7 @@ func TestCheckOfTheKernelPathIsMadeByTwilld(t *testing.T) {
 	for _, tt := range []struct{ twilld, says string }{
 		{bin("twilld"), "the self-test passed"},
 		{filepath.Join(small, "twilld-lite"), "user space would carry all packets: this program was built without BPF"},
-		{"", "the self-test is made by twilld, which did not"},
+		{"", "run the self-test with twilld"},
 	} {
 		dir := scratchDir(t)
 		testkit.Must(t, os.Link(filepath.Join(small, "twill"), filepath.Join(dir, "twill")))

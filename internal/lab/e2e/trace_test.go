@@ -151,13 +151,13 @@ func TestTraceNamesTheCauseAndTheRemedyHelps(t *testing.T) {
 		breaks         string
 		cause, at, far string // far: the remedy belongs to b
 	}{
-		{b, "iptables -I FORWARD -p udp --dport 53 -j DROP", "FORWARD drops it: -A FORWARD -p udp -m udp --dport 53", "arriving by flannel0", "b"},
-		{b, "iptables -I FORWARD -m length --length 0:65535 -j DROP", "-m length", "arriving by flannel0", "b"},
-		{b, "iptables -A INPUT -p udp --dport 8285 -j DROP", "UDP port 8285: INPUT drops it", "arriving by eth0", "b"},
-		{a, "ip route add " + peer(1) + " via " + c.nodes[1].Addr.String() + " dev eth0", "leads past flannel0", "", ""},
-		{b, "ip route add " + peer(0) + " via " + c.nodes[0].Addr.String() + " dev eth0", "the reverse path filter of flannel0", "arriving by flannel0", "b"},
-		{b, "ip route add " + c.nodes[1].Subnet.Addr().String() + "/26 dev eth0", "packets to this node's own pods", "arriving by flannel0", "b"},
-		{b, "ip link set dev cni0 down", "cni0 is down", "", "b"},
+		{b, "iptables -I FORWARD -p udp --dport 53 -j DROP", "FORWARD drops it: -A FORWARD -p udp -m udp --dport 53", "arriving on flannel0", "b"},
+		{b, "iptables -I FORWARD -m length --length 0:65535 -j DROP", "-m length", "arriving on flannel0", "b"},
+		{b, "iptables -A INPUT -p udp --dport 8285 -j DROP", "UDP port 8285: INPUT drops it", "arriving on eth0", "b"},
+		{a, "ip route add " + peer(1) + " via " + c.nodes[1].Addr.String() + " dev eth0", "bypasses flannel0", "", ""},
+		{b, "ip route add " + peer(0) + " via " + c.nodes[0].Addr.String() + " dev eth0", "the reverse path filter of flannel0", "arriving on flannel0", "b"},
+		{b, "ip route add " + c.nodes[1].Subnet.Addr().String() + "/26 dev eth0", "packets to this node's own pods", "arriving on flannel0", "b"},
+		{b, "ip link set dev cni0 down", "cni0, the bridge of the pods, is down", "", "b"},
 	} {
 		tt.on.sh(tt.breaks)
 		r := a.traceBlames(tt.cause, tt.at, packet...)
@@ -172,17 +172,17 @@ func TestTraceNamesTheCauseAndTheRemedyHelps(t *testing.T) {
 	}
 	a.traceGetsThrough(packet...) // the remedies have helped
 
-	a.traceBlames("no node has a lease for 10.5.9.9", "arriving by cni0", peer(0), "10.5.9.9")
+	a.traceBlames("no node has a lease for 10.5.9.9", "arriving on cni0", peer(0), "10.5.9.9")
 
 	b.sh("nft 'add table netdev far; add chain netdev far in { type filter hook ingress device eth0 priority 0; }; add rule netdev far in udp dport 8285 drop'")
-	a.traceBlames("answers, but not through the tunnel", "leaving by eth0", peer(0), peer(1)) // which is all that a knows without --via
+	a.traceBlames("answers, but not through the tunnel", "leaving on eth0", peer(0), peer(1)) // which is all that a knows without --via
 	b.sh("nft delete table netdev far")
 
 	b.sh("ip link set dev " + netlab.UnderlayLink + " mtu 1400")
 	testkit.Eventually(t, "the narrow path is found", func() bool {
 		r, _ := a.trace(packet...)
 		return slices.ContainsFunc(r.Sender.Steps, func(s trace.Step) bool {
-			return s.Level == doctor.Bad && strings.Contains(s.Text, "takes packets of 14") && s.Remedy != ""
+			return s.Level == doctor.Bad && strings.Contains(s.Text, "takes packets of at most 14") && s.Remedy != ""
 		})
 	})
 }
@@ -205,7 +205,7 @@ func TestTraceFindsTheNodeThatLacksALease(t *testing.T) {
 		if to.Is6() {
 			from = l.pod(0).Addr6
 		}
-		r := l.daemons[0].traceBlames("no peer of this node has "+from.String(), "arriving by eth0", "--via="+via, from.String(), to.String())
+		r := l.daemons[0].traceBlames("this node knows no lease for "+from.String(), "arriving on eth0", "--via="+via, from.String(), to.String())
 		if r.On != l.Hosts[1].Addr || r.Remedy != "twill leases" {
 			t.Errorf("the remedy is %q on %s:\n%s", r.Remedy, r.On, pageOf(r))
 		}
