@@ -401,9 +401,9 @@ func (c *Coalescer) Runs() []Run {
 
 // Vectors appends the bytes of run r to dst in the order in which they are to be
 // written: for a super-packet a newly built header, followed by each payload in
-// place.
+// place, or after Pack by pieces of several payloads each.
 func (c *Coalescer) Vectors(r *Run, dst [][]byte) [][]byte {
-	if r.head < 0 {
+	if r.Segments == 1 {
 		return append(dst, r.first)
 	}
 	dst = append(dst, c.header(r), r.first[r.headerLen:])
@@ -421,14 +421,13 @@ func (r *Run) single() (s Super) {
 	return s
 }
 
-// Packets appends the packets of run r to dst as they were added, for a device
-// that has refused the super-packet. The Super describes each of them.
-func (c *Coalescer) Packets(r *Run, dst [][]byte) ([][]byte, Super) {
+// Packets appends the packets of run r to dst as they were added.
+func (c *Coalescer) Packets(r *Run, dst [][]byte) [][]byte {
 	dst = append(dst, r.first)
 	for i := r.head; i >= 0; i = c.parts[i].next {
 		dst = append(dst, c.parts[i].pkt)
 	}
-	return dst, r.single()
+	return dst
 }
 
 // header builds the headers of the super-packet for run r.

@@ -131,7 +131,7 @@ func TestRefusedRunsAreWrittenAsTheyCame(t *testing.T) {
 	}
 	for i := range runs {
 		co.Vectors(&runs[i], nil) // refused
-		out, _ = co.Packets(&runs[i], out)
+		out = co.Packets(&runs[i], out)
 	}
 	if !slices.EqualFunc(in, out, bytes.Equal) {
 		t.Error("not what came")

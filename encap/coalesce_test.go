@@ -39,7 +39,22 @@ func add(t testing.TB, c *Coalescer, pkts ...[]byte) {
 // packets in each run.
 func delivered(t testing.TB, c *Coalescer) (pkts [][]byte, sizes []int) {
 	t.Helper()
-	for i, r := range c.Runs() {
+	return accepted(t, c, c.Runs())
+}
+
+// packed is the same with the runs packed.
+func packed(t testing.TB, c *Coalescer) (pkts [][]byte, sizes []int) {
+	t.Helper()
+	runs := c.Runs()
+	for i := range runs {
+		c.Pack(&runs[i])
+	}
+	return accepted(t, c, runs)
+}
+
+func accepted(t testing.TB, c *Coalescer, runs []Run) (pkts [][]byte, sizes []int) {
+	t.Helper()
+	for i, r := range runs {
 		out, err := refDevice(slices.Concat(c.Vectors(&r, nil)...), r.Super)
 		if err != nil {
 			t.Fatalf("run %d: %v", i, err)

@@ -136,7 +136,7 @@ func traffic(script []byte) (pkts [][]byte) {
 }
 
 // checkCoalescer sends packets through c in batches, to a device, and back, and compares
-// it with one that tries Follow first.
+// it with one that tries Follow first, and packs.
 func checkCoalescer(t testing.TB, c *Coalescer, in [][]byte) {
 	t.Helper()
 	orig := make([][]byte, len(in))
@@ -145,25 +145,29 @@ func checkCoalescer(t testing.TB, c *Coalescer, in [][]byte) {
 	}
 	var out, plain [][]byte
 	following := NewCoalescer(cap(c.runs), c.tcp, c.udp)
+	received := adjoining(in)
 	flush := func() {
 		got, sizes := delivered(t, c)
 		if same, runs := delivered(t, following); !slices.EqualFunc(got, same, bytes.Equal) || !slices.Equal(sizes, runs) {
 			t.Fatalf("with Follow runs of %v packets, without it %v", runs, sizes)
 		}
+		if same, runs := packed(t, following); !slices.EqualFunc(got, same, bytes.Equal) || !slices.Equal(sizes, runs) {
+			t.Fatalf("packed runs of %v packets, else %v", runs, sizes)
+		}
 		following.Reset()
 		out = append(out, got...)
 		for i := range c.Runs() {
-			plain, _ = c.Packets(&c.Runs()[i], plain)
+			plain = c.Packets(&c.Runs()[i], plain)
 		}
 		c.Reset()
 	}
-	for _, b := range in {
+	for i, b := range in {
 		if c.Full() {
 			flush()
 		}
 		add(t, c, b)
-		if !following.Follow(b) {
-			add(t, following, b)
+		if !following.Follow(received[i]) {
+			add(t, following, received[i])
 		}
 	}
 	flush()

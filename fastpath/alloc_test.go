@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twillnet/twill/metrics"
 	"github.com/twillnet/twill/tun"
 )
 
@@ -67,7 +68,9 @@ func TestRXDoesNotAllocate(t *testing.T) {
 		for i, a := range as {
 			place(t, r, i, a)
 		}
+		again := arriveAgain(r)
 		noAllocs(t, func() {
+			again()
 			r.check.use(nodes)
 			for i := range as {
 				if err := r.datagram(i); err != nil {
@@ -79,6 +82,9 @@ func TestRXDoesNotAllocate(t *testing.T) {
 			}
 			r.check.resolver.flush(s.counters)
 		})
+		if d := drops(r.c); len(d) != 1 || d[metrics.DropUnknownPeer] == 0 {
+			t.Errorf("merging %v: dropped %v", merge, d)
+		}
 	}
 }
 

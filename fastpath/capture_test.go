@@ -101,6 +101,20 @@ func TestCaptureSeesReceivedPacketsAsTheyCame(t *testing.T) {
 	}
 }
 
+func TestCaptureSeesThePacketsOfARefusedSuperPacket(t *testing.T) {
+	q := &fakeQueue{refuse: refuseSuper}
+	r := newTestRX(q)
+	c := capture(t, r.shard, CaptureOptions{})
+	pkts := tcpTrain(30, 1400, 700)
+	forwardRX(t, r, train(pkts))
+	var got [][]byte
+	for _, p := range drain(t, c) {
+		got = append(got, p.bytes)
+	}
+	samePackets(t, got, pkts)
+	samePackets(t, q.packets(t), pkts)
+}
+
 // TestCaptureNamesTheReasonOfEachDrop drops a packet for every reason for which there is
 // one, in each direction.
 func TestCaptureNamesTheReasonOfEachDrop(t *testing.T) {

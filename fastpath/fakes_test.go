@@ -35,6 +35,7 @@ type fakeQueue struct {
 	wrote  int
 	// steered is how many writes were made with Steer.
 	steered int
+	pieces  []int // vectors of each of writes, the virtio-net header's included
 }
 
 func (q *fakeQueue) Read(b []byte) (int, unix.Errno) {
@@ -63,7 +64,7 @@ func (q *fakeQueue) Write(iov []unix.Iovec) unix.Errno {
 			return errno
 		}
 	}
-	q.writes = append(q.writes, b)
+	q.writes, q.pieces = append(q.writes, b), append(q.pieces, len(iov))
 	return 0
 }
 
@@ -216,6 +217,18 @@ func place(t testing.TB, r *rx, i int, a arrival) {
 	setControl(h, r.control[i*recvControlLen:][:len(control)])
 	h.Flags = a.flags
 	h.Namelen = encodeSockaddr(&r.names[i], netip.AddrPortFrom(netip.MustParseAddr(a.from), 8285))
+}
+
+// arriveAgain returns a function that restores the messages that are in r now, which r
+// moves within their memory.
+func arriveAgain(r *rx) func() {
+	messages := slices.Clone(r.arena)
+	return func() {
+		for i := range r.msgs {
+			at := i * slotSize
+			copy(r.arena[at:], messages[at:][:r.msgs[i].len])
+		}
+	}
 }
 
 // received is the control messages of a as the kernel writes them to an IPv4

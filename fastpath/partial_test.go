@@ -113,7 +113,9 @@ func TestPartialPacketsDoNotAllocate(t *testing.T) {
 	r := newRX(s, make([]byte, normalFootprint.rxSlots*slotSize))
 	place(t, r, 0, train(unfinished(tcpTrain(40, 1400, 700))))
 	place(t, r, 1, train(unfinished(udpTrain(40, 1200, 1200))))
+	again := arriveAgain(r)
 	noAllocs(t, func() {
+		again()
 		r.check.use(s.peers.Load())
 		for i := range 2 {
 			if err := r.datagram(i); err != nil {
@@ -124,4 +126,7 @@ func TestPartialPacketsDoNotAllocate(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	if n := dropped(r.c); n != 0 {
+		t.Errorf("%v", drops(r.c))
+	}
 }

@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"net/netip"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -246,6 +247,9 @@ func (r *rx) write() error {
 		run := &runs[i]
 		v := headerOf(&run.Super, run.IPv6())
 		v.Encode(r.header[:])
+		if !r.tap.on() { // a capture needs the packets
+			r.merge.Pack(run)
+		}
 		r.parts = r.merge.Vectors(run, r.parts[:0])
 		if errno := r.writeVectors(); errno != 0 {
 			if err := r.refused(run, errno); err != nil {
@@ -264,8 +268,7 @@ func (r *rx) write() error {
 
 // record passes the packets of a run to the capture.
 func (r *rx) record(run *encap.Run, drop metrics.Drop) {
-	packets, _ := r.merge.Packets(run, r.parts[:0])
-	for _, pkt := range packets {
+	for _, pkt := range r.merge.Packets(run, r.parts[:0]) {
 		r.tap.record(false, drop, r.sender(pkt), pkt)
 	}
 }
@@ -294,7 +297,7 @@ func (r *rx) writeVectors() unix.Errno {
 
 // refused handles a run that the device did not accept. Some kernels of the 6.6
 // and 6.10 series reject super-packets with EINVAL: the packets are then written
-// as they arrived, and merging is disabled.
+// one by one, and merging is disabled.
 func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 	if deviceGone(errno) {
 		return deviceError("write to", errno)
@@ -308,11 +311,27 @@ func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 	}
 	r.merge.Disable()
 	r.shard.mergeRefused.Store(true)
-	packets, super := r.merge.Packets(run, r.parts[:0])
-	v := headerOf(&super, run.IPv6())
+	r.writeSingly(run)
+	return nil
+}
+
+// writeSingly writes the packets of a run of several one by one. Since Pack may have
+// overwritten their headers, they are made from the run's, as the kernel makes them. It
+// allocates: it is called only for the batch in which a device first refuses a super-packet.
+func (r *rx) writeSingly(run *encap.Run) {
+	super := slices.Concat(r.merge.Vectors(run, nil)...)
+	var h encap.Header
+	var s encap.Splitter
+	if !encap.Parse(super, &h) || s.Reset(super, &h, run.Super) != nil {
+		r.c.Drop(metrics.DropDeviceError, run.Segments)
+		return
+	}
+	var v tun.Header
 	v.Encode(r.header[:])
-	for i, pkt := range packets {
-		r.vectors = append(r.vectors[:0], vector(r.header[:]), vector(packets[i]))
+	for s.Remaining() > 0 {
+		pkt := make([]byte, s.NextLen())
+		copy(pkt[s.HeaderLen():], s.Next(pkt))
+		r.vectors = append(r.vectors[:0], vector(r.header[:]), vector(pkt))
 		if r.shard.queue.Write(r.vectors) != 0 {
 			r.drop(metrics.DropDeviceError, r.sender(pkt), pkt)
 			continue
@@ -322,7 +341,6 @@ func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 			r.tap.record(false, forwarded, r.sender(pkt), pkt)
 		}
 	}
-	return nil
 }
 
 // overflows counts the datagrams that the kernel dropped on the socket; n is the

@@ -322,6 +322,33 @@ func TestUnsegmentedSuperDatagramBecomesASuperPacket(t *testing.T) {
 	})
 }
 
+// However many packets are in a train, the kernel copies it in one piece, and does that
+// much faster than a piece for each packet.
+func TestReceivedTrainsAreWrittenInOnePiece(t *testing.T) {
+	first, second := tcpTrain(44, 1380, 1380), udpTrain(40, 1200, 1)
+	split := tcpTrain(40, 1000, 1000)
+	for name, tt := range map[string]struct {
+		as     []arrival
+		pieces []int // vectors of each write: two of headers, and the payloads
+	}{
+		"TCP":           {[]arrival{train(first)}, []int{3}},
+		"UDP":           {[]arrival{train(second)}, []int{3}},
+		"one packet":    {[]arrival{train(first[:1])}, []int{2}},
+		"in two trains": {[]arrival{train(split[:20]), train(split[20:])}, []int{4}},
+		"three trains":  {[]arrival{train(first), train(second), train(second)}, []int{3, 3, 3}},
+	} {
+		q := new(fakeQueue)
+		r := newTestRX(q)
+		arrive(t, r, tt.as...)
+		if err := r.write(); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(q.pieces, tt.pieces) {
+			t.Errorf("%s: writes of %v vectors, want %v", name, q.pieces, tt.pieces)
+		}
+	}
+}
+
 // refuseSuper is a device that takes no super-packets.
 func refuseSuper(b []byte) unix.Errno {
 	var v tun.Header
