@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -74,34 +75,60 @@ type way struct {
 
 // add adds the packet pkt to the batch. If it lies directly behind the packet before, both
 // must be in the same allocation.
-func (s *sends) add(peer *Peer, w way, pkt []byte) {
+func (s *sends) add(peer *Peer, w way, pkt []byte) { s.addTrain(peer, w, pkt, len(pkt)) }
+
+// addTrain adds the packets that b consists of, as add does: each of size bytes but for the
+// last, which may be shorter.
+func (s *sends) addTrain(peer *Peer, w way, b []byte, size int) {
 	if w.wide {
-		s.wide(peer, w, pkt)
+		for pkt := range slices.Chunk(b, size) {
+			s.wide(peer, w, pkt)
+		}
 		return
 	}
-	if len(s.iov) == cap(s.iov) || len(s.msgs) == cap(s.msgs) {
-		s.flush()
+	for fixed := peer.FixedPort(); len(b) > 0; {
+		if len(s.iov) == cap(s.iov) || len(s.msgs) == cap(s.msgs) {
+			s.flush()
+		}
+		size = min(size, len(b))
+		m := s.train(peer, w, fixed, size)
+		if m == nil {
+			at := len(s.msgs)
+			s.msgs = append(s.msgs, message{
+				peer: peer, tos: w.tos, fragment: w.fragment, direct: w.direct, fixedPort: fixed,
+				segment: size, iov: s.iov[len(s.iov):],
+			})
+			m = &s.msgs[at]
+		}
+		n := s.room(m, len(b), size)
+		s.join(m, b[:n:n])
+		m.packets += (n + size - 1) / size
+		m.closed = n%m.segment != 0
+		b = b[n:]
 	}
-	fixed := peer.FixedPort()
-	m := s.train(peer, w, fixed, len(pkt))
-	if m == nil {
-		at := len(s.iov)
-		s.iov = append(s.iov, vector(pkt))
-		s.msgs = append(s.msgs, message{
-			peer: peer, tos: w.tos, fragment: w.fragment, direct: w.direct, fixedPort: fixed,
-			segment: len(pkt), bytes: len(pkt), packets: 1, iov: s.iov[at:],
-		})
-		return
+}
+
+// room returns how many of n bytes may join m, in packets of size bytes of which the first
+// may. The last packet may be shorter.
+func (s *sends) room(m *message, n, size int) int {
+	if size < m.segment {
+		return size // none may follow
 	}
-	if last := &m.iov[len(m.iov)-1]; follows(last, pkt) {
-		last.SetLen(int(last.Len) + len(pkt))
-	} else {
-		s.iov = append(s.iov, vector(pkt))
-		m.iov = m.iov[:len(m.iov)+1]
+	packets := min(s.segments-m.packets, (s.maxTrain-m.bytes)/size)
+	return min(n, max(packets, 1)*size)
+}
+
+// join appends the bytes b to m, the last message.
+func (s *sends) join(m *message, b []byte) {
+	m.bytes += len(b)
+	if at := len(m.iov); at > 0 {
+		if last := &m.iov[at-1]; follows(last, b) {
+			last.SetLen(int(last.Len) + len(b))
+			return
+		}
 	}
-	m.bytes += len(pkt)
-	m.packets++
-	m.closed = len(pkt) < m.segment
+	s.iov = append(s.iov, vector(b))
+	m.iov = m.iov[:len(m.iov)+1]
 }
 
 // follows reports whether pkt lies directly behind v in memory.

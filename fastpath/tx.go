@@ -137,10 +137,9 @@ func (t *tx) split(peer *Peer, to, pkt []byte, h *encap.Header, super encap.Supe
 	at := 0
 	for range n {
 		seg := to[at:]
-		end := hl + copy(seg[hl:], t.splitter.Next(seg))
-		t.sends.add(peer, w, seg[:end:end])
-		at += end
+		at += hl + copy(seg[hl:], t.splitter.Next(seg))
 	}
+	t.sends.addTrain(peer, w, to[:at:at], hl+super.Size)
 	return at
 }
 
