@@ -12,7 +12,8 @@ import (
 type direction interface {
 	// poll moves a batch of what is ready, without blocking: a brief one if other
 	// directions should not have to wait for long. It returns how
-	// many bytes were read and whether there may be more. An error stops the
+	// many bytes were read and whether there may be more; if so, it may have kept a part
+	// of the batch for the next poll, unless the engine is stopping. An error stops the
 	// engine.
 	poll(brief bool) (bytes int, more bool, err error)
 }
@@ -75,9 +76,11 @@ func (l *loop) add(d direction, fd int, c *metrics.Direction) {
 // run forwards until the engine stops (it then returns nil) or a direction
 // fails.
 func (l *loop) run() error {
+	more := false
 	for !l.stopping.Load() {
-		bytes, more, err := l.look()
-		if err != nil {
+		var bytes int
+		var err error
+		if bytes, more, err = l.look(); err != nil {
 			return err
 		}
 		if bytes > 0 && l.spin.spinning() {
@@ -91,6 +94,10 @@ func (l *loop) run() error {
 			return err
 		}
 		l.woken = true
+	}
+	if more { // a direction may have kept something
+		_, _, err := l.look()
+		return err
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ const (
 // lie one behind the other in memory take one iovec: the kernel copies long pieces
 // much faster than a header and a payload each.
 //
-// Packets are borrowed until flush has returned. A sends belongs to the TX
+// Packets are borrowed until flush or hold has returned. A sends belongs to the TX
 // thread of its shard.
 type sends struct {
 	to         sender
@@ -44,6 +44,7 @@ type sends struct {
 
 	one  [1]message // a packet of a message that is sent by itself
 	only [1]unix.Iovec
+	kept []byte // the packets of the train that hold has kept; nil without GSO
 
 	tap     *tap
 	c       *metrics.Direction
@@ -61,6 +62,9 @@ func newSends(to sender, x *exceptions, segments int, ipv6 bool, c *metrics.Dire
 	}
 	if ipv6 {
 		s.maxTrain = maxTrain6
+	}
+	if segments > 1 {
+		s.kept = make([]byte, s.maxTrain)
 	}
 	return s
 }
@@ -180,6 +184,36 @@ func (s *sends) flush() {
 		next += n
 	}
 	s.msgs, s.iov = s.msgs[:0], s.iov[:0]
+}
+
+// hold is flush in the midst of a bulk transfer: if more packets may join the last message,
+// a train, it keeps this message for the next batch, and a copy of its packets. A
+// super-packet of 64 KiB is a little more than fits one train, and to the kernel the message for
+// the rest costs nearly as much as a whole train.
+func (s *sends) hold() {
+	last := len(s.msgs) - 1
+	if last < 0 || !s.open(&s.msgs[last]) {
+		s.flush()
+		return
+	}
+	m := s.msgs[last]
+	s.msgs = s.msgs[:last]
+	s.flush()
+	if s.stopped {
+		return
+	}
+	n := 0
+	for i := range m.iov {
+		n += copy(s.kept[n:], vectorBytes(&m.iov[i]))
+	}
+	s.iov = append(s.iov, vector(s.kept[:n]))
+	m.iov = s.iov
+	s.msgs = append(s.msgs, m)
+}
+
+// open reports whether m is a train that has room for another packet.
+func (s *sends) open(m *message) bool {
+	return !m.closed && m.packets > 1 && m.packets < s.segments && m.bytes+m.segment <= s.maxTrain
 }
 
 // transmit sends a prefix of msgs, waiting and retrying if that can help, and

@@ -629,3 +629,90 @@ func chaos(rnd *rand.Rand) func([]message) (int, unix.Errno) {
 		return len(msgs), 0
 	}
 }
+
+// A train that has room for more packets waits for the next batch, whatever becomes of
+// those before it.
+func TestTrainsGrowFromBatchToBatch(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		batches [][]int // sizes of the packets
+		want    [][]int // packets in each message that is sent in a batch
+	}{
+		{"one train", [][]int{{100, 100}, {100}, {100, 100}}, [][]int{{}, {}, {5}}},
+		{"a train and more", [][]int{{50, 100, 100}, {100, 200}}, [][]int{{1}, {3, 1}}},
+		{"one packet", [][]int{{100}, {100, 100}}, [][]int{{1}, {2}}},
+		{"a shorter packet", [][]int{{100, 99}, {99}}, [][]int{{2}, {1}}},
+		{"in the next batch", [][]int{{100, 100}, {99, 99}}, [][]int{{}, {3, 1}}},
+		{"a longer one there", [][]int{{100, 100}, {101, 101, 101}}, [][]int{{}, {2, 3}}},
+		{"nothing more", [][]int{{100, 100}, {}}, [][]int{{}, {2}}},
+		{"a full train", [][]int{repeat(100, 64), {100}}, [][]int{{64}, {1}}},
+		{"a train that gets full", [][]int{repeat(100, 60), repeat(100, 6)}, [][]int{{}, {64, 2}}},
+		{"65,507 bytes", [][]int{repeat(5039, 13), {5039}}, [][]int{{13}, {1}}},
+		{"almost", [][]int{repeat(5039, 12), {5039, 5039}}, [][]int{{}, {13, 1}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHarness(t, 64, false)
+			var sent []int
+			h.kernel.script = func(msgs []message) (int, unix.Errno) {
+				for i := range msgs {
+					sent = append(sent, msgs[i].packets)
+				}
+				return len(msgs), 0
+			}
+			var got [][]int
+			for i, sizes := range tt.batches {
+				sent = []int{}
+				h.memory = make([]byte, 1<<20)
+				batch := h.memory
+				for _, size := range sizes {
+					h.put(peerB, 0, size, 0)
+				}
+				if i < len(tt.batches)-1 {
+					h.hold()
+					clear(batch) // the engine uses it again
+				} else {
+					h.flush()
+				}
+				got = append(got, sent)
+			}
+			if !slices.EqualFunc(got, tt.want, slices.Equal) {
+				t.Errorf("batches of messages of %v packets, want %v", got, tt.want)
+			}
+			h.check(t)
+		})
+	}
+}
+
+func TestTrainsThatWaitAreNotLostToErrors(t *testing.T) {
+	for name, script := range map[string]func([]message) (int, unix.Errno){
+		"EAGAIN":      outcomes(unix.EAGAIN, 0, unix.EAGAIN),
+		"ENOBUFS":     outcomes(unix.ENOBUFS, unix.ENOBUFS, unix.ENOBUFS),
+		"GSO refused": refuseTrains(unix.EIO),
+	} {
+		h := newHarness(t, 64, false)
+		h.kernel.script = script
+		for range 3 {
+			h.trains()
+			h.put(peerC, 0, 500, 0)
+			h.put(peerC, 0, 500, 0)
+			h.hold()
+		}
+		if n := len(h.kernel.wire); n == 0 || n > len(h.want) {
+			t.Errorf("%s: %d packets on the wire before the end", name, n)
+		}
+		h.check(t)
+	}
+}
+
+func TestStoppedEngineKeepsNothing(t *testing.T) {
+	h := newHarness(t, 64, false)
+	h.stopped = true
+	h.kernel.script = func([]message) (int, unix.Errno) { return 0, unix.EAGAIN }
+	h.trains()
+	h.put(peerC, 0, 500, 0)
+	h.put(peerC, 0, 500, 0)
+	h.hold()
+	if len(h.msgs) != 0 || h.waits != 1 {
+		t.Errorf("%d messages kept, waited %d times", len(h.msgs), h.waits)
+	}
+}

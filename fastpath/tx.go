@@ -50,7 +50,11 @@ func (t *tx) poll(brief bool) (bytes int, more bool, err error) {
 	t.resolver.use(t.shard.peers.Load())
 	t.tap.use()
 	reads, bytes, errno := t.batch(brief)
-	t.sends.flush()
+	if errno == 0 && !t.shard.stopping.Load() {
+		t.sends.hold()
+	} else {
+		t.sends.flush()
+	}
 	if reads > 0 {
 		t.c.TunCalls.Add(uint64(reads))
 		t.resolver.flush(t.shard.counters)

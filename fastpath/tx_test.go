@@ -28,15 +28,10 @@ func newTestTX(t testing.TB, q *fakeQueue) (*tx, *kernel) {
 func transmit(t testing.TB, x *tx, q *fakeQueue, reads ...[]byte) {
 	t.Helper()
 	q.reads, q.next = reads, 0
-	for {
-		x.resolver.use(x.shard.peers.Load())
-		_, _, errno := x.batch(false)
-		x.sends.flush()
-		if errno == unix.EAGAIN {
-			return
-		}
-		if errno != 0 {
-			t.Fatal(errno)
+	for more := true; more; {
+		var err error
+		if _, more, err = x.poll(false); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
@@ -160,6 +155,90 @@ func TestTrainsOfASuperPacketLieInOnePiece(t *testing.T) {
 		if messages == 0 {
 			t.Errorf("%s: nothing was sent", s.src)
 		}
+	}
+}
+
+// A super-packet of 64 KiB is a little more than fits one train.
+func TestRestsOfSuperPacketsShareTrains(t *testing.T) {
+	const reads, segments, size = 24, 46, 1420
+	const trains = (reads*segments*(size+40) + 44*(size+40) - 1) / (44 * (size + 40)) // 45 · 1,460 bytes are more than 65,507
+	for _, brief := range []bool{false, true} {
+		q := new(fakeQueue)
+		x, k := newTestTX(t, q)
+		var want []datagram
+		for i := range reads {
+			s := toB(segments * size)
+			s.seq = uint32(i * len(s.payload))
+			b := superPacket(s, size)
+			pkts, err := cut(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q.reads = append(q.reads, b)
+			for _, pkt := range pkts {
+				want = append(want, datagram{peer: peerB, b: string(pkt)})
+			}
+		}
+		for more := true; more; {
+			var err error
+			if _, more, err = x.poll(brief); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Equal(k.wire, want) {
+			t.Errorf("brief %v: %d packets sent, want %d, or others", brief, len(k.wire), len(want))
+		}
+		if n := x.c.Datagrams.Load(); n != trains {
+			t.Errorf("brief %v: %d messages, want %d", brief, n, trains)
+		}
+	}
+}
+
+// stopping is a queue that stops the engine at a read, and always has more.
+type stopping struct {
+	fakeQueue
+	stop *atomic.Bool
+	b    []byte
+	n    int // reads until then
+	read int
+}
+
+func (q *stopping) Read(b []byte) (int, unix.Errno) {
+	if q.read++; q.read == q.n {
+		q.stop.Store(true)
+	}
+	return copy(b, q.b), 0
+}
+
+// Wherever in a batch the engine is stopped, everything that was read is sent.
+func TestStopLeavesNothingBehind(t *testing.T) {
+	for n := 1; n <= 9; n++ {
+		k := &kernel{t: t, segments: maxSegmentsOld}
+		q := &stopping{b: superPacket(toB(46*1420), 1420), n: n}
+		x := newTX(newShard(q, k), make([]byte, normalFootprint.txArena))
+		q.stop = x.shard.stopping
+		l := &loop{turns: []turn{{direction: x}}, wake: newWaiter(-1), stopping: q.stop, c: new(metrics.Direction)}
+		if err := l.run(); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(k.wire); got != 46*q.read || q.read < n {
+			t.Errorf("stopped at read %d: %d packets sent of %d super-packets", n, got, q.read)
+		}
+	}
+	// Between two batches.
+	k := &kernel{t: t, segments: maxSegmentsOld}
+	q := &endless{b: superPacket(toB(46*1420), 1420)}
+	x := newTX(newShard(q, k), make([]byte, normalFootprint.txArena))
+	k.script = func(msgs []message) (int, unix.Errno) {
+		x.shard.stopping.Store(true)
+		return len(msgs), 0
+	}
+	l := &loop{turns: []turn{{direction: x}}, wake: newWaiter(-1), stopping: x.shard.stopping, c: new(metrics.Direction)}
+	if err := l.run(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(k.wire); n == 0 || n%46 != 0 {
+		t.Errorf("stopped between batches: %d packets sent, want whole super-packets", n)
 	}
 }
 
