@@ -147,5 +147,5 @@ func TestDaemonThatHasNoStoreYetIsNamed(t *testing.T) {
 	o := &operator{T: t}
 	o.refuses("has not opened the store yet", "leases", "--socket", kubeDaemonSays(t, nil))
 	older := daemonSays(t, status.Document{Settings: &status.Settings{Kubernetes: &status.Kubernetes{}}})
-	o.refuses("it has no /store/leases; restart it", "leases", "--socket", older)
+	o.refuses("it does not serve /store/leases; restart it", "leases", "--socket", older)
 }
