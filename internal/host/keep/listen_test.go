@@ -52,7 +52,8 @@ func TestOnlyNotificationsAboutTheStateAreFollowed(t *testing.T) {
 			return &netlink.Neigh{LinkIndex: flannel1.Attrs().Index, State: unix.NUD_PERMANENT, IP: net.ParseIP(ip), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, mac}}
 		}
 		plain := Route{Dst: c.subnet(3), Via: netip.MustParseAddr("192.0.2.3"), Dev: "eth0"}
-		heard() // of the devices
+		heard()                         // of the devices
+		up[n.eth0.Attrs().Index] = true // the kernel may announce its carrier later
 		for _, tt := range []struct {
 			what   string
 			change func() error
