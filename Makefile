@@ -65,21 +65,17 @@ LITE  := noembed,nokube,nobpf,nethttpomithttp2
 BOARD := $(LITE),noetcd
 TWILL := nethttpomithttp2
 
-# Without inlining these programs are a fourteenth smaller. What forwards packets, and what
-# it calls, is compiled as in bin/twilld.
-HOT   := runtime/... internal/... sync/... math/... bytes cmp errors iter maps os slices syscall time unique \
-	encoding/binary hash/maphash net/netip golang.org/x/net/... golang.org/x/sys/... \
-	github.com/gaissmai/bart/... github.com/hashicorp/golang-lru/v2/... \
-	./encap ./fastpath ./metrics ./tun ./internal/backend/udp
-SMALL := -gcflags=all=-l $(HOT:%=-gcflags=%=)
+# twill runs for a moment and forwards nothing: without inlining it is a fourteenth smaller.
+# A daemon would need a megabyte more of memory.
+SMALL := -gcflags=all=-l
 
 .PHONY: build-lite
 build-lite: ## build bin/twilld-lite: without --embedded-etcd, Kubernetes and the kernel path
-	$(GOBUILD),$(LITE) $(SMALL) -o $(BIN)/twilld-lite ./cmd/twilld
+	$(GOBUILD),$(LITE) -o $(BIN)/twilld-lite ./cmd/twilld
 
 .PHONY: build-board
 build-board: ## build bin/twilld-board, the smallest daemon: as lite, and with leases in a file only
-	$(GOBUILD),$(BOARD) $(SMALL) -o $(BIN)/twilld-board ./cmd/twilld
+	$(GOBUILD),$(BOARD) -o $(BIN)/twilld-board ./cmd/twilld
 
 # A test builds these in a directory of its own, and compares their sizes with docs/dependencies.md.
 .PHONY: build-bounded

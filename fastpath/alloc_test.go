@@ -88,24 +88,6 @@ func TestRXDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func TestRefusedSuperPacketsDoNotAllocate(t *testing.T) {
-	q := &fakeQueue{forget: true}
-	r := newTestRX(q)
-	run := train(tcpTrain(40, 1400, 1400))
-	place(t, r, 0, run)
-	r.check.use(nodes)
-	noAllocs(t, func() {
-		if err := r.datagram(0); err != nil {
-			t.Fatal(err)
-		}
-		runs := r.merge.Runs()
-		if err := r.refused(&runs[0], unix.EINVAL); err != nil {
-			t.Fatal(err)
-		}
-		r.merge.Reset()
-	})
-}
-
 func TestResolverHitDoesNotAllocate(t *testing.T) {
 	r := newCachingResolver(nodes)
 	noAllocs(t, func() {

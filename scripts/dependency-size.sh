@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-# How the Makefile has the compiler make small programs.
+# How the Makefile has the compiler make twill.
 read -ra small <<<"$(make print-SMALL)"
 
 # size IMPORTS BODY FLAGS...: the size of the base program with BODY linked into it.
@@ -136,10 +136,10 @@ row go.etcd.io/etcd/client/v3 "$etcd" "$leases"
 
 # What the small programs cannot be smaller than.
 floor() {
-	printf '%-40s %6d KiB\n' "$1" $(($(size "$2" "$3" -tags grpcnotrace,nethttpomithttp2 "${small[@]}") / 1024))
+	printf '%-40s %6d KiB\n' "$1" $(($(size "$2" "$3" -tags grpcnotrace,nethttpomithttp2) / 1024))
 }
 echo
-floor "base, compiled to be small" "" ""
+floor "base, without HTTP/2" "" ""
 floor "with client_golang" "$prometheus" "$exposition"
 floor "with etcd's client" "$etcd" "$leases"
 floor "with both" "$prometheus; $etcd" "$exposition
@@ -164,9 +164,8 @@ shipped "twilld without Kubernetes" ,nokube ./cmd/twilld
 shipped "twilld without etcd's server" ,noembed ./cmd/twilld
 shipped "twilld without both" ,noembed,nokube ./cmd/twilld
 shipped "and without HTTP/2 in net/http" ,noembed,nokube,nethttpomithttp2 ./cmd/twilld
-shipped "and without BPF" ",$(make print-LITE)" ./cmd/twilld
-shipped "and compiled to be small: twilld-lite" ",$(make print-LITE)" "${small[@]}" ./cmd/twilld
-shipped "and without etcd's client: twilld-board" ",$(make print-BOARD)" "${small[@]}" ./cmd/twilld
+shipped "and without BPF: twilld-lite" ",$(make print-LITE)" ./cmd/twilld
+shipped "and without etcd's client: twilld-board" ",$(make print-BOARD)" ./cmd/twilld
 shipped "twill" ",$(make print-TWILL)" "${small[@]}" ./cmd/twill
 shipped "twill-lab" "" ./cmd/twill-lab
 shipped "twill-lab without gonum.org/v1/plot" "" -overlay "$tmp/overlay.json" ./cmd/twill-lab
@@ -211,6 +210,6 @@ contents() {
 }
 
 contents twilld -tags grpcnotrace ./cmd/twilld
-contents twilld-lite -tags "grpcnotrace,$(make print-LITE)" "${small[@]}" ./cmd/twilld
-contents twilld-board -tags "grpcnotrace,$(make print-BOARD)" "${small[@]}" ./cmd/twilld
+contents twilld-lite -tags "grpcnotrace,$(make print-LITE)" ./cmd/twilld
+contents twilld-board -tags "grpcnotrace,$(make print-BOARD)" ./cmd/twilld
 contents twill -tags "grpcnotrace,$(make print-TWILL)" "${small[@]}" ./cmd/twill

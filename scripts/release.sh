@@ -45,7 +45,7 @@ target() {
 # tags VARIABLE: the build tags that the Makefile has under this name.
 tags() { make --no-print-directory "print-$1"; }
 
-# The flags of the compiler that the Makefile has for small programs.
+# The flag of the compiler that the Makefile has for twill.
 read -ra small <<<"$(make --no-print-directory print-SMALL)"
 
 # program NAME PACKAGE TAGS FLAGS...: build it into $dir, and write its SBOM beside it.
@@ -66,8 +66,8 @@ for arch in "${arches[@]}"; do
 	(
 		for variable in $(target "$arch"); do export "${variable?}"; done
 		program twilld twilld grpcnotrace
-		program twilld-lite twilld "grpcnotrace,$(tags LITE)" "${small[@]}"
-		program twilld-board twilld "grpcnotrace,$(tags BOARD)" "${small[@]}"
+		program twilld-lite twilld "grpcnotrace,$(tags LITE)"
+		program twilld-board twilld "grpcnotrace,$(tags BOARD)"
 		program twill twill "grpcnotrace,$(tags TWILL)" "${small[@]}"
 	)
 	cp -r LICENSE README.md CHANGELOG.md docs deploy "$dir/"

@@ -133,12 +133,12 @@ func TestPartThatDoesNotDoItsWorkIsNamed(t *testing.T) {
 
 // TestNodeDoesNotChooseWhereOthersSend: the others run as root, and pass on the cookie.
 func TestNodeDoesNotChooseWhereOthersSend(t *testing.T) {
-	ends := func(addr string, size int) string {
+	ends := func(addr string, size int64) string {
 		return fmt.Sprintf(`{"hello":{"protocol":1,"ends":[{"subnet":"10.5.2.0/24","addr":%q,"tcp":1,"udp":1,"size":%d}]}}`+"\n", addr, size)
 	}
 	for _, tt := range []struct {
 		addr string
-		size int
+		size int64
 		want bool
 	}{
 		{"10.5.2.1", 1450, true},
