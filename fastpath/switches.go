@@ -67,7 +67,7 @@ var SwitchFlags = []SwitchFlag{
 		"move a bulk transfer in brief batches while another queue of the thread carries requests, so that these wait less; auto: with two queues or more for a thread",
 		func(s *Switches) *tun.Switch { return &s.BriefBatches }},
 	{"bulk-queue",
-		"move TCP flows that carry much to a queue and source port of their own, so that requests do not wait behind them; auto: with two queues or more for a thread",
+		"move TCP flows that carry much to a queue and source port of their own, so that requests do not wait behind them; when a flow is moved, packets of it may overtake others; auto: with two queues or more for a thread",
 		func(s *Switches) *tun.Switch { return &s.BulkQueue }},
 	{"mtu-probes",
 		"send an echo request of full size to each peer in use every ten seconds, to find paths that lose large packets without an ICMP error, and keep packets to these peers smaller",

@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/twillnet/twill/fastpath"
 	"github.com/twillnet/twill/internal/etcdflags"
 	"github.com/twillnet/twill/internal/kubeflags"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease/kube"
+	"github.com/twillnet/twill/tun"
 )
 
 // parse reads the arguments, without the program's name, and then the
@@ -67,6 +69,7 @@ func defaults() *options {
 		forwardRules:   true,
 		resync:         5,
 		dropPrivileges: true,
+		switches:       fastpath.Switches{BulkQueue: tun.Off},
 		etcd:           etcdflags.Defaults(),
 		kube:           kubernetes{Options: kube.Options{Source: kubeflags.Defaults(), Condition: true}},
 	}

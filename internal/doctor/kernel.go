@@ -130,7 +130,7 @@ func (x *examination) offloads(context.Context) []Finding {
 	case len(found) > 0:
 		return found
 	case len(off) > 0:
-		return []Finding{okf("all are active except those that flags turn off: %s", strings.Join(off, ", "))}
+		return []Finding{okf("all are active except those that are turned off: %s", strings.Join(off, ", "))}
 	}
 	return []Finding{okf("UDP_SEGMENT and UDP_GRO work")}
 }

@@ -150,23 +150,27 @@ func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 		{"--udp-gro=on", nil, everywhere},
 		// Without the virtio-net header nothing can be joined either, and there is
 		// one queue.
-		{"--tun-offload=off", []string{"tun-offload", "tun-gro", "tun-gro-udp", "source-ports", "brief-batches", "bulk-queue"}, [...]size{single, trains, trains, single}},
+		{"--tun-offload=off", []string{"tun-offload", "tun-gro", "tun-gro-udp", "source-ports", "brief-batches"}, [...]size{single, trains, trains, single}},
 		{"--tun-gro=off", []string{"tun-gro"}, [...]size{trains, trains, trains, single}},
 		{"--tun-gro-udp=off", []string{"tun-gro-udp"}, everywhere}, // for TCP
 		// Over veth GRO hardly ever joins what was not sent as one.
 		{"--udp-gso=off", []string{"udp-gso"}, [...]size{trains, single, either, trains}},
 		{"--udp-gro=off", []string{"udp-gro"}, [...]size{trains, trains, single, trains}},
-		{"--source-ports=off", []string{"source-ports", "brief-batches", "bulk-queue"}, everywhere}, // one queue for a thread
+		{"--source-ports=off", []string{"source-ports", "brief-batches"}, everywhere}, // one queue for a thread
 		{"--busy-poll=off", []string{"busy-poll"}, everywhere},
 		{"--brief-batches=off", []string{"brief-batches"}, everywhere},
-		{"--bulk-queue=off", []string{"bulk-queue"}, everywhere},
+		{"--bulk-queue=on", nil, everywhere},
 	} {
 		t.Run(s.flag, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, labOptions{engine: engine{"auto", [][]string{{s.flag, metricsFlag}}}, Options: netlab.Options{Wire: netlab.MTU}})
 			for _, d := range l.daemons {
 				for _, o := range d.status().Dataplane.Offloads {
-					if want := !slices.Contains(s.off, o.Name); o.InForce != want {
+					want := !slices.Contains(s.off, o.Name)
+					if o.Name == "bulk-queue" { // off by default
+						want = s.flag == "--bulk-queue=on"
+					}
+					if o.InForce != want {
 						t.Errorf("%s: %s in force: %t (%s), want %t", d.ns, o.Name, o.InForce, o.Why, want)
 					}
 				}
