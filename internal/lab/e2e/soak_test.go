@@ -148,7 +148,7 @@ func (s *soak) report(before, after []resources) string {
 	for i := range s.daemons {
 		for j, r := range []resources{before[i], after[i]} {
 			fmt.Fprintf(&b, "| host %s, %s | %.1f | %d | %d | %d |\n", s.Hosts[i].Letter,
-				[]string{"after the first round", "in the end"}[j], float64(r.resident)/1024, r.descriptors, r.goroutines, r.threads)
+				[]string{"after the first round", "at the end"}[j], float64(r.resident)/1024, r.descriptors, r.goroutines, r.threads)
 		}
 	}
 	fmt.Fprintf(&b, "\nTransfers of 1 MiB each way by TCP: %d, broken by a fault: %d\n", s.transfers.Load(), s.broken.Load())
