@@ -13,14 +13,14 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
-const tourIntro = `One packet on its way from pod to pod, with the tables and bytes of this machine.
+const tourIntro = `One packet from pod to pod, with the tables and bytes of this machine.
 
   pod-a ──── cni0, host a ──────── host b, cni0 ──── pod-b
   %-10s %-20s  %-17s %s
 
 Host a has the pods of %s, host b those of %s. A real twilld runs on
-both. Pod-a sends one ICMP echo request (ping) of %d bytes, which is looked at
-wherever it comes by.
+both. Pod-a sends one ICMP echo request (ping) of %d bytes, which is captured at
+each interface on its path.
 `
 
 // tourSize is the size of the echo request, in bytes with its IP header.
@@ -117,27 +117,27 @@ func (t *tour) udp() error {
 		},
 		func() error {
 			return t.explain("Host a has a route to all other pods",
-				fmt.Sprintf("%s is the network of the cluster. Its own pods are on cni0; the rest leads to\n%s, a TUN device: what the kernel sends into it, twilld reads. The packet has lost\nits Ethernet header, and the router has taken one from its TTL.", netlab.Network, tunLink),
+				fmt.Sprintf("%s is the network of the cluster. The host's own pods are on cni0; the rest of\nthe network is behind %s, a TUN device: twilld reads what the kernel sends to it.\nThe packet has lost its Ethernet header, and the host, as a router, has decremented its\nTTL.", netlab.Network, tunLink),
 				routesOf(a.NS), t.packetAt(1))
 		},
 		func() error {
-			return t.explain("twilld looks for the node with this address",
-				"Each node's lease says which subnet is behind which address. twilld has read all\nof them and keeps a table, in which the longest prefix wins:",
+			return t.explain("twilld looks up the node with this address",
+				"Each node's lease says which subnet is behind which address. twilld has read all\nleases and keeps a table of them, in which the longest prefix wins:",
 				t.peers(a))
 		},
 		func() error {
-			return t.explain("The packet travels as the content of a datagram",
-				fmt.Sprintf("twilld sends it through a UDP socket to port 8285 of host b. The datagram has nothing\nin it but the packet, so stock flannel reads it too. 20 bytes of IP and 8 of UDP are\nadded: of an MTU of 1500 there are %d left for packets of pods.", t.conn.MTU),
+			return t.explain("The packet travels as the payload of a datagram",
+				fmt.Sprintf("twilld sends it through a UDP socket to port 8285 of host b. The datagram contains\nnothing but the packet, so stock flannel can read it too. This adds 20 bytes of IP and 8\nof UDP: of an MTU of 1500 there are %d left for packets of pods.", t.conn.MTU),
 				t.packetAt(2))
 		},
 		func() error {
-			return t.explain("Host b takes the datagram apart",
-				fmt.Sprintf("twilld on host b checks that the sender, %s, holds the lease of the packet's\nsource, and that the destination is one of its own pods. It writes the packet, without\nthe 28 bytes, to its own %s, and the kernel takes it from there to the bridge.", a.Addr, tunLink),
+			return t.explain("Host b unpacks the datagram",
+				fmt.Sprintf("twilld on host b checks that the sender, %s, holds the lease of the packet's\nsource, and that the destination is one of its own pods. It writes the packet, without\nthe 28 bytes, to its own %s, and the kernel forwards it from there to the bridge.", a.Addr, tunLink),
 				t.packetAt(4), routesOf(b.NS))
 		},
 		func() error {
-			return t.explain("Pod-b receives what pod-a has sent",
-				"Two routers have taken one each from the TTL, and the checksum of the IP header follows\nthat. All else is as it was. The answer takes the same way back.",
+			return t.explain("Pod-b receives what pod-a sent",
+				"Two routers have decremented the TTL, and the checksum of the IP header has changed with\nit. Everything else is as pod-a sent it. The answer takes the same path back.",
 				t.packetAt(5))
 		},
 	)
@@ -153,32 +153,32 @@ func (t *tour) vxlan() error {
 	return first(
 		func() error {
 			return t.explain("Host a has a route to each other node",
-				fmt.Sprintf("Here twilld carries nothing. It configures the kernel, from the same leases: for each\nnode a route through %s, whose gateway is the first address of the node's subnet.", device),
+				fmt.Sprintf("Here twilld carries no packets. It configures the kernel from the same leases: for each\nnode a route through %s, whose gateway is the first address of the node's subnet.", device),
 				routesOf(a.NS))
 		},
 		func() error {
-			return t.explain("The kernel finds out where that is",
-				"Nobody answers ARP for that gateway. twilld has entered the Ethernet address of the\nother node's device as a permanent neighbour, and in the forwarding database (FDB) of\nthe VXLAN device the host behind that Ethernet address.",
+			return t.explain("The kernel looks up the gateway",
+				"The kernel sends no ARP requests for this gateway: twilld has added the Ethernet address\nof the other node's device as a permanent neighbour. In the forwarding database (FDB) of\nthe VXLAN device it has added the host that has this Ethernet address.",
 				neighboursOf(a.NS, device))
 		},
 		func() error {
-			return t.explain("The packet gets the Ethernet header of that network",
+			return t.explain("The packet gets an Ethernet header",
 				fmt.Sprintf("On %s it is a frame from one node's device to the other's.", device),
 				t.packetAt(1))
 		},
 		func() error {
 			return t.explain("The frame travels in a datagram",
-				fmt.Sprintf("To port 8472, which Linux used before VXLAN had a number of its own (4789). The VXLAN\nheader carries the number of the network (VNI 1). With the Ethernet header that makes\n50 bytes instead of 28, and %d are left for packets of pods.", t.conn.MTU),
+				fmt.Sprintf("The datagram goes to port 8472, which Linux used before VXLAN had a port of its own\n(4789). The VXLAN header carries the number of the network (VNI 1). With the Ethernet\nheader, this adds 50 bytes instead of 28, and %d are left for packets of pods.", t.conn.MTU),
 				t.packetAt(2))
 		},
 		func() error {
 			return t.explain("Host b unpacks it in the kernel",
-				fmt.Sprintf("The kernel of host b takes off all headers up to the frame, sees its own Ethernet\naddress, and routes the packet to %s.", b.Subnet),
+				fmt.Sprintf("The kernel of host b removes all headers up to the frame, recognizes its own Ethernet\naddress, and routes the packet to %s.", b.Subnet),
 				t.packetAt(4), t.packetAt(5))
 		},
 		func() error {
 			return t.explain("What twilld does meanwhile",
-				"It follows the leases, and restores what other programs remove. If it stops, these\nentries stay, and so do the pods' connections.",
+				"It follows the leases, and restores what other programs remove. If it stops, these\nentries stay, and the pods remain connected.",
 				t.peers(a))
 		},
 	)
