@@ -82,5 +82,5 @@ func TestControlSocketThatCannotBeMadeIsRefused(t *testing.T) {
 	s := newSite(t)
 	s.refuses(t, because("control socket "+s.leaseFile, "not a socket", "--socket"), s.flags("--socket="+s.leaseFile)...)
 	long := filepath.Join(s.dir, strings.Repeat("x", 100))
-	s.refuses(t, because("control socket", "the kernel accepts 107", "--socket"), s.flags("--socket="+long)...)
+	s.refuses(t, because("control socket", "the kernel accepts at most 107", "--socket"), s.flags("--socket="+long)...)
 }

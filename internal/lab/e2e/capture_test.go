@@ -261,7 +261,7 @@ func TestCaptureNamesThePeersThatItDoesNotSee(t *testing.T) {
 	if !sizes[700] || sizes[800] {
 		t.Errorf("sizes %v, want 700 of the udp peer, not 800 of the vxlan peer", sizes)
 	}
-	want := fmt.Sprintf("packets of %s; tcpdump -ni flannel.1 'net %s' shows them", c.nodes[1].Addr, c.nodes[1].Subnet)
+	want := fmt.Sprintf("packets of %s; to see them: tcpdump -ni flannel.1 'net %s'", c.nodes[1].Addr, c.nodes[1].Subnet)
 	if !strings.Contains(run.errs.String(), want) || strings.Contains(run.errs.String(), c.nodes[2].Addr.String()) {
 		t.Errorf("%s, want %q and nothing of host c", &run.errs, want)
 	}

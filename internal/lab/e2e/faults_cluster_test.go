@@ -32,8 +32,9 @@ func awaitThird(t *testing.T, members int, opts etcdtest.Options) *etcdLab {
 			d.previous = ipv4Stack.lastSubnets(l.Hosts[i])
 		}
 	}
-	for _, d := range l.daemons[:2] {
+	for i, d := range l.daemons[:2] {
 		d.waitReady()
+		l.reachesInTheEnd(i, 1)
 	}
 	testkit.Must(t, l.SetPodMTU(1472))
 	return l

@@ -29,6 +29,7 @@ func TestFullDiskEndsTheDaemonWithTheEtcdAndLosesNoLease(t *testing.T) {
 	l.configure()
 	b.start()
 	b.waitReady()
+	l.reachesInTheEnd(0, 1)
 	testkit.Must(t, l.SetPodMTU(1472), ping(l.pod(0), l.pod(1).Addr, 1472))
 	expectKept := l.remember(a)
 

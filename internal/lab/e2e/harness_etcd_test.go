@@ -214,6 +214,13 @@ func (l *etcdLab) seesInTheEnd(i, n int) {
 	testkit.Eventually(l.t, fmt.Sprintf("host %s has %d leases", l.Hosts[i].Letter, n), func() bool { return l.daemons[i].status().Source.Leases == n })
 }
 
+// reachesInTheEnd waits until the data plane of host number i has n peers, which may be some
+// time after all of them are ready.
+func (l *etcdLab) reachesInTheEnd(i, n int) {
+	l.t.Helper()
+	testkit.Eventually(l.t, fmt.Sprintf("host %s has %d peers", l.Hosts[i].Letter, n), func() bool { return len(l.daemons[i].status().Dataplane.Peers) == n })
+}
+
 // checkHistory fails the test if a subnet ever had two owners.
 func (l *etcdLab) checkHistory() {
 	l.t.Helper()

@@ -282,9 +282,11 @@ func TestPodsTalkAgainWhenAnInterfaceIsUpAgain(t *testing.T) {
 				if name != "flannel0" {
 					return // who set up eth0 keeps its IPv6 addresses
 				}
-				if after := netState(t, l.Hosts[0].NS); after != before {
-					t.Errorf("the host was\n%s\nand is\n%s", before, after)
-				}
+				after := ""
+				testkit.Eventually(t, "the host is as it was", func() bool {
+					after = netState(t, l.Hosts[0].NS)
+					return after == before
+				}, func() string { return "it was\n" + before + "\nand is\n" + after })
 				if log := l.daemons[0].stderr.String(); strings.Contains(log, "level=WARN") {
 					t.Errorf("warnings:\n%s", log)
 				}
