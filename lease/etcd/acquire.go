@@ -15,9 +15,9 @@ import (
 )
 
 // Acquire returns the lease that has the public address of a, if it fits the
-// network. Otherwise it creates one, with the subnets in prev if they are free,
-// else with random free ones. It writes a to the lease. A reservation remains
-// one, and has no Expiration.
+// network. Otherwise it creates one, with the subnets in prev if they are free, or
+// else with random free ones. It writes a to the lease. A reservation remains a
+// reservation, and has no Expiration.
 //
 // It retries while other nodes take the subnets that it was about to take. It
 // fails if the network config is missing or unusable, and with an error that
@@ -48,7 +48,7 @@ func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous)
 	})
 }
 
-// taking is one attempt of Acquire.
+// taking is one attempt by Acquire.
 type taking struct {
 	*Store
 	grant *grant
@@ -80,8 +80,8 @@ func (t *taking) take(ctx context.Context, prev lease.Previous, among int) (*lea
 }
 
 // owned returns the entries of this node, the one with the previous subnets first.
-// That one may have another address of the host, which was chosen earlier. A node
-// that had another address for a while may have left several entries.
+// That entry may have a different address of the host, chosen earlier. A node that
+// had a different address for a while may have left several entries.
 func (t *taking) owned(prev lease.Previous) []entry {
 	var own []entry
 	for _, e := range t.snap.entries {
@@ -98,7 +98,7 @@ func (t *taking) owned(prev lease.Previous) []entry {
 	return own
 }
 
-// unroutable returns the addresses that must stay reachable, each as a prefix: the
+// unroutable returns the addresses that must stay reachable, each as a prefix: a
 // route to a subnet that contains one would cut it off. They are the addresses of this
 // host and its gateways, of etcd, and of all nodes. A host address within the previous
 // subnets is left out, since it belongs to the bridge or the tunnel.
@@ -161,7 +161,7 @@ func (s *Store) put(ctx context.Context, op string, e entry, a lease.Attrs, valu
 	return &l, nil
 }
 
-// create creates a lease, and removes leases of this node that do not fit.
+// create creates a lease, and removes this node's leases that do not fit.
 func (t *taking) create(ctx context.Context, l lease.Lease, misfits []entry) (*lease.Lease, error) {
 	leaseID, err := t.grant.get(ctx)
 	if err != nil {
@@ -186,7 +186,7 @@ func (t *taking) create(ctx context.Context, l lease.Lease, misfits []entry) (*l
 	return &l, nil
 }
 
-// stillFree returns the conditions under which no part of l was taken since the
+// stillFree returns the conditions that hold if no part of l was taken since the
 // snapshot. In a network of one family, two subnets of the same length have the same
 // key or do not overlap. With two families a key may combine any subnets of each, so
 // no key may have changed.

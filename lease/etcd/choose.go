@@ -14,7 +14,7 @@ import (
 // random.
 const firstFree = 100
 
-// choose returns free subnets: the previous ones, else random ones among the
+// choose returns free subnets: the previous ones, or else random ones among the
 // first that are free. It fails if a family has none.
 func choose(c *lease.Config, taken []netip.Prefix, prev lease.Previous, among int) (l lease.Lease, err error) {
 	for _, f := range []struct {

@@ -13,7 +13,7 @@ import (
 // resolveTimeout bounds the resolution of the host names of all endpoints.
 const resolveTimeout = 2 * time.Second
 
-// resolver resolves them. Tests replace it.
+// resolver resolves host names of endpoints. Tests replace it.
 var resolver = net.DefaultResolver
 
 // EndpointAddrs returns the addresses of etcd's endpoints. It resolves host names, all

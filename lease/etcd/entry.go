@@ -81,8 +81,8 @@ type faults struct {
 	logged map[[sha256.Size]byte]int64 // hash of the key, which may be long, to revision
 }
 
-// most is the number of keys recorded. With more unreadable keys some are logged
-// twice.
+// most is the number of keys recorded. If there are more unreadable keys, some are
+// logged twice.
 const most = 1000
 
 func (f *faults) isNew(raw string, revision int64) bool {
@@ -99,7 +99,7 @@ func (f *faults) isNew(raw string, revision int64) bool {
 	return true
 }
 
-// sameNode reports whether a and b describe one node. As in flannel, the IPv4
+// sameNode reports whether a and b describe the same node. As in flannel, the IPv4
 // address decides if both have one.
 func sameNode(a, b lease.Attrs) bool {
 	if a.PublicIP.IsValid() && b.PublicIP.IsValid() {

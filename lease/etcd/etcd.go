@@ -6,9 +6,9 @@
 //	<prefix>/config               the network config, JSON
 //	<prefix>/subnets/10.5.52.0-24 the lease of one node: its lease.Attrs
 //
-// A lease is bound to an etcd lease of a day, which its node renews; a key without
-// one is a reservation and stays. Concurrent changes by two nodes are resolved by
-// transactions, so no subnet ever has two owners.
+// A lease is bound to an etcd lease of one day, which its node renews; a key without
+// an etcd lease is a reservation and stays. Concurrent changes by two nodes are
+// resolved by transactions, so no subnet ever has two owners.
 //
 // While etcd does not answer, all requests wait until their context is done,
 // and log that. Failures that waiting cannot resolve, such as a wrong password,

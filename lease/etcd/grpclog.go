@@ -14,13 +14,13 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// LogGRPC sends the errors and warnings of gRPC to log. gRPC has one log in a
-// process, standard error unless this is called, and reads it without a lock, so
-// LogGRPC must be called before anything uses gRPC.
+// LogGRPC sends the errors and warnings of gRPC to log instead of standard error.
+// gRPC has one logger per process and reads it without a lock, so LogGRPC must be
+// called before anything uses gRPC.
 func LogGRPC(log *slog.Logger) { grpclog.SetLoggerV2(newGRPCLog(log)) }
 
 func newGRPCLog(log *slog.Logger) grpclog.LoggerV2 {
-	// What is written for warnings includes errors.
+	// The writer for warnings also receives errors.
 	return grpclog.NewLoggerV2(io.Discard, grpcLines{log}, io.Discard)
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// asking is the number of concurrent requests for the remaining time of leases: etcd
-// has no request for several leases.
+// asking is the number of concurrent requests for the remaining time of leases; each
+// request to etcd covers only one lease.
 const asking = 32
 
 // Leases returns all leases in the order of their subnets, each with its

@@ -71,21 +71,20 @@ func parseEndpoint(e string) (*url.URL, error) {
 	return url.Parse(e)
 }
 
-// secure says whether the endpoints, which are either all or none https, want
-// TLS.
+// secure reports whether the endpoints use TLS. Either all of them are https, or none.
 func (o *Options) secure() bool {
 	u, err := parseEndpoint(o.Endpoints[0])
 	return err == nil && u.Scheme == "https"
 }
 
-// Secret is a text that formats as stars where there is one, so that no log line,
-// error, help text or JSON shows it. It is behind a pointer because fmt prints
+// Secret is a text that formats as stars unless it is empty, so that no log line,
+// error, help text or JSON shows it. The text is behind a pointer because fmt prints
 // the fields of a struct without calling their String. It is a flag.Value.
 type Secret struct{ text *string }
 
 const stars = "***"
 
-// NewSecret returns a secret with a text.
+// NewSecret returns a secret with the given text.
 func NewSecret(text string) Secret { return Secret{&text} }
 
 func (s Secret) empty() bool { return s.reveal() == "" }

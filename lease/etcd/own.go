@@ -66,7 +66,7 @@ func (o *own) claim(a lease.Attrs) {
 	o.claims = append(slices.Clone(o.claims), a)
 }
 
-// set records that this node holds l, in the key raw, since revision.
+// set records that this node has held l, under the key raw, since revision.
 func (o *own) set(l lease.Lease, raw string, revision int64, leaseID clientv3.LeaseID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -13,12 +13,12 @@ import (
 )
 
 // Reserve reserves the subnets of l permanently for the node that has its public
-// addresses; without an address, it withholds them from all nodes. An existing lease
-// of that node, or of any node if l names no address, becomes a reservation with its
+// addresses; if l has none, it withholds them from all nodes. An existing lease
+// of that node, or of any node if l has no address, becomes a reservation with its
 // present value. It returns the resulting reservation.
 //
 // It changes nothing and fails if the subnets do not fit the network config or
-// overlap those of another.
+// overlap those of another lease.
 func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error) {
 	op := "reserve " + s.layout.key(l.Key())
 	value, err := lease.EncodeAttrs(l.Attrs)

@@ -75,7 +75,7 @@ func (b *backoff) wait(ctx context.Context) error {
 }
 
 // outage limits the log while etcd does not answer, for all requests of a store
-// together: one line immediately, then one per logInterval.
+// together: one line immediately, then one every logInterval.
 type outage struct {
 	mu     sync.Mutex
 	since  time.Time // zero if etcd answers, as far as is known
@@ -122,7 +122,7 @@ func (s *Store) Watched() bool {
 var errSilent = errors.New("etcd does not answer")
 
 // Away returns when etcd stopped answering, and why. The time is zero if etcd
-// answers, or was sent no request yet.
+// answers, or if no request has been sent yet.
 func (s *Store) Away() (since time.Time, why error) {
 	s.outage.mu.Lock()
 	defer s.outage.mu.Unlock()

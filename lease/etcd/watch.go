@@ -15,7 +15,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Watch sends the current config and leases, and then what changes. It sends another
+// Watch sends the current config and leases, and then the changes. It sends another
 // snapshot if changes may have been missed: after etcd compacted them, or was
 // restored to an earlier state. An unusable or missing config is sent in Err, once
 // for each version; until there has been a valid one nothing else is sent.
@@ -48,8 +48,8 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	return ctx.Err()
 }
 
-// errReplaced reports that etcd's state is older than what it sent before, or that
-// it is another cluster: it was restored, or its data was deleted.
+// errReplaced reports that etcd's state is older than what it sent before, or belongs
+// to another cluster: etcd was restored, or its data was deleted.
 var errReplaced = errors.New("etcd's data were replaced")
 
 // follow sends changes until some may be missing, or ctx is done.
@@ -142,8 +142,8 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 //
 // The response that creates a watch carries the revision of the member that
 // serves it, at that moment. That may be behind what the other watch has received
-// since, or what this one received from another member, so an etcd that looks
-// older is verified with a linearizable read.
+// since, or what this one received from another member, so if etcd looks older,
+// that is verified with a linearizable read.
 func (w *watcher) check(ctx context.Context, resp clientv3.WatchResponse, ok bool, at int64) error {
 	if !ok {
 		return errors.New("the watch was closed")

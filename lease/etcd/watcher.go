@@ -26,7 +26,7 @@ type watcher struct {
 	config  *lease.Config // last sent; nil if none
 	refused string        // the error sent since then
 
-	known map[lease.Key]entry // the leases as the receiver has them
+	known map[lease.Key]entry // the leases that the receiver has
 	// missing is the own lease if its loss has been reported and it is still in
 	// known.
 	missing lease.Key
@@ -70,7 +70,7 @@ func (w *watcher) begin(ctx context.Context, snap *snapshot) (ready bool, err er
 }
 
 // reset replaces known with the snapshot. It returns an error if the own lease is
-// lost and that was not reported yet.
+// lost and the loss was not reported yet.
 func (w *watcher) reset(ctx context.Context, snap *snapshot) (lost error) {
 	before := w.known
 	w.known = make(map[lease.Key]entry, len(snap.entries))
@@ -101,7 +101,7 @@ func (w *watcher) reset(ctx context.Context, snap *snapshot) (lost error) {
 }
 
 // loses records that the own lease is gone, or was replaced by e. It returns the
-// error to report, nil if that was already reported.
+// error to report, or nil if the loss was already reported.
 func (w *watcher) loses(own held, e *entry) error {
 	if w.missing == own.key {
 		return nil
@@ -125,8 +125,8 @@ func (w *watcher) forget(ctx context.Context) error {
 	return w.send(ctx, lease.Update{Delete: []lease.Key{k}})
 }
 
-// applyLeases sends the changes of events in one update. Of several events for one
-// key the last counts.
+// applyLeases sends the changes of events in one update. If several events are for
+// the same key, the last counts.
 func (w *watcher) applyLeases(ctx context.Context, events []*clientv3.Event) error {
 	last := make(map[string]int, len(events))
 	for i, ev := range events {
