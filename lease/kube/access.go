@@ -33,7 +33,7 @@ type access struct {
 
 	mu     sync.Mutex
 	client rest.Interface // nil if there is none yet
-	made   []byte         // the text of the files from which client was created
+	made   []byte         // the text of the files that client was created from
 	doubt  bool           // a request was refused: made may be out of date
 }
 
@@ -59,7 +59,7 @@ func (a *access) get() (rest.Interface, error) {
 	if err != nil {
 		return nil, a.invalid(err)
 	}
-	// The token too: the client keeps one of a file for a minute, even if it is refused.
+	// The token too: the client caches a token from a file for a minute, even if it is refused.
 	if made := slices.Concat(text, c.CAData, []byte(c.BearerToken)); a.client == nil || !bytes.Equal(made, a.made) {
 		client, err := build(c)
 		if err != nil {
@@ -71,8 +71,8 @@ func (a *access) get() (rest.Interface, error) {
 	return a.client, nil
 }
 
-// readCA puts the certificate authority into the configuration in place of its file's
-// name: the client would read the file again only every few minutes.
+// readCA replaces the name of the CA file in the configuration by its content: the
+// client would read the file again only every few minutes.
 func readCA(c *rest.Config) error {
 	if len(c.CAData) > 0 || c.CAFile == "" {
 		return nil
@@ -85,7 +85,7 @@ func readCA(c *rest.Config) error {
 	return nil
 }
 
-// invalid returns the error for credentials that are of no use.
+// invalid returns the error for credentials that cannot be used.
 func (a *access) invalid(err error) error {
 	op, remedy := "use the pod's service account", "outside of a pod name a kubeconfig with --kubeconfig-file"
 	if a.o.Kubeconfig != "" {

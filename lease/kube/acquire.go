@@ -35,8 +35,8 @@ func (s *Store) Renew(ctx context.Context, own *lease.Lease) (*lease.Lease, erro
 	return s.hold(ctx, own.Attrs, own.Key())
 }
 
-// hold writes a to the node's object. was is the lease that the node is expected
-// to have; empty means any.
+// hold writes a to the node's object. was is the key of the lease that the node is
+// expected to have; empty means any.
 func (s *Store) hold(ctx context.Context, a lease.Attrs, was lease.Key) (*lease.Lease, error) {
 	c, err := s.Config(ctx)
 	if err != nil {
@@ -138,9 +138,9 @@ func (s *Store) patch(ctx context.Context, op, name string, p any) error {
 	return nil
 }
 
-// see records the state of this node's object in an answer of the API, unless Watch has
-// received a later one since: another program may have changed the object after the
-// answer was made.
+// see records the state of this node's object from a response of the API, unless Watch
+// has received a later one since: another program may have changed the object after the
+// response was sent.
 func (s *Store) see(e *layout.Node) {
 	s.mu.Lock()
 	if !s.own.isOlder(e) {

@@ -31,9 +31,9 @@ func (s *Store) Ready() {
 	s.notify()
 }
 
-// keepCondition writes the condition NetworkUnavailable=False, as soon as the node
-// is ready, until ctx is done. A condition that is False for another reason is
-// kept, such as cloud routes, or another network on top of this one.
+// keepCondition maintains the condition NetworkUnavailable=False from the time that the
+// node is ready until ctx is done. A condition that is already False for another
+// reason, such as cloud routes or another network on top of this one, is kept.
 func (s *Store) keepCondition(ctx context.Context) {
 	if !s.access.o.Condition {
 		return

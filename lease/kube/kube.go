@@ -22,14 +22,14 @@ import (
 // Error reports which operation on Kubernetes failed, and what to do about it.
 type Error = layout.Error
 
-// Event is something about this node that the cluster's administrator should know.
+// Event reports something about this node to the cluster's administrator.
 type Event struct {
 	Reason  string // what kind of event this is, in CamelCase
-	Message string // of which the API keeps 1,024 bytes
-	Normal  bool   // no warning
+	Message string // the API keeps 1,024 bytes of it
+	Normal  bool   // type Normal, not Warning
 }
 
-// errLost returns an error of the own lease that calls for Renew.
+// errLost returns an error about the own lease that calls for Renew.
 func errLost(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", lease.ErrLost, fmt.Errorf(format, args...))
 }
@@ -45,7 +45,7 @@ func inside(c *lease.Config, l lease.Lease) error {
 	return nil
 }
 
-// assigned returns the subnets of a node whose address families c enables.
+// assigned returns the subnets of a node in the address families that c enables.
 func assigned(c *lease.Config, e *layout.Node) (l lease.Lease, err error) {
 	subnet, ipv6Subnet, err := e.Subnets()
 	if err != nil {

@@ -27,7 +27,7 @@ func (s *Store) Config(context.Context) (*lease.Config, error) {
 func (s *Store) PublishedText(context.Context) ([]byte, error) { return s.access.o.ReadConfig() }
 
 // WaitConfig returns the network configuration as soon as it is valid. Until
-// then it calls note with the error, once for each version.
+// then it calls note with the error, once for each version of the file.
 func (s *Store) WaitConfig(ctx context.Context, note func(error)) (*lease.Config, error) {
 	w := s.configWatch()
 	defer w.Close()

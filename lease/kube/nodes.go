@@ -66,8 +66,8 @@ func (n *nodes) follow(ctx context.Context, alone string) {
 	go r.RunWithContext(ctx)
 }
 
-// receiver acts as the reflector's cache. It ignores everything after its
-// reflector was stopped, since another one may have started.
+// receiver acts as the reflector's cache. It ignores everything once its reflector
+// has been stopped, since another one may have started.
 type receiver struct {
 	*nodes
 	ctx context.Context
@@ -84,8 +84,8 @@ func (n *nodes) listWatch(alone string) *cache.ListWatch {
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = selector
 			l, err := n.list(ctx, o)
-			// The reflector lists only where it cannot watch from the start: if it may
-			// not, the watch that succeeds later ends the fault.
+			// The reflector lists nodes only if it cannot watch from the start. If
+			// listing is forbidden, a watch that succeeds later ends the fault.
 			op := opList
 			if err != nil {
 				op = opWatch
@@ -209,8 +209,8 @@ func (r *receiver) change(f func()) {
 // Resync implements cache.ReflectorStore.
 func (r *receiver) Resync() error { return nil }
 
-// Leases returns the leases of all nodes in the order of their subnets, as
-// currently in the API. An invalid node is left out; Watch logs the reason.
+// Leases returns the leases of all nodes in the order of their subnets, as the API
+// has them now. An invalid node is left out; Watch logs the reason.
 func (s *Store) Leases(ctx context.Context) ([]lease.Lease, error) {
 	t := layout.NewTable(s.keys, slog.New(slog.DiscardHandler))
 	o := metav1.ListOptions{Limit: pageSize}

@@ -18,17 +18,17 @@ import (
 // reach records whether the API serves this node. It is guarded by the mutex of
 // the Store.
 type reach struct {
-	away time.Time // since when it does not, entirely; zero if it does
+	away time.Time // since when it does not, or not fully; zero if it does
 	// down is the error of the last request, if the API did not answer it or does not
 	// accept the credentials; nil if the API answers.
 	down *Error
 	// forbidden holds the operations that the API server does not allow this node, with
-	// the error of each. That others succeed does not end the fault.
+	// the error of each. The fault persists even if other operations succeed.
 	forbidden map[string]*Error
 }
 
-// why returns why the API does not serve this node, nil if it does. A refusal, which
-// only an operator can resolve, comes before an outage.
+// why returns why the API does not serve this node, or nil if it does. A refusal, which
+// only an operator can resolve, takes precedence over an outage.
 func (r *reach) why() *Error {
 	if len(r.forbidden) == 0 || denied(r.down) {
 		return r.down
@@ -44,11 +44,11 @@ func (r *reach) refusal() error {
 	return nil
 }
 
-// denied reports whether e, which may be nil, is that of a refusal.
+// denied reports whether e, which may be nil, reports a refusal.
 func denied(e *Error) bool { return e != nil && errors.Is(e, lease.ErrDenied) }
 
-// failed records the error of op and reports whether it is a fault of another kind
-// than those that are known.
+// failed records the error of op and reports whether the fault is of a different kind
+// from those already known.
 func (r *reach) failed(op string, e *Error) (isNew bool) {
 	if r.away.IsZero() {
 		r.away = time.Now()
@@ -77,8 +77,8 @@ func (s *Store) Away() (since time.Time, why error) {
 	return s.reach.away, s.reach.why()
 }
 
-// Watched reports whether all nodes have been read once and the API has answered since:
-// the client watches them without a gap then.
+// Watched reports whether all nodes have been read once and the API has answered since,
+// so that the client is watching them without a gap.
 func (s *Store) Watched() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,8 +123,7 @@ func answered(err error) bool {
 // answers records that the API has answered a request for op.
 func (s *Store) answers(op string) { s.resolve(op, true) }
 
-// unneeded records that this node has no reason to try op again, should it be
-// forbidden.
+// unneeded records that this node has no reason to try op again if it is forbidden.
 func (s *Store) unneeded(op string) { s.resolve(op, false) }
 
 // resolve ends the fault that op is forbidden and, if the API has answered, an outage.

@@ -21,27 +21,27 @@ import (
 )
 
 const (
-	// lookEvery is the interval at which KeepEvents looks for what holds. What does
-	// not hold twice in a row passes by itself and is not recorded.
+	// lookEvery is the interval at which KeepEvents checks which events hold. An event
+	// that does not hold twice in a row is transient and is not recorded.
 	lookEvery = 5 * time.Second
 	// repeatAfter is how often a warning that still holds is recorded again: by
 	// default the API server forgets an Event after an hour (--event-ttl).
 	repeatAfter = 30 * time.Minute
-	// Of each reason, recordBurst changes in a row are recorded, and after these one
-	// per recordPause.
+	// For each reason, recordBurst changes in a row are recorded, and then one per
+	// recordPause.
 	recordBurst = 5
 	recordPause = 5 * time.Minute
-	// failurePause is the pause after an Event could not be recorded.
+	// failurePause is the pause after a failure to record an Event.
 	failurePause = time.Minute
-	// longestMessage is the size in bytes that the API allows a note of an Event, in
-	// its newer form (events.k8s.io/v1).
+	// longestMessage is the largest size in bytes that the API allows for the note of an
+	// Event in its newer form (events.k8s.io/v1).
 	longestMessage = 1024
 )
 
-// KeepEvents records what holding returns as Events of this node's object, until ctx is
-// done. There is one Event for each reason, which counts how often the reason began to
-// hold, changed its message or, if it is a warning, was repeated. If the API server does
-// not allow it, that is logged once and tried again now and then.
+// KeepEvents records the events that holding returns as Events of this node's object,
+// until ctx is done. There is one Event for each reason, which counts how often the
+// reason began to hold, changed its message or, if it is a warning, was repeated. If the
+// API server does not allow this, KeepEvents logs that once and retries occasionally.
 func (s *Store) KeepEvents(ctx context.Context, holding func() []Event) {
 	r := recorder{log: s.log, write: s.writeEvent, series: map[string]*series{}}
 	r.run(ctx, holding)
@@ -52,8 +52,8 @@ type recorder struct {
 	log    *slog.Logger
 	write  func(context.Context, *series, Event) error
 	series map[string]*series // by reason
-	rests  time.Time          // nothing is written before, since that failed
-	denied bool               // the API server does not allow it, which was logged
+	rests  time.Time          // nothing is written before this time, since a write failed
+	denied bool               // the API server does not allow writing, which was logged
 }
 
 func (r *recorder) run(ctx context.Context, holding func() []Event) {
@@ -71,16 +71,16 @@ func (r *recorder) run(ctx context.Context, holding func() []Event) {
 
 // series is the Event of one reason.
 type series struct {
-	held     bool      // at the last look
-	recorded Event     // since it began to hold; the zero Event if that was not recorded yet
-	last     time.Time // when it was recorded
+	held     bool      // at the last check
+	recorded Event     // since it began to hold; the zero Event if it was not recorded yet
+	last     time.Time // when it was last recorded
 	pace     *rate.Limiter
 
 	name  string // of the object; empty if there is none
 	count int32
 }
 
-// look records what has begun to hold, or changed, of all that holds now.
+// look records the events in now, which hold, as far as they are new or have changed.
 func (r *recorder) look(ctx context.Context, now []Event) {
 	holds := map[string]bool{}
 	for _, e := range now {
@@ -106,7 +106,7 @@ func (r *recorder) look(ctx context.Context, now []Event) {
 	}
 }
 
-// due reports whether e, which holds, is to be recorded.
+// due reports whether e, which holds, has to be recorded.
 func (s *series) due(e Event) bool {
 	return s.recorded != e || !e.Normal && time.Since(s.last) >= repeatAfter
 }
@@ -129,7 +129,8 @@ func (r *recorder) record(ctx context.Context, s *series, e Event) {
 	}
 }
 
-// writeEvent writes e into the object of its reason, and creates that if there is none.
+// writeEvent writes e to the object for its reason, and creates the object if there is
+// none.
 func (s *Store) writeEvent(ctx context.Context, of *series, e Event) error {
 	node, err := s.nodeName(ctx)
 	if err != nil {
@@ -145,7 +146,7 @@ func (s *Store) writeEvent(ctx context.Context, of *series, e Event) error {
 	if of.name != "" {
 		o.Count = of.count + 1
 		err := patchEvent(ctx, c, of.name, o)
-		if !apierrors.IsNotFound(err) { // it expires
+		if !apierrors.IsNotFound(err) { // Events expire
 			if err == nil {
 				of.count = o.Count
 			}
@@ -160,9 +161,9 @@ func (s *Store) writeEvent(ctx context.Context, of *series, e Event) error {
 	return nil
 }
 
-// object returns e as a new object. Events of Nodes are in the namespace default, and
-// name the node in place of its UID, as the kubelet's do: "kubectl describe node" finds
-// those.
+// object returns e as a new object. Like the kubelet's Events of Nodes, it is in the
+// namespace default and has the node's name in place of its UID, so that "kubectl
+// describe node" finds it.
 func object(node string, e Event) *corev1.Event {
 	now := metav1.Now()
 	kind := corev1.EventTypeWarning
@@ -186,7 +187,8 @@ func object(node string, e Event) *corev1.Event {
 // component is the name of this program in Events.
 const component = "twilld"
 
-// patchEvent changes the object of a name to what differs in o from an earlier one.
+// patchEvent changes the object with the given name to o. It sends only the fields that
+// change between versions.
 func patchEvent(ctx context.Context, c rest.Interface, name string, o *corev1.Event) error {
 	body, err := json.Marshal(map[string]any{
 		"count": o.Count, "lastTimestamp": o.LastTimestamp, "message": o.Message, "type": o.Type,

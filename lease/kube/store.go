@@ -54,8 +54,8 @@ type own struct {
 
 var _ lease.Store = (*Store)(nil)
 
-// silence turns off the client's own log, which repeats the errors of its calls. It is
-// one for all stores.
+// silence turns off the client's own log, which repeats the errors of its calls. All
+// stores share that log.
 var silence = sync.OnceFunc(func() { klog.SetLogger(logr.Discard()) })
 
 // Open returns a store. It sends no request to the API and reads no file yet.
@@ -138,7 +138,7 @@ func (s *Store) entry(n *corev1.Node) *layout.Node {
 	return s.keys.Node(&o)
 }
 
-// trim is entry for the caches of the client, which must hold Nodes.
+// trim is like entry, but for the caches of the client, which must hold Nodes.
 func (s *Store) trim(o any) (any, error) {
 	n, ok := o.(*corev1.Node)
 	if !ok {

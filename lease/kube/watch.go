@@ -17,11 +17,11 @@ import (
 // this node's object is gone, has another podCIDR, or no longer has the expected
 // annotations. The own lease stays in force until Acquire returns another.
 //
-// While it runs, it keeps the node's condition NetworkUnavailable False once
-// Ready was called.
+// Once Ready was called, it keeps the node's condition NetworkUnavailable False while
+// it runs.
 func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	f := s.configWatch()
-	defer f.Close() // after all that wait for it
+	defer f.Close() // after all goroutines that wait for it
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -71,7 +71,7 @@ type watcher struct {
 	updates chan<- lease.Update
 	nodes   *nodes
 
-	read    *lease.Config // of the file; nil if it is invalid because of bad
+	read    *lease.Config // from the file; nil if the file is invalid because of bad
 	bad     error
 	config  *lease.Config // last sent; nil if none
 	refused string        // the error of the configuration sent since then
@@ -88,7 +88,7 @@ func (w *watcher) readFile() {
 		w.mu.Lock()
 		w.Store.config = w.read
 		w.mu.Unlock()
-		w.notify() // it determines which nodes matter
+		w.notify() // the configuration determines which nodes matter
 	}
 }
 
@@ -108,8 +108,8 @@ func (w *watcher) step(ctx context.Context) error {
 	return nil
 }
 
-// collect returns the update that brings the receiver up to date, nil if there is
-// none, and the errors to send after it.
+// collect returns the update that brings the receiver up to date, or nil if it already
+// is, and the errors to send after it.
 func (w *watcher) collect() (*lease.Update, []error) {
 	var u lease.Update
 	var errs []error

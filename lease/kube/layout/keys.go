@@ -10,9 +10,9 @@ import (
 // optionally the beginning of a name.
 var validPrefix = regexp.MustCompile(`^(?:[a-z0-9_-]+\.)+[a-z0-9_-]+/(?:[a-z0-9_-]+-)?$`)
 
-// NewKeys returns the annotations' names under prefix, to which flannel appends
-// a slash, or a hyphen if it already has text after a slash. An empty prefix means
-// DefaultPrefix.
+// NewKeys returns the annotations' names under prefix. Like flannel, it appends a slash
+// to the prefix, or a hyphen if the prefix already has text after a slash. An empty
+// prefix means DefaultPrefix.
 func NewKeys(prefix string) (*Keys, error) {
 	if prefix == "" {
 		prefix = DefaultPrefix

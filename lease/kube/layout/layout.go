@@ -4,7 +4,7 @@
 //	metadata.annotations what the node announces: its address, backend and data
 //	net-conf.json        the network configuration, a file on each node
 //
-// It depends on no package of Kubernetes, which would make the operator's program half
+// It imports no package of Kubernetes, which would make the operator's program half
 // as large again.
 package layout
 

@@ -14,7 +14,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// configFile returns the file with the network configuration.
+// configFile returns the path of the file with the network configuration.
 func (s *Source) configFile() string { return cmp.Or(s.ConfigFile, DefaultConfigFile) }
 
 // maxConfig bounds what is read; a ConfigMap holds at most 1 MiB.

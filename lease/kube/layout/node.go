@@ -42,8 +42,8 @@ type Node struct {
 	Name        string
 	PodCIDRs    []string
 	Annotations map[string]string // only those of Keys
-	// Up is when a flannel last set the node's condition NetworkUnavailable; zero
-	// if none did, or another program has set it since.
+	// Up is when flannel or twill last set the node's condition NetworkUnavailable;
+	// zero if neither did, or if another program has set it since.
 	Up time.Time
 	// Unavailable is the status of that condition: "", "True", "False" or
 	// "Unknown".
@@ -100,8 +100,8 @@ const (
 	noData = "null"
 )
 
-// Subnets returns the pod subnets that are assigned to the node, in any order of
-// podCIDRs.
+// Subnets returns the pod subnets that are assigned to the node, whatever their order
+// in podCIDRs.
 func (e *Node) Subnets() (subnet, ipv6Subnet netip.Prefix, err error) {
 	if len(e.PodCIDRs) > 2 {
 		return subnet, ipv6Subnet, fmt.Errorf("spec.podCIDRs has %d entries, %s; want one, or one of each address family", len(e.PodCIDRs), strings.Join(e.PodCIDRs, ", "))

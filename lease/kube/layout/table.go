@@ -17,7 +17,7 @@ type Table struct {
 	keys  *Keys
 	log   *slog.Logger
 	nodes map[string]*row
-	// holder maps a lease to the node that has it, the first that claimed it.
+	// holder maps a lease to the node that has it, which is the first to have claimed it.
 	holder map[lease.Key]string
 	dirty  map[lease.Key]bool
 
@@ -30,10 +30,10 @@ type Table struct {
 type row struct {
 	lease lease.Lease // valid if has is
 	has   bool
-	fault string // why its annotations do not count; empty if they do
+	fault string // why its annotations are ignored; empty if they are not
 }
 
-// NewTable returns an empty table, which logs what is wrong with nodes.
+// NewTable returns an empty table, which logs faults of nodes to log.
 func NewTable(k *Keys, log *slog.Logger) *Table {
 	return &Table{
 		keys: k, log: log,
@@ -69,7 +69,7 @@ func (t *Table) Put(e *Node) {
 	t.give(e.Name, r, l)
 }
 
-// blame records why a node does not count, and logs it if that is new.
+// blame records why a node is ignored, and logs the reason if it is new.
 func (t *Table) blame(name string, r *row, fault, remedy string) {
 	switch {
 	case fault == "" || fault == r.fault:

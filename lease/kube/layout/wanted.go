@@ -8,8 +8,8 @@ import (
 )
 
 // Wanted returns the annotations that a node with the attributes a must have,
-// beside those that users write; an empty text stands for none. now is the time
-// from which new extras count.
+// besides those that users write; an empty value means that there must be none. now
+// is the time from which new extras count.
 //
 // They equal stock flannel's byte for byte (AcquireLease of pkg/subnet/kube in
 // v0.28.9), with two exceptions: outdated annotations that stock flannel leaves
@@ -48,8 +48,7 @@ func (k *Keys) Wanted(e *Node, a lease.Attrs, now time.Time) (map[string]string,
 	return want, err
 }
 
-// wantedExtras returns the text for x, which is the existing text if that still
-// represents x.
+// wantedExtras returns the text for x: the existing text, if that still represents x.
 func (k *Keys) wantedExtras(e *Node, x extras) (string, error) {
 	if len(x.BackendData) == 0 && len(x.BackendV6Data) == 0 {
 		return "", nil
