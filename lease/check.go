@@ -44,9 +44,9 @@ var publicFields = []struct {
 }
 
 // Check returns an *OutsideError or a *ConflictError for each lease that does not fit
-// the network of c or the other leases. A field of a lease is in conflict with at
-// most one other lease, even if it overlaps several: with the one that has the widest
-// subnet.
+// the network of c or the other leases. Each field of a lease is reported to conflict
+// with at most one other lease; if it overlaps several, with the one that has the
+// widest subnet.
 func Check(c *Config, leases []Lease) []error {
 	var errs []error
 	for _, f := range subnetFields {

@@ -45,8 +45,8 @@ func (c *Config) Networks() []netip.Prefix {
 	return n
 }
 
-// HandsOut reports whether the subnets of l are ones that the network allocates to a
-// node: of its families and subnet lengths, and within its bounds.
+// HandsOut reports whether the network could allocate the subnets of l to a node:
+// whether they have its families and subnet lengths and are within its bounds.
 func (c *Config) HandsOut(l Lease) bool {
 	for _, f := range []struct {
 		Range
@@ -59,7 +59,7 @@ func (c *Config) HandsOut(l Lease) bool {
 	return true
 }
 
-// HandsOut reports whether p is a subnet of the range.
+// HandsOut reports whether p is a subnet that the range allocates.
 func (r Range) HandsOut(p netip.Prefix) bool {
 	return p.Bits() == r.SubnetLen && p == p.Masked() && !p.Addr().Less(r.SubnetMin) && !r.SubnetMax.Less(p.Addr())
 }
@@ -83,8 +83,8 @@ func (e *ConfigError) Error() string {
 }
 
 // configJSON is the text of a Config. encoding/json reads it as in flannel:
-// the case of a key does not matter, unknown keys are ignored, the last of
-// duplicate keys counts.
+// the case of a key does not matter, unknown keys are ignored, and the last of
+// several duplicate keys counts.
 type configJSON struct {
 	EnableIPv4, EnableIPv6, EnableNFTables json.RawMessage
 
@@ -196,7 +196,7 @@ func parseBackend(text json.RawMessage) (Backend, error) {
 }
 
 // Decode stores the options in the struct that options points to, by flannel's
-// rules: the case of a key does not matter, keys without a field are ignored,
+// rules: the case of a key does not matter, keys without a field are ignored, and
 // fields without a key keep their value, which is how a backend sets defaults.
 // Its error wraps a *ConfigError that names the option if a value does not fit.
 func (b Backend) Decode(options any) error {

@@ -68,8 +68,8 @@ func parseKeyText(s string, f family) (netip.Prefix, error) {
 	return p, nil
 }
 
-// attrsJSON has the JSON form of flannel's LeaseAttrs, including the order of
-// fields and which ones are omitted.
+// attrsJSON has the JSON form of flannel's LeaseAttrs: the same fields in the same
+// order, and the same ones omitted when empty.
 type attrsJSON struct {
 	PublicIP      *string
 	PublicIPv6    *string
@@ -105,7 +105,7 @@ func EncodeAttrs(a Attrs) ([]byte, error) {
 }
 
 // DecodeAttrs reads the value of an etcd key. It refuses addresses at which no node can
-// be reached, such as those of the loopback. Unknown keys are ignored; keys that
+// be reached, such as loopback addresses. Unknown keys are ignored; keys that
 // flannel or an operator omitted are empty in the result.
 func DecodeAttrs(value []byte) (Attrs, error) {
 	var j attrsJSON

@@ -74,10 +74,10 @@ type Update struct {
 	// node wrote (it then wraps ErrLost and calls for Renew). The rest of the update
 	// is then empty, and what was sent before stays in force.
 	//
-	// An Err that wraps ErrDenied means that the store refuses this node, and holds
-	// until an update without. Since the store may refuse one request and grant
-	// others, that update may have changes too, and so may those that follow with
-	// the same Err.
+	// An Err that wraps ErrDenied means that the store refuses this node. It holds
+	// until an update arrives without it. Since the store may refuse one request and
+	// grant others, an update with this Err may have changes too, and so may later
+	// ones with the same Err.
 	Err error
 }
 
@@ -103,7 +103,7 @@ var ErrConfig = errors.New("network config")
 var ErrPending = errors.New("no lease yet")
 
 // ErrDenied reports that the store refuses the credentials of this node, so
-// that known data may silently become outdated.
+// known data may become outdated without further notice.
 var ErrDenied = errors.New("access denied")
 
 // Store provides the nodes of a network with their configuration and leases.

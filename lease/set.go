@@ -17,8 +17,8 @@ type Set struct {
 	sorted []Lease
 }
 
-// NewSet returns the set that holds leases; of two with the same Key the later
-// one counts.
+// NewSet returns the set that holds leases. If two have the same Key, the later one
+// counts.
 func NewSet(leases []Lease) *Set {
 	s := new(Set)
 	s.Apply(Update{Snapshot: true, Put: leases})
@@ -60,7 +60,7 @@ func (s *Set) Apply(u Update) (changed bool) {
 	return changed
 }
 
-// With more than fewChanges at once it is cheaper to sort all leases again.
+// fewChanges is the number of changes above which sorting all leases again is cheaper.
 const fewChanges = 16
 
 // place puts l in its position in sorted.
@@ -124,12 +124,12 @@ func (s *Set) Diff(leases []Lease) (u Update) {
 }
 
 // Rightful returns the leases in order, without subnets that overlap another
-// node's, and the conflicts found. own keeps its subnets, and of two other nodes
+// node's, and the conflicts found. own keeps its subnets; between two other nodes,
 // the one with the wider subnet does: stores allocate subnets of one size, so the
-// smaller was written by hand or for another configuration, and a route to it
+// smaller one was written by hand or for another configuration, and a route to it
 // would divert packets from the owner of the wider one. A lease with no subnet
-// left is omitted. leases is not modified; it is returned itself if there are no
-// conflicts.
+// left is omitted. leases is not modified; if there are no conflicts, it is returned
+// as it is.
 func Rightful(leases []Lease, own Key) (kept []Lease, conflicts []*ConflictError) {
 	first := slices.IndexFunc(leases, func(l Lease) bool { return l.Key() == own })
 	dropped := make(map[int][]string)
@@ -176,9 +176,9 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("leases %s of %s and %s of %s: %s", e.A.Key(), e.A.node(), e.B.Key(), e.B.node(), what)
 }
 
-// checkOverlap walks the subnets in the order of their addresses, the wider first:
-// two prefixes are nested or disjoint, so a subnet that overlaps any earlier one
-// overlaps the last one without an overlap. The lease with index own, if not
+// checkOverlap walks the subnets in the order of their addresses, wider ones first. Two
+// prefixes are either nested or disjoint, so a subnet that overlaps any earlier one
+// also overlaps the last one that did not overlap. The lease with index own, if not
 // negative, takes precedence over all others.
 func checkOverlap(leases []Lease, own int, field string, of func(Lease) netip.Prefix) []*ConflictError {
 	order := make([]int, 0, len(leases))
@@ -203,8 +203,7 @@ func checkOverlap(leases []Lease, own int, field string, of func(Lease) netip.Pr
 	return errs
 }
 
-// conflict returns the conflict of two leases, of which the second has to
-// yield.
+// conflict returns the conflict between two leases. The second has to yield.
 func conflict[V fmt.Stringer](leases []Lease, owner, loser int, field string, of func(Lease) V) *ConflictError {
 	i, j := max(owner, loser), min(owner, loser)
 	a, b := leases[i], leases[j]

@@ -25,8 +25,8 @@ type SubnetEnv struct {
 	IPMasq                  bool         // the daemon masquerades, so the plugin need not
 }
 
-// Text returns the file as flannel writes it: each subnet with the address of
-// the pods' bridge, the first after the subnet's own.
+// Text returns the content of the file as flannel writes it. Each subnet is written
+// with the address of the pods' bridge, the first after the subnet's own.
 func (e SubnetEnv) Text() []byte {
 	var b []byte
 	if e.Subnet.IsValid() {

@@ -1,6 +1,6 @@
-// Package lastknown lets a node start while its store of leases does not answer: with
-// the last known configuration, lease and peers, from a file that it keeps. Pods keep
-// their connectivity; changes made meanwhile arrive when the store is back.
+// Package lastknown lets a node start while its store of leases does not answer, with
+// the last known configuration, lease and peers from a file that the package maintains.
+// Pods keep their connectivity; changes made meanwhile arrive when the store is back.
 package lastknown
 
 import (
@@ -64,7 +64,7 @@ type Store struct {
 	mu       sync.Mutex
 	known    memory // the content of the file, current or still to be written
 	acquired bool   // Acquire has returned a lease
-	guessed  bool   // it was a known one
+	guessed  bool   // that lease was the last known one
 }
 
 var _ lease.Store = (*Store)(nil)
@@ -89,7 +89,7 @@ func (s *Store) Watched() bool { return s.source.Watched() }
 // Config returns the configuration of the source.
 func (s *Store) Config(ctx context.Context) (*lease.Config, error) { return s.source.Config(ctx) }
 
-// WaitConfig returns the configuration of the source or, if that does not
+// WaitConfig returns the configuration of the source or, if the source does not
 // answer, the last known one.
 func (s *Store) WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error) {
 	type answer struct {
@@ -125,8 +125,7 @@ func (s *Store) WaitConfig(ctx context.Context, refused func(error)) (*lease.Con
 	}
 }
 
-// late returns a channel that receives when the time for the source to answer is
-// over.
+// late returns a channel that receives when the source has had its time to answer.
 func (s *Store) late() <-chan time.Time { return time.After(s.patience) }
 
 func (s *Store) memory() memory {
@@ -135,7 +134,7 @@ func (s *Store) memory() memory {
 	return s.known
 }
 
-// log logs what is taken from memory.
+// log logs that what, such as the lease, is taken from memory.
 func (s *Store) log(what string, err error) {
 	since, why := s.source.Away()
 	if why == nil {
@@ -163,8 +162,8 @@ func (s *Store) NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error
 }
 
 // Acquire calls the source. The first time it waits for a pending lease; if the
-// source does not answer, it returns the lease that this node had, unless that has
-// expired or belonged to another address.
+// source does not answer, it returns the lease that this node had, unless that lease
+// has expired or belonged to another address.
 func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous) (*lease.Lease, error) {
 	s.mu.Lock()
 	first := !s.acquired
@@ -247,8 +246,8 @@ func (s *Store) keep(l *lease.Lease, err error) (*lease.Lease, error) {
 // errBack calls for Renew after a start without the source.
 var errBack = fmt.Errorf("%w: the store is back, and has to confirm it", lease.ErrLost)
 
-// Watch sends the updates of the source. If that does not answer at startup, it
-// first sends the last known state. It keeps the file up to date.
+// Watch sends the updates of the source. If the source does not answer at startup,
+// Watch first sends the last known state. It keeps the file up to date.
 func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -91,7 +91,7 @@ func Remove(path string) error {
 type writer struct {
 	*Store
 	set    lease.Set
-	timer  *time.Timer // runs while the file is older than set; nil if it is not
+	timer  *time.Timer // runs while the file is older than set; otherwise nil
 	last   time.Time
 	failed bool
 }

@@ -75,7 +75,7 @@ func defaultType(network string) string {
 }
 
 // defaultData is the BackendData of a lease that has none: what twill announces by
-// default where a store lets it.
+// default in stores that it can write to.
 var defaultData = json.RawMessage(`{"PartialChecksums":true}`)
 
 // parser collects the content of a text and its faults.

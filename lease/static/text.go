@@ -16,7 +16,7 @@ type member struct {
 // base of the whole text. The text is known to be valid JSON.
 func members(object []byte, base int) []member { return walk(object, base, true) }
 
-// elements returns the values of a JSON list, as members does for an object.
+// elements is like members, for the values of a JSON list.
 func elements(list []byte, base int) []member { return walk(list, base, false) }
 
 func walk(text []byte, base int, keys bool) []member {

@@ -60,10 +60,10 @@ func (f *follower) snapshot() lease.Update {
 	return lease.Update{Config: f.now.config, Snapshot: true, Put: f.now.leases}
 }
 
-// next reads the file and returns the resulting update, if there is one; a text
-// that was read before results in none. An invalid text is read again after a
-// moment, since its writer may not have finished, and is refused if it is
-// unchanged. next returns an error only when ctx is done.
+// next reads the file and returns the resulting update, if any; a text that was
+// already read results in none. An invalid text is read again after a moment, since
+// its writer may not have finished, and is refused if it is unchanged. next returns
+// an error only when ctx is done.
 func (f *follower) next(ctx context.Context) (u lease.Update, ok bool, err error) {
 	for before := f.seen; ; {
 		text, err := readFile(f.path)

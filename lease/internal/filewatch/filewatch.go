@@ -24,17 +24,16 @@ const (
 	// Settle is how long a file must be left alone before it is read: an
 	// editor truncates, writes and renames within a few milliseconds.
 	Settle = 50 * time.Millisecond
-	// settleMost bounds the wait if the writes do not stop.
+	// settleMost bounds the wait if the file keeps being written.
 	settleMost = 500 * time.Millisecond
 	// pollEvery is how often the file is read if inotify is unavailable.
 	pollEvery = time.Second
 )
 
 // Notifier waits until the file at Path may have changed. It watches every directory
-// on the path, so it notices when the file is written, replaced by a rename or
-// created again, and the same for each directory and symbolic link above it
-// (Kubernetes swaps a link "..data" to change a ConfigMap). It is not safe for
-// concurrent use.
+// on the path, so it notices when the file, or a directory or symbolic link above it,
+// is written, replaced by a rename or created again (Kubernetes swaps a link "..data"
+// to change a ConfigMap). It is not safe for concurrent use.
 type Notifier struct {
 	Path string
 	What string // the kind of file, for the log: "lease file"
@@ -48,7 +47,7 @@ type Notifier struct {
 }
 
 // Arm starts to watch the path that leads to the file now. Call it before reading
-// the file, so that no change is missed in between. If inotify is not available it
+// the file, so that no change is missed in between. If inotify is not available, Arm
 // logs that once, and Wait polls.
 func (n *Notifier) Arm() {
 	n.Close()

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Position returns the line and the column of the byte at offset, as an editor
-// shows them: from 1, columns in bytes. An offset past the end is the end.
+// Position returns the line and the column of the byte at offset, both counted from 1
+// as in an editor, columns in bytes. An offset past the end counts as the end.
 func Position(text []byte, offset int) (line, column int) {
 	text = text[:min(max(offset, 0), len(text))]
 	return bytes.Count(text, []byte{'\n'}) + 1, len(text) - bytes.LastIndexByte(text, '\n')
