@@ -6,8 +6,8 @@ import "github.com/twillnet/twill/tun"
 // that twill nodes know each other's features. Stock flannel's udp backend
 // neither writes nor reads BackendData.
 type Announcement struct {
-	PartialChecksums bool `json:",omitempty"` // TCP and UDP checksums of inner packets may be left to the checksum of the datagram
-	KernelPath       bool `json:",omitempty"` // the kernel takes datagrams without a checksum
+	PartialChecksums bool `json:",omitempty"` // TCP and UDP checksums of inner packets may be incomplete: the datagram's checksum covers them
+	KernelPath       bool `json:",omitempty"` // the kernel accepts datagrams without a checksum
 }
 
 // Announce returns what this node announces: the zero value if it has no

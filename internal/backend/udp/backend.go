@@ -2,8 +2,8 @@
 // and cross the underlay as the payload of UDP datagrams, in user space.
 //
 // It combines the device (tun), the engine (fastpath) and the peers. The
-// address, MTU and routes of the device are values of package keep. On the wire
-// and on the host it looks the same as stock flannel.
+// address, MTU and routes of the device are values that package keep applies. On the
+// wire and on the host, the backend looks the same as stock flannel's.
 package udp
 
 import (
@@ -51,7 +51,7 @@ type Config struct {
 	// PartialChecksums.
 	PartialAnnounced bool
 	KernelPath       KernelPath
-	KernelRefused    error // of KernelPath.Probe: why it cannot be used
+	KernelRefused    error // from KernelPath.Probe: why the path cannot be used
 
 	fastpath.Switches
 	SourceCheck fastpath.SourceCheck
@@ -161,8 +161,8 @@ func translated(u underlay.Interface, local netip.Addr) bool {
 	return public.IsValid() && public != local
 }
 
-// routeMTU returns the MTU that the routing table has for a, without what the kernel has
-// learnt; 0: none, or unknown.
+// routeMTU returns the MTU that the routing table specifies for a, disregarding path MTUs
+// that the kernel has learnt; 0: none, or unknown.
 func routeMTU(a netip.Addr) int {
 	routes, err := netlink.RouteGetWithOptions(a.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 	if err != nil || len(routes) == 0 {
@@ -225,8 +225,8 @@ func (b *Backend) Run(ctx context.Context) error {
 	return cmp.Or(err, <-ended)
 }
 
-// Close removes what Open created, except the kernel path with its TUN device: they go
-// on carrying packets, and the next Open takes them over. Run must have returned.
+// Close removes what Open created, except the kernel path with its TUN device: they
+// continue to carry packets, and the next Open takes them over. Run must have returned.
 func (b *Backend) Close() error {
 	errs := []error{b.engine.Close(), b.device.Close()}
 	if b.kernel != nil {
@@ -301,11 +301,11 @@ func (b *Backend) Status() status.Dataplane {
 }
 
 // checkFree rejects the name of an existing interface, unless it is the device of a
-// kernel path that an earlier process left. The device must belong
-// to this process alone: the kernel would allow opening further queues of a
-// device that another process serves, and a persistent one would outlive this
-// process with its address and routes. If two processes check at the same time,
-// opening the device fails in one of them.
+// kernel path that an earlier process left. The device must belong to this process
+// alone: the kernel would let it open further queues of a device that another process
+// serves, and a persistent device would outlive this process with its address and
+// routes. If two processes check at the same time, opening the device fails in one of
+// them.
 func checkFree(name string) (left bool, err error) {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {

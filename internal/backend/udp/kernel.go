@@ -19,8 +19,8 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// KernelPath selects whether the kernel carries the packets to and from peers that
-// announce that theirs does. It is a flag.Value.
+// KernelPath selects whether the kernel carries packets to and from peers that announce
+// the kernel path too. It is a flag.Value.
 type KernelPath uint8
 
 const (
@@ -28,7 +28,7 @@ const (
 	KernelPathOff KernelPath = iota
 	// KernelPathAuto: the kernel, if the self-test passes.
 	KernelPathAuto
-	// KernelPathTC: the same, and it is an error if it does not pass.
+	// KernelPathTC: the kernel, and it is an error if the self-test does not pass.
 	KernelPathTC
 )
 
@@ -48,7 +48,8 @@ func (k *KernelPath) Set(v string) error {
 	return fmt.Errorf("%q is not one of off, auto, tc", v)
 }
 
-// required turns the reason why the path cannot be used into an error, if it must be.
+// required returns the reason why the path cannot be used as an error if k requires the
+// path, and nil otherwise.
 func (k KernelPath) required(why error) error {
 	if k != KernelPathTC {
 		return nil
@@ -57,8 +58,8 @@ func (k KernelPath) required(why error) error {
 }
 
 // Probe runs the self-test of the kernel path unless k is KernelPathOff. It takes less
-// than a second and leaves nothing behind. why is the reason why the path cannot be used;
-// err is the same if that is an error.
+// than a second and leaves nothing behind. why is the reason why the path cannot be used.
+// err is set too if k requires the path.
 func (k KernelPath) Probe(ctx context.Context) (why, err error) {
 	if k == KernelPathOff {
 		return nil, nil
@@ -81,7 +82,7 @@ type kernel struct {
 
 	mu      sync.Mutex
 	peers   []Peer
-	set     []kernelpath.Peer // as the kernel knows them
+	set     []kernelpath.Peer // the peers that the kernel has
 	counted map[netip.Addr]kernelpath.Traffic
 }
 
@@ -90,8 +91,8 @@ func (c *Config) UsesKernelPath() bool {
 	return c.KernelPath != KernelPathOff && c.KernelRefused == nil
 }
 
-// openKernel opens the kernel path if it is wanted. An automatic one may fail: b.kernel
-// is nil then.
+// openKernel opens the kernel path if it is wanted. If KernelPathAuto fails to open it,
+// b.kernel stays nil.
 func (b *Backend) openKernel() error {
 	if !b.cfg.UsesKernelPath() {
 		if b.cfg.KernelRefused != nil {
@@ -106,7 +107,7 @@ func (b *Backend) openKernel() error {
 	})
 	if err == nil {
 		if err = b.device.SetPersistent(true); err == nil {
-			// What an earlier process carried is not counted again.
+			// Do not count again what was carried for an earlier process.
 			k.counted, err = k.path.Traffic()
 		}
 		if err != nil {
@@ -126,8 +127,8 @@ func (b *Backend) openKernel() error {
 	return nil
 }
 
-// RemoveLeft removes the kernel path that an earlier process left for the TUN device, and the
-// device itself if it is left too.
+// RemoveLeft removes the kernel path that an earlier process left for the TUN device, and
+// the device itself if that was left too.
 func RemoveLeft(tunName string) error {
 	if !kernelpath.Left(tunName) {
 		return nil
@@ -141,9 +142,9 @@ func RemoveLeft(tunName string) error {
 	return err
 }
 
-// Sweep is RemoveLeft for a process that may still have descriptors of the device, for
-// example because it has just replaced its data plane. It removes nothing while there
-// are any, and then returns false.
+// Sweep is RemoveLeft for a process that may still have descriptors of the device open,
+// for example because it has just replaced its data plane. While there are any, Sweep
+// removes nothing and returns false.
 func Sweep(tunName string) (done bool, err error) {
 	link, err := netlink.LinkByName(tunName)
 	if t, ok := link.(*netlink.Tuntap); err == nil && ok && kernelpath.Left(tunName) && t.RawFlags&unix.IFF_LOWER_UP != 0 {
@@ -167,9 +168,9 @@ func (k *kernel) setPeers(peers []Peer) error {
 	return k.update(k.wanted())
 }
 
-// wanted returns the peers as the kernel should know them: the engine decides which
-// need the network's port, and finds the limits that the kernel does not learn of. mu is
-// held.
+// wanted returns the peers that the kernel should have: the engine determines which of
+// them need the network's port, and finds MTU limits that the kernel does not learn
+// about. mu is held.
 func (k *kernel) wanted() []kernelpath.Peer {
 	known := make(map[netip.Addr]*fastpath.Peer)
 	for _, p := range k.engine.Peers().All() {
@@ -181,7 +182,7 @@ func (k *kernel) wanted() []kernelpath.Peer {
 		if f := known[p.Addr]; f != nil {
 			to.MTU = f.Widest()
 			if f.Fragmented() {
-				to.MTU = 1 // nothing: the programs send DF as the packet has it
+				to.MTU = 1 // leave it all to user space: the programs copy DF from the packet
 			}
 			if f.FixedPort() {
 				to.SourcePort = f.Endpoint.Port()
@@ -194,7 +195,7 @@ func (k *kernel) wanted() []kernelpath.Peer {
 
 // update passes the peers to the kernel. mu is held.
 func (k *kernel) update(peers []kernelpath.Peer) error {
-	k.set = nil // unknown, if it fails
+	k.set = nil // unknown if Set fails
 	if err := k.path.Set(k.own, peers); err != nil {
 		return err
 	}
@@ -202,8 +203,8 @@ func (k *kernel) update(peers []kernelpath.Peer) error {
 	return nil
 }
 
-// run follows the kernel's counters and what the engine finds out about peers until ctx is done,
-// or until a device that the path needs is gone.
+// run follows the kernel's counters and what the engine learns about peers until ctx is
+// done, or until a device that the path needs is gone.
 func (k *kernel) run(ctx context.Context) error {
 	ticks := time.NewTicker(kernelTick)
 	defer ticks.Stop()
@@ -236,7 +237,8 @@ func (k *kernel) look() error {
 	return nil
 }
 
-// sentAlike reports whether packets to two versions of the same peers are sent alike.
+// sentAlike reports whether packets are sent in the same way to two versions of the same
+// peers.
 func sentAlike(a, b []kernelpath.Peer) bool {
 	if len(a) != len(b) {
 		return false
@@ -249,8 +251,8 @@ func sentAlike(a, b []kernelpath.Peer) bool {
 	return true
 }
 
-// count adds to the engine's counters what the kernel has carried since the last call, so
-// that a peer has one set of counters. mu is held.
+// count adds what the kernel has carried since the last call to the engine's counters, so
+// that each peer has one set of counters. mu is held.
 func (k *kernel) count(traffic map[netip.Addr]kernelpath.Traffic) {
 	for _, p := range k.engine.Peers().All() {
 		now, ok := traffic[p.Endpoint.Addr()]
@@ -276,7 +278,7 @@ func (k *kernel) count(traffic map[netip.Addr]kernelpath.Traffic) {
 	k.counted = traffic
 }
 
-// status adds the kernel path to the state of the data plane.
+// kernelStatus adds the kernel path to the state of the data plane.
 func (b *Backend) kernelStatus(d *status.Dataplane) {
 	if b.cfg.KernelPath == KernelPathOff {
 		return

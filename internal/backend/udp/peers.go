@@ -12,7 +12,7 @@ type Peer struct {
 	Subnets []netip.Prefix // the subnets of its pods, from which it may send
 	Addr    netip.Addr     // the address of its socket, of the same family as this node's
 	Partial bool           // it accepts partial checksums: see Announcement
-	Kernel  bool           // it takes datagrams from the kernel path
+	Kernel  bool           // it accepts datagrams from the kernel path
 }
 
 // snapshot builds the engine's peer snapshot for a node with the subnets own.

@@ -21,9 +21,9 @@ const (
 	viaFilter = "clsact"
 )
 
-// attach attaches the program, or replaces the one that an earlier process attached: the
-// kernel exchanges them at once, no packet sees neither. Programs of others on the
-// interface keep their places and see the packet before.
+// attach attaches the program, or replaces the one that an earlier process attached. The
+// kernel exchanges them atomically, so each packet sees one of the two. Programs of
+// others on the interface keep their places and see the packet first.
 func (p *Path) attach(cfg *Config, h hook, program *ebpf.Program) error {
 	err := link.ErrNotSupported
 	if !cfg.clsact {
@@ -66,8 +66,8 @@ func (p *Path) attachTCX(pins string, h hook, program *ebpf.Program) error {
 	return l.Close()
 }
 
-// replace replaces the program of the link that is pinned at file. If that link is of
-// another interface, or of one that is gone, it is removed.
+// replace replaces the program of the link that is pinned at file. If that link belongs
+// to another interface, or to one that is gone, it is removed.
 func replace(file string, h hook, program *ebpf.Program) (replaced bool, err error) {
 	l, err := link.LoadPinnedLink(file, nil)
 	if errors.Is(err, os.ErrNotExist) {
@@ -86,7 +86,7 @@ func replace(file string, h hook, program *ebpf.Program) (replaced bool, err err
 }
 
 // attachFilter attaches the program to the clsact queueing discipline of the interface,
-// which is made if it is missing.
+// and creates the discipline if it is missing.
 func attachFilter(tun string, h hook, program *ebpf.Program) error {
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: h.index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
@@ -102,9 +102,9 @@ func attachFilter(tun string, h hook, program *ebpf.Program) error {
 	})
 }
 
-// attached returns an error if the program is no longer attached to any interface, as
-// after "tc qdisc del dev eth0 clsact" of another program. A process that takes over from
-// this one may attach it to another interface.
+// attached returns an error if the program is no longer attached to any interface, for
+// example because another program ran "tc qdisc del dev eth0 clsact". A process that
+// takes over from this one may attach it to another interface.
 func (p *Path) attached(h hook) error {
 	switch {
 	case p.how == viaFilter:
@@ -128,7 +128,7 @@ func (p *Path) attached(h hook) error {
 }
 
 // removeOthers removes what an earlier process attached elsewhere: to another underlay
-// interface, or in the other way.
+// interface, or by the other method.
 func (p *Path) removeOthers(cfg *Config, kept []hook) error {
 	if p.how == viaFilter {
 		return errors.Join(removeLinks(cfg.pins, nil), removeFilters(cfg.Tun, kept))

@@ -11,10 +11,10 @@ import (
 )
 
 // RemoveDead removes what daemons have pinned for TUN devices that are gone, such as those
-// of network namespaces that ended without a clean-up: nothing else would, and pins keep
-// programs and maps in memory. A device is gone if the program on it is attached to
-// nothing. Where programs are attached by clsact (before Linux 6.6) there is no such link,
-// and only maps are left.
+// of network namespaces that ended without a clean-up. Nothing else would remove them,
+// and pins keep programs and maps in memory. A device is gone if the link of its program
+// is attached to nothing. Where programs are attached by clsact (before Linux 6.6) there
+// is no such link, and only maps are left.
 func RemoveDead() error {
 	files, err := filepath.Glob(filepath.Join(pinRoot, "net-*", "*", pathProgEncapsulate))
 	if err != nil {
@@ -31,11 +31,11 @@ func RemoveDead() error {
 	return errors.Join(errs...)
 }
 
-// attached reports whether the link pinned at file is that of an interface, or may be.
+// attached reports whether the link pinned at file is attached to an interface, or may be.
 func attached(file string) bool {
 	l, err := link.LoadPinnedLink(file, nil)
 	if err != nil {
-		return true // removed meanwhile, or not ours to look at
+		return true // removed meanwhile, or not accessible
 	}
 	defer l.Close()
 	info, err := l.Info()

@@ -13,7 +13,7 @@ import (
 type hook struct {
 	program string // its name
 	index   int    // of the interface
-	egress  bool   // it sees what leaves through the interface, not what arrives
+	egress  bool   // the program sees packets that leave through the interface, not those that arrive
 }
 
 func (h hook) parent() uint32 {
@@ -23,8 +23,8 @@ func (h hook) parent() uint32 {
 	return netlink.HANDLE_MIN_INGRESS
 }
 
-// filterPriority is that of the filters, behind those with the kernel's defaults. Their
-// handle is 1.
+// filterPriority is the priority of the filters, which puts them behind those with the
+// kernel's default priorities. Their handle is 1.
 const filterPriority = 0xf1a0
 
 // filterName returns the name of the filter with the program.

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 )
 
-// errNotBuilt is why this build has no kernel path. What another build left can still be
-// removed.
+// errNotBuilt reports that this build has no kernel path. What another build left can
+// still be removed.
 var errNotBuilt = errors.New("this program was built without BPF (nobpf)")
 
 // Path does not exist in this build.
@@ -21,7 +21,8 @@ func SelfTest(context.Context) error { return errNotBuilt }
 // Open returns an error.
 func Open(Config) (*Path, error) { return nil, errNotBuilt }
 
-// RemoveDead does nothing: whether a pinned program is attached cannot be read without BPF.
+// RemoveDead does nothing: without BPF it cannot determine whether a pinned program is
+// attached.
 func RemoveDead() error { return nil }
 
 // Set does nothing.

@@ -16,14 +16,14 @@ import (
 )
 
 // pair is a veth pair through which decapsulated packets reach the kernel's network
-// stack. Written to the near end, they arrive at the far end, where GRO joins the
-// packets of a flow. That takes GRO there, and no TSO on the near end
+// stack. Packets sent through the near end arrive at the far end, where GRO joins the
+// packets of a flow. This requires GRO on the far end and no TSO on the near end
 // (veth_skb_is_eligible_for_gro in drivers/net/veth.c).
 type pair struct{ near, far *net.Interface }
 
 const (
 	macLen = 6
-	// pairMTU is the largest that a veth takes: packets fit the path already.
+	// pairMTU is the largest MTU of a veth: packets already fit the path.
 	pairMTU = 65535
 	// maxPairQueues bounds the queues, over which flows are spread by their hash.
 	maxPairQueues = 16
@@ -31,8 +31,8 @@ const (
 
 func nearName(tun string) string { return tun + "-feed" }
 
-// makePair makes the pair for the TUN device, or takes over the one that an earlier process
-// made, and configures it.
+// makePair creates the pair for the TUN device, or takes over the one that an earlier
+// process created, and configures it.
 func makePair(tun string) (*pair, error) {
 	near, far := nearName(tun), backend.KernelInput(tun)
 	if len(near) >= unix.IFNAMSIZ {
@@ -68,7 +68,7 @@ func addPair(near, far string) error {
 // addrGenModeNone is IN6_ADDR_GEN_MODE_NONE of include/uapi/linux/if_link.h.
 const addrGenModeNone = 1
 
-// configure sets a feature of one end, and lets it up without addresses of its own.
+// configure sets a feature of one end, and sets the end up without addresses.
 func configure(name string, command, value uint32) error {
 	if _, err := ethtool.Value(name, command, value); err != nil {
 		return fmt.Errorf("set features of interface %s: %w", name, err)
@@ -85,7 +85,7 @@ func configure(name string, command, value uint32) error {
 }
 
 // inheritForwarding gives the interface name the forwarding settings of the TUN device,
-// in whose place it receives.
+// since it receives in place of that device.
 func inheritForwarding(tun, name string) error {
 	for _, conf := range []string{confIPv4, "/proc/sys/net/ipv6/conf/"} {
 		const forwarding = "/forwarding"
@@ -105,7 +105,7 @@ func inheritForwarding(tun, name string) error {
 
 const confIPv4 = "/proc/sys/net/ipv4/conf/"
 
-// dummyAddr is the IPv4 dummy address (RFC 7600 §7), which no packet bears as a destination.
+// dummyAddr is the IPv4 dummy address (RFC 7600 §7), which no packet has as its destination.
 var dummyAddr = &netlink.Addr{
 	IPNet: &net.IPNet{IP: net.IPv4(192, 0, 0, 8), Mask: net.CIDRMask(32, 32)},
 	Scope: unix.RT_SCOPE_HOST,
@@ -113,10 +113,11 @@ var dummyAddr = &netlink.Addr{
 }
 
 // admitSources keeps the reverse path filter from dropping what arrives on the interface
-// name: routes to the peers lead through the TUN device. The kernel applies the greater of
-// the interface's value and that of all, where loose is greater than strict
-// (Documentation/networking/ip-sysctl.rst). A loose filter admits such a packet only on
-// an interface with an address (__fib_validate_source in net/ipv4/fib_frontend.c).
+// name, since routes to the peers lead through the TUN device. The kernel applies the
+// greater of the interface's value and the value for "all", where loose is greater than
+// strict (Documentation/networking/ip-sysctl.rst). A loose filter admits such a packet
+// only on an interface with an address (__fib_validate_source in
+// net/ipv4/fib_frontend.c).
 func admitSources(name string) error {
 	const off, loose = "0", "2"
 	own := confIPv4 + name + "/rp_filter"
@@ -138,8 +139,8 @@ func admitSources(name string) error {
 	return nil
 }
 
-// writeSetting writes a file of /proc/sys unless it has that value already: it may be
-// read-only.
+// writeSetting writes a file of /proc/sys unless it already has that value, since
+// /proc/sys may be read-only.
 func writeSetting(path, value string) error {
 	if hasSetting(path, value) {
 		return nil
@@ -153,7 +154,7 @@ func hasSetting(path, value string) bool {
 	return err == nil && strings.TrimSpace(string(text)) == strings.TrimSpace(value)
 }
 
-// header returns the addresses of an Ethernet header from the near to the far end.
+// header returns the addresses of an Ethernet header from the near end to the far end.
 func (p *pair) header() (b [2 * macLen]byte) {
 	copy(b[:], p.far.HardwareAddr)
 	copy(b[macLen:], p.near.HardwareAddr)

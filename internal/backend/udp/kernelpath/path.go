@@ -20,7 +20,7 @@ import (
 // Kernel behaviour without a feature that could be probed.
 var (
 	// vethGRO is the first kernel whose veth devices do GRO without an XDP program
-	// (commit d3256efd8e8b). Without GRO the path is slower than user space.
+	// (commit d3256efd8e8b). Without GRO the kernel path is slower than user space.
 	vethGRO = tun.Version{Major: 5, Minor: 13}
 	// decapIPv6 is the first kernel that changes the protocol of a packet from which
 	// bpf_skb_adjust_room removes an IPv4 header (commit d219df60a70e).
@@ -34,21 +34,22 @@ const adjustRoomDecapIPv6 = uint64(1 << 8)
 // concurrently.
 type Path struct {
 	objects pathObjects
-	cpus    int // how many a per-CPU map has values for
+	cpus    int // number of values for each key of a per-CPU map
 	pair    *pair
-	links   []link.Link // what Close ends, in a path without pins
+	links   []link.Link // closed by Close, which detaches programs that are not pinned
 	cfg     Config
 	hooks   []hook // where the programs are attached
-	missed  int    // calls of Check in a row that did not find all of them
+	missed  int    // consecutive calls of Check that did not find all of them
 	how     string
-	// generation is that of the subnets, as the programs know it. 1 when they are loaded.
+	// generation is the generation of the subnets in the programs. It is 1 when they are
+	// loaded.
 	generation uint32
 }
 
 // Open attaches the programs, in the network namespace of the calling thread. The
-// devices of cfg must exist. What an earlier process left is taken over: packets of pods
-// are carried without a gap. If Open fails, it leaves nothing behind, neither of its own nor
-// of earlier processes.
+// devices of cfg must exist. What an earlier process left is taken over, so that packets
+// of pods are carried without a gap. If Open fails, nothing is left in the kernel, neither
+// its own objects nor those of earlier processes.
 func Open(cfg Config) (*Path, error) {
 	pins, err := pinDir(cfg.Tun)
 	if err != nil {
@@ -57,7 +58,7 @@ func Open(cfg Config) (*Path, error) {
 	if err := mountBPF(); err != nil {
 		return nil, err
 	}
-	_ = RemoveDead() // what others have left does not matter here
+	_ = RemoveDead() // a failure concerns only what others have left
 	if err := os.MkdirAll(pins, 0o700); err != nil {
 		return nil, err
 	}
@@ -95,8 +96,8 @@ func open(cfg Config) (_ *Path, err error) {
 	return p, p.removeOthers(&cfg, hooks)
 }
 
-// prepare makes the pair of devices. It returns the programs with their constants set, and
-// where each is to be attached.
+// prepare creates the pair of devices. It returns the programs with their constants set,
+// and where to attach each.
 func (p *Path) prepare(cfg *Config) (*ebpf.CollectionSpec, []hook, error) {
 	if !cfg.Local.Is4() {
 		return nil, nil, errors.New("the underlay is IPv6, where a datagram needs a checksum (RFC 8200 §8.1)")
@@ -167,13 +168,12 @@ func (cfg *Config) constants(uplink *net.Interface, p *pair) map[string]any {
 // maxSourcePorts is MAX_SOURCE_PORTS of bpf/maps.h.
 const maxSourcePorts = 64
 
-// networkOrder returns the number whose bytes in memory are those of port in network
-// order.
+// networkOrder returns the number whose bytes in memory are port in network byte order.
 func networkOrder(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
 }
 
-// endpointOf returns the number whose bytes in memory are those of the address.
+// endpointOf returns the number whose bytes in memory are the bytes of the address.
 func endpointOf(a netip.Addr) uint32 {
 	b := a.As4()
 	return binary.NativeEndian.Uint32(b[:])
@@ -210,9 +210,9 @@ func (p *Path) load(spec *ebpf.CollectionSpec, pins string) error {
 // How describes how packets reach and leave the programs, in words for an operator.
 func (p *Path) How() string { return p.how }
 
-// Check reports whether the interfaces that the programs deliver packets through are still
-// there, and the programs still attached: one that is missing twice in a row is an error.
-// It also follows net.ipv4.conf.all.rp_filter, as far as /proc/sys can be written.
+// Check returns an error if an interface through which the programs deliver packets is
+// gone, or if a program is not attached in two calls in a row. It also adapts to
+// net.ipv4.conf.all.rp_filter, if /proc/sys can be written.
 func (p *Path) Check() error {
 	for _, end := range []*net.Interface{p.pair.near, p.pair.far} {
 		now, err := net.InterfaceByIndex(end.Index)
@@ -223,7 +223,7 @@ func (p *Path) Check() error {
 			return fmt.Errorf("interface %s is down", end.Name)
 		}
 	}
-	_ = admitSources(p.pair.far.Name) // twill doctor reports what is left
+	_ = admitSources(p.pair.far.Name) // twill doctor reports a failure
 	for _, h := range p.hooks {
 		err := p.attached(h)
 		if err == nil {

@@ -30,14 +30,14 @@ func pinDir(tun string) (string, error) {
 	return filepath.Join(pinRoot, fmt.Sprintf("net-%d", ns.Ino), tun), nil
 }
 
-// mountBPF makes sure that the BPF file system is mounted. A mount that it makes in a
-// container goes with the container.
+// mountBPF makes sure that the BPF file system is mounted. A mount made in a container
+// disappears with the container.
 func mountBPF() error {
 	if isBPF() {
 		return nil
 	}
-	// Of two daemons that start at the same time one mounts it: a second mount would
-	// hide what the first has pinned. The lock is on the directory below.
+	// If two daemons start at the same time, only one of them may mount it: a second mount
+	// would hide what the first has pinned. The lock is on the underlying directory.
 	fd, err := unix.Open(bpfRoot, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w; the kernel has no BPF file system", bpfRoot, err)
@@ -55,12 +55,13 @@ func mountBPF() error {
 	return nil
 }
 
-// mountingFor is how long another daemon is waited for that is mounting the BPF file
-// system, which takes it less than a millisecond. A lock that is held longer is not such a
-// daemon's: any user of the host can hold it, since everyone may open the directory.
+// mountingFor is how long to wait for another daemon to mount the BPF file system, which
+// takes less than a millisecond. A lock that is held longer does not belong to such a
+// daemon: any user of the host can take it, since everyone may open the directory.
 const mountingFor = 2 * time.Second
 
-// lockFor waits for the lock on an open file until it has it, or the time is over.
+// lockFor takes the lock on an open file. It waits for at most the given time, and then
+// returns nil without the lock.
 func lockFor(fd int, most time.Duration) error {
 	for end := time.Now().Add(most); ; time.Sleep(10 * time.Millisecond) {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
@@ -75,7 +76,7 @@ func lockFor(fd int, most time.Duration) error {
 
 func isBPF() bool {
 	var fs unix.Statfs_t
-	// The field is a signed number of 32 bits on some architectures.
+	// On some architectures the field is a signed 32-bit number.
 	return unix.Statfs(bpfRoot, &fs) == nil && uint32(fs.Type) == unix.BPF_FS_MAGIC
 }
 

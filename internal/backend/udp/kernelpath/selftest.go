@@ -24,8 +24,8 @@ import (
 )
 
 // SelfTest reports whether the path works with this kernel and the privileges of this
-// process. Two nodes of its own, in network namespaces that end with it, exchange TCP
-// streams and datagrams of all sizes, IPv4 and IPv6, both ways:
+// process. It creates two nodes, in network namespaces that end with the test, which
+// exchange TCP streams and datagrams of all sizes, IPv4 and IPv6, in both directions:
 //
 //	node 1 ── TUN ── eth0 ════ veth ════ eth0 ── TUN ── node 2
 //
@@ -38,11 +38,11 @@ func SelfTest(ctx context.Context) error {
 }
 
 const (
-	// stepLimit is how long one exchange may take. It bounds a path that carries nothing,
-	// and leaves a slow machine the time for all of them.
+	// stepLimit is how long one exchange may take. It bounds the test of a path that
+	// carries nothing, and gives a slow machine enough time for each exchange.
 	stepLimit = 20 * time.Second
-	// replyWait is how long the answer to a datagram may take before it is sent once
-	// more.
+	// replyWait is how long to wait for the answer to a datagram before the datagram is
+	// sent again.
 	replyWait = 200 * time.Millisecond
 	// streamSize is what a TCP connection carries each way: many super-packets.
 	streamSize = 1 << 20
@@ -75,7 +75,7 @@ func selfTest(ctx context.Context) error {
 				}
 			}
 		}
-		// The programs leave super-packets of IPv6 to user space before that version.
+		// Before that version the programs leave IPv6 super-packets to user space.
 		ipv6 := cut || !tun.Kernel().Before(decapIPv6)
 		for i, n := range nodes {
 			if err := n.exchange(ctx, nodes[1-i], ipv6); err != nil {
@@ -133,7 +133,7 @@ func unshareNetwork() error {
 	return nil
 }
 
-// connect makes a veth pair, eth0 here and eth0 in the namespace of the thread.
+// connect creates a veth pair, with eth0 here and eth0 in the namespace of the thread.
 func connect(thread int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "eth0"
@@ -158,7 +158,7 @@ func (n *testNode) subnets() []netip.Prefix {
 
 // open opens the node's devices and its path, with the other node as its peer.
 func (n *testNode) open(other *testNode) (err error) {
-	// The programs ask for a route as a router does.
+	// The programs look up routes as a router does.
 	if err := writeSetting("/proc/sys/net/ipv4/ip_forward", "1"); err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (n *testNode) open(other *testNode) (err error) {
 	return n.path.Set(own, []Peer{{Endpoint: other.underlay(), Subnets: other.subnets(), Kernel: true}})
 }
 
-// exchange has the node send to the other one, which returns what it gets.
+// exchange makes the node send to the other one, which echoes what it receives.
 func (n *testNode) exchange(ctx context.Context, other *testNode, ipv6 bool) error {
 	for i, s := range n.subnets() {
 		if s.Addr().Is6() && !ipv6 {
@@ -238,7 +238,7 @@ func (n *testNode) datagrams(ctx context.Context, other *testNode, from, to neti
 	return nil
 }
 
-// request sends b until it is returned.
+// request sends b repeatedly until it is returned.
 func request(ctx context.Context, c *net.UDPConn, b []byte) error {
 	got := make([]byte, testMTU)
 	for {

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 )
 
-// Set replaces the subnets of this node and the peers. Subnets must not overlap. The
-// kernel sees each subnet change at once, one after the other; those that do not change
+// Set replaces the subnets of this node and the peers. Subnets must not overlap. In the
+// kernel each subnet changes atomically, one after the other; those that do not change
 // are not touched.
 func (p *Path) Set(own []netip.Prefix, peers []Peer) error {
 	want := make(map[pathSubnetKey]pathSubnet)
@@ -71,7 +71,8 @@ func (p *Path) setSubnets(want map[pathSubnetKey]pathSubnet) error {
 			keys, values = append(keys, k), append(values, v)
 		}
 	}
-	// In any case: part of it may have succeeded, or another process may have changed the map.
+	// Unconditionally: part of it may have succeeded, or another process may have changed
+	// the map.
 	return errors.Join(put(m, keys, values), discard(m, gone), p.nextGeneration())
 }
 
@@ -81,8 +82,8 @@ func (p *Path) nextGeneration() error {
 	return p.objects.Generation.Set(p.generation)
 }
 
-// countFor makes counters for the endpoints that have none. gone are those that have some
-// and are not among the endpoints.
+// countFor creates counters for the endpoints that have none. gone are the addresses that
+// have counters but are not among the endpoints.
 func (p *Path) countFor(endpoints map[uint32]bool) (gone []uint32, err error) {
 	counted := make(map[uint32]bool)
 	if err := each(p.objects.Peers, p.cpus, func(e uint32, _ []pathTraffic) {
@@ -102,7 +103,7 @@ func (p *Path) countFor(endpoints map[uint32]bool) (gone []uint32, err error) {
 	return gone, put(p.objects.Peers, added, make([]pathTraffic, len(added)*p.cpus))
 }
 
-// Traffic returns the traffic with each peer that decapsulates in the kernel.
+// Traffic returns the traffic with each peer that has the kernel path.
 func (p *Path) Traffic() (map[netip.Addr]Traffic, error) {
 	all := make(map[netip.Addr]Traffic)
 	if err := each(p.objects.Peers, p.cpus, func(endpoint [4]byte, counters []pathTraffic) {

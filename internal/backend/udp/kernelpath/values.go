@@ -9,7 +9,7 @@ type Config struct {
 	Local    netip.Addr // this node's address there
 	Port     uint16     // the network's UDP port
 	// SourcePorts are the ports that datagrams are sent from, at most 64: the
-	// engine's, so that ICMP errors find a socket. Empty: Port.
+	// engine's, so that ICMP errors reach a socket. Empty: Port.
 	SourcePorts []uint16
 
 	pins   string // directory for pins; empty: nothing outlives Close
@@ -20,19 +20,19 @@ type Config struct {
 type Peer struct {
 	Endpoint   netip.Addr     // of its datagrams, IPv4
 	Subnets    []netip.Prefix // of its pods
-	Kernel     bool           // it announces that it decapsulates in the kernel
+	Kernel     bool           // it announces the kernel path
 	SourcePort uint16         // the only one to send from; 0: those of Config
-	MTU        int            // of the largest packet to carry to it, in bytes; 0: what fits the path
+	MTU        int            // size in bytes of the largest packet to carry to it; 0: whatever fits the path
 }
 
-// Traffic counts what the programs carried for a peer since it became one.
+// Traffic counts what the programs have carried for a peer since it became a peer.
 type Traffic struct {
 	TXPackets, TXBytes, RXPackets, RXBytes uint64 // of inner packets; segments of a super-packet count
-	TXDropped, RXDropped                   uint64 // the kernel had no memory for the change of headers
+	TXDropped, RXDropped                   uint64 // the kernel had no memory for changing the headers
 }
 
-// Since returns what was counted since earlier. Counters that are lower than earlier
-// began again: the peer was none in the meantime.
+// Since returns what was counted since earlier. Counters that are lower than earlier's
+// have started over, because the peer was removed and added again.
 func (t Traffic) Since(earlier Traffic) Traffic {
 	if t.TXPackets < earlier.TXPackets || t.RXPackets < earlier.RXPackets {
 		return t
