@@ -39,8 +39,7 @@ func (c Choice) Equal(o Choice) bool {
 // Has reports whether k is among the backends.
 func (c Choice) Has(k Kind) bool { return slices.Contains(c.Kinds, k) }
 
-// Opens reports whether k is open, for as long as it may be: among the backends, or
-// among the former ones.
+// Opens reports whether the choice opens k, as one of the backends or as a former one.
 func (c Choice) Opens(k Kind) bool { return c.Has(k) || slices.Contains(c.Former, k) }
 
 // First returns the backend that stock flannel nodes assume this node uses. It
@@ -59,11 +58,11 @@ type Probes struct {
 	UDP   func() error
 }
 
-// Probe holds the probes of the running kernel, for the network namespace of
-// the calling thread. They leave nothing behind.
+// Probe holds the probes for the running kernel. They work in the network namespace of
+// the calling thread and leave nothing behind.
 var Probe = Probes{VXLAN: probeVXLAN, UDP: tun.Probe}
 
-// probeVXLAN makes no device if an earlier run left one, so that a restart
+// probeVXLAN does not create a device if an earlier run left one, so that a restart
 // changes nothing.
 func probeVXLAN(vni int) error {
 	for _, ipv6 := range []bool{false, true} {
@@ -123,13 +122,13 @@ func (s Settings) Choose(f Failed) (Choice, error) {
 
 func (s Settings) auto() bool { return s.Type == TypeAuto }
 
-// After returns s and c with the backends that a node with the earlier settings and
-// choice keeps open when it changes to them. The nodes of a network do not change at
-// the same moment: until a peer knows of the change, it sends to the former backend of
-// this node, and receives by its own former one.
+// After returns s and c, extended by the former backends that a node with the earlier
+// settings and choice keeps open when it changes to s and c. The nodes of a network do
+// not change at the same moment: until a peer knows of the change, it sends to this
+// node's former backend, and receives through its own former one.
 //
-// A former backend keeps its options. It is not kept beside one that would take its
-// device or its port.
+// A former backend keeps its options. It is not kept if one of the chosen backends
+// needs its device or its port.
 func (s Settings) After(c Choice, earlier Settings, had Choice) (Settings, Choice) {
 	if c.First() == had.First() || !s.Carries() {
 		return s, c

@@ -1,5 +1,5 @@
-// Package backend has the backends by name, what a network configuration asks of them,
-// and which of them a node has, by probes of its kernel. It opens none of them, so that
-// programs which only read or judge a configuration do not link the engine. Package
-// dataplane opens them.
+// Package backend names the backends, parses what a network configuration requests of
+// them, and chooses those that a node uses, by probing its kernel. It opens none of them,
+// so that programs that only read or check a configuration do not link the engine.
+// Package dataplane opens them.
 package backend

@@ -96,12 +96,12 @@ type UDPOptions struct {
 // defaultUDPPort is flannel's default.
 const defaultUDPPort = 8285
 
-// KernelPathFlag is the flag for the kernel path of the udp backend, without dashes; the
-// status and the metrics have it under this name.
+// KernelPathFlag is the flag for the kernel path of the udp backend, without dashes. The
+// status and the metrics use the same name.
 const KernelPathFlag = "kernel-path"
 
-// KernelInput returns the name of the interface that packets from the kernel path arrive on,
-// instead of the TUN device tun.
+// KernelInput returns the name of the interface on which packets from the kernel path
+// arrive, instead of on the TUN device tun.
 func KernelInput(tun string) string { return tun + "-rx" }
 
 // udpOptionsOf returns the options of c. The error names the option that is

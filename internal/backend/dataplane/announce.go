@@ -32,7 +32,7 @@ type vteps struct{ v4, v6 *vxlan.Data }
 // attrs returns what the node with the given ID announces about itself.
 func attrs(s backend.Settings, c backend.Choice, u underlay.Interface, v vteps, a udp.Announcement, id string) lease.Attrs {
 	var out lease.Attrs
-	// The peers infer from these which address families the VXLAN devices use.
+	// The peers infer from the public addresses which families the VXLAN devices use.
 	if u.IPv4.IsValid() {
 		out.PublicIP = u.PublicIP
 	}
@@ -88,8 +88,8 @@ type Self struct {
 }
 
 // hasMAC reports whether another node announces the Ethernet address mac. With
-// earlier set, it considers only nodes with a lower subnet, so that of two
-// running nodes that share an address exactly one keeps it.
+// earlier set, it considers only nodes with a lower subnet, so that exactly one of two
+// running nodes that share an address keeps it.
 func (s *Self) hasMAC(mac net.HardwareAddr, earlier bool) bool {
 	text := mac.String()
 	own := subnetsOf(s.Own)
@@ -119,7 +119,7 @@ func (s *Self) macFor(v plannedVTEP, u underlay.Interface, vni int) net.Hardware
 	if mac := s.MACs.of(v); mac != nil && !s.hasMAC(mac, true) {
 		return mac
 	}
-	const most = 100 // the chance that any one of them is taken is 1 in 2^46
+	const most = 100 // each is taken with a chance of 1 in 2^46
 	mac := v.ownMAC(u, vni)
 	for n := 1; s.hasMAC(mac, false) && n < most; n++ {
 		mac = vxlan.SpareMAC(cmp.Or(u.PublicIP, u.PublicIPv6), vni, v.ipv6Name, n)
@@ -158,7 +158,7 @@ func NodeOf(a lease.Attrs) (node, challenger string) {
 }
 
 // Challenge returns a with the challenge of another node added. a must have the
-// ID of a node. Nothing changes for the peers of that node.
+// ID of a node. Nothing changes for that node's peers.
 func Challenge(a lease.Attrs, by string) lease.Attrs {
 	var all map[string]json.RawMessage
 	if json.Unmarshal(a.BackendData, &all) != nil {

@@ -56,8 +56,8 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	return again || !done || p.udpFault != "" || len(p.reasons) > 0 || plain || p.cfg.Settings.DirectRouting
 }
 
-// unreachedNow returns the subnets of other nodes that have no path, in order. A lease that
-// names no node is a reservation.
+// unreachedNow returns the subnets of other nodes that have no path, in order. It skips
+// leases that name no node, which are reservations.
 func (p *Plane) unreachedNow() (all []status.Unreached) {
 	for _, u := range p.reasons {
 		if u.PublicIP.IsValid() {
@@ -69,8 +69,8 @@ func (p *Plane) unreachedNow() (all []status.Unreached) {
 }
 
 // sweep removes the kernel path that an earlier data plane left, unless this one uses the
-// udp backend too: it would take datagrams of former peers as long as the host runs. It
-// returns false if it has to be called again.
+// udp backend too: otherwise it would accept datagrams from former peers for as long as
+// the host runs. sweep returns false if it has to be called again.
 func (p *Plane) sweep() (done bool) {
 	if p.swept || p.backend() != nil || p.udpFault != "" {
 		return true
@@ -184,8 +184,8 @@ func (p *Plane) decide(leases []lease.Lease) (paths []*path, senders []udp.Peer)
 // decideFor decides for one peer. If a subnet has no path, it logs the reason
 // unless that was already logged.
 func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Prefix]status.Unreached) {
-	// A peer that changes to this backend as well sends as soon as it has read that this
-	// node has it, which may be before its own announcement arrives here.
+	// A peer that changes to this backend too sends as soon as it has read that this node
+	// has it, which may be before the peer's own announcement arrives here.
 	d.sends, d.paths = d.has(backend.UDP) || len(p.choice.Former) > 0, nil
 	for _, subnet := range d.lease.Subnets() {
 		f := families[0]
@@ -214,10 +214,11 @@ func (p *Plane) decideFor(d *decided, families [2]family, reasons map[netip.Pref
 }
 
 // addressesInside examines the addresses inside the networks. inUse are those that
-// routes to peers must not cover: of this node, the gateways and the store and, if there
-// are any of these, of the peers, since the network then overlaps the nodes' own.
-// Otherwise the addresses of peers are misplaced that are in the subnet of a lease: a
-// peer must not have the subnet of another node refused by what it claims for itself.
+// routes to peers must not cover: those of this node, the gateways and the store and, if
+// there are any of these, also those of the peers, since the pod network then overlaps
+// the nodes' own network. Otherwise, addresses of peers within the subnet of a lease are
+// misplaced: a peer must not cause another node's subnet to be refused by the address
+// that it claims for itself.
 func (p *Plane) addressesInside(leases []lease.Lease) (inUse, misplaced []netip.Addr) {
 	inside := func(a netip.Addr) bool {
 		return a.IsValid() && slices.ContainsFunc(p.cfg.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
@@ -250,7 +251,7 @@ func sorted(all []netip.Addr) []netip.Addr {
 // withSubnet returns the addresses that are in the subnet of a lease.
 func withSubnet(addrs []netip.Addr, leases []lease.Lease) []netip.Addr {
 	if len(addrs) == 0 {
-		return nil // the rule, so that nothing is built
+		return nil // the usual case, which builds nothing
 	}
 	subnets, lengths := make(map[netip.Prefix]bool), make(map[int]bool)
 	for _, l := range leases {

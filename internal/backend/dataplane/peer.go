@@ -25,7 +25,7 @@ type peer struct {
 	// not may drop packets that arrive that way as spoofed (rp_filter).
 	direct  bool
 	partial bool       // it accepts partial checksums
-	kernel  bool       // it takes datagrams from the kernel path
+	kernel  bool       // it accepts datagrams from the kernel path
 	socket  netip.Addr // address of its udp backend, as [udp.LocalAddr] chooses it
 	noUDP   error      // why socket is invalid
 	v4, v6  vtep       // its VXLAN devices for its IPv4 and IPv6 pods

@@ -129,8 +129,8 @@ func Open(cfg Config) (_ *Plane, err error) {
 	if p.links, err = newOnLink(cfg.Underlay.Index); err != nil {
 		return nil, err
 	}
-	// As a fallback it is opened for the first peer that needs it. As a former backend it
-	// has the descriptors of the plane before, or was not open there.
+	// As a fallback, udp is opened when the first peer needs it. As a former backend, it
+	// has inherited the descriptors of the previous plane, or was not open there.
 	formerUDP := slices.Contains(p.choice.Former, backend.UDP) && len(cfg.UDP.Inherited) > 0
 	if p.choice.First() == backend.UDP || formerUDP {
 		if err := p.openUDP(); err != nil {

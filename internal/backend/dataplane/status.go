@@ -61,10 +61,10 @@ func peersOf(paths []*path, traffic map[netip.Addr]status.Peer) []status.Peer {
 	return peers
 }
 
-// Traffic returns what each backend has carried: of udp what its engine counts, of vxlan
-// what the kernel counts on the devices. Plain routes use the interface of the host,
-// where packets of pods cannot be distinguished from others. It may be called at any time before
-// Close, from any goroutine.
+// Traffic returns what each backend has carried: for udp as counted by its engine, for
+// vxlan as counted by the kernel on the devices. Plain routes use the interface of the
+// host, where packets of pods cannot be distinguished from others. It may be called at
+// any time before Close, from any goroutine.
 func (p *Plane) Traffic() (all []metrics.BackendTraffic) {
 	if len(p.vteps) > 0 {
 		s := p.keeper.Traffic()

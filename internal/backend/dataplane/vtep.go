@@ -81,8 +81,8 @@ func (m MACs) of(v plannedVTEP) net.HardwareAddr {
 }
 
 // Announce returns what a node with the choice c announces in its lease. An
-// existing device keeps its address unless another node has the same one. a is of the
-// udp backend, if the node has it.
+// existing device keeps its address unless another node has the same one. a is the
+// announcement of the udp backend, if the node has it.
 func Announce(s backend.Settings, c backend.Choice, config *lease.Config, u underlay.Interface, self Self, a udp.Announcement) (lease.Attrs, error) {
 	var v vteps
 	if c.Has(backend.VXLAN) {
