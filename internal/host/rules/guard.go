@@ -7,17 +7,18 @@ import (
 	"slices"
 )
 
-// Guard describes which packets must not leave this node for the tunnel's ports of
-// other nodes. What arrives there counts as sent by the node, and packets of pods do once
-// they are masqueraded: a pod could then send in the name of any pod of this node,
-// and over VXLAN of any pod at all.
+// Guard describes which packets must not leave this node for the tunnel ports of other
+// nodes. Peers treat what arrives there from this node's address as sent by this node,
+// which includes masqueraded packets of pods: a pod could send in the name of any pod of
+// this node, and over VXLAN in the name of any pod at all.
 type Guard struct {
 	UDPPort   uint16 // of the udp backend; 0: not used
 	VXLANPort uint16 // of the vxlan backend; 0: not used
 	// Peers are the addresses of the other nodes, see Blocks.
 	Peers []netip.Prefix
-	// Underlay names the interfaces by which packets of other nodes may arrive, whichever
-	// interface leads back to their source. Without it, no forged sources are looked for.
+	// Underlay names the interfaces on which packets of other nodes may arrive, whichever
+	// interface leads back to their source. If it is empty, forged sources are not
+	// detected.
 	Underlay []string
 }
 
@@ -37,12 +38,13 @@ func (g Guard) ports() (all []uint16) {
 	return all
 }
 
-// blocksAtMost is the number of prefixes for peers in a chain, each of which costs
-// a comparison for each UDP packet that a pod sends out of the pod network.
+// blocksAtMost is the largest number of prefixes for peers in a chain. Each costs a
+// comparison for each UDP packet that a pod sends out of the pod network.
 const blocksAtMost = 64
 
-// Blocks returns prefixes that hold all of addrs: each by itself if there are few,
-// and otherwise the smallest prefixes of one size with which there are few.
+// Blocks returns prefixes that contain all of addrs: one for each address if there are
+// at most blocksAtMost, and otherwise the smallest prefixes of equal length of which
+// that many suffice.
 func Blocks(addrs []netip.Addr) []netip.Prefix {
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	blocks := make([]netip.Prefix, 0, blocksAtMost)
@@ -65,15 +67,15 @@ func Blocks(addrs []netip.Addr) []netip.Prefix {
 	}
 }
 
-// writable matches the names of interfaces that mean themselves in all tools: "+" ends a
+// writable matches the names of interfaces that all tools take literally: "+" ends a
 // pattern in iptables, "*" in nft.
 var writable = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:@-]*$`)
 
-// spoofed returns the rules against datagrams to a tunnel whose source is another node's
-// or this node's address although they come from a pod: by an interface that does not lead
-// to the source, and is none of those by which other nodes may send. Where the kernel's
-// rp_filter is 1 it drops them too, but there is none for IPv6. It returns no rules
-// if the interfaces are not known.
+// spoofed returns the rules against datagrams to a tunnel that come from a pod although
+// their source is the address of another node or of this one. They arrive on an interface
+// that does not lead to their source and on which other nodes do not send. The kernel
+// drops them too where rp_filter is 1, which does not exist for IPv6. spoofed returns no
+// rules if the interfaces are not known.
 func (g Guard) spoofed(others operand) []rule {
 	var all []rule
 	for _, name := range g.Underlay {
@@ -93,8 +95,8 @@ func (g Guard) spoofed(others operand) []rule {
 
 var linkLocal = netip.MustParsePrefix("fe80::/10")
 
-// guard adds the rules of a family to t. Each of them names the network, by which
-// they are distinguished from those of another daemon on this host.
+// guard adds the rules of a family to t. Each of them names the network, which
+// distinguishes them from those of another daemon on this host.
 func (t *target) guard(f *family, g Guard, network netip.Prefix) {
 	pods, others := in(network), notIn(network)
 	forward := []rule{
@@ -119,8 +121,8 @@ func (t *target) guard(f *family, g Guard, network netip.Prefix) {
 	if found && len(g.ports()) > 0 {
 		t.rules[&guardForward] = forward
 	}
-	// Packets that the kernel sends through a VXLAN device may carry the socket of the
-	// process that sent the inner one, so there users cannot be distinguished.
+	// Packets that the kernel sends through a VXLAN device may belong to the socket of the
+	// process that sent the inner packet, so users cannot be distinguished for VXLAN.
 	if found && g.UDPPort != 0 {
 		t.rules[&guardOutput] = output
 	}

@@ -32,11 +32,11 @@ type iptables struct {
 	restore string // path of the program that writes rules
 	kind    string
 	only    []string       // tables in use; nil: possibly all
-	failed  map[*chain]int // attempts to read and write chains that are not essential
+	failed  map[*chain]int // failed attempts to read or write chains that are not essential
 }
 
-// dispensableAfter is how often a chain that is not essential must fail before the tool
-// does without it. It is less than attempts.
+// dispensableAfter is the number of failures after which the tool does without a chain
+// that is not essential. It is less than attempts.
 const dispensableAfter = 3
 
 // openIPTables looks up a program by name, and the program beside it that
@@ -89,7 +89,7 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 		}
 		d, err := t.drift(ctx, c, rules, want.tolerates)
 		if err != nil && c.without != "" && len(rules) > 0 && ctx.Err() == nil {
-			// Such as that the kernel lacks the table.
+			// For example, the kernel lacks the table.
 			d, err = &drift{[]string{err.Error()}, func(ctx context.Context) error { return t.fail(ctx, c, err) }}, nil
 		}
 		if err != nil {
@@ -102,7 +102,8 @@ func (t *iptables) drifts(ctx context.Context, want target) ([]drift, error) {
 	return all, nil
 }
 
-// fail returns err, as dispensable if the chain is not essential and has failed often.
+// fail returns err. It is a *dispensable if the chain is not essential and has failed
+// dispensableAfter times.
 func (t *iptables) fail(ctx context.Context, c *chain, err error) error {
 	if err == nil || c.without == "" || ctx.Err() != nil {
 		return err

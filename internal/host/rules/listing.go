@@ -133,8 +133,8 @@ func flags(value json.RawMessage) string {
 	return string(m.Flags)
 }
 
-// matchText converts a comparison of an address, an interface, a port, a protocol, a user, the
-// mark or the route back.
+// matchText converts a comparison of an address, an interface, a port, a protocol, a user,
+// the mark or the route back.
 func matchText(value json.RawMessage) (text string, ok bool) {
 	var m struct {
 		Op   string
@@ -166,7 +166,7 @@ func matchText(value json.RawMessage) (text string, ok bool) {
 		}
 		left, right = m.Left.Payload.Protocol+" "+m.Left.Payload.Field, p.String()
 	case m.Left.Fib != nil:
-		// A boolean, but a number in tools that do not know the expression well.
+		// A boolean, but some versions of the tools print a number or "missing".
 		missing := slices.Contains([]string{"false", "0", `"missing"`}, string(m.Right))
 		return noReversePath, missing && m.Op == "==" && m.Left.Fib.Result == "oif" && slices.Equal(m.Left.Fib.Flags, []string{"saddr", "iif"})
 	case m.Left.Meta != nil && m.Left.Meta.Key == "iifname":
@@ -176,7 +176,7 @@ func matchText(value json.RawMessage) (text string, ok bool) {
 		}
 		left, right = "iifname", strconv.Quote(name)
 	case m.Left.Meta != nil && m.Left.Meta.Key == "l4proto":
-		// By its number where /etc/protocols is missing.
+		// A number if /etc/protocols is missing.
 		if text := string(m.Right); text != `"udp"` && text != "17" {
 			return "", false
 		}

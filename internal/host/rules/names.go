@@ -47,8 +47,8 @@ type chain struct {
 	name    string
 	comment string // the comment of every rule
 	first   bool   // the jump to it comes first in its hook, not last
-	// without describes a node that lacks the chain. If it is not empty, everything else
-	// works without it, so a kernel or a tool that cannot have its rules is not a failure.
+	// without describes a node that lacks the chain. If it is not empty, the chain is not
+	// essential, so it is not a failure if the kernel or a tool does not support its rules.
 	without string
 
 	nft      string // its name in flannel's nftables table
@@ -90,8 +90,8 @@ var (
 		nft:     "guard-input", about: "chain to keep pods away from the tunnel of this node",
 		kind: knftables.FilterType, at: knftables.InputHook, priority: knftables.FilterPriority, number: 0,
 	}
-	// Here, before DNAT and the choice of a route, packets still have the interface that
-	// they arrived by and the port that they were sent to.
+	// In this hook, before DNAT and routing, packets still have the interface on which they
+	// arrived and the port to which they were sent.
 	guardSpoofed = chain{
 		table: "raw", hook: "PREROUTING", first: true, name: "TWILL-GUARD-SPOOF", comment: "twilld guard spoofed",
 		without: "pods that may forge addresses (CAP_NET_RAW) can send to tunnels in the name of other nodes",

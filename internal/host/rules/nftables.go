@@ -21,7 +21,7 @@ type nftables struct {
 	// runs nft several times to detect its features.
 	writer knftables.Interface
 	random *bool    // nil: not known yet
-	failed []*chain // those that the kernel or nft cannot have, and that are not essential
+	failed []*chain // chains that are not essential and that the kernel or nft does not support
 }
 
 func openNFTables(f *family, r runner) (*nftables, error) {
@@ -57,8 +57,7 @@ func (t *nftables) open(ctx context.Context, table string) (w knftables.Interfac
 const probeTable = "flannel-probe"
 
 // randomFully implements tool: it has the kernel check a rule, as flannel does.
-// If the same rule is also rejected without random ports, the cause is another
-// one.
+// If the same rule is also rejected without random ports, there is another cause.
 func (t *nftables) randomFully(ctx context.Context) (bool, error) {
 	if t.random != nil {
 		return *t.random, nil
@@ -202,8 +201,8 @@ func (t *nftables) write(ctx context.Context, have listing, want target, rewrite
 	return nil
 }
 
-// without returns err, which writing the chains caused, as dispensable if it was a chain
-// that is not essential.
+// without returns err, the error of writing the chains. It is a *dispensable if a chain
+// that is not essential caused it.
 func (t *nftables) without(ctx context.Context, want target, chains []*chain, err error) error {
 	w, openErr := t.open(ctx, probeTable)
 	if openErr != nil || t.check(ctx, w, &forwarding, []rule{{do: accept}}) != nil {

@@ -12,14 +12,14 @@ type rule struct {
 	marked   bool    // only packets with kubeProxyMark
 	src, dst operand // zero: any
 	notUDP   bool    // only packets of other protocols
-	iif      string  // only packets that arrive by this interface; empty: any
+	iif      string  // only packets that arrive on this interface; empty: any
 	port     uint16  // only UDP packets to this port; 0: any
-	spoofed  bool    // only packets whose source is not reached by the interface that they arrive by
-	owner    *uids   // only packets of a process of these users; nil: any, and those of no process
+	spoofed  bool    // only packets that arrive on an interface that does not lead to their source
+	owner    *uids   // only packets of processes of these users; nil: any packets
 	do       verdict
 }
 
-// uids is a range of users, its ends included.
+// uids is a range of user IDs, including both ends.
 type uids struct{ first, last uint32 }
 
 // anyUser is all users.
@@ -105,8 +105,8 @@ func (r rule) iptables(comment string) []string {
 	return append(w, "ACCEPT")
 }
 
-// noReversePath is the match for spoofed packets in the syntax of nft (Linux 4.10,
-// nft_fib), as rpfilter is in that of iptables.
+// noReversePath is the nft expression that matches spoofed packets (Linux 4.10, nft_fib),
+// like the match rpfilter of iptables.
 const noReversePath = "fib saddr . iif oif missing"
 
 // nft returns the rule in the syntax of nft, in the form that ruleText returns

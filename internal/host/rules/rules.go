@@ -53,8 +53,8 @@ type Status struct {
 	Written int       // number of writes so far
 	Checked time.Time // when the rules were last found correct; zero: never
 	Problem error     // the failure of the last attempt; nil: the rules are correct
-	// Missing describes what is not guarded because this host's kernel or tools cannot
-	// have the rules for it. It must not be changed.
+	// Missing describes what is not guarded because this host's kernel or tools do not
+	// support the rules for it. It must not be changed.
 	Missing []string
 }
 
@@ -156,7 +156,7 @@ func (r *Rules) Apply(ctx context.Context) error {
 	r.mu.Unlock()
 
 	written, err := r.apply(ctx, w)
-	// What rules there are does not depend on the peers.
+	// The kinds of rules do not depend on the peers.
 	kinds := w
 	kinds.Guard.Peers = nil
 	if err == nil && (r.swept == nil || !r.swept.Equal(kinds)) {
@@ -262,14 +262,14 @@ func (r *Rules) reconcile(ctx context.Context, t tool, want target) (written int
 	return written, failed
 }
 
-// doWithout records rules that this host cannot have, and logs them once.
+// doWithout records rules that this host does not support, and logs them once.
 func (r *Rules) doWithout(d *dispensable) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if slices.Contains(r.status.Missing, d.String()) {
 		return
 	}
-	// Others have the slice that was there.
+	// Callers of Status may hold the old slice.
 	r.status.Missing = append(slices.Clip(r.status.Missing), d.String())
 	r.log.Warn("firewall rules cannot be had, continuing without them", logging.KeyWhy, d.String(), logging.KeyError, d.error)
 }

@@ -32,8 +32,8 @@ type drift struct {
 	write func(ctx context.Context) error
 }
 
-// dispensable is a failure to make a chain that is not essential; the tool does without it
-// from now on.
+// dispensable is a failure to create a chain that is not essential. The tool does without
+// the chain from then on.
 type dispensable struct {
 	family *family
 	chain  *chain

@@ -23,8 +23,8 @@ type Wanted struct {
 	// IPv4 and IPv6 are the addresses of the pods. A family with the zero Pods
 	// gets no rules.
 	IPv4, IPv6 Pods
-	// Guard describes the tunnels to other nodes. There are no rules for it unless
-	// there are others.
+	// Guard describes the tunnels to other nodes. Its rules are added only if there are
+	// other rules.
 	Guard Guard
 }
 
@@ -110,7 +110,7 @@ func (w Wanted) target(f *family, random, all bool) target {
 	return t
 }
 
-// except returns t without what is wanted in these chains.
+// except returns t without the wanted rules of these chains.
 func (t target) except(these []*chain) target {
 	rest := target{rules: maps.Clone(t.rules), beside: t.beside}
 	for _, c := range these {
@@ -171,8 +171,8 @@ func (w Wanted) masquerade(f *family, p Pods, random bool) []rule {
 		stranger,
 		// From a pod to the world; multicast keeps its source.
 		{src: in(p.Network), dst: notIn(f.multicast), do: masq},
-		// From the world to a pod of another node: the answer must come back
-		// this way.
+		// From the world to a pod of another node: the answer must return through this
+		// node.
 		{src: notIn(p.Network), dst: in(p.Network), do: masq},
 	}
 }
