@@ -2,10 +2,10 @@
 // its threads.
 //
 // The kernel keeps capabilities for each thread. Go's scheduler moves goroutines between
-// threads, and starts threads when it needs them, so a set that differed between threads
-// would be that of nobody in particular. Set.Keep therefore changes all threads at one
-// time: the runtime stops the world, no thread is created meanwhile, and those created
-// later are clones of one that was changed (syscall.AllThreadsSyscall).
+// threads, and starts threads when it needs them, so a goroutine could not know its set
+// if threads had different ones. Set.Keep therefore changes all threads together: the
+// runtime stops the world, no thread is created meanwhile, and those created later are
+// clones of one that was changed (syscall.AllThreadsSyscall).
 package capability
 
 import (
@@ -54,7 +54,7 @@ func (s Set) Names() []string {
 		case !s.Has(Of(n)):
 		case n < len(names):
 			all = append(all, names[n])
-		default: // of a later kernel
+		default: // known to later kernels
 			all = append(all, fmt.Sprint(n))
 		}
 	}
@@ -64,7 +64,7 @@ func (s Set) Names() []string {
 // String returns the names with spaces between them.
 func (s Set) String() string { return strings.Join(s.Names(), " ") }
 
-// sets are the three of a thread, as capget(2) and capset(2) have them.
+// sets are the three sets of a thread that capget(2) and capset(2) transfer.
 type sets struct{ effective, permitted, inheritable Set }
 
 func header() *unix.CapUserHeader {
@@ -99,13 +99,13 @@ func Permitted() (Set, error) {
 	return s.permitted, err
 }
 
-// Keep gives up all capabilities that are not in s, for good: in the permitted, effective
-// and inheritable sets of all threads, and thereby in the ambient set. Programs that are
-// run later have no more, regardless of their owner, if NoNewPrivileges was called. It returns those
-// that are left.
+// Keep permanently gives up all capabilities that are not in s: in the permitted,
+// effective and inheritable sets of all threads, and thereby in the ambient set. Programs
+// that are run later get no others, regardless of their owner, if NoNewPrivileges was
+// called. Keep returns the capabilities that are left.
 //
-// It fails in a program built with cgo, whose threads Go does not all know, and where a
-// seccomp filter forbids capset(2); then nothing has changed.
+// It fails, and changes nothing, in a program built with cgo, where Go does not know all
+// threads, and where a seccomp filter forbids capset(2).
 func (s Set) Keep() (Set, error) {
 	was, err := get()
 	if err != nil {
@@ -136,7 +136,7 @@ func NoNewPrivileges() error {
 	return nil
 }
 
-// HasNoNewPrivileges reports whether that is so.
+// HasNoNewPrivileges reports whether NoNewPrivileges is in effect for this process.
 func HasNoNewPrivileges() bool {
 	v, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	return err == nil && v == 1

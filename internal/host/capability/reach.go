@@ -18,12 +18,12 @@ type Files struct {
 	WriteIn []string // directories
 }
 
-// NeedOverride returns the first of the files that this process can use only as long as
-// it ignores permissions (CAP_DAC_OVERRIDE), "" if there is none.
+// NeedOverride returns the first of the files that this process can use only because it
+// ignores permissions (CAP_DAC_OVERRIDE), or "" if there is none.
 func (f *Files) NeedOverride() string {
 	result := make(chan string)
 	go func() {
-		// The thread tries without the capabilities. It ends with the goroutine.
+		// The thread gives up the capabilities and tries. It ends with the goroutine.
 		runtime.LockOSThread()
 		s, err := get()
 		if err == nil {
@@ -39,7 +39,7 @@ func (f *Files) NeedOverride() string {
 	return <-result
 }
 
-// refused returns the first of the files that the calling thread must not use.
+// refused returns the first of the files that the calling thread may not use.
 func (f *Files) refused() string {
 	for _, name := range f.Read {
 		if name != "" && denied(name, unix.O_RDONLY) {
@@ -47,7 +47,7 @@ func (f *Files) refused() string {
 		}
 	}
 	for _, dir := range f.WriteIn {
-		if dir != "" && denied(existing(dir), unix.O_TMPFILE|unix.O_WRONLY) { // a file without a name, where there are such
+		if dir != "" && denied(existing(dir), unix.O_TMPFILE|unix.O_WRONLY) { // an unnamed file, where the file system supports it
 			return dir
 		}
 	}
@@ -63,7 +63,7 @@ func denied(name string, flags int) bool {
 	return errors.Is(err, unix.EACCES)
 }
 
-// existing returns the directory, or the nearest above it that exists.
+// existing returns dir, or its nearest parent that exists.
 func existing(dir string) string {
 	for unix.Access(dir, unix.F_OK) == unix.ENOENT && dir != filepath.Dir(dir) {
 		dir = filepath.Dir(dir)

@@ -40,8 +40,8 @@ func (b *batch) applyRoutes() error {
 	return nil
 }
 
-// putRoutes writes the wanted routes. It sets again if the routes must be read
-// again to know the result.
+// putRoutes writes the wanted routes. It sets again if the result is known only after
+// the routes have been read again.
 func (b *batch) putRoutes(found map[routeKey][]foundRoute, again *bool) {
 	for key, w := range b.want.routes {
 		right := b.have.routes[key].Route == w.Route
@@ -87,8 +87,8 @@ func (b *batch) putRoute(key routeKey, w target, others []foundRoute, again *boo
 			b.o.fail(key, b.explain(w.Route, err))
 			return
 		case b.restoring && errors.Is(err, unix.ENETDOWN) && b.device(w.Dev) != nil:
-			// Another program has just set the device down. The notification of that
-			// leads to the next look, which sets it up again.
+			// Another program has just set the device down. The notification triggers
+			// another look, which sets it up again.
 			b.rested |= routes
 			return
 		case errors.Is(err, nlbatch.ErrUnanswered):

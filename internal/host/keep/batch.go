@@ -109,7 +109,7 @@ func (b *batch) answered(s step, err error) {
 	}
 }
 
-// written records that an object was written; what describes it, as a string or
+// written records that an object was written. what describes it, as a string or
 // a Stringer. If another program had removed or changed the object, the next
 // write of it is delayed; see put.
 func (b *batch) written(key, what any) {

@@ -76,7 +76,7 @@ func Clean(tun string, cfg Config) (err error) {
 
 // cleanRoutes deletes the routes of earlier runs, then the record.
 func (k *Keeper) cleanRoutes() error {
-	var own []Route // stock flannel's blackholes lack the form of twill's
+	var own []Route // blackholes to cfg.Subnets: stock flannel's are not recognized by their form
 	for _, s := range k.cfg.Subnets {
 		own = append(own, Route{Dst: s, Blackhole: true})
 	}
@@ -110,10 +110,10 @@ func (k *Keeper) cleanRoutes() error {
 	return nil
 }
 
-// leftTUN returns the TUN device name unless there is none, or the device is of
-// another kind, which twilld did not create. The device of an earlier run is there
-// only if it is persistent, since others go away with their last descriptor. Such a
-// device has a carrier while it is open, even if it is down (drivers/net/tun.c).
+// leftTUN returns the TUN device with this name, or nothing if there is none or the
+// device is of another kind, which twilld did not create. A device of an earlier run
+// exists only if it is persistent, since others disappear with their last descriptor.
+// Such a device has a carrier while it is open, even if it is down (drivers/net/tun.c).
 func leftTUN(h *netlink.Handle, name string) ([]netlink.Link, error) {
 	link, err := h.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {

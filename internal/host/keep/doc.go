@@ -29,8 +29,8 @@
 //   - An FDB entry of a kept device is ours if it is permanent and its MAC is, or
 //     was at some time since the start, that of such a neighbour.
 //   - A route through a kept device is ours if its gateway is the address of its
-//     destination, or if the device is a TUN device, which an earlier run may have
-//     passed on, and there is no gateway; a blackhole is ours if it has our metric.
+//     destination, or if it has no gateway and the device is a TUN device, which an
+//     earlier run may have passed on; a blackhole is ours if it has our metric.
 //   - Plain routes have no such form. They are listed in a file ([Config.Record]),
 //     which also lists the networks of earlier runs: after a change of the
 //     network, objects for the old one are recognized in the same way and removed.

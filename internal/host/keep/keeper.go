@@ -58,7 +58,7 @@ type Keeper struct {
 	have     tables
 	claimed  map[Route]bool // see Claim
 	dirty    kinds          // the kinds for which have may differ from the kernel's state
-	followed bool           // Run is active and marks what is dirty; otherwise everything is dirty
+	followed bool           // Run is active and sets dirty; otherwise everything is dirty
 	retired  bool           // devices of earlier runs have been removed
 	paces    map[any]*pace
 	said     said
@@ -99,9 +99,9 @@ func Open(cfg Config) (_ *Keeper, err error) {
 	}
 	// With strict checking, dumps leave out the other tables (Linux 4.20).
 	_ = k.nl.SetStrictCheck(true)
-	// It refuses the library's dumps of neighbours, whose padding is not cleared, with
-	// EINVAL, depending on what the stack had there (valid_fdb_dump_strict in
-	// net/core/rtnetlink.c).
+	// Strict checking may refuse the library's dumps of neighbours with EINVAL, because
+	// their padding is not cleared and holds leftovers of the stack
+	// (valid_fdb_dump_strict in net/core/rtnetlink.c).
 	if k.neighbours, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}

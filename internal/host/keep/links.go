@@ -116,7 +116,7 @@ func (k *Keeper) settings(d *device, link netlink.Link) []setting {
 	a := link.Attrs()
 	noIPv6 := a.MTU < encap.MinIPv6MTU // the kernel has disabled IPv6 on the device
 	all := []setting{
-		{"name " + d.Name, a.Name == d.Name, func() error { return k.rename(d, link) }}, // others need it
+		{"name " + d.Name, a.Name == d.Name, func() error { return k.rename(d, link) }}, // first, since other settings need it
 		{"MAC " + d.MAC.String(), d.MAC == MAC{} || bytes.Equal(a.HardwareAddr, d.MAC[:]), func() error { return k.nl.LinkSetHardwareAddr(link, d.MAC[:]) }},
 		{fmt.Sprintf("MTU %d", d.MTU), a.MTU == d.MTU, func() error { return k.setMTU(link, d.MTU) }},
 	}
@@ -143,7 +143,7 @@ func (k *Keeper) settings(d *device, link netlink.Link) []setting {
 // packets (TUN_READQ_SIZE in drivers/net/tun.c).
 const tunQueueLen = 500
 
-// bridged reports whether the device is a port of a bridge, which takes all
+// bridged reports whether the device is a port of a bridge, which then receives all
 // packets that arrive on it.
 func (k *Keeper) bridged(a *netlink.LinkAttrs) bool {
 	if a.MasterIndex == 0 {
@@ -170,7 +170,8 @@ func (k *Keeper) setCarrier(d *device) error {
 	return err
 }
 
-// rename gives a device back its name, which routes, rules and programs of others know it by.
+// rename restores the name of a device, by which other programs, rules and routes refer to
+// it.
 func (k *Keeper) rename(d *device, link netlink.Link) error {
 	err := k.nl.LinkSetName(link, d.Name)
 	if errors.Is(err, unix.EBUSY) { // it is up, which matters before Linux 6.2
@@ -325,8 +326,8 @@ func (k *Keeper) linkIdle(index int) (map[netip.Addr]time.Duration, error) {
 	}
 	idle := make(map[netip.Addr]time.Duration)
 	for _, e := range list {
-		// Ages, in ticks. A new entry counts as used when it was made, and writing it
-		// again later does not count as use.
+		// Ages, in ticks. A new entry counts as used when it was created; writing it again
+		// later does not count as use.
 		to, ok := netip.AddrFromSlice(e.IP)
 		if !ok || e.Used >= e.Updated {
 			continue

@@ -111,7 +111,7 @@ func (k *Keeper) linkConcerned(up map[int]bool, info *nl.IfInfomsg, deleted bool
 	if deleted {
 		delete(up, index)
 	}
-	toggled := !known || was != is // other messages concern statistics or the carrier
+	toggled := !known || was != is // otherwise the message concerns statistics or the carrier
 	switch {
 	case d != nil && toggled:
 		return everything, settle, nil

@@ -18,7 +18,7 @@ type pace struct {
 	said bool          // it has been logged that another program keeps removing it
 }
 
-// resting returns until when the object is left alone, zero if it is not.
+// resting returns the time until which the object is left alone, or zero if it is not.
 func (k *Keeper) resting(key any) (until time.Time) {
 	if p, ok := k.paces[key]; ok {
 		if until = p.last.Add(p.rest); until.After(time.Now()) {

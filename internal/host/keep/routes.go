@@ -17,9 +17,9 @@ const (
 	// ip6DefaultMetric is IP6_RT_PRIO_USER of linux/ipv6_route.h, the default
 	// metric of IPv6 routes. The default of IPv4 is 0.
 	ip6DefaultMetric = 1024
-	// lastMetric is the metric of blackholes. Those of stock flannel have none,
-	// so they take precedence over the route that the kernel adds for a bridge
-	// of pods which gets its address later.
+	// lastMetric is the metric of blackholes. Those of stock flannel have no metric,
+	// so they take precedence over the route that the kernel adds when the pods'
+	// bridge gets its address later.
 	lastMetric = math.MaxInt32
 )
 

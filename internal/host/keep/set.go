@@ -11,7 +11,7 @@ import (
 
 // Set makes the kernel have s, and removes what an earlier State or an earlier
 // run installed and s does not list. Failures are logged once and do not stop
-// the rest. ok reports whether everything succeeded. Run retries what did not.
+// the rest. ok reports whether everything succeeded. Run retries what failed.
 func (k *Keeper) Set(s State) (ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -137,7 +137,7 @@ func (k *Keeper) apply(restoring bool) (o outcome, err error) {
 		k.dirty &^= links
 	}
 	if k.want == nil {
-		return o, nil // which entries and routes of earlier runs should stay is not known yet
+		return o, nil // it is not known yet which entries and routes of earlier runs should stay
 	}
 	if k.dirty&entries != 0 {
 		if err := k.readEntries(); err != nil {

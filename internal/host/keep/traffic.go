@@ -2,8 +2,8 @@ package keep
 
 import "github.com/vishvananda/netlink"
 
-// Traffic returns the kernel's counters of the kept VXLAN devices, added up, with TX
-// from pods to other nodes. It may be called from any goroutine.
+// Traffic returns the sums of the kernel's counters of the kept VXLAN devices. TX is from
+// pods to other nodes. It may be called from any goroutine.
 func (k *Keeper) Traffic() (sum netlink.LinkStatistics) {
 	for _, index := range k.vxlanIndexes() {
 		link, err := k.nl.LinkByIndex(index)

@@ -162,9 +162,9 @@ func (k *Keeper) clash(v *VXLAN) string {
 	return ""
 }
 
-// makeRoom deletes devices of earlier runs in the networks that are in the way of one of
-// all: they have its VNI but another name, since the kernel does not allow two VXLAN
-// devices with the same VNI, port and underlay family, or they hold its UDP port.
+// makeRoom deletes devices of earlier runs in the networks that conflict with one of all:
+// those that have its VNI but another name, since the kernel does not allow two VXLAN
+// devices with the same VNI, port and underlay family, and those that hold its UDP port.
 func (k *Keeper) makeRoom(all []Link) error {
 	left, err := leftDevices(k.nl, k.cfg.Owned, k.networks)
 	if err != nil {

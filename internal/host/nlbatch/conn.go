@@ -114,7 +114,7 @@ func (c *Conn) Close() error {
 var ErrUnanswered = fmt.Errorf("the kernel's answer was lost: %w", unix.ENOBUFS)
 
 // Do sends the requests and returns for each, by its index, nil or the reason
-// why it was not carried out: either the request is invalid and was not sent,
+// why it was not carried out. Either the request is invalid and was not sent,
 // or the error is the kernel's answer, which wraps a unix.Errno. Requests are
 // carried out in order; a failed one does not stop the rest. If answers are
 // lost, which happens only if the kernel runs out of memory for them, the error

@@ -111,7 +111,7 @@ func (f FDB) String() string { return fmt.Sprintf("%s dev %d dst %s", f.MAC, f.D
 // FDBReplace adds an entry, or replaces the existing one with the same MAC.
 func FDBReplace(f FDB) Request {
 	if f.MAC == (MAC{}) {
-		// The kernel would send every frame without an entry of its own there.
+		// The kernel would send all frames to Dst that have no entry of their own.
 		return wrong("replace FDB entry", f, errNoMAC)
 	}
 	return f.request("replace FDB entry", unix.RTM_NEWNEIGH, replace)

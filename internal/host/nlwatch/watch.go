@@ -25,8 +25,8 @@ type Watcher struct {
 }
 
 // Open subscribes to groups (unix.RTNLGRP_LINK, …; below 32) in the network
-// namespace of the calling thread. It reports all changes after it has
-// returned.
+// namespace of the calling thread. The Watcher receives all changes made after Open
+// has returned.
 func Open(groups ...uint) (*Watcher, error) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, groups...)
 	if err != nil {

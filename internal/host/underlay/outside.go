@@ -9,15 +9,15 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// maxOutside is the number of interfaces that Outside names at most, in the order of their
-// age: each costs a comparison for packets from other interfaces.
+// maxOutside is the largest number of interfaces that Outside names, oldest first: each
+// costs a comparison for packets from other interfaces.
 const maxOutside = 32
 
-// Outside names the interfaces by which packets of other hosts may arrive, with the name
-// of chosen first: all except those of containers and guests, which also may send what other
-// hosts do. These are links with the name of a container network's, or an address in one of
-// the networks of pods; a veth that has no address for hosts; and bridges between such
-// links. A link that is not recognized as that of other hosts is not named.
+// Outside names the interfaces on which packets of other hosts may arrive, with chosen
+// first: all except those of containers and guests, which could forge the packets of other
+// hosts. Those are links with a name of a container network or with an address in one of
+// the networks of pods; veths without an address for hosts; and bridges between such
+// links. A link that is not recognized as leading to other hosts is not named.
 //
 // Like Choose, Outside examines the network namespace of the calling thread.
 func Outside(chosen string, pods []netip.Prefix) ([]string, error) {
@@ -57,7 +57,7 @@ func leadsOutside(l netlink.Link, links []netlink.Link, addrs []netlink.Addr, po
 	return true
 }
 
-// guestPort reports whether a port of a bridge is the host's end of a wire to a container
+// guestPort reports whether a port of a bridge is the host's end of a link to a container
 // or a virtual machine.
 func guestPort(l netlink.Link) bool {
 	return slices.Contains([]string{"veth", "netkit", "tun", "tuntap"}, l.Type())

@@ -26,8 +26,8 @@ type Options struct {
 	CanReach   netip.Addr // tried if no IfaceRegex is suitable
 
 	// PublicIP and PublicIPv6 are announced instead of the addresses of the
-	// interface. If none of the options above is set they also select it, and
-	// must be addresses of this host.
+	// interface. If none of the options above is set, they also select the interface,
+	// and must be addresses of this host.
 	PublicIP, PublicIPv6 netip.Addr
 
 	// Own names this daemon's device, which exists if the choice is repeated

@@ -36,14 +36,14 @@ func Watch() (changes <-chan struct{}, end func(), err error) {
 	return reports, func() { w.Close(); reporting.Wait() }, nil
 }
 
-// source is an nlwatch.Watcher, or one that a test makes up.
+// source is an nlwatch.Watcher, or a fake one in tests.
 type source interface {
 	Next(deadline time.Time) (messages []syscall.NetlinkMessage, missed bool)
 	Closed() bool
 }
 
-// report sends to reports when the changes of w have settled, until w is closed. A
-// report that has not been received yet stands for later ones too.
+// report sends to reports when the changes that w receives have settled, until w is
+// closed. A report that has not been received yet stands for later ones too.
 func report(w source, reports chan<- struct{}) {
 	var first, due time.Time // of the first unreported change, and of its report; zero: none
 	for {
