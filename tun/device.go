@@ -32,9 +32,9 @@ type Queue interface {
 	// virtio-net header, the others are the packet; none is retained.
 	Write(iov []unix.Iovec) unix.Errno
 
-	// Steer is Write, and makes the kernel deliver the packets of the other direction
-	// of that packet's flow to this queue, as long as it is called for one of them every
-	// three seconds. On a device with one queue it is just Write.
+	// Steer is like Write, and also makes the kernel deliver the other direction of the
+	// packet's flow to this queue, as long as Steer is called for a packet of the flow
+	// every three seconds. On a device with one queue it is just Write.
 	Steer(iov []unix.Iovec) unix.Errno
 
 	// FD returns the file descriptor to poll. The queue still owns it.
@@ -49,13 +49,13 @@ type Queue interface {
 type Config struct {
 	Name    string // of the network interface, at most 15 bytes
 	Queues  int    // number wanted; the plain device has one
-	Offload Switch // the offload device, or the plain one
+	Offload Switch // whether to open the offload device or the plain one
 	// Inherited is what Descriptors of another process returned. Open removes its
 	// queues from the map. If they belong to an offload device of that name, it
 	// uses all of them, whatever their number; otherwise it closes them.
 	Inherited map[string]int
-	// Left is set if the device exists, as an earlier process left it: persistent, and
-	// with no queue open.
+	// Left means that the device exists as an earlier process left it: persistent, and
+	// with no open queue.
 	Left   bool
 	Logger *slog.Logger
 }
@@ -64,7 +64,7 @@ type Config struct {
 type Device struct {
 	Name    string
 	Queues  []Queue
-	State   Offload  // of the switch tun-offload: which kind of device it is, and why
+	State   Offload  // of the flag tun-offload: which kind of device it is, and why
 	Granted Offloads // zero for the plain device
 }
 
@@ -123,8 +123,8 @@ func Open(cfg Config) (*Device, error) {
 	return d, nil
 }
 
-// SetPersistent decides whether the device, with its addresses and routes, outlives its
-// queues: until it is deleted. The plain device cannot.
+// SetPersistent sets whether the device, with its addresses and routes, outlives its
+// queues and stays until it is deleted. The plain device does not support this.
 func (d *Device) SetPersistent(on bool) error {
 	if !d.Offload() {
 		return fmt.Errorf("keep %s: it is the plain device: %s", d.Name, d.State.Why)

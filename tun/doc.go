@@ -8,6 +8,6 @@
 // songgao/water, carries one packet per read or write and has one queue; it
 // serves kernels and sandboxes that refuse the rest.
 //
-// Devices are not persistent: the kernel removes them, with their addresses
-// and routes, when the last queue is closed or the process dies.
+// The kernel removes a device, with its addresses and routes, when the last queue
+// is closed or the process dies, unless it was made persistent.
 package tun

@@ -18,7 +18,7 @@ func readName(i int) string  { return "tun-" + strconv.Itoa(i) }
 func writeName(i int) string { return "tun-" + strconv.Itoa(i) + "-write" }
 
 // Descriptors returns the descriptors of the queues by name, for [Config.Inherited]
-// of another process. The device still owns them. The plain device has none to pass.
+// of another process. The device still owns them. The plain device returns none.
 func (d *Device) Descriptors() map[string]int {
 	fds := make(map[string]int)
 	for i, q := range d.Queues {

@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NodeMissing reports whether opening a device has to make /dev/net/tun first, which takes
-// CAP_MKNOD.
+// NodeMissing reports whether opening a device has to create /dev/net/tun first, which
+// requires CAP_MKNOD.
 func NodeMissing() bool { return unix.Access(devNetTun, unix.F_OK) == unix.ENOENT }
 
-// openNode opens /dev/net/tun and creates it first if it is missing: a container
+// openNode opens /dev/net/tun, and creates it first if it is missing: a container
 // sees the host's devices only if they are passed to it, but runc lets every
 // container create device nodes and use this one (its default rules include
-// "c 10:200 rwm", except in releases 1.2.0 to 1.2.3). A node that turns out to have
-// no device behind it is removed again.
+// "c 10:200 rwm", except in releases 1.2.0 to 1.2.3). If there turns out to be no device
+// behind the created node, it is removed again.
 func openNode(flags int) (fd int, err error) {
 	fd, err = unix.Open(devNetTun, flags, 0)
 	if !errors.Is(err, unix.ENOENT) {

@@ -13,8 +13,8 @@ const devNetTun = "/dev/net/tun"
 // errNoOffload means that the kernel has no offload device; a plain one may work.
 var errNoOffload = errors.New("the kernel refuses the virtio-net header on TUN")
 
-// Offloads are the TUN_F_ bits of TUNSETOFFLOAD: what the kernel may leave
-// undone on packets we read. It accepts the same on packets we write.
+// Offloads are the TUN_F_ bits of TUNSETOFFLOAD: the work that the kernel may leave
+// undone on packets that are read. It accepts the same on packets that are written.
 type Offloads uint
 
 // TCP reports whether TCP super-packets of both IP versions may be written.
@@ -53,8 +53,8 @@ var offloadSteps = []Offloads{
 	unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN,
 }
 
-// openOffload opens n queues of an offload device, which exists if it was left. The error
-// wraps errNoOffload if only the offloads failed.
+// openOffload opens n queues of an offload device, which already exists if left is set.
+// The error wraps errNoOffload if only the offloads failed.
 func openOffload(name string, n int, left bool) ([]Queue, Offloads, error) {
 	var queues []Queue
 	fail := func(err error) ([]Queue, Offloads, error) {

@@ -53,7 +53,7 @@ func (q *plainQueue) Read(b []byte) (int, unix.Errno) {
 // Write omits the virtio-net header; a packet that needs one cannot be written.
 func (q *plainQueue) Write(iov []unix.Iovec) unix.Errno { return writevFD(q.fd, iov[1:]) }
 
-// Steer is Write: there is no other queue.
+// Steer is the same as Write, since there is no other queue.
 func (q *plainQueue) Steer(iov []unix.Iovec) unix.Errno { return q.Write(iov) }
 
 func (q *plainQueue) FD() int { return q.fd }

@@ -2,14 +2,14 @@ package tun
 
 import "fmt"
 
-// Switch says whether a kernel offload is to be used. It is a flag.Value.
+// Switch selects whether to use a kernel offload. It is a flag.Value.
 type Switch uint8
 
 const (
 	// Auto uses the offload if a probe finds that the kernel supports it, and
 	// stops using it if the kernel refuses it later.
 	Auto Switch = iota
-	// On is Auto, except that a failed probe is an error.
+	// On is like Auto, except that a failed probe is an error.
 	On
 	// Off neither uses the offload nor probes for it.
 	Off
