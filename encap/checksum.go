@@ -87,8 +87,8 @@ func equalSums(a, b uint64) bool {
 }
 
 // pseudoSum returns the sum of the pseudo header (RFC 9293 §3.1, RFC 8200
-// §8.1) of a packet with the IP header ip, whose destination must be the final one,
-// and n bytes of transport header and payload.
+// §8.1) of a packet with the IP header ip and n bytes of transport header and payload.
+// The destination in ip must be the final one.
 func pseudoSum(ip []byte, proto uint8, n int) uint64 {
 	acc := uint64(proto) + uint64(n)
 	if ip[0]>>4 == 4 {
@@ -132,10 +132,10 @@ func checksumsValid(b []byte, ipLen int, proto uint8) bool {
 }
 
 // PartialChecksum reports whether the checksum of the TCP or UDP packet b that h
-// describes is still to be completed: whether the field holds the pseudo header's
+// describes still has to be completed: whether the field holds the pseudo header's
 // sum, as Linux leaves it to a device (CHECKSUM_PARTIAL). One in 65,536 packets with
-// a complete checksum looks the same. Completing it again does not harm a packet that
-// is intact, and the chance that a damaged one passes is that of the checksum itself.
+// a complete checksum looks the same. Completing it again does not harm an intact
+// packet, and a damaged one passes no more often than the checksum itself allows.
 //
 // A datagram shorter than its IP packet (RFC 9868) does not qualify, since the
 // checksum does not cover the rest; nor does a packet on a source route, whose pseudo

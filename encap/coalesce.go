@@ -28,7 +28,7 @@ type Run struct {
 
 	proto      uint8
 	open       bool // more may join
-	partial    bool // the packets' TCP or UDP checksums are still to be completed
+	partial    bool // the packets' TCP or UDP checksums still have to be completed
 	verified   bool // the first packet's checksums are known to be correct
 	psh        bool
 	headerLen  int // IP and transport
@@ -48,10 +48,10 @@ func (r *Run) limit() int {
 	return maxRunSegments
 }
 
-// continues reports whether the header of pkt, which is as long as the first packet of
-// the run, differs from that one's only in what makes pkt the next segment, and whether
-// its IPv4 header checksum is correct. If the run's checksums are partial, it compares
-// that of pkt too.
+// continues reports whether the header of pkt differs from that of the run's first packet,
+// which is of the same length, only in what makes pkt the next segment, and whether its
+// IPv4 header checksum is correct. If the run's checksums are partial, continues compares
+// the checksum of pkt too.
 func (r *Run) continues(pkt []byte) bool {
 	a, b := r.first[:r.headerLen], pkt[:r.headerLen]
 	if a[0]>>4 == 4 {
@@ -155,11 +155,10 @@ func (c *Coalescer) Add(pkt []byte, h *Header) { c.add(pkt, h, false) }
 func (c *Coalescer) AddPartial(pkt []byte, h *Header) { c.add(pkt, h, true) }
 
 // Follow adds pkt if it is the next segment after the packet that was added last, and
-// its header has what that packet's run has in common. Most packets of a train are
-// such, and need no other inspection than this: Parse and what depends on its result
-// would say of pkt what they said of the packet before, if both came in one
-// datagram. Follow reports whether it has added pkt; if not, pkt is unchanged and may be
-// passed to Add or AddPartial.
+// its header matches that packet's run. This holds for most packets of a train, which need
+// no further inspection: Parse, and all that depends on its result, would find the same for
+// pkt as for the previous packet, if both came in one train. Follow reports whether it
+// has added pkt; if not, pkt is unchanged and may be passed to Add or AddPartial.
 func (c *Coalescer) Follow(pkt []byte) bool {
 	if c.last < 0 || c.Full() {
 		return false
@@ -383,7 +382,7 @@ func (c *Coalescer) Runs() []Run {
 	for i := range c.runs {
 		r := &c.runs[i]
 		if r.Segments == 1 {
-			if r.partial { // not for AddSuper, whose packets are not
+			if r.partial { // never set by AddSuper
 				r.Super = r.single()
 			}
 			continue

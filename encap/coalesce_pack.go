@@ -1,10 +1,9 @@
 package encap
 
-// Pack moves together the payloads of those packets of r that lie one behind the other in
-// memory, over the headers between them, so that Vectors returns a few long pieces. The
-// kernel copies these faster than a piece for each packet, by more than the move costs. The
-// packets of a received train lie so: the capacity of each reaches beyond its end, into
-// the next.
+// Pack joins the payloads of packets of r that are adjacent in memory by moving them over
+// the headers between them, so that Vectors returns a few long pieces. The kernel copies
+// these faster than one piece per packet, by more than the move costs. The packets of a
+// received train are adjacent: the capacity of each reaches beyond its end, into the next.
 //
 // Pack is called after Runs. It overwrites headers of packets, so Packets must not be called
 // for r afterwards.
@@ -12,7 +11,7 @@ func (c *Coalescer) Pack(r *Run) {
 	if r.head < 0 {
 		return
 	}
-	piece := &r.first // which the payloads behind it become part of
+	piece := &r.first // the payloads that follow become part of it
 	end, tail := r.first, int32(-1)
 	for i := r.head; i >= 0; i = c.parts[i].next {
 		pkt := c.parts[i].pkt

@@ -135,8 +135,8 @@ func (h *Header) DontFragment(b []byte) bool {
 }
 
 // Resent reports whether the sender of the packet b that Parse described in h
-// retransmits it in smaller pieces when it learns that the path MTU is too small: TCP
-// does, and its segments are not sent in fragments.
+// retransmits it in smaller pieces when it learns that the path MTU is too small. TCP
+// does, unless the packet is a fragment.
 func (h *Header) Resent(b []byte) bool {
 	if h.Fragment {
 		return false

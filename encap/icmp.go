@@ -95,9 +95,9 @@ func icmpError(dst, pkt []byte, h *Header, typ, code uint8, rest uint32) []byte 
 	return out
 }
 
-// Echo writes an ICMP echo request of size bytes, IP header included, from src to
-// dst to buf and returns it. The addresses are of one family. The packet has DF;
-// its data are zeros. size is at least MinEcho and at most len(buf).
+// Echo writes an ICMP echo request from src to dst into buf and returns it. size is its
+// length in bytes, IP header included; it must be at least MinEcho and at most len(buf).
+// The addresses must be of the same family. The packet has DF; its data are zeros.
 func Echo(buf []byte, src, dst netip.Addr, size int) []byte {
 	out := buf[:size]
 	clear(out)
@@ -124,9 +124,9 @@ func EchoID(b []byte, h *Header) (id uint16, ok bool) {
 	return binary.BigEndian.Uint16(b[h.IPLen+4:]), true
 }
 
-// finishICMP completes out, an ICMP message behind room for an IP header without
-// options, for a packet from src to dst, in network byte order. All but the message is
-// zero before, the checksum included.
+// finishICMP completes out, which is an ICMP message preceded by room for an IP header
+// without options, for a packet from src to dst, in network byte order. The room for the
+// IP header and the ICMP checksum must be zero.
 func finishICMP(out, src, dst []byte) {
 	var acc uint64
 	ipLen := ipv4HeaderLen

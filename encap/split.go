@@ -114,8 +114,8 @@ func (s *Splitter) sumPseudo(pkt []byte, h *Header, partial bool) {
 // the header is not the final one.
 func (s *Splitter) LeavePartial() { s.partial = s.final }
 
-// MoveHeader makes s keep the header of the super-packet in b, which has room for it, so
-// that the packet's own may be overwritten.
+// MoveHeader copies the header of the super-packet to b, which must have room for it, so
+// that the header in the packet may be overwritten.
 func (s *Splitter) MoveHeader(b []byte) { s.header = b[:copy(b, s.header)] }
 
 // HeaderLen returns the length of each segment's header in bytes.

@@ -2,7 +2,7 @@
 
 package encap
 
-// vectorSum is false: only the loop in Go exists here.
+// vectorSum is false: for this architecture there is only the loop in Go.
 const (
 	vectorSum   = false
 	vectorBlock = 64

@@ -43,8 +43,8 @@ func NeedsOversize(h *Header, mtu TunnelMTU) bool {
 
 // Oversize prepares a packet larger than the MTU for the device as a
 // super-packet. Such a packet arrives if the sender's kernel encapsulated
-// TSO packets and no device on the way had to segment them: it comes as one
-// datagram, without a control message, and with a checksum that was still left
+// TSO packets and no device on the way had to segment them: it arrives as one
+// datagram, without a control message, and with a checksum that is still left
 // to the device.
 //
 // pkt, which h describes, is changed in place: its checksum becomes partial.
