@@ -20,15 +20,15 @@ const (
 	DropUnknownPeer
 	// DropSpoofedSource: the inner source is not in the sending peer's subnets.
 	DropSpoofedSource
-	// DropForeignDestination: the inner destination is not in our subnets.
+	// DropForeignDestination: the inner destination is not in this node's subnets.
 	DropForeignDestination
 	// DropNoRoute: no peer holds the inner destination.
 	DropNoRoute
 	// DropTooBig: the packet does not fit the path to its peer; its sender
 	// was sent an ICMP error if the packet allows one.
 	DropTooBig
-	// DropCongestion: ECN says "congestion experienced" on the outer header
-	// of a packet whose inner header is not ECN-capable (RFC 6040 §4.2).
+	// DropCongestion: the outer header has the ECN mark "congestion experienced",
+	// but the inner header is not ECN-capable (RFC 6040 §4.2).
 	DropCongestion
 	// DropTruncated: the datagram or its control message did not fit the
 	// receive slot.
@@ -76,8 +76,8 @@ type Direction struct {
 	SockCalls atomic.Uint64 // sendmmsg (TX) or recvmmsg (RX) calls that moved something
 	Sleeps    atomic.Uint64 // times the thread found nothing and slept
 	SpinHits  atomic.Uint64 // times it found something while polling again instead of sleeping
-	// BriefBatches counts the batches that were kept brief because another queue of the
-	// thread carried requests.
+	// BriefBatches counts the batches that were kept short because another queue of the
+	// same thread carried requests.
 	BriefBatches atomic.Uint64
 	Segments     BatchSizes // packets in each GSO send (TX) or GRO receive (RX)
 	Merged       BatchSizes // TX: packets in each super-packet read; RX: in each TUN write
@@ -88,7 +88,7 @@ type Direction struct {
 func (c *Direction) Drop(d Drop, n int) { c.Drops[d].Add(uint64(n)) }
 
 // Shard holds the counters of one shard: one TUN queue, one socket that receives
-// and one that sends. What the kernel carries by itself is counted as one more.
+// and one that sends. The kernel path is counted as one more shard.
 // The two directions are written by different threads and are padded so that
 // they do not share a cache line.
 type Shard struct {
@@ -103,7 +103,7 @@ type Shard struct {
 	CacheHits       atomic.Uint64 // destination and source look-ups answered by the last address or the LRU
 	CacheMisses     atomic.Uint64 // look-ups in the table of leases
 	SocketOverflows atomic.Uint64 // datagrams that the kernel dropped because the receive buffer was full (SO_RXQ_OVFL)
-	Filtered        atomic.Uint64 // messages that a filter in the kernel dropped, counted under DropUnknownPeer too; for all shards on the first
+	Filtered        atomic.Uint64 // messages that a filter in the kernel dropped, also counted under DropUnknownPeer; the first shard has the count of all
 	GSOFallbacks    atomic.Uint64 // times the kernel refused UDP GSO at run time and it was disabled
 	ICMPSent        atomic.Uint64 // ICMP errors returned to local senders
 }

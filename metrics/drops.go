@@ -15,7 +15,7 @@ var dropMeanings = [NumDrops]string{
 	DropDeviceError:        "the TUN device refused it",
 }
 
-// DropNamed returns the reason with a name, or NumDrops if there is none.
+// DropNamed returns the reason with the given name, or NumDrops if there is none.
 func DropNamed(name string) (d Drop, ok bool) {
 	for d = range NumDrops {
 		if d.String() == name {

@@ -11,7 +11,7 @@ type State struct {
 	Waiting Wait
 
 	Peers  int // other nodes that packets are sent to
-	Narrow int // of these, those whose path loses full-size packets without an ICMP error
+	Narrow int // the number of Peers whose path loses full-size packets without an ICMP error
 	Leases int // leases in force, including the node's own
 
 	Source Source
@@ -42,7 +42,7 @@ type Source struct {
 	Away time.Duration
 	// Watched means that changes in the store reach this node as they happen.
 	Watched bool
-	Updated time.Time // when the last good update arrived; zero: none did
+	Updated time.Time // when the last good update arrived; zero: none has
 }
 
 // Rules is the state of the firewall rules.
@@ -127,12 +127,12 @@ type Restart uint8
 const (
 	// RestartDevice: a device was deleted, or the data plane failed.
 	RestartDevice Restart = iota
-	// RestartInterface: the interface to the other nodes is another one, or has
-	// another address or MTU.
+	// RestartInterface: the interface to the other nodes was exchanged, or its address
+	// or MTU has changed.
 	RestartInterface
-	// RestartLease: the node has another subnet.
+	// RestartLease: the node's subnet has changed.
 	RestartLease
-	// RestartBackend: other backends are configured, or can be used.
+	// RestartBackend: the configured or the usable backends have changed.
 	RestartBackend
 	// NumRestarts is the number of causes.
 	NumRestarts

@@ -1,5 +1,5 @@
-// Package prom is the form in which Prometheus reads the counters and the state of twilld,
-// with the help texts of all metrics. Only the daemon needs it.
+// Package prom exports the counters and the state of twilld to Prometheus. It has the help
+// texts of all metrics. Only the daemon needs it.
 package prom
 
 import (
@@ -14,8 +14,8 @@ import (
 
 // NewRegistry returns a registry with everything that twilld exports to
 // Prometheus: the data plane's counters, its state, the Go runtime, the
-// process and the build. shards and state are called at each scrape, from
-// several goroutines; shards returns nil as long as there is no data plane.
+// process and the build. shards and state are called at each scrape, possibly
+// concurrently; shards returns nil as long as there is no data plane.
 //
 // There are no per-peer series, since n nodes would create n² of them. The
 // status document has the counters of each peer.

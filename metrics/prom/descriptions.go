@@ -157,7 +157,7 @@ var stateMetrics = []struct {
 		}},
 }
 
-// putFlows returns a function that reads one number of each backend and direction.
+// putFlows returns a function that sends one number for each backend and direction.
 func putFlows(read func(*metrics.Flow) uint64) func(*metrics.State, putter) {
 	return func(st *metrics.State, put putter) {
 		for i := range st.Traffic {
@@ -168,14 +168,14 @@ func putFlows(read func(*metrics.Flow) uint64) func(*metrics.State, putter) {
 	}
 }
 
-// putTime sends t in Prometheus' form, unless it is zero.
+// putTime sends t in Prometheus's form, unless it is zero.
 func putTime(put putter, t time.Time) {
 	if !t.IsZero() {
 		put(float64(t.UnixMilli()) / 1000)
 	}
 }
 
-// oneIf is Prometheus' form of a boolean.
+// oneIf returns Prometheus's form of a boolean.
 func oneIf(b bool) float64 {
 	if b {
 		return 1

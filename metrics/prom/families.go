@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Description describes a metric to people.
+// Description describes a metric for documentation.
 type Description struct {
 	Name   string
 	Type   string // counter, gauge, histogram

@@ -6,9 +6,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Probes counts what probes of the peers find. The series are by backend, never by peer:
-// n nodes would create n² of them. A histogram shows how many peers are far or lossy, and
-// the status document which ones. It is safe for concurrent use.
+// Probes counts the results of probes of the peers. The series are by backend, never by
+// peer, since n nodes would create n² of them. A histogram shows how many peers are far or
+// lossy, and the status document shows which ones. Probes is safe for concurrent use.
 type Probes struct {
 	rtt, loss  *prometheus.HistogramVec
 	sent, lost *prometheus.CounterVec
