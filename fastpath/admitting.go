@@ -13,18 +13,18 @@ import (
 // (SKF_NET_OFF, include/uapi/linux/filter.h).
 const networkHeader = 0xfff00000
 
-// newSeed returns an odd number, whose multiplication loses no bit.
+// newSeed returns a random odd number: multiplication by it loses no bits.
 func newSeed() uint32 { return rand.Uint32() | 1 }
 
 // admitting returns the beginning of a classic BPF program: it returns refuse for a
 // packet whose source is not in addrs, which must be sorted and of one family, and
 // otherwise continues after its end. exact is false if it also admits other addresses.
 //
-// The addresses are compared by keys of 32 bits. The key of an IPv4 address is the
-// address; that of an IPv6 address is a hash, which an address that is not in addrs may
-// share. If there are more than most keys, the low bits of all are ignored, as many as
-// necessary: nodes are usually numbered from a few ranges. So the program never refuses
-// an address of addrs, but may admit another.
+// The addresses are compared by 32-bit keys. The key of an IPv4 address is the address
+// itself; that of an IPv6 address is a hash, which an address that is not in addrs may
+// share. If there are more than most keys, as many low bits as necessary are ignored,
+// since nodes are usually numbered from a few ranges. So the program never refuses an
+// address in addrs, but may admit others.
 func admitting(addrs []netip.Addr, seed [4]uint32, most int, refuse uint32) (program []unix.SockFilter, exact bool) {
 	keys := make([]uint32, len(addrs))
 	for i, a := range addrs {
@@ -111,7 +111,7 @@ func (t *tree) add(keys []uint32) {
 		return
 	}
 	middle := len(keys) / 2
-	// The branches of a conditional jump reach 255 instructions, those of JA any.
+	// A conditional jump reaches 255 instructions, JA reaches any.
 	t.program = append(t.program,
 		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: keys[middle], Jf: 1},
 		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA})

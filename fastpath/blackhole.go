@@ -10,41 +10,41 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// A black hole loses packets above some size without an ICMP error. A prober finds it
+// A black hole loses packets above some size without an ICMP error. A prober detects it
 // with packets of known sizes, as RFC 4821 and RFC 8899 describe: echo requests to the
-// tunnel address of a peer, which its kernel answers, whatever daemon runs there. Where
-// full-size ones stay without an answer and small ones do not, it looks for the largest
-// size that passes, and packets to the peer are then treated as on any narrow path.
-// Where no small one is answered either, nothing is concluded.
+// tunnel address of a peer, which its kernel answers, whatever daemon runs there. If
+// small requests are answered but full-size ones are not, the prober searches for the
+// largest size that passes, and packets to the peer are then treated as on any narrow
+// path. If small requests are not answered either, nothing is concluded.
 
 const (
-	// probesAtOnce is the maximum number of peers with a round of probes under way.
+	// probesAtOnce is the maximum number of peers with a round of probes in progress.
 	probesAtOnce = 16
 	// A round ends when its largest probe is answered, or after probeWait ticks.
 	probeWait = 2
-	// probeEvery and probeNarrow are the ticks between rounds to a peer in use: one
-	// that full-size packets reach, and one that they do not.
+	// probeEvery and probeNarrow are the ticks between rounds to a peer in use:
+	// probeEvery if full-size packets reach it, probeNarrow if they do not.
 	probeEvery, probeNarrow = 10, 30
-	// probeFailures is the number of rounds in a row whose expected size must stay
-	// without an answer before a smaller one is looked for.
+	// probeFailures is the number of consecutive rounds in which the expected size is
+	// not answered before a search for a smaller one begins.
 	probeFailures = 2
-	// probeSteps is how many sizes a round tries when it looks for one.
+	// probeSteps is how many sizes a round of a search tries.
 	probeSteps = 12
-	// probeSilent is the number of rounds without any answer that end such a search.
+	// probeSilent is the number of rounds without any answer that end a search.
 	probeSilent = 5
 	// probeSmall is the size of the probe that passes everywhere.
 	probeSmall = encap.MinEcho
 )
 
-// probing is what a prober knows about a peer. Sizes are of inner packets, in bytes.
+// probing is what a prober knows about a peer. Sizes are those of inner packets, in bytes.
 type probing struct {
 	due    int // ticks until the next round
 	failed int // rounds in a row, see probeFailures
 	silent int // rounds in a row without any answer
 
-	low, high int // of a search: the largest size known to pass, the smallest known not to; 0: no search
+	low, high int // bounds of a search: the largest size known to pass, the smallest known not to; 0: no search
 
-	sizes []int // of the round under way, the largest first; empty: there is none
+	sizes []int // of the round in progress, the largest first; empty: there is none
 	first uint16
 	age   int // of the round, in ticks
 	best  int // largest size answered in it
@@ -62,7 +62,7 @@ type prober struct {
 
 	waiting map[uint16]probe
 	next    uint16 // number of the next probe
-	rounds  int    // under way
+	rounds  int    // in progress
 }
 
 // newProber returns a prober that uses sockets.
@@ -81,8 +81,8 @@ type probe struct {
 	size int
 }
 
-// receive begins a tick: it takes the answers that have arrived. peers are all that
-// there are now.
+// receive begins a tick: it reads the answers that have arrived. peers are all current
+// peers.
 func (x *prober) receive(peers []*Peer) {
 	x.rounds = 0
 	for _, p := range peers {
@@ -91,7 +91,7 @@ func (x *prober) receive(peers []*Peer) {
 		}
 	}
 	if x.rounds == 0 {
-		clear(x.waiting) // of peers that have gone
+		clear(x.waiting) // drops those of former peers
 	}
 	x.answers(func(from netip.Addr, number uint16) {
 		// Another host can guess the number.
@@ -102,8 +102,9 @@ func (x *prober) receive(peers []*Peer) {
 	})
 }
 
-// tick advances the probing of a peer by a tick, in which packets were sent to it if
-// used is set. to is its tunnel address, and widest returns the size that should pass.
+// tick advances the probing of a peer by one tick. used reports whether packets were sent
+// to it since the last one. to is its tunnel address, and widest returns the size that
+// should pass.
 func (x *prober) tick(peer *Peer, to netip.Addr, used bool, widest func() int) {
 	s := &peer.path.watched.probing
 	if len(s.sizes) > 0 {
@@ -122,9 +123,9 @@ func (x *prober) tick(peer *Peer, to netip.Addr, used bool, widest func() int) {
 	}
 }
 
-// begin sends the probes of a round, the smallest first: one that is smaller than the
-// packet before it could leave in one train with it (see sends), and a router drops a
-// train that is not yet cut as a whole.
+// begin sends the probes of a round, the smallest first. A probe that is smaller than the
+// packet before it could leave in the same train (see sends), and a router drops a train
+// as a whole if it has not been segmented yet.
 func (x *prober) begin(peer *Peer, to netip.Addr, widest int) {
 	s := &peer.path.watched.probing
 	s.sizes, s.first, s.age, s.best = s.plan(widest, peer.Widest()), x.next, 0, 0
@@ -134,7 +135,7 @@ func (x *prober) begin(peer *Peer, to netip.Addr, widest int) {
 		x.send(to, size, x.next)
 		x.next++
 	}
-	peer.path.watched.tx += uint64(len(s.sizes)) // they are not use of the peer
+	peer.path.watched.tx += uint64(len(s.sizes)) // probes do not count as use of the peer
 }
 
 // plan returns the sizes of the next round.
@@ -168,8 +169,8 @@ func between(sizes []int, low, high int) []int {
 	return sizes
 }
 
-// judge draws the conclusions of a round. widest is the size that should pass now,
-// which the kernel may have learnt to be smaller than it was.
+// judge draws the conclusions of a round. widest is the size that should pass now, which
+// may be smaller than at the beginning of the round if the kernel has learnt so.
 func (x *prober) judge(peer *Peer, widest int) {
 	s, limit := &peer.path.watched.probing, peer.Widest()
 	if limit >= widest {
@@ -216,7 +217,7 @@ func (x *prober) judge(peer *Peer, widest int) {
 	}
 }
 
-// narrow continues a search, or begins one, in a round in which best passed.
+// narrow continues a search, or begins one, after a round in which best passed.
 func (s *probing) narrow(best int) {
 	s.low = max(s.low, best)
 	high := s.high
@@ -241,7 +242,7 @@ func (x *prober) found(peer *Peer, size int) {
 	}
 }
 
-// end forgets the round of s.
+// end discards the round of s.
 func (x *prober) end(s *probing) {
 	for i := range s.sizes {
 		delete(x.waiting, s.first+uint16(i))

@@ -12,22 +12,22 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// A capture sees each packet once: as it is in its datagram when the kernel has accepted
-// or delivered it, or where it is dropped. Each direction of a shard writes its packets
-// to a ring of its own, which one reader empties. A full ring loses packets, which are
-// counted, and never delays the direction.
+// A capture sees each packet once: in the form it has in its datagram, when the kernel has
+// accepted or delivered it, or where it is dropped. Each direction of a shard writes its
+// packets to a ring of its own, which one reader empties. If a ring is full, packets are
+// lost and counted; the direction is never delayed.
 
 const (
 	// captureMemory bounds the rings of a capture, in bytes.
 	captureMemory = 32 << 20
-	// captureShare is the memory of which each direction of an engine gets the same
-	// part, in bytes, unless that would be less than minRing.
+	// captureShare is the memory, in bytes, that is divided equally among the directions
+	// of an engine, unless a share would be less than minRing.
 	captureShare = 16 << 20
 	// minRing has room for a packet of any size.
 	minRing = 1 << 18
 )
 
-// ErrCapturing reports that there is a capture already.
+// ErrCapturing reports that a capture is already in progress.
 var ErrCapturing = errors.New("another capture is under way")
 
 // CaptureOptions select the packets of a capture. A packet must meet all conditions that
@@ -39,13 +39,13 @@ type CaptureOptions struct {
 	Snaplen int            // bytes of a packet that are kept; 0: all
 }
 
-// Taps connects engines to captures. Several engines may share one, and so may those
-// that follow each other; a capture continues while they change. The zero value is
-// ready to use, by several goroutines.
+// Taps connects engines to captures. Several engines may share one, at the same time or
+// one after the other; a capture continues when an engine is replaced. The zero value is
+// ready to use, and is safe for concurrent use.
 type Taps struct{ current atomic.Pointer[Capture] }
 
-// Start begins a capture. There can be only one at a time; otherwise the error is
-// ErrCapturing. Stop must be called in the end.
+// Start begins a capture. It returns ErrCapturing if there is one already. The caller
+// must call Stop in the end.
 func (t *Taps) Start(o CaptureOptions) (*Capture, error) {
 	c := &Capture{taps: t, peers: o.Peers, pods: o.Pods, snaplen: o.Snaplen}
 	for _, d := range o.Drops {
@@ -73,18 +73,18 @@ type Capture struct {
 	data []byte // of the packet that Drain passes on
 }
 
-// CapturedPacket is a packet that a capture has seen.
+// CapturedPacket is a packet seen by a capture.
 type CapturedPacket struct {
 	Time time.Time
 	Out  bool         // from a pod of this node to another node; otherwise in the other direction
 	Drop metrics.Drop // metrics.NumDrops: it was not dropped
 	// Outer is the public address of the peer, or of the host that sent the datagram if
-	// that is no peer. It is invalid if there is none: no peer has the destination, or
+	// it is not a peer. It is invalid if there is none: no peer has the destination, or
 	// the packet is an ICMP error that this node's engine wrote.
 	Outer  netip.Addr
 	Length int    // in bytes
 	Data   []byte // the packet, or its beginning
-	Lost   int    // packets that were lost immediately before this one, for want of room
+	Lost   int    // packets lost immediately before this one because the ring was full
 }
 
 // Stop ends the capture. Drain then returns the rest. Further calls do nothing.
@@ -93,7 +93,7 @@ func (c *Capture) Stop() { c.taps.current.CompareAndSwap(c, nil) }
 // Lost returns how many packets were lost because the rings were full.
 func (c *Capture) Lost() uint64 { return c.lost.Load() }
 
-// Drain calls f for each packet that was seen since the last call, in the order of time.
+// Drain calls f for each packet seen since the last call, in chronological order.
 // The packet is valid until f returns. Drain stops at the first error of f and returns it.
 func (c *Capture) Drain(f func(*CapturedPacket) error) error {
 	c.mu.Lock()
@@ -124,8 +124,8 @@ func (c *Capture) Drain(f func(*CapturedPacket) error) error {
 	}
 }
 
-// ring returns a ring for a direction of an engine with a number of directions, or nil
-// if the capture has used its memory.
+// ring returns a ring for a direction of an engine that has the given number of
+// directions, or nil if the capture has used up its memory.
 func (c *Capture) ring(directions int) *ring {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,7 +139,7 @@ func (c *Capture) ring(directions int) *ring {
 	return r
 }
 
-// wants reports whether the capture is to see a packet.
+// wants reports whether the capture selects a packet.
 func (c *Capture) wants(drop metrics.Drop, outer netip.Addr, pkt []byte) bool {
 	if c.drops != 0 && c.drops&(1<<drop) == 0 {
 		return false
@@ -154,8 +154,8 @@ func (c *Capture) wants(drop metrics.Drop, outer netip.Addr, pkt []byte) bool {
 	return slices.ContainsFunc(c.pods, func(p netip.Prefix) bool { return p.Contains(src) || p.Contains(dst) })
 }
 
-// innerAddrs returns the addresses of a packet that may be malformed, of which b is at
-// least the IP header. They are invalid if it has none.
+// innerAddrs returns the addresses of a packet that may be malformed. b holds at least its
+// IP header. The addresses are invalid if there is no IP header.
 func innerAddrs(b []byte) (src, dst netip.Addr) {
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4: // RFC 791 §3.1

@@ -12,11 +12,12 @@ import (
 type SourceCheck uint8
 
 const (
-	// CheckStrict admits a packet only from the public address of the peer
-	// that holds the inner source, to an inner destination of ours.
+	// CheckStrict admits a packet only if the datagram comes from the public address
+	// of the peer that holds the inner source, and the inner destination is in this
+	// node's subnets.
 	CheckStrict SourceCheck = iota
-	// CheckInner ignores the address that the datagram came from:
-	// for peers behind NAT or with several addresses.
+	// CheckInner ignores the address that the datagram came from, which allows
+	// peers behind NAT or with several addresses.
 	CheckInner
 	// CheckOff admits everything that is well-formed, as stock flannel does. Any
 	// host that can reach the port can then inject packets.
@@ -48,8 +49,8 @@ type sourceChecker struct {
 	mode     SourceCheck
 	resolver *resolver
 
-	lastDst  netip.Addr // the last destination that was ours
-	lastFrom netip.Addr // the last host that was a peer
+	lastDst  netip.Addr // the last destination found in this node's subnets
+	lastFrom netip.Addr // the last host found to be a peer
 }
 
 func (s *sourceChecker) use(t *Peers) {
@@ -59,8 +60,8 @@ func (s *sourceChecker) use(t *Peers) {
 	s.resolver.use(t)
 }
 
-// stranger reports whether nothing that comes from the host at from can be
-// admitted, whatever it is.
+// stranger reports whether no packet from the host at from can be admitted, regardless
+// of its content.
 func (s *sourceChecker) stranger(from netip.Addr) bool {
 	if s.mode != CheckStrict || from == s.lastFrom && from.IsValid() {
 		return false
@@ -72,9 +73,9 @@ func (s *sourceChecker) stranger(from netip.Addr) bool {
 	return false
 }
 
-// admit returns the peer that holds the inner source, if there is one, and
-// either admitted or the reason for which the packet h from the host at from, which
-// is not a stranger, must be dropped.
+// admit returns the peer that holds the inner source of a packet, if there is one, and
+// either admitted or the reason why the packet must be dropped. h describes the packet,
+// which came from the host at from; that host must not be a stranger.
 func (s *sourceChecker) admit(from netip.Addr, h *encap.Header) (*Peer, metrics.Drop) {
 	peer := s.resolver.peer(h.Src)
 	if s.mode == CheckOff {

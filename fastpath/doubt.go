@@ -7,19 +7,20 @@ import (
 // Any host that knows the addresses and ports of two nodes can send one of them an ICMP
 // error that claims a narrow path to the other. The kernel believes it for ten minutes
 // (net.ipv4.route.mtu_expires), and so would all pods of the node. A path MTU below a floor
-// is therefore checked with probes, which take the path whatever the kernel has
-// learnt. Until there is a result, large packets go in fragments of the size that the
-// kernel believes in, so none is lost, and no pod learns anything.
+// is therefore verified with probes, which are sent regardless of what the kernel has
+// learnt. Until there is a result, large packets are sent in fragments of the size that
+// the kernel has learnt, so that none is lost and pods do not learn the path MTU.
 
-// verdict is what is thought of the path MTU to a peer that the kernel has learnt.
+// verdict is the engine's assessment of the path MTU that the kernel has learnt for a
+// peer.
 type verdict uint8
 
 const (
-	// trusted: it is not below the floor, or has not been considered yet.
+	// trusted: it is not below the floor, or has not been examined yet.
 	trusted verdict = iota
-	// doubted: it is below the floor, and probes are under way.
+	// doubted: it is below the floor, and is being verified with probes.
 	doubted
-	// refuted: what probes have found counts instead.
+	// refuted: the result of the probes is used instead.
 	refuted
 	// accepted: it is below the floor, but an administrator has set it, or the peer
 	// does not answer probes.
@@ -29,8 +30,8 @@ const (
 // doubtTicks is how long a path MTU is doubted without a result.
 const doubtTicks = 25
 
-// judge compares the path MTU to a peer that the kernel has learnt with the floor, and
-// with what probes have found. It is called at most once per tick for a peer.
+// judge compares the path MTU that the kernel has learnt for a peer with the floor, and
+// with the result of probes. It is called at most once per tick for each peer.
 func (p *paths) judge(peer *Peer) {
 	mtu, ok := p.ofKernel(peer)
 	if !ok || p.floor == 0 {
@@ -71,8 +72,8 @@ func (p *paths) setByAdministrator(peer *Peer) int {
 	return p.routeMTU(peer.Endpoint.Addr())
 }
 
-// hurry ends the round under way, begins another with the next tick, and has it draw
-// its conclusions at once.
+// hurry ends the round in progress and makes the next tick begin another one, after which
+// conclusions are drawn without waiting for further rounds.
 func (x *prober) hurry(s *probing) {
 	if len(s.sizes) > 0 {
 		x.end(s)

@@ -21,7 +21,7 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// Config is what an Engine connects, and how.
+// Config describes what an Engine connects, and how.
 type Config struct {
 	Device *tun.Device     // one shard for each of its queues; the caller keeps ownership
 	Pairs  int             // of threads, over which the shards are spread; 0: one per shard
@@ -33,21 +33,21 @@ type Config struct {
 	// may be behind masquerade, where peers reach it only on the network's port,
 	// and only once it has sent from that port.
 	Translated       bool
-	PartialAnnounced bool        // peers know that this node accepts packets with partial checksums, and may send them whatever the switch says
+	PartialAnnounced bool        // peers know that this node accepts packets with partial checksums, and may send them regardless of the switch
 	SourceCheck      SourceCheck // which received packets are admitted
 
-	// MTUFloor is the smallest path MTU, in bytes of the outer packet, that the kernel is
-	// believed to have learnt without a probe; 0 believes all. It has an effect only with
-	// MTUProbes. RouteMTU returns the MTU that an administrator has set for the route to
-	// an address, or 0.
+	// MTUFloor is the smallest path MTU, in bytes of the outer packet, that is accepted
+	// from the kernel without being verified by a probe; 0 accepts all. It has an effect
+	// only with MTUProbes. RouteMTU returns the MTU that an administrator has set for the
+	// route to an address, or 0.
 	MTUFloor int
 	RouteMTU func(netip.Addr) int
 
-	// Memory selects how much memory packets on their way may take. It applies to
+	// Memory selects how much memory packets in transit may take. It applies to
 	// inherited sockets too.
 	Memory Memory
 
-	// Taps lets captures see the packets; nil: none can be made.
+	// Taps lets captures see the packets; nil: captures are not possible.
 	Taps *Taps
 
 	// Inherited is what Descriptors of another process returned. New removes its
@@ -70,11 +70,11 @@ type Engine struct {
 	strangers  *strangers // nil if they are not filtered
 	translated bool       // see Config
 	memory     footprint
-	profile    string       // of memory, and why
+	profile    string       // which memory profile is in use, and why
 	trains     bool         // the sockets receive GRO trains
 	lanes      bool         // see lanes
 	transfer   atomic.Int64 // when a flow was last found to be a bulk transfer, see lanes
-	brief      bool         // batches of a bulk transfer are brief beside requests, see loop
+	brief      bool         // a bulk transfer has brief batches if there are requests too, see loop
 	bulk       atomic.Int64 // when a thread last had a large batch, see spinner
 	spinSlots  atomic.Int32 // how many more threads may spin; always 0 if spinning is off
 
@@ -158,7 +158,7 @@ func New(cfg Config) (e *Engine, err error) {
 	e.memory, profile, why = cfg.Memory.footprint()
 	e.profile = fmt.Sprintf("%s (%s)", profile, why)
 	if e.strangers == nil && sink >= 0 {
-		// The program of the earlier run must no longer choose it.
+		// The program of the earlier run must no longer select the sink.
 		err = errors.Join(err, steer(fds, local), unix.Close(sink))
 	}
 	if err != nil {
@@ -169,9 +169,9 @@ func New(cfg Config) (e *Engine, err error) {
 	return e, nil
 }
 
-// prepareSockets sets what would disturb another process that still uses inherited
-// sockets: the sizes of their buffers, and that no trains are received where that is not
-// wanted.
+// prepareSockets makes the settings that would disturb another process that still uses
+// inherited sockets: it sets the sizes of their buffers, and turns off the receiving of
+// trains if that is not wanted.
 func (e *Engine) prepareSockets() {
 	for _, s := range e.shards {
 		setBuffers(s.fd, e.memory.socketBuffer)
@@ -187,7 +187,7 @@ func (e *Engine) prepareSockets() {
 	}
 }
 
-// MemoryProfile returns which sizes are in use, small or normal, and why.
+// MemoryProfile describes which sizes are in use, small or normal, and why.
 func (e *Engine) MemoryProfile() string { return e.profile }
 
 // openProber lets the engine look for black holes.
@@ -323,10 +323,10 @@ func (e *Engine) SetPeers(p *Peers) {
 // Peers returns the peers in force.
 func (e *Engine) Peers() *Peers { return e.peers.Load() }
 
-// ask sends an echo request to the tunnel address of a peer, from the port that
-// packets to it come from. Its kernel answers, so that traffic that flows one way only
-// is not taken for a path that carries nothing back. The packet is not counted; the
-// answer is, and is then ignored by this node's kernel.
+// ask sends an echo request to the tunnel address of a peer, from the port that packets
+// to the peer are sent from. The peer's kernel answers, so that one-way traffic is not
+// mistaken for a path that carries nothing back. The request is not counted; the answer
+// is counted, and then ignored by this node's kernel.
 func (e *Engine) ask(p *Peer) {
 	from, to := p.tunnelAddrs(e.Peers().own)
 	if !to.IsValid() {
@@ -424,9 +424,9 @@ func (e *Engine) newLoops() []*loop {
 	return all
 }
 
-// reserveProcessors raises GOMAXPROCS, for the rest of the process, to make room for
-// n threads that are always in a system call that Go's scheduler does not see, unless
-// the environment sets it explicitly. It stops all of the process for a moment.
+// reserveProcessors raises GOMAXPROCS, for the rest of the life of the process, to make
+// room for n threads that are always in a system call that Go's scheduler does not see,
+// unless the environment sets GOMAXPROCS explicitly. It stops the whole process briefly.
 func reserveProcessors(n int) {
 	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
 		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), n+2))

@@ -51,8 +51,9 @@ func (e *exceptions) gsoRefused(errno unix.Errno) {
 //
 // Only TCP retransmits what was lost, so everything else is delivered in
 // fragments in addition to the error. IPv6 has no links below 1280 bytes, and hosts
-// ignore smaller MTUs in ICMP errors: there the tunnel itself has to fragment
-// (RFC 2473 §7.1). Linux takes no MTU below net.ipv4.route.min_pmtu for IPv4 either.
+// ignore smaller MTUs in ICMP errors, so for IPv6 the tunnel itself has to fragment
+// (RFC 2473 §7.1). For IPv4, Linux does not accept MTUs below net.ipv4.route.min_pmtu
+// either.
 func (e *exceptions) tooBig(m *message) (fragment bool) {
 	s := e.shard
 	pkt := vectorBytes(&m.iov[0])
@@ -79,7 +80,7 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 	case v == refuted:
 		mtu = s.mtu
 	case v == trusted && path < s.floor:
-		return true // and soon it will be doubted
+		return true // the path MTU will be doubted soon
 	}
 	if widest := m.peer.Widest(); widest > 0 {
 		mtu = min(mtu, encap.TunnelMTU(widest))
@@ -93,8 +94,8 @@ func (e *exceptions) tooBig(m *message) (fragment bool) {
 	return fragment
 }
 
-// leastLearnt is the size in bytes to which a pod's packets of an IP version do not
-// fall, whatever it learns of the path.
+// leastLearnt is the size in bytes below which a pod's packets of an IP version do not
+// shrink, whatever path MTU the pod learns.
 func leastLearnt(version uint8) int {
 	if version == 6 {
 		return encap.MinIPv6MTU
@@ -102,8 +103,8 @@ func leastLearnt(version uint8) int {
 	return defaultMinPMTU
 }
 
-// probes reports whether pkt, which h describes, is a probe of this node's: it takes the
-// path as it is.
+// probes reports whether pkt, which h describes, is a probe of this node, which is sent
+// whatever path MTU is known.
 func (s *shard) probes(pkt []byte, h *encap.Header) bool {
 	id, ok := encap.EchoID(pkt, h)
 	return ok && s.probeID != 0 && id == s.probeID

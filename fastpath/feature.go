@@ -151,7 +151,7 @@ func readable(fd, wait int) bool {
 	}
 }
 
-// enableGRO enables UDP GRO on fd if it is of use.
+// enableGRO enables UDP GRO on fd if it is useful with this kernel.
 func enableGRO(fd int) error {
 	if tun.Kernel().Before(groForwarded) {
 		return fmt.Errorf("UDP_GRO needs Linux %s", groForwarded)

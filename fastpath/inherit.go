@@ -60,8 +60,8 @@ func (cfg *Config) senders(local netip.Addr) ([]int, error) {
 	return openSenders(local, n)
 }
 
-// filtersStrangers reports whether the sockets are to be opened so that a sink can be
-// added to them.
+// filtersStrangers reports whether the sockets have to be opened in a way that lets a
+// sink be added to them.
 func (cfg *Config) filtersStrangers() bool {
 	return cfg.StrangerFilter != tun.Off && cfg.SourceCheck == CheckStrict
 }
@@ -80,8 +80,8 @@ func (cfg *Config) inherit(n int, name func(int) string, usable func(netip.AddrP
 	}
 	good := len(fds) == n
 	for _, fd := range fds {
-		// The other process may have been killed while one was set to fragment. It may
-		// also be receiving still: UDP_GRO is left as it is, since without it the
+		// The other process may have been killed while a socket was set to fragment. It
+		// may also still be receiving: UDP_GRO is left as it is, since without it the
 		// trains that wait in the sockets would be read as one datagram each.
 		at := boundTo(fd)
 		good = good && usable(at) && setDiscovery(fd, at.Addr().Is6(), believing) == 0

@@ -11,30 +11,30 @@ import (
 )
 
 const (
-	// laneBytes and laneWindow define a bulk transfer: a TCP flow of which so many bytes
-	// were acknowledged within so long. One that had less in a whole window no longer is
-	// one, and has no packets waiting that later ones could overtake in another queue.
+	// laneBytes and laneWindow define a bulk transfer: a TCP flow of which laneBytes were
+	// acknowledged within laneWindow. A flow with less in a whole window is no longer a
+	// transfer, and has no waiting packets that later ones could overtake in another queue.
 	laneBytes  = 64 << 10
 	laneWindow = 100 * time.Millisecond
 	// laneFlows is how many flows a thread remembers.
 	laneFlows = 1024
-	// laneTransfers is how many transfers a thread moves. More than these are left to all
-	// queues: sixteen streams overflow one of 500 super-packets, and no queue would be
-	// without a transfer for long.
+	// laneTransfers is how many transfers a thread moves. If there are more, all of them
+	// stay spread over all queues: sixteen streams overflow a queue of 500 super-packets,
+	// and no queue would be without a transfer for long.
 	laneTransfers = 2
 )
 
 // lanes keeps bulk transfers and requests in different queues of the device, and so on
-// different sockets, here and at the peer: a request in the queue of a transfer waits for
-// all of it that lies there, at both ends.
+// different sockets, here and at the peer: a request in the same queue as a transfer would
+// wait for all queued packets of the transfer, at both ends.
 //
 // The kernel chooses the queue of a flow by a hash, unless a packet of the other direction
 // was written to another attached queue in the last three seconds (tun_flow_update and
-// TUN_FLOW_EXPIRE in drivers/net/tun.c). What a peer acknowledges shows which flows are
-// transfers: these are moved to the last queue of a pair of threads, and while there are
-// any, all other flows that are answered are moved to the queues before those. A flow moves
-// when it becomes a transfer and when it has ceased to be one, so that its packets overtake
-// each other at most once. Where there are many transfers, nothing is moved.
+// TUN_FLOW_EXPIRE in drivers/net/tun.c). The peer's acknowledgements show which flows are
+// transfers. These are moved to the last queue of a pair of threads and, while there are
+// any, all other flows with answers are moved to the pair's other queues. A flow moves
+// when it becomes a transfer and when it has ceased to be one, so its packets overtake
+// each other at most once. If there are many transfers, nothing is moved.
 //
 // A lanes belongs to one receiving thread. The zero value moves nothing.
 type lanes struct {
@@ -46,7 +46,7 @@ type lanes struct {
 	counted     time.Duration // when transfers was last counted
 }
 
-// laneFlow is what the answers say about the packets of a flow to a peer.
+// laneFlow holds what the answers reveal about a flow to a peer.
 type laneFlow struct {
 	key   uint64
 	ack   uint32        // at the beginning of the window, if it is TCP
@@ -54,7 +54,7 @@ type laneFlow struct {
 	bulk  bool
 }
 
-// newLanes returns lanes on the queues of e, of which each pair of threads has several.
+// newLanes returns lanes for the queues of e. Each pair of threads has several.
 func newLanes(e *Engine) *lanes {
 	l := &lanes{flows: make([]laneFlow, laneFlows), transfer: &e.transfer}
 	for i, s := range e.shards {
@@ -77,8 +77,7 @@ func (l *lanes) begin() {
 	}
 }
 
-// count frees the entries of transfers that ended without another packet, and counts those
-// that are left.
+// count frees the entries of transfers that have ended, and counts the others.
 func (l *lanes) count() {
 	l.transfers, l.counted = 0, l.now
 	for i := range l.flows {
@@ -90,9 +89,9 @@ func (l *lanes) count() {
 	}
 }
 
-// write writes a packet to q, or to the queue to which the other direction of its flow is
-// to be moved. vectors are as for tun.Queue.Write; b is the beginning of the packet, with all
-// of its headers.
+// write writes a packet to q, or to the queue to which the other direction of its flow
+// has to move. vectors are as for tun.Queue.Write; b is the beginning of the packet and
+// holds all of its headers.
 func (l *lanes) write(q tun.Queue, b []byte, vectors []unix.Iovec) unix.Errno {
 	if l.flows != nil {
 		if to := l.queue(b); to != nil {
@@ -102,8 +101,8 @@ func (l *lanes) write(q tun.Queue, b []byte, vectors []unix.Iovec) unix.Errno {
 	return q.Write(vectors)
 }
 
-// queue returns the queue to which the other direction of a packet's flow is to be moved, or
-// nil if it is to stay where it is.
+// queue returns the queue to which the other direction of a packet's flow has to move, or
+// nil if it stays where it is.
 func (l *lanes) queue(b []byte) tun.Queue {
 	beside := l.now-time.Duration(l.transfer.Load()) < laneWindow
 	key, header := laneKey(b)
@@ -153,13 +152,13 @@ func (l *lanes) queue(b []byte) tun.Queue {
 	return l.light[key/laneFlows%uint64(len(l.light))]
 }
 
-// laneKey returns a number that stands for the flow of the packet that b begins with: its
-// addresses and protocol, and the ports of TCP and UDP, unless it is a fragment. header is
-// the TCP header, if there is one.
+// laneKey returns a hash of the flow of the packet at the beginning of b: of its addresses
+// and protocol, and of its TCP or UDP ports unless it is a fragment. header is the TCP
+// header, if there is one.
 func laneKey(b []byte) (key uint64, header []byte) {
 	const mix = 0x9e3779b97f4a7c15 // 2⁶⁴ divided by the golden ratio
 	addrs, proto, transport := b[12:20], b[9], b[int(b[0]&0xf)*4:]
-	whole := binary.BigEndian.Uint16(b[6:])&^(1<<14) == 0 // no bit but DF
+	whole := binary.BigEndian.Uint16(b[6:])&^(1<<14) == 0 // no bits except DF
 	if b[0]>>4 == 6 {
 		addrs, proto, transport, whole = b[8:40], b[6], b[40:], true
 	}

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// The ICMP errors of one kind that a shard sends are bounded in total, as
-// net.ipv4.icmp_msgs_per_sec does for the kernel's own, and for each address that
-// they go to, so that one pod cannot use up what the others need.
+// A shard limits the rate of the ICMP errors of each kind that it sends: in total, as
+// net.ipv4.icmp_msgs_per_sec does for the kernel's own, and for each address that they
+// are sent to, so that one pod cannot use up the budget of the others.
 const (
 	icmpRate        = 1000 // per second
 	icmpBurst       = 200
@@ -27,7 +27,7 @@ type budget struct {
 
 var budgetSeed = maphash.MakeSeed()
 
-// allow reports whether an error may be sent to the address to, and then counts it.
+// allow reports whether an error may be sent to the address to. If so, it counts it.
 func (b *budget) allow(to netip.Addr, now time.Time) bool {
 	key := to.As16()
 	source := &b.sources[maphash.Bytes(budgetSeed, key[:])%icmpSources]

@@ -10,10 +10,10 @@ import (
 
 // direction is one way through a shard: from a TUN queue to a socket or vice versa.
 type direction interface {
-	// poll moves a batch of what is ready, without blocking: a brief one if other
-	// directions should not have to wait for long. It returns how
-	// many bytes were read and whether there may be more; if so, it may have kept a part
-	// of the batch for the next poll, unless the engine is stopping. An error stops the
+	// poll moves a batch of what is ready, without blocking. The batch is a small one if
+	// brief is set, so that other directions do not wait for long. poll returns how many
+	// bytes were read and whether there may be more; if so, it may have kept a part of
+	// the batch for the next poll, unless the engine is stopping. An error stops the
 	// engine.
 	poll(brief bool) (bytes int, more bool, err error)
 }
@@ -22,16 +22,16 @@ const (
 	// briefBytes ends a brief batch, in bytes. A super-packet of 64 KiB is sent in one
 	// train and a short rest; two of them take three messages.
 	briefBytes = 64 << 10
-	// briefLooks is for how many looks the size of a batch is remembered: some
-	// milliseconds in a bulk transfer, so that one request after the other counts.
+	// briefLooks is the number of looks for which the size of a batch is remembered: some
+	// milliseconds during a bulk transfer, so that consecutive requests count.
 	briefLooks = 256
 )
 
 // turn is a direction in a loop.
 type turn struct {
 	direction
-	// small and large are the looks in which it last had a batch of at most spinBytes,
-	// and a larger one; 0: never.
+	// small and large are the numbers of the looks in which it last had a batch of at
+	// most spinBytes, and a larger one; 0: never.
 	small, large uint
 }
 
@@ -44,13 +44,13 @@ const allLooks = 8
 type loop struct {
 	turns    []turn
 	wake     waiter // for the descriptors of all directions
-	brief    bool   // batches of a bulk transfer are brief beside requests
+	brief    bool   // a bulk transfer has brief batches if there are requests too
 	spin     spinner
 	stopping *atomic.Bool
 	c        *metrics.Direction // of the first
 
 	woken bool // the thread has just slept; wake holds what is ready
-	last  int  // the direction that last had something
+	last  int  // the direction that last had packets
 	looks uint
 }
 
@@ -95,15 +95,15 @@ func (l *loop) run() error {
 		}
 		l.woken = true
 	}
-	if more { // a direction may have kept something
+	if more { // a direction may have kept part of a batch
 		_, _, err := l.look()
 		return err
 	}
 	return nil
 }
 
-// look polls the directions that may have something: after a sleep those that
-// ended it; while spinning mostly the one that last had something, where the next
+// look polls the directions that may have packets: after a sleep, those that
+// ended it; while spinning, mostly the one that last had packets, where the next
 // packet of a flow is expected; otherwise all.
 func (l *loop) look() (bytes int, more bool, err error) {
 	l.looks++
@@ -148,5 +148,5 @@ func (l *loop) light(i int) bool {
 	return false
 }
 
-// recent reports whether the look with the number n was one of the last.
+// recent reports whether the look with the number n was one of the last briefLooks.
 func (l *loop) recent(n uint) bool { return n != 0 && l.looks-n < briefLooks }

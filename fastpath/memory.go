@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Memory selects how much memory an engine uses for packets on their way. It
+// Memory selects how much memory an engine uses for packets in transit. It
 // implements [flag.Value].
 type Memory int
 
@@ -41,15 +41,15 @@ func (m *Memory) Set(v string) error {
 // smallHost is the memory, in bytes, below which a host is small.
 const smallHost = 256 << 20
 
-// footprint is the sizes that depend on Memory.
+// footprint holds the sizes that depend on Memory.
 type footprint struct {
 	// socketBuffer is requested for both directions of a socket, in bytes; the
 	// kernel doubles it for its own bookkeeping. It is kernel memory, in use only
 	// while packets wait.
 	socketBuffer int
-	// txArena is the buffer for the packets read in one batch, in bytes. A read needs
-	// headroom and tun.ReadSize of it, so a batch has as many super-packets as these fit
-	// in, or up to maxReads small packets.
+	// txArena is the size in bytes of the buffer for the packets read in one batch. A
+	// read needs headroom plus tun.ReadSize of it, which limits the number of
+	// super-packets in a batch; there are up to maxReads small packets.
 	txArena int
 	// rxSlots is how many messages one recvmmsg accepts, each up to slotSize.
 	rxSlots int
@@ -61,7 +61,7 @@ var (
 	smallFootprint  = footprint{socketBuffer: 512 << 10, txArena: 2 * (64<<10 + headroom), rxSlots: 2}
 )
 
-// footprint returns the sizes that m stands for on this host, and why. The profile is
+// footprint returns the sizes that m selects on this host, and why. The profile is
 // MemorySmall or MemoryNormal.
 func (m Memory) footprint() (f footprint, profile Memory, why string) {
 	why = "the option asks for it"
@@ -80,9 +80,9 @@ func (m Memory) footprint() (f footprint, profile Memory, why string) {
 }
 
 // hostMemory returns the bytes of memory that the process may use, as far as the kernel
-// says: those of the host, or the limit of a control group, whichever is smaller.
-// cgroups is the process's list of them, proc_pid_cgroup(5), root the directory of the
-// unified hierarchy. A control group charges socket buffers too.
+// reports: those of the host, or the limit of a control group, whichever is smaller.
+// cgroups is the path of the process's list of control groups, proc_pid_cgroup(5), and root
+// the directory of the unified hierarchy. Control groups account for socket buffers too.
 func hostMemory(cgroups, root string) (bytes uint64, source string) {
 	bytes, source = math.MaxUint64, "the host"
 	var info unix.Sysinfo_t

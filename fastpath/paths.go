@@ -23,11 +23,10 @@ const (
 	// A peer is silent while packets go to it and none come back, counted in
 	// ticks. After silentOwn it is tried from the network's port for
 	// silentFixed, then for silentAgain from the shards' own ports, and so on.
-	// Traffic that flows one way only is not silence: see Engine.ask. The own
-	// ports get the larger share, so that a peer that was merely down is usually
-	// found on them. Two nodes that both have to send from the
-	// network's port do so within 30 s of each other, which is how long Linux
-	// tracks an unanswered packet
+	// One-way traffic does not count as silence: see Engine.ask. The own ports get
+	// the larger share, so that a peer that was merely down is usually found on
+	// them. Two nodes that both have to send from the network's port do so within
+	// 30 s of each other, which is how long Linux tracks an unanswered packet
 	// (net.netfilter.nf_conntrack_udp_timeout).
 	silentOwn   = 3
 	silentFixed = 4
@@ -51,26 +50,26 @@ type paths struct {
 	probes    *prober     // nil: no probes
 	mtu       encap.TunnelMTU
 	fd        int // to query the kernel for path MTUs; -1: none
-	minPMTU   int // net.ipv4.route.min_pmtu; 0: of no matter
+	minPMTU   int // net.ipv4.route.min_pmtu; 0: irrelevant
 	next      int // index of the peer to query first
 
-	// floor is the path MTU below which the kernel's is not believed without a probe,
-	// in bytes of the outer packet; 0: it always is. routeMTU returns the MTU that an
-	// administrator has set for the route to an address, or 0.
+	// floor is the path MTU, in bytes of the outer packet, below which the kernel's is
+	// not accepted without a probe; 0: it is always accepted. routeMTU returns the MTU
+	// that an administrator has set for the route to an address, or 0.
 	floor    int
 	routeMTU func(netip.Addr) int
 }
 
 // watched is the state that paths keeps for a peer.
 type watched struct {
-	tx, rx uint64 // packets so far, and with them the probes that are under way
+	tx, rx uint64 // packets so far, including the probes in progress
 	silent int    // ticks
 	served int    // ticks with answers since the port was chosen
 	retry  int    // ticks to serve from the network's port; 0: firstRetry
 	probing
 
-	// doubts is for how many ticks the kernel's path MTU has been doubted, and concluded
-	// is set when a prober has come to a conclusion about the path.
+	// doubts is the number of ticks for which the kernel's path MTU has been doubted.
+	// concluded is set when a prober has reached a conclusion about the path.
 	doubts    int
 	concluded bool
 }
@@ -161,8 +160,8 @@ func (p *paths) look() {
 // listen chooses the port from which packets go to a peer. It is called once per
 // tick with whether packets were sent and whether any were answered.
 //
-// As long as it gets answers a node follows its peer: it sends from the network's
-// port while the peer does. A node that gets none chooses by itself until the
+// As long as it gets answers, a node follows its peer: it sends from the network's
+// port while the peer does. A node that gets no answers chooses by itself until the
 // shards' own ports have proved to work. Two nodes therefore never follow each other
 // in circles, and a pair that needs the network's port, because of masquerade or a
 // firewall at either end, uses it.
@@ -214,7 +213,7 @@ func (p *paths) clamped(peer *Peer) {
 	peer.path.limits.setWithoutDF(size)
 }
 
-// ofKernel returns the MTU of the path to a peer, as far as the kernel knows.
+// ofKernel returns the kernel's MTU of the path to a peer, if the kernel has one.
 func (p *paths) ofKernel(peer *Peer) (encap.UnderlayMTU, bool) {
 	if p.fd < 0 || unix.Connect(p.fd, sockaddr(peer.Endpoint)) != nil {
 		return 0, false

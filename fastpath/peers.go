@@ -31,8 +31,8 @@ type path struct {
 	limits limits
 	// fixedPort is set while packets are sent from the UDP port of the network.
 	fixedPort atomic.Bool
-	// chosen is set while that is this node's own choice, see listen; otherwise
-	// it follows the peer.
+	// chosen is set while fixedPort is this node's own choice, see listen; otherwise
+	// this node follows the peer.
 	chosen atomic.Bool
 
 	begun   bool    // see begin
@@ -65,16 +65,16 @@ func (p *Peer) PathNotes(separated bool) (notes []string) {
 	return notes
 }
 
-// Widest returns the size in bytes of the largest packet that gets to the peer where
-// that is less than the kernel knows, see prober; otherwise 0.
+// Widest returns the size in bytes of the largest packet that reaches the peer, if that is
+// less than the kernel knows, see prober; otherwise 0.
 func (p *Peer) Widest() int { return p.path.limits.load().widest() }
 
-// Fragmented reports whether packets to the peer are sent in datagrams that may be
-// fragmented even if they may not: its path is narrower than the kernel can learn.
+// Fragmented reports whether datagrams to the peer may be fragmented even if the packets
+// in them may not, because the path is narrower than the kernel can learn.
 func (p *Peer) Fragmented() bool { return p.path.limits.load().withoutDF() > 0 }
 
 // tunnelAddrs returns the addresses of this node and of the peer on their tunnel
-// devices, of a family that both have, and invalid ones if there is none. own are the
+// devices, in a family that both have, or invalid addresses if there is none. own are the
 // subnets of this node.
 func (p *Peer) tunnelAddrs(own []netip.Prefix) (here, there netip.Addr) {
 	for _, from := range own {
@@ -87,10 +87,10 @@ func (p *Peer) tunnelAddrs(own []netip.Prefix) (here, there netip.Addr) {
 	return netip.Addr{}, netip.Addr{}
 }
 
-// limits are sizes of inner packets, in bytes, in one word: that up to which they are
-// sent in datagrams without DF even if they have it, see paths.clamped, and that of
-// the largest that arrives, see prober. Each is 0 if there is no such limit. Beside them
-// is the verdict on the kernel's path MTU. One goroutine writes them.
+// limits packs two sizes of inner packets, in bytes, into one word: the size up to which
+// packets are sent in datagrams without DF even if they have DF, see paths.clamped, and the
+// size of the largest packet that arrives, see prober. Each is 0 if there is no such limit.
+// The word also holds the verdict on the kernel's path MTU. One goroutine writes it.
 type limits struct{ word atomic.Uint64 }
 
 type loadedLimits uint64

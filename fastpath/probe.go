@@ -11,9 +11,9 @@ import (
 )
 
 // probeMerge reports whether the device accepts TCP super-packets. It writes one of two
-// segments from network zero and without an IP checksum, which the kernel
-// accepts from the device and then drops without a reply: kernels of the 6.6
-// and 6.10 series refuse it with EINVAL.
+// segments, with a source in network zero and without an IP checksum, which the kernel
+// accepts from the device and then drops without a reply. Some kernels of the 6.6 and
+// 6.10 series refuse it with EINVAL.
 func probeMerge(d *tun.Device) (string, error) {
 	if !d.Granted.TCP() {
 		return "", errors.New("the TUN device carries no super-packets")
@@ -37,9 +37,9 @@ func probeMerge(d *tun.Device) (string, error) {
 	return "granted: TCP", nil
 }
 
-// probeMergeUDP reports whether UDP datagrams may be merged into super-packets. None is
-// written: a kernel that grants USO accepts them, and what an older one does with them
-// further on does not show on the device.
+// probeMergeUDP reports whether UDP datagrams may be merged into super-packets. It does
+// not write one: a kernel that grants USO accepts them, and whether an older kernel
+// handles them correctly later cannot be seen at the device.
 func probeMergeUDP(d *tun.Device) (string, error) {
 	if !d.Granted.UDP() {
 		return "", errors.New("the TUN device carries no UDP super-packets, which need Linux 6.2")

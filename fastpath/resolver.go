@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// lruSize is the number of addresses in the LRU of a resolver: pods that
-	// this node talks to at a time. An entry takes about 150 bytes.
+	// lruSize is the number of addresses in the LRU of a resolver: the pods that
+	// this node talks to at the same time. An entry takes about 150 bytes.
 	lruSize = 1024
-	// lruSubnets6 is the number of IPv6 subnets from which the LRU is consulted
+	// lruSubnets6 is the number of IPv6 subnets from which on the LRU is consulted
 	// before the table. A hit takes 25 ns. The table takes 15 ns for 1,000
 	// subnets, and from some 50,000 on between 18 ns (/64) and 36 ns (/112).
 	// For IPv4 it takes 6 to 10 ns for up to a million subnets, so the LRU
@@ -49,7 +49,7 @@ func newResolver() *resolver {
 	return &resolver{lru: lru}
 }
 
-// use makes t the table for the following look-ups and discards the answers of an
+// use makes t the table for the following look-ups and discards cached results of an
 // older table. It is called once per batch.
 func (r *resolver) use(t *Peers) {
 	if r.peers == t {

@@ -36,17 +36,17 @@ type rx struct {
 	tap      tap
 	c        *metrics.Direction
 	overflow uint32
-	// bareTrains means that the socket may still hold trains that came while UDP_GRO was
-	// on, and are read without their segment size now that it is off.
+	// bareTrains means that the socket may still hold trains that arrived while UDP_GRO
+	// was on, and that are read without their segment size now that it is off.
 	bareTrains bool
 }
 
-// newRX returns the receiving direction of s. arena has a slot of slotSize
-// bytes for each message that one recvmmsg accepts; directions that run on one thread may share it, since it is free again
-// when poll returns.
+// newRX returns the receiving direction of s. arena has a slot of slotSize bytes for each
+// message that one recvmmsg accepts. Directions that run on one thread may share it, since
+// it is no longer in use when poll returns.
 func newRX(s *shard, arena []byte) *rx {
 	slots := len(arena) / slotSize
-	packets := slots * maxSegmentsOld // at most, in a batch: a train in each slot
+	packets := slots * maxSegmentsOld // the most in a batch: a train in each slot
 	r := &rx{
 		shard:   s,
 		msgs:    make([]mmsghdr, slots),
@@ -86,8 +86,8 @@ func (r *rx) poll(brief bool) (bytes int, more bool, err error) {
 		r.bareTrains = false
 		return 0, false, nil
 	default:
-		// An unconnected socket does not report the ICMP errors that our datagrams
-		// provoke; what remains is the kernel running out of memory, and the next
+		// An unconnected socket does not report the ICMP errors that its datagrams
+		// provoke. What remains is the kernel running out of memory, and the next
 		// call may succeed.
 		r.c.Drop(metrics.DropNoBuffer, 1)
 		return 0, false, nil
@@ -144,8 +144,8 @@ func (r *rx) datagram(i int) error {
 	}
 	segments := max(1, (len(b)+segment-1)/segment)
 	r.c.Segments.Observe(segments)
-	// Before anything that takes time for each packet: a train has up to 64 of them,
-	// and costs its sender little.
+	// This comes before anything that takes time for each packet: a train has up to 64
+	// of them, and costs its sender little.
 	if r.check.stranger(from.Addr()) {
 		r.c.Drop(metrics.DropUnknownPeer, segments)
 		for r.tap.on() && len(b) > 0 {
@@ -156,7 +156,7 @@ func (r *rx) datagram(i int) error {
 		return nil
 	}
 	carried := tally{from: from}
-	added := false // the packet before, which came in the same datagram as this one
+	added := false // the previous packet of the same message was added
 	for {
 		pkt := b[:min(segment, len(b))]
 		b = b[len(pkt):]
@@ -176,8 +176,9 @@ func (r *rx) datagram(i int) error {
 	return nil
 }
 
-// ipLength returns the length of the IP packet at the beginning of b; all of b if its
-// length field does not say so. It is the segment size if b is a train.
+// ipLength returns the length of the IP packet at the beginning of b according to its
+// length field, or that of b if the field is not plausible. It is the segment size if b
+// is a train.
 func ipLength(b []byte) int {
 	var h encap.Header
 	if !encap.Parse(b, &h) && h.IPLen > 0 && h.Len > h.IPLen {
@@ -218,8 +219,8 @@ func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) (add
 		r.merge.AddSuper(pkt, &h, super)
 		return true, nil
 	}
-	// A peer that has read our announcement may send such packets before we
-	// have read the peer's own.
+	// A peer that has read this node's announcement may send such packets before this
+	// node has read the peer's.
 	if r.shard.takesPartial && encap.PartialChecksum(pkt, &h) {
 		if r.shard.vnet {
 			r.merge.AddPartial(pkt, &h)
@@ -316,8 +317,9 @@ func (r *rx) refused(run *encap.Run, errno unix.Errno) error {
 }
 
 // writeSingly writes the packets of a run of several one by one. Since Pack may have
-// overwritten their headers, they are made from the run's, as the kernel makes them. It
-// allocates: it is called only for the batch in which a device first refuses a super-packet.
+// overwritten their headers, it builds them from the run's header, as the kernel does. It
+// allocates, since it is called only for the batch in which a device first refuses a
+// super-packet.
 func (r *rx) writeSingly(run *encap.Run) {
 	super := slices.Concat(r.merge.Vectors(run, nil)...)
 	var h encap.Header
@@ -389,7 +391,7 @@ func (t *tally) add(p *Peer, bytes int) {
 	t.bytes += uint64(bytes)
 }
 
-// again adds another packet of the peer that add was called with last.
+// again adds another packet of the peer that was last passed to add.
 func (t *tally) again(bytes int) {
 	t.packets++
 	t.bytes += uint64(bytes)

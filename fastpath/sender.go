@@ -25,10 +25,10 @@ type message struct {
 	// fragment lets the kernel send the datagram in fragments, without DF in
 	// the outer header.
 	fragment bool
-	// direct sends it whatever path MTU the kernel has learnt.
+	// direct sends the message whatever path MTU the kernel has learnt.
 	direct bool
-	// fixedPort sends it from the UDP port of the network instead of the shard's
-	// own port.
+	// fixedPort sends the message from the UDP port of the network instead of the
+	// shard's own port.
 	fixedPort bool
 	closed    bool // no packet may follow the last
 }
@@ -48,7 +48,7 @@ func (m *message) each() iter.Seq[[]byte] {
 	}
 }
 
-// discovery returns what the socket must be set to for m.
+// discovery returns the setting that the socket must have for m.
 func (m *message) discovery() discovery {
 	switch {
 	case m.fragment:
@@ -69,16 +69,15 @@ type sender interface {
 
 // outlet is a socket that messages are sent on. Whether the kernel may fragment what
 // a socket sends is a property of the socket (IP_MTU_DISCOVER; there is no control
-// message for it), so a sender switches it between messages, which few packets
-// need.
+// message for it), so a sender switches it between messages. Few packets need that.
 type outlet struct {
 	fd        int
 	discovery discovery
 	known     bool // whether discovery is valid; false for a socket that an earlier run used
 }
 
-// outlets are the sockets of a shard: one with a source port of its own, and one
-// whose source port is that of the network, for peers that answer nothing else.
+// outlets are the sockets that a shard sends on: one with a source port of its own, and
+// one whose source port is that of the network, for peers that answer nothing else.
 // They may be the same.
 type outlets struct {
 	ipv6  bool
@@ -90,8 +89,8 @@ func newOutlets(own, fixed int, ipv6 bool) outlets {
 	return outlets{ipv6: ipv6, own: outlet{fd: own}, fixed: outlet{fd: fixed}}
 }
 
-// prefix returns the first messages of msgs that leave through one socket in one way,
-// and that socket, configured for them.
+// prefix returns the first messages of msgs that leave through the same socket with the
+// same settings, and that socket, configured for them.
 func (o *outlets) prefix(msgs []message) ([]message, *outlet, unix.Errno) {
 	out := &o.own
 	if msgs[0].fixedPort && o.fixed.fd != o.own.fd {
@@ -154,7 +153,7 @@ type batchConn interface {
 
 // descriptor is a UDP socket in the form that x/net expects, without Go's poller. A
 // net.UDPConn registers its socket with the poller, which then wakes a thread of the
-// runtime for each datagram that arrives or has been sent, although nothing waits there.
+// runtime for each datagram that arrives or has been sent, although no goroutine waits.
 type descriptor struct {
 	*net.UDPConn // nil; having its methods makes this a UDP connection for x/net, which calls only those below
 	fd           int

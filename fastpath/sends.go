@@ -12,8 +12,8 @@ import (
 const (
 	// maxMessages is how many messages one sendmmsg accepts.
 	maxMessages = 64
-	// maxVectors is how many iovecs a batch has: one for each packet where none lies
-	// behind the one before it.
+	// maxVectors is how many iovecs a batch has: one for each packet if no two of them
+	// are adjacent in memory.
 	maxVectors = 1024
 	// maxTrain4 and maxTrain6 are the largest payloads of one UDP datagram, and so
 	// of one GSO send, over IPv4 and IPv6: 65,535 less the headers
@@ -28,8 +28,8 @@ const (
 // sends gathers packets into messages and sends them. Consecutive packets to
 // one peer, of one size and one ECN field, become one message, which GSO sends
 // in one pass through the stack; the last of a train may be shorter. Packets that
-// lie one behind the other in memory take one iovec: the kernel copies long pieces
-// much faster than a header and a payload each.
+// are adjacent in memory share one iovec: the kernel copies long pieces much faster
+// than a header and a payload for each packet.
 //
 // Packets are borrowed until flush or hold has returned. A sends belongs to the TX
 // thread of its shard.
@@ -44,7 +44,7 @@ type sends struct {
 
 	one  [1]message // a packet of a message that is sent by itself
 	only [1]unix.Iovec
-	kept []byte // the packets of the train that hold has kept; nil without GSO
+	kept []byte // buffer for the packets of the train that hold keeps; nil without GSO
 
 	tap     *tap
 	c       *metrics.Direction
@@ -73,16 +73,16 @@ func newSends(to sender, x *exceptions, segments int, ipv6 bool, c *metrics.Dire
 type way struct {
 	tos      uint8 // of the datagram
 	fragment bool  // see message
-	wide     bool  // it would not arrive
+	wide     bool  // it is known not to fit the path
 	direct   bool  // see message
 }
 
-// add adds the packet pkt to the batch. If it lies directly behind the packet before, both
-// must be in the same allocation.
+// add adds the packet pkt to the batch. If it directly follows the previous packet in
+// memory, both must be in the same allocation.
 func (s *sends) add(peer *Peer, w way, pkt []byte) { s.addTrain(peer, w, pkt, len(pkt)) }
 
-// addTrain adds the packets that b consists of, as add does: each of size bytes but for the
-// last, which may be shorter.
+// addTrain adds the packets that b consists of, as add does. Each has size bytes, except
+// the last, which may be shorter.
 func (s *sends) addTrain(peer *Peer, w way, b []byte, size int) {
 	if w.wide {
 		for pkt := range slices.Chunk(b, size) {
@@ -112,8 +112,8 @@ func (s *sends) addTrain(peer *Peer, w way, b []byte, size int) {
 	}
 }
 
-// room returns how many of n bytes may join m, in packets of size bytes of which the first
-// may. The last packet may be shorter.
+// room returns how many of n bytes may join m. They consist of packets of size bytes, of
+// which at least the first may join; the last may be shorter.
 func (s *sends) room(m *message, n, size int) int {
 	if size < m.segment {
 		return size // none may follow
@@ -135,13 +135,13 @@ func (s *sends) join(m *message, b []byte) {
 	m.iov = m.iov[:len(m.iov)+1]
 }
 
-// follows reports whether pkt lies directly behind v in memory.
+// follows reports whether pkt directly follows v in memory.
 func follows(v *unix.Iovec, pkt []byte) bool {
 	return uintptr(unsafe.Pointer(v.Base))+uintptr(v.Len) == uintptr(unsafe.Pointer(unsafe.SliceData(pkt)))
 }
 
-// wide handles a packet that is known not to fit the path as the kernel's refusal of
-// one is handled, after those that were added before.
+// wide handles a packet that is known not to fit the path as if the kernel had refused it,
+// after it has sent the packets that were added before.
 func (s *sends) wide(peer *Peer, w way, pkt []byte) {
 	s.flush()
 	if s.stopped {
@@ -172,7 +172,7 @@ func (s *sends) flush() {
 	for next := 0; next < len(s.msgs) && !s.stopped; {
 		m := &s.msgs[next]
 		if m.packets > 1 && s.segments == 1 {
-			s.sendSingly(m) // gathered before GSO was refused
+			s.sendSingly(m) // added before GSO was refused
 			next++
 			continue
 		}
@@ -186,10 +186,10 @@ func (s *sends) flush() {
 	s.msgs, s.iov = s.msgs[:0], s.iov[:0]
 }
 
-// hold is flush in the midst of a bulk transfer: if more packets may join the last message,
-// a train, it keeps this message for the next batch, and a copy of its packets. A
-// super-packet of 64 KiB is a little more than fits one train, and to the kernel the message for
-// the rest costs nearly as much as a whole train.
+// hold is flush in the middle of a bulk transfer: if the last message is a train that more
+// packets may join, hold keeps it for the next batch, with a copy of its packets. A
+// super-packet of 64 KiB is slightly more than fits one train, and the message for the rest
+// costs the kernel nearly as much as a whole train.
 func (s *sends) hold() {
 	last := len(s.msgs) - 1
 	if last < 0 || !s.open(&s.msgs[last]) {
@@ -216,9 +216,8 @@ func (s *sends) open(m *message) bool {
 	return !m.closed && m.packets > 1 && m.packets < s.segments && m.bytes+m.segment <= s.maxTrain
 }
 
-// transmit sends a prefix of msgs, waiting and retrying if that can help, and
-// counts what was sent. It returns how many messages the kernel accepted, or why it
-// accepted none.
+// transmit sends a prefix of msgs, waits and retries if that may help, and counts what
+// was sent. It returns how many messages the kernel accepted, or why it accepted none.
 func (s *sends) transmit(msgs []message) (int, unix.Errno) {
 	for retries := 0; ; {
 		n, errno := s.to.send(msgs)
@@ -321,8 +320,8 @@ func (s *sends) sendSingly(m *message) (sent int) {
 	return sent
 }
 
-// lost handles a message that the kernel did not accept and that is not to be
-// divided: it is sent in fragments, or its packets are counted as dropped.
+// lost handles a message that the kernel did not accept and that is not split into its
+// packets: it is sent in fragments, or its packets are counted as dropped.
 func (s *sends) lost(m *message, errno unix.Errno) {
 	reason := metrics.DropSendError // unreachable, filtered (ENETUNREACH, EPERM, …)
 	switch errno {
@@ -344,7 +343,7 @@ func (s *sends) lost(m *message, errno unix.Errno) {
 // fragmented datagram. It reports whether the kernel accepted it.
 func (s *sends) inFragments(m *message) bool {
 	if m.fragment {
-		return false // the kernel has refused exactly this
+		return false // this is what the kernel has refused
 	}
 	s.one[0] = *m
 	s.one[0].fragment = true

@@ -66,8 +66,7 @@ func openSocket(local netip.AddrPort, shared bool) (_ int, err error) {
 }
 
 // setBuffers requests buffers of size bytes for both directions of a socket, beyond
-// net.core.[rw]mem_max if the process has CAP_NET_ADMIN. Whatever is granted is good
-// enough.
+// net.core.[rw]mem_max if the process has CAP_NET_ADMIN. Smaller ones are acceptable.
 func setBuffers(fd, size int) {
 	for _, opts := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, opts[0], size) != nil {
@@ -99,8 +98,8 @@ func bindError(local netip.AddrPort, err error) error {
 // datagrams, so the port is first bound without it.
 //
 // A child that this process has forked, but that has not called exec yet, holds copies
-// of the sockets just closed, and the port with them. The lock waits for such children
-// and lets no further ones begin.
+// of the sockets just closed, and thereby the port. The lock waits for such children
+// and prevents further forks.
 func openSockets(local netip.AddrPort, n int, shared bool) (fds []int, err error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
@@ -148,11 +147,11 @@ func pathMTU(local netip.Addr, p *Peer) (int, error) {
 type discovery int
 
 const (
-	// believing sends nothing that is larger (EMSGSIZE).
+	// believing refuses to send larger datagrams (EMSGSIZE).
 	believing discovery = unix.IP_PMTUDISC_DO
 	// fragmenting sends larger datagrams in fragments, and all without DF.
 	fragmenting discovery = unix.IP_PMTUDISC_DONT
-	// ignoring sends what fits the interface, with DF.
+	// ignoring sends all datagrams that fit the interface, with DF.
 	ignoring discovery = unix.IP_PMTUDISC_PROBE
 )
 

@@ -21,9 +21,9 @@ const (
 	// bulkTime is how long after a larger batch no thread of the engine spins; the
 	// acknowledgements of a bulk transfer are small.
 	bulkTime = time.Millisecond
-	// maxSpinSkips limits how many sleeps pass without spinning after spinning
-	// found nothing. It bounds the cost of spinning when packets are rare:
-	// spinTime in 256 sleeps.
+	// maxSpinSkips limits how many sleeps pass without spinning after spinning has
+	// found nothing. It bounds the cost of spinning when packets are rare: spinTime
+	// every 256 sleeps.
 	maxSpinSkips = 255
 )
 
@@ -42,8 +42,8 @@ var clockStart = time.Now()
 // now reads a monotonic clock.
 func now() time.Duration { return time.Since(clockStart) }
 
-// again is given the number of bytes that the last poll found and reports whether to
-// poll again at once. Before it returns true, it yields to other threads.
+// again reports whether to poll again at once, given the number of bytes that the last
+// poll found. Before it returns true, it yields to other threads.
 func (s *spinner) again(found int) bool {
 	switch {
 	case s.bulk == nil, found == 0 && s.until == 0:
@@ -100,7 +100,7 @@ func (s *spinner) end() {
 	}
 }
 
-// probeSpin reports whether spinning can be of use.
+// probeSpin reports whether spinning can be useful on this host.
 func probeSpin() (string, error) {
 	if runtime.NumCPU() < 2 {
 		return "", errors.New("there is one CPU only")
@@ -108,8 +108,8 @@ func probeSpin() (string, error) {
 	return "granted: up to " + spinTime.String() + " before a sleep", nil
 }
 
-// spinThreads returns how many threads of an engine may spin at a time: as many
-// as keep half of the CPUs busy, but at least the two of a pair, of which one
-// finds the request and the other the answer. They yield to every other
-// runnable thread (sched_yield).
+// spinThreads returns how many threads of an engine may spin at the same time: as many
+// as keep half of the CPUs busy, but at least the two of a pair, one of which receives
+// the request and the other the answer. They yield to every other runnable thread
+// (sched_yield).
 func spinThreads() int { return max(2, runtime.NumCPU()/2) }

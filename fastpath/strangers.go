@@ -13,44 +13,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// strangers keeps datagrams of hosts without a lease out of the queues of the sockets
-// that receive, so that a flood of them takes no room and no thread from the peers'.
+// strangers keeps datagrams of hosts without a lease out of the queues of the receiving
+// sockets, so that a flood of them does not take room or CPU time from datagrams of peers.
 //
 // The sockets of an engine are bound to one address, and a BPF program chooses among
-// them (see steer). One more socket, the sink, is bound there too, and accepts nothing.
-// The program sends to it whatever does not come from a peer's address. That needs no
-// privilege, and the kernel counts what the sink drops apart from what a full
-// queue does.
+// them (see steer). One more socket, the sink, is bound to the same address and accepts
+// nothing. The program sends everything to it that does not come from a peer's address.
+// This requires no privilege, and the kernel counts what the sink drops separately from
+// what a full queue drops.
 //
 // The addresses are part of the program (see admitting), which is attached again when
 // they change.
 type strangers struct {
 	local   netip.AddrPort
-	group   int // one of the sockets that receive
-	sockets int // how many of them there are; the sink is the next
+	group   int // one of the receiving sockets
+	sockets int // number of receiving sockets; the sink comes after them
 	sink    int
 	seed    [4]uint32 // see admitting
 
 	mu      sync.Mutex // guards the fields below
 	peers   []netip.Addr
 	refused error  // the reason for which the last program was not attached
-	blocks  bool   // the program in force admits some addresses that are no peer's
+	blocks  bool   // the program in force admits some addresses that belong to no peer
 	seen    uint32 // what the kernel has counted on the sink, modulo 2³²
 	closed  bool
 }
 
-// keysAtMost is the number of keys that a program is first tried with. A kernel may
-// accept fewer: net.core.optmem_max bounds the size of a program, 20 KiB before
-// Linux 6.8.
+// keysAtMost is the number of keys in the first program that is tried. A kernel may
+// accept fewer: net.core.optmem_max, 20 KiB before Linux 6.8, bounds the size of a
+// program.
 const keysAtMost = 1024
 
 // keysAtLeast is the number of keys below which a program is not tried.
 const keysAtLeast = 64
 
-// renewInterval is how long another process's program can be in force.
+// renewInterval is the longest time for which another process's program stays in force.
 const renewInterval = 10 * time.Second
 
-// filter filters strangers if that is possible. inherited is the sink of an earlier
+// filter filters out strangers if that is possible. inherited is the sink of an earlier
 // run, which the engine then owns, or -1. gro is set if the sockets receive trains.
 func (e *Engine) filter(cfg *Config, inherited int, gro bool) (granted string, err error) {
 	if cfg.SourceCheck != CheckStrict {
@@ -76,7 +76,7 @@ func openStrangers(fds []int, local netip.AddrPort, inherited int, gro bool) (*s
 	for i := range s.seed {
 		s.seed[i] = newSeed()
 	}
-	// Before there is a sink, since the kernel's hash would choose it too.
+	// This precedes opening the sink, since the kernel's hash would select it too.
 	if err := steer(fds, local); err != nil {
 		return nil, err
 	}
@@ -102,8 +102,8 @@ func openStrangers(fds []int, local netip.AddrPort, inherited int, gro bool) (*s
 	return s, err
 }
 
-// set admits the addresses of peers and no others, except that no peers admit all.
-// The error is the reason for which every address is admitted.
+// set admits the addresses of peers and no others; if there are no peers, it admits all.
+// The error is the reason why every address is admitted.
 func (s *strangers) set(peers []*Peer) error {
 	addrs := make([]netip.Addr, 0, len(peers))
 	for _, p := range peers {

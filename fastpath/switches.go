@@ -19,8 +19,8 @@ type Switches struct {
 	MTUProbes        tun.Switch
 }
 
-// SwitchFlag describes one of the Switches as a command-line flag. The name is
-// also that of the tun.Offload which Engine.Offloads reports for it.
+// SwitchFlag describes one of the Switches as a command-line flag. Engine.Offloads
+// reports a tun.Offload with the same name.
 type SwitchFlag struct {
 	Name  string // without dashes
 	Help  string

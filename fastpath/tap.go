@@ -9,13 +9,13 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// tap passes the packets of one direction to the capture that is under way, if there is
-// one. It belongs to the thread of the direction.
+// tap passes the packets of one direction to the capture in progress, if there is one. It
+// belongs to the thread of the direction.
 type tap struct {
 	taps       *Taps
 	directions int      // of the engine
 	capture    *Capture // of the current batch
-	ring       *ring    // in capture; nil: it has no memory for one
+	ring       *ring    // in capture; nil: the capture has no memory left for one
 	at         int64    // see stamp
 }
 
@@ -31,8 +31,9 @@ func (t *tap) use() {
 	t.stamp()
 }
 
-// stamp makes now the time of the packets that follow: when they were received or read,
-// and before they are passed on, so that no answer seems to be older.
+// stamp records the current time as that of the packets that follow. It is called when
+// they were received or read, before they are passed on, so that no answer appears to be
+// older than its request.
 func (t *tap) stamp() {
 	if t.on() {
 		t.at = time.Now().UnixNano()
@@ -71,7 +72,7 @@ type ring struct {
 	head atomic.Uint64
 	_    [64]byte
 	tail atomic.Uint64
-	end  uint64 // of what the reader takes in this turn
+	end  uint64 // where the reader stops in this turn
 	_    [64]byte
 	lost uint32 // packets since the last that had room; for the writer
 }
@@ -155,8 +156,8 @@ func (r *ring) peek() (h record, ok bool) {
 	return h, true
 }
 
-// take removes the next packet, of which peek returned h. It returns the packet in
-// memory that may be that of into.
+// take removes and returns the next packet, whose record h peek has returned. The packet
+// may be in the memory of into.
 func (r *ring) take(h *record, into []byte) []byte {
 	if cap(into) < int(h.size) {
 		into = make([]byte, max(int(h.size), 1<<16))
@@ -168,7 +169,7 @@ func (r *ring) take(h *record, into []byte) []byte {
 	return into
 }
 
-// copy copies what is in the ring from at on to b.
+// copy copies the content of the ring from at on to b.
 func (r *ring) copy(b []byte, at uint64) {
 	n := copy(b, r.buf[at&uint64(len(r.buf)-1):])
 	copy(b[n:], r.buf)

@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	// headroom is the space in the arena before what is read, in bytes. A super-packet
-	// moves into it as the headers of its segments are put between their payloads: those
-	// of 64 KiB in segments of some 1,400 bytes, with TCP timestamps over IPv6.
+	// headroom is the space in the arena before the data that is read, in bytes. A
+	// super-packet moves into it as the headers of its segments are inserted between their
+	// payloads. It suffices for a super-packet of 64 KiB in segments of some 1,400 bytes,
+	// with TCP timestamps over IPv6.
 	headroom = 3584
 	// maxHeader is the longest header of a super-packet that is split in place, in bytes.
 	maxHeader = 128
@@ -31,8 +32,8 @@ type tx struct {
 	c        *metrics.Direction
 }
 
-// newTX returns the sending direction of s. arena is the buffer for a batch; directions
-// that run on one thread may share it, since it is free again when poll returns.
+// newTX returns the sending direction of s. arena is the buffer for a batch. Directions
+// that run on one thread may share it, since it is no longer in use when poll returns.
 func newTX(s *shard, arena []byte) *tx {
 	t := &tx{
 		shard:    s,
@@ -83,10 +84,10 @@ func (t *tx) batch(brief bool) (reads, bytes int, errno unix.Errno) {
 	return reads, bytes, 0
 }
 
-// packet handles one read b: a virtio-net header and a packet or super-packet. It
-// writes the packets that are to be sent to the beginning of to, where they stay until
-// the batch is flushed, and returns how many bytes these are. b lies in to, behind
-// headroom bytes.
+// packet handles b, the result of one read: a virtio-net header and a packet or
+// super-packet. It writes the packets to send to the beginning of to, where they stay
+// until the batch is flushed, and returns their total length in bytes. b is part of to
+// and follows headroom bytes.
 func (t *tx) packet(to, b []byte) int {
 	var h encap.Header
 	if len(b) < tun.HeaderLen || !encap.Parse(b[tun.HeaderLen:], &h) {
@@ -121,7 +122,7 @@ func (t *tx) packet(to, b []byte) int {
 	return n
 }
 
-// split sends the segments of a super-packet. It is as packet.
+// split sends the segments of a super-packet. to and the result are those of packet.
 func (t *tx) split(peer *Peer, to, pkt []byte, h *encap.Header, super encap.Super) int {
 	if t.splitter.Reset(pkt, h, super) != nil {
 		t.drop(metrics.DropMalformed, peer, pkt)
@@ -147,8 +148,8 @@ func (t *tx) split(peer *Peer, to, pkt []byte, h *encap.Header, super encap.Supe
 	return at
 }
 
-// splitAside sends the segments of a super-packet whose headers take more than headroom,
-// through a buffer of their own.
+// splitAside sends the segments of a super-packet whose headers take up more than
+// headroom. It uses a separate buffer.
 func (t *tx) splitAside(peer *Peer, w way) {
 	hl, aside := t.splitter.HeaderLen(), t.shard.scratch[:]
 	for at := 0; t.splitter.Remaining() > 0; {
@@ -164,7 +165,8 @@ func (t *tx) splitAside(peer *Peer, w way) {
 	t.sends.flush()
 }
 
-// drop counts a packet or super-packet that is dropped. peer is nil if it is for none.
+// drop counts a packet or super-packet that is dropped. peer is nil if the packet is for
+// no peer.
 func (t *tx) drop(reason metrics.Drop, peer *Peer, pkt []byte) {
 	t.c.Drop(reason, 1)
 	if t.tap.on() {

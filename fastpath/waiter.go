@@ -19,8 +19,8 @@ type waiter struct {
 	limit unix.Timespec // of a nap; the kernel writes the remaining time to it
 }
 
-// newWaiter returns a waiter that waits only for the end of the engine, at which
-// stop becomes readable.
+// newWaiter returns a waiter that waits only for the end of the engine, when stop becomes
+// readable.
 func newWaiter(stop int) waiter {
 	return waiter{fds: []unix.PollFd{{Fd: int32(stop), Events: unix.POLLIN}}}
 }
@@ -86,7 +86,7 @@ func (w *waiter) nap() (int, unix.Errno) {
 	return int(n), errno
 }
 
-// deviceGone reports whether errno says that the TUN device was deleted.
+// deviceGone reports whether errno means that the TUN device was deleted.
 func deviceGone(errno unix.Errno) bool {
 	return errno == unix.EBADFD || errno == unix.EFAULT || errno == unix.EBADF
 }
