@@ -15,8 +15,8 @@ type Activity struct {
 	round uint // counts calls of Note
 }
 
-// peerKey identifies a peer across data planes: when one is replaced by another
-// the counters start again at zero, and the peer's activity is kept.
+// peerKey identifies a peer across data planes: when a data plane is replaced, the
+// counters start again at zero, but the peer's activity is kept.
 type peerKey struct {
 	subnet netip.Prefix // the first
 	addr   netip.Addr
@@ -25,14 +25,15 @@ type peerKey struct {
 // movement is the activity of one peer.
 type movement struct {
 	packets  uint64    // both ways, as of the last call of Note
-	at       time.Time // of the call that found them changed; zero if none did
-	received uint64    // of these, those from the peer
-	heard    time.Time // of the call that found them changed; zero if none did
+	at       time.Time // of the last call that found packets changed; zero if none did
+	received uint64    // the number of packets from the peer
+	heard    time.Time // of the last call that found received changed; zero if none did
 	round    uint      // of the last call
 }
 
-// Note compares the peers' counters with those of the last call, and fills in
-// Idle and Heard. Peers that are not among them are forgotten. now has a monotonic clock.
+// Note compares the peers' counters with those of the last call, and fills in Idle and
+// Heard. Peers that are not in peers are forgotten. now must have a monotonic clock
+// reading.
 func (a *Activity) Note(peers []Peer, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

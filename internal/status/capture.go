@@ -31,15 +31,15 @@ type CaptureOptions struct {
 // LongestCapture is the longest time that a capture may last.
 const LongestCapture = 24 * time.Hour
 
-// CaptureSummary is how a capture went.
+// CaptureSummary summarizes a capture that has ended.
 type CaptureSummary struct {
-	Captured, Lost uint64 // packets; lost, since they came faster than they were read
+	Captured, Lost uint64 // packets; those lost arrived faster than they were read
 	Ended          string // what ended it, in words
 }
 
 const (
 	capturePath = "/capture"
-	// captureWrite is how long a client may not read before the capture ends.
+	// captureWrite is how long a client may pause reading before the capture ends.
 	captureWrite = time.Minute
 	// captureEnd is how long a client waits for the end of a capture that it has ended.
 	captureEnd = 10 * time.Second
@@ -56,8 +56,8 @@ const (
 // them to w until it has reached a limit or ctx is done; an error before the first byte
 // refuses the capture. It must be safe for concurrent use.
 //
-// The capture lasts as long as the body of the request: a client ends it by ending
-// the body, and so does the death of the client.
+// The capture lasts as long as the body of the request: it ends when the client ends the
+// body or dies.
 func CaptureRoute(capture func(ctx context.Context, o CaptureOptions, w io.Writer) (CaptureSummary, error)) Route {
 	return Route{"POST " + capturePath, func(w http.ResponseWriter, r *http.Request) {
 		o, err := parseCapture(r.URL.Query())
@@ -163,9 +163,9 @@ func parseCapture(v url.Values) (o CaptureOptions, err error) {
 	return o, err
 }
 
-// Capture has the daemon that listens on the unix socket path capture packets, and
+// Capture makes the daemon that listens on the unix socket path capture packets, and
 // writes them to w in the pcapng format. It returns when a limit of o is reached or ctx
-// is done, neither of which is an error.
+// is done; neither is an error.
 func Capture(ctx context.Context, path string, o CaptureOptions, w io.Writer) (sum CaptureSummary, err error) {
 	lasts, end := io.Pipe() // the body of the request
 	defer end.Close()

@@ -32,7 +32,7 @@ func Fetch(ctx context.Context, path string) (*Document, error) {
 }
 
 // FetchJSON is Fetch for callers that want the document as the daemon wrote it,
-// with fields that this version of the client does not know.
+// including fields that this version of the client does not know.
 func FetchJSON(ctx context.Context, path string) ([]byte, error) {
 	code, raw, err := get(ctx, path, "/status")
 	if err == nil && code != http.StatusOK {
@@ -41,7 +41,7 @@ func FetchJSON(ctx context.Context, path string) ([]byte, error) {
 	return raw, err
 }
 
-// get requests what, a path of HTTP, from the daemon on the socket path.
+// get requests the HTTP path what from the daemon on the socket path.
 func get(ctx context.Context, path, what string) (code int, body []byte, err error) {
 	return request(ctx, path, http.MethodGet, what)
 }
@@ -63,9 +63,9 @@ func request(ctx context.Context, path, method, what string) (code int, body []b
 }
 
 // exchange sends req to the daemon on the socket path and returns its answer, whose Body
-// must be closed. The body of req may last longer than the wait for the answer. An
-// http.Client would do the same, and link TLS, proxies and pools of connections, which
-// are 0.3 MB of each program and of no use on a unix socket.
+// must be closed. The answer may arrive before the body of req ends. An http.Client would
+// do the same, but link TLS, proxies and connection pools, which add 0.3 MB to each
+// program and are useless on a unix socket.
 func exchange(req *http.Request, path string) (*http.Response, error) {
 	ctx := req.Context()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
@@ -74,7 +74,7 @@ func exchange(req *http.Request, path string) (*http.Response, error) {
 	}
 	answer := &answerBody{ctx: ctx, conn: conn, stop: context.AfterFunc(ctx, func() { conn.Close() })}
 	req.Close = true
-	go func() { _ = req.Write(conn) }() // what it fails for ends the answer too
+	go func() { _ = req.Write(conn) }() // a failure also ends the answer
 	res, err := http.ReadResponse(bufio.NewReader(conn), req)
 	if err != nil {
 		answer.Close()
@@ -84,7 +84,7 @@ func exchange(req *http.Request, path string) (*http.Response, error) {
 	return res, nil
 }
 
-// answerBody is the body of an answer on a connection that is closed when ctx is done.
+// answerBody is the body of an answer. Its connection is closed when ctx is done.
 type answerBody struct {
 	io.Reader
 	ctx  context.Context
@@ -100,12 +100,12 @@ func (b *answerBody) Read(p []byte) (int, error) {
 // Close closes the connection.
 func (b *answerBody) Close() error {
 	if !b.stop() {
-		return nil // ctx has
+		return nil // already closed because ctx is done
 	}
 	return b.conn.Close()
 }
 
-// cause returns why a connection failed with err: the end of ctx, if it has ended.
+// cause returns why a connection failed with err: the error of ctx, if that is done.
 func cause(ctx context.Context, err error) error {
 	if err != nil && err != io.EOF && ctx.Err() != nil {
 		return context.Cause(ctx)

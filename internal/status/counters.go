@@ -4,7 +4,7 @@ import "github.com/twillnet/twill/metrics"
 
 // Shard is a summary of one shard's counters.
 type Shard struct {
-	Name            string    `json:"name,omitempty"` // "kernel" of the kernel path, otherwise empty
+	Name            string    `json:"name,omitempty"` // "kernel" for the kernel path, otherwise empty
 	TX              Direction `json:"tx"`             // pods to network
 	RX              Direction `json:"rx"`             // network to pods
 	CacheHits       uint64    `json:"cache_hits"`

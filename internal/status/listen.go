@@ -24,10 +24,10 @@ const maxSocketPath = 107
 // Timeouts for the process that holds the socket or its directory:
 const (
 	// dyingFor is the timeout for a process that was killed, or is stopping. The files
-	// of the former are closed after its memory is freed, and a child process holds
-	// copies of them until it executes its program (vfork(2)).
+	// of a killed process are closed only after its memory is freed, and a child process
+	// holds copies of them until it executes its program (vfork(2)).
 	dyingFor = 10 * time.Second
-	// signalledFor is how long a process may take to notice that it is to stop.
+	// signalledFor is how long a process may take to react to a signal to stop.
 	signalledFor = 200 * time.Millisecond
 	// answerWithin is the timeout for a live process to answer a request.
 	answerWithin = 2 * time.Second
@@ -37,9 +37,9 @@ const (
 	pollEvery = 10 * time.Millisecond
 )
 
-// listen binds path. Finding out that a socket is stale, removing it and
-// binding a new one are three steps; a lock is held during all three, so that of
-// two daemons which start at the same time one detects the other.
+// listen binds path. Finding out that a socket is stale, removing it and binding a new
+// one are three steps; a lock is held during all three, so that if two daemons start at
+// the same time, one detects the other.
 func listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("the path has %d bytes, but the kernel accepts at most %d; choose a shorter one with --socket", len(path), maxSocketPath)
@@ -61,9 +61,9 @@ func listen(path string) (net.Listener, error) {
 }
 
 // lock takes an exclusive lock within lockedFor, on a file that it creates and that
-// the holder removes before it releases the lock. The file is the owner's alone: flock(2)
-// lets everyone who can open a file lock it, if only for reading, so any user of the
-// host could hold a lock on the socket's directory.
+// the holder removes before it releases the lock. Only the owner can open the file:
+// flock(2) lets everyone who can open a file, even just for reading, lock it, so any user
+// of the host could hold a lock on the socket's directory.
 func lock(path string) (*os.File, error) {
 	for deadline := time.Now().Add(lockedFor); ; time.Sleep(pollEvery) {
 		f, err := tryLock(path)
@@ -78,8 +78,8 @@ func lock(path string) (*os.File, error) {
 	}
 }
 
-// tryLock locks the file at path. EWOULDBLOCK means that it is another process's, also
-// if that process has removed the file since it was opened here.
+// tryLock locks the file at path. EWOULDBLOCK means that another process holds the lock,
+// or has removed the file since it was opened here.
 func tryLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -143,10 +143,10 @@ func awaitFree(path string) error {
 type holder struct {
 	pid      int // 0 if in another PID namespace
 	answers  bool
-	stopping bool // it answers that it is
+	stopping bool // its status reports that it is stopping
 }
 
-// String describes the process at the end of a message.
+// String describes the process, for the end of a message.
 func (h *holder) String() string {
 	if h.pid == 0 {
 		return ""
@@ -188,8 +188,8 @@ func removeStale(path string) (*holder, error) {
 	return nil, err
 }
 
-// ask asks the process at the other end for its status: whether it answers, and is
-// stopping.
+// ask requests the status of the process at the other end. It reports whether the process
+// answers, and whether it is stopping.
 func ask(conn net.Conn) (answers, stopping bool) {
 	if conn.SetDeadline(time.Now().Add(answerWithin/4)) != nil {
 		return false, false

@@ -13,7 +13,8 @@ import (
 const logLevelPath = "/log-level"
 
 // LogLevelRoute returns the request by which a command changes the daemon's log level
-// for a time; 0 ends the change. change must be safe for concurrent use.
+// temporarily. It calls change, which must be safe for concurrent use; a duration of 0
+// ends the change.
 func LogLevelRoute(change func(to slog.Level, during time.Duration)) Route {
 	return Route{"POST " + logLevelPath, func(w http.ResponseWriter, r *http.Request) {
 		var level slog.Level
@@ -30,8 +31,8 @@ func LogLevelRoute(change func(to slog.Level, during time.Duration)) Route {
 	}}
 }
 
-// ChangeLogLevel sets the log level of the daemon that listens on the unix socket path,
-// for a time. With 0 the configured level is in force again.
+// ChangeLogLevel sets the log level of the daemon that listens on the unix socket path for
+// the given time. A duration of 0 restores the configured level.
 func ChangeLogLevel(ctx context.Context, path string, to slog.Level, during time.Duration) error {
 	query := url.Values{"level": {to.String()}, "for": {during.String()}}
 	code, _, err := request(ctx, path, http.MethodPost, logLevelPath+"?"+query.Encode())

@@ -31,7 +31,8 @@ func (d *Document) WritePage(w io.Writer) error {
 	return err
 }
 
-// page is the page, and the facts about the node, which come after its first lines.
+// page is the page being written, and the facts about the node, which follow its first
+// lines.
 type page struct {
 	textpage.Page
 	facts [][]string
@@ -108,7 +109,8 @@ func (r *Rules) describe() string {
 	return text
 }
 
-// listed is how many capabilities are listed; a daemon that keeps more has given up none.
+// listed is the largest number of capabilities that are listed; a daemon with more has not
+// given up any.
 const listed = 10
 
 // String describes them in one line.
@@ -140,7 +142,7 @@ func (p *page) dataPlane(d *Document) {
 		p.fact("  device", fmt.Sprintf("%s, %s, MTU %d (%s)", dev.Name, dev.Kind, dev.MTU, dev.Why))
 	}
 	if dp.Port == 0 {
-		return // the kernel does everything
+		return // the kernel carries everything
 	}
 	p.fact("  socket", fmt.Sprintf("UDP port %d, source check %s", dp.Port, dp.SourceCheck))
 	if dp.Memory != "" {
@@ -236,7 +238,7 @@ func (p *page) peerTable(peers []Peer) {
 		rows = append(rows, cells)
 	}
 	p.Rows(rows, 2, 3)
-	for _, peer := range peers { // below the table, whose columns they would widen
+	for _, peer := range peers { // notes come below the table, whose columns they would widen
 		if peer.KernelWhy != "" {
 			p.note("%s: carried in user space: %s", peer.PublicIP, peer.KernelWhy)
 		}
@@ -270,10 +272,10 @@ func dropped(direction string, byReason map[string]uint64) (rows [][]string) {
 
 func meaning(reason string) string {
 	d, _ := metrics.DropNamed(reason)
-	return d.Meaning() // empty for one of a daemon of another version
+	return d.Meaning() // empty for a reason that only another version of the daemon has
 }
 
-// Size returns n bytes as Scaled does.
+// Size formats n bytes as Scaled does.
 func Size(n uint64) string { return Scaled(float64(n), "B") }
 
 // Scaled returns v with a decimal prefix of its unit and three digits.

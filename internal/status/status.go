@@ -1,9 +1,9 @@
 // Package status defines what a running twilld reports about itself: a JSON
 // document, the unix socket that serves it, and the client.
 //
-// The document is for people and scripts that look at one node; what is
-// monitored over time and across nodes is in the metrics. Field names are
-// stable: fields are added, not renamed.
+// The document is for people and scripts that examine one node; the metrics are for
+// monitoring over time and across nodes. Field names are stable: fields are added, not
+// renamed.
 package status
 
 import (
@@ -53,12 +53,12 @@ type Document struct {
 	Privileges *Privileges `json:"privileges,omitempty"`
 }
 
-// Privileges are what the daemon's process may do, and the programs that it runs.
+// Privileges are the privileges of the daemon's process and of the programs that it runs.
 type Privileges struct {
-	// Capabilities are the names of those that it has or can give itself, without
-	// "CAP_": "NET_ADMIN".
+	// Capabilities are the names of the capabilities that the process has or can give
+	// itself, without "CAP_": "NET_ADMIN".
 	Capabilities []string `json:"capabilities"`
-	// NoNewPrivileges: the programs that it runs have no more than that.
+	// NoNewPrivileges means that programs run by the process cannot gain privileges.
 	NoNewPrivileges bool `json:"no_new_privileges"`
 }
 
@@ -117,14 +117,14 @@ type Underlay struct {
 // Rules are the firewall rules that the daemon maintains for its network and
 // lease, and their state.
 type Rules struct {
-	NFTables    bool      `json:"nftables"`     // made with nftables, not with iptables
+	NFTables    bool      `json:"nftables"`     // written with nftables, not with iptables
 	Masquerade  bool      `json:"masquerade"`   // --ip-masq
 	RandomFully bool      `json:"random_fully"` // not --ip-masq-fully-random-disable
 	Forward     bool      `json:"forward"`      // --iptables-forward-rules
 	Written     int       `json:"written"`      // how often they differed from the wanted ones and were rewritten
 	Checked     time.Time `json:"checked,omitzero"`
 	Problem     string    `json:"problem,omitempty"` // why they are not as wanted; empty if they were when last checked
-	Missing     []string  `json:"missing,omitempty"` // what is not guarded, since the kernel or the tool cannot have the rules for it
+	Missing     []string  `json:"missing,omitempty"` // what is not guarded because the kernel or the tool does not support the rules for it
 }
 
 // Dataplane is the part that the backend fills in. All of it may change while
@@ -157,7 +157,8 @@ func (d *Dataplane) TUN() *Device {
 	return nil
 }
 
-// MTU returns the largest inner packet that all devices take; 0 if there are none.
+// MTU returns the size in bytes of the largest inner packet that fits all devices; 0 if
+// there are none.
 func (d *Dataplane) MTU() int {
 	mtu := 0
 	for _, dev := range d.Devices {
@@ -184,10 +185,9 @@ type Device struct {
 	MTU  int    `json:"mtu"`  // largest inner packet, IP header included
 }
 
-// Offload is work that the kernel can do for the data plane and that can be
-// switched off.
+// Offload is work that the kernel can do for the data plane. It can be switched off.
 type Offload struct {
-	Name    string `json:"name"`     // the flag that switches it, without dashes in front: "udp-gso"
+	Name    string `json:"name"`     // the flag that switches it, without the leading dashes: "udp-gso"
 	Mode    string `json:"mode"`     // as configured: auto, on, off
 	InForce bool   `json:"in_force"` // on every shard
 	Why     string `json:"why"`      // "granted: TSO4 TSO6 USO4 USO6", "refused by the kernel: sendmsg: EIO, shard 1 of 4"
@@ -206,21 +206,21 @@ type Peer struct {
 	RXBytes   uint64 `json:"rx_bytes"`
 	// Kernel is set if the kernel carries packets to a udp peer by itself.
 	Kernel bool `json:"kernel,omitempty"`
-	// KernelWhy is why user space carries packets to a udp peer, if the kernel carries
-	// those to others.
+	// KernelWhy is why user space carries packets to this udp peer although the kernel
+	// carries those to others.
 	KernelWhy string `json:"kernel_why,omitempty"`
-	// Idle is the number of seconds since the last packet to or from the peer, to
-	// within a second; with vxlan, since the last packet to it. It is nil if there
-	// never was one, or if it is unknown.
+	// Idle is the number of seconds since the last packet to or from the peer, accurate
+	// to a second; with vxlan, since the last packet to it. It is nil if there never
+	// was one, or if it is unknown.
 	Idle *float64 `json:"idle_seconds,omitempty"`
-	// Heard is the number of seconds since the last packet from the peer: one of a pod, to
-	// within a second, where traffic is counted, and an answer to a probe. It is nil if
-	// there never was one, or if it is unknown.
+	// Heard is the number of seconds since the last packet from the peer. Answers to
+	// probes count and, where traffic is counted, packets of pods, accurate to a second.
+	// It is nil if there never was one, or if it is unknown.
 	Heard *float64 `json:"heard_seconds,omitempty"`
 	// Probe is what probes have found; nil if the peer was not probed yet.
 	Probe *Probe `json:"probe,omitempty"`
 	// MTU is the size in bytes of the largest packet that arrives at the peer, if it is
-	// smaller than the device's and no ICMP error says so; otherwise 0.
+	// smaller than the device's MTU and no ICMP error reports that; otherwise 0.
 	MTU int `json:"mtu,omitempty"`
 	// Notes describe anything unusual about the path to the peer.
 	Notes []string `json:"notes,omitempty"`
@@ -228,19 +228,19 @@ type Peer struct {
 
 // Probe is what the pings of --probe-interval have found about a peer.
 type Probe struct {
-	Sent uint64  `json:"sent"` // answered or lost; one on its way is not counted yet
+	Sent uint64  `json:"sent"` // answered or lost; a pending one is not counted yet
 	Lost uint64  `json:"lost"`
 	Loss float64 `json:"loss_ratio"`            // of the last 10
 	RTT  float64 `json:"rtt_seconds,omitempty"` // of the last that was answered; 0: none was
 }
 
-// BackendName returns the backend that carries packets to the peer. A peer without one in the
-// document is reached by udp.
+// BackendName returns the backend that carries packets to the peer. It is udp if the
+// document does not name one.
 func (p *Peer) BackendName() string { return cmp.Or(p.Backend, "udp") }
 
-// Target returns the address of the peer that answers pings which take the way of pods'
-// packets: that of its device in the tunnel, the first of its subnet. Plain routes end at
-// no device, so it is the public address then, to which they lead.
+// Target returns the address of the peer for pings that take the same path as packets of
+// pods: the address of its tunnel device, which is the first of its subnet. Plain routes
+// have no tunnel device, so for them it is the public address, to which they lead.
 func (p *Peer) Target() netip.Addr {
 	if p.Backend == KindHostGW || len(p.Subnets) == 0 {
 		return p.PublicIP
@@ -248,7 +248,8 @@ func (p *Peer) Target() netip.Addr {
 	return p.Subnets[0].Masked().Addr()
 }
 
-// HeardAgo makes Heard not exceed the time since a packet from the peer.
+// HeardAgo records that a packet from the peer arrived that long ago: Heard becomes at
+// most ago.
 func (p *Peer) HeardAgo(ago time.Duration) {
 	if seconds := ago.Seconds(); p.Heard == nil || seconds < *p.Heard {
 		p.Heard = &seconds
