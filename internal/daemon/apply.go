@@ -117,7 +117,7 @@ func (s *session) readMACs() error {
 // packets of the udp backend wait in its descriptors. It returns the plan for the
 // backends that could be opened.
 func (s *session) reopen(ctx context.Context, w want) (want, error) {
-	// Opening a device causes notifications of interfaces, which lead here.
+	// Opening a device causes notifications about interfaces, which lead here again.
 	if a := &s.attempt; a.err != nil && time.Since(a.at) < retryAfter && a.node.opensLike(&w.node) {
 		return w, a.err
 	}
@@ -134,15 +134,16 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 	}
 	dp, err := s.open(w.node)
 	if err != nil && reopens {
-		// What was kept may be in the way: a socket on a port that another backend has now.
-		_ = s.inherited.Close() // nothing is written to them that could be lost
+		// The descriptors kept may be in the way: for example, a socket on a port that
+		// another backend has now.
+		_ = s.inherited.Close() // no pending writes could be lost
 		dp, err = s.open(w.node)
 	}
 	s.attempt = attempt{w.node, err, time.Now()}
 	if err != nil {
 		return w, err
 	}
-	if ctx.Err() != nil { // opening does not look at it
+	if ctx.Err() != nil { // opening does not check it
 		return w, errors.Join(ctx.Err(), dp.Close())
 	}
 	if failed := dp.Failed(); len(failed) > 0 {
@@ -160,7 +161,7 @@ func (s *session) reopen(ctx context.Context, w want) (want, error) {
 	s.begin()
 	ctx, s.applied.stop = context.WithCancel(ctx)
 	s.applied.ended = start("data plane", func() error { return dp.Run(ctx) })
-	s.keepDescriptors() // packets do not wait for the service manager
+	s.keepDescriptors() // last, so that packets do not wait for the service manager
 	return w, nil
 }
 
@@ -191,15 +192,15 @@ func (s *session) close() error {
 	return nil
 }
 
-// halt ends forwarding and returns the data plane, which the caller closes; nil if none
-// is open.
+// halt ends forwarding and returns the data plane, which the caller has to close, or nil
+// if none is open.
 func (s *session) halt() dataPlane {
 	dp := s.applied.plane
 	if dp == nil {
 		return nil
 	}
 	s.applied.plane = nil
-	s.publish() // it is not queried after this
+	s.publish() // the data plane is not queried after this
 	s.applied.stop()
 	await(s.applied.ended)
 	s.applied.ended = nil
@@ -210,7 +211,7 @@ func (s *session) halt() dataPlane {
 // that maintains them until ctx is done. If none are wanted, the rules that an
 // earlier run or stock flannel left are removed. It fails only if masquerading is
 // wanted and cannot be set up, since packets of pods that leave the network would
-// then carry a source that nothing can answer to; forwarding may be allowed by
+// then have a source to which no answer can be routed; forwarding may be allowed by
 // policy without a rule. The rules stay when the session ends, so that pods keep
 // their connectivity while the daemon is down.
 func (s *session) keepRules(ctx context.Context, w rules.Wanted) error {

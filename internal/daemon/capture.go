@@ -23,7 +23,7 @@ const capturePeriod = 50 * time.Millisecond
 var errCaptureFull = errors.New("limit reached")
 
 // capture writes packets of pods to w, in the pcapng format, until a limit of o is
-// reached or ctx is done. It fails before the first byte if another capture is under way.
+// reached or ctx is done. It fails before the first byte if another capture is in progress.
 func (d *daemon) capture(ctx context.Context, o status.CaptureOptions, w io.Writer) (sum status.CaptureSummary, err error) {
 	c, err := d.taps.Start(fastpath.CaptureOptions{Peers: o.Peers, Pods: o.Pods, Drops: o.Drops, Snaplen: o.Snaplen})
 	if err != nil {
@@ -51,7 +51,7 @@ func (d *daemon) capture(ctx context.Context, o status.CaptureOptions, w io.Writ
 	return sum, errors.Join(x.file.Statistics(time.Now(), sum.Captured, sum.Lost), out.Flush())
 }
 
-// captureFile is a capture on its way to a client.
+// captureFile writes a capture to a client.
 type captureFile struct {
 	options status.CaptureOptions
 	summary *status.CaptureSummary
@@ -74,7 +74,7 @@ func (x *captureFile) follow(ctx context.Context, c *fastpath.Capture) error {
 			ended, x.summary.Ended = true, "by the user"
 		}
 		if ended {
-			c.Stop() // what was seen before is passed on
+			c.Stop() // packets seen before are still passed on
 		}
 		err := c.Drain(x.packet)
 		if errors.Is(err, errCaptureFull) {
@@ -113,7 +113,7 @@ func (x *captureFile) packet(p *fastpath.CapturedPacket) error {
 	return errCaptureFull
 }
 
-// captureComment returns what a packet itself does not say.
+// captureComment returns what the packet itself does not show.
 func captureComment(p *fastpath.CapturedPacket) (text string) {
 	dropped := p.Drop < metrics.NumDrops
 	switch {

@@ -16,16 +16,16 @@ import (
 // checkTimeout bounds the wait for the lease store with --check.
 const checkTimeout = 15 * time.Second
 
-// errCheck makes the exit code 1. The faults have been printed.
+// errCheck results in exit code 1. The faults have been printed.
 var errCheck = errors.New("twilld would not start with this command line, see above")
 
 // check reports on w whether a daemon with these options could start: store, network
 // configuration, backends, interface. It acquires no lease and leaves nothing on the
-// host; a VXLAN device is made for a moment if the configuration may ask for one.
+// host; it briefly creates a VXLAN device if the configuration may require one.
 func (d *daemon) check(ctx context.Context, w io.Writer) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("no answer within %s", checkTimeout))
 	defer cancel()
-	d.log = slog.New(slog.DiscardHandler) // what is wrong is printed
+	d.log = slog.New(slog.DiscardHandler) // faults are printed instead
 	step := func(name string, result string, failed error) error {
 		if failed != nil {
 			if ctx.Err() != nil {

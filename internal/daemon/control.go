@@ -9,8 +9,8 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// routes returns the requests that the control socket answers besides GET /status.
-// twill's commands read Kubernetes through it, since they have no client for it.
+// routes returns the requests that the control socket answers besides GET /status. The
+// commands of twill read Kubernetes through it, since they have no client of their own.
 func (d *daemon) routes() []status.Route {
 	r := []status.Route{
 		{Pattern: "POST " + handover.Path, Handler: d.acceptHandover},
@@ -28,7 +28,7 @@ func (d *daemon) routes() []status.Route {
 	})...)
 }
 
-// changeLogLevel changes the log level for a time.
+// changeLogLevel changes the log level for the given time.
 func (d *daemon) changeLogLevel(to slog.Level, during time.Duration) {
 	d.log.Info("log level changed", logging.KeyNow, to, logging.KeyDuration, during)
 	d.level.Change(to, during)

@@ -26,13 +26,13 @@ type node struct {
 	own      lease.Lease // with the attributes known to the peers
 }
 
-// opensLike reports whether a data plane opened for n also suits o.
+// opensLike reports whether a data plane opened for n also fits o.
 func (n *node) opensLike(o *node) bool {
 	return n.link.Equal(o.link) && n.own.Key() == o.own.Key() && n.settings == o.settings && n.choice.Equal(o.choice) &&
 		dataplane.SameVTEPs(n.own.Attrs, o.own.Attrs)
 }
 
-// difference returns why a data plane opened for n does not suit o.
+// difference returns why a data plane opened for n does not fit o.
 func (n *node) difference(o *node) metrics.Restart {
 	switch {
 	case !n.link.Equal(o.link):
@@ -43,8 +43,8 @@ func (n *node) difference(o *node) metrics.Restart {
 	return metrics.RestartBackend
 }
 
-// dataPlane is an open data plane. Status, SetIdle, Counters and Traffic may be called from any
-// goroutine, the other methods only from the session's.
+// dataPlane is an open data plane. Status, SetIdle, Counters and Traffic may be called from
+// any goroutine, the other methods only from the session's.
 type dataPlane interface {
 	// SetLeases makes the other nodes of the leases the peers. The set is complete
 	// and includes this node's own lease. again reports that the same set should
@@ -118,12 +118,12 @@ func (d *daemon) probePeers(ctx context.Context) (end func()) {
 	go func() {
 		defer close(done)
 		d.state.probes.Run(ctx, sockets)
-		_ = sockets.Close() // nothing was written that could be lost
+		_ = sockets.Close() // no pending writes could be lost
 	}()
 	return func() { cancel(); <-done }
 }
 
-// inUse returns the addresses of the gateways and of etcd. Host names of etcd are
+// inUse returns the addresses of the gateways and of etcd. etcd's host names are
 // resolved once, so that no later data plane waits for a name server.
 func (d *daemon) inUse() []netip.Addr {
 	all, err := d.gateways()

@@ -48,8 +48,8 @@ func (e *embeddedEtcd) Set(v string) error {
 // IsBoolFlag implements the optional method of flag.Value: the value may be omitted.
 func (*embeddedEtcd) IsBoolFlag() bool { return true }
 
-// listenAddr is the address on which the etcd serves other nodes. The zero
-// value serves none.
+// listenAddr is the address on which the etcd serves other nodes. With the zero
+// value it serves none.
 type listenAddr struct{ netip.AddrPort }
 
 // String implements flag.Value.

@@ -10,8 +10,8 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// Reasons of the Events that are recorded in Kubernetes. They are stable, since people
-// filter by them; docs/kubernetes.md explains each.
+// Reasons of the Events that are recorded in Kubernetes. They are stable, since
+// administrators filter by them; docs/kubernetes.md explains each.
 const (
 	eventReady        = "NetworkReady"
 	eventNotReady     = "NetworkNotReady"
@@ -25,8 +25,8 @@ const (
 	eventNoBackend    = "NoBackendForPeers"
 )
 
-// eventsOf derives from the status of a node what the cluster's administrator should
-// know about it now. What changes with every packet is not part of it.
+// eventsOf derives, from the status of a node, the Events that currently hold. They do not
+// include anything that changes with every packet.
 func eventsOf(d *status.Document) (all []kube.Event) {
 	warn := func(reason, message string) {
 		if message != "" {
@@ -63,13 +63,13 @@ func eventsOf(d *status.Document) (all []kube.Event) {
 	return all
 }
 
-// describeUnreached says why no packets are sent to some subnets, of the first of them; ""
-// if there are none.
+// describeUnreached describes subnets that no packets are sent to, with the reason for the
+// first; "" if there are none.
 func describeUnreached(all []status.Unreached) string {
 	if len(all) == 0 {
 		return ""
 	}
-	const longest = 300 // bytes of a reason, which has words of the other node's
+	const longest = 300 // bytes of a reason, which may include text from the other node
 	u := all[0]
 	why := u.Why
 	if len(why) > longest {
@@ -78,7 +78,7 @@ func describeUnreached(all []status.Unreached) string {
 	return fmt.Sprintf("no packets are sent to %d subnets of other nodes (see twill status), the first: %s of %s: %s", len(all), u.Subnet, u.PublicIP, why)
 }
 
-// fewestProbes is how many probes a peer has been sent before their loss counts.
+// fewestProbes is the number of probes of a peer from which on their loss counts.
 const fewestProbes = 3
 
 // readyMessage describes the network of a node that is ready.
@@ -93,8 +93,7 @@ func readyMessage(d *status.Document) string {
 	return text
 }
 
-// describePeers names peers that are affected by something, the first few of them; ""
-// if there are none.
+// describePeers names the first few of the affected peers; "" if there are none.
 func describePeers(peers []status.Peer, what string, affected func(*status.Peer) bool) string {
 	const few = 3
 	n, names := 0, []string(nil)

@@ -17,16 +17,16 @@ import (
 )
 
 const (
-	// examineEvery is the shortest time between two runs of twill doctor. It pings every
-	// peer, and all who reach the health port can ask for the page.
+	// examineEvery is the minimum time between two runs of twill doctor: it pings every
+	// peer, and everyone who reaches the health port can request the page.
 	examineEvery = time.Minute
-	// examineWithin is how long one may take.
+	// examineWithin is how long a run may take.
 	examineWithin = 50 * time.Second
 )
 
-// examiner runs twill doctor for the page of --ui, in a process of its own: what the
-// checks need would add to a small daemon, and may fail without it. It is safe for
-// concurrent use.
+// examiner runs twill doctor for the page of --ui, in a separate process: the code of the
+// checks would enlarge a small daemon, and a failure in them does not affect it. It is
+// safe for concurrent use.
 type examiner struct {
 	program func() (string, error) // path of twill
 	args    []string
@@ -37,13 +37,13 @@ type examiner struct {
 	last    *webui.Examination
 }
 
-// newExaminer returns one that asks about the daemon with this control socket, until ctx is
-// done.
+// newExaminer returns an examiner of the daemon with this control socket. Its runs end when
+// ctx is done.
 func newExaminer(ctx context.Context, socket string) *examiner {
 	return &examiner{program: besides, ctx: ctx, args: []string{"doctor", "--json", "--socket=" + socket}}
 }
 
-// besides returns the path of the twill that is installed with this twilld.
+// besides returns the path of the twill that is installed beside this twilld.
 func besides() (string, error) {
 	if self, err := os.Executable(); err == nil {
 		path := filepath.Join(filepath.Dir(self), "twill")
@@ -54,8 +54,8 @@ func besides() (string, error) {
 	return exec.LookPath("twill")
 }
 
-// examination returns the latest result, nil before the first, and lets the next run begin
-// if it is time. It does not wait.
+// examination returns the latest result, or nil before the first, and starts the next run
+// if it is due. It does not wait.
 func (e *examiner) examination() *webui.Examination {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -85,7 +85,7 @@ func (e *examiner) run() *webui.Examination {
 	c.WaitDelay = time.Second
 	var out bytes.Buffer
 	c.Stdout = &out
-	err = c.Run() // fails if there are bad findings, too
+	err = c.Run() // also fails if there are bad findings
 	if parsed := json.Unmarshal(out.Bytes(), x); parsed != nil {
 		x.Problem = fmt.Sprintf("twill doctor failed: %v", cmp.Or(context.Cause(ctx), err, parsed))
 	}

@@ -22,7 +22,7 @@ type flagDef struct {
 	// field returns a pointer to the option that the flag sets, which holds the
 	// default. A type unknown to define is a bug that every test finds.
 	field func(o *options) any
-	// ignored is set if the flag may have no effect.
+	// ignored is not nil if the flag may have no effect.
 	ignored *ignored
 }
 
@@ -107,7 +107,7 @@ func fromFile(o *options) bool { return o.leaseFile != "" }
 // anyString is the field of flags whose value is unused.
 func anyString(*options) any { return new(string) }
 
-// flags is the table of all flags: flannel's and our own.
+// flags is the table of all flags: flannel's and twilld's own.
 var flags = slices.Concat(hostFlags, switchFlags(), serviceFlags, etcdFlags(), embeddedFlags, kubernetesFlags())
 
 // renamed maps the former names of flags, which are still accepted, to the

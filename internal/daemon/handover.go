@@ -37,7 +37,7 @@ func (d *daemon) inherit(lookup func(string) string, pid int) (err error) {
 		if d.inherited, err = handover.Inherit(lookup, pid); err != nil {
 			return err
 		}
-		// This process has them now, and stores again those that it keeps.
+		// This process has the descriptors now, and stores those that it keeps again.
 		return handover.Forget(d.notifySocket, d.inherited.Names())
 	}
 	if d.takeover, err = handover.Request(d.options.controlSocket); err != nil {
@@ -69,9 +69,9 @@ func (d *daemon) acceptHandover(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// keepDescriptors stores the data plane's descriptors with the service manager. That
-// does not listen to a process that takes over before that is done: succeed calls it
-// again.
+// keepDescriptors stores the data plane's descriptors with the service manager. The manager
+// ignores a process that takes over until the handover is complete, so succeed calls
+// keepDescriptors again.
 func (s *session) keepDescriptors() {
 	if s.notifySocket == "" || s.takeover != nil {
 		return
@@ -151,9 +151,9 @@ func (s *session) handOver(a answer) error {
 		return nil
 	}
 	dp := s.halt()
-	// The service manager must know the other process before that speaks to it. The
-	// watchdog's time begins again, since that process first waits for the end of this
-	// one.
+	// The service manager must know the other process before that process sends it
+	// messages. The watchdog's time starts again, since the other process first waits for
+	// the end of this one.
 	pid := a.PID()
 	if pid > 0 {
 		s.notifyManager(fmt.Sprintf("MAINPID=%d\n%s", pid, notifyAlive))
@@ -161,13 +161,13 @@ func (s *session) handOver(a answer) error {
 	if err := a.Stopped(); err != nil {
 		s.log.Warn("handover: cannot reach the other process", logging.KeyError, err)
 	}
-	if dp != nil { // the other process forwards meanwhile
+	if dp != nil { // the other process already forwards
 		if err := dp.Close(); err != nil {
 			s.log.Warn("cannot close the data plane", logging.KeyError, err)
 		}
 	}
 	s.log.Info("handed over", logging.KeyPID, pid)
-	// This must be closed last, since the other process waits for that.
+	// This must be closed last, since the other process waits for it.
 	s.serving = slices.Insert(s.serving, 0, a.Close)
 	return errHandedOver
 }

@@ -37,7 +37,7 @@ func (o onLost) MarshalText() ([]byte, error) { return []byte(o), nil }
 
 const (
 	// firstRetry and lastRetry bound the pauses after a failure, which double.
-	// Jitter keeps all nodes from overloading a store that is back after a long
+	// Jitter keeps the nodes from overloading a store that is back after a long
 	// outage.
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
@@ -63,7 +63,7 @@ type holder struct {
 	margin time.Duration // a lease is renewed this long before it expires
 	onLost onLost
 	log    *slog.Logger
-	// previous returns what is known of the host, for acquiring another lease.
+	// previous returns what is known about the host, for acquiring another lease.
 	previous func() lease.Previous
 
 	moved   int           // number of calls of move
@@ -122,7 +122,7 @@ func (h *holder) nudge() {
 }
 
 // run keeps own, which the store has just granted, until ctx is done. It
-// returns an error before that only if the lease is lost and onLost is to exit.
+// returns an error earlier only if the lease is lost and onLost requires an exit.
 // It sends the outcome of each attempt to results.
 func (h *holder) run(ctx context.Context, own lease.Lease) error {
 	k := tenure{holder: h, own: own, want: own.Attrs, stored: true}
@@ -170,7 +170,7 @@ func (h *holder) run(ctx context.Context, own lease.Lease) error {
 // alarm is a timer that also follows the wall clock.
 type alarm struct {
 	*time.Timer
-	looks *time.Ticker // when to check isDue
+	looks *time.Ticker // fires when isDue has to be checked
 	now   func() time.Time
 	due   time.Time // by the wall clock
 }
@@ -203,12 +203,12 @@ type tenure struct {
 	logged string // the last error
 }
 
-// attempt brings the store up to date: own belongs to this node, at its present
+// attempt brings the store up to date, so that own belongs to this node at its present
 // address.
 func (k *tenure) attempt(ctx context.Context) error {
 	err := k.try(ctx)
 	switch {
-	case ctx.Err() != nil: // no fault of the store
+	case ctx.Err() != nil: // not a failure of the store
 	case err == nil:
 		k.logged = ""
 	case err.Error() != k.logged:
@@ -275,13 +275,13 @@ func (k *tenure) stands() bool {
 	return k.stored && k.stayed() && (k.own.Expiration.IsZero() || time.Now().Before(k.own.Expiration))
 }
 
-// ends reports whether err is to end the daemon.
+// ends reports whether err has to end the daemon.
 func (k *tenure) ends(err error) bool {
 	lost := errors.Is(err, lease.ErrLost) || errors.Is(err, lease.ErrNoLease)
 	return k.onLost == exitOnLost && !k.stored && k.stayed() && lost
 }
 
-// untilRenewal returns the time until l is to be renewed.
+// untilRenewal returns the time until l has to be renewed.
 func (h *holder) untilRenewal(l lease.Lease) time.Duration {
 	if l.Expiration.IsZero() {
 		return 1<<63 - 1 // never

@@ -22,7 +22,7 @@ func (s *session) handle(ctx context.Context, e events) error {
 		ticker := time.NewTicker(s.watchdog)
 		defer ticker.Stop()
 		alive = ticker.C
-		// If this process has taken over, the last one was another's.
+		// If this process has taken over, the other process sent the last one.
 		s.notifyManager(notifyAlive)
 	}
 	// This restores objects that other programs have removed.
@@ -90,10 +90,10 @@ func (s *session) settle(ctx context.Context) {
 	s.report(err)
 }
 
-// waitsForOthers reports whether the update u, which has been followed, is to be settled
-// together with those that arrive in a moment, and sees to it that they are. Otherwise, where
-// leases change faster than they are settled, they would queue up: settling reads the state
-// of the interface, and publishes the result, which waits while the status is being read.
+// waitsForOthers reports whether the update u, which has been followed, will be settled
+// together with those that arrive in a moment, and schedules that. Otherwise updates would
+// queue up if leases change faster than they are settled: settling reads the state of the
+// interface, and publishes the result, which waits while the status is being read.
 func (s *session) waitsForOthers(u lease.Update) bool {
 	wait := between - time.Since(s.settled)
 	if u.Err != nil || u.Config != nil || !s.unplanned || s.applied.plane == nil || wait <= 0 {
@@ -120,7 +120,7 @@ func (s *session) follow(u lease.Update) {
 		s.reportSource()
 		return
 	}
-	// Valid leases do not imply that a refused configuration is valid now, except
+	// Valid leases do not imply that a refused configuration is now valid, except
 	// in a file, which is read as a whole.
 	if u.Config != nil || !configFault(s.source.refused) || !s.in.writable {
 		s.source.refused = nil
@@ -140,9 +140,9 @@ func (s *session) follow(u lease.Update) {
 }
 
 // adopt checks whether this node can follow the latest network configuration and,
-// with force, puts it into force. Another network is not put into force while the
-// node has a subnet of the previous one: that takes a restart or another lease.
-// The error is the reason why this node cannot follow it; nothing is changed then.
+// with force, puts it into force. A different network is not put into force while the
+// node has a subnet of the previous one: this requires a restart or another lease.
+// The error is the reason why this node cannot follow it; then nothing is changed.
 func (s *session) adopt(force bool) error {
 	next := s.in
 	next.config = next.latest
@@ -150,7 +150,7 @@ func (s *session) adopt(force bool) error {
 	if err != nil {
 		return err
 	}
-	// The result of probing the backends is kept while their settings are
+	// The result of probing the backends stays valid while their settings are
 	// unchanged.
 	if s.in.config == nil || settings != s.in.failed.settings {
 		next.failed = failures{Failed: settings.Probe(s.probes), settings: settings}
@@ -167,7 +167,7 @@ func (s *session) adopt(force bool) error {
 		s.log.Info("network configuration has changed", logging.KeyWas, was.Networks(), logging.KeyNow, next.config.Networks())
 	case settings != s.in.failed.settings:
 		s.log.Info("backend has changed", logging.KeyWas, describe(was.Backend), logging.KeyNow, describe(next.config.Backend))
-		next.former.settings, next.former.choice, _ = s.in.backends() // they are in force
+		next.former.settings, next.former.choice, _ = s.in.backends() // no error, since they are in force
 		s.lapse.Reset(formerStays)
 	}
 	s.in = next
@@ -196,8 +196,8 @@ func (s *session) takeResult(r result) {
 	}
 	s.log.Warn("subnet has changed", logging.KeyWas, was.Subnets(), logging.KeyNow, r.lease.Subnets(),
 		logging.KeyRemedy, "recreate the pods of this node; running pods have addresses from the old subnet")
-	// Another subnet comes from the latest network. If the node cannot follow it,
-	// that has been reported.
+	// A different subnet comes from the latest network. If the node cannot follow that
+	// configuration, this has been reported.
 	if s.adopt(true) == nil {
 		s.unplanned = true
 	}
@@ -238,7 +238,7 @@ func (s *session) followLink() error {
 			if s.shown.changed("link", reason(none)) {
 				s.log.Warn("no other usable interface", logging.KeyError, none)
 			}
-			return err // names what to repair, unlike the error about the alternatives
+			return err // unlike the error about the alternatives, it names what to repair
 		}
 	}
 	s.shown.changed("link", "")
@@ -251,7 +251,7 @@ func (s *session) followLink() error {
 	return nil
 }
 
-// followOutside updates the interfaces by which packets of other hosts may arrive, if
+// followOutside updates the interfaces on which packets of other hosts may arrive, if
 // interfaces have changed.
 func (s *session) followOutside() {
 	if !s.relinked && len(s.in.outside) > 0 && s.in.outside[0] == s.in.link.Name {
@@ -262,7 +262,7 @@ func (s *session) followOutside() {
 		if s.shown.changed("outside", err.Error()) {
 			s.log.Warn("interfaces not read", logging.KeyError, err)
 		}
-		return // those that were known stay, until the next attempt
+		return // keep those known so far until the next attempt
 	}
 	s.shown.changed("outside", "")
 	s.in.outside, s.relinked = now, false

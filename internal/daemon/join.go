@@ -55,7 +55,7 @@ func (s *session) join(ctx context.Context, links <-chan struct{}) error {
 	}
 }
 
-// identify determines how this node is known to the others: interface, ID and
+// identify determines what identifies this node to the others: interface, ID and
 // device addresses.
 func (s *session) identify(ctx context.Context, links <-chan struct{}) (want, error) {
 	if s.twin == "" {
@@ -114,17 +114,17 @@ func (s *session) takeLink(ctx context.Context, links <-chan struct{}) (err erro
 
 const waitsForLink = "an interface to the other nodes"
 
-// configWaiter is a store whose network configuration others write, so a node
-// waits for it.
+// configWaiter is a store whose network configuration is written by others, so that a
+// node waits for it.
 type configWaiter interface {
 	// WaitConfig returns the network configuration as soon as it is valid. Until
 	// then it calls refused with the error, once for each version.
 	WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error)
 }
 
-// takeConfig puts the store's network configuration into force. An invalid one ends
-// a daemon that reads it from a local file; if others write it for all nodes, the
-// daemon waits for a valid one.
+// takeConfig puts the store's network configuration into force. If it is invalid, a daemon
+// that reads it from a local file ends; if others write it for all nodes, the daemon
+// waits for a valid one.
 func (s *session) takeConfig(ctx context.Context) (err error) {
 	w, waits := s.store.Store.(configWaiter)
 	if !waits {
@@ -220,7 +220,7 @@ func (d *daemon) previous() lease.Previous {
 	return prev
 }
 
-// hostAddrs returns the addresses in the network namespace of the calling thread by
+// hostAddrs returns the addresses in the network namespace of the calling thread at
 // which other hosts may reach this one.
 func hostAddrs() ([]netip.Addr, error) {
 	found, err := net.InterfaceAddrs()

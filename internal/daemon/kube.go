@@ -16,7 +16,7 @@ type kubernetes struct {
 	kube.Options
 }
 
-// notBuilt is the error text of a program built without Kubernetes.
+// notBuilt is the error text in a build without Kubernetes support.
 const notBuilt = "this program was built without Kubernetes (make build-lite); use the full build"
 
 // check finds errors that do not depend on the cluster.
@@ -65,8 +65,8 @@ func (d *daemon) openKube() (*lastknown.Store, error) {
 	return d.withLastKnown(s), nil
 }
 
-// keepEvents has the store, if it is Kubernetes, record what an administrator of the
-// cluster should know as Events, until ctx is done and end has returned.
+// keepEvents makes the store, if it is Kubernetes, record the Events of this node until
+// ctx is done. end waits until it has ended.
 func (d *daemon) keepEvents(ctx context.Context) (end func()) {
 	s := d.kubernetes.Load()
 	if s == nil {

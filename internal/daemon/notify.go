@@ -24,7 +24,7 @@ const (
 // configured.
 func watchdog(env environment, pid int) (time.Duration, error) {
 	if of := env["WATCHDOG_PID"]; of != "" && of != strconv.Itoa(pid) {
-		return 0, nil // it is meant for another process, from which it was inherited
+		return 0, nil // it was inherited from the process for which it is meant
 	}
 	text := env["WATCHDOG_USEC"]
 	if text == "" {
@@ -71,7 +71,7 @@ func notify(path, state string) error {
 		return fmt.Errorf("notify %s: %w", state, err)
 	}
 	defer c.Close()
-	// A manager that does not read does not hold up the daemon.
+	// A manager that does not read must not block the daemon.
 	if err = c.SetWriteDeadline(time.Now().Add(notifyWithin)); err == nil {
 		_, err = c.Write([]byte(state))
 	}

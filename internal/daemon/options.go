@@ -74,7 +74,7 @@ type options struct {
 	ignored []ignoredFlag
 }
 
-// ignoredFlag is one such flag: how it was set, and why it has no effect.
+// ignoredFlag is a flag without effect: how it was set, and why it has no effect.
 type ignoredFlag struct{ setting, reason string }
 
 // stringList is a flag that may be given more than once.
@@ -105,7 +105,7 @@ func (b backendType) MarshalText() ([]byte, error) { return []byte(b), nil }
 
 // Limits of the kernel:
 const (
-	maxThreadPairs   = 32 // MAX_TAP_QUEUES of drivers/net/tun.c is 256: four queues a pair to read, and four to write
+	maxThreadPairs   = 32 // MAX_TAP_QUEUES of drivers/net/tun.c is 256; each pair has four queues to read and four to write
 	maxInterfaceName = 15 // IFNAMSIZ without the final zero byte, netdevice(7)
 )
 
@@ -185,8 +185,8 @@ func (o *options) namesLink() bool {
 }
 
 // routesFile is the path of the record of the plain routes that were added to
-// this host: beside the subnet file, of which every daemon on a host has its
-// own.
+// this host. It is beside the subnet file, since every daemon on a host has its own
+// subnet file.
 func (o *options) routesFile() string { return o.subnetFile + ".routes" }
 
 // leasesFile is the path of the last known leases, for starting without the

@@ -22,7 +22,7 @@ type inputs struct {
 	failed         failures
 	former         former
 	link           underlay.Interface
-	outside        []string       // interfaces by which packets of other hosts may arrive, see underlay.Outside
+	outside        []string       // interfaces on which packets of other hosts may arrive, see underlay.Outside
 	self           dataplane.Self // addresses of existing VXLAN devices, and the ID of this host
 	own            lease.Lease    // this node's lease, as last returned by the store
 	leases         *lease.Set     // of all nodes, the sum of the store's updates
@@ -30,8 +30,8 @@ type inputs struct {
 	// kernelPath means that the kernel path is wanted and passed its self-test.
 	kernelPath bool
 	// writable means that the store accepts the node's announcements and can
-	// replace a lost lease. A lease file is written by an operator, who may have
-	// to restart twilld.
+	// replace a lost lease. A lease file is not writable: an operator writes it, and
+	// may have to restart twilld.
 	writable bool
 }
 
@@ -44,8 +44,8 @@ type failures struct {
 	opening bool
 }
 
-// former is what the node had before the network configuration named another backend.
-// It is empty once the peers have had the time to follow.
+// former holds the backends that the node had before the network configuration named
+// another one. It is empty once the peers have had time to follow.
 type former struct {
 	settings backend.Settings
 	choice   backend.Choice
@@ -113,7 +113,8 @@ func plan(in *inputs) (want, error) {
 	return w, nil
 }
 
-// podsOf returns no addresses if the node has no subnet of the family.
+// podsOf returns the addresses of one family, which are empty if the node has no subnet in
+// it.
 func podsOf(network, subnet netip.Prefix) rules.Pods {
 	if !network.IsValid() || !subnet.IsValid() {
 		return rules.Pods{}
@@ -143,7 +144,7 @@ func guard(s backend.Settings, c backend.Choice, in *inputs) (g rules.Guard) {
 }
 
 // backends returns the data plane settings of the configuration in force, and
-// the backends that the node has for them, with former ones that stay open.
+// the backends that the node has for them, including former ones that stay open.
 func (in *inputs) backends() (backend.Settings, backend.Choice, error) {
 	s, err := in.settings(in.config)
 	if err != nil || !s.Carries() {
@@ -166,5 +167,5 @@ func (in *inputs) settings(c *lease.Config) (backend.Settings, error) {
 	return s, nil
 }
 
-// settingsError is a network configuration that is valid, but not for this node.
+// settingsError reports that a valid network configuration does not fit this node.
 type settingsError struct{ error }

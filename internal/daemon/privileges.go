@@ -12,12 +12,13 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// A twilld that root starts has every capability and needs few. It gives the others up
-// twice: when it starts, and what only opening needed once the node is ready for the first
-// time. What a changed network configuration may need stays, since the data plane is
-// opened again then; what needs other flags is a new process with rights of its own.
+// A twilld started by root has all capabilities and needs few. It gives up the others in
+// two steps: most when it starts, and those that only opening requires once the node is
+// ready for the first time. Capabilities that a changed network configuration may require
+// stay, since the data plane is then opened again. Other flags require a new process, which
+// has its own capabilities.
 
-// stage is the part of a run that capabilities are needed for.
+// stage is the stage of a run in which capabilities are needed.
 type stage int
 
 const (
@@ -25,7 +26,7 @@ const (
 	running
 )
 
-// needs returns the capabilities that the daemon needs of those it has, from the stage on.
+// needs returns those of the capabilities in has that the daemon needs from the stage on.
 func (d *daemon) needs(from stage, has capability.Set) (needed capability.Set) {
 	o := d.options
 	firewall := o.ipMasq || o.forwardRules
@@ -38,7 +39,7 @@ func (d *daemon) needs(from stage, has capability.Set) (needed capability.Set) {
 		// runs left, and echo requests.
 		{unix.CAP_NET_RAW, from == opening || firewall || o.switches.MTUProbes != tun.Off || o.probeInterval > 0},
 		{unix.CAP_NET_BIND_SERVICE, true}, // the network configuration may name a port below 1024
-		// Legacy iptables loads ip_tables by itself, other modules are loaded by the kernel.
+		// Legacy iptables loads ip_tables itself; the kernel loads other modules.
 		{unix.CAP_SYS_MODULE, from == opening && firewall},
 		{unix.CAP_MKNOD, tun.NodeMissing()},
 		{unix.CAP_DAC_OVERRIDE, d.overrides != ""},
@@ -48,8 +49,8 @@ func (d *daemon) needs(from stage, has capability.Set) (needed capability.Set) {
 			needed |= capability.Of(n.capability)
 		}
 	}
-	// The self-test of the kernel path makes network namespaces, and the BPF file system may
-	// have to be mounted. On its own SYS_ADMIN also stands for the other two.
+	// The self-test of the kernel path creates network namespaces, and the BPF file system
+	// may have to be mounted. SYS_ADMIN alone also implies the other two.
 	programs := capability.Of(unix.CAP_BPF, unix.CAP_PERFMON)
 	switch {
 	case o.kernelPath == udp.KernelPathOff, from == running && d.kernelRefused != nil:
@@ -79,8 +80,8 @@ func (o *options) files() *capability.Files {
 }
 
 // dropPrivileges gives up what the daemon does not need when it starts, and makes sure
-// that no program that it runs gains privileges. What cannot be given up is reported, and no
-// reason to end.
+// that no program that it runs gains privileges. A failure is logged, but does not end the
+// daemon.
 func (d *daemon) dropPrivileges() {
 	if !d.options.dropPrivileges {
 		return
@@ -113,7 +114,7 @@ func (d *daemon) privilegesKept(err error) {
 		logging.KeyRemedy, "correct the cause, or start twilld with --drop-privileges=false")
 }
 
-// privileges describes what the process may do.
+// privileges describes the privileges of this process.
 func privileges() *status.Privileges {
 	has, err := capability.Permitted()
 	if err != nil {

@@ -13,10 +13,11 @@ import (
 )
 
 const (
-	// reloadWithin is how long a new process may take to take over. The store may not
-	// answer it, for example, while the running one does without.
+	// reloadWithin is how long a new process may take to take over. For example, the
+	// store may not answer it, while the running process does not depend on an answer.
 	reloadWithin = 90 * time.Second
-	// askEvery is how often the control socket is asked whether it has.
+	// askEvery is how often the control socket is asked whether the new process has
+	// taken over.
 	askEvery = 10 * time.Millisecond
 )
 
@@ -30,7 +31,7 @@ func (d *daemon) reload(ctx context.Context, args []string, stderr io.Writer) er
 	}
 	c := exec.Command(program, append(args, "--reload=false", "--takeover")...)
 	c.Stderr = stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a terminal's signals are not for it
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // protects it from the terminal's signals
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}

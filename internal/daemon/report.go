@@ -15,7 +15,7 @@ import (
 
 // sourceHealth is the health of the store's updates.
 type sourceHealth struct {
-	refused error // what the store refused last, such as a configuration; nil if that was corrected
+	refused error // what the store last refused, such as a configuration; nil once it was corrected
 	denied  error // why the store refuses this node; nil if it does not
 	unfit   error // why this node cannot follow the latest configuration; nil if it can
 	since   time.Time
@@ -153,8 +153,8 @@ func (s *session) reportSource() {
 	}
 }
 
-// maxConflicts is how many conflicts of leases are described; the total is logged
-// beside them.
+// maxConflicts is how many conflicts of leases are described. The total is logged as
+// well.
 const maxConflicts = 5
 
 // reportConflicts logs the leases that are left out because they overlap others,
@@ -243,7 +243,7 @@ func (s *session) document() status.Document {
 // daemon; the manager reports missing notifications itself.
 func (s *session) notifyManager(state string) {
 	if s.takeover != nil {
-		return // it listens to the running process, until that names this one
+		return // the manager ignores this process until the running one has named it
 	}
 	if err := notify(s.notifySocket, state); err != nil {
 		s.log.Warn("service manager not notified", logging.KeyError, err)

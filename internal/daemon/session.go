@@ -52,7 +52,7 @@ type session struct {
 	reason    metrics.Wait           // the kind of waiting
 	twin      string                 // describes another host with this one's public address; empty if none was seen
 	twinSeen  time.Time              // when it was last seen
-	listed    bool                   // the store has had this node's ID in its lease
+	listed    bool                   // this node's lease in the store has had the node's ID
 	offered   *handover.Offer        // nil if no process is taking over
 	answers   chan answer            // receives the outcome of offered
 	reloading bool                   // the service manager waits for a reload to complete
@@ -69,16 +69,16 @@ type attempt struct {
 // failures are retried earlier, when an interface changes.
 const retryAfter = time.Second
 
-// formerStays is how long a former backend stays open: the time in which the peers learn
-// of another configuration and of what this node announces then, with a store that is
-// slow to report changes.
+// formerStays is how long a former backend stays open: enough for the peers to learn the
+// new configuration and this node's new announcement, even from a store that is slow to
+// report changes.
 const formerStays = 10 * time.Second
 
 // newSession returns the session of a node that has not joined yet.
 func (d *daemon) newSession(store openedStore) *session {
 	lost := d.options.onLost
 	if !store.writable {
-		lost = reacquireOnLost // as soon as an operator has put it back
+		lost = reacquireOnLost // as soon as an operator has restored the lease
 	}
 	s := &session{
 		daemon:  d,
@@ -185,9 +185,8 @@ type missing struct {
 func (m *missing) Error() string { return fmt.Sprintf("%s: %v", m.what, m.err) }
 func (m *missing) Unwrap() error { return m.err }
 
-// start runs f, which is to run until it is stopped. The channel receives the
-// error with which f ended, even if that was a panic or f returned nil, and is
-// then closed.
+// start runs f, which should run until it is stopped. The channel receives the
+// error with which f ended, even if f panicked or returned nil, and is then closed.
 func start(what string, f func() error) <-chan error {
 	c := make(chan error, 1)
 	go func() {

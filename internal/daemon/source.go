@@ -57,7 +57,7 @@ type openedStore struct {
 	lease.Store
 	writable bool // see inputs
 	// byAddress means that the store identifies nodes by their public address, so
-	// two hosts with one address are one node to it.
+	// that it cannot distinguish two hosts with the same address.
 	byAddress bool
 	close     func() error // closes its connections
 }

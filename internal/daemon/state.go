@@ -13,8 +13,8 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// state is the status of the daemon as it was published last. Status, readiness and
-// metrics are read from it, from any goroutine, at any time from start to end.
+// state is the status of the daemon as last published. Status, readiness and metrics are
+// read from it, from any goroutine, as long as the process runs.
 type state struct {
 	mu sync.RWMutex
 	// doc is the document without the parts that are read on request: uptime and
@@ -28,14 +28,14 @@ type state struct {
 	probes   *probe.Loop // nil if peers are not probed
 	// rules are nil until some are kept.
 	rules *rules.Rules
-	// store reports how the lease store answers; nil if it always does.
+	// store reports whether the lease store answers; nil if it always does.
 	store storeHealth
 	// restarts count how often the session opened the data plane again.
 	restarts [metrics.NumRestarts]uint64
 }
 
-// storeHealth is how a lease store that others run answers. Its methods may be called
-// from any goroutine.
+// storeHealth reports whether a lease store that others run answers. Its methods may be
+// called from any goroutine.
 type storeHealth interface {
 	// Away returns when the store stopped answering, and why.
 	Away() (since time.Time, why error)
@@ -80,7 +80,7 @@ func (s *state) restarted(why metrics.Restart) {
 	s.restarts[why]++
 }
 
-// watchStore makes the state include how the store answers.
+// watchStore makes the state include whether the store answers.
 func (s *state) watchStore(h storeHealth) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +160,7 @@ func (s *state) document() status.Document {
 	}
 	var counters []*metrics.Shard
 	if s.dp != nil {
-		if dp := s.dp.Status(); len(dp.Devices) > 0 { // otherwise it has none
+		if dp := s.dp.Status(); len(dp.Devices) > 0 { // otherwise there is nothing to report
 			s.activity.Note(dp.Peers, time.Now())
 			s.dp.SetIdle(dp.Peers)
 			if s.probes != nil {
@@ -205,8 +205,8 @@ func (s *state) waiting() string {
 }
 
 // waitForRules makes a node that waits for nothing else wait for the masquerading
-// rules, without which packets of pods that leave the network carry a source that
-// nothing can answer to.
+// rules. Without them, packets of pods that leave the network have a source to which no
+// answer can be routed.
 func waitForRules(d *status.Document) {
 	if r := d.Rules; d.Waiting == "" && r != nil && r.Masquerade && r.Problem != "" {
 		d.Waiting, d.WaitingReason = waitsForRules+": "+r.Problem, metrics.WaitRules.String()

@@ -19,7 +19,7 @@ import (
 	"github.com/twillnet/twill/lease"
 )
 
-// Two hosts may have one public address: cloned machines, or virtual machines that
+// Two hosts may have the same public address: cloned machines, or virtual machines that
 // are all 10.0.2.15, each behind its own NAT. To a store that identifies nodes by
 // their address they are one node, with one lease. An ID in the lease
 // distinguishes them.
@@ -43,7 +43,7 @@ const (
 var errYield = errors.New("another host has this node's lease")
 
 // hostID returns an ID that this host keeps across restarts and that its clones do
-// not share; "" if there is nothing to derive it from. The inputs cannot be
+// not share, or "" if there is nothing to derive it from. The inputs cannot be
 // recovered from it, see machine-id(5).
 func hostID(link underlay.Interface) string {
 	var facts []string
@@ -102,7 +102,7 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 			}
 			l := leaseAt(leases.Leases(), a)
 			if node, _ := dataplane.NodeOf(l.Attrs); node == "" || node == own {
-				return "", nil // free, this node's, or of a node without an ID
+				return "", nil // free, this node's own, or held by a node without an ID
 			}
 			s.log.Warn("another host has a lease for this node's public address, checking whether it is alive", logging.KeySubnet, l.Subnets())
 			l.Attrs = dataplane.Challenge(l.Attrs, own)
@@ -146,9 +146,9 @@ func (s *session) answer() error {
 	listed, ok := s.in.leases.Get(s.in.own.Key())
 	node, challenger := dataplane.NodeOf(listed.Attrs)
 	challenged := challenger != "" && challenger != own
-	// A host with stock flannel has no ID. Neither has what this node writes with some
-	// backends, and what an earlier version of it may have written, which is in the store
-	// until ours is.
+	// A host with stock flannel has no ID. Nor do the announcements of this node with some
+	// backends, or those that an earlier version of twilld may have written, which stay in
+	// the store until this node's announcement replaces them.
 	if announced, _ := dataplane.NodeOf(s.applied.attrs); announced == "" {
 		s.listed = false
 	}

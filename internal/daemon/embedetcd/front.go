@@ -17,26 +17,27 @@ import (
 )
 
 // frontLimits bound the connections of other hosts. etcd itself accepts as many as the
-// process may have descriptors, whichever host opens them, and logs each that fails. A node
-// has one connection, and another for each command that runs there. Each takes some
-// 50 KiB.
+// process may have descriptors, no matter which host opens them, and logs each that fails.
+// A node has one connection, plus one for each command that runs on it. Each connection
+// takes some 50 KiB.
 var frontLimits = httplimit.Limits{Remote: 1024, PerAddress: 32, Local: 64}
 
 const (
 	// firstByteWait is how long a client without TLS may take to begin; with TLS,
 	// etcd's listener bounds the handshake.
 	firstByteWait = 10 * time.Second
-	// writeWait is how long a client may leave unread what is sent to it, longer than
-	// the etcd waits for an answer to its pings.
+	// writeWait is how long a client may leave data sent to it unread, which is longer
+	// than the etcd waits for an answer to its pings.
 	writeWait = time.Minute
-	// acceptPause follows a failure to accept, such as too few descriptors.
+	// acceptPause is the pause after a failure to accept, for example for lack of
+	// descriptors.
 	acceptPause = 100 * time.Millisecond
 	// copyBuffer is the size of a connection's buffer for one direction.
 	copyBuffer = 8 << 10
 )
 
-// front accepts connections of other hosts, and passes those with a certificate of the
-// authority on to the etcd, which listens where no other host reaches it.
+// front accepts connections from other hosts, and passes those with a certificate from the
+// authority on to the etcd, which listens where no other host can reach it.
 type front struct {
 	listener net.Listener
 	secure   bool
@@ -93,7 +94,7 @@ func (f *front) serve(client net.Conn) {
 	if !f.secure {
 		_ = client.SetReadDeadline(time.Now().Add(firstByteWait))
 	}
-	// The etcd does not see a client that sends nothing.
+	// The etcd never learns about a client that sends nothing.
 	stop := context.AfterFunc(f.ending, func() { _ = client.Close() })
 	defer stop()
 	if _, err := io.ReadFull(client, first); err != nil {
@@ -117,7 +118,7 @@ func (f *front) serve(client net.Conn) {
 // relay copies from one connection to another until one is closed, and then closes
 // both.
 func relay(to, from net.Conn) {
-	// Without the wrappers io.Copy would use larger buffers of its own.
+	// Without the wrappers, io.CopyBuffer would use larger buffers of its own.
 	_, _ = io.CopyBuffer(struct{ io.Writer }{patient{to}}, struct{ io.Reader }{from}, make([]byte, copyBuffer))
 	_ = from.Close()
 	_ = to.Close()

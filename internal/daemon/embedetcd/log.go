@@ -17,10 +17,10 @@ import (
 	"github.com/twillnet/twill/internal/logging"
 )
 
-// core is etcd's log: warnings and errors go to ours. They are logged at debug
-// level while etcd starts, when warnings are about our configuration, and while it
-// stops, when it warns about every closed connection. A failure to start is an
-// error of Start, which takes it from here.
+// core is etcd's log. It passes warnings and errors on to the daemon's log: at debug
+// level while etcd starts, when warnings are about the daemon's configuration of etcd,
+// and while it stops, when it warns about every closed connection. A failure to start
+// becomes the error of Start, by explain.
 type core struct {
 	*journal
 	fields []zapcore.Field
@@ -38,7 +38,7 @@ type journal struct {
 	// after that.
 	dead  chan struct{}
 	why   string
-	cause error // nil if it reported none
+	cause error // nil if etcd reported none
 }
 
 // phase is a phase in the life of an etcd.

@@ -25,8 +25,8 @@ const Built = true
 
 const (
 	// quota bounds the database, in bytes. A lease takes about 200, and history is
-	// compacted after an hour. It also sets how much address space is mapped,
-	// which etcd's own 10 GiB would exceed on 32-bit hosts.
+	// compacted after an hour. quota also determines how much address space is
+	// mapped: etcd's default of 10 GiB would exceed that of 32-bit hosts.
 	quota = 256 << 20
 	// history is how long old revisions are kept.
 	history = "1h"
@@ -95,8 +95,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	return nil, err
 }
 
-// startEtcd returns an error even if etcd does not: etcd panics or ends the process if
-// it cannot read or write its data.
+// startEtcd starts etcd and returns an error even where etcd does not: etcd panics or ends
+// the process if it cannot read or write its data.
 func startEtcd(c *embed.Config, log *core) (*embed.Etcd, error) {
 	type result struct {
 		etcd *embed.Etcd
@@ -150,8 +150,8 @@ func etcdConfig(cfg Config) *embed.Config {
 	c.QuotaBackendBytes = quota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
 	c.MaxSnapFiles, c.MaxWalFiles = oldFiles, oldFiles
-	// Bounds on what a client can make grow, and on how long a vanished client
-	// counts.
+	// Bound the resources that a client can use, and the time until a vanished client
+	// is detected.
 	c.MaxConcurrentStreams = maxStreams
 	c.GRPCKeepAliveInterval, c.GRPCKeepAliveTimeout = pingEvery, pingWait
 	c.EnableGRPCGateway = false // web pages could write through it
@@ -173,7 +173,7 @@ func serverFiles(cfg Config) (etcdtls.ServerFiles, error) {
 }
 
 // behind returns where the etcd listens: on the loopback or, if other hosts are served on
-// all addresses, which include it, on a unix socket.
+// all addresses, which include the loopback, on a unix socket.
 func (c *Config) behind() (network, address string) {
 	if c.Listen.IsValid() && c.Listen.Addr().IsUnspecified() {
 		return "unix", filepath.Join(c.Dir, "client.sock")
@@ -231,7 +231,7 @@ func checkDatabase(path string) error {
 	return fmt.Errorf("database %s: %w: move the directory away to start without data, or restore a copy of it", path, err)
 }
 
-// openDatabase also turns bbolt's panics into errors.
+// openDatabase opens the database at path. It turns bbolt's panics into errors.
 func openDatabase(path string) (db *bbolt.DB, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -247,7 +247,7 @@ func (s *Server) await(dir string) {
 	select {
 	case <-s.log.dead:
 		err = fmt.Errorf("directory %s: %w", dir, unusable(s.log.why, s.log.cause))
-	case err = <-s.etcd.Err(): // nil when closed
+	case err = <-s.etcd.Err(): // nil if the channel is closed
 	case <-s.etcd.Server.StopNotify():
 		err = errors.New("it stopped by itself; the log says why")
 	}

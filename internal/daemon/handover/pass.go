@@ -15,12 +15,11 @@ import (
 )
 
 // The conversation on the control socket: the new process sends an HTTP request
-// for Path with an Upgrade to Protocol; the old one answers 101 and sends messages
-// of the names of descriptors, each with the descriptors beside it (SCM_RIGHTS),
-// the last one without any, but with the interval of the service manager's
-// watchdog. Later the new one sends a line "ready"; the old one
-// stops forwarding and answers with a line "stopped". The stream ends with the old
-// process.
+// for Path with an Upgrade to Protocol. The old one answers 101 and sends messages
+// with the names of descriptors, each accompanied by the descriptors (SCM_RIGHTS);
+// the last message has no descriptors, but the interval of the service manager's
+// watchdog. Later the new process sends a line "ready"; the old one stops forwarding
+// and answers with a line "stopped". The stream ends with the old process.
 const (
 	Path     = "/handover"
 	Protocol = "twill-handover/1"
@@ -29,9 +28,9 @@ const (
 )
 
 const (
-	// perMessage is how many descriptors go beside a message; SCM_MAX_FD is 253.
+	// perMessage is how many descriptors accompany a message; SCM_MAX_FD is 253.
 	perMessage = 64
-	// maxMessage bounds the names beside them, in bytes.
+	// maxMessage bounds the size of a message in bytes.
 	maxMessage = 16 << 10
 	// patience bounds each step of the other process that should take no time.
 	patience = 5 * time.Second
@@ -71,9 +70,9 @@ func Accept(w http.ResponseWriter, r *http.Request) (*Offer, error) {
 	return &Offer{c, conn}, nil
 }
 
-// Send sends copies of the descriptors, and the interval at which the service manager
-// of this process expects keep-alives, which are the other's to send from then on; 0
-// if it expects none.
+// Send sends copies of the descriptors. watchdog is the interval at which the service
+// manager of this process expects keep-alives, which the other process has to send after
+// the handover; 0 if it expects none.
 func (o *Offer) Send(d Descriptors, watchdog time.Duration) error {
 	if err := o.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
@@ -90,8 +89,7 @@ func (o *Offer) Send(d Descriptors, watchdog time.Duration) error {
 	return write(o.conn, message{Watchdog: watchdog}, nil)
 }
 
-// Refuse ends the conversation, in which nothing was sent yet. The other process reports
-// why.
+// Refuse ends a conversation in which nothing was sent yet. The other process reports why.
 func (o *Offer) Refuse(why string) error {
 	err := o.conn.SetDeadline(time.Now().Add(patience))
 	if err == nil {
@@ -160,14 +158,14 @@ type Takeover struct {
 	// Descriptors are the running daemon's descriptors; the caller owns these
 	// copies.
 	Descriptors Descriptors
-	// Watchdog is the interval at which its service manager expects keep-alives; 0 if
-	// it expects none.
+	// Watchdog is the interval at which the running daemon's service manager expects
+	// keep-alives; 0 if it expects none.
 	Watchdog time.Duration
 }
 
 // Request requests the descriptors of the daemon that listens on the control socket
-// at path. That daemon continues until Ready, and stays in service if the
-// conversation ends before.
+// at path. That daemon continues until Ready is called, and stays in service if the
+// conversation ends earlier.
 func Request(path string) (_ *Takeover, err error) {
 	defer func() {
 		if err != nil {

@@ -29,7 +29,7 @@ func send(socket string, names []string, message func(name string) (state string
 	if socket == "" || len(names) == 0 {
 		return nil
 	}
-	// Package net sends no descriptors on a connected datagram socket.
+	// Package net cannot send descriptors on a connected datagram socket.
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("store descriptors with the service manager: %w", err)

@@ -12,13 +12,13 @@ import (
 // bounds the CPU time that clients can make the daemon spend on them.
 const renderInterval = 100 * time.Millisecond
 
-// page serves the output of a handler, rendered at most once per renderInterval for
-// all requests received before. A response is never older than its request.
+// page serves the output of a handler. It is rendered at most once per renderInterval, for
+// all requests received before that. A response is never older than its request.
 type page struct {
 	render http.Handler
 
 	mu   sync.Mutex
-	next *rendering // not begun; nil if none is wanted
+	next *rendering // not begun yet; nil if none was requested
 	last time.Time  // when the last one began
 	work sync.Mutex // held while rendering
 }

@@ -3,7 +3,7 @@
 //	/healthz  200 as long as the process answers
 //	/readyz   200 when pods can talk, else 503 and what is being waited for
 //	/metrics  Prometheus
-//	/ui/      a page for people, if there is one
+//	/ui/      the page for browsers, if there is one
 //
 // The port is open to every host and pod that reaches it, so the resources that clients
 // can use are bounded, see package httplimit.
@@ -32,12 +32,12 @@ type Config struct {
 	// is called from several goroutines.
 	Waiting func() string
 	Metrics prometheus.Gatherer
-	// UI is the page for people; nil: there is none.
+	// UI is the page for browsers; nil: there is none.
 	UI     UI
 	Logger *slog.Logger
 }
 
-// UI is a page, with what it loads.
+// UI serves a page for browsers and the files that it loads.
 type UI interface {
 	http.Handler
 	Style(http.ResponseWriter, *http.Request)
@@ -104,8 +104,8 @@ func handler(c Config) http.Handler {
 }
 
 // exposition serves metrics in Prometheus's text format. The handler of promhttp would do
-// the same, but it links the other formats that a client may ask for, and compression, in
-// place of which page renders once for all clients.
+// the same, but it links the other formats that a client may request, and compression,
+// which is not needed since page renders once for all clients.
 func exposition(metrics prometheus.Gatherer) http.Handler {
 	format := expfmt.NewFormat(expfmt.TypeTextPlain).WithEscapingScheme(model.UnderscoreEscaping)
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -31,7 +31,8 @@ type series struct {
 	tx, rx  []float64
 }
 
-// add adds a point. A counter that went back belongs to a new data plane: the rate is 0.
+// add adds a point. If a counter has decreased, it belongs to a new data plane, and the
+// rate is 0.
 func (h *history) add(now time.Time, traffic []metrics.BackendTraffic) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -42,7 +43,7 @@ func (h *history) add(now time.Time, traffic []metrics.BackendTraffic) {
 	if first || seconds <= 0 {
 		return
 	}
-	// A backend that is gone keeps its line until there is nothing left of it to see.
+	// A backend that is gone keeps its line until all of its points are zero.
 	for i := range h.lines {
 		h.lines[i].push(0, 0)
 	}

@@ -14,14 +14,14 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// maxPeers is the most rows that the table of peers has. Those with something unusual come
-// first, then those with the most traffic.
+// maxPeers is the largest number of rows in the table of peers. Peers with something
+// unusual come first, then those with the most traffic.
 const maxPeers = 200
 
-// maxFindings is the most of doctor's findings that are shown.
+// maxFindings is the largest number of doctor's findings that are shown.
 const maxFindings = 50
 
-// maxNamed is how many peers the findings name.
+// maxNamed is the largest number of peers that a finding names.
 const maxNamed = 5
 
 // writer writes HTML. html/template would make the linker keep every method of the
@@ -54,7 +54,7 @@ func (w *writer) table(columns ...string) {
 	w.put("</thead><tbody>\n")
 }
 
-// page is what is shown.
+// page is the content of one rendering.
 type page struct {
 	*status.Document
 	host    string
@@ -84,7 +84,7 @@ func (p *page) write(w *writer) {
 	w.put("<footer>As of %s. <span id=\"stale\"></span></footer>\n</main></html>\n", time.Now().UTC().Format("15:04:05 UTC"))
 }
 
-// node writes what the node is.
+// node writes the section about the node itself.
 func (p *page) node(w *writer) {
 	w.put("<dl>")
 	entry := func(name, value string) {
@@ -105,7 +105,7 @@ func (p *page) node(w *writer) {
 	w.put("</dl>\n")
 }
 
-// kindOf returns the kind of a store without its address, which is not for every pod.
+// kindOf returns the kind of a store without its address, which pods must not see.
 func kindOf(source string) string {
 	for _, kind := range []string{"embedded etcd", "etcd", "Kubernetes"} {
 		if strings.HasPrefix(source, kind) {
@@ -115,7 +115,7 @@ func kindOf(source string) string {
 	return "a file"
 }
 
-// findings writes what the daemon itself knows to be wrong.
+// findings writes the faults that the daemon itself knows about.
 func (p *page) findings(w *writer) {
 	var all []string
 	add := func(format string, values ...any) { all = append(all, fmt.Sprintf(format, values...)) }
@@ -166,7 +166,7 @@ func (p *page) findings(w *writer) {
 	p.examination(w)
 }
 
-// examination writes what doctor found: firewall, routes, sysctls, the paths to the peers.
+// examination writes doctor's findings: firewall, routes, sysctls, the paths to the peers.
 func (p *page) examination(w *writer) {
 	w.put("<h2>Doctor")
 	x := p.doctor
@@ -183,7 +183,7 @@ func (p *page) examination(w *writer) {
 	var wrong []Finding
 	for _, f := range x.Findings {
 		switch {
-		case f.Check == "store": // the daemon's own findings have it, without an address
+		case f.Check == "store": // included in the daemon's own findings, without an address
 		case f.Level == "ok":
 			good++
 		default:
@@ -233,7 +233,7 @@ func line(values []float64, most float64) string {
 	return strings.TrimSpace(b.String())
 }
 
-// peers writes the other nodes.
+// peers writes the table of the other nodes.
 func (p *page) peers(w *writer) {
 	var all []status.Peer
 	if p.Dataplane != nil {
@@ -284,7 +284,7 @@ func unusual(p *status.Peer) []string {
 	return what
 }
 
-// drops writes what was dropped, by reason.
+// drops writes the numbers of dropped packets by reason.
 func (p *page) drops(w *writer) {
 	w.put("<h2>Drops</h2>\n")
 	if len(p.Drops.TX)+len(p.Drops.RX) == 0 {
@@ -307,7 +307,7 @@ func (p *page) drops(w *writer) {
 	w.put("</tbody></table>\n")
 }
 
-// offloads writes the work that the kernel does, or does not.
+// offloads writes the state of the offloads.
 func (p *page) offloads(w *writer) {
 	if p.Dataplane == nil || len(p.Dataplane.Offloads) == 0 {
 		return

@@ -1,10 +1,10 @@
-// Package webui is the page of --ui: the cluster as one node sees it, to be looked at in a
-// browser. It is read only, and made of this package alone: no file, font or script comes
-// from elsewhere.
+// Package webui implements the page of --ui, which shows the cluster in a browser as one
+// node sees it. It is read-only and self-contained: no file, font or script comes from
+// elsewhere.
 //
-// The page is open to every host and pod that reaches the health port. What a request costs
-// is bounded: package httpd renders it for all requests of a moment together, a table has at
-// most maxPeers rows, and the history has a fixed length.
+// The page is open to every host and pod that reaches the health port. The cost of requests
+// is bounded: package httpd renders the page once for all requests that arrive together, a
+// table has at most maxPeers rows, and the history has a fixed length.
 package webui
 
 import (
@@ -17,14 +17,13 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// Config is where a UI gets what it shows. The functions are called from several
-// goroutines.
+// Config provides what a UI shows. The functions must be safe for concurrent use.
 type Config struct {
 	Host     string // name of this host
 	Document func() status.Document
 	Traffic  func() []metrics.BackendTraffic
-	// Examination returns what twill doctor found last, nil if nothing yet. It does not
-	// wait for the next.
+	// Examination returns the last result of twill doctor, or nil if there is none yet.
+	// It does not wait for the next one.
 	Examination func() *Examination
 }
 
@@ -111,7 +110,7 @@ func (u *UI) Style(w http.ResponseWriter, _ *http.Request) {
 	send(w, "text/css; charset=utf-8", style)
 }
 
-// Script serves its script.
+// Script serves the script of the page.
 func (u *UI) Script(w http.ResponseWriter, _ *http.Request) {
 	send(w, "text/javascript; charset=utf-8", script)
 }
