@@ -25,8 +25,7 @@ type Connection struct {
 	dir            string     // of the daemons' files; empty if there are none
 	// cleanUp removes what outlives daemons and hosts; nil if nothing does.
 	cleanUp func() error
-	// carried is the rate, in datagrams a second, that was carried last
-	// time.
+	// carried is the rate, in datagrams per second, that was carried last time.
 	carried map[traffic]float64
 }
 

@@ -22,7 +22,7 @@ const (
 
 // connections is the load of TCP connections that are closed as soon as they are
 // opened, as many as the openers manage one after the other. The server closes first,
-// so that TIME_WAIT is on its side and no port of the client's is used up.
+// so that TIME_WAIT is on its side and the client does not run out of ports.
 func connections(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
 	f, err := runConnections(ctx, c, d)
 	if err != nil {

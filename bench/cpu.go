@@ -12,10 +12,10 @@ import (
 // architecture that Go runs on.
 const userHZ = 100
 
-// machineTime is how the time of all CPUs together was spent since boot.
+// machineTime is how all CPUs together have spent their time since boot.
 type machineTime struct {
-	used   time.Duration // on anything here, interrupts included
-	stolen time.Duration // given by a hypervisor to others while there was work here
+	used   time.Duration // by anything on this machine, interrupts included
+	stolen time.Duration // given by a hypervisor to others while this machine had work
 }
 
 func machineCPU() (t machineTime, err error) {
@@ -52,8 +52,8 @@ func processCPU(pid int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The name, in parentheses, can hold anything; state is the first field
-	// after it, utime and stime the 12th and 13th.
+	// The name, in parentheses, can contain any character; state is the first field
+	// after it, utime and stime are the 12th and 13th.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	if len(fields) < 13 {
 		return 0, fmt.Errorf("%s is cut short", path)

@@ -40,8 +40,8 @@ type daemon struct {
 type backend struct {
 	kind string // in the network configuration
 	link string // the device whose MTU the pods use
-	// data is the data that a node publishes in its lease: etcd holds it by itself, but a
-	// lease file has to contain it.
+	// data is the data that a node publishes in its lease. twilld writes it to etcd
+	// itself, but a lease file has to contain it.
 	data json.RawMessage
 }
 
@@ -85,7 +85,7 @@ func (b backend) twilld(bin Binaries, topo *netlab.Topology, dir string, extra .
 			return append([]string{
 				leaseFileFlag + leases, "--iface=" + netlab.UnderlayLink,
 				"--subnet-file=" + subnetFile(dir, h), "--control-socket=" + controlSocket(dir, h),
-				"--iptables-forward-rules=false", // the other paths have none either
+				"--iptables-forward-rules=false", // the other paths have no rules either
 			}, extra...)
 		},
 		ready:   func(h *netlab.Host, _ *process) bool { return exists(subnetFile(dir, h)) },

@@ -106,7 +106,7 @@ func seenOnWire(ctx context.Context, c *Connection) (string, error) {
 }
 
 // countedOnWay reports the packet counts of the interfaces on the path from pod a to
-// pod b, and fails if they cannot come from the traffic of the demonstration.
+// pod b, and fails if they cannot result from the traffic of the demonstration.
 func countedOnWay(c *Connection) (string, error) {
 	a, b := c.topo.Hosts[0].NS, c.topo.Hosts[1].NS
 	var counted []string
@@ -122,7 +122,7 @@ func countedOnWay(c *Connection) (string, error) {
 			return "", fmt.Errorf("%s: find %s: %w", hop.ns, hop.link, err)
 		}
 		stats := link.Attrs().Statistics
-		bytes, direction := stats.RxBytes, "in" // from the kernel's side, for a TUN device too
+		bytes, direction := stats.RxBytes, "in" // as seen by the kernel, also for a TUN device
 		if hop.out {
 			bytes, direction = stats.TxBytes, "out"
 		}
@@ -134,7 +134,7 @@ func countedOnWay(c *Connection) (string, error) {
 	return strings.Join(counted, " → "), nil
 }
 
-// needRoot explains why the operation what cannot run.
+// needRoot returns an error that explains that the operation what needs root.
 func needRoot(what string) error {
 	if os.Geteuid() != 0 {
 		return errors.New(what + " makes network namespaces and TUN devices and needs root: run it with sudo")

@@ -3,7 +3,7 @@
 // turn. Package report evaluates and presents the results.
 //
 //	wire        how frames get from host to host
-//	path        what carries a packet between the pods
+//	path        what carries packets between the pods
 //	load        what the pods do: streams, datagrams, requests, echoes
 //	connection  an established path, with its two ends
 //	round       every load once on every path; rounds are repeated, so that

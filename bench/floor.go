@@ -9,8 +9,8 @@ import (
 )
 
 // The floor is what TUN and UDP cost any program in user space: bench/floor moves
-// packets from one to the other without inspecting them. Any cost of twill beyond
-// that is twill's own.
+// packets from one to the other without inspecting them. Any cost beyond that is twill's
+// own.
 
 // vnetHeader is the virtio-net header that the floor sends along with a packet.
 const vnetHeader = 10
@@ -20,7 +20,7 @@ const (
 	ipv4UDP   = 28 // bytes that a datagram adds
 )
 
-// floor runs bench/floor on both hosts, with offloads or one packet a call.
+// floor runs bench/floor on both hosts, with offloads or with one packet per call.
 func floor(plain bool) func(context.Context, *netlab.Topology, Binaries) (*Connection, error) {
 	return func(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Connection, error) {
 		if !exists(bin.Floor) {

@@ -84,7 +84,7 @@ func populate(ctx context.Context, topo *netlab.Topology, wire netlab.WireKind, 
 	if err != nil {
 		return nil, err
 	}
-	d.attr = &syscall.SysProcAttr{Setsid: true} // they outlive this process and its terminal
+	d.attr = &syscall.SysProcAttr{Setsid: true} // the daemons outlive this process and its terminal
 	c, err := d.connect(ctx, topo, labDir)
 	if err != nil {
 		return nil, err

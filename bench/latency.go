@@ -18,8 +18,8 @@ import (
 const (
 	// requestSize is the payload of a request and of its answer, in bytes.
 	requestSize = 64
-	// requestTimeout is the time after which an answer counts as lost, in receive
-	// timeouts of the socket, which makes 200 ms.
+	// requestTimeout is the time after which an answer counts as lost, as a number of
+	// receive timeouts of the socket: 200 ms in total.
 	requestTimeout = 10
 )
 
@@ -33,7 +33,7 @@ func requests(ctx context.Context, c *Connection, d time.Duration) (report.Figur
 	return f, nil
 }
 
-// requestsUnderLoad is the same while one TCP stream runs at full speed, in the
+// requestsUnderLoad is like requests, while one TCP stream runs at full speed in the
 // requests' direction.
 func requestsUnderLoad(ctx context.Context, c *Connection, d time.Duration) (report.Figures, error) {
 	b, err := startBulk(ctx, c, 1, 0)
@@ -48,7 +48,7 @@ func requestsUnderLoad(ctx context.Context, c *Connection, d time.Duration) (rep
 	}
 	bytes = b.received.Load() - bytes
 	f[report.Throughput.Key] = 8 * float64(bytes) / 1e9 / time.Since(started).Seconds()
-	delete(f, report.CPUPerMillion.Key) // nearly all of it is the stream's
+	delete(f, report.CPUPerMillion.Key) // nearly all of it is used by the stream
 	return f, nil
 }
 
@@ -97,8 +97,8 @@ func runRequests(ctx context.Context, c *Connection, d time.Duration) (report.Fi
 	}), nil
 }
 
-// percentile returns the smallest of the sorted values that is not exceeded by a
-// fraction p of them.
+// percentile returns the smallest of the sorted values that a fraction p of them does not
+// exceed.
 func percentile(sorted []time.Duration, p float64) time.Duration {
 	i := int(p * float64(len(sorted)))
 	return sorted[min(i, len(sorted)-1)]

@@ -11,7 +11,7 @@ import (
 	"github.com/twillnet/twill/bench/report"
 )
 
-// meter measures what a load costs, from the start of the meter.
+// meter measures what a load costs, beginning with startMeter.
 type meter struct {
 	started time.Time
 	machine time.Duration
@@ -27,8 +27,8 @@ type usage struct {
 	peakRSS int64         // of the largest daemon, in bytes; 0 if there is none
 }
 
-// startMeter also resets the daemons' peak resident set sizes in the kernel. If
-// that is not supported (CONFIG_PROC_PAGE_MONITOR), the peaks count from the
+// startMeter starts a meter. It also resets the daemons' peak resident set sizes in the
+// kernel. If that is not supported (CONFIG_PROC_PAGE_MONITOR), the peaks count from the
 // daemons' start.
 func startMeter(pids []int) (*meter, error) {
 	m := &meter{pids: pids}

@@ -24,7 +24,7 @@ const (
 	// nebulaBuffer is the socket buffer size in nebula's example
 	// configuration, in bytes, and nebulaQueue four times the default
 	// length of its TUN queue, in packets: without both a stream overflows
-	// them and loses thousands of packets a second.
+	// them and loses thousands of packets per second.
 	nebulaBuffer = 10 << 20
 	nebulaQueue  = 2000
 )

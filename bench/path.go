@@ -12,13 +12,13 @@ import (
 	"github.com/twillnet/twill/internal/lab/netlab"
 )
 
-// Path is a way for packets from one pod to the other.
+// Path is one way to carry packets from one pod to the other.
 type Path struct {
 	Name  string // in --paths and JSON
 	Title string
 	// up creates the path on a fresh topology of two hosts.
 	up func(context.Context, *netlab.Topology, Binaries) (*Connection, error)
-	// loads are those that the path is measured under; nil means all.
+	// loads are the loads under which the path is measured; nil means all.
 	loads []string
 }
 
@@ -40,14 +40,14 @@ var Paths = []Path{
 	nebulaPath,
 }
 
-// kernelLoads are those for backends of twilld that leave packets to the kernel:
-// enough to show that the daemon costs them nothing.
+// kernelLoads are the loads for backends of twilld that leave packets to the kernel:
+// enough to show that the daemon does not affect their cost.
 var kernelLoads = []string{"ping", "tcp1", "tcp4", "udp64", "udpmtu", "rr"}
 
-// floorLoads are those that the marks compare with the floor.
+// floorLoads are the loads that the marks compare with the floor.
 var floorLoads = []string{"tcp1", "tcp4", "tcp1r", "tcp4r", "udp64", "udp64-1", "rr"}
 
-// encryptingLoads are those for paths that do more work than the others and are
+// encryptingLoads are the loads for paths that do more work than the others and are
 // measured only for the order of magnitude.
 var encryptingLoads = []string{"tcp1", "tcp4", "udp64", "udpmtu", "rr", "rr-load"}
 
@@ -56,14 +56,14 @@ type Binaries struct {
 	Twilld     string
 	FlannelUDP string // bench/peers/flannel
 	Floor      string // bench/floor
-	// Base is another twilld, which BasePath runs, with BaseFlags besides the
-	// usual ones. If it is empty, that is the same twilld.
+	// Base is another twilld, which BasePath runs with BaseFlags besides the usual
+	// flags. If it is empty, BasePath runs the same twilld.
 	Base      string
 	BaseFlags []string
 }
 
-// BasePath is twill with another build of twilld or with other flags, to be compared
-// with path twill in the same rounds.
+// BasePath is twill with another build of twilld or with other flags, for comparison with
+// path twill in the same rounds.
 var BasePath = Path{report.Base, "twill, base", func(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Connection, error) {
 	bin.Twilld = cmp.Or(bin.Base, bin.Twilld)
 	return twill(bin.BaseFlags...)(ctx, topo, bin)

@@ -15,10 +15,10 @@ const (
 )
 
 // onCPU runs f on a thread that stays on one CPU, the first that this process
-// may use for the client's end and the last for the server's. Hosts do not
-// share CPUs; but left to itself the scheduler lets both ends of a conversation
-// share one, and a request through the kernel's paths is then just a switch
-// from one thread to the other, a quarter of the time that it takes otherwise.
+// may use for the client's end and the last for the server's. Real hosts do not
+// share CPUs, but by default the scheduler lets both ends of a conversation share
+// one. A request through the kernel's paths is then just a switch from one thread
+// to the other, which takes a quarter of the time.
 func onCPU(e end, f func() error) error {
 	done := make(chan error)
 	go func() {

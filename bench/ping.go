@@ -22,8 +22,8 @@ const (
 	echoes = 20
 )
 
-// fullPing is the load of ICMP echoes as large as the MTU, with DF set. One
-// byte more must be refused.
+// fullPing is the load of ICMP echoes as large as the MTU, with DF set. One that is a
+// byte larger must be refused.
 func fullPing(ctx context.Context, c *Connection, _ time.Duration) (report.Figures, error) {
 	f, err := pingAtMTU(ctx, c)
 	if err != nil {
@@ -68,8 +68,8 @@ func pingAtMTU(ctx context.Context, c *Connection) (report.Figures, error) {
 	}, nil
 }
 
-// answers waits for an answer to an echo as large as the MTU. On a wire with loss
-// several echoes in a row may be lost.
+// answers waits for an answer to an echo request as large as the MTU. On a wire with loss
+// several in a row may be lost.
 func answers(ctx context.Context, c *Connection) error {
 	fd, err := pingSocket(c.Client)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 type Options struct {
 	Wires []Wire
 	Paths []Path
-	// Loads are put on every path and every wire. If nil, all of them are,
-	// except those that a path or a wire excludes by itself.
+	// Loads are put on every path and every wire. nil means all loads, except those
+	// that a path or a wire excludes.
 	Loads    []Load
 	MTU      int // of the wires, 1500 if zero
 	Rounds   int
@@ -36,9 +36,9 @@ type step struct {
 	path  Path
 }
 
-// schedule returns all runs on a wire, over those of the paths that are set up, in
-// their order. Each round begins with another path, so that no path always runs
-// directly after the same other one.
+// schedule returns all runs on a wire, in order, for those paths that are set up. Each
+// round begins with another path, so that no path always runs directly after the same
+// other one.
 func (o *Options) schedule(w Wire, standing []Path) []step {
 	var steps []step
 	for round := range o.Rounds {
@@ -79,8 +79,8 @@ func (o *Options) Estimate() time.Duration {
 	return total
 }
 
-// Fit sets Duration such that the session takes at most the given time, as far
-// as runs can be shortened.
+// Fit sets Duration so that the session takes at most the given time, as far as runs
+// can be shortened.
 func (o *Options) Fit(may time.Duration) {
 	o.Duration = 0
 	fixed := o.Estimate()

@@ -4,7 +4,7 @@ package bench
 type search struct {
 	probes int     // at most
 	step   float64 // factor by which the rate is raised and lowered until it is bracketed
-	close  float64 // how close the two sides of the bracket have to come: refused/carried
+	close  float64 // ratio refused/carried of the bracket's ends at which the search stops
 }
 
 // highest finds the highest rate that is carried, assuming that all lower rates are

@@ -43,8 +43,8 @@ type session struct {
 	progress *progress
 	stolen   stolenMeter
 	up       []standing
-	runs     int                      // that were done
-	took     map[string]time.Duration // by the last run of a load, by its name
+	runs     int                      // number done so far
+	took     map[string]time.Duration // duration of the last run of each load, by its name
 }
 
 // standing is a path that was set up.
@@ -136,8 +136,8 @@ func (s *session) setUp(ctx context.Context, w Wire) error {
 	return nil
 }
 
-// measure does all runs on the current wire. It fails only if ctx ends.
-// later are the wires after it, which count for the remaining time.
+// measure does all runs on the current wire. It fails only if ctx ends. later are the
+// wires that follow, which are included in the remaining time.
 func (s *session) measure(ctx context.Context, w Wire, later []Wire) error {
 	defer s.progress.clear()
 	found := s.report.Wires[len(s.report.Wires)-1]
@@ -170,8 +170,8 @@ func (s *session) measure(ctx context.Context, w Wire, later []Wire) error {
 	return nil
 }
 
-// left estimates how long steps and later wires will take from how long their loads
-// took before.
+// left estimates how long steps and later wires will take, based on how long their loads
+// have taken before.
 func (s *session) left(steps []step, later []Wire) (left time.Duration) {
 	for _, w := range later {
 		left += time.Duration(len(s.opts.Paths)) * setUpTime

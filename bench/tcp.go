@@ -19,7 +19,7 @@ import (
 const (
 	// chunk is how much a stream writes and reads at once, as iperf3 does.
 	chunk = 128 << 10
-	// warmUp is how long a load runs before it counts, which covers slow start, caches
+	// warmUp is how long a load runs before it is measured. It covers slow start, caches
 	// and the neighbour tables of a fresh path.
 	warmUp = 200 * time.Millisecond
 )
@@ -174,7 +174,7 @@ func resentBy(conns []net.Conn) (n uint64) {
 	return n
 }
 
-// sleep waits for d, or returns the error of a context that ends before.
+// sleep waits for d. It returns the error of ctx if that ends earlier.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -36,9 +36,9 @@ type tour struct {
 	seen  []sighting
 }
 
-// Tour follows one packet from pod to pod by the udp backend, and another by vxlan, and
-// explains each step to out with the tables and bytes that it finds. pause is called
-// after each step. It leaves nothing behind and needs root.
+// Tour follows one packet from pod to pod through the udp backend, and another through
+// vxlan. It explains each step on out, with the tables and bytes that it finds. pause is
+// called after each step. Tour leaves nothing behind and needs root.
 func Tour(ctx context.Context, bin Binaries, out io.Writer, pause func() error) error {
 	if err := needRoot("the tour"); err != nil {
 		return err
@@ -78,8 +78,8 @@ func (t *tour) chapter(title, device string) (err error) {
 	return err
 }
 
-// explain prints a step: its title, a paragraph, and what was found. It reports the
-// first error of those who found it.
+// explain prints a step: its title, a paragraph, and what was found. It returns the first
+// error among the findings.
 func (t *tour) explain(title, text string, found ...finding) error {
 	if t.step > 0 {
 		if err := t.pause(); err != nil {
@@ -103,7 +103,7 @@ type finding struct {
 	err  error
 }
 
-// udp explains the way by the udp backend.
+// udp explains the path through the udp backend.
 func (t *tour) udp() error {
 	if err := t.chapter("By the udp backend: a program carries the packet", tunLink); err != nil {
 		return err
@@ -143,7 +143,7 @@ func (t *tour) udp() error {
 	)
 }
 
-// vxlan explains the way by the vxlan backend.
+// vxlan explains the path through the vxlan backend.
 func (t *tour) vxlan() error {
 	const device = "flannel.1"
 	if err := t.chapter("By the vxlan backend: the kernel carries the packet", device); err != nil {
@@ -194,21 +194,20 @@ func first(steps ...func() error) error {
 	return nil
 }
 
-// place is an interface at which the packet is looked at.
+// place is an interface at which the packet is captured.
 type place struct {
 	ns   *netlab.Namespace
 	link string
 }
 
-// sighting is the packet as it came by at a place.
+// sighting is the packet as captured at a place.
 type sighting struct {
 	place
 	frame    []byte // from the link header on
-	ethernet bool   // there is one; a TUN device has none
+	ethernet bool   // there is an Ethernet header; a TUN device has none
 }
 
-// follow sends an echo request from pod to pod and returns it as it came by at the
-// places.
+// follow sends an echo request from pod to pod and returns it as captured at the places.
 func follow(ctx context.Context, c *Connection, places []place) (seen []sighting, err error) {
 	var taps []*tap
 	defer func() {
@@ -258,7 +257,7 @@ func (t *tour) packetAt(i int) finding {
 	return finding{text: fmt.Sprintf("  %s, %s: %d bytes\n%s", s.ns, s.link, len(s.frame), text)}
 }
 
-// isRequest reports whether an IPv4 packet is the echo request with that number.
+// isRequest reports whether an IPv4 packet is the echo request with the number seq.
 func isRequest(packet []byte, from, to netip.Addr, seq uint16) bool {
 	src, dst, protocol, message, ok := parseIPv4(packet)
 	return ok && src == from && dst == to && protocol == unix.IPPROTO_ICMP && len(message) >= icmpHeaderLen &&

@@ -17,7 +17,7 @@ const (
 	vxlanHeaderLen    = 8
 )
 
-// Ports of the backends, by which the content of a datagram is known.
+// Ports of the backends, which identify the content of a datagram.
 const (
 	udpBackendPort = 8285
 	vxlanPort      = 8472
@@ -56,7 +56,8 @@ func (t *tap) close() {
 	}
 }
 
-// find returns the echo request with that number, whatever headers it has here.
+// find returns the echo request with the number seq, whatever headers it has on this
+// interface.
 func (t *tap) find(from, to netip.Addr, seq uint16) (sighting, error) {
 	buf := make([]byte, 64<<10)
 	for {
@@ -109,7 +110,7 @@ func dissect(frame []byte, ethernet bool) (string, error) {
 }
 
 // parseHeader returns the first header of a packet, whether an Ethernet header follows,
-// and what parses the rest if that is not IP.
+// and the parser of the rest if that is not IP.
 func parseHeader(p []byte, ethernet bool) (h header, ethernetNext bool, next func([]byte) (header, bool)) {
 	if ethernet {
 		if len(p) < ethernetHeaderLen {
@@ -120,7 +121,7 @@ func parseHeader(p []byte, ethernet bool) (h header, ethernetNext bool, next fun
 		}}, false, nil
 	}
 	src, dst, protocol, payload, ok := parseIPv4(p)
-	if !ok || len(payload) < udpHeaderLen+vxlanHeaderLen { // nothing on the tour is shorter
+	if !ok || len(payload) < udpHeaderLen+vxlanHeaderLen { // no packet of the tour is shorter
 		return header{}, false, nil
 	}
 	h = header{"IPv4", p[:int(p[0]&0xf)*4], []string{
@@ -132,8 +133,8 @@ func parseHeader(p []byte, ethernet bool) (h header, ethernetNext bool, next fun
 	return h, false, parseICMP
 }
 
-// parseUDP returns a UDP header, and with it that of VXLAN, and whether an Ethernet header
-// follows.
+// parseUDP returns a UDP header, together with the VXLAN header if there is one, and
+// whether an Ethernet header follows.
 func parseUDP(p []byte) (header, bool) {
 	h := header{"UDP", p[:udpHeaderLen], []string{
 		fmt.Sprintf("port %d → %d, %d bytes, checksum 0x%04x", be16(p), be16(p[2:]), be16(p[4:]), be16(p[6:])),

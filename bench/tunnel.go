@@ -15,8 +15,8 @@ type tunnel struct {
 	mtu     int // of the device and of the pods
 	// args returns the arguments on a host.
 	args func(*netlab.Host) []string
-	// raise waits for the process that was started on a host and does the set-up there
-	// that the program leaves to others.
+	// raise waits for the process that was started on a host, and does the set-up on that
+	// host that the program does not do itself.
 	raise func(context.Context, *netlab.Host, *process) error
 }
 
@@ -30,7 +30,7 @@ func peerProgram(bin Binaries, name string) (string, error) {
 	return path, nil
 }
 
-// underlayMTU is that of the wire between the hosts.
+// underlayMTU returns the MTU of the wire between the hosts.
 func underlayMTU(topo *netlab.Topology) (int, error) {
 	ns := topo.Hosts[0].NS
 	eth0, err := ns.Netlink().LinkByName(netlab.UnderlayLink)
@@ -49,7 +49,7 @@ func (t *tunnel) connect(ctx context.Context, topo *netlab.Topology, dir string)
 	defer func() {
 		if err != nil {
 			for _, p := range started {
-				p.stop() // not kill: wireguard-go removes its socket when it exits in an orderly way
+				p.stop() // not kill: wireguard-go removes its socket when it exits cleanly
 			}
 		}
 	}()

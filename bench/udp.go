@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	// severalFlows is how many flows datagrams are spread over if the path
-	// rather than a sender should be the bottleneck: through the kernel's paths a
-	// datagram is processed on its sender's time, up to the receiver's socket.
+	// severalFlows is how many flows datagrams are spread over if the path, rather
+	// than a sender, should be the bottleneck: in the kernel's paths, the sender's
+	// thread processes a datagram all the way to the receiver's socket.
 	severalFlows = 4
 	// batchSize is how many datagrams a sendmmsg or recvmmsg carries.
 	batchSize = 32
-	// settle is how long datagrams still under way are waited for.
+	// settle is how long to wait for datagrams still in transit.
 	settle = 30 * time.Millisecond
 	// tolerated is the loss below which a rate counts as carried.
 	tolerated = 0.01
 	// probeTime is how long the search tries a rate.
 	probeTime = 120 * time.Millisecond
-	// retries is how often a rate that a longer run does not sustain is lowered,
-	// each time by the factor retried.
+	// retries is how often a rate is lowered that a longer run does not sustain, each
+	// time by the factor retried.
 	retries = 6
 	retried = 0.88
 	// searchTime is about how long a search takes.
@@ -94,7 +94,7 @@ func carriedRate(ctx context.Context, c *Connection, t traffic, d time.Duration)
 	if err != nil {
 		return nil, err
 	}
-	// A longer run meets more of the machine's hiccups than a probe.
+	// A longer run is exposed to more hiccups of the machine than a probe.
 	for range retries {
 		f, err := runFlood(ctx, c, t, rate, d)
 		if err != nil {
@@ -119,17 +119,17 @@ type flood struct {
 	usage
 }
 
-// sendRate is in sent datagrams a second.
+// sendRate returns the number of datagrams sent per second.
 func (f *flood) sendRate() float64 { return float64(f.sent) / f.elapsed.Seconds() }
 
-// rate is in received datagrams a second.
+// rate returns the number of datagrams received per second.
 func (f *flood) rate() float64 { return float64(f.received) / f.elapsed.Seconds() }
 
-// loss is the fraction that did not arrive.
+// loss returns the fraction of datagrams that did not arrive.
 func (f *flood) loss() float64 { return max(0, 1-float64(f.received)/float64(f.sent)) }
 
-// runFlood sends datagrams at rate, in datagrams a second over all flows, for
-// d; rate zero means as fast as possible.
+// runFlood sends datagrams at rate, in datagrams per second over all flows, for
+// d; a rate of zero means as fast as possible.
 func runFlood(ctx context.Context, c *Connection, t traffic, rate float64, d time.Duration) (*flood, error) {
 	var pairs []udpPair
 	defer func() {
@@ -149,7 +149,7 @@ func runFlood(ctx context.Context, c *Connection, t traffic, rate float64, d tim
 		return nil, err
 	}
 	var sent, received atomic.Uint64
-	var over atomic.Bool // nothing more will come
+	var over atomic.Bool // no more datagrams will arrive
 	var senders, receivers sync.WaitGroup
 	for _, p := range pairs {
 		receivers.Go(func() { received.Add(p.count(t.payload, &over)) })
@@ -189,8 +189,8 @@ func (p udpPair) flood(ctx context.Context, size int, rate float64, d time.Durat
 		}
 		n := batchSize
 		if rate > 0 {
-			// The delay caused by a stall is not made up for in full:
-			// that would be an unlimited flood.
+			// The delay caused by a stall is not fully made up for,
+			// since that would be an unlimited flood.
 			behind = min(behind+rate*now.Sub(last).Seconds(), 4*batchSize)
 			if last = now; behind < 1 {
 				pause()

@@ -11,8 +11,8 @@ import (
 const udpBuffer = 8 << 20
 
 // udpPair is two UDP sockets that are connected to each other. They block, for
-// 20 ms at most, and are used through raw system calls: otherwise the runtime's
-// poller would be part of what is measured.
+// 20 ms at most, and are used through raw system calls, so that the runtime's poller
+// is not part of what is measured.
 type udpPair struct {
 	client, server int
 }

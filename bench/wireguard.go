@@ -24,7 +24,7 @@ var wireguardPath = Path{"wireguard-go", "wireguard-go (encrypts)", wireguardGo,
 const (
 	wireguardPort = 51820
 	// wireguardOverhead is what wg-quick(8) reserves: IPv6 40, UDP 8, header
-	// 16 and tag 16, even if the outer packet is IPv4. It gives 1420 on Ethernet.
+	// 16 and tag 16, even if the outer packet is IPv4. The MTU on Ethernet is 1420.
 	wireguardOverhead = 80
 )
 

@@ -2,15 +2,15 @@ package bench
 
 import "github.com/twillnet/twill/internal/lab/netlab"
 
-// Wire is a way for frames from one host to the other.
+// Wire is a kind of link that carries frames from one host to the other.
 type Wire struct {
 	Name  string // in --wire and JSON
 	Title string
 	kind  netlab.WireKind
 	loss  float64 // fraction of frames
-	// loads are those that are meaningful on this wire; nil means all. The rate
-	// received at less than 1 % loss, for example, is not measured on a wire that
-	// loses some frames itself.
+	// loads are the loads that are meaningful on this wire; nil means all. For example,
+	// the rate received at less than 1 % loss is not measured on a wire that loses frames
+	// itself.
 	loads []string
 }
 

@@ -83,9 +83,9 @@ func (c chart) shareAxis() {
 	}
 }
 
-// plotted leaves out the bare wire, which is the generator's ceiling and would
-// compress all other values near zero, and twill with one shard, which is measured
-// only for its memory.
+// plotted reports whether a path is plotted. It leaves out the bare wire, which is the
+// generator's ceiling and would compress all other values near zero, and twill with one
+// shard, which is measured only for its memory.
 func plotted(p Path) bool { return p.Name != "wire" && p.Name != "twill-1" && p.Error == "" }
 
 // panels makes a panel like the given one for each wire without loss.
@@ -124,7 +124,7 @@ func (r *Report) panels(columns []column, like panel) []panel {
 // lossSuffix ends the names of wires that lose frames.
 const lossSuffix = "+loss"
 
-// lossPanels puts each wire with loss beside the one without.
+// lossPanels puts each wire with loss beside the same wire without loss.
 func (r *Report) lossPanels(columns []column) []panel {
 	var panels []panel
 	for _, lossy := range r.Wires {

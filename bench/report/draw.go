@@ -28,8 +28,8 @@ const (
 	pngDPI      = 120
 )
 
-// colours are those of Okabe and Ito, which people with colour blindness can
-// distinguish too. A path has the same one in every plot.
+// colours are those of Okabe and Ito, which colour-blind people can distinguish too. A
+// path has the same colour in every plot.
 var colours = map[string]color.RGBA{
 	"twill":        {213, 94, 0, 255},
 	"base":         {150, 60, 0, 255},
@@ -43,7 +43,7 @@ var colours = map[string]color.RGBA{
 	"twill-vxlan":   {102, 170, 209, 255},
 	"twill-host-gw": {187, 225, 246, 255},
 	"flannel-udp":   {70, 70, 70, 255},
-	// What bounds twill has twill's hue, paler.
+	// The bounds of twill: twill's hue, paler.
 	"floor":        {240, 200, 170, 255},
 	"floor-plain":  {248, 222, 160, 255},
 	"wireguard-go": {0, 158, 115, 255},
@@ -64,7 +64,7 @@ func colour(path string) color.Color {
 	return c
 }
 
-// letters returns the style of text of a size in points.
+// letters returns the style of text of the given size.
 func letters(size vg.Length) text.Style {
 	f := font.Font{Typeface: "Liberation", Variant: "Sans", Size: size}
 	return text.Style{Color: ink, Font: f, Handler: plot.DefaultTextHandler}

@@ -55,9 +55,9 @@ func onEachWire(marks ...mark) []mark {
 // microMark is a mark that is checked by Go benchmarks.
 type microMark struct {
 	what   string
-	prefix string // of the benchmarks' names; the worst of them counts
+	prefix string // of the benchmarks' names; the worst result counts
 	unit   string
-	want   float64 // at most
+	want   float64 // the largest value that meets the mark
 }
 
 var microMarks = []microMark{

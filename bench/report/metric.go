@@ -20,12 +20,13 @@ var (
 	Retransmits    = Metric{"retransmits", "retransmits", false}
 	CPUPerGB       = Metric{"cpu_s_per_gb", "CPU s/GB", true}
 	CPUPerMillion  = Metric{"cpu_s_per_million", "CPU s/million", true}
-	// DaemonCPUPerGB is the part of CPUPerGB that the daemons' own threads
-	// have used, system calls included.
+	// DaemonCPUPerGB is the part of CPUPerGB used by the daemons' own threads, system
+	// calls included.
 	DaemonCPUPerGB = Metric{"daemon_cpu_s_per_gb", "of it daemons, s/GB", false}
-	// PeakRSS is that of the larger of the two daemons while the load runs.
+	// PeakRSS is the peak resident set size of the larger of the two daemons while the
+	// load runs.
 	PeakRSS = Metric{"daemon_peak_rss_mb", "MB", false}
-	// A half RTT is half of the time between a request and its answer.
+	// A half RTT is half the time between a request and its answer.
 	HalfRTT50     = Metric{"half_rtt_p50_us", "half RTT p50, µs", true}
 	HalfRTT99     = Metric{"half_rtt_p99_us", "half RTT p99, µs", true}
 	HalfRTT999    = Metric{"half_rtt_p999_us", "half RTT p99.9, µs", true}

@@ -59,8 +59,8 @@ func ParseMicro(in io.Reader) ([]Micro, error) {
 	return results, nil
 }
 
-// worst returns the largest value among the benchmarks with a name, or with
-// names below it.
+// worst returns the largest value among the benchmark with the given name and its
+// sub-benchmarks.
 func worst(results []Micro, name, unit string) (largest float64, ok bool) {
 	for _, m := range results {
 		v, there := m.Values[unit]

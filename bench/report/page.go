@@ -63,7 +63,7 @@ func (r *Report) finishedRounds() int {
 func (r *Report) writeHead(b *strings.Builder) {
 	rounds := fmt.Sprint(r.Rounds, " ")
 	if r.Interrupted {
-		rounds = "" // they differ, see below
+		rounds = "" // the wires differ, see below
 	}
 	fmt.Fprintf(b, "Medians of %sinterleaved rounds of %.2g s a run, in parentheses the least and the most of them, "+
 		"in brackets the ratio to kernel VXLAN: the median of the rounds' ratios. "+
@@ -94,7 +94,7 @@ func (r *Report) writeHead(b *strings.Builder) {
 	}
 }
 
-// WriteFiles writes report.json, report.md and the plots into dir and overwrites those
+// WriteFiles writes report.json, report.md and the plots to dir, and overwrites those
 // of an earlier report.
 func (r *Report) WriteFiles(dir string) error {
 	if err := r.WriteJSON(filepath.Join(dir, "report.json")); err != nil {

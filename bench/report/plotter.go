@@ -16,7 +16,7 @@ const ours = "twill"
 // logarithmic axis, each with a whisker from the minimum to the maximum.
 type grouped struct{ panel }
 
-// Plot draws.
+// Plot implements plot.Plotter.
 func (m grouped) Plot(c draw.Canvas, p *plot.Plot) {
 	x, y := p.Transforms(&c)
 	thin := draw.LineStyle{Color: pale, Width: 0.5}

@@ -16,7 +16,7 @@ const Schema = 1
 // Baseline is the path that ratios refer to.
 const Baseline = "vxlan"
 
-// Base is the path that runs another revision of twill, to which the present one is
+// Base is the path that runs another revision of twill, with which the current one is
 // compared.
 const Base = "base"
 
@@ -27,12 +27,12 @@ type Report struct {
 	Ended    time.Time `json:"ended"`
 	Command  []string  `json:"command"`
 	Revision string    `json:"revision"` // of the program that measured
-	Go       string    `json:"go"`       // that it was built with
+	Go       string    `json:"go"`       // version that it was built with
 	Machine  Machine   `json:"machine"`
 	Busy     Busy      `json:"busy"`
 	MTU      int       `json:"wire_mtu"`
 	Seconds  float64   `json:"seconds"` // of each run, without its warm-up
-	Rounds   int       `json:"rounds"`  // that were requested
+	Rounds   int       `json:"rounds"`  // number requested
 	// Interrupted means that Wire.Rounds may be less than Rounds.
 	Interrupted bool    `json:"interrupted,omitempty"`
 	Loads       []Named `json:"loads"`
@@ -56,9 +56,9 @@ func (m Machine) String() string {
 
 // Busy describes other activity on the machine.
 type Busy struct {
-	UsedPercent   float64 `json:"used_percent_at_start"` // of all CPUs' time, just before
+	UsedPercent   float64 `json:"used_percent_at_start"` // of all CPUs' time, just before the session
 	LoadAtStart   float64 `json:"load_average_at_start"` // of one minute
-	LoadAtEnd     float64 `json:"load_average_at_end"`   // the session's own included
+	LoadAtEnd     float64 `json:"load_average_at_end"`   // including the session's own load
 	StolenPercent float64 `json:"stolen_percent"`        // CPU time that a hypervisor gave to others
 }
 
@@ -86,7 +86,7 @@ type Named struct {
 // Wire holds the results for one kind of wire.
 type Wire struct {
 	Named
-	Rounds int    `json:"rounds"` // that were finished
+	Rounds int    `json:"rounds"` // number finished
 	Paths  []Path `json:"paths"`
 	Runs   []Run  `json:"runs"`
 }

@@ -50,7 +50,7 @@ var sections = []section{
 	}},
 }
 
-// each is a column for each of the loads.
+// each returns a column for each of the loads.
 func each(loads []Named, m Metric) []column {
 	var columns []column
 	for _, l := range loads {
@@ -112,7 +112,7 @@ func (w *Wire) rows(s section) [][]string {
 // noFigure is printed if nothing was measured.
 const noFigure = "–"
 
-// cell is a figure with its spread and its ratio to the baseline's.
+// cell formats a figure with its spread and its ratio to the baseline's.
 func (w *Wire) cell(path string, c column) string {
 	v, ok := w.Figure(path, c.load, c.metric)
 	switch {

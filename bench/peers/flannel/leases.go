@@ -66,7 +66,7 @@ func (l *leases) WatchLeases(ctx context.Context, receiver chan []lease.LeaseWat
 		peers = append(peers, newLease(p.subnet, p.publicIP))
 	}
 	// The channel has no buffer: once flannel has received the snapshot a second
-	// time, which changes nothing, it is done with the first.
+	// time, which changes nothing, it has processed the first.
 	for range 2 {
 		select {
 		case receiver <- []lease.LeaseWatchResult{{Snapshot: peers}}:

@@ -2,12 +2,12 @@
 
 // Flannel-udp is a node that runs stock flannel's udp backend, with its peers from the
 // command line: the backend's own TUN set-up, lease watch and C forwarding loop,
-// unchanged. Tests and the laboratory use it as the other host where they need no lease
-// store; with one they run flannel's own main.
+// unchanged. Tests and the laboratory use it as the other host if they do not need a lease
+// store; otherwise they run flannel's own main.
 //
 // It prints "ready mtu=N" on standard output when the device is up and the peers have been
 // passed to the backend. It logs to standard error and runs until SIGTERM or SIGINT.
-// flannel0 and its route are removed with the process.
+// flannel0 and its route disappear with the process.
 package main
 
 import (
@@ -156,7 +156,7 @@ func (n node) run(ctx context.Context) error {
 	return nil
 }
 
-// externalInterface is what flanneld's interface search would have found.
+// externalInterface returns what flanneld's interface search would have found.
 func externalInterface(name string, addr netip.Addr) (*backend.ExternalInterface, error) {
 	ifc, err := net.InterfaceByName(name)
 	if err != nil {

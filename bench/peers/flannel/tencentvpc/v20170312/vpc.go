@@ -1,6 +1,6 @@
-// Package v20170312 has of Tencent Cloud's package of this name what the source of
-// flannel's backend tencent-vpc mentions, and no client: see "Why a module of its own"
-// in the README.
+// Package v20170312 declares those parts of Tencent Cloud's package of this name that the
+// source of flannel's backend tencent-vpc mentions. It has no client: see "Why a module of
+// its own" in the README.
 package v20170312
 
 import "errors"
