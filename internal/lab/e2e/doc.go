@@ -12,7 +12,7 @@
 //
 // The tests need root and fail without it. They run concurrently, several per
 // processor, since most of their time is spent waiting; only those that inspect the
-// whole process do not. No verdict depends on how fast the machine is or in which
+// whole process do not. No outcome depends on how fast the machine is or in which
 // order it schedules: tests wait for what must happen, and only something that never
 // happens reaches testkit.Patience.
 package e2e

@@ -12,9 +12,9 @@ import (
 )
 
 // Relay sits between clients and a server, and can be cut: it then passes
-// nothing on and closes nothing, like an unplugged wire. It can also be
-// set to cut itself at a moment that could not be hit by timing, such as between a
-// request and its answer.
+// nothing on and closes nothing, like an unplugged wire. It can also be set to cut
+// itself at a moment that timing could not hit, such as between a request and its
+// answer.
 //
 // Its methods may be called from several goroutines.
 type Relay struct {
@@ -32,7 +32,7 @@ type Relay struct {
 	closed bool
 }
 
-// direction is which way data goes through a relay.
+// direction is the direction of data through a relay.
 type direction int
 
 const (
@@ -43,7 +43,7 @@ const (
 // moment defines when a relay cuts itself.
 type moment struct {
 	text    []byte // sent by a client at that moment
-	passes  bool   // the text is delivered, and the answers to it are not
+	passes  bool   // the text is delivered, but answers to it are not
 	reached chan struct{}
 }
 
@@ -191,8 +191,8 @@ func (r *Relay) drop(c net.Conn) {
 }
 
 // look searches p for the text of the moment, which may begin at the end of before,
-// and cuts the relay if it is there. Where the text is to be delivered it returns the
-// channel to close after that.
+// and cuts the relay if it finds the text. If the text has to be delivered, look returns
+// the channel to close afterwards.
 func (r *Relay) look(before, p []byte) (reached chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -253,7 +253,7 @@ func (r *Relay) serve(near net.Conn) {
 		done <- struct{}{}
 	}()
 	<-done
-	// The closing of an end has to be passed on, too.
+	// The end of a connection has to be passed on, too.
 	r.wait(requests)
 	r.wait(answers)
 }

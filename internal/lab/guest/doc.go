@@ -15,7 +15,7 @@
 //
 // Programs in the guest come from an initramfs that is built for it: busybox,
 // the requested kernel modules and their dependencies, the files of the
-// test, and init.sh, which takes commands from the serial console. There is no
+// test, and init.sh, which reads commands from the serial console. There is no
 // disk, nothing is shared with this machine, and nothing of the guest remains
 // when it ends.
 package guest

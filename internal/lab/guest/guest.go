@@ -30,8 +30,8 @@ type Config struct {
 	Files map[string]string
 	// Host is the host that the guest replaces.
 	Host *netlab.Host
-	// Memory is how much the kernel and the processes have, in MiB; 0 if they may have
-	// all. Files, which are in memory too, do not count.
+	// Memory is how much memory the kernel and the processes have, in MiB; 0 means all of
+	// the guest's. Files, which are in memory too, do not count.
 	Memory int
 }
 
@@ -90,8 +90,8 @@ func boot(dir string, c Config) (*Guest, error) {
 		return g, fmt.Errorf("boot a guest: %w", err)
 	}
 	if c.Memory > 0 {
-		// Unpacking the initramfs takes twice its size. What is too much afterwards is
-		// filled by a file.
+		// Unpacking the initramfs takes twice its size, so the guest needs more memory at
+		// first. Afterwards a file fills the excess.
 		fill := fmt.Sprintf("dd if=/dev/zero of=/full bs=1M count=$((%d - %d - $(du -s -m -x / | cut -f 1)))", Memory, c.Memory)
 		if out, err := g.Run(fill); err != nil {
 			return g, fmt.Errorf("boot a guest: %w\n%s", err, out)

@@ -18,7 +18,7 @@ type Image struct {
 }
 
 // Linux returns the kernel of a version, "6.1" or "5.10", for an architecture by Go's
-// name. If it has not been fetched, the error explains how to do that.
+// name. If it has not been fetched, the error explains how to fetch it.
 func Linux(version, arch string) (Image, error) {
 	_, file, _, _ := runtime.Caller(0)
 	name := fmt.Sprintf("linux-%s-%s", version, arch)
@@ -33,8 +33,8 @@ func (i Image) kernel() string  { return filepath.Join(i.dir, "vmlinuz") }
 func (i Image) busybox() string { return filepath.Join(i.dir, "busybox") }
 
 // modules returns the files of the named modules and of their dependencies,
-// in the order in which they have to be loaded. What is built into the kernel needs
-// no file.
+// in the order in which they have to be loaded. Modules built into the kernel need no
+// file.
 func (i Image) modules(names []string) ([]string, error) {
 	builtin, err := os.ReadFile(filepath.Join(i.dir, "modules", "modules.builtin"))
 	if err != nil {

@@ -47,7 +47,7 @@ func writeInitramfs(to string, c Config) (err error) {
 		return err
 	}
 	for n, module := range modules {
-		// init loads them in the order of their names.
+		// init loads modules in the order of their names.
 		if err := a.copy(fmt.Sprintf("modules/%02d-%s", n, path.Base(module)), module); err != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ type machine struct {
 	console string // Linux's name of its first serial port
 }
 
-// machines are the computers, by Go's name of their architecture.
+// machines are the supported machines, by Go's name of their architecture.
 var machines = map[string]machine{
 	// cx16=off: CMPXCHG16B of qemu 7.2 corrupts the flags, which sooner or later
 	// crashes Linux 6.12, whose memory allocator uses it.
@@ -40,9 +40,9 @@ func (m machine) command(kernel, initramfs string, nics int) []string {
 		"-m", fmt.Sprint(Memory), "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot",
 		"-kernel", kernel, "-initrd", initramfs,
 		// On a panic the kernel restarts at once, which -no-reboot turns into an
-		// exit. edd=off saves a PC the search for disks, no_timer_check the check that
-		// timer interrupts arrive in time, which a busy machine fails. A tmpfs would
-		// be limited to half of the memory.
+		// exit. edd=off saves a PC the search for disks. no_timer_check skips the check
+		// that timer interrupts arrive in time, which fails on a busy machine. A tmpfs
+		// would be limited to half of the memory.
 		"-append", "quiet panic=-1 edd=off no_timer_check rootfstype=ramfs console="+m.console)
 	for i := range nics {
 		args = append(args,

@@ -1,6 +1,6 @@
 // Package kubetest runs a real Kubernetes control plane for tests: kube-apiserver on
-// an etcd and, optionally, the controllers that assign podCIDRs and those that make
-// pods run, on free ports, with data in a directory that is removed after the test. The
+// an etcd and, optionally, the controllers that assign podCIDRs and those that run
+// pods, on free ports, with data in a directory that is removed after the test. The
 // API server can be killed and restarted. There are no kubelets: nodes are objects that
 // the test, or a kubelet that it runs, creates.
 package kubetest
@@ -31,28 +31,27 @@ import (
 // Options configure a cluster. The zero Options are an API server on the
 // loopback without a controller that assigns podCIDRs.
 type Options struct {
-	// Host is the address that the API server is reached at; empty means
-	// 127.0.0.1.
+	// Host is the address of the API server; empty means 127.0.0.1.
 	Host string
 	// ClusterCIDR lists the networks that podCIDRs are assigned from, separated by
 	// commas; if it is empty, none are assigned.
 	ClusterCIDR string
-	// Workloads makes pods of DaemonSets run, with service accounts, where kubelets
-	// register, and gives Services their endpoints: kube-scheduler and the controllers
-	// for that run too. It needs a ClusterCIDR. Flannel's ClusterRole is left to the
-	// test.
+	// Workloads makes pods of DaemonSets run, with service accounts, on nodes whose
+	// kubelets register, and gives Services their endpoints: kube-scheduler and the
+	// controllers for this run too. It needs a ClusterCIDR. The test has to create
+	// flannel's ClusterRole.
 	Workloads bool
 	// Command creates the command that runs a program and the function that starts it,
 	// for example in a network namespace; nil means exec.Command and its Start.
 	Command func(name string, args ...string) (cmd *exec.Cmd, start func() error)
-	// Dial connects the test to the API server; nil means that of package net.
+	// Dial connects the test to the API server; nil means the dialer of package net.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Cluster is a control plane. Its methods must be called from one goroutine, except
 // for those that send API requests.
 type Cluster struct {
-	// URL is that of the API server, and CAFile holds the authority of its
+	// URL is the URL of the API server, and CAFile holds the authority that signed its
 	// certificate.
 	URL, CAFile string
 
@@ -66,8 +65,8 @@ type Cluster struct {
 	starts  int
 }
 
-// services are the networks of the services' addresses. The first of each is that of the
-// API server, which nothing leads to without a kube-proxy.
+// services are the networks of the services' addresses. The first address of each is that
+// of the API server, which is not reachable there without a kube-proxy.
 const services = "10.96.0.0/16,fd00:10:96::/112"
 
 // Tokens of users that need no service account.
@@ -135,7 +134,8 @@ func (c *Cluster) prepare() {
 		"--shutdown-delay-duration=0s", "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP",
 	}
 	if !c.options.Workloads {
-		// No controller makes the accounts of pods, and nothing needs the API server's Service.
+		// No controller creates the accounts of pods, and nothing needs the API server's
+		// Service.
 		c.args = append(c.args, "--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none")
 	}
 	dial := c.options.Dial
@@ -144,7 +144,7 @@ func (c *Cluster) prepare() {
 	}
 	c.client = &http.Client{Transport: &http.Transport{
 		DialContext:       dial,
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the test has started the server itself
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the test has itself started the server
 		ForceAttemptHTTP2: true,
 	}}
 }
@@ -278,7 +278,7 @@ func (c *Cluster) Kubeconfig(token string) string {
 	return c.KubeconfigOf("token: " + token)
 }
 
-// KubeconfigOf writes a kubeconfig whose user is a line of YAML.
+// KubeconfigOf writes a kubeconfig with a user given as a line of YAML.
 func (c *Cluster) KubeconfigOf(user string) string {
 	c.t.Helper()
 	return c.write(fmt.Sprintf("kubeconfig.%d", time.Now().UnixNano()), fmt.Sprintf(`apiVersion: v1

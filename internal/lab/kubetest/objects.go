@@ -183,7 +183,7 @@ func (c *Cluster) DeleteEvents() {
 
 const rbacPath = "/apis/rbac.authorization.k8s.io/v1"
 
-// rights are the rules of the ClusterRole in flannel's manifest, without one verb on
+// rights returns the rules of the ClusterRole in flannel's manifest, without one verb on
 // one resource.
 func rights(resource, verb string) []any {
 	var rules []any
@@ -209,8 +209,8 @@ func (c *Cluster) grantRights() {
 	}, nil)
 }
 
-// Withhold takes one verb on one resource, such as "nodes/status", from flannel's rights
-// until restore is called. Both return when the API server acts accordingly.
+// Withhold removes one verb on one resource, such as "nodes/status", from flannel's rights
+// until restore is called. Both return once the API server applies the change.
 func (c *Cluster) Withhold(resource, verb string) (restore func()) {
 	c.t.Helper()
 	c.setRights(rights(resource, verb), resource, verb, false)

@@ -15,8 +15,7 @@ type Cmd struct {
 
 // Command prepares a process in the namespace; it is used like
 // exec.CommandContext. Unless SysProcAttr is replaced, the kernel kills the
-// process when the namespace is closed and when this process dies for whatever
-// reason.
+// process when the namespace is closed and when this process dies for any reason.
 func (n *Namespace) Command(ctx context.Context, name string, args ...string) *Cmd {
 	c := exec.CommandContext(ctx, name, args...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -52,7 +51,7 @@ func (c *Cmd) CombinedOutput() (out []byte, err error) {
 	return out, c.in(err)
 }
 
-// in adds to an error where it happened.
+// in adds the namespace to an error.
 func (c *Cmd) in(err error) error {
 	if err != nil {
 		return fmt.Errorf("%s in %s: %w", c.Args[0], c.ns, err)

@@ -164,15 +164,15 @@ func (n *Namespace) SetFeatures(link string, want map[string]bool) error {
 	})
 }
 
-// plainNIC makes a veth end behave as a network card without segmentation
-// offload: packets that leave are cut to the MTU first, packets that enter are merged
-// by GRO. Checksum offload stays on, as nearly every card has it.
+// plainNIC makes a veth end behave like a network card without segmentation
+// offload: packets are cut to the MTU before they leave, and packets that enter are
+// merged by GRO. Checksum offload stays on, since nearly every card has it.
 func (n *Namespace) plainNIC(link string) error {
 	return n.cutToMTU(link, map[string]bool{"rx-gro": true})
 }
 
-// switchPort makes a veth end behave as the port of a switch: frames of the MTU
-// in both directions.
+// switchPort makes a veth end behave like the port of a switch: frames do not exceed the
+// MTU in either direction.
 func (n *Namespace) switchPort(link string) error {
 	return n.cutToMTU(link, map[string]bool{"rx-gro": false})
 }

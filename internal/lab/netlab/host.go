@@ -60,7 +60,7 @@ func letterOf(i int) string {
 	return letter
 }
 
-// nth is address number n of a subnet; n is below 256.
+// nth returns address number n of a subnet; n is below 256.
 func nth(subnet netip.Prefix, n int) netip.Addr {
 	a := subnet.Masked().Addr().AsSlice()
 	a[len(a)-1] = byte(n)

@@ -10,10 +10,10 @@ import (
 // lossSteps is the resolution of Options.Loss.
 const lossSteps = 100_000
 
-// lose makes the wire drop a fraction of the IPv4 and IPv6 frames that enter
-// it, at the ports, so that each host's receiver and GRO see only the remaining ones. A
-// super-packet is one frame. Unlike a Relay it works entirely in the kernel and
-// takes next to no time.
+// lose makes the wire drop a fraction of the IPv4 and IPv6 frames that enter it, at the
+// ports, so that each host's receiver and GRO see only the remaining ones. A super-packet
+// is one frame. Unlike a Relay, this works entirely in the kernel and takes almost no
+// time.
 func (t *Topology) lose(fraction float64) error {
 	nft, err := exec.LookPath("nft")
 	if err != nil {

@@ -85,9 +85,9 @@ func giveName(path string) error {
 }
 
 // shareNames makes nameDir a shared mount point, as ip-netns(8) and container runtimes
-// do before they give their first name. If one of them did so later, it would mount the
-// directory over itself: what was mounted in it before would be out of reach, and
-// its names could not be removed (EBUSY).
+// do before they create their first name. If one of them did so later, it would mount the
+// directory over itself: earlier mounts in it would become unreachable, and their names
+// could not be removed (EBUSY).
 func shareNames() error {
 	if err := os.MkdirAll(nameDir, 0o755); err != nil {
 		return err
@@ -97,7 +97,7 @@ func shareNames() error {
 		return err
 	}
 	defer dir.Close()
-	// Only one process at a time may find that it is not a mount point yet.
+	// Only one process at a time may check whether it is a mount point yet.
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", nameDir, err)
 	}

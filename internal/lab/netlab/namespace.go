@@ -37,7 +37,7 @@ func New(label string) (*Namespace, error) {
 	return n, nil
 }
 
-// explain adds the remedy to an error of a process without the right to create
+// explain adds the remedy to an error if the process lacks the privilege to create
 // or enter namespaces.
 func explain(err error) error {
 	if errors.Is(err, unix.EPERM) {
@@ -112,10 +112,10 @@ func hold(label string, fd int) (*Namespace, error) {
 }
 
 // prepare puts a new namespace into the state that tests expect: loopback up,
-// IPv6 addresses usable at once, no source checks. It lifts the bound on how many
-// fragments of other datagrams may come between two of one (ipfrag_max_dist, which is
-// 64): where a sender is preempted between two fragments, the kernel would drop the
-// datagram.
+// IPv6 addresses usable at once, no source checks. It also lifts the limit on how many
+// fragments of other datagrams may arrive between two fragments of a datagram
+// (ipfrag_max_dist, which is 64): if a sender is preempted between two fragments, the
+// kernel would drop the datagram.
 func (n *Namespace) prepare() error {
 	for _, key := range []string{
 		"net/ipv6/conf/all/accept_dad", "net/ipv6/conf/default/accept_dad",

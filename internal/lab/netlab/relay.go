@@ -85,7 +85,7 @@ func (r *Relay) Stats() RelayStats {
 func (r *Relay) Close() error { return r.close() }
 
 func (r *Relay) release() error {
-	// Eight bytes that are not zero make the eventfd readable for good.
+	// Writing a nonzero number makes the eventfd permanently readable.
 	_, err := unix.Write(r.stopFD, []byte{1, 0, 0, 0, 0, 0, 0, 1})
 	r.running.Wait()
 	for _, p := range r.ports {

@@ -7,7 +7,7 @@ import (
 )
 
 // ecnCE is the ECN field of a packet that has experienced congestion, RFC 3168
-// §5; 0 is that of a packet whose sender does not support ECN.
+// §5. The field is 0 if the sender of a packet does not support ECN.
 const ecnCE = 3
 
 // Offsets in an IPv4 header.

@@ -53,7 +53,7 @@ type relayPort struct {
 // relayFrame is a frame with its virtio header in front.
 type relayFrame struct {
 	buf   []byte
-	after int // how many frames go before it, while it is held
+	after int // how many frames have to overtake it, while it is held
 }
 
 func newRelayPort(r *Relay, wire *Namespace, h *Host, mtu int, rng *rand.Rand) (*relayPort, error) {
@@ -85,10 +85,10 @@ func newRelayPort(r *Relay, wire *Namespace, h *Host, mtu int, rng *rand.Rand) (
 }
 
 // packetSocket opens a socket that reads and writes the frames of a link, each
-// after a virtio-net header, so that the receiving side knows about a checksum that
-// was left to the card.
+// preceded by a virtio-net header, so that the receiving side knows about a checksum
+// that was left to the card.
 func packetSocket(index int) (int, error) {
-	// Protocol 0: nothing arrives before bind, so nothing of other links.
+	// Protocol 0: nothing arrives before bind, and so nothing from other links.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("packet socket: %w", err)
@@ -179,7 +179,7 @@ func (p *relayPort) decide(frame []byte) {
 	p.releaseHeld(1)
 }
 
-// releaseHeld records that passed frames have gone by and queues the held frames
+// releaseHeld records that passed further frames were queued, and queues the held frames
 // that are now due.
 func (p *relayPort) releaseHeld(passed int) {
 	kept := p.held[:0]
@@ -236,8 +236,9 @@ func isIP(frame []byte) bool {
 	return t == unix.ETH_P_IP || t == unix.ETH_P_IPV6
 }
 
-// completeChecksum does what the virtio header leaves to the card. Otherwise
-// the receiver would trust a corrupted frame as one that never left the machine.
+// completeChecksum computes the checksum that the virtio header leaves to the card.
+// Otherwise the receiver would trust a corrupted frame like one that never left the
+// machine.
 func completeChecksum(frame []byte) {
 	flags := frame[0]
 	frame[0] = 0

@@ -59,7 +59,8 @@ func (t *Topology) DelVXLAN() error {
 	return errors.Join(errs...)
 }
 
-// vtepMAC is fixed, so that peers need not query it.
+// vtepMAC returns the MAC address of the host's VTEP. It is fixed, so that peers need not
+// query it.
 func (h *Host) vtepMAC() net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x74, 0x77, 0x00, 0x00, h.Addr.As4()[3]}
 }

@@ -23,7 +23,7 @@ const UnderlayLink = "eth0"
 // bridgeLink is the bridge of a host that its pods are attached to.
 const bridgeLink = "cni0"
 
-// WireKind is how the links between hosts treat large packets.
+// WireKind determines how the links between hosts treat large packets.
 type WireKind string
 
 const (
@@ -66,7 +66,7 @@ type Topology struct {
 	Hosts []*Host
 	Relay *Relay // nil unless Options.Impair is set
 	opts  Options
-	wire  *Namespace // nil where two hosts share a veth pair
+	wire  *Namespace // nil if two hosts share a veth pair
 }
 
 // Host is one node.

@@ -1,11 +1,11 @@
-// Package pinger measures what a disturbance costs: it sends ICMP echo requests at a
-// fixed pace, keeps the time of each request and of its answer, and counts what was
-// lost and how long nothing arrived.
+// Package pinger measures the effect of a disturbance: it sends ICMP echo requests at a
+// fixed pace, records the time of each request and of its answer, and determines how many
+// were lost and how long nothing arrived.
 //
 // Nothing is written while it measures: a terminal or pipe that is read too slowly
 // would stop the measurement and look like silence on the network. The time of an
-// answer is the kernel's (SO_TIMESTAMPNS, socket(7)), so it does not matter when this
-// process reads it.
+// answer is the kernel's timestamp (SO_TIMESTAMPNS, socket(7)), so it does not matter when
+// this process reads it.
 package pinger
 
 import (
@@ -41,7 +41,7 @@ type Pinger struct {
 	fd       int
 	to       unix.Sockaddr
 	id       uint16    // of its requests
-	request  icmp.Type // those of the family
+	request  icmp.Type // the echo types of the address family
 	reply    byte
 	interval time.Duration
 
@@ -53,8 +53,8 @@ type Pinger struct {
 	missing int // requests without an answer
 }
 
-// Start begins to ping an address at an interval, through a raw socket in the network
-// namespace of the calling thread. It takes CAP_NET_RAW.
+// Start begins to ping an address at the given interval, through a raw socket in the
+// network namespace of the calling thread. It requires CAP_NET_RAW.
 func Start(to netip.Addr, interval time.Duration) (*Pinger, error) {
 	p := &Pinger{interval: interval, id: uint16(rand.Uint32()), sent: make(chan error, 1), received: make(chan error, 1)}
 	family, protocol := unix.AF_INET, unix.IPPROTO_ICMP
@@ -83,8 +83,8 @@ func Start(to netip.Addr, interval time.Duration) (*Pinger, error) {
 	return p, nil
 }
 
-// Stop stops sending, waits for missing answers, but not longer than wait, and returns
-// what was recorded. It must be called once.
+// Stop stops sending, waits for missing answers for at most wait, and returns the record.
+// It must be called once.
 func (p *Pinger) Stop(wait time.Duration) (Record, error) {
 	p.sending.Store(false)
 	err := <-p.sent
@@ -109,9 +109,8 @@ func (p *Pinger) Sent() int {
 	return len(p.record)
 }
 
-// send sends until it is stopped. Its thread has the highest priority where that is
-// allowed, since a request that is late looks like silence; the thread ends with the
-// goroutine.
+// send sends requests until it is stopped. Its thread has the highest priority if that is
+// allowed, since a late request looks like silence; the thread ends with the goroutine.
 func (p *Pinger) send() error {
 	runtime.LockOSThread()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20)
@@ -135,7 +134,7 @@ func (p *Pinger) send() error {
 		if err := unix.Sendto(p.fd, m, 0, p.to); errors.Is(err, unix.EBADF) || errors.Is(err, unix.EPERM) {
 			return fmt.Errorf("ping: send: %w", err)
 		}
-		// Requests that are overdue are left out, so that they come in no burst.
+		// Overdue requests are skipped, so that they are not sent in a burst.
 		if next = next.Add(p.interval); time.Since(next) > 0 {
 			next = time.Now()
 		}
@@ -165,7 +164,7 @@ func (p *Pinger) receive() error {
 	return nil
 }
 
-// answered records an answer; of several, the first counts.
+// answered records an answer. If a request has several answers, the first counts.
 func (p *Pinger) answered(number uint64, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -175,7 +174,7 @@ func (p *Pinger) answered(number uint64, at time.Time) {
 	}
 }
 
-// arrival returns the kernel's time of a message, or the present if it has none.
+// arrival returns the kernel's timestamp of a message, or the current time if it has none.
 func arrival(oob []byte) time.Time {
 	messages, _ := unix.ParseSocketControlMessage(oob)
 	for _, m := range messages {

@@ -41,8 +41,8 @@ func (r Record) Silence() time.Duration {
 	return longest(at)
 }
 
-// Pause returns the longest time between two requests: a silence of that length is the
-// doing of the machine that pings.
+// Pause returns the longest time between two requests. A silence of that length is caused
+// by the machine that pings.
 func (r Record) Pause() time.Duration {
 	var at []time.Time
 	for _, p := range r {

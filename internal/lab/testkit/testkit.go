@@ -2,10 +2,10 @@
 // condition or a value, failing on errors, a log that a test can read, and the
 // virtual clock of testing/synctest.
 //
-// No test sleeps or asserts how long something took: how fast a machine is and
-// in which order it schedules must not decide a verdict. A test waits for the
-// effect itself, and only something that never happens reaches Patience. Code that
-// depends on a clock runs in a synctest bubble, whose clock Advance moves.
+// No test sleeps or asserts how long something took: the outcome must not depend on how
+// fast a machine is or in which order it schedules. A test waits for the effect itself,
+// and only something that never happens reaches Patience. Code that depends on a clock
+// runs in a synctest bubble, whose clock Advance moves.
 package testkit
 
 import (
@@ -109,8 +109,8 @@ func FreePort(t testing.TB) netip.AddrPort {
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// Moving is a connection whose Read or Write fails if it has not transferred a
-// byte for as long as Patience. How long a transfer takes as a whole depends on the
+// Moving is a connection whose Read or Write fails if it has not transferred a byte within
+// Patience. It does not limit the duration of a whole transfer, which depends on the
 // machine.
 type Moving struct{ net.Conn }
 

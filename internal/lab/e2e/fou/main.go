@@ -1,13 +1,13 @@
-// Fou makes a node of flannel's udp backend from modules of the kernel alone, without
-// BPF and without a daemon, for tests of how twilld talks to one:
+// Fou sets up a node of flannel's udp backend with kernel modules alone, without BPF and
+// without a daemon, for tests of how twilld interoperates with such a node:
 //
 //	fou LOCAL PORT MTU PEER=SUBNET[,SUBNET...]...
 //
-// LOCAL and the PEERs are addresses on the underlay, IPv4, and the SUBNETs are those of the
+// LOCAL and the PEERs are IPv4 addresses on the underlay, and the SUBNETs are those of the
 // peers' pods. Datagrams to the port are received as variant 1 of GUE, which is an inner
 // packet without a header before it (draft-ietf-intarea-gue-09 §4), and sent as foo over
 // UDP, which is the same on the wire. There is a device for each peer and each family: the
-// module ipip carries inner IPv4 and sit inner IPv6.
+// module ipip carries inner IPv4, and sit carries inner IPv6.
 package main
 
 import (
@@ -67,8 +67,8 @@ func run(args []string) error {
 	return nil
 }
 
-// receive has the module fou receive datagrams as GUE. netlink.FouAdd always has an attribute
-// for the inner protocol, which newer kernels refuse here.
+// receive makes the module fou receive datagrams as GUE. netlink.FouAdd always sends an
+// attribute for the inner protocol, which newer kernels refuse for GUE.
 func (n *node) receive() error {
 	family, err := netlink.GenlFamilyGet(netlink.FOU_GENL_NAME)
 	if err != nil {
@@ -83,7 +83,7 @@ func (n *node) receive() error {
 	return err
 }
 
-// addPeer makes the devices of peer number i, and the routes to its subnets.
+// addPeer creates the devices for peer number i, and the routes to its subnets.
 func (n *node) addPeer(i int, arg string) error {
 	addr, subnets, _ := strings.Cut(arg, "=")
 	peer, err := netip.ParseAddr(addr)
@@ -110,7 +110,7 @@ func (n *node) addPeer(i int, arg string) error {
 	return nil
 }
 
-// ttl is that of datagrams.
+// ttl is the TTL of datagrams.
 const ttl = 64
 
 // device returns the device that carries packets of one family to peer number i. Datagrams

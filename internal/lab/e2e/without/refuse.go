@@ -11,7 +11,7 @@ import (
 // request, or that reserves it to others.
 type refusal struct {
 	call uint32
-	args map[uint32]uint32 // by position: what the call must have there
+	args map[uint32]uint32 // by position: the arguments that the call must have
 	err  unix.Errno
 }
 

@@ -33,7 +33,7 @@ func NewBatch(n int) *Batch {
 	return b
 }
 
-// Size is the number of messages of the batch.
+// Size returns the number of messages in the batch.
 func (b *Batch) Size() int { return len(b.hdrs) }
 
 // Set assigns message i its memory: what to send, or where to receive. The batch
@@ -43,7 +43,7 @@ func (b *Batch) Set(i int, buf []byte) {
 	b.iovs[i].SetLen(len(buf))
 }
 
-// Len is the length of message i after Recv; with MSG_TRUNC that of the
+// Len returns the length of message i after Recv; with MSG_TRUNC it is the length of the
 // datagram, which can exceed the buffer.
 func (b *Batch) Len(i int) int { return int(b.hdrs[i].len) }
 
@@ -52,8 +52,8 @@ func (b *Batch) Recv(fd, flags int) (int, error) {
 	return b.call("recvmmsg", unix.SYS_RECVMMSG, fd, b.hdrs, flags)
 }
 
-// Send sends messages from up to but not including to. It returns how many of
-// them were sent; an error refers to the first of them, and then none were sent.
+// Send sends the messages numbered from up to, but not including, to. It returns how many
+// of them were sent; an error refers to the first of them, and then none were sent.
 func (b *Batch) Send(fd, from, to, flags int) (int, error) {
 	return b.call("sendmmsg", unix.SYS_SENDMMSG, fd, b.hdrs[from:to], flags)
 }
