@@ -376,7 +376,7 @@ func sameHeaders(r *Run, pkt []byte, h *Header, hl int) bool {
 		bytes.Equal(ta[tcpUrgent:], tb[tcpUrgent:])
 }
 
-// Runs returns the batch in the order in which it is to be written. It may be called
+// Runs returns the batch in the order in which it must be written. It may be called
 // once per batch, after the last Add.
 func (c *Coalescer) Runs() []Run {
 	for i := range c.runs {
@@ -398,9 +398,9 @@ func (c *Coalescer) Runs() []Run {
 	return c.runs
 }
 
-// Vectors appends the bytes of run r to dst in the order in which they are to be
-// written: for a super-packet a newly built header, followed by each payload in
-// place, or after Pack by pieces of several payloads each.
+// Vectors appends the bytes of run r to dst in the order in which they must be written:
+// for a super-packet a newly built header, followed by each payload in place or, after
+// Pack, by pieces of several payloads each.
 func (c *Coalescer) Vectors(r *Run, dst [][]byte) [][]byte {
 	if r.Segments == 1 {
 		return append(dst, r.first)
@@ -420,7 +420,7 @@ func (r *Run) single() (s Super) {
 	return s
 }
 
-// Packets appends the packets of run r to dst as they were added.
+// Packets appends the packets of run r to dst, in the order in which they were added.
 func (c *Coalescer) Packets(r *Run, dst [][]byte) [][]byte {
 	dst = append(dst, r.first)
 	for i := r.head; i >= 0; i = c.parts[i].next {

@@ -36,8 +36,8 @@ var (
 )
 
 // selfTestWait is how long the self-test waits for a segment, in milliseconds.
-// Loopback delivers before the send returns, so the limit can be short; a daemon
-// that is stopped meanwhile must not be delayed.
+// Loopback delivers before the send returns, so the limit can be short; it must not
+// delay a daemon that is stopped during the test.
 const selfTestWait = 200
 
 var errCorrupted = errors.New("self-test on loopback: segments arrived damaged; this kernel corrupts GSO sends")

@@ -188,7 +188,7 @@ func ipLength(b []byte) int {
 }
 
 // packet checks the inner packet pkt that came from the peer at from, and
-// adds it to the batch if it is to be delivered.
+// adds it to the batch if it should be delivered.
 func (r *rx) packet(pkt []byte, from netip.Addr, tos uint8, carried *tally) (added bool, err error) {
 	var h encap.Header
 	if !encap.Parse(pkt, &h) {

@@ -70,7 +70,8 @@ func (t *tx) poll(brief bool) (bytes int, more bool, err error) {
 }
 
 // batch reads and handles packets until the batch is full (errno 0) or the
-// queue is empty. Their bytes, as they are to be sent, follow each other in the arena.
+// queue is empty. Their bytes, in the form in which they will be sent, are adjacent in the
+// arena.
 func (t *tx) batch(brief bool) (reads, bytes int, errno unix.Errno) {
 	for at := 0; reads < maxReads && !(brief && bytes > briefBytes) && len(t.arena)-at >= headroom+tun.ReadSize; reads++ {
 		b := t.arena[at+headroom:]

@@ -31,7 +31,7 @@ var errHandedOver = errors.New("another twilld has taken over")
 const endsWithin = 15 * time.Second
 
 // inherit takes over the descriptors of an earlier run: from the running process,
-// if so configured, else from the service manager.
+// if so configured, or else from the service manager.
 func (d *daemon) inherit(lookup func(string) string, pid int) (err error) {
 	if !d.options.takeover {
 		if d.inherited, err = handover.Inherit(lookup, pid); err != nil {

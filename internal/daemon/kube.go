@@ -101,7 +101,7 @@ func (d *daemon) withLastKnown(source lastknown.Source) *lastknown.Store {
 }
 
 // chosenAddrs returns the addresses by which the interface is chosen: those that
-// the store has for this node, else those of the flags.
+// the store has for this node, or else those of the flags.
 func (d *daemon) chosenAddrs() (ipv4, ipv6 netip.Addr) {
 	if d.nodeAddrs != nil {
 		ipv4, ipv6, _ = d.nodeAddrs(context.Background()) // an error will be reported again by Acquire

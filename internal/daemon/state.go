@@ -22,7 +22,7 @@ type state struct {
 	doc status.Document
 	// dp is nil before the data plane is open and after it is closed.
 	dp dataPlane
-	// sampled stops the sampling of dp's counters; nil if there is none.
+	// sampled stops the sampling of dp's counters; nil if they are not sampled.
 	sampled  context.CancelFunc
 	activity status.Activity
 	probes   *probe.Loop // nil if peers are not probed

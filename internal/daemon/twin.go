@@ -122,7 +122,7 @@ func (s *session) challenge(ctx context.Context, a lease.Attrs) (twin string, er
 	}
 }
 
-// leaseAt returns the lease of the address in a, the zero lease if there is none.
+// leaseAt returns the lease of the address in a, or the zero lease if there is none.
 func leaseAt(all []lease.Lease, a lease.Attrs) lease.Lease {
 	for _, l := range all {
 		if a.PublicIP.IsValid() && l.PublicIP == a.PublicIP || !a.PublicIP.IsValid() && l.PublicIPv6 == a.PublicIPv6 {

@@ -147,7 +147,7 @@ type Unreached struct {
 	Why      string       `json:"why"`
 }
 
-// TUN returns the TUN device, nil if there is none.
+// TUN returns the TUN device, or nil if there is none.
 func (d *Dataplane) TUN() *Device {
 	for i := range d.Devices {
 		if k := d.Devices[i].Kind; k == KindOffload || k == KindPlain {

@@ -59,7 +59,7 @@ func (s *Store) entryOf(ctx context.Context, op string, own *lease.Lease) (entry
 }
 
 // lost returns the error for a lease that no longer belongs to this node. e is the
-// entry in its place, nil if there is none.
+// entry in its place, or nil if there is none.
 func (s *Store) lost(key lease.Key, e *entry) error {
 	how := "it has expired or was deleted"
 	if e != nil {

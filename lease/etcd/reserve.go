@@ -59,7 +59,7 @@ func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error
 
 // Release ends the reservation of the subnets of l. One that names a node becomes a
 // lease of one day, which a running node renews, so pods are not affected; one that
-// names none is deleted. It returns the resulting lease, nil if there is none.
+// names none is deleted. It returns the resulting lease, or nil if there is none.
 //
 // It changes nothing and fails if the subnets are not reserved.
 func (s *Store) Release(ctx context.Context, l lease.Lease) (*lease.Lease, error) {

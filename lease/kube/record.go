@@ -80,7 +80,7 @@ type series struct {
 	count int32
 }
 
-// look records the events in now, which hold, as far as they are new or have changed.
+// look records those events that are new or have changed. now lists all that hold.
 func (r *recorder) look(ctx context.Context, now []Event) {
 	holds := map[string]bool{}
 	for _, e := range now {

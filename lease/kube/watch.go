@@ -158,7 +158,7 @@ func (w *watcher) collect() (*lease.Update, []error) {
 	return &u, errs
 }
 
-// textOf returns the text of err, "" if there is none.
+// textOf returns the text of err, or "" if err is nil.
 func textOf(err error) string {
 	if err == nil {
 		return ""

@@ -113,7 +113,7 @@ func (w *writer) apply(u lease.Update) {
 	w.write()
 }
 
-// due returns a channel that receives when the file is to be written.
+// due returns a channel that receives when the file has to be written.
 func (w *writer) due() <-chan time.Time {
 	if w.timer == nil {
 		return nil

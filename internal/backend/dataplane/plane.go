@@ -381,7 +381,7 @@ func (p *Plane) Descriptors() map[string]int {
 	return nil
 }
 
-// Counters returns the counters of each shard of the udp backend, nil if it is
+// Counters returns the counters of each shard of the udp backend, or nil if it is
 // not open.
 func (p *Plane) Counters() []*metrics.Shard {
 	if b := p.backend(); b != nil {

@@ -146,7 +146,7 @@ func (d *Device) AddPeers(s *keep.State, peers []Peer) (shared []Peer) {
 }
 
 // Existing returns the MAC of the device that an earlier run of twill or stock
-// flannel left in the network namespace of the calling thread, nil if there is
+// flannel left in the network namespace of the calling thread, or nil if there is
 // none.
 func Existing(vni int, ipv6 bool) (net.HardwareAddr, error) {
 	name := Name(vni, ipv6)

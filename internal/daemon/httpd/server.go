@@ -1,7 +1,7 @@
 // Package httpd serves the health checks and metrics of a node over HTTP:
 //
 //	/healthz  200 as long as the process answers
-//	/readyz   200 when pods can talk, else 503 and what is being waited for
+//	/readyz   200 when the node is ready for pods, else 503 and what it is waiting for
 //	/metrics  Prometheus
 //	/ui/      the page for browsers, if there is one
 //

@@ -123,7 +123,7 @@ func (k *Keeper) linkConcerned(up map[int]bool, info *nl.IfInfomsg, deleted bool
 	return 0, 0, nil
 }
 
-// device returns the kept device with this index, nil if there is none.
+// device returns the kept device with this index, or nil if there is none.
 func (k *Keeper) device(index int) *device {
 	for _, d := range k.devices {
 		if d.index == index {

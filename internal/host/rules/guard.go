@@ -42,9 +42,9 @@ func (g Guard) ports() (all []uint16) {
 // comparison for each UDP packet that a pod sends out of the pod network.
 const blocksAtMost = 64
 
-// Blocks returns prefixes that contain all of addrs: one for each address if there are
-// at most blocksAtMost, and otherwise the smallest prefixes of equal length of which
-// that many suffice.
+// Blocks returns at most blocksAtMost prefixes that together contain all of addrs: one
+// for each address if that is possible, and otherwise the longest prefixes of equal
+// length that suffice.
 func Blocks(addrs []netip.Addr) []netip.Prefix {
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	blocks := make([]netip.Prefix, 0, blocksAtMost)

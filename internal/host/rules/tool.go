@@ -135,7 +135,7 @@ var remedies = []struct{ says, remedy string }{
 	{"nft version must be", "install a newer nftables, or take EnableNFTables out of the network config"},
 }
 
-// remedy returns the remedy for an error of a tool, "" if there is none.
+// remedy returns the remedy for an error of a tool, or "" if none is known.
 func (h host) remedy(f *family, err error) string {
 	if f == &ipv6 && !h.hasIPv6() {
 		return "IPv6 is turned off in this kernel; boot without ipv6.disable=1, or set EnableIPv6 to false in the network config"

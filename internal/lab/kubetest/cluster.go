@@ -180,7 +180,7 @@ func (c *Cluster) Kill() {
 	c.client.CloseIdleConnections()
 }
 
-// control starts the controllers, and the scheduler if pods are to run.
+// control starts the controllers, and the scheduler if Workloads is set.
 func (c *Cluster) control() {
 	c.t.Helper()
 	admin := "--kubeconfig=" + c.Kubeconfig(adminToken)

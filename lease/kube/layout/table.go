@@ -17,7 +17,7 @@ type Table struct {
 	keys  *Keys
 	log   *slog.Logger
 	nodes map[string]*row
-	// holder maps a lease to the node that has it, which is the first to have claimed it.
+	// holder maps a lease to the node that has it: the first one that claimed it.
 	holder map[lease.Key]string
 	dirty  map[lease.Key]bool
 

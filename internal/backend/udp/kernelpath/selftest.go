@@ -99,7 +99,7 @@ func newTestNode(number byte) *testNode {
 	n := &testNode{number: number, tasks: make(chan func())}
 	started := make(chan int)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		started <- unix.Gettid()
 		for task := range n.tasks {
 			task()
