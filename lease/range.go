@@ -27,8 +27,9 @@ var (
 // for the bridge, and at least two addresses for pods.
 func (f family) maxLen() int { return f.bits - 2 }
 
-// minSplit is how many bits longer than the network's a subnet's prefix must be.
-// The first subnet is not leased, so one bit would leave room for a single node.
+// minSplit is the minimum number of bits by which a subnet's prefix must exceed the
+// network's. The first subnet is not leased, so one bit would leave room for a single
+// node.
 const minSplit = 2
 
 // rangeJSON is the text of a Range.

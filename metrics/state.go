@@ -127,8 +127,8 @@ type Restart uint8
 const (
 	// RestartDevice: a device was deleted, or the data plane failed.
 	RestartDevice Restart = iota
-	// RestartInterface: the interface to the other nodes was exchanged, or its address
-	// or MTU has changed.
+	// RestartInterface: the interface to the other nodes was replaced by another one,
+	// or its address or MTU has changed.
 	RestartInterface
 	// RestartLease: the node's subnet has changed.
 	RestartLease

@@ -17,8 +17,8 @@ import (
 // this node's object is gone, has another podCIDR, or no longer has the expected
 // annotations. The own lease stays in force until Acquire returns another.
 //
-// Once Ready was called, it keeps the node's condition NetworkUnavailable False while
-// it runs.
+// Once Ready has been called, Watch keeps the node's condition NetworkUnavailable False
+// as long as it runs.
 func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	f := s.configWatch()
 	defer f.Close() // after all goroutines that wait for it

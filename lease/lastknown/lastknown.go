@@ -134,7 +134,7 @@ func (s *Store) memory() memory {
 	return s.known
 }
 
-// log logs that what, such as the lease, is taken from memory.
+// log logs that what (for example, the leases) is taken from memory.
 func (s *Store) log(what string, err error) {
 	since, why := s.source.Away()
 	if why == nil {

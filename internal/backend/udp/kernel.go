@@ -48,8 +48,8 @@ func (k *KernelPath) Set(v string) error {
 	return fmt.Errorf("%q is not one of off, auto, tc", v)
 }
 
-// required returns the reason why the path cannot be used as an error if k requires the
-// path, and nil otherwise.
+// required returns nil unless k requires the path; then it returns an error that wraps why,
+// the reason why the path cannot be used.
 func (k KernelPath) required(why error) error {
 	if k != KernelPathTC {
 		return nil

@@ -110,8 +110,8 @@ func (k *Keeper) cleanRoutes() error {
 	return nil
 }
 
-// leftTUN returns the TUN device with this name, or nothing if there is none or the
-// device is of another kind, which twilld did not create. A device of an earlier run
+// leftTUN returns the TUN device with this name. It returns none if the device does not
+// exist or is of another kind, which twilld did not create. A device of an earlier run
 // exists only if it is persistent, since others disappear with their last descriptor.
 // Such a device has a carrier while it is open, even if it is down (drivers/net/tun.c).
 func leftTUN(h *netlink.Handle, name string) ([]netlink.Link, error) {

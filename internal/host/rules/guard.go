@@ -74,8 +74,8 @@ var writable = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:@-]*$`)
 // spoofed returns the rules against datagrams to a tunnel that come from a pod although
 // their source is the address of another node or of this one. They arrive on an interface
 // that does not lead to their source and on which other nodes do not send. The kernel
-// drops them too where rp_filter is 1, which does not exist for IPv6. spoofed returns no
-// rules if the interfaces are not known.
+// drops them too where rp_filter is 1, but there is no rp_filter for IPv6. spoofed returns
+// no rules if the interfaces are not known.
 func (g Guard) spoofed(others operand) []rule {
 	var all []rule
 	for _, name := range g.Underlay {

@@ -33,7 +33,7 @@ type row struct {
 	fault string // why its annotations are ignored; empty if they are not
 }
 
-// NewTable returns an empty table, which logs faults of nodes to log.
+// NewTable returns an empty table, which writes faults of nodes to log.
 func NewTable(k *Keys, log *slog.Logger) *Table {
 	return &Table{
 		keys: k, log: log,
