@@ -20,11 +20,12 @@ import (
 
 // hangs makes a program of the lab hang whose arguments match a pattern of the shell, and returns the
 // file with the numbers of the processes that do. Those that are left at the end of the
-// test are killed: make would wait for them, as they hold the pipe of its jobs.
+// test are killed, and one that is too late to be listed ends when the file is removed: make
+// would wait for them, as they hold the pipe of its jobs.
 func (l *lab) hangs(program, pattern, otherwise string) (pids string) {
 	l.t.Helper()
 	pids = filepath.Join(l.t.TempDir(), "pids")
-	l.program(program, fmt.Sprintf(`sh -c 'case "$*" in %s) echo $$ >>%s; exec sleep 1000;; esac; exec %s "$@"' sh "$@"`, pattern, pids, otherwise))
+	l.program(program, fmt.Sprintf(`sh -c 'case "$*" in %s) echo $$ >>%s; while [ -e %[2]s ]; do sleep 1 </dev/null >/dev/null 2>&1; done; exit 1;; esac; exec %[3]s "$@"' sh "$@"`, pattern, pids, otherwise))
 	l.t.Cleanup(func() {
 		for _, pid := range processes(l.t, pids) {
 			_ = unix.Kill(pid, unix.SIGKILL)
