@@ -56,7 +56,8 @@ func TestTrainsArePackedInOnePiece(t *testing.T) {
 	}
 }
 
-// A run has a piece for each part of it that lies together, whoever the neighbours are.
+// A run has one piece for each of its parts that are adjacent in memory, whatever lies between
+// the parts.
 func TestOnlyNeighboursArePacked(t *testing.T) {
 	a, b := tcp4(100).train(5), udp6(50).train(2)
 	for name, c := range map[string]struct {

@@ -174,9 +174,10 @@ func (s *session) pass(p peers) {
 	s.applied.peers, s.applied.passed = p.version, time.Now()
 }
 
-// closeWithout closes the data plane after one of its devices was deleted.
+// closeWithout closes the data plane after one of its devices, or a program of the kernel
+// path, was removed.
 func (s *session) closeWithout(gone error) {
-	s.log.Warn("device was deleted, reopening the data plane", logging.KeyWhy, gone)
+	s.log.Warn("part of the data plane was removed, reopening it", logging.KeyWhy, gone)
 	s.state.restarted(metrics.RestartDevice)
 	if err := s.close(); err != nil {
 		s.log.Debug("cannot close the data plane", logging.KeyError, err)

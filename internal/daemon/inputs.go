@@ -260,7 +260,7 @@ func (s *session) followOutside() {
 	now, err := underlay.Outside(s.in.link.Name, s.in.config.Networks())
 	if err != nil {
 		if s.shown.changed("outside", err.Error()) {
-			s.log.Warn("interfaces not read", logging.KeyError, err)
+			s.log.Warn("cannot list the interfaces to other hosts", logging.KeyError, err)
 		}
 		return // keep those known so far until the next attempt
 	}

@@ -271,7 +271,7 @@ func (r *Rules) doWithout(d *dispensable) {
 	}
 	// Callers of Status may hold the old slice.
 	r.status.Missing = append(slices.Clip(r.status.Missing), d.String())
-	r.log.Warn("firewall rules cannot be had, continuing without them", logging.KeyWhy, d.String(), logging.KeyError, d.error)
+	r.log.Warn("firewall rules not supported, continuing without them", logging.KeyWhy, d.String(), logging.KeyError, d.error)
 }
 
 // sweep removes unwanted rules of flannel made by any tool of the host.

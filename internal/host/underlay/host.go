@@ -45,15 +45,23 @@ type nexthop struct {
 	source  netip.Addr // preferred source address of the route; may be invalid
 }
 
-// readHost reads links, addresses and default routes. It repeats dumps that
-// were interrupted by a change.
+// readHost reads links, addresses and default routes.
 func readHost() (h host, err error) {
+	err = uninterrupted(func() error {
+		h, err = dumpHost()
+		return err
+	})
+	return h, err
+}
+
+// uninterrupted repeats a dump, up to ten times, while changes interrupt it.
+func uninterrupted(dump func() error) (err error) {
 	for range 10 {
-		if h, err = dumpHost(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+		if err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
 	}
-	return h, err
+	return err
 }
 
 func dumpHost() (host, error) {
@@ -100,20 +108,20 @@ func linkOf(l netlink.Link, addrs []netlink.Addr) link {
 
 // readLink reads one link and its addresses. It does not read the routes, since
 // a router may have very many.
-func readLink(index int) (link, error) {
-	for tries := 1; ; tries++ {
+func readLink(index int) (found link, err error) {
+	err = uninterrupted(func() error {
 		l, err := netlink.LinkByIndex(index)
 		if err != nil {
-			return link{}, err
+			return err
 		}
 		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
-		switch {
-		case err == nil:
-			return linkOf(l, addrs), nil
-		case !errors.Is(err, netlink.ErrDumpInterrupted) || tries == 10:
-			return link{}, fmt.Errorf("list addresses: %w", err)
+		if err != nil {
+			return fmt.Errorf("list addresses: %w", err)
 		}
-	}
+		found = linkOf(l, addrs)
+		return nil
+	})
+	return found, err
 }
 
 func addrsOf(all []netlink.Addr, index int) []address {

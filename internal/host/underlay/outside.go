@@ -1,7 +1,6 @@
 package underlay
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -21,7 +20,12 @@ const maxOutside = 32
 //
 // Like Choose, Outside examines the network namespace of the calling thread.
 func Outside(chosen string, pods []netip.Prefix) ([]string, error) {
-	links, addrs, err := readLinks()
+	var links []netlink.Link
+	var addrs []netlink.Addr
+	err := uninterrupted(func() (err error) {
+		links, addrs, err = dumpLinks()
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list the interfaces to other hosts: %w", err)
 	}
@@ -61,14 +65,4 @@ func leadsOutside(l netlink.Link, links []netlink.Link, addrs []netlink.Addr, po
 // or a virtual machine.
 func guestPort(l netlink.Link) bool {
 	return slices.Contains([]string{"veth", "netkit", "tun", "tuntap"}, l.Type())
-}
-
-// readLinks reads all links, by index, and all addresses.
-func readLinks() (links []netlink.Link, addrs []netlink.Addr, err error) {
-	for range 10 {
-		if links, addrs, err = dumpLinks(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return links, addrs, err
 }

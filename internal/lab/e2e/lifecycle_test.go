@@ -221,7 +221,7 @@ func TestDeletedDeviceIsRecreated(t *testing.T) {
 				})
 				d.waitReady()
 				c.goesOn(t)
-				if n := strings.Count(d.stderr.String()[logged:], `msg="device was deleted`); n != 1 {
+				if n := strings.Count(d.stderr.String()[logged:], `msg="part of the data plane was removed`); n != 1 {
 					t.Errorf("time %d: it said so %d times", i+1, n)
 				}
 			}
