@@ -187,7 +187,7 @@ func rulesOf(r *rules.Rules) *status.Rules {
 	d := &status.Rules{
 		NFTables: now.Wanted.NFTables, Masquerade: now.Wanted.Masquerade,
 		RandomFully: now.Wanted.RandomFully, Forward: now.Wanted.Forward,
-		Written: now.Written, Checked: now.Checked, Missing: now.Missing,
+		Written: now.Written, Checked: now.Checked, Missing: now.Missing, Unwritable: now.Unwritable,
 	}
 	if now.Problem != nil {
 		d.Problem = now.Problem.Error()

@@ -311,6 +311,10 @@ func TestRulesAreThoseInTheStatusOfTheDaemon(t *testing.T) {
 	if f := p.has("rules", Warn, "lacks a match: IPv4: pods can do more"); f.Remedy == "" {
 		t.Errorf("got %+v", f)
 	}
+	p.x.Daemon.Rules.Unwritable = []string{`wan"1`}
+	if f := p.has("rules", Warn, `rules cannot contain the interface name "wan\"1"`); f.Remedy == "" {
+		t.Errorf("got %+v", f)
+	}
 }
 
 func TestDeviceFileOfTUNIsMade(t *testing.T) {

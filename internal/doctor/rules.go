@@ -42,6 +42,10 @@ func (x *examination) rules(ctx context.Context) []Finding {
 			found = append(found, warnf("load the modules xt_rpfilter, xt_owner or nft_fib and restart twilld; journalctl -u twilld has the cause",
 				"the kernel or the tool lacks a match: %s", m))
 		}
+		for _, name := range kept.Unwritable {
+			found = append(found, warnf("ip link set dev NAME name NEW, and restart twilld; or, for '+' at the end, set EnableNFTables in the network config",
+				"rules cannot contain the interface name %q, so pods that may forge addresses (CAP_NET_RAW) can send to tunnels in the name of other nodes", name))
+		}
 	}
 	if err != nil {
 		found = append(found, badf("", "%v", err))

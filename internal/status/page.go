@@ -106,6 +106,9 @@ func (r *Rules) describe() string {
 	for _, m := range r.Missing {
 		text += "; without a guard, " + m
 	}
+	if len(r.Unwritable) > 0 {
+		text += fmt.Sprintf("; forged sources are not detected: rules cannot contain the interface name %q", r.Unwritable[0])
+	}
 	return text
 }
 

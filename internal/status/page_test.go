@@ -21,7 +21,7 @@ func full() Document {
 		},
 		Underlay:   &Underlay{Name: "eth0", IPv4: netip.MustParseAddr("172.31.9.11"), MTU: 1500, Why: "it has the default route"},
 		Privileges: &Privileges{Capabilities: []string{"NET_BIND_SERVICE", "NET_ADMIN", "NET_RAW"}, NoNewPrivileges: true},
-		Rules:      &Rules{Masquerade: true, RandomFully: true, Forward: true, Problem: "IPv4 rules: find iptables: not found"},
+		Rules:      &Rules{Masquerade: true, RandomFully: true, Forward: true, Unwritable: []string{`wan"1`}, Problem: "IPv4 rules: find iptables: not found"},
 		Dataplane: &Dataplane{
 			Devices: []Device{{Name: "flannel0", Kind: KindOffload, Why: "auto: the kernel grants it", MTU: 1472}},
 			Port:    8285, SourceCheck: "strict", Memory: "small (the host has 121 MiB)",

@@ -125,6 +125,9 @@ type Rules struct {
 	Checked     time.Time `json:"checked,omitzero"`
 	Problem     string    `json:"problem,omitempty"` // why they are not as wanted; empty if they were when last checked
 	Missing     []string  `json:"missing,omitempty"` // what is not guarded because the kernel or the tool does not support the rules for it
+	// Unwritable lists interfaces to other hosts with names that rules cannot contain. If
+	// there are any, forged sources are not detected.
+	Unwritable []string `json:"unwritable,omitempty"`
 }
 
 // Dataplane is the part that the backend fills in. All of it may change while

@@ -3,8 +3,10 @@ package rules
 import (
 	"net/netip"
 	"os"
-	"regexp"
 	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Guard describes which packets must not leave this node for the tunnel ports of other
@@ -17,8 +19,8 @@ type Guard struct {
 	// Peers are the addresses of the other nodes, see Blocks.
 	Peers []netip.Prefix
 	// Underlay names the interfaces on which packets of other nodes may arrive, whichever
-	// interface leads back to their source. If it is empty, forged sources are not
-	// detected.
+	// interface leads back to their source. If it is empty, or the tool cannot write one of
+	// the names (Status.Unwritable), forged sources are not detected.
 	Underlay []string
 }
 
@@ -67,9 +69,25 @@ func Blocks(addrs []netip.Addr) []netip.Prefix {
 	}
 }
 
-// writable matches the names of interfaces that all tools take literally: "+" ends a
-// pattern in iptables, "*" in nft.
-var writable = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:@-]*$`)
+// unwritable returns the interfaces of the underlay that rules of the chosen tool cannot
+// name. The kernel admits any bytes but "/", ":" and space in names (dev_valid_name). The
+// tools take all printable ones literally, except
+//   - quotes and backslashes: nft has no escape for them, and iptables -S lists them as they
+//     are;
+//   - "+" at the end, which makes a pattern for iptables (iptables(8), --in-interface). nft
+//     has one too, "*", but an escape for it, see quoteName.
+func (w Wanted) unwritable() (names []string) {
+	if len(w.Guard.ports()) == 0 || w.IPv4 == (Pods{}) && w.IPv6 == (Pods{}) {
+		return nil // no rule names them
+	}
+	for _, name := range w.Guard.Underlay {
+		refused := func(r rune) bool { return !unicode.IsPrint(r) || r == '"' || r == '\\' }
+		if !utf8.ValidString(name) || strings.ContainsFunc(name, refused) || !w.NFTables && strings.HasSuffix(name, "+") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
 
 // spoofed returns the rules against datagrams to a tunnel that come from a pod although
 // their source is the address of another node or of this one. They arrive on an interface
@@ -79,9 +97,6 @@ var writable = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:@-]*$`)
 func (g Guard) spoofed(others operand) []rule {
 	var all []rule
 	for _, name := range g.Underlay {
-		if !writable.MatchString(name) {
-			return nil
-		}
 		all = append(all, rule{src: others, iif: name, do: goBack})
 	}
 	if all == nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -174,7 +173,7 @@ func matchText(value json.RawMessage) (text string, ok bool) {
 		if json.Unmarshal(m.Right, &name) != nil {
 			return "", false
 		}
-		left, right = "iifname", strconv.Quote(name)
+		left, right = "iifname", `"`+name+`"` // with the escape, if any, as in quoteName
 	case m.Left.Meta != nil && m.Left.Meta.Key == "l4proto":
 		// A number if /etc/protocols is missing.
 		if text := string(m.Right); text != `"udp"` && text != "17" {

@@ -3,7 +3,6 @@ package rules
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 )
 
@@ -109,6 +108,15 @@ func (r rule) iptables(comment string) []string {
 // like the match rpfilter of iptables.
 const noReversePath = "fib saddr . iif oif missing"
 
+// quoteName returns the name of an interface for nft, which takes "*" at the end as a
+// pattern unless a backslash precedes it.
+func quoteName(name string) string {
+	if literal, ok := strings.CutSuffix(name, "*"); ok {
+		name = literal + `\*`
+	}
+	return `"` + name + `"`
+}
+
 // nft returns the rule in the syntax of nft, in the form that ruleText returns
 // for existing ones. The whole mark must equal kubeProxyMark, as in flannel's
 // rule.
@@ -131,7 +139,7 @@ func (r rule) nft(f *family) string {
 		w = append(w, o.prefix.String())
 	}
 	if r.iif != "" {
-		w = append(w, "iifname", strconv.Quote(r.iif))
+		w = append(w, "iifname", quoteName(r.iif))
 	}
 	if r.notUDP {
 		w = append(w, "meta l4proto != udp")

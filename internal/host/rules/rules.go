@@ -56,6 +56,9 @@ type Status struct {
 	// Missing describes what is not guarded because this host's kernel or tools do not
 	// support the rules for it. It must not be changed.
 	Missing []string
+	// Unwritable lists interfaces of Guard.Underlay with names that the tool cannot write.
+	// If there are any, forged sources are not detected.
+	Unwritable []string
 }
 
 // New returns rules that have not been applied. The error describes what is
@@ -68,16 +71,30 @@ func New(cfg Config) (*Rules, error) {
 	if cfg.Resync <= 0 {
 		return nil, fmt.Errorf("firewall rules: resync every %s; want more than 0", cfg.Resync)
 	}
-	return &Rules{
+	r := &Rules{
 		resync: cfg.Resync,
 		log:    cfg.Logger,
 		host:   thisHost,
 		wake:   make(chan struct{}, 1),
-		wanted: w,
-		status: Status{Wanted: w},
 		tools:  make(map[toolKey]tool),
-	}, nil
+	}
+	r.want(w)
+	return r, nil
 }
+
+// want changes the wanted rules, and logs when names become unwritable. r.mu must be held
+// if r is shared.
+func (r *Rules) want(w Wanted) {
+	names := w.unwritable()
+	if len(names) > 0 && !slices.Equal(names, r.status.Unwritable) {
+		r.log.Warn("firewall rules against forged sources are off: the tool cannot match these interfaces by name",
+			logging.KeyInterface, fmt.Sprintf("%q", names), logging.KeyRemedy, unwritableRemedy)
+	}
+	r.wanted, r.status.Wanted, r.status.Unwritable = w, w, names
+}
+
+// unwritableRemedy is the remedy for names of interfaces in Status.Unwritable.
+const unwritableRemedy = "rename them with 'ip link set dev NAME name NEW', or, for '+' at the end, set EnableNFTables in the network config"
 
 // Set changes the wanted rules for the next Apply; Run applies them
 // immediately. If w is invalid nothing changes.
@@ -87,7 +104,7 @@ func (r *Rules) Set(w Wanted) error {
 		return err
 	}
 	r.mu.Lock()
-	r.wanted, r.status.Wanted = w, w
+	r.want(w)
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:

@@ -3,9 +3,12 @@ package rules
 import (
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -103,6 +106,97 @@ func TestPodsCannotForgeTheAddressesOfNodes(t *testing.T) {
 					}
 				}
 			})
+		}
+	})
+}
+
+// Names of interfaces that a tool would take as patterns are written with an escape if it
+// has one.
+func TestNamesOfInterfacesAreNeverPatterns(t *testing.T) {
+	each(t, func(t *testing.T, fl flavour) {
+		l, a, b := pods(t, fl)
+		w := guarded(fl, a, b)
+		w.Guard.Underlay = []string{"eth*", "e*h", "*", "a?[b]", "(a){1,}", "$a;b'c", "-a#|&~", "!", "@a=b", "br.10-x_y", "lanü", "a+b", "a+*"}
+		if fl.nftables {
+			w.Guard.Underlay = append(w.Guard.Underlay, "eth+", "+")
+		}
+		r := newRules(t, w)
+		l.apply(r)
+		if got := strings.Count(strings.ToLower(l.everything()), "lanü"); got != 2 { // once in a family
+			t.Errorf("no guard\n%s", l.everything())
+		}
+		l.writes()
+		l.apply(r)
+		if writes := l.writes(); writes != nil {
+			t.Errorf("written again: %q", writes)
+		}
+	})
+}
+
+// Names that a tool cannot match exactly are reported.
+func TestNamesThatRulesCannotContainAreReported(t *testing.T) {
+	for _, fl := range []flavour{iptablesNFT, nftTables} {
+		w := wanted(fl)
+		w.Guard = Guard{UDPPort: 8285, Underlay: []string{"eth0", "eth+", `a"b`, `a\b`, `a\*`, "a\x1bb", "a\xff", "eth*"}}
+		want := w.Guard.Underlay[2:7]
+		if !fl.nftables {
+			want = w.Guard.Underlay[1:7]
+		}
+		var log strings.Builder
+		r, err := New(Config{Wanted: w, Resync: time.Hour, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		testkit.Must(t, err)
+		set(t, r, w)
+		if got := r.Status().Unwritable; !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", fl.name, got, want)
+		}
+		if got := log.String(); strings.Count(got, "forged sources are off") != 1 || !strings.Contains(got, "remedy") {
+			t.Errorf("%s: log: %s", fl.name, got)
+		}
+		w.Guard.UDPPort = 0
+		set(t, r, w)
+		if got := r.Status().Unwritable; got != nil {
+			t.Errorf("%s: without a tunnel: %q", fl.name, got)
+		}
+	}
+}
+
+// A pod on an interface that only the pattern matches cannot forge addresses.
+func TestInterfaceThatOnlyThePatternMatchesIsGuarded(t *testing.T) {
+	each(t, func(t *testing.T, fl flavour) {
+		l, a, b := pods(t, fl)
+		w := guarded(fl, a, b)
+		w.Guard.Underlay = []string{netlab.UnderlayLink, "cni*"}
+		r := newRules(t, w)
+		l.apply(r)
+		to := netip.AddrPortFrom(a.Addr, 8285)
+		send := func(to netip.AddrPort) { l.sendRaw(a.Pods[0].NS, forgedDatagram(b.Addr, to), to.Addr()) }
+		if l.arrivesBy(arrival{name: "by cni0", at: a.NS, to: to}, send) {
+			t.Errorf("arrives\n%s", l.everything())
+		}
+	})
+}
+
+// A name that becomes writable, or another interface, turns the guard on.
+func TestGuardReturnsWithANameThatCanBeWritten(t *testing.T) {
+	each(t, func(t *testing.T, fl flavour) {
+		l, a, b := pods(t, fl)
+		w := guarded(fl, a, b)
+		r := newRules(t, w)
+		l.apply(r)
+		all := content(l.everything())
+		w.Guard.Underlay = []string{`wan"1`}
+		set(t, r, w)
+		l.apply(r)
+		if got := strings.ToLower(l.everything()); strings.Contains(got, "spoof") || !strings.Contains(got, "guard-in") {
+			t.Errorf("got\n%s", got)
+		}
+		if s := r.Status(); !slices.Equal(s.Unwritable, []string{`wan"1`}) {
+			t.Errorf("unwritable: %q", s.Unwritable)
+		}
+		set(t, r, guarded(fl, a, b))
+		l.apply(r)
+		if got := content(l.everything()); got != all || r.Status().Unwritable != nil {
+			t.Errorf("unwritable: %q\n%s", r.Status().Unwritable, changes(all, got))
 		}
 	})
 }

@@ -106,7 +106,11 @@ func (w Wanted) target(f *family, random, all bool) target {
 			{dst: in(p.Network), do: accept},
 		}
 	}
-	t.guard(f, w.Guard, p.Network)
+	g := w.Guard
+	if w.unwritable() != nil {
+		g.Underlay = nil
+	}
+	t.guard(f, g, p.Network)
 	return t
 }
 
