@@ -8,7 +8,7 @@ LIC_FILES_CHKSUM = "file://src/${GO_IMPORT}/LICENSE;md5=3b83ef96387f14655fc854dd
 SRC_URI = "git://${GO_IMPORT}.git;protocol=https;nobranch=1;tag=v${PV};destsuffix=${GO_SRCURI_DESTSUFFIX}"
 
 GO_IMPORT = "github.com/twillnet/twill"
-GO_INSTALL = "${GO_IMPORT}/cmd/twilld ${GO_IMPORT}/cmd/twill"
+GO_INSTALL = "${GO_IMPORT}/cmd/twilld"
 
 inherit go-mod systemd
 
@@ -16,6 +16,11 @@ inherit go-mod systemd
 do_compile[network] = "1"
 export CGO_ENABLED = "0"
 GOBUILDFLAGS:append = " -tags grpcnotrace,noembed,nokube,nobpf,nethttpomithttp2"
+
+# Without inlining, twill is smaller, but a daemon would need more memory.
+do_compile:append() {
+    ${GO} install ${GOBUILDFLAGS} -gcflags=all=-l ${GO_IMPORT}/cmd/twill
+}
 
 SYSTEMD_SERVICE:${PN} = "twilld.service"
 

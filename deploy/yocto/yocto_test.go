@@ -39,6 +39,11 @@ func TestRecipeIsOfThisRepository(t *testing.T) {
 	if !strings.Contains(string(text), "-tags grpcnotrace,"+lite+`"`) {
 		t.Errorf("it is not built with the tags of twilld-lite, %s", lite)
 	}
+	_, small, _ := strings.Cut(string(makefile), "\nSMALL := ")
+	small, _, _ = strings.Cut(small, "\n")
+	if !strings.Contains(string(text), " "+small+" ${GO_IMPORT}/cmd/twill\n") || !strings.Contains(string(text), `GO_INSTALL = "${GO_IMPORT}/cmd/twilld"`) {
+		t.Errorf("twill is not built with %s, or the daemon is", small)
+	}
 	unit, err := os.ReadFile("../systemd/twilld.service")
 	if err != nil {
 		t.Fatal(err)
