@@ -5,12 +5,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/twillnet/twill/internal/diag"
+	"github.com/twillnet/twill/internal/textpage"
 )
 
 const (
@@ -99,22 +98,18 @@ func (c *diagCommand) packOn(ctx context.Context, m member) (packed *bytes.Buffe
 	return packed, err
 }
 
-// reportNode writes what was taken of a node, and what doctor finds bad there. What other
-// nodes say cannot control the terminal.
+// reportNode writes what was taken of a node, and what doctor finds bad there, whose lines
+// are as wide as a page.
 func reportNode(w io.Writer, m member, t diag.Taken, problem error) {
-	lines := []string{fmt.Sprintf("%-15s  %d files, %d bytes", m.Addr, t.Files, t.Bytes)}
+	var p textpage.Page
+	text := fmt.Sprintf("%d files, %d bytes", t.Files, t.Bytes)
 	if problem != nil {
-		lines[0] += ": " + problem.Error()
+		text += ": " + problem.Error()
 	}
+	head := fmt.Sprintf("%-15s  ", m.Addr)
+	p.Text(len(head), head, text)
 	for _, bad := range t.Bad {
-		lines = append(lines, "  "+bad)
+		p.Line("%s", bad)
 	}
-	for _, l := range lines {
-		fmt.Fprintln(w, strings.Map(func(c rune) rune {
-			if unicode.IsControl(c) {
-				return '?'
-			}
-			return c
-		}, l))
-	}
+	fmt.Fprint(w, p.String())
 }

@@ -1,12 +1,18 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/twillnet/twill/internal/diag"
+	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/echo"
 	"github.com/twillnet/twill/internal/lab/testkit"
+	"github.com/twillnet/twill/internal/remote"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -54,4 +60,19 @@ func TestLeasesFitIn80Columns(t *testing.T) {
 
 	rows[1].PublicIPv6 = netip.MustParseAddr("2001:db8:1234:5678:1234:5678:9abc:def0")
 	testkit.Page(t, "leases-wide.txt", leasesPage(rows, now))
+}
+
+// TestNodesOfDiagFitIn80Columns: doctor's page, which each node sends, has 80 columns.
+func TestNodesOfDiagFitIn80Columns(t *testing.T) {
+	var found, page bytes.Buffer
+	testkit.Must(t, doctor.Write(&found, []doctor.Finding{{
+		Check: "forwarding", Level: doctor.Bad, Remedy: "sysctl -w net/ipv4/ip_forward=1",
+		Text: "net/ipv4/ip_forward is 0: the kernel does not forward packets to pods on its own",
+	}}))
+	node := func(addr string) member { return member{Node: remote.Node{Addr: netip.MustParseAddr(addr)}} }
+	reportNode(&page, node("192.0.2.11"), diag.Taken{Files: 31, Bytes: 48213}, nil)
+	reportNode(&page, node("192.0.2.13"), diag.Taken{Files: 31, Bytes: 47901, Bad: strings.Split(strings.TrimSpace(found.String()), "\n")}, nil)
+	reportNode(&page, node("2001:db8:1234:5678:1234:5678:9abc:def0"), diag.Taken{},
+		errors.New("exit status 255: ssh: connect to host 192.0.2.12 port 22: \x1b[31mConnection refused"))
+	testkit.Page(t, "diag-all.txt", page.String())
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/textpage"
@@ -19,6 +20,8 @@ const (
 	mostMarks = 56
 	// mostLines bounds the lines about ways and differences; --json has all of them.
 	mostLines = 50
+	// leastIndent is that of the second and further lines of an item.
+	leastIndent = 4
 )
 
 // WritePage writes the report for people.
@@ -28,7 +31,7 @@ func (r *Report) WritePage(w io.Writer) error {
 	p.matrix(r)
 	p.ways(r)
 	p.problems(r)
-	p.list("differences between the nodes:", r.Differences)
+	p.list("differences between the nodes:", texts(r.Differences))
 	p.findings(r)
 	_, err := io.WriteString(w, p.String())
 	return err
@@ -36,8 +39,20 @@ func (r *Report) WritePage(w io.Writer) error {
 
 type page struct{ textpage.Page }
 
-// list writes lines under a heading, after an empty line.
-func (p *page) list(heading string, lines []string) {
+// item is one entry of a list: a text after head, wrapped. A command that is meant to be
+// copied is in head, with no text.
+type item struct{ head, text string }
+
+// texts returns items of texts alone.
+func texts(all []string) (items []item) {
+	for _, t := range all {
+		items = append(items, item{"  ", t})
+	}
+	return items
+}
+
+// list writes items under a heading, after an empty line.
+func (p *page) list(heading string, lines []item) {
 	if len(lines) == 0 {
 		return
 	}
@@ -48,7 +63,11 @@ func (p *page) list(heading string, lines []string) {
 			p.Line("  and %d more, which --json has", len(lines)-i)
 			break
 		}
-		p.Line("  %s", l)
+		if l.text == "" {
+			p.Line("%s", l.head)
+			continue
+		}
+		p.Text(max(utf8.RuneCountInString(l.head), leastIndent), l.head, l.text)
 	}
 }
 
@@ -160,16 +179,16 @@ func (r *Result) verdict() string {
 
 // ways describes the ways on which something has failed.
 func (p *page) ways(r *Report) {
-	var lines []string
+	var lines []item
 	for i := range r.Results {
 		one := &r.Results[i]
 		if !one.Failed() {
 			continue
 		}
-		lines = append(lines, fmt.Sprintf("%s -> %s, %s over %s", one.From, one.To, one.family(), cmp.Or(one.Backend, "no backend")))
+		lines = append(lines, item{"  ", fmt.Sprintf("%s -> %s, %s over %s", one.From, one.To, one.family(), cmp.Or(one.Backend, "no backend"))})
 		for _, o := range one.Tests {
 			if o.Failed() {
-				lines = append(lines, fmt.Sprintf("  %-4s  %s", o.Test, o.Detail))
+				lines = append(lines, item{fmt.Sprintf("    %-4s  ", o.Test), o.Detail})
 			}
 		}
 	}
@@ -184,15 +203,17 @@ func (p *page) problems(r *Report) {
 			lines = append(lines, fmt.Sprintf("%s: %s", n.Node, n.Problem))
 		}
 	}
-	p.list("could not test from:", lines)
+	p.list("could not test from:", texts(lines))
 }
 
 // findings lists what doctor has found, each once for all nodes that have it.
 func (p *page) findings(r *Report) {
 	nodes := make(map[doctor.Finding][]netip.Addr)
 	var order []doctor.Finding
+	widest := 0
 	for _, n := range r.Nodes {
 		for _, f := range n.Findings {
+			widest = max(widest, len(f.Check))
 			if nodes[f] == nil {
 				order = append(order, f)
 			}
@@ -200,11 +221,12 @@ func (p *page) findings(r *Report) {
 		}
 	}
 	slices.SortStableFunc(order, func(a, b doctor.Finding) int { return cmp.Compare(a.Level, b.Level) }) // bad, warn
-	var lines []string
+	var lines []item
 	for _, f := range order {
-		lines = append(lines, fmt.Sprintf("%-4s  %s  %s: %s", f.Level, f.Check, nodesText(nodes[f]), f.Text))
+		head := fmt.Sprintf("  %-4s  %-*s  ", f.Level, widest, f.Check)
+		lines = append(lines, item{head, nodesText(nodes[f]) + ": " + f.Text})
 		if f.Remedy != "" {
-			lines = append(lines, "      → "+f.Remedy)
+			lines = append(lines, item{head: strings.Repeat(" ", len(head)) + "→ " + f.Remedy})
 		}
 	}
 	p.list("doctor finds:", lines)

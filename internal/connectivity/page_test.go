@@ -67,7 +67,7 @@ func ill() *Report {
 	r.Nodes[2].hello.Facts[0].Value = "0.0.9"
 	r.Nodes[0].hello.Table = r.Nodes[0].hello.Table[:2]
 	r.Nodes[1].hello.Table[1].Backend = "udp"
-	r.Nodes[2].Findings = []doctor.Finding{{Check: "forwarding", Level: doctor.Bad, Text: "net/ipv4/ip_forward is 0", Remedy: "sysctl -w net/ipv4/ip_forward=1"}}
+	r.Nodes[2].Findings = []doctor.Finding{{Check: "forwarding", Level: doctor.Bad, Text: "net/ipv4/ip_forward is 0: the kernel does not forward packets to pods", Remedy: "sysctl -w net/ipv4/ip_forward=1"}}
 	for i := range 3 {
 		r.Nodes[i].Findings = append(r.Nodes[i].Findings, doctor.Finding{Check: "clock", Level: doctor.Warn, Text: "not synchronised"})
 	}
@@ -88,12 +88,7 @@ func TestPagesFitATerminalOf80Columns(t *testing.T) {
 		}
 		var got bytes.Buffer
 		testkit.Must(t, r.WritePage(&got))
-		for i, line := range strings.Split(got.String(), "\n") {
-			if n := len([]rune(line)); n > 80 && !strings.Contains(line, "exit status") && !strings.HasPrefix(line, "  twilld:") {
-				t.Errorf("%s, line %d: %d columns", name, i+1, n)
-			}
-		}
-		testkit.Golden(t, name+".txt", got.String())
+		testkit.Page(t, name+".txt", got.String())
 	}
 }
 

@@ -153,10 +153,10 @@ func (c *cluster) diag(d *daemon, via string, i int) (files map[string]string, l
 			files[of] = text
 		}
 	}
-	// Each node's lines begin with one that has its address first.
+	// Each node's lines begin with one that has its address first; findings follow.
 	of := ""
 	for _, line := range strings.Split(list, "\n") {
-		if !strings.HasPrefix(line, " ") {
+		if !strings.HasPrefix(line, " ") && !strings.HasPrefix(line, "bad ") {
 			of, _, _ = strings.Cut(line, " ")
 		}
 		if of == c.nodes[i].Addr.String() {
