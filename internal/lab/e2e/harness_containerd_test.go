@@ -119,15 +119,26 @@ func (c *containerd) run(dirs []string, command ...string) []string {
 	return c.argv(slices.Concat(args, []string{imageName, fmt.Sprintf("c%d", c.n)}, command)...)
 }
 
-// output is what a command prints in a container of its own.
+// output is what a command prints in a container of its own. The command leaves its
+// output and exit status in files: ctr loses the output where the container ends before
+// ctr's thread that opens the FIFO has been scheduled again, since ctr then cancels the
+// opening.
 func (c *containerd) output(dirs []string, command ...string) string {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	argv := c.run(dirs, command...)
-	out, err := c.ns.Command(ctx, argv[0], argv[1:]...).CombinedOutput()
-	if err != nil {
-		c.t.Fatalf("%q in a container: %v\n%s", command, err, out)
+	results := filepath.Join(c.state, fmt.Sprintf("results%d", c.n+1))
+	testkit.Must(c.t, os.Mkdir(results, 0o755))
+	argv := c.run(slices.Concat(dirs, []string{results + ":/results"}),
+		slices.Concat([]string{"sh", "-c", `"$@" >/results/output 2>&1; echo $? >/results/status`, "sh"}, command)...)
+	said, err := c.ns.Command(ctx, argv[0], argv[1:]...).CombinedOutput()
+	out, _ := os.ReadFile(filepath.Join(results, "output"))
+	status, missing := os.ReadFile(filepath.Join(results, "status"))
+	if missing != nil {
+		c.t.Fatalf("%q was not run to its end in a container: ctr: %v\n%s%s", command, err, said, out)
+	}
+	if string(status) != "0\n" {
+		c.t.Fatalf("%q in a container: exit status %s%s", command, status, out)
 	}
 	return string(out)
 }
