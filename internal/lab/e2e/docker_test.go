@@ -171,9 +171,7 @@ func TestContainersOfDockerAreInTheNetwork(t *testing.T) {
 			if !l.Hosts[0].Subnet.Contains(addr) {
 				t.Errorf("the container has %s, want an address in %s", addr, l.Hosts[0].Subnet)
 			}
-			if mtu := d.run("exec", id, "busybox", "cat", "/sys/class/net/eth0/mtu"); mtu != "1472" {
-				t.Errorf("the container's MTU is %s, want 1472", mtu)
-			}
+			d.run("exec", id, "busybox", "grep", "-x", "1472", "/sys/class/net/eth0/mtu")
 			testkit.Must(t, ping(pod, addr, 1472))
 			d.run("exec", id, "busybox", "ping", "-c", "1", "-w", "30", "-s", "1444", pod.Addr.String())
 			if tc.caller == "" {

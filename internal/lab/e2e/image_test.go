@@ -163,8 +163,10 @@ func TestImageIsTakenByDockerLoad(t *testing.T) {
 	if out := d.run("load", "--input", imageArchive(t)); !strings.Contains(out, imageName) {
 		t.Errorf("docker load says %q", out)
 	}
-	out := d.run("run", "--rm", "--network=host", imageName, "--version")
-	if !strings.HasPrefix(out, "twilld ") {
-		t.Errorf("the image's entry point says %q, want twilld's version", out)
-	}
+	// Docker waits a bounded time for the output of a container that has ended.
+	var out string
+	testkit.Eventually(t, "the image's entry point prints twilld's version", func() bool {
+		out = d.run("run", "--rm", "--network=host", imageName, "--version")
+		return strings.HasPrefix(out, "twilld ")
+	}, func() string { return fmt.Sprintf("it prints %q", out) })
 }
