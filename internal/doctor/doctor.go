@@ -35,6 +35,7 @@ type Finding struct {
 	Level  Level  `json:"level"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"` // a command to run on this node, unless it names another node
+	Narrow bool   `json:"narrow,omitempty"` // the path loses large packets only
 }
 
 // Node is what is known about the node before the checks. Data that could not be
@@ -113,7 +114,7 @@ func (x *examination) all(ctx context.Context, names []string) []Finding {
 			continue
 		}
 		if ctx.Err() != nil {
-			return append(all, Finding{c.name, Warn, "not checked: " + context.Cause(ctx).Error(), ""})
+			return append(all, Finding{Check: c.name, Level: Warn, Text: "not checked: " + context.Cause(ctx).Error()})
 		}
 		found := c.run(x, ctx)
 		for i := range found {

@@ -343,6 +343,9 @@ func TestPathThatIsTooNarrowIsMeasured(t *testing.T) {
 	// include/linux/netdevice.h).
 	const takes = 1400 + 4
 	f := p.has("peers", Bad, fmt.Sprintf("the path to %s takes packets of at most %d bytes, but the data plane sends 1500", b.Addr, takes))
+	if !f.Narrow {
+		t.Error("not said to concern large packets only")
+	}
 	p.run(f.Remedy)
 	p.x.Env.MTU = takes - 28 // twilld follows the interface
 	p.isWell("peers")
@@ -480,7 +483,7 @@ func TestTunnelThatCarriesNothingIsReported(t *testing.T) {
 	p.isWell("peers")
 	p.x.Daemon.Dataplane.Peers[0].MTU = 1300
 	f = p.has("peers", Warn, fmt.Sprintf("the path to %s loses packets of more than 1328 bytes without an ICMP error", b.Addr))
-	if f.Remedy != "ip link set dev eth0 mtu 1328" {
+	if f.Remedy != "ip link set dev eth0 mtu 1328" || !f.Narrow {
 		t.Errorf("got %+v", f)
 	}
 }
@@ -559,7 +562,7 @@ func TestNothingIsCheckedAfterTheEnd(t *testing.T) {
 }
 
 func TestEachFindingIsWrittenWithItsRemedy(t *testing.T) {
-	found := []Finding{{"tun", OK, "there", ""}, {"forwarding", Bad, "off", "sysctl -w a=1"}, {"clock", Warn, "wrong", ""}}
+	found := []Finding{{Check: "tun", Level: OK, Text: "there"}, {Check: "forwarding", Level: Bad, Text: "off", Remedy: "sysctl -w a=1"}, {Check: "clock", Level: Warn, Text: "wrong"}}
 	var out bytes.Buffer
 	if err := Write(&out, found); err != nil {
 		t.Fatal(err)

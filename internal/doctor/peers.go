@@ -29,21 +29,27 @@ func (x *examination) peers(ctx context.Context) []Finding {
 			unwell[p.public] = true
 		}
 	}
-	narrow := r.narrow()
-	fits, err := echo.Widest(ctx, narrow)
+	smaller := r.narrow()
+	fits, err := echo.Widest(ctx, smaller)
 	if err != nil {
 		return append(found, warnf("", "%v", err))
 	}
-	for _, n := range narrow {
-		found = append(found, badf(fmt.Sprintf("ip link set dev %s mtu %d", x.underlayTo(n.To), fits[n.To]),
-			"the path to %s takes packets of at most %d bytes, but the data plane sends %d", n.To, fits[n.To], n.Size))
+	for _, n := range smaller {
+		found = append(found, narrow(badf(fmt.Sprintf("ip link set dev %s mtu %d", x.underlayTo(n.To), fits[n.To]),
+			"the path to %s takes packets of at most %d bytes, but the data plane sends %d", n.To, fits[n.To], n.Size)))
 		unwell[n.To] = true
 	}
-	found = append(found, x.limited(narrow)...)
+	found = append(found, x.limited(smaller)...)
 	if good := len(r.full) - len(unwell); good > 0 {
 		found = append(found, r.summary(good, paths))
 	}
 	return found
+}
+
+// narrow marks a finding as one about large packets only.
+func narrow(f Finding) Finding {
+	f.Narrow = true
+	return f
 }
 
 // limited reports the peers to which the daemon keeps packets smaller, since larger
@@ -59,8 +65,8 @@ func (x *examination) limited(known []echo.Ping) (found []Finding) {
 			continue
 		}
 		outer := p.MTU + echo.IPHeaderLen(p.PublicIP) + udpHeader
-		found = append(found, warnf(fmt.Sprintf("ip link set dev %s mtu %d", x.underlayTo(p.PublicIP), outer),
-			"the path to %s loses packets of more than %d bytes without an ICMP error; twilld keeps packets to it smaller, but the underlay should let \"fragmentation needed\" and \"packet too big\" pass", p.PublicIP, outer))
+		found = append(found, narrow(warnf(fmt.Sprintf("ip link set dev %s mtu %d", x.underlayTo(p.PublicIP), outer),
+			"the path to %s loses packets of more than %d bytes without an ICMP error; twilld keeps packets to it smaller, but the underlay should let \"fragmentation needed\" and \"packet too big\" pass", p.PublicIP, outer)))
 	}
 	return found
 }

@@ -69,7 +69,7 @@ func (x *preflight) all(ctx context.Context) []Finding {
 		{"clock", x.synchronised},
 	} {
 		if ctx.Err() != nil {
-			return append(all, Finding{c.name, Warn, "not checked: " + context.Cause(ctx).Error(), ""})
+			return append(all, Finding{Check: c.name, Level: Warn, Text: "not checked: " + context.Cause(ctx).Error()})
 		}
 		found := c.run(ctx)
 		for i := range found {

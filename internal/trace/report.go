@@ -238,7 +238,7 @@ func (r *Report) narrow(way []located) {
 		r.LastSeen = fmt.Sprintf("on %s, %s", way[last].on, way[last].place())
 	}
 	for _, s := range way {
-		if s.Level != doctor.OK && (s.Name == "mtu" || strings.Contains(s.Text, " packets of ")) {
+		if s.Narrow {
 			r.Cause, r.Remedy, r.On = s.Text, s.Remedy, s.on
 			return
 		}

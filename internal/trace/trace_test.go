@@ -206,13 +206,17 @@ func TestCountersAndPlaceNameWhatTablesDoNot(t *testing.T) {
 }
 
 func TestFullSizeProbesThatGetLostAreTheCause(t *testing.T) {
-	r := traced(pair("udp"))
+	a, b := pair("udp")
+	r := traced(a, b)
+	a.Findings = []doctor.Finding{
+		{Check: "daemon", Level: doctor.Warn, Text: "12 packets of pods were dropped"},
+		{Check: "peers", Level: doctor.Bad, Text: "the path to 192.0.2.12 takes at most 1400 bytes", Remedy: "ip link set dev eth0 mtu 1400", Narrow: true},
+	}
+	r.Sender.Steps = Sending(a, syn)
 	r.Packet.Proto, r.Packet.Port = ICMP, 0
 	r.Sent.Full, r.Sent.Size = fullProbes, 1450
-	r.Sender.Steps = append(r.Sender.Steps, Step{Name: "underlay", Level: doctor.Bad, Remedy: "ip link set dev eth0 mtu 1400",
-		Text: "the path to 192.0.2.12 takes packets of at most 1400 bytes, but the data plane sends 1478"})
 	r.Sender.Sights = append(r.Sender.Sights, Sight{Device: "eth0", Out: true, Outer: true, Full: true, Count: fullProbes})
-	if r.Conclude(); r.OK || !strings.Contains(r.Cause, "takes packets of at most 1400 bytes") || r.LastSeen != "on 192.0.2.11, leaving on eth0" {
+	if r.Conclude(); r.OK || !strings.Contains(r.Cause, "takes at most 1400 bytes") || r.LastSeen != "on 192.0.2.11, leaving on eth0" {
 		t.Errorf("ok %t, %q, %q", r.OK, r.Cause, r.LastSeen)
 	}
 }

@@ -19,6 +19,8 @@ type Step struct {
 	Level  doctor.Level `json:"level"`
 	Text   string       `json:"text"`
 	Remedy string       `json:"remedy,omitempty"`
+	// Narrow means that only large packets do not pass.
+	Narrow bool `json:"narrow,omitempty"`
 	// Proof is a place where a packet that has done this step is seen; nil if there is
 	// none, as for what happens inside the kernel.
 	Proof *Proof `json:"proof,omitempty"`
@@ -56,7 +58,7 @@ func (w *walk) also(name, check string) {
 	}
 	for _, f := range w.Findings {
 		if f.Check == check && f.Level != doctor.OK {
-			w.steps = append(w.steps, Step{Name: name, Level: f.Level, Text: f.Text, Remedy: f.Remedy})
+			w.steps = append(w.steps, Step{Name: name, Level: f.Level, Text: f.Text, Remedy: f.Remedy, Narrow: f.Narrow})
 		}
 	}
 }
@@ -362,10 +364,11 @@ func (w *walk) mtu(peer *status.Peer) {
 	}
 	switch {
 	case under > 0 && largest+over > under:
-		w.bad("mtu", fmt.Sprintf("ip link set dev %s mtu %d", w.Underlay.Dev, largest+over), nil,
-			"packets of up to %s bytes do not fit %s, MTU %d", sum, w.Underlay.Dev, under)
+		w.steps = append(w.steps, Step{Name: "mtu", Level: doctor.Bad, Narrow: true,
+			Text:   fmt.Sprintf("packets of up to %s bytes do not fit %s, MTU %d", sum, w.Underlay.Dev, under),
+			Remedy: fmt.Sprintf("ip link set dev %s mtu %d", w.Underlay.Dev, largest+over)})
 	case peer.MTU > 0:
-		w.steps = append(w.steps, Step{Name: "mtu", Level: doctor.Warn,
+		w.steps = append(w.steps, Step{Name: "mtu", Level: doctor.Warn, Narrow: true,
 			Text: fmt.Sprintf("packets of up to %s bytes: twilld has found that the path loses larger ones", sum)})
 	default:
 		w.add("mtu", nil, "packets of up to %s bytes fit %s, MTU %d", sum, cmp.Or(w.Underlay.Dev, "the underlay"), under)
