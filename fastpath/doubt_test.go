@@ -6,6 +6,7 @@ import (
 
 	"github.com/twillnet/twill/encap"
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
 // The kernel has 1300 for the path, which is below the floor. What becomes of that?
@@ -28,7 +29,7 @@ func TestPathMTUBelowTheFloorIsDecidedByProbes(t *testing.T) {
 		{"no floor", hole{mtu: int(testMTU)}, 0, 0, trusted, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inside(t, func(*netlab.Namespace) {
+			netlabtest.Inside(t, func(*netlab.Namespace) {
 				narrow(t, "203.0.113.1")
 				p := NewPeer([]netip.Prefix{netip.MustParsePrefix("10.5.2.0/24")}, netip.MustParseAddrPort("203.0.113.1:8285"))
 				peers := NewPeers([]netip.Prefix{netip.MustParsePrefix("10.5.1.0/24")}, []*Peer{p})

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/tun"
 )
@@ -28,7 +29,7 @@ func copiesOf(t *testing.T, fds map[string]int) map[string]int {
 // A train that it reads without UDP_GRO on the socket looks like one long datagram and is
 // lost.
 func TestTakingOverSocketsLeavesThemReceivingTrains(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		cfg := config(device(t, 2, tun.Auto), "127.0.0.1:8285")
 		first := newEngine(t, cfg)
 		var (
@@ -92,7 +93,7 @@ func TestTrainsThatWaitedForATakeoverArrive(t *testing.T) {
 
 // What Run does before it forwards is time in which packets wait, in a takeover.
 func TestBuffersAreAllocatedBeforeAnEngineRuns(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		e := newEngine(t, config(device(t, 2, tun.Auto), "127.0.0.1:8285"))
 		sleeps := func() (n uint64) {
 			for _, c := range e.Counters() {

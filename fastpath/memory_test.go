@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/tun"
 )
@@ -54,7 +55,7 @@ func TestMemoryOfAContainerIsItsLimit(t *testing.T) {
 }
 
 func TestSmallProfileHasSmallerSocketBuffers(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		cfg := config(device(t, 2, tun.Auto), "127.0.0.1:8285")
 		buffers := func(m Memory) (sizes []int) {
 			cfg.Memory = m

@@ -42,15 +42,6 @@ func TestMain(m *testing.M) { netlabtest.Main(m) }
 
 const testMTU encap.TunnelMTU = 1472
 
-// inside runs f in a new namespace.
-func inside(t *testing.T, f func(ns *netlab.Namespace)) {
-	t.Helper()
-	ns := netlabtest.Namespace(t, "host")
-	if err := ns.Do(func() error { f(ns); return nil }); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // addAddr gives a link an address.
 func addAddr(t *testing.T, name, prefix string) {
 	t.Helper()
@@ -192,7 +183,7 @@ func TestEngineForwardsBothWays(t *testing.T) {
 		{"plain, IPv6 underlay", tun.Off, tun.Off, tun.Off, tun.Off, "::1", "fd00::2", "fd00:5:1::9", "fd00:5:2::9"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inside(t, func(*netlab.Namespace) {
+			netlabtest.Inside(t, func(*netlab.Namespace) {
 				d := device(t, 1, tt.tun)
 				addAddr(t, "lo", "fd00::2/128")
 				node := openUDP(t, tt.peer)
@@ -283,7 +274,7 @@ func TestEngineForwardsBothWays(t *testing.T) {
 }
 
 func TestEngineLeavesNoDescriptorAndNoGoroutine(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		d := device(t, 2, tun.Auto)
 		cycle := func(mode tun.Switch) {
 			cfg := config(d, "127.0.0.1:8285")
@@ -312,7 +303,7 @@ func TestEngineLeavesNoDescriptorAndNoGoroutine(t *testing.T) {
 }
 
 func TestRefusedConfigLeavesNothing(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		d := device(t, 2, tun.Off)
 		taken, err := openSocket(netip.MustParseAddrPort("127.0.0.1:8285"), false)
 		if err != nil {
@@ -354,7 +345,7 @@ func TestRefusedConfigLeavesNothing(t *testing.T) {
 // TestNoTwoEnginesShareAPort: SO_REUSEPORT, which the shards of an engine need,
 // must not let another engine in.
 func TestNoTwoEnginesShareAPort(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		local := netip.MustParseAddrPort("127.0.0.1:8285")
 		for first := 1; first <= 3; first++ {
 			fds, err := openSockets(local, first, first > 1)
@@ -377,7 +368,7 @@ func TestNoTwoEnginesShareAPort(t *testing.T) {
 // forked calls exec, it holds copies of all descriptors. Here a second descriptor stands
 // for that child, and the lock that os/exec holds until then is held for it.
 func TestPortOfClosedSocketsIsFreeInSpiteOfAChild(t *testing.T) {
-	inside(t, func(ns *netlab.Namespace) {
+	netlabtest.Inside(t, func(ns *netlab.Namespace) {
 		local := netip.MustParseAddrPort("127.0.0.1:8285")
 		for n := 1; n <= 2; n++ {
 			old, err := openSockets(local, 1, false)
@@ -430,7 +421,7 @@ func asleep(t *testing.T, e *Engine) {
 
 func TestRunEndsWhenItsDeviceIsDeleted(t *testing.T) {
 	for _, mode := range []tun.Switch{tun.On, tun.Off} {
-		inside(t, func(*netlab.Namespace) {
+		netlabtest.Inside(t, func(*netlab.Namespace) {
 			e := newEngine(t, config(device(t, 2, mode), "127.0.0.1:8285"))
 			done := make(chan error, 1)
 			go func() { done <- e.Run(context.Background()) }()
@@ -450,7 +441,7 @@ func TestRunEndsWhenItsDeviceIsDeleted(t *testing.T) {
 }
 
 func TestCancelWakesEveryThreadOfRun(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		e := newEngine(t, config(device(t, 4, tun.Auto), "127.0.0.1:8285"))
 		stop := start(t, e)
 		asleep(t, e)
@@ -461,7 +452,7 @@ func TestCancelWakesEveryThreadOfRun(t *testing.T) {
 }
 
 func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		cfg := config(device(t, 2, tun.Auto), "127.0.0.1:8285")
 		cfg.PartialAnnounced, cfg.TunGROUDP = true, tun.Off
 		e := newEngine(t, cfg)
@@ -489,7 +480,7 @@ func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 }
 
 func TestKernelHasEachFeatureFromItsVersionOn(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		for _, f := range Features {
 			if err := f.Verify(); err != nil {
 				t.Error(err)
@@ -499,7 +490,7 @@ func TestKernelHasEachFeatureFromItsVersionOn(t *testing.T) {
 }
 
 func TestTrainsArriveWholeOrCut(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		for _, addr := range []string{"127.0.0.1", "::1"} {
 			ipv6 := addr == "::1"
 			if err := probeGSO(ipv6); err != nil {
@@ -564,7 +555,7 @@ func narrow(t *testing.T, node string) {
 }
 
 func TestPathMTU(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		narrow(t, "203.0.113.1")
 		for _, tt := range []struct {
 			local, peer string
@@ -587,7 +578,7 @@ func TestPathMTU(t *testing.T) {
 func TestPacketTooBigForThePath(t *testing.T) {
 	for _, gso := range []tun.Switch{tun.On, tun.Off} {
 		t.Run("gso "+gso.String(), func(t *testing.T) {
-			inside(t, func(*netlab.Namespace) {
+			netlabtest.Inside(t, func(*netlab.Namespace) {
 				narrow(t, "203.0.113.1")
 				cfg := config(device(t, 1, tun.Auto), "127.0.0.1:8285")
 				cfg.UDPGSO = gso
@@ -649,7 +640,7 @@ func TestPacketTooBigForThePath(t *testing.T) {
 // when it is done may run after the engine was closed, when the number of its
 // eventfd has another owner.
 func TestWakingAClosedEngineTouchesNoDescriptor(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		e := newEngine(t, config(device(t, 1, tun.Auto), "127.0.0.1:8285"))
 		number := e.stop
 		other, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 )
 
 // end is a node of a pair, as far as it chooses the port that it sends from.
@@ -174,7 +175,7 @@ func TestStockNodeIsAnsweredFromTheNetworksPort(t *testing.T) {
 // TestPacketsWithinTheKernelsLeastPathMTUGoWithoutDF: the kernel learns no path
 // MTU below net.ipv4.route.min_pmtu.
 func TestPacketsWithinTheKernelsLeastPathMTUGoWithoutDF(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		narrow(t, "203.0.113.1")
 		p := NewPeer(nil, netip.MustParseAddrPort("203.0.113.1:8285"))
 		x := newPaths(netip.MustParseAddr("127.0.0.1"), testMTU, func() *Peers { return NewPeers(nil, []*Peer{p}) }, nil)

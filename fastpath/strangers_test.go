@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/tun"
 )
@@ -176,7 +177,7 @@ func TestKernelDropsAndCountsWhatStrangersSend(t *testing.T) {
 	} {
 		for _, n := range []int{1, 4} {
 			t.Run(fmt.Sprintf("%s, %d sockets", tt.local, n), func(t *testing.T) {
-				inside(t, func(*netlab.Namespace) {
+				netlabtest.Inside(t, func(*netlab.Namespace) {
 					addAddr(t, "lo", "2001:db8::2/128")
 					addAddr(t, "lo", "2001:db8::3/128")
 					kernelDropsStrangers(t, tt.local, netip.MustParseAddr(tt.peer), netip.MustParseAddr(tt.stranger), n)
@@ -225,7 +226,7 @@ func kernelDropsStrangers(t *testing.T, local string, peer, stranger netip.Addr,
 
 // The kernel bounds the size of a program by net.core.optmem_max.
 func TestAnyNumberOfPeersCanBeFiltered(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		s, fds := filtered(t, "127.0.0.1", 2)
 		peers := spread(false, 20_000, 3)
 		last := netip.MustParseAddr("127.0.0.9")
@@ -243,7 +244,7 @@ func TestAnyNumberOfPeersCanBeFiltered(t *testing.T) {
 }
 
 func TestFilterOfAnEarlierRunIsTakenOver(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		s, fds := filtered(t, "127.0.0.1", 2)
 		peer, stranger := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")
 		testkit.Must(t, s.set(peersAt(peer)))
@@ -264,7 +265,7 @@ func TestFilterOfAnEarlierRunIsTakenOver(t *testing.T) {
 }
 
 func TestStrangersAreFilteredOnlyByTheStrictCheck(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		if err := probeSteer(); errors.Is(err, unix.ENOPROTOOPT) { // qemu's user mode emulation
 			t.Skip(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/lab/netlab"
+	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
@@ -41,7 +42,7 @@ func index(t *testing.T, name string) int {
 // stays with its address and routes.
 func TestQueuesOutliveTheProcessThatOpenedThem(t *testing.T) {
 	for _, queues := range []int{1, 4} {
-		inside(t, func(ns *netlab.Namespace) {
+		netlabtest.Inside(t, func(ns *netlab.Namespace) {
 			first := open(t, "flannel0", queues, On)
 			configure(t, "flannel0")
 			was := index(t, "flannel0")
@@ -101,7 +102,7 @@ func configure(t *testing.T, name string) {
 }
 
 func TestQueuesOfAnotherDeviceAreClosedAndNewOnesOpened(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		deleted := open(t, "flannel0", 1, On)
 		gone := copies(t, deleted.Descriptors())
 		link, err := netlink.LinkByName("flannel0")
@@ -131,7 +132,7 @@ func TestQueuesOfAnotherDeviceAreClosedAndNewOnesOpened(t *testing.T) {
 
 // A device of the other kind takes the name as soon as no process has a queue.
 func TestInheritedQueuesMakeRoomForAPlainDevice(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		first := open(t, "flannel0", 4, On)
 		fds := copies(t, first.Descriptors())
 		testkit.Must(t, first.Close())

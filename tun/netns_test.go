@@ -28,15 +28,6 @@ import (
 
 func TestMain(m *testing.M) { netlabtest.Main(m) }
 
-// inside runs f in a new namespace.
-func inside(t *testing.T, f func(ns *netlab.Namespace)) {
-	t.Helper()
-	ns := netlabtest.Namespace(t, "tun")
-	if err := ns.Do(func() error { f(ns); return nil }); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // open opens a device for the duration of the test.
 func open(t *testing.T, name string, queues int, mode Switch) *Device {
 	t.Helper()
@@ -191,7 +182,7 @@ func read(t *testing.T, q Queue) (h Header, pkt []byte) {
 
 func TestKernelHasEachFeatureFromItsVersionOn(t *testing.T) {
 	for _, f := range Features {
-		inside(t, func(*netlab.Namespace) {
+		netlabtest.Inside(t, func(*netlab.Namespace) {
 			if err := f.Verify(); err != nil {
 				t.Error(err)
 			}
@@ -203,7 +194,7 @@ func TestKernelHasEachFeatureFromItsVersionOn(t *testing.T) {
 }
 
 func TestOffloadDeviceIsGrantedWhatTheKernelHas(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		d := open(t, "t0", 1, Auto)
 		if !d.Offload() || !d.Granted.TCP() || !strings.HasPrefix(d.State.Why, "granted: "+d.Granted.String()) {
 			t.Errorf("%+v, granted %s", d.State, d.Granted)
@@ -219,7 +210,7 @@ func TestDeviceHasTheQueuesAskedFor(t *testing.T) {
 		mode       Switch
 		ask, queue int
 	}{{On, 1, 1}, {On, 4, 4}, {Off, 1, 1}, {Off, 4, 1}} {
-		inside(t, func(*netlab.Namespace) {
+		netlabtest.Inside(t, func(*netlab.Namespace) {
 			d := open(t, "t0", tt.ask, tt.mode)
 			if len(d.Queues) != tt.queue {
 				t.Errorf("%s: asked for %d queues, got %d", tt.mode, tt.ask, len(d.Queues))
@@ -236,7 +227,7 @@ func TestDeviceHasTheQueuesAskedFor(t *testing.T) {
 }
 
 func TestPlainDeviceIsMadeWhereOffloadsAreTurnedOff(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		d := open(t, "t0", 2, Off)
 		if d.Offload() || d.Granted != 0 || d.State.Why != "turned off by --tun-offload" {
 			t.Errorf("%+v, granted %s", d.State, d.Granted)
@@ -246,7 +237,7 @@ func TestPlainDeviceIsMadeWhereOffloadsAreTurnedOff(t *testing.T) {
 
 func TestEmptyQueueReturnsEAGAIN(t *testing.T) {
 	for _, mode := range []Switch{On, Off} {
-		inside(t, func(*netlab.Namespace) {
+		netlabtest.Inside(t, func(*netlab.Namespace) {
 			for _, q := range open(t, "t0", 2, mode).Queues {
 				if _, err := q.Read(make([]byte, ReadSize)); err != unix.EAGAIN {
 					t.Errorf("offload %s: %v", mode, err)
@@ -261,7 +252,7 @@ func TestNameInUseIsRefusedWithTheRemedy(t *testing.T) {
 	for _, first := range modes {
 		for _, second := range modes {
 			for _, queues := range []int{1, 2} {
-				inside(t, func(*netlab.Namespace) {
+				netlabtest.Inside(t, func(*netlab.Namespace) {
 					open(t, "t0", queues, first)
 					d, err := Open(Config{Name: "t0", Queues: queues, Offload: second, Logger: slog.New(slog.DiscardHandler)})
 					if err == nil {
@@ -288,7 +279,7 @@ func TestInterfaceOfAnotherKindIsRefusedAndKept(t *testing.T) {
 		&netlink.Veth{LinkAttrs: attrs, PeerName: "t1"},
 	} {
 		for _, mode := range []Switch{Auto, On, Off} {
-			inside(t, func(*netlab.Namespace) {
+			netlabtest.Inside(t, func(*netlab.Namespace) {
 				if err := netlink.LinkAdd(link); err != nil {
 					t.Fatal(err)
 				}
@@ -308,7 +299,7 @@ func TestInterfaceOfAnotherKindIsRefusedAndKept(t *testing.T) {
 }
 
 func TestCloseRemovesTheDeviceAndItsDescriptors(t *testing.T) {
-	inside(t, func(*netlab.Namespace) {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		count := func() int {
 			entries, err := os.ReadDir("/proc/self/fd")
 			if err != nil {
@@ -337,7 +328,7 @@ func TestCloseRemovesTheDeviceAndItsDescriptors(t *testing.T) {
 
 func TestReadAfterTheDeviceWasDeletedFails(t *testing.T) {
 	for _, mode := range []Switch{On, Off} {
-		inside(t, func(*netlab.Namespace) {
+		netlabtest.Inside(t, func(*netlab.Namespace) {
 			d := open(t, "t0", 1, mode)
 			link, err := netlink.LinkByName("t0")
 			if err != nil {
@@ -369,7 +360,7 @@ func TestSuperPacketCrossesWhole(t *testing.T) {
 			if !tt.tcp && Kernel().Before(featureUSO.Since) {
 				return // without USO
 			}
-			inside(t, func(ns *netlab.Namespace) {
+			netlabtest.Inside(t, func(ns *netlab.Namespace) {
 				t0, t1 := pair(t, ns, On, On)
 				const size = 1000
 				n := 60000
@@ -399,7 +390,7 @@ func TestPlainDeviceGetsCutPacketsWithChecksums(t *testing.T) {
 		ipv6 bool
 	}{{"tcp4", false}, {"tcp6", true}} {
 		t.Run(tt.name, func(t *testing.T) {
-			inside(t, func(ns *netlab.Namespace) {
+			netlabtest.Inside(t, func(ns *netlab.Namespace) {
 				t0, t1 := pair(t, ns, On, Off)
 				const size, count = 1000, 5
 				h, pkt := packet(tt.ipv6, true, count*size, size)
@@ -430,7 +421,7 @@ func TestPlainDeviceGetsCutPacketsWithChecksums(t *testing.T) {
 }
 
 func TestPlainDeviceWritesPacketsWithoutTheHeader(t *testing.T) {
-	inside(t, func(ns *netlab.Namespace) {
+	netlabtest.Inside(t, func(ns *netlab.Namespace) {
 		t0, t1 := pair(t, ns, Off, Off)
 		_, pkt := packet(false, false, 500, 500)
 		binary.BigEndian.PutUint16(pkt[26:], 0) // no UDP checksum
@@ -445,7 +436,7 @@ func TestPlainDeviceWritesPacketsWithoutTheHeader(t *testing.T) {
 }
 
 func TestSteerMovesTheOtherDirectionOfAFlowToItsQueue(t *testing.T) {
-	inside(t, func(ns *netlab.Namespace) {
+	netlabtest.Inside(t, func(ns *netlab.Namespace) {
 		t0, t1 := pairOf(t, ns, On, On, 4)
 		for _, ipv6 := range []bool{false, true} {
 			h, there := packet(ipv6, true, 100, 100)
@@ -475,7 +466,7 @@ func TestSteerMovesTheOtherDirectionOfAFlowToItsQueue(t *testing.T) {
 
 func TestReadAndWriteDoNotAllocate(t *testing.T) {
 	for _, mode := range []Switch{On, Off} {
-		inside(t, func(ns *netlab.Namespace) {
+		netlabtest.Inside(t, func(ns *netlab.Namespace) {
 			t0, t1 := pair(t, ns, mode, mode)
 			_, pkt := packet(false, false, 500, 500)
 			binary.BigEndian.PutUint16(pkt[26:], 0)

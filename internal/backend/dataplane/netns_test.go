@@ -40,8 +40,7 @@ type node struct {
 
 func inside(t testing.TB, f func(n node)) {
 	t.Helper()
-	ns := netlabtest.Namespace(t, "node")
-	if err := ns.Do(func() error {
+	netlabtest.Inside(t, func(ns *netlab.Namespace) {
 		n := node{t, ns.Netlink(), filepath.Join(t.TempDir(), "routes")}
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "eth0"
@@ -55,10 +54,7 @@ func inside(t testing.TB, f func(n node)) {
 		}
 		n.route("198.51.100.0/24", "192.0.2.254")
 		f(n)
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 func (n node) must(errs ...error) {

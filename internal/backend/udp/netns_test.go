@@ -31,29 +31,19 @@ func TestMain(m *testing.M) { netlabtest.Main(m) }
 
 func inside(t *testing.T, f func(ns *netlab.Namespace)) {
 	t.Helper()
-	ns := netlabtest.Namespace(t, "host")
-	if err := ns.Do(func() error {
+	netlabtest.Inside(t, func(ns *netlab.Namespace) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = "eth0", 1500
 		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "wire"}
-		if err := netlink.LinkAdd(veth); err != nil {
-			return err
-		}
-		if err := netlink.LinkSetUp(veth); err != nil {
-			return err
-		}
+		testkit.Must(t, netlink.LinkAdd(veth))
+		testkit.Must(t, netlink.LinkSetUp(veth))
 		for _, a := range []netip.Addr{local4, local6} {
-			if err := netlink.AddrAdd(veth, &netlink.Addr{
+			testkit.Must(t, netlink.AddrAdd(veth, &netlink.Addr{
 				IPNet: netlab.IPNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD,
-			}); err != nil {
-				return err
-			}
+			}))
 		}
 		f(ns)
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 func config() Config {

@@ -43,9 +43,7 @@ type host struct {
 
 func inside(t testing.TB, f func(h host)) {
 	t.Helper()
-	ns := netlabtest.Namespace(t, "host")
-	// Before the namespace is closed, and on the same thread.
-	if err := ns.Do(func() error {
+	netlabtest.Inside(t, func(ns *netlab.Namespace) {
 		h := host{t, ns, ns.Netlink()}
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = "eth0", 1500
@@ -57,10 +55,7 @@ func inside(t testing.TB, f func(h host)) {
 			h.must(h.nl.AddrAdd(h.link("eth0"), addr(a)))
 		}
 		f(h)
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 func (h host) must(errs ...error) {

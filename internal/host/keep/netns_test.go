@@ -69,8 +69,7 @@ type node struct {
 // inside runs f in a node.
 func inside(t *testing.T, f func(n *node)) {
 	t.Helper()
-	ns := netlabtest.Namespace(t, "node")
-	if err := ns.Do(func() error {
+	netlabtest.Inside(t, func(*netlab.Namespace) {
 		n := &node{T: t}
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "eth0"
@@ -86,10 +85,7 @@ func inside(t *testing.T, f func(n *node)) {
 		n.addr(n.vtep, "10.5.1.0/32")
 		n.addr(n.vtep, "fd00:5:1::/128")
 		f(n)
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 // each runs f in a node for each family.

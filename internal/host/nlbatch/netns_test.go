@@ -33,14 +33,9 @@ type devices struct{ v4, v6 int }
 // inside runs f in a namespace with the devices.
 func inside(t testing.TB, f func(d devices)) {
 	t.Helper()
-	ns := netlabtest.Namespace(t, "host")
-	if err := ns.Do(func() error {
-		d := devices{v4: vxlan(t, ns, "flannel.1", "172.31.9.11", 1), v6: vxlan(t, ns, "flannel-v6.1", "fd00:172:31:9::11", 2)}
-		f(d)
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	netlabtest.Inside(t, func(ns *netlab.Namespace) {
+		f(devices{v4: vxlan(t, ns, "flannel.1", "172.31.9.11", 1), v6: vxlan(t, ns, "flannel-v6.1", "fd00:172:31:9::11", 2)})
+	})
 }
 
 func vxlan(t testing.TB, ns *netlab.Namespace, name, local string, vni int) int {

@@ -58,6 +58,16 @@ func Namespace(t testing.TB, label string) *netlab.Namespace {
 	return ns
 }
 
+// Inside runs f in a bare namespace that lasts as long as the test, on a thread that is
+// in it.
+func Inside(t testing.TB, f func(ns *netlab.Namespace)) {
+	t.Helper()
+	ns := Namespace(t, "host")
+	if err := ns.Do(func() error { f(ns); return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Main runs the tests of a package and fails if they leave namespaces behind.
 //
 //	func TestMain(m *testing.M) { netlabtest.Main(m) }
