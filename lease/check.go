@@ -20,7 +20,7 @@ func (e *OutsideError) Error() string {
 		return fmt.Sprintf("lease %s of %s: %s is set, but the network config does not enable its address family",
 			e.Lease.Key(), e.Lease.node(), e.Field)
 	}
-	return fmt.Sprintf("lease %s of %s: %s %s is not inside the network %s",
+	return fmt.Sprintf("lease %s of %s: %s %s is outside the network %s",
 		e.Lease.Key(), e.Lease.node(), e.Field, e.Subnet, e.Network)
 }
 
@@ -95,12 +95,13 @@ var special = []struct {
 	netip.Prefix
 	name string
 }{
-	{netip.MustParsePrefix("0.0.0.0/8"), "this host"},          // RFC 1122, section 3.2.1.3
-	{netip.MustParsePrefix("127.0.0.0/8"), "the loopback"},     // RFC 1122, section 3.2.1.3
+	{netip.MustParsePrefix("0.0.0.0/8"), "this network"},       // RFC 1122, section 3.2.1.3
+	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},         // RFC 1122, section 3.2.1.3
 	{netip.MustParsePrefix("169.254.0.0/16"), "link-local"},    // RFC 3927
 	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},        // RFC 5771
-	{netip.MustParsePrefix("::/96"), "the loopback"},           // RFC 4291, section 2.5
-	{netip.MustParsePrefix("::ffff:0:0/96"), "mapped IPv4"},    // RFC 4291, section 2.5.5.2
+	{netip.MustParsePrefix("::1/128"), "loopback"},             // RFC 4291, section 2.5.3
+	{netip.MustParsePrefix("::/96"), "IPv4-compatible"},        // RFC 4291, section 2.5.5.1; with the unspecified address
+	{netip.MustParsePrefix("::ffff:0:0/96"), "IPv4-mapped"},    // RFC 4291, section 2.5.5.2
 	{netip.MustParsePrefix("fe80::/10"), "link-local"},         // RFC 4291, section 2.5.6
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},           // RFC 4291, section 2.7
 	{netip.MustParsePrefix("255.255.255.255/32"), "broadcast"}, // RFC 919
@@ -111,7 +112,7 @@ func checkNetwork(p netip.Prefix) error {
 	for _, s := range special {
 		// Networks in 240.0.0.0/4, the last address included, are in use.
 		if s.Overlaps(p) && s.name != "broadcast" {
-			return fmt.Errorf("%s is %s", s.Prefix, s.name)
+			return fmt.Errorf("it overlaps %s (%s)", s.Prefix, s.name)
 		}
 	}
 	return nil
@@ -123,7 +124,7 @@ func checkNetwork(p netip.Prefix) error {
 func CheckPublic(a netip.Addr) error {
 	for _, s := range special {
 		if s.Contains(a) && (s.name != "link-local" || a.Is6()) {
-			return fmt.Errorf("%s is %s, so other nodes cannot reach it", a, s.name)
+			return fmt.Errorf("%s is in %s (%s), which other nodes cannot reach", a, s.Prefix, s.name)
 		}
 	}
 	return nil

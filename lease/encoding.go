@@ -127,7 +127,7 @@ func DecodeAttrs(value []byte) (Attrs, error) {
 		}
 		ip, err := netip.ParseAddr(*f.text)
 		if err != nil || ip.BitLen() != f.bits || ip.Zone() != "" {
-			return Attrs{}, fmt.Errorf("decode lease value: %s %q; want an %s address", f.key, jsonerr.Cut(*f.text, longestKey), f.name)
+			return Attrs{}, fmt.Errorf("decode lease value: %s %q: want an %s address", f.key, jsonerr.Cut(*f.text, longestKey), f.name)
 		}
 		if err := CheckPublic(ip); err != nil {
 			return Attrs{}, fmt.Errorf("decode lease value: %s: %w", f.key, err)

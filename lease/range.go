@@ -91,7 +91,7 @@ func (j rangeJSON) parseNetwork(r *Range, longest int, why string) error {
 	}
 	r.Network = n.Masked() // flannel accepts host bits
 	if err := checkNetwork(r.Network); err != nil {
-		return &ConfigError{j.prefix + "Network", string(j.network), fmt.Sprintf("%s that hosts route; %v", want, err)}
+		return &ConfigError{j.prefix + "Network", string(j.network), fmt.Sprintf("%s; %v, which is not routed between hosts", want, err)}
 	}
 	return nil
 }

@@ -169,9 +169,9 @@ func TestCheckNamesBothLeases(t *testing.T) {
 	}{
 		{"sound", []Lease{of("10.5.1.0/24", "192.0.2.1"), of("10.5.2.0/24", "192.0.2.2"), dual}, nil},
 		{"outside", []Lease{of("10.6.1.0/24", "192.0.2.1")},
-			[]string{"lease 10.6.1.0-24 of 192.0.2.1: Subnet 10.6.1.0/24 is not inside the network 10.5.0.0/16"}},
+			[]string{"lease 10.6.1.0-24 of 192.0.2.1: Subnet 10.6.1.0/24 is outside the network 10.5.0.0/16"}},
 		{"wider than the network", []Lease{of("10.4.0.0/14", "192.0.2.1")},
-			[]string{"lease 10.4.0.0-14 of 192.0.2.1: Subnet 10.4.0.0/14 is not inside the network 10.5.0.0/16"}},
+			[]string{"lease 10.4.0.0-14 of 192.0.2.1: Subnet 10.4.0.0/14 is outside the network 10.5.0.0/16"}},
 		{"overlap", []Lease{of("10.5.3.0/24", "192.0.2.1"), of("10.5.0.0/20", "192.0.2.2")},
 			[]string{"leases 10.5.0.0-20 of 192.0.2.2 and 10.5.3.0-24 of 192.0.2.1: Subnet 10.5.0.0/20 overlaps 10.5.3.0/24"}},
 		{"one subnet", []Lease{of("10.5.3.0/24", "192.0.2.1"), of("10.5.3.0/24", "192.0.2.2")},

@@ -187,8 +187,8 @@ func TestOnlyAConfigThatNodesCanUseIsSet(t *testing.T) {
 		`{`: "line 1, column 2",
 		`{"Network": "10.5.0.0/16", "SubnetLen": 31}`:                                   "SubnetLen 31: want a whole number from 18 to 30",
 		`{"Backend": {"Type": "udp"}}`:                                                  "Network is missing",
-		`{"Network": "127.0.0.0/8"}`:                                                    "127.0.0.0/8 is the loopback",
-		`{"Network": "224.0.0.0/4"}`:                                                    "224.0.0.0/4 is multicast",
+		`{"Network": "127.0.0.0/8"}`:                                                    "127.0.0.0/8 (loopback)",
+		`{"Network": "224.0.0.0/4"}`:                                                    "224.0.0.0/4 (multicast)",
 		`{"Network": "10.5.0.0/16", "Backend": {"Type": "udp", "Port": "many"}}`:        "Backend.Port",
 		`{"Network": "10.5.0.0/16", "Backend": {"Type": "ipsec", "PSK": "very quiet"}}`: `backend type "ipsec" is not supported`,
 	} {

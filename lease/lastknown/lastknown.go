@@ -75,7 +75,7 @@ func Open(source Source, o Options) *Store {
 	s := &Store{source: source, o: o, patience: patience}
 	var err error
 	if s.known, err = read(o.Path); err != nil {
-		o.Logger.Warn("last known leases cannot be read, starting without them", logging.KeyError, err)
+		o.Logger.Warn("cannot read last known leases, starting without them", logging.KeyError, err)
 	}
 	return s
 }
@@ -244,7 +244,7 @@ func (s *Store) keep(l *lease.Lease, err error) (*lease.Lease, error) {
 }
 
 // errBack calls for Renew after a start without the source.
-var errBack = fmt.Errorf("%w: the store is back, and has to confirm it", lease.ErrLost)
+var errBack = fmt.Errorf("%w: it was the last known one, which the store has yet to confirm", lease.ErrLost)
 
 // Watch sends the updates of the source. If the source does not answer at startup,
 // Watch first sends the last known state. It keeps the file up to date.

@@ -52,10 +52,10 @@ func read(path string) (m memory, err error) {
 		return m, nil
 	}
 	if err != nil {
-		return m, fmt.Errorf("read leases known last: %w", err)
+		return m, fmt.Errorf("read last known leases: %w", err)
 	}
 	if err := json.Unmarshal(text, &m); err != nil {
-		return memory{}, fmt.Errorf("read %s: %w", path, err)
+		return memory{}, fmt.Errorf("read last known leases: decode %s: %w", path, err)
 	}
 	return m, nil
 }
@@ -64,14 +64,14 @@ func read(path string) (m memory, err error) {
 func (m memory) write(path string) error {
 	text, err := json.Marshal(m)
 	if err != nil {
-		return fmt.Errorf("write leases known last: %w", err)
+		return fmt.Errorf("write last known leases: %w", err)
 	}
 	err = os.MkdirAll(filepath.Dir(path), 0o755) // subnet.env, in the same directory, is written later
 	if err == nil {
 		err = atomicfile.Write(path, text, 0o600)
 	}
 	if err != nil {
-		return fmt.Errorf("write leases known last: %w", err)
+		return fmt.Errorf("write last known leases: %w", err)
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func (m memory) write(path string) error {
 func Remove(path string) error {
 	for _, p := range []string{path, atomicfile.Temp(path)} {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove leases known last: %w", err)
+			return fmt.Errorf("remove last known leases: %w", err)
 		}
 	}
 	return nil
@@ -133,7 +133,7 @@ func (w *writer) write() {
 	w.mu.Unlock()
 	err := m.write(w.o.Path)
 	if err != nil && !w.failed {
-		w.o.Logger.Warn("last known leases not saved, a start while the store is away would wait for it", logging.KeyError, err)
+		w.o.Logger.Warn("cannot save last known leases, a restart while the lease store does not answer would wait for it", logging.KeyError, err)
 	}
 	w.failed = err != nil
 }

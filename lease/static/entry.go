@@ -38,7 +38,7 @@ func (p *parser) parseEntry(i int, e member) {
 		case distance > 0:
 			p.fault(m.offset, "Leases[%d]: unknown key %q; did you mean %q?", i, m.key, key)
 		case twice:
-			p.fault(m.offset, "Leases[%d].%s is given twice", i, key)
+			p.fault(m.offset, "Leases[%d].%s is set twice", i, key)
 		case string(m.value) != "null":
 			n.fields[key] = m
 		}
@@ -60,10 +60,10 @@ func (p *parser) parseEntry(i int, e member) {
 		return // what seems missing may be misspelled
 	}
 	if !l.Subnet.IsValid() && !l.IPv6Subnet.IsValid() {
-		p.fault(e.offset, "Leases[%d]: Subnet is missing, and IPv6Subnet too", i)
+		p.fault(e.offset, "Leases[%d]: neither Subnet nor IPv6Subnet is set", i)
 	}
 	if !l.PublicIP.IsValid() && !l.PublicIPv6.IsValid() {
-		p.fault(e.offset, "Leases[%d]: PublicIP is missing, and PublicIPv6 too", i)
+		p.fault(e.offset, "Leases[%d]: neither PublicIP nor PublicIPv6 is set", i)
 	}
 }
 

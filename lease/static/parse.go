@@ -28,9 +28,9 @@ func readFile(path string) (string, error) {
 	text, err := atomicfile.Read(path, 0, maxFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("lease file %s: %w; put it there, or name another with --lease-file", path, errors.Unwrap(err)) // the message without "open" and the path
+		return "", fmt.Errorf("lease file %s: %w; create it, or name another with --lease-file", path, errors.Unwrap(err)) // the message without "open" and the path
 	case errors.Is(err, atomicfile.ErrNotRegular), errors.Is(err, atomicfile.ErrTooLarge):
-		return "", fmt.Errorf("lease file %s: %w; name one with --lease-file", path, errors.Unwrap(err))
+		return "", fmt.Errorf("lease file %s: %w; name another with --lease-file", path, errors.Unwrap(err))
 	case err != nil:
 		return "", fmt.Errorf("lease file: %w", err)
 	}
@@ -156,7 +156,7 @@ func (p *parser) parseLeases() {
 	case len(all) == 0 && p.faults == nil: // not just misspelt
 		p.fault(0, `Leases is missing; want a list such as [{"Subnet": "10.5.1.0/24", "PublicIP": "192.0.2.1"}]`)
 	case len(all) > 1:
-		p.fault(all[1].offset, "Leases is given twice; put all leases into one list")
+		p.fault(all[1].offset, "Leases is set twice; put all leases into one list")
 	case len(all) == 1 && all[0].value[0] != '[':
 		p.fault(all[0].offset, "Leases %s: want a list such as [{…}, {…}]", all[0].value)
 	case len(all) == 1:
@@ -190,7 +190,7 @@ func (p *parser) faultOutside(e *lease.OutsideError) {
 	at := p.entries[e.Index].fields[e.Field]
 	switch {
 	case e.Network.IsValid():
-		p.fault(at.offset, "Leases[%d].%s %s is not inside the network %s", e.Index, e.Field, at.value, e.Network)
+		p.fault(at.offset, "Leases[%d].%s %s is outside the network %s", e.Index, e.Field, at.value, e.Network)
 	case e.Field == "Subnet":
 		p.fault(at.offset, `Leases[%d].Subnet is set, but "EnableIPv4" is false`, e.Index)
 	default:
@@ -202,7 +202,7 @@ func (p *parser) faultConflict(e *lease.ConflictError) {
 	a, b := p.entries[e.IndexA].fields[e.Field], p.entries[e.IndexB].fields[e.Field]
 	verb := "overlaps"
 	if strings.HasPrefix(e.Field, "PublicIP") {
-		verb = "is taken by"
+		verb = "duplicates"
 	}
 	line, _ := jsonerr.Position(p.text, b.offset)
 	p.fault(a.offset, "Leases[%d].%s %s %s Leases[%d].%s %s (line %d)",

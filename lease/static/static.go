@@ -87,7 +87,7 @@ func (s *Store) Acquire(_ context.Context, a lease.Attrs, _ lease.Previous) (*le
 	case 1:
 		return &own[0], nil
 	}
-	return nil, fmt.Errorf("lease file %s: this node has PublicIP %s and PublicIPv6 %s, but %s and %s are two leases: make them one",
+	return nil, fmt.Errorf("lease file %s: this node's PublicIP %s and PublicIPv6 %s are in separate leases, %s and %s; combine them into one lease",
 		s.path, a.PublicIP, a.PublicIPv6, own[0].Key(), own[1].Key())
 }
 

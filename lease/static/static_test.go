@@ -95,8 +95,8 @@ func TestAcquireSaysWhichAddressesTheFileHas(t *testing.T) {
 func TestAcquireRefusesTwoLeasesForOneNode(t *testing.T) {
 	s := open(t, good)
 	_, err := s.Acquire(context.Background(), attrs("192.0.2.2", "2001:db8::3"), lease.Previous{})
-	want := "lease file " + s.path + ": this node has PublicIP 192.0.2.2 and PublicIPv6 2001:db8::3, " +
-		"but 10.5.2.0-24 and 0.0.0.0-0&fd00:5:0:3::-64 are two leases: make them one"
+	want := "lease file " + s.path + ": this node's PublicIP 192.0.2.2 and PublicIPv6 2001:db8::3 " +
+		"are in separate leases, 10.5.2.0-24 and 0.0.0.0-0&fd00:5:0:3::-64; combine them into one lease"
 	if err == nil || err.Error() != want {
 		t.Errorf("\n got %v\nwant %s", err, want)
 	}

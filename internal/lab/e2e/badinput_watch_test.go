@@ -96,7 +96,7 @@ func TestBrokenLeaseFileIsRefusedWhileTrafficGoesOn(t *testing.T) {
 	for _, c := range []struct{ name, text, says string }{
 		{"cut off", leasesOf(3)[:100], "unexpected end of JSON input"},
 		{"empty", "", "leases.json: the file is empty"},
-		{"subnet outside", strings.Replace(leasesOf(3), "10.5.3.0", "10.6.3.0", 1), `leases.json:6: Leases[2].Subnet "10.6.3.0/24" is not inside the network 10.5.0.0/16`},
+		{"subnet outside", strings.Replace(leasesOf(3), "10.5.3.0", "10.6.3.0", 1), `leases.json:6: Leases[2].Subnet "10.6.3.0/24" is outside the network 10.5.0.0/16`},
 		{"misspelt key", strings.Replace(leasesOf(3), `"PublicIP"`, `"PublikIP"`, 1), `leases.json:4: Leases[0]: unknown key "PublikIP"; did you mean "PublicIP"?`},
 		{"two faults", strings.NewReplacer("10.5.2.0", "10.5.1.0", "10.5.3.0", "10.6.3.0").Replace(leasesOf(3)), "(and 1 more)"},
 	} {

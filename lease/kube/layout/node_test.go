@@ -232,10 +232,10 @@ func TestNonsenseOfAnotherWriterIsNamed(t *testing.T) {
 	for _, tt := range []struct{ key, value, want string }{
 		{k.public, "10.0.0.0/8", k.public + `: "10.0.0.0/8" is not an IPv4 address`},
 		{k.public, "", "no address"},
-		{k.public, "127.0.0.1", k.public + ": 127.0.0.1 is the loopback"}, // a socket of any local user's
+		{k.public, "127.0.0.1", k.public + ": 127.0.0.1 is in 127.0.0.0/8 (loopback)"}, // a socket of any local user's
 		{k.public, "224.0.0.1", "multicast"},
 		{k.public, "255.255.255.255", "broadcast"},
-		{k.publicV6, "::1", "the loopback"},
+		{k.publicV6, "::1", "loopback"},
 		{k.publicV6, "fe80::1", "link-local"},
 		{k.publicV6, "192.0.2.1", k.publicV6 + `: "192.0.2.1" is not an IPv6 address`},
 		{k.data, "VNI=1", k.data + `: "VNI=1" is not JSON`},
