@@ -25,10 +25,10 @@ const Manager = "kube-subnet-mgr"
 // All are the flags, in the order of the help text.
 var All = []Flag{
 	{"kube-api-url", "URL",
-		"API server, overriding the kubeconfig's; without a kubeconfig, requests carry no credentials (default: that of the pod's service account)",
+		"API server, overriding the kubeconfig's; without a kubeconfig, requests carry no credentials (default: the cluster's own, from the pod's service account)",
 		func(o *layout.Source) *string { return &o.APIURL }},
 	{"kubeconfig-file", "FILE",
-		"kubeconfig whose current context has the API server and credentials, for a twilld that does not run in a pod",
+		"kubeconfig whose current context has the API server and credentials, for a twilld outside a pod",
 		func(o *layout.Source) *string { return &o.Kubeconfig }},
 	{"kube-annotation-prefix", "PREFIX",
 		"prefix of the names of the node annotations",
@@ -53,7 +53,7 @@ type Flags struct {
 // Define adds the flags to fs.
 func Define(fs *flag.FlagSet) *Flags {
 	f := &Flags{Source: Defaults(), fs: fs}
-	fs.BoolVar(&f.On, Manager, false, "leases are in Kubernetes, not in etcd; implied by each of the next flags")
+	fs.BoolVar(&f.On, Manager, false, "leases are in Kubernetes, not in etcd; implied by --kube-api-url and --kubeconfig-file")
 	for _, d := range All {
 		p := d.Field(&f.Source)
 		fs.StringVar(p, d.Name, *p, "`"+d.Value+"`: "+d.Help)
