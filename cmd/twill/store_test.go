@@ -138,7 +138,7 @@ func TestEtcdIsShownTheCertificateOfTheDaemon(t *testing.T) {
 	o.prints(someConfig+"\n", "config", "get", "--socket", socket)
 	// For all that is known, the flag names another etcd.
 	o.refuses(secured.Endpoint, "config", "get", "--socket", socket, "--etcd-endpoints", secured.Endpoint, "--etcd-cafile", authority.CertFile, "--timeout=1s")
-	o.refuses("--etcd-certfile and --etcd-keyfile come together", "config", "get", "--socket", socket, "--etcd-certfile=")
+	o.refuses("set both --etcd-certfile and --etcd-keyfile, or neither", "config", "get", "--socket", socket, "--etcd-certfile=")
 }
 
 // TestFilesAreWhereTheDaemonHasThem: leases come from a file, and there is no etcd.
@@ -247,7 +247,7 @@ func TestReservedSubnetIsReleasedToTheNodeThatHasIt(t *testing.T) {
 	o.prints("10.5.2.0/24 is reserved for 192.0.2.2\n", "reserve", "10.5.2.0-24", "--public-ip", "192.0.2.2")
 	o.prints("10.5.3.0/24 is reserved: no node gets it\n", "reserve", "10.5.3.0/24")
 	o.refuses("10.5.3.0-24 is taken by", "reserve", "10.5.3.0/24", "--public-ip=192.0.2.3")
-	o.refuses("the network hands out subnets /24", "reserve", "10.6.0.0/24")
+	o.refuses("the network allocates /24 subnets", "reserve", "10.6.0.0/24")
 	if l := o.acquire("192.0.2.2", "10.5.2.0/24"); !l.Expiration.IsZero() {
 		t.Errorf("the reservation ends at %s", l.Expiration)
 	}
@@ -257,7 +257,7 @@ func TestReservedSubnetIsReleasedToTheNodeThatHasIt(t *testing.T) {
 		t.Errorf("got %q, %v, want %q", out, err, want)
 	}
 	o.prints("10.5.3.0/24 is free\n", "release", "10.5.3.0/24")
-	o.refuses("twill leases lists all", "release", "10.5.3.0/24")
+	o.refuses("list all with twill leases", "release", "10.5.3.0/24")
 	o.refuses("it is the lease of 192.0.2.1", "release", "10.5.1.0/24")
 }
 
@@ -359,7 +359,7 @@ func TestWrongCommandLineOfAStoreCommandIsAUsageError(t *testing.T) {
 		{[]string{"reserve", "10.5.7.0/24,10.5.8.0/24"}, "two subnets of one address family"},
 		{[]string{"reserve", "10.5.7.0/24", "--public-ip=fd00::1"}, "want an IPv4 address"},
 		{[]string{"release", "10.5.7.0/24", "10.5.8.0/24"}, `release: unexpected argument "10.5.8.0/24"`},
-		{[]string{"release", "10.5.7.0/24", "--etcd-username=me"}, "come together"},
+		{[]string{"release", "10.5.7.0/24", "--etcd-username=me"}, "set both --etcd-username and --etcd-password"},
 	} {
 		err := program.Run(t.Context(), tc.args, &bytes.Buffer{}, &bytes.Buffer{})
 		var usage *command.UsageError

@@ -23,14 +23,14 @@ import (
 // fails if the network config is missing or unusable, and with an error that
 // wraps lease.ErrNoLease if all subnets are taken.
 func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous) (*lease.Lease, error) {
-	const op = "acquire a lease"
+	const op = "acquire lease"
 	for _, ip := range a.Addrs() {
 		if err := lease.CheckPublic(ip); err != nil {
-			return nil, fmt.Errorf("%s: %w: %w; choose another interface with --iface, or its address with --public-ip", op, lease.ErrNoLease, err)
+			return nil, fmt.Errorf("%s: %w: %w; choose another interface with --iface, or set the address with --public-ip", op, lease.ErrNoLease, err)
 		}
 	}
 	if len(a.Addrs()) == 0 {
-		return nil, fmt.Errorf("%s: %w: this node has no public address to be known by; choose an interface that has one with --iface", op, lease.ErrNoLease)
+		return nil, fmt.Errorf("%s: %w: this node has no public address; choose an interface that has one with --iface", op, lease.ErrNoLease)
 	}
 	value, err := lease.EncodeAttrs(a)
 	if err != nil {
@@ -105,7 +105,7 @@ func (t *taking) owned(prev lease.Previous) []entry {
 func (t *taking) unroutable(ctx context.Context, prev lease.Previous) []netip.Prefix {
 	etcd, err := EndpointAddrs(ctx, t.endpoints)
 	if err != nil {
-		t.log.Warn("cannot keep the new subnet clear of etcd", logging.KeyError, err)
+		t.log.Warn("cannot resolve etcd endpoints, a new subnet may contain their addresses", logging.KeyError, err)
 	}
 	all := slices.Concat(t.attrs.Addrs(), prev.Gateways, etcd)
 	for _, a := range prev.Addrs {
@@ -171,7 +171,7 @@ func (t *taking) create(ctx context.Context, l lease.Lease, misfits []entry) (*l
 	conditions := append(t.stillFree(l), clientv3.Compare(clientv3.ModRevision(t.layout.config), "=", t.snap.config.revision))
 	var ops []clientv3.Op
 	for _, e := range misfits {
-		t.log.Info("removed lease of this node that does not fit the network config", logging.KeySubnet, e.Subnets())
+		t.log.Info("replacing lease of this node that does not fit the network config", logging.KeySubnet, e.Subnets())
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(e.raw), "=", e.revision))
 		ops = append(ops, clientv3.OpDelete(e.raw))
 	}
@@ -205,6 +205,6 @@ func (l layout) unchangedSince(snap *snapshot) clientv3.Cmp {
 
 // full adds the location and the remedy to the error of choose.
 func (s *Store) full(err error) error {
-	return &Error{Endpoints: s.endpoints, Op: "acquire a lease under " + s.layout.subnets, Err: err,
-		Remedy: "release unused subnets, or widen the network config"}
+	return &Error{Endpoints: s.endpoints, Op: "acquire lease under " + s.layout.subnets, Err: err,
+		Remedy: "release unused subnets, or widen the network"}
 }

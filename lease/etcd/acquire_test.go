@@ -75,7 +75,7 @@ func TestANodeGetsARandomFreeSubnetWithinBounds(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	_, err := n.store().Acquire(n.ctx(), node(3), lease.Previous{})
-	if want := "no lease for this node: all subnets /24 from 10.5.7.0 to 10.5.9.0 are taken; release"; !errors.Is(err, lease.ErrNoLease) || !strings.Contains(err.Error(), want) {
+	if want := "no lease for this node: all /24 subnets from 10.5.7.0 to 10.5.9.0 are taken; release"; !errors.Is(err, lease.ErrNoLease) || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

@@ -35,7 +35,7 @@ func choose(c *lease.Config, taken []netip.Prefix, prev lease.Previous, among in
 		}
 		free := used.free(among)
 		if len(free) == 0 {
-			return lease.Lease{}, fmt.Errorf("%w: all subnets /%d from %s to %s are taken", lease.ErrNoLease, f.SubnetLen, f.SubnetMin, f.SubnetMax)
+			return lease.Lease{}, fmt.Errorf("%w: all /%d subnets from %s to %s are taken", lease.ErrNoLease, f.SubnetLen, f.SubnetMin, f.SubnetMax)
 		}
 		*f.to = free[rand.IntN(len(free))]
 	}

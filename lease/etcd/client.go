@@ -79,11 +79,11 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 	if o.CAFile != "" {
 		text, err := os.ReadFile(o.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("etcd CA: %w; name a PEM file with --etcd-cafile", err)
+			return nil, fmt.Errorf("read etcd CA file: %w; name another with --etcd-cafile", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("etcd CA: %s holds no certificate in PEM; name another file with --etcd-cafile", o.CAFile)
+			return nil, fmt.Errorf("read etcd CA file: %s contains no PEM certificate; name another with --etcd-cafile", o.CAFile)
 		}
 	}
 	if o.CertFile == "" {
@@ -92,7 +92,7 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 	load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		pair, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("etcd client certificate %s with key %s: %w; correct --etcd-certfile and --etcd-keyfile", o.CertFile, o.KeyFile, err)
+			return nil, fmt.Errorf("load etcd client certificate %s with key %s: %w; correct --etcd-certfile and --etcd-keyfile", o.CertFile, o.KeyFile, err)
 		}
 		return &pair, nil
 	}
@@ -103,7 +103,7 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 	return c, nil
 }
 
-// exposures describes what of o can be read or misused on the way to etcd.
+// exposures lists the credentials in o that a plain HTTP endpoint exposes or ignores.
 func (o *Options) exposures() []string {
 	var why []string
 	for _, e := range o.Endpoints {
@@ -115,7 +115,7 @@ func (o *Options) exposures() []string {
 			why = append(why, fmt.Sprintf("%s is plain HTTP, so the certificates are not used", e))
 		}
 		if o.Username != "" {
-			why = append(why, fmt.Sprintf("%s is plain HTTP, so the password can be read on the way", e))
+			why = append(why, fmt.Sprintf("%s is plain HTTP, so the password is sent in clear text", e))
 		}
 	}
 	return why

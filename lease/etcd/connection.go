@@ -27,8 +27,8 @@ func (s *Store) reconnects(ctx context.Context) <-chan struct{} {
 			case connectivity.TransientFailure:
 				lost = true
 				if s.outage.note(time.Now()) {
-					s.log.Warn("connection to etcd lost, leases stay in force until it is back",
-						logging.KeyRemedy, "check that etcd runs and can be reached from this node")
+					s.log.Warn("connection to etcd lost, leases stay in force until it is restored",
+						logging.KeyRemedy, "check that etcd is running and can be reached from this node")
 				}
 			case connectivity.Ready:
 				if !lost {
@@ -36,7 +36,7 @@ func (s *Store) reconnects(ctx context.Context) <-chan struct{} {
 				}
 				lost = false
 				if away, logged := s.outage.end(); logged {
-					s.log.Info("connection to etcd is back", logging.KeyAway, away)
+					s.log.Info("connection to etcd restored", logging.KeyAway, away)
 				}
 				select {
 				case back <- struct{}{}:

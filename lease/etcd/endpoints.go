@@ -36,7 +36,7 @@ func EndpointAddrs(ctx context.Context, endpoints []string) ([]netip.Addr, error
 		}
 		resolving.Go(func() {
 			if found[i], err = resolver.LookupNetIP(ctx, "ip", u.Hostname()); err != nil {
-				errs[i] = fmt.Errorf("resolve endpoint %s of etcd: %w", u.Host, err)
+				errs[i] = fmt.Errorf("resolve etcd endpoint %s: %w", u.Host, err)
 			}
 		})
 	}

@@ -46,7 +46,7 @@ func TestNameServerThatDoesNotAnswerIsNotWaitedForLong(t *testing.T) {
 	if !slices.Equal(got.addrs, []netip.Addr{netip.MustParseAddr("10.5.2.9")}) {
 		t.Errorf("got %v", got.addrs)
 	}
-	if got.err == nil || !strings.Contains(got.err.Error(), "resolve endpoint etcd.invalid:2379 of etcd") {
+	if got.err == nil || !strings.Contains(got.err.Error(), "resolve etcd endpoint etcd.invalid:2379: ") {
 		t.Errorf("got %v", got.err)
 	}
 }

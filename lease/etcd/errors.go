@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -19,9 +20,24 @@ func cause(err error) string {
 		return "no answer in time"
 	}
 	if st, ok := status.FromError(err); ok {
-		return st.Message()
+		return dialError(st.Message())
 	}
 	return err.Error()
+}
+
+// dialError returns why a connection could not be made, without the text in which gRPC
+// quotes that reason (ConnectionError of its package internal/transport). Other texts are
+// returned unchanged.
+func dialError(text string) string {
+	_, quoted, ok := strings.Cut(text, "connection error: desc = ")
+	if !ok {
+		return text
+	}
+	reason, err := strconv.Unquote(quoted)
+	if err != nil {
+		return text
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(reason, "transport: "), "Error while dialing: ")
 }
 
 // retryable reports whether the same request may succeed later, on its own or
@@ -62,16 +78,16 @@ func (s *Store) remedy(err error) string {
 	case errors.Is(err, rpctypes.ErrUserEmpty):
 		return "etcd requires a user: set --etcd-username and --etcd-password"
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
-		return fmt.Sprintf("let the user's role read %s and read and write %s (etcdctl role grant-permission ROLE readwrite --prefix %[2]s)",
+		return fmt.Sprintf("grant the user's role read access to %s, and read and write access to %s (etcdctl role grant-permission ROLE readwrite --prefix %[2]s)",
 			s.layout.config, s.layout.subnets)
 	case errors.Is(err, rpctypes.ErrNoSpace):
-		return "etcd's database is full: compact and defragment it, raise --quota-backend-bytes, then etcdctl alarm disarm"
+		return "etcd's database is full: compact and defragment it, raise --quota-backend-bytes, then run etcdctl alarm disarm"
 	case strings.Contains(text, "x509:"):
 		return "check --etcd-cafile and the names in etcd's certificate"
 	case strings.Contains(text, "remote error: tls"):
 		return "etcd refuses this client's certificate: check --etcd-certfile and --etcd-keyfile"
 	case strings.Contains(text, "first record does not look like a TLS handshake"):
-		return "etcd speaks plain HTTP there: correct --etcd-endpoints"
+		return "the endpoint speaks plain HTTP: correct --etcd-endpoints"
 	case code(err) == codes.Unavailable && strings.HasPrefix(s.endpoints[0], "https://") &&
 		!strings.Contains(text, "Error while dialing") && !strings.Contains(text, "etcdserver"):
 		// In TLS 1.3 the server checks the client's certificate after the client has
@@ -79,7 +95,7 @@ func (s *Store) remedy(err error) string {
 		// read.
 		return "check that etcd is healthy; it also closes the connection if it refuses this client's certificate: check --etcd-certfile and --etcd-keyfile"
 	case code(err) == codes.Unavailable, code(err) == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded):
-		return "check that etcd runs, has a leader and can be reached from this node, or correct --etcd-endpoints"
+		return "check that etcd is running, has a leader and can be reached from this node, or correct --etcd-endpoints"
 	}
 	return ""
 }

@@ -69,8 +69,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		ttl:       defaultTTL,
 	}
 	for _, why := range o.exposures() {
-		s.log.Warn("connection to etcd is not protected", logging.KeyWhy, why,
-			logging.KeyRemedy, "use https endpoints")
+		s.log.Warn("connection to etcd is not encrypted", logging.KeyWhy, why,
+			logging.KeyRemedy, "use https URLs in --etcd-endpoints")
 	}
 	err = s.retry(ctx, "log in", retryable, func(context.Context) (err error) {
 		s.client, err = clientv3.New(c)

@@ -30,7 +30,7 @@ func TestAStartWaitsForEtcdAndSaysSo(t *testing.T) {
 	s := n.store()
 	err := n.cutOff(s, "connection refused")
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "etcd "+server.Endpoint+": read config "+n.prefix+"/config: ") ||
-		!strings.Contains(err.Error(), "connection refused") || !strings.Contains(err.Error(), "check that etcd runs") {
+		!strings.Contains(err.Error(), "/config: dial tcp ") || !strings.Contains(err.Error(), "connection refused; check that etcd is running") {
 		t.Errorf("got %v, want endpoint, operation, cause and remedy", err)
 	}
 
@@ -313,7 +313,7 @@ func TestTwoOfThreeMembersAreEnough(t *testing.T) {
 		renewed <- err
 	}()
 	testkit.Eventually(t, "the log says that etcd has no leader", func() bool {
-		return len(n.log.Lines("retrying"))+len(n.log.Lines("watch of etcd interrupted")) > 0
+		return len(n.log.Lines("retrying"))+len(n.log.Lines("etcd watch interrupted")) > 0
 	})
 	servers[1].Restart(t)
 	if err := <-renewed; err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // errConflict reports that the conditions of a transaction no longer hold.
-var errConflict = errors.New("other nodes keep changing it")
+var errConflict = errors.New("conflicting changes by other nodes")
 
 // longestConflict bounds the pause after a conflict with another node, which is
 // resolved sooner than an outage of etcd.

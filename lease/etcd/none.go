@@ -33,7 +33,7 @@ type methods interface {
 
 // Open returns an error.
 func Open(context.Context, Options) (*Store, error) {
-	return nil, errors.New("open etcd: this build has no client of it (noetcd)")
+	return nil, errors.New("open etcd: this program was built without etcd support (noetcd)")
 }
 
 // LogGRPC does nothing.

@@ -38,13 +38,13 @@ type Options struct {
 func (o *Options) Check() error {
 	switch {
 	case o.Prefix == "":
-		return errors.New("--etcd-prefix: the prefix of the network's keys is missing")
+		return errors.New("--etcd-prefix is empty; set it to the prefix of the network's keys")
 	case (o.Username == "") != o.Password.empty():
-		return errors.New("etcd user: --etcd-username and --etcd-password come together; set both or neither")
+		return errors.New("etcd user: set both --etcd-username and --etcd-password, or neither")
 	case (o.CertFile == "") != (o.KeyFile == ""):
-		return errors.New("etcd client certificate: --etcd-certfile and --etcd-keyfile come together; set both or neither")
+		return errors.New("etcd client certificate: set both --etcd-certfile and --etcd-keyfile, or neither")
 	case len(o.Endpoints) == 0:
-		return errors.New("etcd endpoints: none is given; name one or more with --etcd-endpoints")
+		return errors.New("etcd endpoints: none given; set one or more with --etcd-endpoints")
 	}
 	const want = `want a URL such as "http://192.0.2.1:2379"; correct --etcd-endpoints`
 	for i, e := range o.Endpoints {
@@ -54,7 +54,7 @@ func (o *Options) Check() error {
 			// The error of url.Parse quotes the text, which may hold a password.
 			return fmt.Errorf("etcd endpoints: number %d is not a URL; %s", i+1, want)
 		case u.User != nil:
-			return fmt.Errorf("etcd endpoints: number %d, %s, has a user in it; use --etcd-username and --etcd-password", i+1, u.Host)
+			return fmt.Errorf("etcd endpoints: number %d, %s, contains a user name; use --etcd-username and --etcd-password", i+1, u.Host)
 		case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "":
 			return fmt.Errorf("etcd endpoints: number %d, %q: %s", i+1, e, want)
 		case (u.Scheme == "https") != o.secure():

@@ -31,19 +31,19 @@ func TestOptionsThatCannotBeUsedAreRefusedWithTheFlag(t *testing.T) {
 		options Options
 		want    string
 	}{
-		{Options{}, "etcd endpoints: none is given; name one or more with --etcd-endpoints"},
+		{Options{}, "etcd endpoints: none given; set one or more with --etcd-endpoints"},
 		{Options{Endpoints: []string{"http://192.0.2.1:2379", "ftp://192.0.2.2"}}, `etcd endpoints: number 2, "ftp://192.0.2.2": want a URL such as "http://192.0.2.1:2379"; correct --etcd-endpoints`},
 		{Options{Endpoints: []string{""}}, `etcd endpoints: number 1, "": want a URL`},
 		{Options{Endpoints: []string{"http://192.0.2.1:port"}}, "etcd endpoints: number 1 is not a URL"},
 		{Options{Endpoints: []string{"http://192.0.2.1:2379/v2"}}, "want a URL such as"},
-		{Options{Endpoints: []string{"http://root:hunter2@192.0.2.1:2379"}}, "etcd endpoints: number 1, 192.0.2.1:2379, has a user in it; use --etcd-username and --etcd-password"},
+		{Options{Endpoints: []string{"http://root:hunter2@192.0.2.1:2379"}}, "etcd endpoints: number 1, 192.0.2.1:2379, contains a user name; use --etcd-username and --etcd-password"},
 		{Options{Endpoints: []string{"http://root:hunter2@192.0.2.1:port"}}, "etcd endpoints: number 1 is not a URL"},
 		{Options{Endpoints: []string{"http://192.0.2.1", "https://192.0.2.2"}}, "http://192.0.2.1 and https://192.0.2.2: http and https cannot be mixed"},
-		{Options{Endpoints: https, Username: "root"}, "--etcd-username and --etcd-password come together"},
-		{Options{Endpoints: https, Password: NewSecret("hunter2")}, "--etcd-username and --etcd-password come together"},
-		{Options{Endpoints: https, CAFile: filepath.Join(dir, "none.pem")}, "none.pem: no such file or directory; name a PEM file with --etcd-cafile"},
-		{Options{Endpoints: https, CAFile: rubbish}, "rubbish.pem holds no certificate in PEM; name another file with --etcd-cafile"},
-		{Options{Endpoints: https, CertFile: cert}, "--etcd-certfile and --etcd-keyfile come together"},
+		{Options{Endpoints: https, Username: "root"}, "set both --etcd-username and --etcd-password, or neither"},
+		{Options{Endpoints: https, Password: NewSecret("hunter2")}, "set both --etcd-username and --etcd-password, or neither"},
+		{Options{Endpoints: https, CAFile: filepath.Join(dir, "none.pem")}, "none.pem: no such file or directory; name another with --etcd-cafile"},
+		{Options{Endpoints: https, CAFile: rubbish}, "rubbish.pem contains no PEM certificate; name another with --etcd-cafile"},
+		{Options{Endpoints: https, CertFile: cert}, "set both --etcd-certfile and --etcd-keyfile, or neither"},
 		{Options{Endpoints: https, CertFile: cert, KeyFile: rubbish}, "correct --etcd-certfile and --etcd-keyfile"},
 		{Options{Endpoints: https, CertFile: key, KeyFile: cert}, "correct --etcd-certfile and --etcd-keyfile"},
 		{Options{Endpoints: []string{"http://192.0.2.1:2379"}, CertFile: cert, KeyFile: rubbish}, "correct --etcd-certfile and --etcd-keyfile"},
@@ -79,7 +79,7 @@ func TestWhatOthersOnTheWireCouldReadIsLogged(t *testing.T) {
 		{Options{Endpoints: []string{"http://192.0.2.1:2379"}}, nil},
 		{Options{Endpoints: []string{"http://127.0.0.1:2379", "http://localhost:2379", "http://[::1]:2379", "127.0.0.1:2379"}, Username: "node"}, nil},
 		{Options{Endpoints: []string{"https://192.0.2.1:2379"}, Username: "node", CAFile: ca.CertFile}, nil},
-		{Options{Endpoints: []string{"http://192.0.2.1:2379"}, Username: "node"}, []string{"http://192.0.2.1:2379 is plain HTTP, so the password can be read on the way"}},
+		{Options{Endpoints: []string{"http://192.0.2.1:2379"}, Username: "node"}, []string{"http://192.0.2.1:2379 is plain HTTP, so the password is sent in clear text"}},
 		{Options{Endpoints: []string{"etcd.example:2379"}, CAFile: ca.CertFile}, []string{"etcd.example:2379 is plain HTTP, so the certificates are not used"}},
 	} {
 		if got := tt.options.exposures(); fmt.Sprint(got) != fmt.Sprint(tt.want) {

@@ -63,11 +63,11 @@ func (s *Store) entryOf(ctx context.Context, op string, own *lease.Lease) (entry
 func (s *Store) lost(key lease.Key, e *entry) error {
 	how := "it has expired or was deleted"
 	if e != nil {
-		how = "its entry has been overwritten"
+		how = "its entry was overwritten"
 		if as := e.Addrs(); len(as) > 0 {
-			how = fmt.Sprintf("it is now that of %s", as[0])
+			how = fmt.Sprintf("it now belongs to %s", as[0])
 		}
 	}
 	return &Error{Endpoints: s.endpoints, Op: "lease " + string(key), Err: fmt.Errorf("%w: %s", lease.ErrLost, how),
-		Remedy: "take a new one; a node that was cut off from etcd for a day loses its lease"}
+		Remedy: "acquire another; a lease expires if its node cannot reach etcd for a day"}
 }

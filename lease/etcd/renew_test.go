@@ -65,7 +65,7 @@ func TestARenewalWritesNothingOverAnotherNodesLease(t *testing.T) {
 	n.acquire(n.store(), node(2), "10.5.52.0/24")
 	theirs := n.only()
 	_, err := s.Renew(n.ctx(), own)
-	if !errors.Is(err, lease.ErrLost) || !strings.Contains(err.Error(), "lease 10.5.52.0-24: lease lost: it is now that of 192.0.2.2") {
+	if !errors.Is(err, lease.ErrLost) || !strings.Contains(err.Error(), "lease 10.5.52.0-24: lease lost: it now belongs to 192.0.2.2") {
 		t.Errorf("got %v, want ErrLost with the new owner", err)
 	}
 	if n.only() != theirs {

@@ -31,7 +31,7 @@ func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error
 			return nil, err
 		}
 		if !c.parsed.HandsOut(l) {
-			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("the network hands out %s", handsOut(c.parsed))}
+			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("the network allocates %s", handsOut(c.parsed)), Remedy: "choose one of them"}
 		}
 		e, taken := snap.overlapping(l)
 		switch {
@@ -43,7 +43,7 @@ func (s *Store) Reserve(ctx context.Context, l lease.Lease) (*lease.Lease, error
 			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("%s is taken by %s", e.Key(), s.holder(&e)),
 				Remedy: "choose another subnet, or name the node that has it"}
 		case e.bad != nil:
-			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: e.bad, Remedy: "delete " + e.raw + " first"}
+			return nil, &Error{Endpoints: s.endpoints, Op: op, Err: e.bad, Remedy: "delete the key " + e.raw + " first"}
 		case !e.reserved():
 			kept, err := lease.EncodeAttrs(e.Attrs)
 			if err != nil {
@@ -71,11 +71,11 @@ func (s *Store) Release(ctx context.Context, l lease.Lease) (*lease.Lease, error
 			}
 			if !e.reserved() {
 				return nil, &Error{Endpoints: s.endpoints, Op: op, Err: fmt.Errorf("it is the lease of %s, not a reservation", s.holder(&e)),
-					Remedy: "a lease expires a day after its node has stopped"}
+					Remedy: "a lease expires a day after its node stops"}
 			}
 			return s.release(ctx, op, e, g)
 		}
-		return nil, &Error{Endpoints: s.endpoints, Op: op, Err: errors.New("there is no such reservation"), Remedy: "twill leases lists all"}
+		return nil, &Error{Endpoints: s.endpoints, Op: op, Err: errors.New("no such reservation"), Remedy: "list all with twill leases"}
 	})
 }
 
@@ -103,7 +103,7 @@ func (s *Store) holder(e *entry) string {
 	if as := e.Addrs(); len(as) > 0 {
 		return as[0].String()
 	}
-	return "a reservation for no node"
+	return "an entry that names no node"
 }
 
 // handsOut describes the subnets that a network allocates.
@@ -114,9 +114,9 @@ func handsOut(c *lease.Config) string {
 			continue
 		}
 		if text != "" {
-			text += ", each with one of "
+			text += ", each with one of the "
 		}
-		text += fmt.Sprintf("subnets /%d from %s to %s", r.SubnetLen, r.SubnetMin, r.SubnetMax)
+		text += fmt.Sprintf("/%d subnets from %s to %s", r.SubnetLen, r.SubnetMin, r.SubnetMax)
 	}
 	return text
 }

@@ -54,19 +54,19 @@ func TestWhatCannotBeReservedIsRefusedWithTheReason(t *testing.T) {
 		lease lease.Lease
 		want  string
 	}{
-		{subnet("10.6.0.0/24"), "reserve " + n.prefix + "/subnets/10.6.0.0-24: the network hands out subnets /24 from 10.5.1.0 to 10.5.255.0"},
-		{subnet("10.5.7.0/25"), "the network hands out subnets /24"},
+		{subnet("10.6.0.0/24"), "reserve " + n.prefix + "/subnets/10.6.0.0-24: the network allocates /24 subnets from 10.5.1.0 to 10.5.255.0"},
+		{subnet("10.5.7.0/25"), "the network allocates /24 subnets"},
 		{subnetOf("10.5.7.0/24", node(2)), "10.5.7.0-24 is taken by 192.0.2.1; choose another subnet, or name the node that has it"},
 		{subnetOf("10.5.33.0/24", node(3)), "10.5.32.0-20 is taken by 192.0.2.2"},
-		{subnet("10.5.9.0/24"), "delete " + n.prefix + "/subnets/10.5.9.0-24 first"},
+		{subnet("10.5.9.0/24"), "delete the key " + n.prefix + "/subnets/10.5.9.0-24 first"},
 	} {
 		if l, err := s.Reserve(n.ctx(), tt.lease); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, %v, want %s", tt.lease.Key(), l, err, tt.want)
 		}
 	}
 	for key, want := range map[string]string{
-		"10.5.7.0/24": "it is the lease of 192.0.2.1, not a reservation; a lease expires a day after its node has stopped",
-		"10.5.8.0/24": "there is no such reservation; twill leases lists all",
+		"10.5.7.0/24": "it is the lease of 192.0.2.1, not a reservation; a lease expires a day after its node stops",
+		"10.5.8.0/24": "no such reservation; list all with twill leases",
 	} {
 		if l, err := s.Release(n.ctx(), subnet(key)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("release %s: got %v, %v, want %s", key, l, err, want)

@@ -70,7 +70,7 @@ func TestAWrongPasswordIsReportedAtOnceAndNeverShown(t *testing.T) {
 		t.Errorf("the password is shown: %s", text)
 	}
 	// Without a user, and with one that has no rights.
-	for user, want := range map[string]string{"": "set --etcd-username and --etcd-password", "guest": "let the user's role read " + n.prefix + "/config"} {
+	for user, want := range map[string]string{"": "set --etcd-username and --etcd-password", "guest": "grant the user's role read access to " + n.prefix + "/config"} {
 		s := n.store(func(o *Options) {
 			if user != "" {
 				as(user, password)(o)

@@ -50,7 +50,7 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 
 // errReplaced reports that etcd's state is older than what it sent before, or belongs
 // to another cluster: etcd was restored, or its data was deleted.
-var errReplaced = errors.New("etcd's data were replaced")
+var errReplaced = errors.New("etcd was restored, or its data was deleted")
 
 // follow sends changes until some may be missing, or ctx is done.
 func (w *watcher) follow(ctx context.Context) {
@@ -72,7 +72,7 @@ func (w *watcher) follow(ctx context.Context) {
 		// lost in the middle of a response. The next watch begins where this one
 		// ended.
 		if w.outage.note(time.Now()) {
-			w.log.Warn("watch of etcd interrupted, leases stay in force until it resumes",
+			w.log.Warn("etcd watch interrupted, leases stay in force until it resumes",
 				logging.KeyError, cause(err), logging.KeyRemedy, w.remedy(err))
 		}
 		if pause.wait(ctx) != nil {
@@ -131,7 +131,7 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 			some = true
 			w.watched.Store(true)
 			if away, logged := w.outage.end(); logged {
-				w.log.Info("watch of etcd resumed", logging.KeyAway, away)
+				w.log.Info("etcd watch resumed", logging.KeyAway, away)
 			}
 		}
 	}
@@ -146,7 +146,7 @@ func (w *watcher) stream(ctx context.Context) (some bool, err error) {
 // that is verified with a linearizable read.
 func (w *watcher) check(ctx context.Context, resp clientv3.WatchResponse, ok bool, at int64) error {
 	if !ok {
-		return errors.New("the watch was closed")
+		return errors.New("watch closed")
 	}
 	if err := resp.Err(); err != nil {
 		return err
@@ -167,7 +167,7 @@ func (w *watcher) isReplaced(h *etcdserverpb.ResponseHeader) bool {
 // revision just waits: it would stay silent until a restored etcd has caught up.
 func (w *watcher) checkSame(ctx context.Context) error {
 	var resp *clientv3.GetResponse
-	err := w.retry(ctx, "check that etcd is the same", always, func(ctx context.Context) (err error) {
+	err := w.retry(ctx, "check that etcd's data was not replaced", always, func(ctx context.Context) (err error) {
 		resp, err = w.client.Get(ctx, w.layout.config, clientv3.WithCountOnly())
 		return err
 	})

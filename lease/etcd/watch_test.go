@@ -252,7 +252,7 @@ func TestATakenLeaseIsReportedWithTheNewOwner(t *testing.T) {
 	w := n.watch(s)
 	w.snapshot()
 	n.put("subnets/10.5.52.0-24", value(2)) // as stock flannel's renewal does
-	w.untilErr("lease 10.5.52.0-24: lease lost: it is now that of 192.0.2.2")
+	w.untilErr("lease 10.5.52.0-24: lease lost: it now belongs to 192.0.2.2")
 	// The node moves on; its old subnet is the other's.
 	l := n.acquire(s, node(1), "10.5.52.0/24")
 	if l.Subnet.String() == "10.5.52.0/24" {

@@ -33,5 +33,5 @@ type methods interface {
 
 // Open returns an error.
 func Open(Options) (*Store, error) {
-	return nil, errors.New("open Kubernetes: this build has no access to it (nokube)")
+	return nil, errors.New("open Kubernetes: this program was built without Kubernetes support (nokube)")
 }

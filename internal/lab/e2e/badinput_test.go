@@ -223,7 +223,7 @@ func TestWrongCommandLineIsAUsageError(t *testing.T) {
 		{"name too long", "--tun-name=flannel-for-pods", []string{"--tun-name", `"flannel-for-pods"`, "1 to 15 bytes"}},
 		{"name to be completed", "--tun-name=flannel%d", []string{"--tun-name", `"flannel%d"`, "percent"}},
 		{"empty list", "--etcd-endpoints=http://192.0.2.1:2379,,", []string{"-etcd-endpoints", "want a comma-separated list without empty items"}},
-		{"half a user", "--etcd-username=twill", []string{"--etcd-username and --etcd-password come together"}},
+		{"half a user", "--etcd-username=twill", []string{"set both --etcd-username and --etcd-password, or neither"}},
 		{"flannel's Kubernetes", "--kube-subnet-mgr", []string{"--kube-subnet-mgr", "--lease-file", "omit one"}},
 		{"no period", "--iptables-resync=0", []string{"--iptables-resync: 0", "1 to 86400 seconds"}},
 	} {
