@@ -29,9 +29,9 @@ func TestCheckSaysWhetherTheDaemonWouldStart(t *testing.T) {
 		}, []string{"bad  config    vxlan: no VXLAN in a test"}, true},
 		{"no interface", func(_ *testing.T, h *rig) {
 			h.choose = func(underlay.Options) (underlay.Interface, error) {
-				return underlay.Interface{}, errors.New("there is no such interface")
+				return underlay.Interface{}, errors.New("no such interface")
 			}
-		}, []string{"ok   backends", "bad  interface there is no such interface"}, true},
+		}, []string{"ok   backends", "bad  interface no such interface"}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newRig(t)

@@ -153,7 +153,7 @@ func TestStartFailsWithNothingLeft(t *testing.T) {
 		{"no interface of the name", func(t *testing.T, h *rig) {
 			h.options.iface = stringList{"eth7"}
 			h.daemon.choose = func(underlay.Options) (underlay.Interface, error) {
-				return underlay.Interface{}, errors.New("choose interface: --iface=eth7: there is no such interface")
+				return underlay.Interface{}, errors.New("choose interface: --iface=eth7: no such interface")
 			}
 		}, []string{"--iface=eth7"}},
 		{"no lease for this node", func(t *testing.T, h *rig) {

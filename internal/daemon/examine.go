@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -73,7 +72,7 @@ func (e *examiner) examination() *webui.Examination {
 
 // run runs twill doctor.
 func (e *examiner) run() *webui.Examination {
-	ctx, cancel := context.WithTimeoutCause(e.ctx, examineWithin, errors.New("it hangs"))
+	ctx, cancel := context.WithTimeoutCause(e.ctx, examineWithin, fmt.Errorf("no result within %s", examineWithin))
 	defer cancel()
 	x := &webui.Examination{At: time.Now()}
 	path, err := e.program()

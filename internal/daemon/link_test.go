@@ -115,8 +115,8 @@ func TestInterfaceThatGoesIsWaitedForWithTheDataPlaneOpen(t *testing.T) {
 	h := newRig(t)
 	h.start(t)
 	before := h.dp.calls()
-	h.wires.become(eth0, errors.New("interface eth0 is down; ip link set eth0 up"))
-	const want = "an interface to the other nodes: interface eth0 is down; ip link set eth0 up"
+	h.wires.become(eth0, errors.New("interface eth0 is down; set it up with 'ip link set eth0 up'"))
+	const want = "an interface to the other nodes: interface eth0 is down; set it up with 'ip link set eth0 up'"
 	h.eventually(t, "not ready", func() bool { return h.state.waiting() == want })
 	h.wires.become(eth0, nil)
 	h.eventually(t, "ready again", func() bool { return h.state.waiting() == "" })

@@ -100,7 +100,7 @@ func TestUDPStartsWhereABridgeHasTheNetworksPrefix(t *testing.T) {
 		if !p.SetLeases([]lease.Lease{leaseOf(2, "", "")}) {
 			t.Error("no other try is asked for")
 		}
-		if !strings.Contains(out.String(), "interface docker0 has that subnet itself") {
+		if !strings.Contains(out.String(), "interface docker0 has an address in that subnet") {
 			t.Errorf("log:\n%s", out)
 		}
 		if r := must(n.nl.RouteGet(net.ParseIP("10.5.0.7"))); r[0].LinkIndex != n.link("docker0").Attrs().Index {
@@ -124,7 +124,7 @@ func TestRouteOfTheNetworkDoesNotReplaceAnother(t *testing.T) {
 		p, _ := n.open(cfg)
 		p.SetLeases([]lease.Lease{leaseOf(2, "", "")})
 		n.wantRoutes("10.5.0.0/16 via 192.0.2.77 dev eth0", "fd00:5::/48 dev flannel0")
-		if !strings.Contains(out.String(), "another route to it exists") || strings.Count(out.String(), "kernel state incomplete") != 1 {
+		if !strings.Contains(out.String(), "another route to this destination exists") || strings.Count(out.String(), "kernel state incomplete") != 1 {
 			t.Errorf("log:\n%s", out)
 		}
 		n.must(n.nl.RouteDel(&netlink.Route{Dst: netlab.IPNet(netip.MustParsePrefix("10.5.0.0/16"))}))

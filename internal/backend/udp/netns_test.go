@@ -178,7 +178,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			return func() { netlink.LinkDel(dev) }
-		}, "the kernel's vxlan device vxlan7 holds it (ip link delete vxlan7 removes it)", false},
+		}, "the kernel's vxlan device vxlan7 holds it; delete the device with 'ip link delete vxlan7'", false},
 		{"address of another host", func(t *testing.T, cfg *Config) func() {
 			good := cfg.Underlay.IPv4
 			cfg.Underlay.IPv4 = netip.MustParseAddr("192.0.2.99")
@@ -190,7 +190,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			return func() { os.WriteFile(file, []byte("0"), 0) }
-		}, "IPv6 is turned off here", false},
+		}, "IPv6 is disabled on this host", false},
 		{"a bridge of that name", func(t *testing.T, cfg *Config) func() {
 			attrs := netlink.NewLinkAttrs()
 			attrs.Name = "flannel0"

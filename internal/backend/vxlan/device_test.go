@@ -79,7 +79,7 @@ func TestTwoFamiliesOverIPv6NeedOneDevice(t *testing.T) {
 		cfg := h.config4()
 		cfg.Local = local6
 		_, err := openKept(cfg)
-		if err == nil || !strings.Contains(err.Error(), "flannel-v6.1 has VNI 1 and UDP port 8472 already: delete it (ip link delete flannel-v6.1), or set another Backend.VNI or Backend.Port") {
+		if err == nil || !strings.Contains(err.Error(), "flannel-v6.1 already has VNI 1 and UDP port 8472: delete it (ip link delete flannel-v6.1), or set another Backend.VNI or Backend.Port") {
 			t.Errorf("%v", err)
 		}
 		if _, err := h.nl.LinkByName("flannel.1"); err == nil {
@@ -257,37 +257,37 @@ func TestFailureLeavesNothing(t *testing.T) {
 		{"no MAC", func(h host, c *setup) { c.MAC = nil }, "no MAC address", ""},
 		{"multicast MAC", func(h host, c *setup) { c.MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }, "01:00:00:00:00:01 is not the MAC address of a host", ""},
 		{"no index", func(h host, c *setup) { c.Underlay.Index = 0 }, "interface eth0 has no index", ""},
-		{"interface gone", func(h host, c *setup) { c.Underlay.Index = 9999 }, "make VXLAN device flannel.1 on eth0: ", ""},
+		{"interface gone", func(h host, c *setup) { c.Underlay.Index = 9999 }, "create VXLAN device flannel.1 on eth0: ", ""},
 		{"a bridge of that name", func(h host, c *setup) {
 			h.must(h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}))
 		}, "interface flannel.1 exists and is not a VXLAN device (bridge): delete it (ip link delete flannel.1), or set another Backend.VNI in the network configuration", "bridge"},
 		{"VNI of another device", func(h host, c *setup) {
 			h.must(h.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "vxlan0"}, VxlanId: 1, Port: 8472}))
-		}, "file exists; vxlan0 has VNI 1 and UDP port 8472 already: delete it (ip link delete vxlan0), or set another Backend.VNI or Backend.Port", ""},
+		}, "file exists; vxlan0 already has VNI 1 and UDP port 8472: delete it (ip link delete vxlan0), or set another Backend.VNI or Backend.Port", ""},
 		{"UDP port taken", func(h host, c *setup) {
 			taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
 			h.must(err)
 			h.Cleanup(func() { taken.Close() })
-		}, "address already in use; UDP port 8472 is taken: see which process has it (ss -lunp sport = :8472), or set another Backend.Port", ""},
+		}, "address already in use; UDP port 8472 is in use: find the process that holds it with 'ss -lunp sport = :8472', or set another Backend.Port", ""},
 		{"UDP port taken by another device", func(h host, c *setup) {
 			other := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "cilium_vxlan"}, VxlanId: 7, Port: 8472, FlowBased: true, GBP: true}
 			h.must(h.nl.LinkAdd(other))
 			h.must(h.nl.LinkSetUp(other))
-		}, "UDP port 8472 is taken: the kernel's vxlan device cilium_vxlan holds it (ip link delete cilium_vxlan removes it)", ""},
+		}, "UDP port 8472 is in use: the kernel's vxlan device cilium_vxlan holds it; delete the device with 'ip link delete cilium_vxlan'", ""},
 		{"UDP port taken, of a device that is there", func(h host, c *setup) {
 			h.must(h.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: name}, VxlanId: 1, VtepDevIndex: c.Underlay.Index, SrcAddr: local4.AsSlice()}))
 			taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
 			h.must(err)
 			h.Cleanup(func() { taken.Close() })
-		}, "UDP port 8472 is taken", "vxlan"},
+		}, "UDP port 8472 is in use", "vxlan"},
 		{"IPv6 turned off on the underlay", func(h host, c *setup) {
 			c.Local = local6
 			h.must(os.WriteFile("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", []byte("1"), 0))
-		}, "IPv6 is turned off on the interface: set net.ipv6.conf.eth0.disable_ipv6=0", ""},
+		}, "IPv6 is disabled on the interface: set net.ipv6.conf.eth0.disable_ipv6=0", ""},
 		{"IPv6 turned off on the device", func(h host, c *setup) {
 			c.Subnets = append(c.Subnets, netip.MustParsePrefix("fd00:5:0:1::/64"))
 			h.must(os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0))
-		}, "IPv6 is turned off here: set net.ipv6.conf.all.disable_ipv6=0", ""},
+		}, "IPv6 is disabled on this host: set net.ipv6.conf.all.disable_ipv6=0", ""},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			inside(t, func(h host) {

@@ -94,7 +94,7 @@ func TestProbeSaysThatThePrivilegeIsMissing(t *testing.T) {
 		h.must(unix.Capset(&header, &caps[0]))
 		before := h.links()
 		err := Probe()
-		if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN is missing: give it to the process or container") {
+		if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN is missing: grant it to the process or container") {
 			t.Errorf("%v", err)
 		}
 		if _, err := openKept(h.config4()); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN is missing") {
@@ -112,7 +112,7 @@ func TestErrorOfAKernelWithoutVXLANSaysWhatToDo(t *testing.T) {
 		remedy string
 	}{
 		{unix.EOPNOTSUPP, "; this kernel has no VXLAN: load the module vxlan (modprobe vxlan), or use the udp backend"},
-		{unix.EAFNOSUPPORT, "; this kernel has no VXLAN over IPv6"},
+		{unix.EAFNOSUPPORT, "; this kernel does not support VXLAN over IPv6"},
 		{unix.ENOMEM, ""},
 	} {
 		if got := keep.VXLANRemedy(tt.err); got != tt.remedy {

@@ -89,7 +89,7 @@ func takings() []taking {
 		{"bridge", func(h host, d *kept, _ func(int) Peer) error {
 			bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
 			return errors.Join(h.nl.LinkAdd(bridge), h.nl.LinkSetMaster(link(d), bridge))
-		}, "no bridge"},
+		}, "nomaster"},
 		{"ARP", func(h host, d *kept, _ func(int) Peer) error { return h.nl.LinkSetARPOff(link(d)) }, "arp"},
 		{"carrier", func(h host, d *kept, _ func(int) Peer) error {
 			return h.ns.Command(context.Background(), "ip", "link", "set", d.Name(), "protodown", "on").Run()
@@ -114,7 +114,7 @@ func TestNameThatAnotherDeviceHasIsReportedAndTakenBackLater(t *testing.T) {
 		h.must(h.nl.LinkSetName(device, "other0"), h.nl.LinkAdd(thief))
 		stop := h.run(d)
 		defer stop()
-		remedy := fmt.Sprintf("it is called other0, and interface %d has its name: rename or delete that", thief.Attrs().Index)
+		remedy := fmt.Sprintf("the device is now named other0, and interface %d has its old name: rename or delete that interface", thief.Attrs().Index)
 		testkit.Eventually(h, "the log says what to do", func() bool { return strings.Contains(out.String(), remedy) })
 		h.must(h.nl.LinkDel(thief))
 		testkit.Eventually(h, "the device has its name", func() bool {
@@ -223,7 +223,7 @@ func TestDeviceThatIsGoneEndsRun(t *testing.T) {
 						h.Errorf("%v, want keep.ErrDeviceGone with the name", err)
 					}
 				case <-time.After(testkit.Patience):
-					h.Fatal("Run has not ended")
+					h.Fatal("Run did not end")
 				}
 				h.must(d.Close())
 			})
@@ -309,7 +309,7 @@ func TestWhatCannotBeRestoredIsLoggedOnce(t *testing.T) {
 		taken, err := net.ListenPacket("udp4", "0.0.0.0:8472")
 		h.must(err)
 		stop := h.run(d)
-		testkit.Eventually(t, "the log says why", func() bool { return strings.Contains(out.String(), "UDP port 8472 is taken") })
+		testkit.Eventually(t, "the log says why", func() bool { return strings.Contains(out.String(), "UDP port 8472 is in use") })
 		h.must(h.nl.LinkSetAlias(h.link("flannel.1"), "one change"), h.nl.LinkSetAlias(h.link("flannel.1"), "another"))
 		h.must(taken.Close(), h.nl.LinkSetAlias(h.link("flannel.1"), "the last"))
 		testkit.Eventually(t, "it is up", func() bool { return h.link("flannel.1").Attrs().Flags&net.FlagUp != 0 })

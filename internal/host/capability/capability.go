@@ -74,7 +74,7 @@ func header() *unix.CapUserHeader {
 func get() (sets, error) {
 	var d [2]unix.CapUserData
 	if err := unix.Capget(header(), &d[0]); err != nil {
-		return sets{}, fmt.Errorf("read the capabilities: %w", os.NewSyscallError("capget", err))
+		return sets{}, fmt.Errorf("read capabilities: %w", os.NewSyscallError("capget", err))
 	}
 	join := func(low, high uint32) Set { return Set(high)<<32 | Set(low) }
 	return sets{
@@ -99,7 +99,7 @@ func Permitted() (Set, error) {
 	return s.permitted, err
 }
 
-// Keep permanently gives up all capabilities that are not in s: in the permitted,
+// Keep permanently drops all capabilities that are not in s: in the permitted,
 // effective and inheritable sets of all threads, and thereby in the ambient set. Programs
 // that are run later get no others, regardless of their owner, if NoNewPrivileges was
 // called. Keep returns the capabilities that are left.
@@ -118,7 +118,7 @@ func (s Set) Keep() (Set, error) {
 	is.effective = is.permitted
 	h, d := header(), is.data()
 	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(d)), 0); errno != 0 {
-		return was.permitted, fmt.Errorf("give up capabilities %s: %w", was.permitted&^s, explain("capset", errno))
+		return was.permitted, fmt.Errorf("drop capabilities %s: %w", was.permitted&^s, explain("capset", errno))
 	}
 	return is.permitted, nil
 }
@@ -149,7 +149,7 @@ func explain(call string, errno syscall.Errno) error {
 	case errors.Is(err, unix.ENOTSUP):
 		return fmt.Errorf("%w: this binary was built with cgo; build it with CGO_ENABLED=0", err)
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w: a seccomp filter forbids it", err)
+		return fmt.Errorf("%w: a seccomp filter blocks it", err)
 	}
 	return err
 }

@@ -107,11 +107,11 @@ func (b *batch) obstacle(w target, others []foundRoute) error {
 			// The kernel made it for the address of an interface. Replacing it
 			// would cut off the hosts on that interface, and the kernel would
 			// not restore it.
-			return fmt.Errorf("set route %s: interface %s has that subnet itself: %s", b.words(w.Route), b.link(f.Dev).name, w.remedy())
+			return fmt.Errorf("set route %s: interface %s has an address in that subnet: %s", b.words(w.Route), b.link(f.Dev).name, w.remedy())
 		}
 	}
 	if w.yield {
-		return fmt.Errorf("set route %s: another route to it exists, perhaps of another flanneld: look with 'ip route show %s' and delete it", b.words(w.Route), w.Dst)
+		return fmt.Errorf("set route %s: another route to this destination exists, perhaps of another flanneld: list it with 'ip route show %s' and delete it", b.words(w.Route), w.Dst)
 	}
 	return nil
 }
@@ -120,9 +120,9 @@ func (b *batch) obstacle(w target, others []foundRoute) error {
 // route.
 func (w target) remedy() string {
 	if w.yield {
-		return "give it an address of this node's subnet instead, as subnet.env has it"
+		return "give it an address in this node's subnet (FLANNEL_SUBNET in subnet.env)"
 	}
-	return "restart the pods on it, with addresses of this node's lease"
+	return "restart the pods on it, so that they get addresses of this node's lease"
 }
 
 // clearRoutes deletes other routes with the same key as the correct one.
@@ -203,13 +203,13 @@ func (k *Keeper) explain(r nlbatch.Route, err error) error {
 	switch {
 	case r.Blackhole:
 	case dev.gone:
-		remedy = "; the device is gone, the route follows when another is wanted"
+		remedy = "; the device is gone, the route will be set through the device that replaces it"
 	case dev.down:
-		remedy = fmt.Sprintf("; %[1]s is down, the route follows when it is up: ip link set %[1]s up", dev.name)
+		remedy = fmt.Sprintf("; %[1]s is down, the route will be set when it is up: ip link set %[1]s up", dev.name)
 	case (errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH)) && r.Via.IsValid():
-		remedy = fmt.Sprintf("; no network of %s has the peer's address %s in it: give both nodes addresses of one network, or reach the peer through a tunnel", dev.name, r.Via)
+		remedy = fmt.Sprintf("; the peer's address %[2]s is in no subnet of %[1]s: give both nodes addresses in the same subnet, or use a backend with a tunnel (vxlan, udp)", dev.name, r.Via)
 	case errors.Is(err, unix.EACCES) && r.Dst.Addr().Is6():
-		remedy = fmt.Sprintf("; IPv6 is turned off here: set net.ipv6.conf.%s.disable_ipv6=0", dev.name)
+		remedy = fmt.Sprintf("; IPv6 is disabled on this device: set net.ipv6.conf.%s.disable_ipv6=0", dev.name)
 	}
 	if errors.Is(err, unix.EPERM) {
 		remedy = "; run as root, or with CAP_NET_ADMIN"

@@ -210,7 +210,7 @@ func neighRemedy(ip netip.Addr) func(error) string {
 		if ip.Is4() {
 			version = 4
 		}
-		return fmt.Sprintf("; the table of neighbours may be full: raise net.ipv%d.neigh.default.gc_thresh3", version)
+		return fmt.Sprintf("; the neighbour table may be full: raise net.ipv%d.neigh.default.gc_thresh3", version)
 	}
 }
 

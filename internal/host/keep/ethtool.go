@@ -19,7 +19,7 @@ func txChecksum(dev string) (on bool, err error) {
 // noTxChecksum does the same as ethtool -K tx off.
 func noTxChecksum(dev string) error {
 	if _, err := ethtool.Value(dev, unix.ETHTOOL_STXCSUM, 0); err != nil {
-		return fmt.Errorf("%w; do it by hand: ethtool -K %s tx-checksum-ip-generic off", err, dev)
+		return fmt.Errorf("%w; turn it off with 'ethtool -K %s tx-checksum-ip-generic off'", err, dev)
 	}
 	return nil
 }

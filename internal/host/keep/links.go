@@ -74,7 +74,7 @@ func (b *batch) applyLink(d *device) error {
 		if s.right {
 			continue
 		}
-		if err := b.applySetting(d, s.what, s.set); err != nil {
+		if err := b.applySetting(d, "set", s.what, s.set); err != nil {
 			return err
 		}
 	}
@@ -82,8 +82,8 @@ func (b *batch) applyLink(d *device) error {
 }
 
 // applySetting calls set to correct one setting, unless it must not be written
-// yet.
-func (b *batch) applySetting(d *device, what string, set func() error) error {
+// yet. op is the operation for messages: "set" or "delete".
+func (b *batch) applySetting(d *device, op, what string, set func() error) error {
 	key := linkKey{d.Name, what}
 	if b.rests(key) {
 		return nil
@@ -93,8 +93,11 @@ func (b *batch) applySetting(d *device, what string, set func() error) error {
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("interface %s: %w", d.Name, ErrDeviceGone)
 	case err != nil:
-		b.o.fail(key, fmt.Errorf("set %s on %s: %w", what, d.Name, err))
+		b.o.fail(key, fmt.Errorf("%s %s on %s: %w", op, what, d.Name, err))
 		return nil
+	}
+	if op == "delete" {
+		what = "no " + what
 	}
 	b.written(key, what+" dev "+d.Name)
 	// The kernel may have removed entries and routes along with it, without
@@ -125,11 +128,11 @@ func (k *Keeper) settings(d *device, link netlink.Link) []setting {
 	}
 	if d.NoTxChecksum {
 		on, err := txChecksum(d.Name)
-		all = append(all, setting{"no checksum offload", err == nil && !on, func() error { return noTxChecksum(d.Name) }})
+		all = append(all, setting{"checksum offload off", err == nil && !on, func() error { return noTxChecksum(d.Name) }})
 	}
 	up := a.Flags&net.FlagUp != 0
 	return append(all,
-		setting{"no bridge", !k.bridged(a), func() error { return k.nl.LinkSetNoMaster(link) }},
+		setting{"nomaster", !k.bridged(a), func() error { return k.nl.LinkSetNoMaster(link) }},
 		// A VXLAN device has no queue. A TUN device with a queue of length 0
 		// drops everything.
 		setting{fmt.Sprintf("txqueuelen %d", tunQueueLen), d.VXLAN != nil || a.TxQLen != 0, func() error { return k.nl.LinkSetTxQLen(link, tunQueueLen) }},
@@ -189,7 +192,7 @@ func (k *Keeper) rename(d *device, link netlink.Link) error {
 	case holder.Attrs().Index == d.index: // as an alternative name
 		return errors.Join(k.nl.LinkDelAltName(link, d.Name), k.nl.LinkSetName(link, d.Name))
 	default:
-		return fmt.Errorf("%w; it is called %s, and interface %d has its name: rename or delete that", err, link.Attrs().Name, holder.Attrs().Index)
+		return fmt.Errorf("%w; the device is now named %s, and interface %d has its old name: rename or delete that interface", err, link.Attrs().Name, holder.Attrs().Index)
 	}
 }
 
@@ -213,7 +216,7 @@ func (k *Keeper) setUp(d *device, link netlink.Link) error {
 	_ = k.nl.LinkSetIP6AddrGenMode(link, addrGenModeNone)
 	err := k.nl.LinkSetUp(link)
 	if errors.Is(err, unix.EADDRINUSE) && d.VXLAN != nil {
-		return fmt.Errorf("%w; UDP port %d is taken: %s, or set another Backend.Port in the network configuration",
+		return fmt.Errorf("%w; UDP port %d is in use: %s, or set another Backend.Port in the network configuration",
 			err, d.VXLAN.Port, ports.Holder(d.VXLAN.Port))
 	}
 	return err
@@ -240,7 +243,7 @@ func (b *batch) applyAddrs(d *device, link netlink.Link) error {
 			delete(has, own)
 			continue
 		}
-		if err := b.applySetting(d, "address "+own.String(), func() error { return k.addAddr(link, own) }); err != nil {
+		if err := b.applySetting(d, "set", "address "+own.String(), func() error { return k.addAddr(link, own) }); err != nil {
 			return err
 		}
 	}
@@ -248,7 +251,7 @@ func (b *batch) applyAddrs(d *device, link netlink.Link) error {
 		if !p.IsSingleIP() || !k.inside(p) {
 			continue
 		}
-		if err := b.applySetting(d, "no address "+p.String(), func() error {
+		if err := b.applySetting(d, "delete", "address "+p.String(), func() error {
 			if err := k.nl.AddrDel(link, &a); !errors.Is(err, unix.EADDRNOTAVAIL) {
 				return err
 			}
@@ -269,7 +272,7 @@ func (k *Keeper) addAddr(link netlink.Link, own netip.Prefix) error {
 	case errors.Is(err, unix.EEXIST):
 		return nil
 	case errors.Is(err, unix.EACCES) && own.Addr().Is6():
-		return fmt.Errorf("%w; IPv6 is turned off here: set net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 out of the network configuration", err)
+		return fmt.Errorf("%w; IPv6 is disabled on this host: set net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 out of the network configuration", err)
 	default:
 		return err
 	}

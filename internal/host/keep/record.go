@@ -100,7 +100,7 @@ func (r *record) add(networks []network, routes []Route) error {
 		}
 	}
 	if err := r.append(added); err != nil {
-		return err
+		return fmt.Errorf("write record of routes: %w", err)
 	}
 	for _, n := range networks {
 		if !slices.Contains(r.networks, n) {
@@ -118,19 +118,16 @@ func (r *record) append(lines []string) error {
 		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(r.path), 0o755); err != nil {
-		return fmt.Errorf("write record of routes: %w", err)
+		return err
 	}
 	f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
-		return fmt.Errorf("write record of routes: %w", err)
+		return err
 	}
 	// The leading newline ends a partial line that a killed writer may have
 	// left.
 	_, err = f.WriteString("\n" + strings.Join(lines, "\n") + "\n")
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write record of routes: %w", err)
-	}
-	return nil
+	return errors.Join(err, f.Close())
 }
 
 // trim removes all but these networks and routes from the record if the excess

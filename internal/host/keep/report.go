@@ -41,7 +41,7 @@ func (k *Keeper) report(o outcome, err error, running bool) {
 	if err != nil {
 		if text := err.Error(); text != k.said.read {
 			k.said.read = text
-			log.Warn("kernel state cannot be read, trying again", logging.KeyError, err)
+			log.Warn("cannot read kernel state, retrying", logging.KeyError, err)
 		}
 		return
 	}

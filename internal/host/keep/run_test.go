@@ -164,7 +164,7 @@ func TestRouteComesWithTheAddressThatReachesItsGateway(t *testing.T) {
 		n.must(netlink.AddrDel(n.eth0, address("198.51.100.2/24")), netlink.AddrDel(n.eth0, address("2001:db8:ffff::2/64")),
 			netlink.RouteDel(far.stock()))
 		n.eventually("the log says what is wrong", func() bool {
-			return strings.Contains(out.String(), "no network of eth0 has the peer's address "+f.far.String())
+			return strings.Contains(out.String(), "the peer's address "+f.far.String()+" is in no subnet of eth0")
 		})
 		if text := out.String(); strings.Count(text, "level=WARN") != 1 {
 			n.Errorf("log:\n%s", text)

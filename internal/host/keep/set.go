@@ -113,7 +113,7 @@ func (k *Keeper) compile(s State) *wanted {
 		key := routeKey{t.Dst, t.Metric}
 		if other, twice := w.routes[key]; twice {
 			if other.Route != t.Route {
-				w.twice = append(w.twice, failure{t, fmt.Errorf("set route %s: another route to it is wanted: %s", r, k.words(other.Route))})
+				w.twice = append(w.twice, failure{t, fmt.Errorf("set route %s: another route to this destination is wanted: %s", r, k.words(other.Route))})
 			}
 			continue
 		}

@@ -268,9 +268,9 @@ func TestRoutesThatFailAreReportedAndTheRestIsWritten(t *testing.T) {
 		}{
 			{nil, fmt.Sprintf("set route %s via %s dev eth9: interface eth9 is gone", f.subnet(3), f.gateway)},
 			{unix.ENETDOWN, "dev flannel.1 onlink: network is down"},
-			{nil, "is of the other address family"},
-			{nil, "no network of eth0 has the peer's address " + f.far.String()},
-			{nil, fmt.Sprintf("another route to it is wanted: %s", good[1])},
+			{nil, "are of different address families"},
+			{nil, "the peer's address " + f.far.String() + " is in no subnet of eth0"},
+			{nil, fmt.Sprintf("another route to this destination is wanted: %s", good[1])},
 		} {
 			if !slices.ContainsFunc(table.failures(), func(err error) bool {
 				return strings.Contains(err.Error(), want.text) && (want.errno == nil || errors.Is(err, want.errno))

@@ -30,7 +30,7 @@ func (k *Keeper) makeVXLAN(d *device) error {
 		VxlanId: v.VNI, VtepDevIndex: v.Underlay, SrcAddr: v.Local.AsSlice(), Port: v.Port, Learning: v.Learning, GBP: v.GBP,
 	})
 	if err != nil {
-		return fmt.Errorf("make VXLAN device %s on %s: %w%s", d.Name, v.UnderlayName, err, k.vxlanRemedy(v, err))
+		return fmt.Errorf("create VXLAN device %s on %s: %w%s", d.Name, v.UnderlayName, err, k.vxlanRemedy(v, err))
 	}
 	link, err := k.nl.LinkByName(d.Name)
 	if err != nil {
@@ -50,7 +50,7 @@ func (k *Keeper) takeOver(d *device, link netlink.Link) (made bool, err error) {
 	if len(diffs) == 0 {
 		return false, nil
 	}
-	k.cfg.Logger.Info("replacing VXLAN device that has other settings", logging.KeyDevice, d.Name, logging.KeyWhy, strings.Join(diffs, ", "))
+	k.cfg.Logger.Info("replacing VXLAN device with different settings", logging.KeyDevice, d.Name, logging.KeyWhy, strings.Join(diffs, ", "))
 	if err := k.deleteLink(d.index, d.Name); err != nil {
 		return false, err
 	}
@@ -62,7 +62,7 @@ func (k *Keeper) takeOver(d *device, link netlink.Link) (made bool, err error) {
 func differences(link netlink.Link, want *VXLAN) (diffs []string) {
 	v, ok := link.(*netlink.Vxlan)
 	if !ok {
-		return []string{fmt.Sprintf("it is of type %s", link.Type())}
+		return []string{fmt.Sprintf("type %s, want vxlan", link.Type())}
 	}
 	local, _ := netip.AddrFromSlice(v.SrcAddr)
 	for _, a := range []struct {
@@ -128,7 +128,7 @@ func (k *Keeper) vxlanRemedy(v *VXLAN, err error) string {
 	case errors.Is(err, unix.ENODEV):
 		return "; the interface is gone"
 	case errors.Is(err, unix.EPERM) && v.Local.Is6():
-		return "; CAP_NET_ADMIN is missing, or IPv6 is turned off on the interface: set net.ipv6.conf." + v.UnderlayName + ".disable_ipv6=0"
+		return "; CAP_NET_ADMIN is missing, or IPv6 is disabled on the interface: set net.ipv6.conf." + v.UnderlayName + ".disable_ipv6=0"
 	}
 	return VXLANRemedy(err)
 }
@@ -138,11 +138,11 @@ func (k *Keeper) vxlanRemedy(v *VXLAN, err error) string {
 func VXLANRemedy(err error) string {
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return "; CAP_NET_ADMIN is missing: give it to the process or container"
+		return "; CAP_NET_ADMIN is missing: grant it to the process or container"
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return "; this kernel has no VXLAN: load the module vxlan (modprobe vxlan), or use the udp backend"
 	case errors.Is(err, unix.EAFNOSUPPORT):
-		return "; this kernel has no VXLAN over IPv6"
+		return "; this kernel does not support VXLAN over IPv6"
 	}
 	return ""
 }
@@ -155,7 +155,7 @@ func (k *Keeper) clash(v *VXLAN) string {
 	}
 	for _, l := range all {
 		if o, ok := l.(*netlink.Vxlan); ok && o.VxlanId == v.VNI && o.Port == v.Port {
-			return fmt.Sprintf("; %s has VNI %d and UDP port %d already: delete it (ip link delete %s), or set another Backend.VNI or Backend.Port in the network configuration",
+			return fmt.Sprintf("; %s already has VNI %d and UDP port %d: delete it (ip link delete %s), or set another Backend.VNI or Backend.Port in the network configuration",
 				o.Name, o.VxlanId, o.Port, o.Name)
 		}
 	}

@@ -72,7 +72,7 @@ func (c *Conn) prepare() error {
 	}
 	self, err := unix.Getsockname(c.fd)
 	if err != nil {
-		return fmt.Errorf("read the port of netlink socket: %w", err)
+		return fmt.Errorf("read port of netlink socket: %w", err)
 	}
 	c.port = self.(*unix.SockaddrNetlink).Pid
 	// Ask for answers without the request (Linux 4.3) and with an error text

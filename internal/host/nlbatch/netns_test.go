@@ -292,7 +292,7 @@ func TestInvalidRequestsAreNotSent(t *testing.T) {
 			{RouteReplace(Route{}), "replace route invalid Prefix: no destination"},
 			{RouteAdd(Route{Dst: p.route.Dst}), "add route 10.0.1.0/24: no device"},
 			{RouteAdd(Route{Dst: p.route.Dst, Dev: -1}), "no device"},
-			{RouteReplace(Route{Dst: p.route.Dst, Via: d.peer6(1).route.Via, Dev: 1}), "gateway fd00:10:1:: is of the other address family"},
+			{RouteReplace(Route{Dst: p.route.Dst, Via: d.peer6(1).route.Via, Dev: 1}), "gateway fd00:10:1:: and destination"},
 			{RouteDel(Route{Dev: d.v4}), "delete route invalid Prefix dev"},
 			{NeighReplace(Neigh{IP: p.neigh.IP, MAC: p.neigh.MAC}), "replace neighbour 10.0.1.0 dev 0 lladdr 02:00:04:00:00:01: no device"},
 			{NeighReplace(Neigh{Dev: d.v4, MAC: p.neigh.MAC}), "no IP address"},

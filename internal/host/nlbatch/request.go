@@ -228,7 +228,7 @@ func (r Route) check() error {
 	case !r.Dst.IsValid():
 		return errors.New("no destination")
 	case r.Via.IsValid() && r.Via.Is4() != r.Dst.Addr().Is4():
-		return fmt.Errorf("gateway %s is of the other address family", r.Via)
+		return fmt.Errorf("gateway %s and destination %s are of different address families", r.Via, r.Dst)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ type Watcher struct {
 func Open(groups ...uint) (*Watcher, error) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, groups...)
 	if err != nil {
-		return nil, fmt.Errorf("watch the network namespace: subscribe: %w", err)
+		return nil, fmt.Errorf("subscribe to netlink notifications: %w", err)
 	}
 	w := &Watcher{socket: socket, closed: make(chan struct{})}
 	w.close = sync.OnceFunc(func() {

@@ -46,7 +46,7 @@ func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
 func Holder(port int) string {
 	if l := Device(port); l != nil {
 		name := l.Attrs().Name
-		return fmt.Sprintf("the kernel's %s device %s holds it (ip link delete %s removes it)", l.Type(), name, name)
+		return fmt.Sprintf("the kernel's %s device %s holds it; delete the device with 'ip link delete %s'", l.Type(), name, name)
 	}
-	return fmt.Sprintf("see which process has it (ss -lunp sport = :%d)", port)
+	return fmt.Sprintf("find the process that holds it with 'ss -lunp sport = :%d'", port)
 }

@@ -162,7 +162,7 @@ func TestDifferencesAreNamed(t *testing.T) {
 			"iptables nat POSTROUTING has a superfluous rule: -A POSTROUTING -j FLANNEL-POSTRTG"},
 		{nftTables, `nft flush chain ip flannel-ipv4 forward`, "table ip flannel-ipv4 forward does not have the expected rules"},
 		{nftTables, `nft add chain ip flannel-ipv4 forward { policy drop\; }`,
-			"table ip flannel-ipv4 hooks chain forward up as type filter hook forward priority 0 policy drop"},
+			"table ip flannel-ipv4 has chain forward as type filter hook forward priority 0 policy drop"},
 	} {
 		l := newLab(t, tt.fl)
 		r := newRules(t, wanted(tt.fl))

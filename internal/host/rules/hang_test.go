@@ -80,7 +80,7 @@ func TestProgramThatHangsIsEnded(t *testing.T) {
 					break
 				}
 			}
-			if !errors.Is(err, errHangs) && !errors.Is(r.Status().Problem, errHangs) || !strings.Contains(fmt.Sprint(err), "has not ended within "+r.host.timeout.String()) {
+			if !errors.Is(err, errHangs) && !errors.Is(r.Status().Problem, errHangs) || !strings.Contains(fmt.Sprint(err), "did not exit within "+r.host.timeout.String()) {
 				t.Errorf("got %v", err)
 			}
 			// The library that asks for the version of nft cannot be stopped.

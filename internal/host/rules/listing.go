@@ -34,7 +34,7 @@ type hook struct {
 
 func (h hook) String() string {
 	if h == (hook{}) {
-		return "no base chain"
+		return "a chain without a hook"
 	}
 	return fmt.Sprintf("type %s hook %s priority %d policy %s", h.Type, h.Hook, h.Prio, h.Policy)
 }

@@ -94,7 +94,7 @@ var (
 	// arrived and the port to which they were sent.
 	guardSpoofed = chain{
 		table: "raw", hook: "PREROUTING", first: true, name: "TWILL-GUARD-SPOOF", comment: "twilld guard spoofed",
-		without: "pods that may forge addresses (CAP_NET_RAW) can send to tunnels in the name of other nodes",
+		without: "pods with CAP_NET_RAW can send to tunnels with forged addresses of other nodes",
 		nft:     "guard-spoofed", about: "chain to keep forged addresses of nodes away from the tunnels",
 		kind: knftables.FilterType, at: knftables.PreroutingHook, priority: knftables.RawPriority, number: -300,
 	}

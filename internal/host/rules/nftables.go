@@ -127,7 +127,7 @@ func (t *nftables) compare(have listing, want target) (rewrite []*chain, what []
 		case !exists:
 			differs("has no chain %s", c.nft)
 		case got.hook != c.listed():
-			differs("hooks chain %s up as %s, not as %s", c.nft, got.hook, c.listed())
+			differs("has chain %s as %s, want %s", c.nft, got.hook, c.listed())
 		case !slices.Equal(slices.DeleteFunc(slices.Clone(got.rules), want.other(t.family)), t.texts(rules)):
 			differs("%s does not have the expected rules", c.nft)
 		default:

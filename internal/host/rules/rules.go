@@ -69,7 +69,7 @@ func New(cfg Config) (*Rules, error) {
 		return nil, err
 	}
 	if cfg.Resync <= 0 {
-		return nil, fmt.Errorf("firewall rules: resync every %s; want more than 0", cfg.Resync)
+		return nil, fmt.Errorf("firewall rules: resync interval is %s, want more than 0", cfg.Resync)
 	}
 	r := &Rules{
 		resync: cfg.Resync,
@@ -119,7 +119,7 @@ func (r *Rules) Status() Status {
 	defer r.mu.Unlock()
 	s := r.status
 	if took := time.Since(r.began); !r.began.IsZero() && took > overdue && s.Problem == nil {
-		s.Problem = fmt.Errorf("overdue: the programs that read and write them have taken %s so far", took.Round(time.Second))
+		s.Problem = fmt.Errorf("reading and writing the rules is overdue, after %s so far", took.Round(time.Second))
 	}
 	return s
 }
@@ -258,7 +258,7 @@ func (r *Rules) reconcile(ctx context.Context, t tool, want target) (written int
 		if len(drifts) == 0 {
 			return written, nil
 		}
-		failed = fmt.Errorf("%s, even after writing them", drifts[0].what[0])
+		failed = fmt.Errorf("%s, although the rules were just written: another program may be changing them", drifts[0].what[0])
 		for _, d := range drifts {
 			err := d.write(ctx)
 			if without := (*dispensable)(nil); errors.As(err, &without) {

@@ -21,7 +21,7 @@ const (
 )
 
 // errHangs reports that a program has not exited in time.
-var errHangs = errors.New("it hangs")
+var errHangs = errors.New("program hangs")
 
 // runner runs the programs of a tool, each for a bounded time.
 type runner struct{ timeout time.Duration }
@@ -89,5 +89,5 @@ func (r runner) explain(ctx, limited context.Context, program string, err error)
 }
 
 func (r runner) hangs(path string) error {
-	return fmt.Errorf("%s has not ended within %s: %w", filepath.Base(path), r.timeout, errHangs)
+	return fmt.Errorf("%w: %s did not exit within %s", errHangs, filepath.Base(path), r.timeout)
 }

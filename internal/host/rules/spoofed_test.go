@@ -285,7 +285,7 @@ func TestNodeWorksWhereForgedSourcesCannotBeMatched(t *testing.T) {
 			t.Errorf("got\n%s", got)
 		}
 		s := r.Status()
-		if s.Problem != nil || len(s.Missing) != 2 || !strings.HasPrefix(s.Missing[0], "IPv4: pods that may forge addresses") {
+		if s.Problem != nil || len(s.Missing) != 2 || !strings.HasPrefix(s.Missing[0], "IPv4: pods with CAP_NET_RAW") {
 			t.Errorf("status: problem %v, missing %q", s.Problem, s.Missing)
 		}
 		l.writes()

@@ -121,32 +121,32 @@ func (h host) hasIPv6() bool {
 
 // remedies lists remedies for error messages of tools. The first match applies.
 var remedies = []struct{ says, remedy string }{
-	{errHangs.Error(), "see what it waits for with 'ps -ef' and 'cat /proc/PID/stack'; firewall rules are not maintained meanwhile"},
-	{noNFTables, "this kernel has no nftables; install iptables-legacy, or take EnableNFTables out of the network config"},
+	{errHangs.Error(), "find out what it is waiting for with 'ps -ef' and 'cat /proc/PID/stack'; firewall rules are not maintained until then"},
+	{noNFTables, "this kernel has no nftables; install iptables-legacy, or remove EnableNFTables from the network config"},
 	{"xtables lock", "'fuser -v /run/xtables.lock' shows which process holds it"},
 	{"you must be root", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
 	{"Operation not permitted", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
 	{"Permission denied", "run as root, or with the capabilities NET_ADMIN and NET_RAW"},
-	{"is incompatible", "rules were made in the table that iptables cannot show; see them with 'nft list ruleset', " +
+	{"is incompatible", "the table has rules that iptables cannot list; list them with 'nft list ruleset', " +
 		"or move twill's rules to nftables with EnableNFTables in the network config"},
 	{"do you need to insmod", "the kernel lacks the table; load its module with 'modprobe iptable_nat iptable_filter', " +
 		"or set EnableNFTables in the network config"},
 	{"JSON support not compiled-in", "install an nft with JSON (nftables-json on OpenWrt)"},
-	{"nft version must be", "install a newer nftables, or take EnableNFTables out of the network config"},
+	{"nft version must be", "install a newer nftables, or remove EnableNFTables from the network config"},
 }
 
 // remedy returns the remedy for an error of a tool, or "" if none is known.
 func (h host) remedy(f *family, err error) string {
 	if f == &ipv6 && !h.hasIPv6() {
-		return "IPv6 is turned off in this kernel; boot without ipv6.disable=1, or set EnableIPv6 to false in the network config"
+		return "IPv6 is disabled in this kernel; boot without ipv6.disable=1, or set EnableIPv6 to false in the network config"
 	}
 	var missing *exec.Error
 	if errors.As(err, &missing) {
 		if missing.Name == nftProgram {
-			return "install nftables, or take EnableNFTables out of the network config"
+			return "install nftables, or remove EnableNFTables from the network config"
 		}
 		return "install iptables, or set EnableNFTables in the network config, " +
-			"or do without rules (--ip-masq=false --iptables-forward-rules=false)"
+			"or turn the rules off (--ip-masq=false --iptables-forward-rules=false)"
 	}
 	for _, r := range remedies {
 		if strings.Contains(err.Error(), r.says) {
@@ -154,7 +154,7 @@ func (h host) remedy(f *family, err error) string {
 		}
 	}
 	if errors.Is(err, syscall.ENOENT) {
-		return "the program was removed; install it again"
+		return "the program was removed; reinstall it"
 	}
 	return ""
 }

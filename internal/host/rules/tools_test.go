@@ -74,7 +74,7 @@ func TestIPv6OffInTheKernelIsNamed(t *testing.T) {
 	r := newRules(t, wanted(iptablesNFT))
 	r.host.procNet = t.TempDir() // as where IPv6 is off: no if_inet6
 	err := l.tryApply(r)
-	if err == nil || !strings.Contains(err.Error(), "IPv6 is turned off in this kernel") || !strings.Contains(err.Error(), "EnableIPv6") {
+	if err == nil || !strings.Contains(err.Error(), "IPv6 is disabled in this kernel") || !strings.Contains(err.Error(), "EnableIPv6") {
 		t.Errorf("got %v", err)
 	}
 	w := wanted(iptablesNFT)

@@ -29,12 +29,12 @@ func (c *chooser) byNameOrAddr(s string) (Interface, error) {
 	for _, l := range c.host.links {
 		if l.name == s || slices.Contains(l.altNames, s) {
 			if l.name == c.own {
-				return Interface{}, fmt.Errorf("%s: this is the device of twilld itself", flag)
+				return Interface{}, fmt.Errorf("%s: this is twilld's own device", flag)
 			}
 			return c.take(l, flag)
 		}
 	}
-	return Interface{}, fmt.Errorf("%s: there is no such interface", flag)
+	return Interface{}, fmt.Errorf("%s: no such interface", flag)
 }
 
 // byAddr takes the first suitable link that has address a. flag is the flag
@@ -64,7 +64,7 @@ func (c *chooser) byPattern(p pattern) (Interface, error) {
 	flag := "--iface-regex=" + p.text
 	i, err := c.byMatch(flag, "", p.whole)
 	if errors.Is(err, errNoMatch) {
-		i, err = c.byMatch(flag, "a part of ", p.part)
+		i, err = c.byMatch(flag, "part of ", p.part)
 	}
 	return i, err
 }
@@ -85,7 +85,7 @@ func (c *chooser) byMatch(flag, of string, r *regexp.Regexp) (Interface, error) 
 		}
 		matched = append(matched, l.name)
 		if c.excluded(l.name) {
-			errs = append(errs, fmt.Errorf("%s: %s belongs to a container network; --iface=%[2]s insists", flag, l.name))
+			errs = append(errs, fmt.Errorf("%s: %s belongs to a container network; to select it anyway, use --iface=%[2]s", flag, l.name))
 			continue
 		}
 		i, err := c.take(l, flag, a)
@@ -103,7 +103,7 @@ func (c *chooser) byMatch(flag, of string, r *regexp.Regexp) (Interface, error) 
 	case chosen == nil:
 		return Interface{}, joined(errs)
 	case len(matched) > 1:
-		chosen.Why += fmt.Sprintf(" matches %s%s; %s is the first that will do", of, strings.Join(matched, ", "), chosen.Name)
+		chosen.Why += fmt.Sprintf(" matches %s%s; %s is the first suitable one", of, strings.Join(matched, ", "), chosen.Name)
 	case of != "":
 		chosen.Why += " matches " + of + chosen.Name
 	}
@@ -121,16 +121,16 @@ func (c *chooser) byDestination(a netip.Addr) (Interface, error) {
 		l, ok := c.host.byIndex(r.LinkIndex)
 		switch {
 		case r.Type == unix.RTN_LOCAL:
-			return Interface{}, fmt.Errorf("%s is an address of this host; want one of another", flag)
+			return Interface{}, fmt.Errorf("%s is an address of this host; specify an address of another host", flag)
 		case r.Type != unix.RTN_UNICAST || !ok:
 			continue
 		case c.excluded(l.name):
-			return Interface{}, fmt.Errorf("%s leads to %s, which belongs to a container network", flag, l.name)
+			return Interface{}, fmt.Errorf("%s: the route leads to %s, which belongs to a container network", flag, l.name)
 		}
 		src, _ := netip.AddrFromSlice(r.Src)
 		return c.take(l, flag, src.Unmap())
 	}
-	return Interface{}, fmt.Errorf("%s: no route leads to it", flag)
+	return Interface{}, fmt.Errorf("%s: no route to this address", flag)
 }
 
 // byDefaultRoute takes the link of the best suitable default route. A default
@@ -165,7 +165,7 @@ func (c *chooser) byDefaultRoute() (Interface, error) {
 func (c *chooser) take(l link, why string, asked ...netip.Addr) (Interface, error) {
 	i := Interface{Name: l.name, Index: l.index, MTU: l.mtu, Why: why}
 	if !l.up {
-		return Interface{}, fmt.Errorf("%s: %s is down; ip link set %[2]s up", why, l.name)
+		return Interface{}, fmt.Errorf("%s: %s is down; set it up with 'ip link set %[2]s up'", why, l.name)
 	}
 	asked = append(append(asked, c.publicIP, c.publicIPv6), c.host.senders(l)...)
 	if c.needIPv4 {

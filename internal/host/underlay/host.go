@@ -153,7 +153,7 @@ func classify(ip netip.Addr, flags, scope int) address {
 	a := address{Addr: ip}
 	switch {
 	case ip.IsLoopback() || scope == unix.RT_SCOPE_HOST:
-		a.fault = "this host only"
+		a.fault = "host scope"
 	case ip.Is6() && ip.IsLinkLocalUnicast():
 		a.fault = "link-local"
 	case flags&unix.IFA_F_DEPRECATED != 0:
@@ -242,7 +242,7 @@ func (h host) String() string {
 		texts = append(texts, l.String())
 	}
 	if foreign > 0 {
-		texts = append(texts, fmt.Sprintf("%d of container networks or loopback", foreign))
+		texts = append(texts, fmt.Sprintf("%d others of container networks or loopback", foreign))
 	}
 	if texts == nil {
 		return "no interfaces"

@@ -34,7 +34,7 @@ func Stay(was Interface, o Options) (Interface, error) {
 	case l.name != was.Name: // it cannot be determined whether it is still on the same network
 		return Interface{}, fmt.Errorf("interface %s was renamed to %s", was.Name, l.name)
 	case !l.up:
-		return Interface{}, fmt.Errorf("interface %s is down; ip link set %[1]s up", was.Name)
+		return Interface{}, fmt.Errorf("interface %s is down; set it up with 'ip link set %[1]s up'", was.Name)
 	}
 	for _, a := range was.addrs() {
 		if !l.has(a) {

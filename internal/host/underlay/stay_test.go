@@ -49,7 +49,7 @@ func TestInterfaceStaysAsLongAsItHasWhatItHad(t *testing.T) {
 	})
 
 	n.must("set eth0 down", netlink.LinkSetDown(eth0))
-	goes("down", "interface eth0 is down; ip link set eth0 up")
+	goes("down", "interface eth0 is down; set it up with 'ip link set eth0 up'")
 	n.must("set eth0 up", netlink.LinkSetUp(eth0))
 	goes("without IPv6, which the kernel flushed", "interface eth0 no longer has the address 2001:db8:1::1")
 	n.addr(eth0, "2001:db8:1::1/64", nil)

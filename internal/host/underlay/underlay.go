@@ -106,7 +106,7 @@ type NoneError struct {
 }
 
 func (e *NoneError) Error() string {
-	return fmt.Sprintf("choose interface: %v; this host has %s; correct that, or name another interface with --iface", e.Tried, e.Has)
+	return fmt.Sprintf("choose interface: %v; this host has %s; correct this, or select another interface with --iface", e.Tried, e.Has)
 }
 
 func (e *NoneError) Unwrap() error { return e.Tried }

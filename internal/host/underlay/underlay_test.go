@@ -41,7 +41,7 @@ func machine(t *testing.T) *namespaced {
 	return n
 }
 
-const has = `; this host has eth0 (192.0.2.1, 192.0.2.2, 2001:db8:1::1), eth1 (198.51.100.1), eth2 (down, 198.51.100.65), eth3 (no address), 5 of container networks or loopback; correct that, or name another interface with --iface`
+const has = `; this host has eth0 (192.0.2.1, 192.0.2.2, 2001:db8:1::1), eth1 (198.51.100.1), eth2 (down, 198.51.100.65), eth3 (no address), 5 others of container networks or loopback; correct this, or select another interface with --iface`
 
 func TestChoose(t *testing.T) {
 	n := machine(t)
@@ -63,27 +63,27 @@ func TestChoose(t *testing.T) {
 		{"a name", v4(Options{Iface: []string{"eth1"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface=eth1"},
 		{"an address", v4(Options{Iface: []string{"192.0.2.2"}}), "eth0 192.0.2.2 - 192.0.2.2 -", "--iface=192.0.2.2"},
 		{"an IPv6 address", dual(Options{Iface: []string{"2001:db8:1::1"}}), "eth0 192.0.2.1 2001:db8:1::1 192.0.2.1 2001:db8:1::1", "--iface=2001:db8:1::1"},
-		{"the first that will do", v4(Options{Iface: []string{"eth9", "eth2", "eth3", "eth1", "eth0"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface=eth1"},
+		{"the first suitable one", v4(Options{Iface: []string{"eth9", "eth2", "eth3", "eth1", "eth0"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface=eth1"},
 		{"a container link by name", v4(Options{Iface: []string{"veth1a2b"}}), "veth1a2b 10.5.9.1 - 10.5.9.1 -", "--iface=veth1a2b"},
 
 		{"an expression", v4(Options{IfaceRegex: []string{"eth1|bond1"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface-regex=eth1|bond1"},
 		{"an expression for addresses", v4(Options{IfaceRegex: []string{`198\.51\..*`}}), "eth1 198.51.100.1 - 198.51.100.1 -",
-			`--iface-regex=198\.51\..* matches eth1, eth2; eth1 is the first that will do`},
+			`--iface-regex=198\.51\..* matches eth1, eth2; eth1 is the first suitable one`},
 		{"an expression for the second address", v4(Options{IfaceRegex: []string{`192\.0\.2\.2`}}), "eth0 192.0.2.2 - 192.0.2.2 -", `--iface-regex=192\.0\.2\.2`},
 		{"an expression for all", v4(Options{IfaceRegex: []string{".*"}}), "eth0 192.0.2.1 - 192.0.2.1 -",
-			"--iface-regex=.* matches lo, veth1a2b, eth0, eth1, eth2, eth3, cni0, flannel0, br-0123456789ab; eth0 is the first that will do"},
-		{"the next expression", v4(Options{IfaceRegex: []string{"bond.", "eth[12]"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface-regex=eth[12] matches eth1, eth2; eth1 is the first that will do"},
+			"--iface-regex=.* matches lo, veth1a2b, eth0, eth1, eth2, eth3, cni0, flannel0, br-0123456789ab; eth0 is the first suitable one"},
+		{"the next expression", v4(Options{IfaceRegex: []string{"bond.", "eth[12]"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface-regex=eth[12] matches eth1, eth2; eth1 is the first suitable one"},
 		{"a name before an expression", v4(Options{Iface: []string{"eth1"}, IfaceRegex: []string{"eth0"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface=eth1"},
 		{"an expression where no name will do", v4(Options{Iface: []string{"eth9"}, IfaceRegex: []string{"eth0"}}), "eth0 192.0.2.1 - 192.0.2.1 -", "--iface-regex=eth0"},
 
 		{"an expression for a part of an address", v4(Options{IfaceRegex: []string{`^198\.51\.`}}), "eth1 198.51.100.1 - 198.51.100.1 -",
-			`--iface-regex=^198\.51\. matches a part of eth1, eth2; eth1 is the first that will do`},
+			`--iface-regex=^198\.51\. matches part of eth1, eth2; eth1 is the first suitable one`},
 		{"an expression for a part of a name", v4(Options{IfaceRegex: []string{"h1"}}), "eth1 198.51.100.1 - 198.51.100.1 -",
-			"--iface-regex=h1 matches a part of veth1a2b, eth1; eth1 is the first that will do"},
+			"--iface-regex=h1 matches part of veth1a2b, eth1; eth1 is the first suitable one"},
 		{"an expression for a part of one", v4(Options{IfaceRegex: []string{"^eth1"}}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface-regex=^eth1"},
 		{"an expression for a part of one address", v4(Options{IfaceRegex: []string{`198\.51\.100\.1`}}), "eth1 198.51.100.1 - 198.51.100.1 -", `--iface-regex=198\.51\.100\.1`},
 		{"an expression for the end of a name", v4(Options{IfaceRegex: []string{"0$"}}), "eth0 192.0.2.1 - 192.0.2.1 -",
-			"--iface-regex=0$ matches a part of eth0, cni0, flannel0; eth0 is the first that will do"},
+			"--iface-regex=0$ matches part of eth0, cni0, flannel0; eth0 is the first suitable one"},
 
 		{"a destination", v4(Options{CanReach: netip.MustParseAddr("203.0.113.9")}), "eth1 198.51.100.1 - 198.51.100.1 -", "--iface-can-reach=203.0.113.9"},
 		{"an IPv6 destination", dual(Options{CanReach: netip.MustParseAddr("2001:db8:9::1")}), "eth0 192.0.2.1 2001:db8:1::1 192.0.2.1 2001:db8:1::1", "--iface-can-reach=2001:db8:9::1"},
@@ -121,10 +121,10 @@ func TestChooseSaysWhyNothingWillDo(t *testing.T) {
 		options Options
 		want    string
 	}{
-		{"gone", Options{Iface: []string{"eth9"}}, "choose interface: --iface=eth9: there is no such interface" + has},
-		{"down", Options{Iface: []string{"eth2"}}, "choose interface: --iface=eth2: eth2 is down; ip link set eth2 up" + has},
+		{"gone", Options{Iface: []string{"eth9"}}, "choose interface: --iface=eth9: no such interface" + has},
+		{"down", Options{Iface: []string{"eth2"}}, "choose interface: --iface=eth2: eth2 is down; set it up with 'ip link set eth2 up'" + has},
 		{"no address", Options{Iface: []string{"eth3"}}, "choose interface: --iface=eth3: eth3 has no usable IPv4 address" + has},
-		{"several", Options{Iface: []string{"eth9", "eth3"}}, "choose interface: --iface=eth9: there is no such interface; --iface=eth3: eth3 has no usable IPv4 address" + has},
+		{"several", Options{Iface: []string{"eth9", "eth3"}}, "choose interface: --iface=eth9: no such interface; --iface=eth3: eth3 has no usable IPv4 address" + has},
 		{"no IPv6", Options{Iface: []string{"eth1"}, NeedIPv6: true}, "choose interface: --iface=eth1: eth1 has no usable IPv6 address" + has},
 		{"not our address", Options{Iface: []string{"192.0.2.77"}}, "choose interface: --iface=192.0.2.77: no interface has this address" + has},
 		{"loopback", Options{Iface: []string{"lo"}}, "choose interface: --iface=lo: lo has no usable IPv4 address" + has},
@@ -132,14 +132,14 @@ func TestChooseSaysWhyNothingWillDo(t *testing.T) {
 		{"public address of another", Options{PublicIP: netip.MustParseAddr("203.0.113.1")}, "choose interface: --public-ip=203.0.113.1: no interface has this address" + has},
 
 		{"expression for a part of a container's link", Options{IfaceRegex: []string{"veth"}},
-			"choose interface: --iface-regex=veth: veth1a2b belongs to a container network; --iface=veth1a2b insists" + has},
+			"choose interface: --iface-regex=veth: veth1a2b belongs to a container network; to select it anyway, use --iface=veth1a2b" + has},
 		// The whole of a name is meant, whatever else has it as a part.
-		{"expression for a link that is down", Options{IfaceRegex: []string{"eth2"}}, "choose interface: --iface-regex=eth2: eth2 is down; ip link set eth2 up" + has},
+		{"expression for a link that is down", Options{IfaceRegex: []string{"eth2"}}, "choose interface: --iface-regex=eth2: eth2 is down; set it up with 'ip link set eth2 up'" + has},
 		{"expression for nothing", Options{IfaceRegex: []string{"bond.*"}}, "choose interface: --iface-regex=bond.* matches no name or address" + has},
 		{"expression for a container's link", Options{IfaceRegex: []string{"veth.*"}},
-			"choose interface: --iface-regex=veth.*: veth1a2b belongs to a container network; --iface=veth1a2b insists" + has},
-		{"own destination", Options{CanReach: netip.MustParseAddr("192.0.2.1")}, "choose interface: --iface-can-reach=192.0.2.1 is an address of this host; want one of another" + has},
-		{"destination in a container", Options{CanReach: netip.MustParseAddr("10.5.200.1")}, "choose interface: --iface-can-reach=10.5.200.1 leads to veth1a2b, which belongs to a container network" + has},
+			"choose interface: --iface-regex=veth.*: veth1a2b belongs to a container network; to select it anyway, use --iface=veth1a2b" + has},
+		{"own destination", Options{CanReach: netip.MustParseAddr("192.0.2.1")}, "choose interface: --iface-can-reach=192.0.2.1 is an address of this host; specify an address of another host" + has},
+		{"destination in a container", Options{CanReach: netip.MustParseAddr("10.5.200.1")}, "choose interface: --iface-can-reach=10.5.200.1: the route leads to veth1a2b, which belongs to a container network" + has},
 
 		{"bad expression", Options{IfaceRegex: []string{"eth("}}, "--iface-regex=eth(: error parsing regexp: missing closing ): `eth(`"},
 	} {

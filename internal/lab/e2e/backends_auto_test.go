@@ -88,8 +88,8 @@ func TestTakenPortOfVXLANIsNamedAndPassedOverByAnAutomaticNode(t *testing.T) {
 		c.runTwill()
 		c.expectRoutes(t, 0, 1, viaUDP)
 		c.expectRoutes(t, 1, 0, viaUDP)
-		if log := c.running[0].(*daemon).stderr.String(); !strings.Contains(log, "UDP port 8472 is taken") {
-			t.Errorf("the log does not say that the port is taken:\n%s", log)
+		if log := c.running[0].(*daemon).stderr.String(); !strings.Contains(log, "UDP port 8472 is in use") {
+			t.Errorf("the log does not say that the port is in use:\n%s", log)
 		}
 	})
 	t.Run("vxlan", func(t *testing.T) {
@@ -97,8 +97,8 @@ func TestTakenPortOfVXLANIsNamedAndPassedOverByAnAutomaticNode(t *testing.T) {
 		c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`})
 		other, d := take(c), c.daemon(0)
 		d.start()
-		if code := d.wait(); code != 1 || !strings.Contains(d.stderr.String(), "UDP port 8472 is taken") {
-			t.Errorf("exit code %d, and not that the port is taken:\n%s", code, d.stderr)
+		if code := d.wait(); code != 1 || !strings.Contains(d.stderr.String(), "UDP port 8472 is in use") {
+			t.Errorf("exit code %d, and not that the port is in use:\n%s", code, d.stderr)
 		}
 		if left := flannelLinks(t, c.nodes[0].NS); len(left) > 0 {
 			t.Errorf("left: %v", left)

@@ -29,7 +29,7 @@ func TestUnusableInterfaceIsRefused(t *testing.T) {
 	t.Parallel()
 	t.Run("there is none of that name", func(t *testing.T) {
 		s := newSite(t)
-		s.refuses(t, because("--iface=eth7: there is no such interface", "this host has", "eth0 (172.31.9.11"), s.flagsAnyInterface("--iface=eth7")...)
+		s.refuses(t, because("--iface=eth7: no such interface", "this host has", "eth0 (172.31.9.11"), s.flagsAnyInterface("--iface=eth7")...)
 	})
 	t.Run("it is down", func(t *testing.T) {
 		s := newSite(t)
@@ -44,14 +44,14 @@ func TestUnusableInterfaceIsRefused(t *testing.T) {
 		for _, a := range addrs {
 			testkit.Must(t, s.NS.Netlink().AddrDel(eth0, &a))
 		}
-		s.refuses(t, because("eth0 has no usable IPv4 address", "this host has eth0", "correct that, or name another interface with --iface"), s.flags()...)
+		s.refuses(t, because("eth0 has no usable IPv4 address", "this host has eth0", "correct this, or select another interface with --iface"), s.flags()...)
 	})
 	t.Run("it has no IPv6 address either", func(t *testing.T) {
 		s := newSite(t)
 		s.write(dualStackLeases)
 		testkit.Must(t, s.NS.Sysctl("net/ipv6/conf/all/disable_ipv6", "1"))
 		// An IPv4 underlay carries the packets of both families.
-		s.refuses(t, because("set address fd00:10:5:1::/128 on flannel0", "IPv6 is turned off here", "disable_ipv6=0"), s.flags()...)
+		s.refuses(t, because("set address fd00:10:5:1::/128 on flannel0", "IPv6 is disabled on this host", "disable_ipv6=0"), s.flags()...)
 	})
 	t.Run("its MTU is too small", func(t *testing.T) {
 		s := newSite(t)
@@ -179,7 +179,7 @@ func TestRouteOfAnotherProgramToTheNetworkIsLeftAloneAndReported(t *testing.T) {
 	l.start()
 	testkit.Eventually(t, "the log names the route and the remedy", func() bool {
 		log := d.stderr.String()
-		return strings.Contains(log, "set route 10.5.0.0/16 dev flannel0: another route to it exists") && strings.Contains(log, "ip route show 10.5.0.0/16")
+		return strings.Contains(log, "set route 10.5.0.0/16 dev flannel0: another route to this destination exists") && strings.Contains(log, "ip route show 10.5.0.0/16")
 	})
 	if err := pingOnce(l.pod(0), l.pod(1).Addr); err == nil {
 		t.Error("the route of another program is not used")

@@ -182,7 +182,7 @@ func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
 	c := l.talk()
 	d, nl := l.daemons[0], l.Hosts[0].NS.Netlink()
 	testkit.Must(t, nl.LinkSetDown(l.underlayLink(0)))
-	d.waits("interface eth0 is down; ip link set eth0 up")
+	d.waits("interface eth0 is down; set it up with 'ip link set eth0 up'")
 	testkit.Must(t, nl.LinkSetUp(l.underlayLink(0)))
 	// The kernel has kept the IPv4 address only; it is enough.
 	d.waitReady()
