@@ -13,7 +13,7 @@
 //
 // Everything here is pure: no I/O, no clocks, no locks, no allocation after a
 // constructor has returned. Functions that rewrite a packet do so in place or
-// into memory supplied by the caller. Devices and sockets are the business of
+// into memory supplied by the caller. Devices and sockets belong to
 // other packages.
 //
 // Glossary: a super-packet is a TCP or UDP packet of up to 64 KiB that represents

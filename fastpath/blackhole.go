@@ -170,7 +170,7 @@ func between(sizes []int, low, high int) []int {
 }
 
 // judge draws the conclusions of a round. widest is the size that should pass now, which
-// may be smaller than at the beginning of the round if the kernel has learnt so.
+// may be smaller than at the beginning of the round if the kernel has learnt that.
 func (x *prober) judge(peer *Peer, widest int) {
 	s, limit := &peer.path.watched.probing, peer.Widest()
 	if limit >= widest {

@@ -28,7 +28,7 @@ const (
 )
 
 // ErrCapturing reports that a capture is already in progress.
-var ErrCapturing = errors.New("another capture is under way")
+var ErrCapturing = errors.New("another capture is in progress")
 
 // CaptureOptions select the packets of a capture. A packet must meet all conditions that
 // are set.

@@ -54,7 +54,7 @@ func (p *paths) judge(peer *Peer) {
 	case v == doubted && w.concluded:
 		limits.setKernel(refuted)
 		if peer.Widest() == 0 {
-			p.probes.log.Warn("ICMP error ignored that claims a narrow path to a peer, larger packets arrive",
+			p.probes.log.Warn("ignoring ICMP error that claims a narrow path to a peer, larger packets arrive",
 				logging.KeyAddress, peer.Endpoint, logging.KeyMTU, int(mtu))
 		}
 	case v == doubted:

@@ -64,7 +64,7 @@ var (
 // footprint returns the sizes that m selects on this host, and why. The profile is
 // MemorySmall or MemoryNormal.
 func (m Memory) footprint() (f footprint, profile Memory, why string) {
-	why = "the option asks for it"
+	why = "set by --memory"
 	if m == MemoryAuto {
 		m = MemoryNormal
 		available, source := hostMemory("/proc/self/cgroup", "/sys/fs/cgroup")

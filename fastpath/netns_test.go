@@ -464,8 +464,8 @@ func TestOffloadsTellWhatWasRefusedAtRunTime(t *testing.T) {
 			"tun-gro-udp": "turned off by --tun-gro-udp",
 			"mtu-probes":  "turned off by --mtu-probes",
 
-			"brief-batches": "refused: each thread has one queue only",
-			"bulk-queue":    "refused: each thread has one queue only",
+			"brief-batches": "refused: each thread has only one queue",
+			"bulk-queue":    "refused: each thread has only one queue",
 		}
 		for _, s := range e.Offloads() {
 			why, refused := want[s.Name]

@@ -28,7 +28,7 @@ func (e *Engine) openProber(log *slog.Logger) (granted string, err error) {
 // separate gives each shard a source port of its own.
 func (e *Engine) separate(cfg *Config, local netip.AddrPort) (granted string, err error) {
 	if len(e.shards) == 1 {
-		return "", errors.New("the device has one queue")
+		return "", errors.New("the device has only one queue")
 	}
 	fds, err := cfg.senders(local.Addr())
 	if err != nil {
@@ -86,7 +86,7 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 			return fmt.Sprintf("granted: %d of %d queues", e.pairs, len(e.shards)), e.severalQueues()
 		},
 		"brief-batches": func() (string, error) {
-			return fmt.Sprintf("granted: %d KiB or %d messages beside requests", briefBytes>>10, briefMessages), e.severalQueues()
+			return fmt.Sprintf("granted: %d KiB or %d messages per batch beside requests", briefBytes>>10, briefMessages), e.severalQueues()
 		},
 		"mtu-probes": func() (string, error) { return e.openProber(cfg.Logger) },
 	}
@@ -125,7 +125,7 @@ func (e *Engine) probe(cfg *Config, sink int) error {
 // severalQueues returns an error if each thread has only one queue.
 func (e *Engine) severalQueues() error {
 	if len(e.shards) == e.pairs {
-		return errors.New("each thread has one queue only")
+		return errors.New("each thread has only one queue")
 	}
 	return nil
 }

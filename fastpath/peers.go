@@ -54,7 +54,7 @@ func (p *Peer) PathNotes(separated bool) (notes []string) {
 		notes = append(notes, fmt.Sprintf("sent from port %d, as the peer does", port))
 	}
 	if n := p.Widest(); n > 0 {
-		notes = append(notes, fmt.Sprintf("packets limited to %d bytes: larger ones do not arrive, and no ICMP error says why; let \"fragmentation needed\" pass on the underlay, or set the MTU of the Backend", n))
+		notes = append(notes, fmt.Sprintf("packets limited to %d bytes: larger ones are lost without an ICMP error; let \"fragmentation needed\" pass on the underlay, or set the MTU of the Backend", n))
 	}
 	if p.path.limits.load().kernel() == refuted {
 		notes = append(notes, "an ICMP error that claimed a narrower path is ignored: probes show that larger packets arrive")

@@ -30,7 +30,7 @@ func openSenders(local netip.Addr, n int) (fds []int, err error) {
 		fd, err := openSender(local, i)
 		if err != nil {
 			closeAll(fds)
-			return nil, fmt.Errorf("socket %d of %d to send from: %w", i+1, n, err)
+			return nil, fmt.Errorf("open sending socket %d of %d: %w", i+1, n, err)
 		}
 		fds = append(fds, fd)
 	}

@@ -32,7 +32,7 @@ func probeMerge(d *tun.Device) (string, error) {
 	var hdr [tun.HeaderLen]byte
 	v.Encode(hdr[:])
 	if errno := d.Queues[0].Write([]unix.Iovec{vector(hdr[:]), vector(pkt)}); errno != 0 {
-		return "", fmt.Errorf("write of a TCP super-packet to the TUN device: %w", errno)
+		return "", fmt.Errorf("write TCP super-packet to the TUN device: %w", errno)
 	}
 	return "granted: TCP", nil
 }

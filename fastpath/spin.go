@@ -103,7 +103,7 @@ func (s *spinner) end() {
 // probeSpin reports whether spinning can be useful on this host.
 func probeSpin() (string, error) {
 	if runtime.NumCPU() < 2 {
-		return "", errors.New("there is one CPU only")
+		return "", errors.New("only one CPU")
 	}
 	return "granted: up to " + spinTime.String() + " before a sleep", nil
 }

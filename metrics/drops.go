@@ -5,7 +5,7 @@ var dropMeanings = [NumDrops]string{
 	DropMalformed:          "not a well-formed IP packet, or truncated on the way",
 	DropUnknownPeer:        "sent by a host that holds no lease",
 	DropSpoofedSource:      "inner source is not in the sending peer's subnets",
-	DropForeignDestination: "inner destination is not in this node's subnets; a stale lease at the sender?",
+	DropForeignDestination: "inner destination is not in this node's subnets; the sender may have a stale lease",
 	DropNoRoute:            "no peer holds the destination",
 	DropTooBig:             "larger than the path to the peer allows; the sender was sent an ICMP error",
 	DropCongestion:         "congestion on the way, and the inner flow does not support ECN (RFC 6040)",

@@ -127,14 +127,14 @@ func Open(cfg Config) (*Device, error) {
 // queues and stays until it is deleted. The plain device does not support this.
 func (d *Device) SetPersistent(on bool) error {
 	if !d.Offload() {
-		return fmt.Errorf("keep %s: it is the plain device: %s", d.Name, d.State.Why)
+		return fmt.Errorf("make TUN device %s persistent: it is the plain device: %s", d.Name, d.State.Why)
 	}
 	value := 0
 	if on {
 		value = 1
 	}
 	if err := unix.IoctlSetInt(d.Queues[0].FD(), unix.TUNSETPERSIST, value); err != nil {
-		return fmt.Errorf("keep %s: TUNSETPERSIST: %w", d.Name, err)
+		return fmt.Errorf("make TUN device %s persistent: TUNSETPERSIST: %w", d.Name, err)
 	}
 	return nil
 }
@@ -157,11 +157,11 @@ func explain(name string, err error) error {
 	remedy := ""
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		remedy = "; " + devNetTun + " is missing: load the module (modprobe tun), or give the container that device, or the capability MKNOD to make it"
+		remedy = "; " + devNetTun + " is missing: load the module (modprobe tun), or pass that device to the container, or grant it CAP_MKNOD to create the device"
 	case errors.Is(err, unix.EBUSY):
 		remedy = "; the name is in use, perhaps by another process: stop the flanneld or twilld that runs on this host, or choose another name with --tun-name"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		remedy = "; run as root or with CAP_NET_ADMIN, and allow the container " + devNetTun + " (device 10:200)"
+		remedy = "; run as root or with CAP_NET_ADMIN, and allow the container to use " + devNetTun + " (device 10:200)"
 	case errors.Is(err, unix.ENOTTY):
 		remedy = "; " + devNetTun + " is not the TUN driver's device node: delete it and create it again (mknod " + devNetTun + " c 10 200)"
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):

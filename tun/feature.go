@@ -49,9 +49,9 @@ func (f Feature) Verify() error {
 	err := f.Probe()
 	switch kernel := Kernel(); {
 	case err != nil && !kernel.Before(f.Since):
-		return fmt.Errorf("%s: Linux %s has it, this is Linux %s: %w", f.Name, f.Since, kernel, err)
+		return fmt.Errorf("%s: supported since Linux %s, but fails on Linux %s: %w", f.Name, f.Since, kernel, err)
 	case err == nil && kernel.Before(f.Since):
-		return fmt.Errorf("%s: Linux %s is the first to have it, but this is Linux %s and has it", f.Name, f.Since, kernel)
+		return fmt.Errorf("%s: supported only since Linux %s, but works on Linux %s", f.Name, f.Since, kernel)
 	}
 	return nil
 }
@@ -86,7 +86,7 @@ func probeFlags(flags uint16) error {
 	defer unix.Close(fd)
 	have, err := features(fd)
 	if err == nil && have&flags != flags {
-		err = errors.New("TUNGETFEATURES lacks it")
+		err = errors.New("not in TUNGETFEATURES")
 	}
 	return err
 }
@@ -100,7 +100,7 @@ func probeOffloads(wanted func(Offloads) bool) error {
 		defer q.Close()
 	}
 	if !wanted(granted) {
-		return fmt.Errorf("TUNSETOFFLOAD grants %s only", granted)
+		return fmt.Errorf("TUNSETOFFLOAD grants only %s", granted)
 	}
 	return nil
 }

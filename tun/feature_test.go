@@ -37,8 +37,8 @@ func TestVerifyFindsVersionAndProbeThatContradictEachOther(t *testing.T) {
 	}{
 		{always, nil, ""},
 		{never, refusal, ""},
-		{always, refusal, "SO_X: Linux 2.6 has it"},
-		{never, nil, "SO_X: Linux 99.0 is the first"},
+		{always, refusal, "SO_X: supported since Linux 2.6"},
+		{never, nil, "SO_X: supported only since Linux 99.0"},
 	} {
 		err := Feature{"SO_X", tt.since, func() error { return tt.probe }}.Verify()
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {

@@ -12,7 +12,7 @@ import (
 // its descriptors. The device and the packets waiting in the queue survive with it.
 
 // errNotInherited reports descriptors that do not belong to the device.
-var errNotInherited = errors.New("inherited descriptors cannot be used")
+var errNotInherited = errors.New("cannot use inherited descriptors")
 
 func readName(i int) string  { return "tun-" + strconv.Itoa(i) }
 func writeName(i int) string { return "tun-" + strconv.Itoa(i) + "-write" }
@@ -94,7 +94,7 @@ func isQueueOf(fd int, name string) error {
 	case req.Name() != name:
 		return fmt.Errorf("device %s, not %s", req.Name(), name)
 	case flags&(unix.IFF_TUN|unix.IFF_VNET_HDR|unix.IFF_NO_PI) != unix.IFF_TUN|unix.IFF_VNET_HDR|unix.IFF_NO_PI:
-		return fmt.Errorf("flags %#x are of another kind of device", flags)
+		return fmt.Errorf("flags %#x belong to another kind of device", flags)
 	}
 	return nil
 }

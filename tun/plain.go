@@ -20,24 +20,24 @@ func openPlain(name string) (Queue, error) {
 	cfg.Name = name
 	dev, err := water.New(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("open a plain device: %w", err)
+		return nil, fmt.Errorf("open plain device: %w", err)
 	}
 	defer dev.Close()
 	q := &plainQueue{fd: -1}
 	f, ok := dev.ReadWriteCloser.(*os.File)
 	if !ok {
-		return nil, fmt.Errorf("descriptor of the plain device: water has a %T", dev.ReadWriteCloser)
+		return nil, fmt.Errorf("get descriptor of the plain device: water has a %T", dev.ReadWriteCloser)
 	}
 	conn, err := f.SyscallConn()
 	if err != nil {
-		return nil, fmt.Errorf("descriptor of the plain device: %w", err)
+		return nil, fmt.Errorf("get descriptor of the plain device: %w", err)
 	}
 	if e := conn.Control(func(fd uintptr) { q.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); e != nil || err != nil {
-		return nil, fmt.Errorf("duplicate the descriptor of the plain device: %w", errors.Join(e, err))
+		return nil, fmt.Errorf("duplicate descriptor of the plain device: %w", errors.Join(e, err))
 	}
 	if err := unix.SetNonblock(q.fd, true); err != nil {
 		_ = unix.Close(q.fd)
-		return nil, fmt.Errorf("descriptor of the plain device: %w", err)
+		return nil, fmt.Errorf("get descriptor of the plain device: %w", err)
 	}
 	return q, nil
 }

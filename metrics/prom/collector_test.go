@@ -159,13 +159,13 @@ twill_lease_source_up 1
 # HELP twill_lease_source_updated_timestamp_seconds When the last good update of the leases arrived, as Unix time. In a quiet cluster that may be long ago.
 # TYPE twill_lease_source_updated_timestamp_seconds gauge
 twill_lease_source_updated_timestamp_seconds 1.7000000005e+09
-# HELP twill_lease_watch_up 1 while changes of the leases reach this node as they happen, 0 while the watch is interrupted or not begun.
+# HELP twill_lease_watch_up 1 while changes of the leases reach this node as they happen, 0 while the watch is interrupted or has not started.
 # TYPE twill_lease_watch_up gauge
 twill_lease_watch_up 1
-# HELP twill_rules_checked_timestamp_seconds When the firewall rules were last found to be as wanted, as Unix time.
+# HELP twill_rules_checked_timestamp_seconds When the firewall rules were last found to be correct, as Unix time.
 # TYPE twill_rules_checked_timestamp_seconds gauge
 twill_rules_checked_timestamp_seconds 1.70000006e+09
-# HELP twill_rules_in_force 1 if the firewall rules were as wanted when last checked, 0 if they could not be written. twill status says why.
+# HELP twill_rules_in_force 1 if the firewall rules were correct when last checked, 0 if they could not be written. twill status says why.
 # TYPE twill_rules_in_force gauge
 twill_rules_in_force 1
 # HELP twill_rules_writes_total Times the firewall rules differed from the wanted ones and were written. It grows while another program removes them.

@@ -51,7 +51,7 @@ var shardCounters = []struct {
 		func(s *metrics.Shard) uint64 { return s.CacheMisses.Load() }},
 	{counter("socket_overflow_datagrams_total", "Datagrams that the kernel dropped because the socket's receive buffer was full: this shard's thread gets too little CPU time.", "shard"),
 		func(s *metrics.Shard) uint64 { return s.SocketOverflows.Load() }},
-	{counter("filtered_messages_total", "Of what is counted as unknown_peer, UDP messages that the kernel dropped before they reached a socket's queue (--stranger-filter). For all shards together, on the first.", "shard"),
+	{counter("filtered_messages_total", "UDP messages counted as unknown_peer that the kernel dropped before they reached a socket's queue (--stranger-filter). The first shard has the count for all shards.", "shard"),
 		func(s *metrics.Shard) uint64 { return s.Filtered.Load() }},
 	{counter("gso_fallbacks_total", "Times the kernel refused UDP GSO while running and it was turned off for the shard's socket.", "shard"),
 		func(s *metrics.Shard) uint64 { return s.GSOFallbacks.Load() }},
@@ -60,7 +60,7 @@ var shardCounters = []struct {
 }
 
 var dropped = counter("dropped_packets_total",
-	"Packets not forwarded, each under one reason. On rx, unknown_peer and spoofed_source mean that an unknown host, or a peer that is not entitled to the address, sends to this node's UDP port.",
+	"Packets not forwarded, each counted under one reason. On rx, unknown_peer and spoofed_source mean that an unknown host, or a peer that is not entitled to the address, sends to this node's UDP port.",
 	"shard", "direction", "reason")
 
 var buildInfo = gauge("build_info", "Always 1; the label is the version of the running binary.", "version")
@@ -95,14 +95,14 @@ var stateMetrics = []struct {
 		func(st *metrics.State, put putter) { put(st.Source.Away.Seconds()) }},
 	{gauge("lease_source_ok", "1 if the newest version of the lease source is in force; 0 while it is invalid and the last valid one stays in force. The log and twill status say why."),
 		func(st *metrics.State, put putter) { put(oneIf(st.Source.OK)) }},
-	{gauge("lease_watch_up", "1 while changes of the leases reach this node as they happen, 0 while the watch is interrupted or not begun."),
+	{gauge("lease_watch_up", "1 while changes of the leases reach this node as they happen, 0 while the watch is interrupted or has not started."),
 		func(st *metrics.State, put putter) { put(oneIf(st.Source.Watched)) }},
 	{gauge("lease_source_updated_timestamp_seconds", "When the last good update of the leases arrived, as Unix time. In a quiet cluster that may be long ago."),
 		func(st *metrics.State, put putter) { putTime(put, st.Source.Updated) }},
 	{gauge("lease_expiry_timestamp_seconds", "When this node's lease expires unless it is renewed, as Unix time. There is no series for a lease that does not expire, as in Kubernetes and in a file."),
 		func(st *metrics.State, put putter) { putTime(put, st.LeaseExpiry) }},
 
-	{gauge("rules_in_force", "1 if the firewall rules were as wanted when last checked, 0 if they could not be written. twill status says why."),
+	{gauge("rules_in_force", "1 if the firewall rules were correct when last checked, 0 if they could not be written. twill status says why."),
 		func(st *metrics.State, put putter) {
 			if st.Rules != nil {
 				put(oneIf(st.Rules.InForce))
@@ -114,7 +114,7 @@ var stateMetrics = []struct {
 				put(float64(st.Rules.Writes))
 			}
 		}},
-	{gauge("rules_checked_timestamp_seconds", "When the firewall rules were last found to be as wanted, as Unix time."),
+	{gauge("rules_checked_timestamp_seconds", "When the firewall rules were last found to be correct, as Unix time."),
 		func(st *metrics.State, put putter) {
 			if st.Rules != nil {
 				putTime(put, st.Rules.Checked)

@@ -135,7 +135,7 @@ func (p *page) findings(w *writer) {
 		add("%d leases are left out because they overlap others.", p.Source.Conflicts)
 	}
 	if r := p.Rules; r != nil && r.Problem != "" {
-		add("Firewall rules are not as wanted: %s", r.Problem)
+		add("Firewall rules are not correct: %s", r.Problem)
 	}
 	if dp := p.Dataplane; dp != nil {
 		named, more := 0, 0

@@ -83,7 +83,7 @@ func TestPageShowsWhatTheNodeWaitsForAndWhatIsWrong(t *testing.T) {
 	text := get(t, d).Body.String()
 	for _, want := range []string{
 		`<p class="state bad">waiting for a lease: no free subnet`,
-		"<li>Firewall rules are not as wanted: iptables: exit status 4",
+		"<li>Firewall rules are not correct: iptables: exit status 4",
 		"<li>The lease store has not answered since 22:13:20 UTC.",
 	} {
 		if !strings.Contains(text, want) {

@@ -197,7 +197,7 @@ func TestHostWithoutTUNIsRefused(t *testing.T) {
 			s.refusesWithout(t, []string{"-dir=/dev", "-mknod"},
 				because("/dev/net/tun is missing", "modprobe tun", "MKNOD"), s.flags(flag)...)
 			s.refusesWithout(t, []string{"-device=/dev/net/tun"},
-				because("permission denied", "allow the container /dev/net/tun"), s.flags(flag)...)
+				because("permission denied", "allow the container to use /dev/net/tun"), s.flags(flag)...)
 			s.refusesWithout(t, []string{"-net-admin"},
 				because("operation not permitted", "CAP_NET_ADMIN"), s.flags(flag)...)
 		})

@@ -227,7 +227,7 @@ func TestCaptureIsRefusedWithTheReason(t *testing.T) {
 		return string(out)
 	}
 	first := d.capture()
-	if out, want := again(), "another capture is under way"; !strings.Contains(out, want) {
+	if out, want := again(), "another capture is in progress"; !strings.Contains(out, want) {
 		t.Errorf("%s, want %q", out, want)
 	}
 	testkit.Must(t, first.cmd.Process.Kill()) // as a closed terminal does
