@@ -314,7 +314,7 @@ clean: ## remove what was built
 .PHONY: needs-root
 needs-root:
 	@if [ "$$(id -u)" != 0 ]; then \
-		echo "this makes network namespaces and TUN devices and needs root: run it with sudo, or run 'make test-unit', which does not" >&2; \
+		echo "this creates network namespaces and TUN devices, which needs root: run it with sudo, or run 'make test-unit', which does not" >&2; \
 		exit 1; fi
 
 $(REPORT): $(wildcard tools/testreport/*.go) tools/go.mod

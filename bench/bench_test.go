@@ -165,7 +165,7 @@ func TestAFloodKeepsItsRateAndCountsWhatIsLost(t *testing.T) {
 		t.Errorf("loss %g on a wire that loses half", f.loss())
 	}
 	if offered := float64(f.sent) / f.elapsed.Seconds(); offered > 5500 {
-		t.Errorf("%g datagrams a second were sent, 5000 were asked for", offered)
+		t.Errorf("sent %g datagrams per second, want 5000", offered)
 	}
 }
 
@@ -196,7 +196,7 @@ func TestAPathThatCannotBeMadeIsReportedAndTheOthersRun(t *testing.T) {
 		t.Fatalf("%d wires", len(r.Wires))
 	}
 	for _, w := range r.Wires {
-		if e := w.Paths[0].Error; !strings.Contains(e, "not-built is not there") || !strings.Contains(e, "make peers") {
+		if e := w.Paths[0].Error; !strings.Contains(e, "not-built does not exist") || !strings.Contains(e, "make peers") {
 			t.Errorf("%s: flannel-udp: %q", w.Name, e)
 		}
 		if len(w.Runs) != 2 || w.Runs[0].Error != "" || w.Rounds != 2 {

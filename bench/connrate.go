@@ -79,7 +79,7 @@ func runConnections(ctx context.Context, c *Connection, d time.Duration) (report
 		return nil, err
 	}
 	if n == 0 {
-		return nil, errors.New("none could be opened")
+		return nil, errors.New("no connection could be opened")
 	}
 	return u.memory(report.Figures{
 		report.ConnectionRate.Key: float64(n) / u.elapsed.Seconds(),

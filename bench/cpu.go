@@ -32,7 +32,7 @@ func machineCPU() (t machineTime, err error) {
 func parseMachineCPU(line string) (t machineTime, err error) {
 	fields := strings.Fields(line)
 	if len(fields) < 9 || fields[0] != "cpu" {
-		return t, fmt.Errorf("/proc/stat begins %q, want the sum of all CPUs", line)
+		return t, fmt.Errorf("/proc/stat begins with %q, want the sum of all CPUs", line)
 	}
 	var ticks [9]int64
 	for i := 1; i < len(ticks); i++ {
@@ -56,7 +56,7 @@ func processCPU(pid int) (time.Duration, error) {
 	// after it, utime and stime are the 12th and 13th.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	if len(fields) < 13 {
-		return 0, fmt.Errorf("%s is cut short", path)
+		return 0, fmt.Errorf("%s is truncated", path)
 	}
 	var ticks int64
 	for _, f := range fields[11:13] {

@@ -73,7 +73,7 @@ func (b backend) run(extra ...string) func(context.Context, *netlab.Topology, Bi
 // twilld prepares twilld for the hosts of a topology, with its files in dir.
 func (b backend) twilld(bin Binaries, topo *netlab.Topology, dir string, extra ...string) (*daemon, error) {
 	if !exists(bin.Twilld) {
-		return nil, fmt.Errorf("%s is not there (build it with: make build)", bin.Twilld)
+		return nil, fmt.Errorf("%s does not exist (build it with: make build)", bin.Twilld)
 	}
 	leases := filepath.Join(dir, leasesName)
 	if err := b.writeLeases(leases, topo); err != nil {
@@ -127,7 +127,7 @@ func (b backend) writeLeases(path string, topo *netlab.Topology) error {
 // flannelUDP runs stock flannel's udp backend on both hosts.
 func flannelUDP(ctx context.Context, topo *netlab.Topology, bin Binaries) (*Connection, error) {
 	if !exists(bin.FlannelUDP) {
-		return nil, fmt.Errorf("%s is not there (build it with: make peers; amd64 only)", bin.FlannelUDP)
+		return nil, fmt.Errorf("%s does not exist (build it with: make peers; amd64 only)", bin.FlannelUDP)
 	}
 	d := &daemon{
 		program: bin.FlannelUDP, link: tunLink,

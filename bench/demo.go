@@ -23,7 +23,7 @@ const (
 
 const demoIntro = `Two hosts with a pod each, in network namespaces of this machine; a real twilld on
 both. The same load in turn over twill's udp backend, over the floor (a program that
-moves packets between TUN and UDP blindly, which is what those two cost anybody),
+moves packets between TUN and UDP without inspecting them, the least that they cost),
 over twill's vxlan backend, and over kernel VXLAN made by hand:
 
 `
@@ -79,7 +79,7 @@ func Demo(ctx context.Context, bin Binaries, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\nOn the wire: %s.\nOn the way: %s.\n", onWire, counted)
+	fmt.Fprintf(out, "\nOn the wire: %s.\nInterface counters: %s.\n", onWire, counted)
 	return failed(s.report)
 }
 
@@ -137,7 +137,7 @@ func countedOnWay(c *Connection) (string, error) {
 // needRoot returns an error that explains that the operation what needs root.
 func needRoot(what string) error {
 	if os.Geteuid() != 0 {
-		return errors.New(what + " makes network namespaces and TUN devices and needs root: run it with sudo")
+		return errors.New(what + " creates network namespaces and TUN devices, which needs root: run it with sudo")
 	}
 	return nil
 }

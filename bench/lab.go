@@ -47,7 +47,7 @@ type LabHost struct {
 }
 
 // ErrNoLab reports that there is no lab.
-var ErrNoLab = errors.New("no lab is up (twill-lab up makes one)")
+var ErrNoLab = errors.New("no lab is up (create one with twill-lab up)")
 
 // LabUp creates the lab and returns it. If it fails, it leaves nothing behind.
 func LabUp(ctx context.Context, wire netlab.WireKind, bin Binaries) (_ *Lab, err error) {
@@ -55,10 +55,10 @@ func LabUp(ctx context.Context, wire netlab.WireKind, bin Binaries) (_ *Lab, err
 		return nil, err
 	}
 	if exists(labDir) {
-		return nil, errors.New("a lab is up already, or half of one; twill-lab down removes it")
+		return nil, errors.New("a lab, or a part of one, already exists; remove it with twill-lab down")
 	}
 	if err := os.Mkdir(labDir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the lab: %w", err)
+		return nil, fmt.Errorf("create the lab: %w", err)
 	}
 	defer func() {
 		if err != nil {
@@ -157,7 +157,7 @@ func LabExec(place string, args []string) error {
 	}
 	ns, err := netlab.OpenNamed(labPrefix + place)
 	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("the lab has no %q; there are a, b, pod-a and pod-b", place)
+		return fmt.Errorf("the lab has no %q; want a, b, pod-a or pod-b", place)
 	}
 	if err != nil {
 		return err

@@ -95,7 +95,7 @@ func peakRSS(pid int) (int64, error) {
 func parsePeakRSS(status []byte) (int64, error) {
 	_, rest, ok := bytes.Cut(status, []byte("\nVmHWM:"))
 	if !ok {
-		return 0, errors.New("there is no VmHWM")
+		return 0, errors.New("no VmHWM")
 	}
 	fields := bytes.Fields(rest)
 	if len(fields) < 2 || string(fields[1]) != "kB" {

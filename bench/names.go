@@ -43,10 +43,10 @@ func parse[T any](kind, names string, all []T, name func(T) string) ([]T, error)
 	for n := range strings.SplitSeq(names, ",") {
 		item, ok := find(all, n, name)
 		if !ok {
-			return nil, fmt.Errorf("unknown %s %q; there are %s", kind, n, list(all, name))
+			return nil, fmt.Errorf("unknown %s %q; want one of %s", kind, n, list(all, name))
 		}
 		if _, twice := find(found, n, name); twice {
-			return nil, fmt.Errorf("%s %s is there twice", kind, n)
+			return nil, fmt.Errorf("duplicate %s %s", kind, n)
 		}
 		found = append(found, item)
 	}

@@ -35,7 +35,7 @@ var Paths = []Path{
 	{"wire", "bare wire", bareWire, nil},
 	{"flannel-udp", "stock flannel udp", flannelUDP, nil},
 	{"floor", "floor: TUN and UDP alone", floor(false), floorLoads},
-	{"floor-plain", "floor, one packet a call", floor(true), []string{"tcp1", "tcp4", "udp64", "rr"}},
+	{"floor-plain", "floor, one packet per call", floor(true), []string{"tcp1", "tcp4", "udp64", "rr"}},
 	wireguardPath,
 	nebulaPath,
 }

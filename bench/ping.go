@@ -59,7 +59,7 @@ func pingAtMTU(ctx context.Context, c *Connection) (report.Figures, error) {
 	if _, err := echo(fd, to, c.MTU+1, echoes); err == nil {
 		return nil, fmt.Errorf("%d bytes, DF, went through an MTU of %d", c.MTU+1, c.MTU)
 	} else if !errors.Is(err, unix.EMSGSIZE) {
-		return nil, fmt.Errorf("%d bytes, DF: %w, want that it is too long", c.MTU+1, err)
+		return nil, fmt.Errorf("%d bytes, DF: %w, want EMSGSIZE", c.MTU+1, err)
 	}
 	slices.Sort(trips)
 	return report.Figures{

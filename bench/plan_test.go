@@ -69,7 +69,7 @@ func TestNamesAreCheckedAndUnique(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `unknown path "vxlna"`) || !strings.Contains(err.Error(), "host-gw") {
 		t.Errorf("a misspelt path: %v", err)
 	}
-	if _, err := ParseLoads("rr,rr"); err == nil || !strings.Contains(err.Error(), "rr is there twice") {
+	if _, err := ParseLoads("rr,rr"); err == nil || !strings.Contains(err.Error(), "duplicate load rr") {
 		t.Errorf("a load named twice: %v", err)
 	}
 }

@@ -64,7 +64,7 @@ func (p *process) waitUntil(ctx context.Context, ready func() bool) error {
 	for !ready() {
 		select {
 		case <-p.done:
-			return p.failure(fmt.Errorf("ended early: %w", p.err))
+			return p.failure(fmt.Errorf("exited early: %w", p.err))
 		case <-ctx.Done():
 			return p.failure(context.Cause(ctx))
 		case <-time.After(5 * time.Millisecond):
@@ -77,7 +77,7 @@ func (p *process) waitUntil(ctx context.Context, ready func() bool) error {
 func (p *process) failure(err error) error {
 	name := filepath.Base(p.cmd.Path)
 	if said := p.said(); said != "" {
-		return fmt.Errorf("%s: %w; it said:\n%s", name, err, said)
+		return fmt.Errorf("%s: %w; its output:\n%s", name, err, said)
 	}
 	return fmt.Errorf("%s: %w", name, err)
 }
@@ -92,7 +92,7 @@ func (p *process) kill() {
 func (p *process) stop() error {
 	select {
 	case <-p.done:
-		return p.failure(fmt.Errorf("had ended before: %w", p.err))
+		return p.failure(fmt.Errorf("had exited before: %w", p.err))
 	default:
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -103,7 +103,7 @@ func (p *process) stop() error {
 		return nil
 	case <-time.After(stopTimeout):
 		p.kill()
-		return p.failure(fmt.Errorf("still there %v after SIGTERM", stopTimeout))
+		return p.failure(fmt.Errorf("still running %v after SIGTERM", stopTimeout))
 	}
 }
 

@@ -131,7 +131,7 @@ func (s *session) setUp(ctx context.Context, w Wire) error {
 		found.Paths = append(found.Paths, entry)
 	}
 	if len(s.up) == 0 {
-		return fmt.Errorf("wire %s: no path could be made: %w", w.Name, errors.Join(failures...))
+		return fmt.Errorf("wire %s: no path could be set up: %w", w.Name, errors.Join(failures...))
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func runStreams(ctx context.Context, c *Connection, forward, back int, d time.Du
 		return nil, err
 	}
 	if bytes == 0 {
-		return nil, errors.New("no byte arrived")
+		return nil, errors.New("no data arrived")
 	}
 	gb := float64(bytes) / 1e9
 	return u.memory(report.Figures{

@@ -63,7 +63,7 @@ func (t *tap) find(from, to netip.Addr, seq uint16) (sighting, error) {
 	for {
 		n, _, err := unix.Recvfrom(t.fd, buf, 0)
 		if err != nil {
-			return sighting{}, fmt.Errorf("%s: the request that was answered did not come by on %s: %w", t.ns, t.link, err)
+			return sighting{}, fmt.Errorf("%s: the request that was answered was not captured on %s: %w", t.ns, t.link, err)
 		}
 		frame := buf[:n]
 		for at := 0; at+tourSize <= n; at++ {
@@ -90,7 +90,7 @@ func dissect(frame []byte, ethernet bool) (string, error) {
 		var next func([]byte) (header, bool)
 		h, ethernet, next = parseHeader(rest, ethernet)
 		if h.bytes == nil {
-			return "", errors.New("a packet of an unknown form")
+			return "", errors.New("packet of an unknown format")
 		}
 		all, rest = append(all, h), rest[len(h.bytes):]
 		if next == nil {

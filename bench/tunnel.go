@@ -25,7 +25,7 @@ type tunnel struct {
 func peerProgram(bin Binaries, name string) (string, error) {
 	path := filepath.Join(filepath.Dir(bin.FlannelUDP), name)
 	if !exists(path) {
-		return "", fmt.Errorf("%s is not there (build it with: make peers-bench)", path)
+		return "", fmt.Errorf("%s does not exist (build it with: make peers-bench)", path)
 	}
 	return path, nil
 }

@@ -41,7 +41,7 @@ func TestAPeerThatIsNotBuiltIsNamed(t *testing.T) {
 		{nebulaPath, map[string]string{"nebula": ""}, "nebula-cert"},
 	} {
 		_, err := tc.path.up(t.Context(), nil, peerScripts(t, tc.there))
-		want := tc.missing + " is not there (build it with: make peers-bench)"
+		want := tc.missing + " does not exist (build it with: make peers-bench)"
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}

@@ -106,7 +106,7 @@ func carriedRate(ctx context.Context, c *Connection, t traffic, d time.Duration)
 		}
 		rate = min(rate, f.sendRate()) * retried // the senders may not have reached it
 	}
-	return nil, fmt.Errorf("%w, down to %.0f datagrams a second", errLossy, rate/retried)
+	return nil, fmt.Errorf("%w, down to %.0f datagrams per second", errLossy, rate/retried)
 }
 
 // errLossy means that a path, or the machine beneath it, loses datagrams at any
@@ -170,7 +170,7 @@ func runFlood(ctx context.Context, c *Connection, t traffic, rate float64, d tim
 	u.elapsed = elapsed
 	f := &flood{sent: sent.Load(), received: received.Load(), usage: u}
 	if f.received == 0 {
-		return nil, errors.New("no datagram arrived")
+		return nil, errors.New("no datagrams arrived")
 	}
 	return f, nil
 }

@@ -19,8 +19,8 @@ const lossFraction = 0.001
 
 // Wires are all wires, in the order in which they are used.
 var Wires = []Wire{
-	{"super", "super-packets cross whole", netlab.Super, 0, nil},
-	{"mtu", "frames of the MTU cross, as from a plain card", netlab.MTU, 0, nil},
-	{"super+loss", "as super, and 0.1 % of the super-packets vanish", netlab.Super, lossFraction, []string{"tcp1", "tcp4", "tcp16"}},
-	{"mtu+loss", "as mtu, and 0.1 % of the frames vanish", netlab.MTU, lossFraction, []string{"tcp1", "tcp4", "tcp16"}},
+	{"super", "super-packets pass unsplit", netlab.Super, 0, nil},
+	{"mtu", "frames of up to the MTU pass, as from a plain network card", netlab.MTU, 0, nil},
+	{"super+loss", "as super, and 0.1 % of the super-packets are lost", netlab.Super, lossFraction, []string{"tcp1", "tcp4", "tcp16"}},
+	{"mtu+loss", "as mtu, and 0.1 % of the frames are lost", netlab.MTU, lossFraction, []string{"tcp1", "tcp4", "tcp16"}},
 }

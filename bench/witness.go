@@ -61,7 +61,7 @@ func (w *witness) testimony() (string, error) {
 		}
 	}
 	if said == "" {
-		return "", fmt.Errorf("no packet from %s to %s inside UDP came by on %s", w.from, w.to, netlab.UnderlayLink)
+		return "", fmt.Errorf("no packet from %s to %s inside UDP was captured on %s", w.from, w.to, netlab.UnderlayLink)
 	}
 	return said, nil
 }
@@ -79,7 +79,7 @@ func (w *witness) describe(outer []byte) string {
 		return ""
 	}
 	sport, dport := binary.BigEndian.Uint16(datagram), binary.BigEndian.Uint16(datagram[2:])
-	return fmt.Sprintf("%d bytes, UDP %s → %s, and in it nothing but %d bytes, IPv4 %s → %s", len(outer),
+	return fmt.Sprintf("%d bytes, UDP %s → %s, containing only %d bytes, IPv4 %s → %s", len(outer),
 		netip.AddrPortFrom(src, sport), netip.AddrPortFrom(dst, dport), len(inner), innerSrc, innerDst)
 }
 

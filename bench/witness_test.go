@@ -17,7 +17,7 @@ func TestWitnessDescribesOnlyPodPacketsInsideUDP(t *testing.T) {
 	)
 	const packet = outer + udp + inner
 	for _, c := range []struct{ name, packet, want string }{
-		{"a packet of a pod", packet, "56 bytes, UDP 172.31.9.11:8285 → 172.31.9.12:8285, and in it nothing but 28 bytes, IPv4 10.5.1.2 → 10.5.2.2"},
+		{"a packet of a pod", packet, "56 bytes, UDP 172.31.9.11:8285 → 172.31.9.12:8285, containing only 28 bytes, IPv4 10.5.1.2 → 10.5.2.2"},
 		{"the way back", strings.Replace(packet, "0a0501020a050202", "0a0502020a050102", 1), ""},
 		{"not UDP", strings.Replace(packet, "4011", "4006", 1), ""},
 		{"a header between", strings.Replace(packet, udp, udp+"0000000000000000", 1), ""},

@@ -22,7 +22,7 @@ var (
 	CPUPerMillion  = Metric{"cpu_s_per_million", "CPU s/million", true}
 	// DaemonCPUPerGB is the part of CPUPerGB used by the daemons' own threads, system
 	// calls included.
-	DaemonCPUPerGB = Metric{"daemon_cpu_s_per_gb", "of it daemons, s/GB", false}
+	DaemonCPUPerGB = Metric{"daemon_cpu_s_per_gb", "by daemons, s/GB", false}
 	// PeakRSS is the peak resident set size of the larger of the two daemons while the
 	// load runs.
 	PeakRSS = Metric{"daemon_peak_rss_mb", "MB", false}

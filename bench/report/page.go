@@ -20,7 +20,7 @@ const (
 func (r *Report) Markdown(plots string) string {
 	var b strings.Builder
 	r.writeHead(&b)
-	b.WriteString("\n### What is to be reached\n\n")
+	b.WriteString("\n### Targets\n\n")
 	r.writeMarks(&b)
 	if n := r.finishedRounds(); n < marksRounds {
 		fmt.Fprintf(&b, "\nThe marks are meant for medians of at least %d rounds; here there were %d.\n", marksRounds, n)
@@ -39,7 +39,7 @@ func (r *Report) Markdown(plots string) string {
 		writeMicro(&b, r.Micro)
 	}
 	if failures := r.Failures(); len(failures) > 0 {
-		b.WriteString("\n### What failed\n\n")
+		b.WriteString("\n### Failures\n\n")
 		for _, line := range failures {
 			fmt.Fprintf(&b, "- %s\n", oneLine(line))
 		}
@@ -65,9 +65,9 @@ func (r *Report) writeHead(b *strings.Builder) {
 	if r.Interrupted {
 		rounds = "" // the wires differ, see below
 	}
-	fmt.Fprintf(b, "Medians of %sinterleaved rounds of %.2g s a run, in parentheses the least and the most of them, "+
+	fmt.Fprintf(b, "Medians of %sinterleaved rounds of %.2g s a run, in parentheses their minimum and maximum, "+
 		"in brackets the ratio to kernel VXLAN: the median of the rounds' ratios. "+
-		"For CPU time and latency a ratio below 1 is the better one. → is from pod a to pod b, ← the other way, ⇄ both at once. "+
+		"For CPU time and latency a ratio below 1 is better. → is from pod a to pod b, ← the other way, ⇄ both at once. "+
 		"CPU time is that of the whole machine, generator and kernel included. – was not measured.\n\n", rounds, r.Seconds)
 	rows := [][]string{{"", ""},
 		{"machine", r.Machine.String()},
@@ -121,7 +121,7 @@ func (r *Report) UpdatePage(page, dir string) error {
 	before, rest, begun := strings.Cut(string(text), pageBegin)
 	_, after, ended := strings.Cut(rest, pageEnd)
 	if !begun || !ended {
-		return fmt.Errorf("update %s: want a line %q and after it a line %q", page, pageBegin, pageEnd)
+		return fmt.Errorf("update %s: want a line %q, and a line %q after it", page, pageBegin, pageEnd)
 	}
 	links, err := relative(filepath.Dir(page), dir)
 	if err != nil {

@@ -69,12 +69,12 @@ func (r *Report) Warning() string {
 		why = append(why, fmt.Sprintf("%.0f %% of its CPU time was in use before anything was measured", r.Busy.UsedPercent))
 	}
 	if r.Busy.StolenPercent > 2 {
-		why = append(why, fmt.Sprintf("a hypervisor took %.0f %% of the CPU time away", r.Busy.StolenPercent))
+		why = append(why, fmt.Sprintf("the hypervisor gave %.0f %% of the CPU time to others", r.Busy.StolenPercent))
 	}
 	if len(why) == 0 {
 		return ""
 	}
-	return "The machine was not quiet: " + strings.Join(why, ", and ") + "."
+	return "The machine was not idle: " + strings.Join(why, ", and ") + "."
 }
 
 // Named is an item with a name and a description.
@@ -130,7 +130,7 @@ func ReadJSON(path string) (*Report, error) {
 		return nil, fmt.Errorf("read report %s: %w", path, err)
 	}
 	if r.Schema != Schema {
-		return nil, fmt.Errorf("read report %s: its schema is %d, this program knows %d only; measure again", path, r.Schema, Schema)
+		return nil, fmt.Errorf("read report %s: its schema is %d, this program supports only %d; measure again", path, r.Schema, Schema)
 	}
 	return r, nil
 }
@@ -141,7 +141,7 @@ func (r *Report) Failures() []string {
 	for _, w := range r.Wires {
 		for _, p := range w.Paths {
 			if p.Error != "" {
-				lines = append(lines, fmt.Sprintf("%s did not take part on the %s wire: %s", p.Name, w.Name, p.Error))
+				lines = append(lines, fmt.Sprintf("%s could not be set up on the %s wire: %s", p.Name, w.Name, p.Error))
 			}
 		}
 		for _, run := range w.Runs {

@@ -16,7 +16,7 @@ import (
 // with a path that was not to be had and a run that failed.
 func sample() *Report {
 	w := &Wire{
-		Named: Named{"super", "super-packets cross whole"}, Rounds: 3,
+		Named: Named{"super", "super-packets pass unsplit"}, Rounds: 3,
 		Paths: []Path{
 			{Named: Named{"twill", "twill"}, MTU: 1472}, {Named: Named{"vxlan", "kernel VXLAN"}, MTU: 1450},
 			{Named: Named{"flannel-udp", "stock flannel udp"}, Error: "not there\n(build it with: make peers)"},
@@ -111,7 +111,7 @@ func TestBusyMachineIsNamed(t *testing.T) {
 	}{
 		{Busy{UsedPercent: 5, LoadAtStart: 3, LoadAtEnd: 9, StolenPercent: 2}, ""},
 		{Busy{UsedPercent: 6}, "6 % of its CPU time was in use"},
-		{Busy{StolenPercent: 7}, "took 7 % of the CPU time"},
+		{Busy{StolenPercent: 7}, "gave 7 % of the CPU time to others"},
 	} {
 		r := sample()
 		r.Busy = tc.busy

@@ -41,7 +41,7 @@ func (r *Report) WriteSummary(out io.Writer) error {
 	}
 	var b strings.Builder
 	writeTable(&b, 1, rows)
-	fmt.Fprintf(&b, "\nMedians of %d interleaved rounds of %g s, in parentheses the least and the most, in brackets the\n"+
+	fmt.Fprintf(&b, "\nMedians of %d interleaved rounds of %g s, in parentheses the minimum and maximum, in brackets the\n"+
 		"ratio to kernel VXLAN. CPU time is the whole machine's, generator included. Wire: %s, MTU %d.\n%s.\n",
 		w.Rounds, r.Seconds, w.Name, r.MTU, r.Machine)
 	if warning := r.Warning(); warning != "" {

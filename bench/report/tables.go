@@ -28,13 +28,13 @@ var tcpLoads = []Named{
 var sections = []section{
 	{"TCP: Gbit/s received, by streams and direction", each(tcpLoads, Throughput)},
 	{"TCP: CPU seconds of the machine per GB", each(tcpLoads, CPUPerGB)},
-	{"TCP: segments sent again", each(tcpLoads, Retransmits)},
-	{"UDP: thousands of packets received a second at less than 1 % loss, and the CPU seconds of the machine for a million; four senders but where it says one", []column{
+	{"TCP: retransmitted segments", each(tcpLoads, Retransmits)},
+	{"UDP: thousands of packets received per second at less than 1 % loss, and the CPU seconds of the machine per million; four senders unless stated otherwise", []column{
 		{"64 B, one sender", "udp64-1", PacketRate}, {"64 B", "udp64", PacketRate}, {"512 B", "udp512", PacketRate}, {"full size", "udpmtu", PacketRate},
 		{"full size, Gbit/s", "udpmtu", Throughput},
 		{"64 B, one sender, CPU", "udp64-1", CPUPerMillion}, {"64 B, CPU", "udp64", CPUPerMillion}, {"512 B, CPU", "udp512", CPUPerMillion}, {"full size, CPU", "udpmtu", CPUPerMillion},
 	}},
-	{"Requests of 64 B, one after the other: half of the round trip, µs, and the CPU seconds of the machine for a million", []column{
+	{"Requests of 64 B, one after the other: half of the round trip, µs, and the CPU seconds of the machine per million", []column{
 		{"p50", "rr", HalfRTT50}, {"p99", "rr", HalfRTT99}, {"p99.9", "rr", HalfRTT999}, {"CPU", "rr", CPUPerMillion},
 	}},
 	{"The same beside one TCP stream at full speed", []column{

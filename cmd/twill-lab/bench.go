@@ -15,7 +15,7 @@ import (
 	"github.com/twillnet/twill/internal/command"
 )
 
-const aboutBench = `Puts loads on several paths between two pods, round after round, and prints
+const aboutBench = `Runs loads on several paths between two pods, in several rounds, and prints
 medians, spread and ratios to kernel VXLAN, and which marks were reached.
 Everything runs in network namespaces of this machine, which should be idle.
 Needs root. Ctrl-C stops early; rounds that are finished by then are kept.`
@@ -43,7 +43,7 @@ func (f *benchFlags) register(fs *flag.FlagSet) {
 		quick.paths, quick.loads, quick.wires, quick.rounds, quick.minutes))
 	fs.StringVar(&f.paths, "paths", bench.AllPaths(), "`NAMES` of the paths")
 	fs.StringVar(&f.loads, "loads", "", "`NAMES` of the loads, for every path and wire, of: "+bench.AllLoads()+
-		"; by default, those that say nothing about a path or a wire are left out")
+		"; by default, those that do not depend on a path or a wire are left out")
 	fs.Func("wire", "`NAMES` of the wires; may be repeated (default "+bench.AllWires()+")", func(names string) error {
 		f.wires = strings.TrimPrefix(f.wires+","+names, ",")
 		return nil
@@ -58,7 +58,7 @@ func (f *benchFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.from, "from", "", "`FILE`: show this report.json again and measure nothing")
 	fs.StringVar(&f.binaries.Twilld, "twilld", f.binaries.Twilld, "`PATH` of twilld")
 	fs.StringVar(&f.binaries.Base, "base-twilld", "", "`PATH` of another build of twilld to compare twill with, both measured in the same rounds")
-	fs.Func("base-flags", "space-separated `FLAGS`: compare in the same way with a twilld that has them, of --base-twilld or of the same build", func(flags string) error {
+	fs.Func("base-flags", "space-separated `FLAGS`: also measure a twilld with these flags, of --base-twilld or of the same build", func(flags string) error {
 		f.binaries.BaseFlags = strings.Fields(flags)
 		return nil
 	})
@@ -192,7 +192,7 @@ func readMicro(path string) ([]report.Micro, error) {
 	}
 	results, err := report.ParseMicro(strings.NewReader(string(text)))
 	if err == nil && len(results) == 0 {
-		err = errors.New("it has no results of Go benchmarks")
+		err = errors.New("no results of Go benchmarks")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -20,7 +20,7 @@ var program = command.Program{
 		{Name: "status", Summary: "show twill status of both hosts of the lab", Run: runStatus},
 		{Name: "exec", Summary: "run a command on one of its hosts (a, b) or in a pod (pod-a, pod-b)", Run: runExec},
 		{Name: "down", Summary: "remove the lab", Run: runDown},
-		{Name: "ping", Summary: "ping each millisecond, and count what a restart loses", Run: runPing},
+		{Name: "ping", Summary: "ping every millisecond, and count what a restart loses", Run: runPing},
 		{Name: "bench", Summary: "measure twill beside other paths between pods", Run: runBench},
 	},
 }

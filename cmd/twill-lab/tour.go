@@ -29,7 +29,7 @@ func runTour(ctx context.Context, c *command.Call) error {
 	if *step {
 		lines := bufio.NewReader(os.Stdin)
 		pause = func() error {
-			fmt.Fprint(c.Stderr, "\n(Enter continues) ")
+			fmt.Fprint(c.Stderr, "\n(press Enter to continue) ")
 			_, err := lines.ReadString('\n')
 			return err
 		}

@@ -24,11 +24,11 @@ func namespace(t *testing.T) *namespaced {
 	runtime.LockOSThread()
 	far, err := netns.New()
 	if err != nil {
-		t.Fatalf("make network namespace: %v", err)
+		t.Fatalf("create network namespace: %v", err)
 	}
 	here, err := netns.New()
 	if err != nil {
-		t.Fatalf("make network namespace: %v", err)
+		t.Fatalf("create network namespace: %v", err)
 	}
 	here.Close() // the thread keeps it
 	t.Cleanup(func() { far.Close() })

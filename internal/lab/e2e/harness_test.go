@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 // nothing behind in this process.
 func run(m *testing.M) int {
 	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "e2e: these tests make network namespaces and TUN devices and need root: run them with sudo")
+		fmt.Fprintln(os.Stderr, "e2e: these tests create network namespaces and TUN devices and need root: run them with sudo")
 		return 1
 	}
 	var err error

@@ -58,7 +58,7 @@ func history(t testing.TB, client *clientv3.Client, keys string) []*clientv3.Eve
 			events = append(events, e)
 		}
 	}
-	t.Fatalf("read etcd's log: not at its end after %s", testkit.Patience)
+	t.Fatalf("read etcd's log: did not reach its end within %s", testkit.Patience)
 	return nil
 }
 
@@ -95,7 +95,7 @@ func Faults(events []*clientv3.Event, subnets string) []string {
 			continue
 		}
 		if taken && !sameNode(was, now) {
-			faults = append(faults, fmt.Sprintf("revision %d: %s goes from %s to %s without an end", e.Kv.ModRevision, k, node(was), node(now)))
+			faults = append(faults, fmt.Sprintf("revision %d: %s passes from %s to %s without having ended", e.Kv.ModRevision, k, node(was), node(now)))
 		}
 		remove(k)
 		for _, p := range now.Subnets() {

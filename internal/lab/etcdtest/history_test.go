@@ -46,7 +46,7 @@ func TestTwoOwnersOfASubnetAreFound(t *testing.T) {
 		want   string
 	}{
 		{"overwritten", events("put 10.5.1.0-24 192.0.2.1", "put 10.5.1.0-24 192.0.2.2"),
-			"revision 2: 10.5.1.0-24 goes from 192.0.2.1 to 192.0.2.2 without an end"},
+			"revision 2: 10.5.1.0-24 passes from 192.0.2.1 to 192.0.2.2 without having ended"},
 		{"within a wider one", events("put 10.5.0.0-20 192.0.2.1", "put 10.5.1.0-24 192.0.2.2"),
 			"revision 2: 10.5.1.0-24 of 192.0.2.2 overlaps 10.5.0.0-20 of 192.0.2.1"},
 		{"around a narrower one", events("put 10.5.1.0-24 192.0.2.1", "put 10.5.0.0-20 192.0.2.2"),

@@ -244,7 +244,7 @@ func (s *Server) waitReady() error {
 		}
 		select {
 		case <-s.process.ended:
-			return fmt.Errorf("etcd %s has ended: %v\n%s", s.name, s.process.state, s.Log())
+			return fmt.Errorf("etcd %s exited: %v\n%s", s.name, s.process.state, s.Log())
 		case <-late:
 			return fmt.Errorf("etcd %s is not ready after %s\n%s", s.name, testkit.Patience, s.Log())
 		case <-tick.C:

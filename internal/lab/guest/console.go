@@ -21,7 +21,7 @@ type console struct {
 }
 
 // errEnded means that the guest has ended, by a panic or on request.
-var errEnded = errors.New("the guest has ended")
+var errEnded = errors.New("the guest exited")
 
 // Write takes what the guest writes. The terminal driver puts a carriage return
 // before each end of line.
@@ -75,7 +75,7 @@ func (c *console) await(from int, limit time.Duration, found func(text []byte) b
 		select {
 		case <-changed:
 		case <-late:
-			return fmt.Errorf("not within %s", limit)
+			return fmt.Errorf("no result within %s", limit)
 		}
 	}
 }

@@ -69,7 +69,7 @@ func Boot(t testing.TB, c Config) *Guest {
 func boot(dir string, c Config) (*Guest, error) {
 	m, ok := machines[c.Image.Arch]
 	if !ok {
-		return nil, fmt.Errorf("boot a guest: no machine for the architecture %q", c.Image.Arch)
+		return nil, fmt.Errorf("boot a guest: unsupported architecture %q", c.Image.Arch)
 	}
 	initramfs := filepath.Join(dir, "initramfs")
 	c.Modules = append([]string{"virtio_pci", "virtio_net"}, c.Modules...)

@@ -24,7 +24,7 @@ func Linux(version, arch string) (Image, error) {
 	name := fmt.Sprintf("linux-%s-%s", version, arch)
 	i := Image{Arch: arch, dir: filepath.Join(filepath.Dir(file), "..", "..", "..", "bin", "peers", "guest", name)}
 	if _, err := os.Stat(filepath.Join(i.dir, "complete")); err != nil {
-		return Image{}, fmt.Errorf("%s for guests is not there (%w): run make guest in the root of the repository", name, err)
+		return Image{}, fmt.Errorf("%s for guests does not exist (%w): run make guest in the root of the repository", name, err)
 	}
 	return i, nil
 }
@@ -63,7 +63,7 @@ func (i Image) modules(names []string) ([]string, error) {
 		placed[name] = true
 		path, ok := files[name]
 		if !ok {
-			return fmt.Errorf("find module %s: there is none in %s", name, i.dir)
+			return fmt.Errorf("find module %s: not in %s", name, i.dir)
 		}
 		needed, err := dependencies(path)
 		if err != nil {

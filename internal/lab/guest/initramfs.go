@@ -23,16 +23,16 @@ var initScript []byte
 func writeInitramfs(to string, c Config) (err error) {
 	modules, err := c.Image.modules(c.Modules)
 	if err != nil {
-		return fmt.Errorf("make initramfs: %w", err)
+		return fmt.Errorf("create initramfs: %w", err)
 	}
 	f, err := os.Create(to)
 	if err != nil {
-		return fmt.Errorf("make initramfs: %w", err)
+		return fmt.Errorf("create initramfs: %w", err)
 	}
 	a := archive{w: cpio.NewWriter(f), dirs: make(map[string]bool)}
 	defer func() {
 		if err = errors.Join(err, a.w.Close(), f.Close()); err != nil {
-			err = fmt.Errorf("make initramfs: %w", err)
+			err = fmt.Errorf("create initramfs: %w", err)
 		}
 	}()
 	for _, dir := range []string{"dev", "proc", "sys", "tmp", "run", "etc", "usr/sbin"} {

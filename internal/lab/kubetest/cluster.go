@@ -165,7 +165,7 @@ func (c *Cluster) Restart() {
 	testkit.Eventually(c.t, "the API server is ready", func() bool {
 		select {
 		case <-c.api.ended:
-			c.t.Fatalf("the API server has ended:\n%s", c.api.tail())
+			c.t.Fatalf("the API server exited:\n%s", c.api.tail())
 		default:
 		}
 		code, _, err := c.ask(http.MethodGet, "/readyz", "", nil)

@@ -260,7 +260,7 @@ func (c *Cluster) ServiceAccountToken(secret string) string {
 	const accounts = "/api/v1/namespaces/default/serviceaccounts"
 	code, answer, err := c.ask(http.MethodPost, accounts, "application/json", []byte(`{"metadata":{"name":"flannel"}}`))
 	if err != nil || code >= 300 && code != http.StatusConflict {
-		c.t.Fatalf("make service account: %d %s, %v", code, answer, err)
+		c.t.Fatalf("create service account: %d %s, %v", code, answer, err)
 	}
 	c.Do(http.MethodPost, "/api/v1/namespaces/default/secrets", map[string]any{"metadata": map[string]any{"name": secret}}, nil)
 	var out struct {
@@ -270,7 +270,7 @@ func (c *Cluster) ServiceAccountToken(secret string) string {
 		"boundObjectRef": map[string]any{"apiVersion": "v1", "kind": "Secret", "name": secret},
 	}}, &out)
 	if out.Status.Token == "" {
-		c.t.Fatal("the API server gave an empty token")
+		c.t.Fatal("the API server returned an empty token")
 	}
 	return out.Status.Token
 }

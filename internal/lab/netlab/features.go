@@ -121,7 +121,7 @@ func (e ethtool) set(names []string, want map[string]bool) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if got[name] != want[name] {
-			return fmt.Errorf("set %s of %s to %t: the kernel did not", name, e.link, want[name])
+			return fmt.Errorf("set %s of %s to %t: the kernel did not apply it", name, e.link, want[name])
 		}
 	}
 	return nil

@@ -17,7 +17,7 @@ const lossSteps = 100_000
 func (t *Topology) lose(fraction float64) error {
 	nft, err := exec.LookPath("nft")
 	if err != nil {
-		return fmt.Errorf("lose frames on the wire: nft is not there (apt-get install nftables)")
+		return fmt.Errorf("lose frames on the wire: nft is not installed (apt-get install nftables)")
 	}
 	var rules strings.Builder
 	rules.WriteString("table netdev loss {\n")

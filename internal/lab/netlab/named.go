@@ -19,7 +19,7 @@ func NewNamed(name string) (*Namespace, error) {
 	path := filepath.Join(nameDir, name)
 	n, err := create(name, path)
 	if err != nil {
-		return nil, fmt.Errorf("make network namespace %s: %w", path, explain(err))
+		return nil, fmt.Errorf("create network namespace %s: %w", path, explain(err))
 	}
 	return n, nil
 }

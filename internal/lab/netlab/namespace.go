@@ -32,7 +32,7 @@ type Namespace struct {
 func New(label string) (*Namespace, error) {
 	n, err := create(label, "")
 	if err != nil {
-		return nil, fmt.Errorf("make network namespace %s: %w", label, explain(err))
+		return nil, fmt.Errorf("create network namespace %s: %w", label, explain(err))
 	}
 	return n, nil
 }

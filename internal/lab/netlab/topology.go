@@ -40,7 +40,7 @@ func ParseWire(name string) (WireKind, error) {
 	if kind := WireKind(name); kind == Super || kind == MTU {
 		return kind, nil
 	}
-	return "", fmt.Errorf("unknown wire %q; there are %s and %s", name, Super, MTU)
+	return "", fmt.Errorf("unknown wire %q; want %s or %s", name, Super, MTU)
 }
 
 // Options describe what to build. The zero value is two hosts with a pod each and
@@ -105,20 +105,20 @@ func NewTopology(opts Options) (*Topology, error) {
 		}
 	}
 	if _, err := ParseWire(string(opts.Wire)); err != nil {
-		return nil, fmt.Errorf("make topology: %w", err)
+		return nil, fmt.Errorf("create topology: %w", err)
 	}
 	if opts.Impair != nil && opts.Wire != MTU {
-		return nil, fmt.Errorf("make topology: an impaired wire must be of kind %q", MTU)
+		return nil, fmt.Errorf("create topology: an impaired wire must be of kind %q", MTU)
 	}
 	if opts.Loss < 0 || opts.Loss > 1 || opts.Loss > 0 && opts.Impair != nil {
-		return nil, fmt.Errorf("make topology: loss %g on the wire (from 0 to 1, and 0 with a relay)", opts.Loss)
+		return nil, fmt.Errorf("create topology: loss %g on the wire (from 0 to 1, and 0 with a relay)", opts.Loss)
 	}
 	if opts.Hosts > 99 || opts.Pods > 9 {
-		return nil, fmt.Errorf("make topology: %d hosts with %d pods each (at most 99 and 9)", opts.Hosts, opts.Pods)
+		return nil, fmt.Errorf("create topology: %d hosts with %d pods each (at most 99 and 9)", opts.Hosts, opts.Pods)
 	}
 	t := &Topology{opts: opts}
 	if err := t.build(); err != nil {
-		return nil, errors.Join(fmt.Errorf("make topology: %w", err), t.Close())
+		return nil, errors.Join(fmt.Errorf("create topology: %w", err), t.Close())
 	}
 	return t, nil
 }
