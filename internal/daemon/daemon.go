@@ -46,7 +46,8 @@ const gcPercent = 50
 // arguments without the program's name, environ is in the form of [os.Environ];
 // help and version go to stdout, the log to stderr. ExitCode maps the error to
 // an exit code.
-func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {
+func Run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) (err error) {
+	defer func() { err = logging.Explain(err) }()
 	env := newEnvironment(environ)
 	o, err := parse(args, env)
 	switch {

@@ -71,9 +71,9 @@ func (f *Format) UnmarshalText(text []byte) error {
 func (f Format) MarshalText() ([]byte, error) { return []byte(f), nil }
 
 // New returns a logger that writes lines of at least level to w, which it
-// locks for each line.
+// locks for each line. Errors are written as Explain returns them.
 func New(w io.Writer, f Format, level slog.Leveler) *slog.Logger {
-	o := &slog.HandlerOptions{Level: level}
+	o := &slog.HandlerOptions{Level: level, ReplaceAttr: explained}
 	if f == JSON {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}

@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/twillnet/twill/internal/httplimit"
 )
 
@@ -45,9 +43,6 @@ func Listen(path string, document func() Document, log *slog.Logger, more ...Rou
 	l, err := listen(path)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w; run twilld as root, or choose another path with --socket", err)
-	}
-	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
-		err = fmt.Errorf("%w; raise the limit of open files (LimitNOFILE=, \"ulimit -n\")", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)

@@ -292,7 +292,7 @@ func read(c *net.UnixConn) (m message, fds []int, err error) {
 		case err != nil:
 			return m, fds, err
 		case flags&unix.MSG_CTRUNC != 0:
-			return m, fds, errors.New("descriptors were lost: raise the limit of open files (LimitNOFILE=)")
+			return m, fds, fmt.Errorf("descriptors were lost: %w", unix.EMFILE)
 		case len(text) >= maxMessage:
 			return m, fds, errors.New("message too long")
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -74,6 +75,30 @@ func TestControlSocketAnswersWithoutAFreeDescriptor(t *testing.T) {
 		}
 	}
 	t.Errorf("%d of 5 clients were answered, the others: %s", answered, last)
+}
+
+// A twilld that may open too few files to start names the limit, whatever fails first.
+func TestStartWithTooFewDescriptorsNamesTheLimit(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	for _, files := range []int{8, 10, 13, 14, 15, 16, 17, 18, 20} {
+		d := newDaemon(t, s.NS, s.leaseFile)
+		d.wrap = []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, files), "sh"}
+		d.start()
+		testkit.Eventually(t, "it has ended", func() bool {
+			select {
+			case <-d.done:
+				return true
+			default:
+				return false
+			}
+		})
+		lines := strings.Split(strings.TrimSpace(d.stderr.String()), "\n")
+		want := fmt.Sprintf("the limit of open files (RLIMIT_NOFILE) is %d: raise it with LimitNOFILE=", files)
+		if last := lines[len(lines)-1]; !strings.HasPrefix(last, "twilld: ") || !strings.Contains(last, want) || d.cmd.ProcessState.ExitCode() != 1 {
+			t.Errorf("%d: exit code %d, %s", files, d.cmd.ProcessState.ExitCode(), last)
+		}
+	}
 }
 
 // stayingClient is a client of the control socket that has been answered and stays.
