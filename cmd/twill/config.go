@@ -13,7 +13,6 @@ import (
 
 	"github.com/twillnet/twill/internal/backend"
 	"github.com/twillnet/twill/internal/command"
-	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/etcd"
 )
@@ -36,13 +35,17 @@ func runConfig(ctx context.Context, call *command.Call) error {
 	case len(rest) == 0:
 		return c.Usagef("want get or set")
 	case rest[0] == "get" && len(rest) == 1:
-		if c.kube.On {
-			return c.askKube(ctx, func(ctx context.Context, s status.Store) error {
-				return getConfig(ctx, s.PublishedText, lease.ParseAssigned, c.Stdout, c.Stderr)
+		if c.publishes() {
+			parse := lease.ParseConfig
+			if c.kube.On {
+				parse = lease.ParseAssigned
+			}
+			return c.askPublished(ctx, func(ctx context.Context, p published) error {
+				return getConfig(ctx, p.PublishedText, parse, c.Stdout, c.Stderr)
 			})
 		}
 		return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error {
-			return getConfig(ctx, s.ConfigText, lease.ParseConfig, c.Stdout, c.Stderr)
+			return getConfig(ctx, s.PublishedText, lease.ParseConfig, c.Stdout, c.Stderr)
 		})
 	case rest[0] == "set" && len(rest) <= 2:
 		text, err := readConfig(append(rest, "-")[1])

@@ -10,9 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twillnet/twill/internal/doctor"
 	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
+	"github.com/twillnet/twill/lease/etcd"
 	"github.com/twillnet/twill/lease/kube/layout"
 )
 
@@ -103,11 +105,17 @@ func (s kubeStore) PublishedText(context.Context) ([]byte, error) { return []byt
 // kubeDaemonSays is daemonSays for a daemon whose leases are in Kubernetes.
 func kubeDaemonSays(t *testing.T, s status.Store) (socket string) {
 	t.Helper()
+	return readerSays(t, s, status.Settings{Kubernetes: &status.Kubernetes{Prefix: layout.DefaultPrefix, ConfigFile: "/etc/net-conf.json"}})
+}
+
+// readerSays is daemonSays for a daemon that reads its store for the commands.
+func readerSays(t *testing.T, s status.Store, settings status.Settings) (socket string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "twill") // short enough for a socket
 	testkit.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	socket = filepath.Join(dir, "twilld.sock")
-	d := status.Document{Settings: &status.Settings{Kubernetes: &status.Kubernetes{Prefix: layout.DefaultPrefix, ConfigFile: "/etc/net-conf.json"}}}
+	d := status.Document{Settings: &settings}
 	server, err := status.Listen(socket, func() status.Document { return d }, slog.New(slog.DiscardHandler), status.StoreRoutes(func() status.Store { return s })...)
 	testkit.Must(t, err)
 	t.Cleanup(func() { server.Close() })
@@ -138,7 +146,7 @@ func TestDoctorSeparatesTheRemedyOfTheDaemonsStore(t *testing.T) {
 	socket := kubeDaemonSays(t, kubeStore{err: &layout.Error{Op: "list nodes", Err: errors.New("forbidden"), Remedy: "let this user list nodes"}})
 	o.refuses("Kubernetes: list nodes: forbidden; let this user list nodes", "leases", "--socket", socket)
 	out, _, _ := o.twill("doctor", "--json", "--socket", socket, "--subnet-file=/nonexistent/subnet.env")
-	if f := finding(t, out, "store"); f.Text != "list nodes: forbidden" || f.Remedy != "let this user list nodes" {
+	if f := finding(t, out, "store"); f.Text != "Kubernetes: list nodes: forbidden" || f.Remedy != "let this user list nodes" {
 		t.Errorf("doctor: got %+v", f)
 	}
 }
@@ -148,4 +156,26 @@ func TestDaemonThatHasNoStoreYetIsNamed(t *testing.T) {
 	o.refuses("has not opened the store yet", "leases", "--socket", kubeDaemonSays(t, nil))
 	older := daemonSays(t, status.Document{Settings: &status.Settings{Kubernetes: &status.Kubernetes{}}})
 	o.refuses("it does not serve /store/leases; restart it", "leases", "--socket", older)
+}
+
+// TestDaemonThatLogsInToEtcdReadsItForTheCommands: nothing listens at the endpoint.
+func TestDaemonThatLogsInToEtcdReadsItForTheCommands(t *testing.T) {
+	o := &operator{T: t}
+	settings := status.Settings{Endpoints: []string{"http://127.0.0.1:1"}, Prefix: "/n", Login: true}
+	says := func(s kubeStore) string { return "--socket=" + readerSays(t, s, settings) }
+	good := says(kubeStore{config: someConfig})
+	o.prints(someConfig+"\n", "config", "get", good)
+	for _, flags := range []string{"--etcd-prefix=/other", "--etcd-username=u --etcd-password=p", "--etcd-endpoints=http://127.0.0.1:2"} {
+		o.refuses("127.0.0.1", append([]string{"leases", good, "--timeout=100ms"}, strings.Fields(flags)...)...) // not the daemon's to ask
+	}
+	const remedy = "correct it with twill config set"
+	for name, socket := range map[string]string{
+		"a config that is wrong": says(kubeStore{config: `{"Network": 1}`}),
+		"a store that refuses":   says(kubeStore{err: &etcd.Error{Endpoints: settings.Endpoints, Op: "config /n/config", Err: errors.New("Network: no"), Remedy: remedy}}),
+	} {
+		out, _, _ := o.twill("doctor", "--json", socket, "--subnet-file=/nonexistent/subnet.env")
+		if f := finding(t, out, "store"); f.Level != doctor.Bad || f.Remedy != remedy || !strings.HasPrefix(f.Text, "etcd http://127.0.0.1:1: config /n/config: ") {
+			t.Errorf("%s: got %+v", name, f)
+		}
+	}
 }

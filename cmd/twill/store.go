@@ -43,8 +43,8 @@ type storeCommand struct {
 	// daemonErr is then the reason.
 	daemon    *status.Document
 	daemonErr error
-	// throughDaemon says that the daemon reads the leases, since they are in its
-	// Kubernetes cluster.
+	// throughDaemon says that the daemon reads the store for this command: it is in its
+	// Kubernetes cluster, or an etcd to which the daemon logs in.
 	throughDaemon bool
 }
 
@@ -100,6 +100,7 @@ func (c *storeCommand) adopt() error {
 		c.kube.Adopt(its)
 		c.throughDaemon = c.kube.Source == its
 	}
+	c.throughDaemon = c.throughDaemon || s.Login && !c.kube.On && !c.etcd.AnyGiven()
 	if c.etcd.Given("etcd-endpoints") {
 		s = status.Settings{Prefix: s.Prefix}
 	}
@@ -150,40 +151,56 @@ func (c *storeCommand) ask(ctx context.Context, f func(context.Context, *etcd.St
 	return f(ctx, store)
 }
 
-// askKube calls f with an open Kubernetes store and a context that ends with the
-// timeout.
-func (c *storeCommand) askKube(ctx context.Context, f func(context.Context, status.Store) error) error {
+// published is a store as the daemon or kubectl reads it.
+type published struct {
+	status.Store
+	parse parser
+}
+
+// Config implements source.
+func (p published) Config(ctx context.Context) (*lease.Config, error) {
+	text, err := p.PublishedText(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return p.parse(text)
+}
+
+// parseEtcdConfig reads the network config of etcd, as the store itself does.
+func (c *storeCommand) parseEtcdConfig(text []byte) (*lease.Config, error) {
+	config, err := lease.ParseConfig(text)
+	if err != nil {
+		return nil, &etcd.Error{Endpoints: c.etcd.Endpoints, Op: "config " + c.etcd.Prefix + "/config", Err: err, Remedy: "correct it with twill config set"}
+	}
+	return config, nil
+}
+
+// publishes reports whether the store is read by the daemon or by kubectl.
+func (c *storeCommand) publishes() bool { return c.throughDaemon || c.kube.On }
+
+// askPublished calls f with the store that the daemon or kubectl reads, and a context that
+// ends with the timeout.
+func (c *storeCommand) askPublished(ctx context.Context, f func(context.Context, published) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	if c.throughDaemon {
-		return f(ctx, status.Remote(c.socket))
+	p := published{Store: status.Remote(c.socket), parse: c.parseEtcdConfig}
+	if c.kube.On {
+		p.parse = c.kube.ParseConfig
 	}
-	k, err := newKubectl(c.kube.Source)
-	if err != nil {
-		return err
+	if !c.throughDaemon {
+		k, err := newKubectl(c.kube.Source)
+		if err != nil {
+			return err
+		}
+		p.Store = k
 	}
-	return f(ctx, k)
+	return f(ctx, p)
 }
 
 // source is a store of any kind.
 type source interface {
 	Leases(context.Context) ([]lease.Lease, error)
 	Config(context.Context) (*lease.Config, error)
-}
-
-// kubeSource is the source for Kubernetes.
-type kubeSource struct {
-	status.Store
-	kube *kubeflags.Flags
-}
-
-// Config implements source.
-func (k kubeSource) Config(ctx context.Context) (*lease.Config, error) {
-	text, err := k.PublishedText(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return k.kube.ParseConfig(text)
 }
 
 // read calls f with the store.
@@ -195,8 +212,8 @@ func (c *storeCommand) read(ctx context.Context, f func(context.Context, source)
 		}
 		return f(ctx, s)
 	}
-	if c.kube.On {
-		return c.askKube(ctx, func(ctx context.Context, s status.Store) error { return f(ctx, kubeSource{s, c.kube}) })
+	if c.publishes() {
+		return c.askPublished(ctx, func(ctx context.Context, p published) error { return f(ctx, p) })
 	}
 	return c.ask(ctx, func(ctx context.Context, s *etcd.Store) error { return f(ctx, s) })
 }

@@ -10,23 +10,26 @@ import (
 )
 
 // routes returns the requests that the control socket answers besides GET /status. The
-// commands of twill read Kubernetes through it, since they have no client of their own.
+// commands of twill read the store through it if they cannot do so themselves.
 func (d *daemon) routes() []status.Route {
 	r := []status.Route{
 		{Pattern: "POST " + handover.Path, Handler: d.acceptHandover},
 		status.LogLevelRoute(d.changeLogLevel),
 		status.CaptureRoute(d.capture),
 	}
-	if !d.options.kube.on {
+	if d.options.leaseFile != "" {
 		return r
 	}
 	return append(r, status.StoreRoutes(func() status.Store {
-		if s := d.kubernetes.Load(); s != nil {
-			return s
+		if s := d.readable.Load(); s != nil {
+			return *s
 		}
 		return nil
 	})...)
 }
+
+// letRead makes the control socket answer with what s has.
+func (d *daemon) letRead(s status.Store) { d.readable.Store(&s) }
 
 // changeLogLevel changes the log level for the given time.
 func (d *daemon) changeLogLevel(to slog.Level, during time.Duration) {

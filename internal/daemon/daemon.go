@@ -123,7 +123,10 @@ type daemon struct {
 	// nil if the store has none.
 	nodeAddrs func(context.Context) (ipv4, ipv6 netip.Addr, err error)
 	// kubernetes is the store if leases are in Kubernetes; nil before it is opened.
-	kubernetes atomic.Pointer[kube.Store]
+	kubernetes *kube.Store
+	// readable is the store that commands read through this process; nil before it is
+	// opened, and with a lease file.
+	readable atomic.Pointer[status.Store]
 	// ready is called each time the node is found ready; it must not block. It is
 	// nil if the store does not need it.
 	ready func()

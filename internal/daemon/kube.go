@@ -61,14 +61,15 @@ func (d *daemon) openKube() (*lastknown.Store, error) {
 		return nil, err
 	}
 	d.ready = s.Ready
-	d.kubernetes.Store(s)
+	d.kubernetes = s
+	d.letRead(s)
 	return d.withLastKnown(s), nil
 }
 
 // keepEvents makes the store, if it is Kubernetes, record the Events of this node until
 // ctx is done. end waits until it has ended.
 func (d *daemon) keepEvents(ctx context.Context) (end func()) {
-	s := d.kubernetes.Load()
+	s := d.kubernetes
 	if s == nil {
 		return func() {}
 	}

@@ -47,6 +47,7 @@ func (o *options) settings() *status.Settings {
 		}
 	default:
 		s.Endpoints, s.Prefix = o.etcd.Endpoints, o.etcd.Prefix
+		s.Login = o.etcd.Username != ""
 		s.CAFile, s.CertFile, s.KeyFile = absolute(o.etcd.CAFile), absolute(o.etcd.CertFile), absolute(o.etcd.KeyFile)
 	}
 	return s
@@ -80,5 +81,6 @@ func (d *daemon) openStore(ctx context.Context) (openedStore, error) {
 	if err != nil {
 		return openedStore{}, err
 	}
+	d.letRead(s)
 	return openedStore{Store: d.withLastKnown(s), writable: true, byAddress: true, close: s.Close}, nil
 }

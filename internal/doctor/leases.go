@@ -6,24 +6,18 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/twillnet/twill/internal/status"
 	"github.com/twillnet/twill/lease"
-	"github.com/twillnet/twill/lease/etcd"
-	"github.com/twillnet/twill/lease/kube/layout"
 )
 
 // store checks that the store answers and that its leases do not contradict
 // each other.
 func (x *examination) store(context.Context) []Finding {
-	var e *etcd.Error
-	var k *layout.Error
+	var e status.Explained
 	switch {
 	case errors.As(x.StoreErr, &e):
-		remedy := e.Remedy
-		short := *e
-		short.Remedy = ""
-		return []Finding{badf(remedy, "%v", &short)}
-	case errors.As(x.StoreErr, &k):
-		return []Finding{badf(k.Remedy, "%s: %v", k.Op, k.Err)}
+		cause, remedy := e.Explain()
+		return []Finding{badf(remedy, "%s", cause)}
 	case x.StoreErr != nil:
 		return []Finding{badf("", "%v", x.StoreErr)}
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/twillnet/twill/lease/etcd"
@@ -115,6 +116,11 @@ func (f *Flags) Given(name string) bool {
 	given := false
 	f.fs.Visit(func(fl *flag.Flag) { given = given || fl.Name == name })
 	return given
+}
+
+// AnyGiven is Given for all of the flags.
+func (f *Flags) AnyGiven() bool {
+	return slices.ContainsFunc(All, func(d Flag) bool { return f.Given(d.Name) })
 }
 
 // Settle sets the flags that the command line leaves unset from the

@@ -75,6 +75,9 @@ type Settings struct {
 	CAFile     string      `json:"etcd_cafile,omitempty"`
 	CertFile   string      `json:"etcd_certfile,omitempty"`
 	KeyFile    string      `json:"etcd_keyfile,omitempty"`
+	// Login means that the daemon logs in to etcd with a password. Since it does not
+	// disclose that, it reads etcd for the commands.
+	Login bool `json:"etcd_login,omitempty"`
 }
 
 // Kubernetes holds the values of the flags of the same names, by which the daemon

@@ -9,11 +9,10 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/lease"
-	"github.com/twillnet/twill/lease/kube/layout"
 )
 
-// Store is a store of leases that the daemon reads for the commands on its host, which
-// have no client for it: Kubernetes.
+// Store is a store of leases that the daemon reads for the commands on its host: those in
+// Kubernetes, for which they have no client, and in an etcd for which they have no password.
 type Store interface {
 	// Leases returns all leases as the store has them now.
 	Leases(context.Context) ([]lease.Lease, error)
@@ -31,13 +30,32 @@ const (
 // server's time for an answer, so that the answer can name what is missing.
 const storeTimeout = 8 * time.Second
 
-// refusal is the body of an answer for an error: a *layout.Error, or the text of any
-// other error as Cause.
+// Explained is an error of a store whose remedy can be shown apart from the rest of its text.
+type Explained interface {
+	error
+	// Explain returns the parts of the text. remedy is empty if there is none, or if cause
+	// includes it.
+	Explain() (cause, remedy string)
+}
+
+// refusal is the body of an answer for an error, and the error that it becomes here.
 type refusal struct {
-	Op     string `json:"operation,omitempty"`
 	Cause  string `json:"cause"`
 	Remedy string `json:"remedy,omitempty"`
 }
+
+var _ Explained = (*refusal)(nil)
+
+// Error implements error.
+func (r *refusal) Error() string {
+	if r.Remedy == "" {
+		return r.Cause
+	}
+	return r.Cause + "; " + r.Remedy
+}
+
+// Explain implements Explained.
+func (r *refusal) Explain() (cause, remedy string) { return r.Cause, r.Remedy }
 
 // StoreRoutes returns the requests by which commands read the store through the daemon.
 // store returns nil before there is one; it must be safe for concurrent use.
@@ -71,15 +89,16 @@ func StoreRoutes(store func() Store) []Route {
 }
 
 func refusalOf(err error) refusal {
-	var e *layout.Error
+	var e Explained
 	if errors.As(err, &e) {
-		return refusal{e.Op, e.Err.Error(), e.Remedy}
+		cause, remedy := e.Explain()
+		return refusal{cause, remedy}
 	}
 	return refusal{Cause: err.Error()}
 }
 
 // Remote is the Store of the daemon that listens on the unix socket at this path. Errors
-// of the store are *layout.Error, as in the daemon.
+// of the store are Explained, as in the daemon.
 type Remote string
 
 var _ Store = Remote("")
@@ -111,11 +130,8 @@ func (r Remote) read(ctx context.Context, what string) ([]byte, error) {
 		return nil, fmt.Errorf("query twilld on %s: it does not serve %s; restart it to run the same version as twill", string(r), what)
 	}
 	var answer refusal
-	switch {
-	case code != http.StatusBadGateway || json.Unmarshal(body, &answer) != nil:
+	if code != http.StatusBadGateway || json.Unmarshal(body, &answer) != nil {
 		return nil, fmt.Errorf("query twilld on %s: %d %s; is that twilld's socket?", string(r), code, http.StatusText(code))
-	case answer.Op == "":
-		return nil, errors.New(answer.Cause)
 	}
-	return nil, &layout.Error{Op: answer.Op, Err: errors.New(answer.Cause), Remedy: answer.Remedy}
+	return nil, &answer
 }

@@ -21,9 +21,9 @@ func (s *Store) Config(ctx context.Context) (*lease.Config, error) {
 	return v.parsed, s.configError(v)
 }
 
-// ConfigText returns the text of the network config, valid or not. Its error
+// PublishedText returns the text of the network config, valid or not. Its error
 // wraps ErrNoConfig if there is none.
-func (s *Store) ConfigText(ctx context.Context) ([]byte, error) {
+func (s *Store) PublishedText(ctx context.Context) ([]byte, error) {
 	v, _, err := s.readConfig(ctx)
 	if err == nil && v.revision == 0 {
 		err = s.configError(v)

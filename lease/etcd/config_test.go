@@ -40,7 +40,7 @@ func TestOnlyAGoodConfigIsWritten(t *testing.T) {
 	if _, err := s.SetConfig(n.ctx(), []byte(`{"Network":"10.5.0.0/29"}`)); !errors.As(err, &key) {
 		t.Errorf("got %v", err)
 	}
-	if text, err := s.ConfigText(n.ctx()); err != nil || string(text) != ipv4Only {
+	if text, err := s.PublishedText(n.ctx()); err != nil || string(text) != ipv4Only {
 		t.Errorf("a refused config has left %s, %v", text, err)
 	}
 	text := "{\n  \"Network\": \"10.6.0.0/16\"\n}\n"
@@ -48,16 +48,16 @@ func TestOnlyAGoodConfigIsWritten(t *testing.T) {
 	if err != nil || c.IPv4.Network.String() != "10.6.0.0/16" {
 		t.Errorf("got %+v, %v", c, err)
 	}
-	if got, err := s.ConfigText(n.ctx()); err != nil || string(got) != text {
+	if got, err := s.PublishedText(n.ctx()); err != nil || string(got) != text {
 		t.Errorf("got %q, %v, want the text as it was written", got, err)
 	}
 	// A broken one can be looked at, too.
 	n.put("config", "{")
-	if got, err := s.ConfigText(n.ctx()); err != nil || string(got) != "{" {
+	if got, err := s.PublishedText(n.ctx()); err != nil || string(got) != "{" {
 		t.Errorf("got %q, %v", got, err)
 	}
 	n.delete("config")
-	if _, err := s.ConfigText(n.ctx()); !errors.Is(err, ErrNoConfig) {
+	if _, err := s.PublishedText(n.ctx()); !errors.Is(err, ErrNoConfig) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -24,11 +24,16 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	text := fmt.Sprintf("etcd %s: %s: %s", strings.Join(e.Endpoints, ","), e.Op, cmp.Or(e.text, e.Err.Error()))
-	if e.Remedy != "" {
-		text += "; " + e.Remedy
+	text, remedy := e.Explain()
+	if remedy != "" {
+		text += "; " + remedy
 	}
 	return text
+}
+
+// Explain returns the text without the remedy, and the remedy.
+func (e *Error) Explain() (cause, remedy string) {
+	return fmt.Sprintf("etcd %s: %s: %s", strings.Join(e.Endpoints, ","), e.Op, cmp.Or(e.text, e.Err.Error())), e.Remedy
 }
 
 // Unwrap returns the cause and, if the context ended, the context's error.

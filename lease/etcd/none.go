@@ -20,7 +20,7 @@ type Store struct{ methods }
 // methods has the methods of Store in other builds.
 type methods interface {
 	lease.Store
-	ConfigText(ctx context.Context) ([]byte, error)
+	PublishedText(ctx context.Context) ([]byte, error)
 	SetConfig(ctx context.Context, text []byte) (*lease.Config, error)
 	WaitConfig(ctx context.Context, refused func(error)) (*lease.Config, error)
 	Leases(ctx context.Context) ([]lease.Lease, error)

@@ -46,11 +46,16 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	text := fmt.Sprintf("Kubernetes: %s: %v", e.Op, e.Err)
-	if e.Remedy != "" {
-		text += "; " + e.Remedy
+	text, remedy := e.Explain()
+	if remedy != "" {
+		text += "; " + remedy
 	}
 	return text
+}
+
+// Explain returns the text without the remedy, and the remedy.
+func (e *Error) Explain() (cause, remedy string) {
+	return fmt.Sprintf("Kubernetes: %s: %v", e.Op, e.Err), e.Remedy
 }
 
 // Unwrap returns the cause and the kind of the error.
