@@ -19,7 +19,7 @@ import (
 func TestFiveThousandLeasesAreAllThere(t *testing.T) {
 	const (
 		leases = 5000
-		batch  = 100 // puts in a transaction; etcd takes up to 128
+		batch  = 100 // puts in a transaction; etcd accepts up to 128
 	)
 	server := etcdtest.Start(t, etcdtest.Options{})
 	n := networkOn(t, server, `{"Network":"10.0.0.0/8"}`)

@@ -70,7 +70,7 @@ func (s *stockFlannel) run(ready func() bool) {
 	cmd.Stdout, cmd.Stderr = out, out
 	s.must(cmd.Start())
 	s.Cleanup(func() {
-		_ = cmd.Process.Kill() // an error says that it has ended
+		_ = cmd.Process.Kill() // an error means that it has ended
 		_ = cmd.Wait()
 		if s.Failed() {
 			s.Logf("stock flannel says:\n%s", out)

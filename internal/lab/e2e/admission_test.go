@@ -25,7 +25,7 @@ func innerPacket(src, dst string) []byte {
 	return udpPacket(netip.AddrPortFrom(netip.MustParseAddr(src), 1000), netip.AddrPortFrom(netip.MustParseAddr(dst), 2000), []byte("inner")).bytes()
 }
 
-// broken are payloads that are no IP packet whatever the source check is.
+// broken are payloads that are not IP packets, whatever the source check is.
 func broken(from int) []intrusion {
 	good4, good6 := innerPacket("10.5.1.2", "10.5.2.2"), innerPacket("fd00:10:5:1::2", "fd00:10:5:2::2")
 	change := func(b []byte, at int, v byte) []byte {
@@ -111,8 +111,8 @@ func TestHostAcceptsOnlyWhatItsSourceCheckAdmits(t *testing.T) {
 	}
 }
 
-// expectFate sends the intrusion to host b, followed by a packet that passes
-// for sure, and checks what is counted and what comes out of flannel0.
+// expectFate sends the intrusion to host b, followed by a packet that certainly
+// passes, and checks what is counted and what comes out of flannel0.
 func (l *lab) expectFate(passed *tap, i intrusion) {
 	l.t.Helper()
 	before := l.daemons[1].status()
@@ -120,7 +120,7 @@ func (l *lab) expectFate(passed *tap, i intrusion) {
 	if i.reason == "" {
 		got := passed.next(i.name, notICMPv4)
 		if !bytes.Equal(got, i.payload) {
-			l.t.Errorf("%s: flannel0 gave\n% x\nwant\n% x", i.name, got, i.payload)
+			l.t.Errorf("%s: flannel0 delivered\n% x\nwant\n% x", i.name, got, i.payload)
 		}
 		return
 	}
@@ -147,8 +147,8 @@ func (l *lab) expectFate(passed *tap, i intrusion) {
 // the tunnel.
 func notICMPv4(b []byte) bool { return b[0]>>4 != 4 || b[9] != unix.IPPROTO_ICMP }
 
-// A peer behind two addresses is one for --source-check=inner: strict knows it
-// by its public IP only.
+// A peer with two addresses needs --source-check=inner: strict accepts only its
+// public IP.
 //
 //	host a, 172.31.9.11 and .111 ── host b
 func TestPeerIsKnownByItsPublicIPOnly(t *testing.T) {

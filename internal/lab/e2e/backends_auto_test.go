@@ -14,8 +14,8 @@ import (
 )
 
 // occupy makes a foreign VXLAN device on host number i that has the VNI
-// and port of flannel's, so that the kernel refuses another. flannel.1, if it is
-// there, goes.
+// and port of flannel's, so that the kernel refuses another. flannel.1 is
+// removed if it exists.
 func (c *cluster) occupy(i int) netlink.Link {
 	c.t.Helper()
 	nl := c.nodes[i].NS.Netlink()
@@ -60,10 +60,10 @@ func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
 			d := c.running[0].(*daemon)
 			d.waitReady()
 			if got := d.status().Lease.Subnet; got != c.nodes[0].Subnet {
-				t.Errorf("the lease is of %s, want %s as before", got, c.nodes[0].Subnet)
+				t.Errorf("the lease is for %s, want %s as before", got, c.nodes[0].Subnet)
 			}
 			if got := c.entries()[c.key(0)]; strings.Contains(got, `"vxlan"`) {
-				t.Errorf("the lease still says that the node speaks VXLAN: %s", got)
+				t.Errorf("the lease still announces VXLAN: %s", got)
 			}
 			c.checkHistory()
 		})
@@ -72,7 +72,7 @@ func TestAutomaticNodeFallsBackToUDPWithoutLosingItsLease(t *testing.T) {
 
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
-//	port 8472 taken    └── etcd
+//	port 8472 in use   └── etcd
 func TestTakenPortOfVXLANIsNamedAndPassedOverByAnAutomaticNode(t *testing.T) {
 	t.Parallel()
 	take := func(c *cluster) *net.UDPConn {
@@ -98,7 +98,7 @@ func TestTakenPortOfVXLANIsNamedAndPassedOverByAnAutomaticNode(t *testing.T) {
 		other, d := take(c), c.daemon(0)
 		d.start()
 		if code := d.wait(); code != 1 || !strings.Contains(d.stderr.String(), "UDP port 8472 is in use") {
-			t.Errorf("exit code %d, and not that the port is in use:\n%s", code, d.stderr)
+			t.Errorf("exit code %d; the log does not say that the port is in use:\n%s", code, d.stderr)
 		}
 		if left := flannelLinks(t, c.nodes[0].NS); len(left) > 0 {
 			t.Errorf("left: %v", left)

@@ -9,7 +9,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// badLeases are values that no sound node writes, each of a subnet of its own.
+// badLeases are values that no correct node writes, each of a subnet of its own.
 var badLeases = []string{
 	`{`, `null`, `[]`, `""`, `{}`,
 	`{"PublicIP":"172.31.9.80","BackendType":"vxlan"}`,
@@ -38,7 +38,7 @@ var badLeases = []string{
 
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
-//	└── etcd, with leases that make no sense
+//	└── etcd, with invalid leases
 func TestLeasesThatMakeNoSenseDisturbNoOtherPeer(t *testing.T) {
 	t.Parallel()
 	for _, backend := range []string{
@@ -55,10 +55,10 @@ func TestLeasesThatMakeNoSenseDisturbNoOtherPeer(t *testing.T) {
 			for _, key := range []string{"rubbish", "10.5.1.128-25", "10.6.0.0-24", "10.5.0.0-16", "0.0.0.0-0", "10.5.1.1-24"} {
 				c.put("subnets/"+key, `{"PublicIP":"172.31.9.96","BackendType":"host-gw"}`)
 			}
-			// One that makes sense, after them.
+			// A valid one, after them.
 			c.put("subnets/10.5.77.0-24", `{"PublicIP":"172.31.9.77","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:77:77:77:77:04","Backends":["vxlan","udp","host-gw"]}}`)
 			for i := range 2 {
-				testkit.Eventually(t, fmt.Sprintf("host %s has a way to the lease that makes sense", c.nodes[i].Letter), func() bool { return c.sendsTo(i, "10.5.77.2") })
+				testkit.Eventually(t, fmt.Sprintf("host %s has a route to the valid lease", c.nodes[i].Letter), func() bool { return c.sendsTo(i, "10.5.77.2") })
 			}
 			flows.pass(t, 500)
 			flows.stop(t)
@@ -77,7 +77,7 @@ func TestLeasesThatMakeNoSenseDisturbNoOtherPeer(t *testing.T) {
 	}
 }
 
-// sendsTo says whether host number i has a way to an address.
+// sendsTo reports whether host number i has a route to an address.
 func (c *cluster) sendsTo(i int, addr string) bool {
 	c.t.Helper()
 	found, err := c.nodes[i].NS.Netlink().RouteGet(netip.MustParseAddr(addr).AsSlice())
@@ -100,9 +100,9 @@ func TestBackendMayBeChangedFasterThanNodesFollow(t *testing.T) {
 		for _, backend := range all {
 			c.configure(backend)
 		}
-		// Every other time one of the nodes has come along.
+		// In every other round, one of the nodes has followed the changes.
 		if i := round / 2 % 2; round%2 == 0 && !testkit.Within(testkit.Patience, func() bool { return c.sendsThrough(i, 1-i, viaVXLAN) }) {
-			t.Fatalf("host %s has not followed to the last of the changes", c.nodes[i].Letter)
+			t.Fatalf("host %s did not follow the last change", c.nodes[i].Letter)
 		}
 	}
 	c.configure(`{"Type": "vxlan"}`)

@@ -14,7 +14,7 @@ import (
 )
 
 // The nodes do not change at the same moment. What a former backend needs stays until
-// all have, and goes then.
+// all have changed, and is then removed.
 //
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //	                 └── etcd, the network's configuration
@@ -22,7 +22,7 @@ func TestNoPacketIsLostWhileANetworkChangesItsBackend(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterOptions{backend: `{"Type": "udp"}`})
 	for _, h := range c.nodes {
-		// For a moment the ways there and back differ.
+		// For a moment the paths of the two directions differ.
 		testkit.Must(t, h.NS.Sysctl("net/ipv4/conf/all/rp_filter", "0"))
 	}
 	c.runTwill()
@@ -84,7 +84,7 @@ func startPingLoop(t *testing.T, from, to *netlab.Pod) *pingLoop {
 	return p
 }
 
-// failed returns why the loop has ended; nil if it goes on.
+// failed returns why the loop has ended; nil while it runs.
 func (p *pingLoop) failed() error {
 	select {
 	case err := <-p.ended:

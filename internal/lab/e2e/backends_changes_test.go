@@ -13,8 +13,8 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// A lease with both families of which one changes: stock flannel passes that
-// over.
+// A lease with both families of which one changes: stock flannel ignores
+// that.
 //
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //	                 └── etcd, with the lease of a third node
@@ -52,7 +52,7 @@ func TestChangeOfOneFamilyOfALeaseIsApplied(t *testing.T) {
 		testkit.Eventually(t, fmt.Sprintf("the entries of %+v", step), func() bool {
 			got = facts(t, c.nodes[0].NS, nil)
 			return contains(got, append(want, want6...)) && !containsOld(got, was, want) && !containsOld(got, was6, want6)
-		}, func() string { return fmt.Sprintf("there are\n%s", strings.Join(got, "\n")) })
+		}, func() string { return fmt.Sprintf("the entries are\n%s", strings.Join(got, "\n")) })
 		was, was6 = want, want6
 		for _, line := range m.changes() {
 			if step.still != "" && (strings.HasSuffix(line, " dev "+step.still) || strings.Contains(line, "route")) {
@@ -62,13 +62,12 @@ func TestChangeOfOneFamilyOfALeaseIsApplied(t *testing.T) {
 	}
 }
 
-// contains says whether all of want are among lines.
+// contains reports whether all of want are among lines.
 func contains(lines, want []string) bool {
 	return !slices.ContainsFunc(want, func(w string) bool { return !slices.Contains(lines, w) })
 }
 
-// containsOld says whether one of old that is not wanted any more is among
-// lines.
+// containsOld reports whether lines has one of old that is no longer wanted.
 func containsOld(lines, old, want []string) bool {
 	return slices.ContainsFunc(old, func(o string) bool { return slices.Contains(lines, o) && !slices.Contains(want, o) })
 }
@@ -162,7 +161,7 @@ func TestNewAddressOfTheUnderlayIsFollowedByTheNodeAndItsPeers(t *testing.T) {
 
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
-//	└── etcd, where another has taken the subnet of host a
+//	└── etcd, where another node has taken the subnet of host a
 func TestNodeThatLosesItsLeaseMovesItsDevicesToTheNextSubnet(t *testing.T) {
 	t.Parallel()
 	forKernelBackends(t, func(t *testing.T, c *cluster, b kernelBackend) {
@@ -186,7 +185,7 @@ func TestNodeThatLosesItsLeaseMovesItsDevicesToTheNextSubnet(t *testing.T) {
 		testkit.Eventually(t, fmt.Sprintf("host b has a route for %s", now), func() bool {
 			return len(except(facts(t, c.nodes[1].NS, nil), "route "+now.String()+" "+via)) < len(facts(t, c.nodes[1].NS, nil))
 		})
-		// Of its pods, that still have the old addresses, some may be left.
+		// Some of its pods, which still have the old addresses, may be left.
 		if own := "route " + lost.String() + " via <nil> dev cni0"; len(except(facts(t, c.nodes[0].NS, nil), own)) == len(facts(t, c.nodes[0].NS, nil)) {
 			t.Errorf("the bridge's route of its own subnet is gone:\n%s", strings.Join(facts(t, c.nodes[0].NS, nil), "\n"))
 		}

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pod-a ── host a, with things of others ─┬──────── host b ── pod-b
+// pod-a ── host a, with foreign objects ──┬──────── host b ── pod-b
 //
 //	└── etcd
 func TestCleanUpAfterEachBackendLeavesTheHostAsItWas(t *testing.T) {

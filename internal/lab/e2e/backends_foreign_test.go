@@ -13,7 +13,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// pod-a ── host a, with things of others ─┬──────── host b ── pod-b
+// pod-a ── host a, with foreign objects ──┬──────── host b ── pod-b
 //
 //	└── etcd
 func TestWhatOthersHaveMadeIsNeverTouched(t *testing.T) {
@@ -42,7 +42,7 @@ func TestWhatOthersHaveMadeIsNeverTouched(t *testing.T) {
 				t.Errorf("before\n%s\nafter\n%s", before, after)
 			}
 			if other := except(m.changes(), ghost...); len(other) > 0 {
-				t.Errorf("things of others were written:\n%s", strings.Join(other, "\n"))
+				t.Errorf("objects of other programs were written:\n%s", strings.Join(other, "\n"))
 			}
 		})
 	}

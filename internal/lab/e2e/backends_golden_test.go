@@ -44,12 +44,12 @@ func TestTablesAreThoseThatStockFlannelMakes(t *testing.T) {
 }
 
 // linkLocal marks the addresses that the kernel gives to devices that stock
-// flannel makes, and the routes that come with them. Nobody uses them.
+// flannel makes, and the routes that come with them. They are not used.
 const linkLocal = "fe80::"
 
-// stockWords takes out what twilld does on purpose as stock flannel does not: its
-// leases say more, and it knows that 70 bytes must be left for VXLAN over IPv6
-// where the network's configuration names the MTU of the underlay.
+// stockWords removes the intended differences from stock flannel: twilld's leases
+// announce more, and it leaves 70 bytes for VXLAN over IPv6 if the network's
+// configuration sets the MTU of the underlay.
 func stockWords(tables string) string {
 	tables = moreInLeases.ReplaceAllString(tables, "")
 	return strings.ReplaceAll(tables, "link flannel-v6.77 vxlan mtu 1330", "link flannel-v6.77 vxlan mtu 1350")

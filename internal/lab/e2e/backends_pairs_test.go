@@ -22,7 +22,7 @@ var (
 	ownAuto   = twill("auto", "--backend=auto")
 )
 
-// What fits whole into the way between two pods, by family: IPv4 over IPv4,
+// The largest packet that fits the path between two pods, by family: IPv4 over IPv4,
 // IPv6 over IPv6, but for udp, which sends both over IPv4.
 var (
 	overVXLAN = [2]int{1450, 1430}
@@ -87,7 +87,7 @@ func TestPodsOfAnyTwoNodesThatCanTalkDoSoAtFullMTU(t *testing.T) {
 	expectPairs(t, pairs, clusterOptions{}, nil)
 }
 
-// A node that speaks both is between two that cannot talk with each other.
+// A node that supports both is between two that cannot communicate.
 //
 //	pod-a ── host a ─┬─ host b ─┬─ host c ── pod-c
 //	   stock vxlan   │   auto   │  stock udp
@@ -126,7 +126,7 @@ func TestPodsOfBothFamiliesTalkOverAnUnderlayOfOne(t *testing.T) {
 	for _, u := range []struct {
 		name     string
 		ipv6     bool
-		vxlan    devices // one device: the kernel has no two of a VNI
+		vxlan    devices // one device: the kernel does not allow two with one VNI
 		overhead int     // of IP and UDP
 	}{
 		{"ipv4", false, devices{"flannel.1", "flannel.1"}, 28},
@@ -176,8 +176,8 @@ func TestDirectRoutingTakesPlainRoutesOnTheLinkAndTheTunnelBeyondTheRouter(t *te
 	}
 }
 
-// Stock flannel's udp backend does not know DirectRouting: it sends through the
-// tunnel, and drops what comes by another way.
+// Stock flannel's udp backend does not support DirectRouting: it sends through the
+// tunnel, and drops packets that arrive in another way.
 //
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //	                 └── etcd      stock udp
@@ -209,7 +209,7 @@ func TestJumboFramesAreUsedByEveryBackend(t *testing.T) {
 	}, clusterOptions{Options: netlab.Options{MTU: 9000}}, nil)
 }
 
-// IPv6 is turned off on all interfaces, as many an operator does.
+// IPv6 is turned off on all interfaces, as many operators do.
 func TestPodsTalkWhereHostsHaveNoIPv6(t *testing.T) {
 	t.Parallel()
 	expectPairs(t, []pair{

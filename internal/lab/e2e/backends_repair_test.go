@@ -48,7 +48,7 @@ func TestEntriesThatAreTakenAwayComeBack(t *testing.T) {
 				}
 			}
 			if taken != 4 {
-				t.Errorf("there were %d routes to peers, want one a peer and family", taken)
+				t.Errorf("there were %d routes to peers, want one per peer and family", taken)
 			}
 			for _, family := range []int{unix.AF_INET, unix.AF_INET6, unix.AF_BRIDGE} {
 				for _, link := range flannelLinks(t, c.nodes[0].NS) {
@@ -78,12 +78,12 @@ func TestPodsOfKernelBackendsTalkAgainWhenALinkIsUpAgain(t *testing.T) {
 	}{{"vxlan", "flannel.1"}, {"vxlan", netlab.UnderlayLink}, {"host-gw", netlab.UnderlayLink}} {
 		t.Run(tt.backend+" "+tt.link, func(t *testing.T) {
 			t.Parallel()
-			// With IPv4 only: of a link that is down the kernel forgets the
-			// IPv6 addresses.
+			// With IPv4 only: the kernel removes the IPv6 addresses of a link
+			// that is down.
 			c := newCluster(t, clusterOptions{backend: fmt.Sprintf(`{"Type": %q}`, tt.backend)})
 			c.runTwill()
 			before, talk := c.tables(), c.talk()
-			// What does not belong to the network is for others to put back.
+			// What does not belong to the network is restored by others.
 			ipv6 := func(s string) string { return strings.Join(except(strings.Split(s, "\n"), "fd00:172:31:9:"), "\n") }
 			for range 3 {
 				testkit.Must(t, c.nodes[0].NS.Netlink().LinkSetDown(c.link(0, tt.link)))
@@ -99,8 +99,8 @@ func TestPodsOfKernelBackendsTalkAgainWhenALinkIsUpAgain(t *testing.T) {
 	}
 }
 
-// A network card is taken out, with its addresses and the VXLAN devices on it, and
-// put in again.
+// A network card is removed, with its addresses and the VXLAN devices on it, and
+// inserted again.
 //
 //	pod-a ── host a ─ ✂ ─┬──────── host b ── pod-b
 //	                     └── etcd
@@ -120,7 +120,7 @@ func TestPodsTalkAgainWhenTheUnderlayHasBeenTakenOutAndPutIn(t *testing.T) {
 			}
 			move(a, drawer)
 			d := c.running[0].(*daemon)
-			testkit.Eventually(t, "the daemon misses its interface", func() bool { return d.status().Waiting != "" })
+			testkit.Eventually(t, "the daemon reports that its interface is missing", func() bool { return d.status().Waiting != "" })
 			move(drawer, a)
 			testkit.Must(t, a.Netlink().LinkSetUp(c.underlayLink(0)))
 			addAddr(t, a, netlab.UnderlayLink, netip.PrefixFrom(c.nodes[0].Addr, 24))

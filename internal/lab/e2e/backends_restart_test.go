@@ -60,7 +60,7 @@ func (c *cluster) remove(key string) {
 // nothing of one.
 func (c *cluster) seesGhost(i int, there bool) {
 	c.t.Helper()
-	testkit.Eventually(c.t, fmt.Sprintf("host %s sees a node come: %t", c.nodes[i].Letter, there), func() bool {
+	testkit.Eventually(c.t, fmt.Sprintf("host %s knows the ghost: %t", c.nodes[i].Letter, there), func() bool {
 		all := facts(c.t, c.nodes[i].NS, nil)
 		if !there {
 			return len(except(all, ghost...)) == len(all)
@@ -120,7 +120,7 @@ func TestRestartFindsEverythingInPlaceAndChangesNothing(t *testing.T) {
 				}
 				all := m.changes()
 				if other := except(all, ghost...); len(other) > 0 {
-					t.Errorf("a restart has changed\n%s", strings.Join(other, "\n"))
+					t.Errorf("a restart changed\n%s", strings.Join(other, "\n"))
 				}
 				if !slices.ContainsFunc(all, func(line string) bool { return strings.HasPrefix(line, "new route 10.5.77.0/24") }) {
 					t.Errorf("no message about the other node's route:\n%s", strings.Join(all, "\n"))
@@ -204,7 +204,7 @@ func TestVXLANDeviceThatWasDeletedComesBackWithItsPeers(t *testing.T) {
 
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
-//	restarted  └── etcd, with a lease less
+//	restarted  └── etcd, with one lease fewer
 func TestPeerThatLeftWhileTheDaemonWasDownIsRemoved(t *testing.T) {
 	t.Parallel()
 	forKernelBackends(t, func(t *testing.T, c *cluster, b kernelBackend) {

@@ -63,7 +63,7 @@ func TestConnectionOutlivesAChangeOfTheNetworksBackend(t *testing.T) {
 		for i := range 2 {
 			what := fmt.Sprintf("host %s sends through %s", c.nodes[i].Letter, change.device[0])
 			if !testkit.Within(testkit.Patience, func() bool { return c.sendsThrough(i, 1-i, change.device) }) {
-				t.Fatalf("not after a change to %s: %s", change.backend, what)
+				t.Fatalf("after a change to %s, not within the time limit: %s", change.backend, what)
 			}
 		}
 		stream.passes(t, "with "+change.backend)
@@ -93,7 +93,7 @@ func TestConnectionOutlivesARollingSwapFromStockVXLANAndBack(t *testing.T) {
 			stream.passes(t, fmt.Sprintf("with %s on host %s", k.name, c.nodes[i].Letter))
 		}
 		if after := stockWords(c.tables()); after != before {
-			t.Errorf("with %s the tables are other than they were with stock flannel:\n%s", k.name, differences(before, after))
+			t.Errorf("with %s the tables differ from those of stock flannel:\n%s", k.name, differences(before, after))
 		}
 	}
 	stream.stop(t)

@@ -33,8 +33,8 @@ func stock(name, backend string) kind {
 // podMTU implements node.
 func (n *stockNode) podMTU() int { return n.mtu }
 
-// golden says how a cluster of three nodes is made whose tables are kept, as
-// stock flannel makes them, in testdata/stock.
+// golden describes a cluster of three nodes. The tables that stock flannel makes of
+// it are in testdata/stock.
 type golden struct {
 	file    string
 	backend string

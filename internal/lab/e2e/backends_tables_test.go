@@ -65,7 +65,7 @@ func (c *cluster) macNames() macNames {
 	return names
 }
 
-// flannelLinks are the links that have names such as flannel makes them.
+// flannelLinks are the links that have names like flannel's.
 func flannelLinks(t testing.TB, ns *netlab.Namespace) []netlink.Link {
 	t.Helper()
 	links, err := ns.Netlink().LinkList()
@@ -73,7 +73,7 @@ func flannelLinks(t testing.TB, ns *netlab.Namespace) []netlink.Link {
 	return slices.DeleteFunc(links, func(l netlink.Link) bool { return !strings.HasPrefix(l.Attrs().Name, "flannel") })
 }
 
-// facts are the lines of a host, all of one time.
+// facts are the lines of a host, all from one moment.
 func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
 	t.Helper()
 	var err error
@@ -86,7 +86,7 @@ func facts(t testing.TB, ns *netlab.Namespace, macs macNames) (all []string) {
 	return all
 }
 
-// factsOnce fails where a link goes meanwhile.
+// factsOnce fails if a link disappears meanwhile.
 func factsOnce(ns *netlab.Namespace, macs macNames) (all []string, err error) {
 	nl := ns.Netlink()
 	links, err := nl.LinkList()
@@ -186,7 +186,7 @@ func (c *cluster) devicesTo(i, j int, like devices) (found devices, routes [2]in
 	return found, routes
 }
 
-// sendsThrough says whether host number i sends through want to the pod of host
+// sendsThrough reports whether host number i sends through want to the pod of host
 // number j, and has one route at most to each of its subnets.
 func (c *cluster) sendsThrough(i, j int, want devices) bool {
 	c.t.Helper()
@@ -194,7 +194,7 @@ func (c *cluster) sendsThrough(i, j int, want devices) bool {
 	return found == want && max(routes[0], routes[1]) <= 1
 }
 
-// expectRoutes fails the test unless it is so.
+// expectRoutes fails the test unless sendsThrough returns true.
 func (c *cluster) expectRoutes(t *testing.T, i, j int, want devices) {
 	t.Helper()
 	if !c.sendsThrough(i, j, want) {
@@ -204,7 +204,7 @@ func (c *cluster) expectRoutes(t *testing.T, i, j int, want devices) {
 	}
 }
 
-// linkLocal names an IPv6 address that the kernel has made of a MAC address
+// linkLocal names an IPv6 address that the kernel has derived from a MAC address
 // (RFC 4291, appendix A).
 func (m macNames) linkLocal(p *net.IPNet, mac net.HardwareAddr) string {
 	if !p.IP.IsLinkLocalUnicast() || len(mac) != 6 {
@@ -237,7 +237,7 @@ func vxlanOptions(v *netlink.Vxlan, name map[int]string) string {
 	return string(text)
 }
 
-// linkAttrKeys are the keys that are of every link.
+// linkAttrKeys are the keys that every link has.
 var linkAttrKeys = func() map[string]any {
 	text, _ := json.Marshal(netlink.LinkAttrs{})
 	var keys map[string]any
@@ -254,8 +254,7 @@ func sysctl(ns *netlab.Namespace, key string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// differences are the lines that only one of two texts has, with the host that
-// they are of.
+// differences are the lines that only one of two texts has, with their host.
 func differences(want, got string) string {
 	has := func(text string) map[string]bool {
 		all, host := make(map[string]bool), ""
@@ -276,7 +275,7 @@ func differences(want, got string) string {
 	}
 	for line := range other {
 		if !one[line] {
-			lines = append(lines, "too many: "+line)
+			lines = append(lines, "unexpected: "+line)
 		}
 	}
 	slices.Sort(lines)

@@ -12,7 +12,7 @@ func TestUnusableLeaseFileIsRefusedWithItsLine(t *testing.T) {
 	s := newSite(t)
 	change := func(old, new string) string {
 		if !strings.Contains(soundLeases, old) {
-			t.Fatalf("the sound file has no %q", old)
+			t.Fatalf("the valid file has no %q", old)
 		}
 		return strings.Replace(soundLeases, old, new, 1)
 	}

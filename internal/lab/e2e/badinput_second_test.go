@@ -46,10 +46,10 @@ func TestSecondDaemonOnAHostIsRefusedAndTheFirstGoesOn(t *testing.T) {
 		other.refuses(t, because("172.31.9.11:8285: address already in use", "set another Port"), other.flags("--tun-name=flannel1")...)
 	})
 	if first.ended() {
-		t.Fatal("the first daemon has ended")
+		t.Fatal("the first daemon has exited")
 	}
 	if err := ping(l.pod(0), l.pod(1).Addr, 1472); err != nil {
-		t.Errorf("the first daemon does not forward any more: %v", err)
+		t.Errorf("the first daemon no longer forwards: %v", err)
 	}
 }
 
@@ -105,7 +105,7 @@ func TestTwoNetworksShareAHost(t *testing.T) {
 			t.Errorf("host %s: port %d, want 8286", h.Letter, got)
 		}
 		if l.daemons[i].ended() {
-			t.Errorf("host %s: the first daemon has ended", h.Letter)
+			t.Errorf("host %s: the first daemon has exited", h.Letter)
 		}
 	}
 	testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))

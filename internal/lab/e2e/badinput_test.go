@@ -63,7 +63,7 @@ func (s *site) write(text string) {
 	}
 }
 
-// flags are those of a twilld that would run, and more, which win.
+// flags are those of a twilld that would run, and more, which take precedence.
 func (s *site) flags(more ...string) []string {
 	return s.flagsAnyInterface(append([]string{"--iface=" + netlab.UnderlayLink}, more...)...)
 }

@@ -32,10 +32,10 @@ func rewrite(t testing.TB, path, text string) {
 	testkit.Must(t, os.WriteFile(path, []byte(text), 0o644))
 }
 
-// seesLeases waits until the daemon has taken a good version of n leases.
+// seesLeases waits until the daemon has read a valid version with n leases.
 func (d *daemon) seesLeases(what string, n int) {
 	d.t.Helper()
-	testkit.Eventually(d.t, fmt.Sprintf("%s: %d leases in force, and no complaint", what, n), func() bool {
+	testkit.Eventually(d.t, fmt.Sprintf("%s: %d leases in force, and no error", what, n), func() bool {
 		s := d.status().Source
 		return s.Leases == n && s.LastError == ""
 	})
@@ -51,7 +51,7 @@ func (d *daemon) page() string {
 	return testkit.Unwrapped(string(out))
 }
 
-// trickle is traffic that goes on until it is stopped.
+// trickle is traffic that continues until it is stopped.
 type trickle struct {
 	quit   chan struct{}
 	result chan error
@@ -173,7 +173,7 @@ func TestChangeOfTheLeaseFileIsSeenHoweverItIsMade(t *testing.T) {
 	}
 }
 
-// A node keeps what it was started with, and says what takes a restart.
+// A node keeps what it was started with, and reports what requires a restart.
 func TestChangeThatNeedsARestartIsReportedAndLeavesTheNodeWorking(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, text, says string }{
@@ -190,7 +190,7 @@ func TestChangeThatNeedsARestartIsReportedAndLeavesTheNodeWorking(t *testing.T) 
 			d := l.daemons[0]
 			testkit.Eventually(t, "the status says that a restart is needed", func() bool { return strings.Contains(d.status().Restart, c.says) })
 			if page := d.page(); !strings.Contains(page, "restart needed: ") {
-				t.Errorf("twill status does not say it:\n%s", page)
+				t.Errorf("twill status does not show it:\n%s", page)
 			}
 			if c.name == "own lease given away" || c.name == "own lease gone" {
 				return // host b follows: it sends elsewhere or nowhere

@@ -72,7 +72,7 @@ func (c *capturing) end(stop bool) (packets []captured) {
 	i, err := r.Interface(0)
 	testkit.Must(t, err)
 	if n := int(i.Statistics.PacketsReceived - i.Statistics.PacketsDropped); i.LinkType != layers.LinkTypeRaw || n != len(packets) {
-		t.Errorf("%d packets, and the statistics say %+v", len(packets), i.Statistics)
+		t.Errorf("%d packets, but the statistics are %+v", len(packets), i.Statistics)
 	}
 	if want := fmt.Sprintf(": %d packets captured, ", len(packets)); !strings.Contains(c.errs.String(), want) {
 		t.Errorf("%q, want %q", &c.errs, want)
@@ -92,7 +92,7 @@ func TestBothEndsCaptureTheSamePackets(t *testing.T) {
 	const stream = 1 << 18 // has room in a ring
 	forEngines(t, labOptions{}, func(t *testing.T, l *lab) {
 		atA := l.daemons[0].capture("--pod=" + status.Join(bothAddrs(l.pod(0)), ","))
-		// The nodes' own probes of the path are no packets of pods.
+		// The nodes' own probes of the path are not packets of pods.
 		atB := l.daemons[1].capture("--peer="+l.underlay(0).String(), "--pod="+status.Join(bothAddrs(l.pod(1)), ","))
 		for _, a := range bothAddrs(l.pod(1)) {
 			testkit.Must(t, ping(l.pod(0), a, 1000), streams{flows: 1, up: stream}.run(l.pod(0), l.pod(1), a))
@@ -117,7 +117,7 @@ func TestBothEndsCaptureTheSamePackets(t *testing.T) {
 				continue
 			}
 			if sent[unsummed(p.b)]--; sent[unsummed(p.b)] < 0 {
-				t.Errorf("a packet of %d bytes arrived that was not sent so", p.Length)
+				t.Errorf("a packet of %d bytes arrived that was not sent like that", p.Length)
 			}
 			arrived[destination(p.b)] += p.Length
 			if want := "from " + l.underlay(0).String(); p.comment != want {

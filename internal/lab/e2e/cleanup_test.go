@@ -33,14 +33,14 @@ func openTUN(t *testing.T, ns *netlab.Namespace, name string, mode netlink.Tunta
 }
 
 // TestCleanUpRemovesALeftDeviceAndNothingThatLooksLikeOne: only what the daemon
-// would make by that name goes.
+// would create with that name is removed.
 func TestCleanUpRemovesALeftDeviceAndNothingThatLooksLikeOne(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	nl := s.NS.Netlink()
 	d := newDaemon(t, s.NS, s.leaseFile, "--ip-blackhole-route")
-	// Of others: a device of nearly the name, routes of networks like ours, files
-	// beside ours.
+	// Of other programs: a device with a similar name, routes of similar networks,
+	// files beside ours.
 	leaveTUN(t, s.NS, "flannel1", netlink.TUNTAP_MODE_TUN)
 	testkit.Must(t,
 		nl.RouteAdd(&netlink.Route{LinkIndex: s.link(t, netlab.UnderlayLink).Attrs().Index, Dst: netlab.IPNet(netlab.Network), Priority: 7}),

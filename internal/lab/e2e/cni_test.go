@@ -105,7 +105,7 @@ func TestCNIPodMadeFiftyTimesLeavesNothing(t *testing.T) {
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	if unique := slices.Compact(slices.Clone(addrs)); len(unique) != 50 {
-		t.Errorf("host-local has given out %d addresses for 50 pods, one after the other: %v", len(unique), addrs)
+		t.Errorf("host-local assigned %d addresses to 50 pods, one after the other: %v", len(unique), addrs)
 	}
 }
 
@@ -143,7 +143,7 @@ func TestCNIFiftyPodsAtOnce(t *testing.T) {
 	}
 }
 
-// What stock's plugin does not: a DEL that fails is tried again, with effect.
+// Unlike with the stock plugin, a DEL that failed can be repeated with effect.
 func TestCNIAddressIsFreedByTheDelThatSucceeds(t *testing.T) {
 	t.Parallel()
 	n, _ := newLoneCNINode(t, "1.0.0")
@@ -218,7 +218,7 @@ func TestCNIStatusFollowsTheSubnetFile(t *testing.T) {
 	}
 }
 
-// The runtime lost its cache, and with it the memory of the pod.
+// The runtime lost its cache, and with it its record of the pod.
 func TestCNIGCFreesWhatTheRuntimeForgot(t *testing.T) {
 	t.Parallel()
 	n, _ := newLoneCNINode(t, "1.1.0")

@@ -117,17 +117,17 @@ func TestConnectivityTestsEveryWayInBothFamilies(t *testing.T) {
 	}
 	for _, test := range []string{"ping", "mtu", "tcp", "udp"} {
 		if v4, v6 := passed["10.5 "+test], passed["fd00 "+test]; v4 != 6 || v6 != 6 {
-			t.Errorf("%s: %d ways of IPv4 and %d of IPv6 have passed, want 6 of each", test, v4, v6)
+			t.Errorf("%s: %d IPv4 paths and %d IPv6 paths passed, want 6 of each", test, v4, v6)
 		}
 	}
 
 	only, _ := a.connectivity(via, "--nodes="+c.nodes[0].Addr.String()+","+c.nodes[2].Addr.String()+"/32")
 	if len(only.Nodes) != 2 || len(only.Results) != 4 {
-		t.Errorf("--nodes with two: %d nodes, %d ways; want 2 and 4", len(only.Nodes), len(only.Results))
+		t.Errorf("--nodes with two: %d nodes, %d results; want 2 and 4", len(only.Nodes), len(only.Results))
 	}
 	one, code := a.connectivity()
 	if len(one.Results) != 4 || code != 0 {
-		t.Errorf("without --via: exit code %d, %d ways; want 0 and the 4 from here", code, len(one.Results))
+		t.Errorf("without --via: exit code %d, %d results; want 0 and the 4 from here", code, len(one.Results))
 	}
 }
 
@@ -179,7 +179,7 @@ func TestConnectivityNamesTheNodeThatIsBroken(t *testing.T) {
 	a, broken := c.running[0].(*daemon), c.running[2].(*daemon)
 	via, junit := "--via="+c.via(), filepath.Join(scratchDir(t), "junit.xml")
 
-	// What keeps pods from each other, but not nodes, only doctor can find.
+	// Only doctor can find what keeps pods, but not nodes, from communicating.
 	all := ailments(netip.PrefixFrom(c.nodes[2].Subnet.Addr(), 26)) // of its own pods
 	for _, x := range all {
 		broken.sh(x.breaks)
@@ -200,7 +200,7 @@ func TestConnectivityNamesTheNodeThatIsBroken(t *testing.T) {
 	}
 
 	broken.sh("iptables -A INPUT -p udp --dport 8285 -j DROP")
-	testkit.Eventually(t, "all ways to and from c are down, and doctor says on c why", func() bool {
+	testkit.Eventually(t, "all paths to and from c are down, and doctor on c names the cause", func() bool {
 		r, code := a.connectivity(via, "-W=5s", "--junit="+junit)
 		return code == 1 && slices.Contains(c.foundOn(r, 2), "udp-port") &&
 			concerns(c.failed(r), "c", "a c ping", "b c ping", "c a ping", "a c tcp", "a c udp")
@@ -236,7 +236,7 @@ func TestConnectivityFindsANarrowPath(t *testing.T) {
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`})
 	c.runTwill()
 	a, via := c.running[0].(*daemon), "--via="+c.via()
-	// Only what carries packets of pods gets lost, without an ICMP error.
+	// Only datagrams that carry packets of pods are lost, without an ICMP error.
 	for _, n := range c.nodes {
 		testkit.Must(t, n.NS.Command(t.Context(), "nft", "add table netdev narrow; add chain netdev narrow in { type filter hook ingress device eth0 priority 0; }; add rule netdev narrow in udp dport 8472 meta length > 1400 drop").Run())
 	}

@@ -122,7 +122,7 @@ func TestFlowsKeepTheirOrderWhateverTheNumberOfThreads(t *testing.T) {
 	}
 }
 
-// All that comes from one peer is for one socket and so for one shard. If the
+// Everything from one peer arrives on one socket and thus at one shard. If the
 // device learned from that which queue the flows belong to, as the kernel's
 // default is, they would all move there with their first reply, past packets
 // that wait in another queue.
@@ -133,7 +133,7 @@ func TestRepliesDoNotMoveFlowsToAnotherShard(t *testing.T) {
 	l := newLab(t, labOptions{flags: []string{"--thread-pairs=2", "--source-ports=off", "--mtu-probes=off"}}) // which are packets too
 	forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
 		before := l.daemons[0].status().Shards
-		// Of 64 flows each shard has some, but for a chance of 2⁻⁶³.
+		// Each shard has some of 64 flows, except with a probability of 2⁻⁶³.
 		d := datagrams{flows: 64, count: 100, window: 8, sizes: []int{100}}
 		if err := d.run(l.pod(0), l.pod(1), addr); err != nil {
 			t.Error(err)
@@ -141,7 +141,7 @@ func TestRepliesDoNotMoveFlowsToAnotherShard(t *testing.T) {
 		after := l.daemons[0].status().Shards
 		for i := range after {
 			// A flow that moves with its first reply leaves some packets
-			// behind. A single one is the ping that goes ahead.
+			// behind. A single one is the initial ping.
 			if n := after[i].TX.Packets - before[i].TX.Packets; n%100 > 1 || n < 100 {
 				t.Errorf("shard %d sent %d packets of 64 flows with 100 packets each", i, n)
 			}
@@ -190,7 +190,7 @@ func TestAGibibyteArrivesUnharmedOverALossyWire(t *testing.T) {
 		}
 		stats := l.Relay.Stats()
 		if stats.Dropped == 0 || stats.Reordered == 0 || stats.Corrupted == 0 {
-			t.Errorf("the wire did no harm: %+v", stats)
+			t.Errorf("the wire impaired nothing: %+v", stats)
 		}
 	})
 }

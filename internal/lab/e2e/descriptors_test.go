@@ -61,8 +61,8 @@ func TestControlSocketAnswersWithoutAFreeDescriptor(t *testing.T) {
 		}
 		return isReserved
 	})
-	// In vain where another part of the daemon opens a file at the same moment. Those that
-	// stay are closed after 30 s, which is longer than it takes to fail here.
+	// An attempt fails if another part of the daemon opens a file at the same moment. Clients
+	// that stay are disconnected after 30 s, which is longer than it takes to fail here.
 	answered, last := 0, ""
 	for range 5 {
 		out, err := d.ns.Command(context.Background(), built(t, "twill", "./cmd/twill"), "status", "--socket="+d.socket).CombinedOutput()
@@ -101,7 +101,7 @@ func TestStartWithTooFewDescriptorsNamesTheLimit(t *testing.T) {
 	}
 }
 
-// stayingClient is a client of the control socket that has been answered and stays.
+// stayingClient is a client of the control socket that was answered and stays connected.
 func stayingClient(t *testing.T, socket string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("unix", socket)

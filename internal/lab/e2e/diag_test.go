@@ -144,7 +144,7 @@ func TestDiagOfAllNodesNamesTheOneThatIsBroken(t *testing.T) {
 		t.Errorf("the list does not say what is wrong with %s, and the remedy:\n%s", c.nodes[2].Addr, list)
 	}
 	if strings.Count(list, "ip_forward is 0") != 1 {
-		t.Errorf("others than %s are said not to forward:\n%s", c.nodes[2].Addr, list)
+		t.Errorf("nodes other than %s are listed as not forwarding:\n%s", c.nodes[2].Addr, list)
 	}
 
 	cmd := a.ns.Command(t.Context(), bin("twill"), "diag", "--all", "-o=-", "-interval=100ms", "--socket="+a.socket, "--via=sh -c 'echo no login >&2; exit 255' {node}")

@@ -20,7 +20,7 @@ func dockerDir(t testing.TB) string {
 	dir, err := filepath.Abs(filepath.Join("..", "..", "..", "bin", "peers", "docker"))
 	testkit.Must(t, err)
 	if _, err := os.Stat(filepath.Join(dir, "complete")); err != nil {
-		t.Fatalf("%s is not there: run make docker in the root of the repository", dir)
+		t.Fatalf("%s does not exist: run make docker in the root of the repository", dir)
 	}
 	return dir
 }
@@ -36,8 +36,8 @@ type docker struct {
 }
 
 // startDocker starts a dockerd with the options that lines of shell put into the
-// variable DOCKER_OPTS. All that it makes is in mounts and a process namespace of
-// its own, and goes when the test ends.
+// variable DOCKER_OPTS. Everything it creates is in mount and process namespaces
+// of its own, and is removed when the test ends.
 func startDocker(t testing.TB, ns *netlab.Namespace, options string) *docker {
 	t.Helper()
 	state := scratchDir(t)
@@ -75,7 +75,7 @@ func startDocker(t testing.TB, ns *netlab.Namespace, options string) *docker {
 	testkit.Eventually(t, fmt.Sprintf("dockerd in %s answers", ns), func() bool {
 		select {
 		case <-ended:
-			t.Fatalf("dockerd in %s has ended: %s", ns, cmd.ProcessState)
+			t.Fatalf("dockerd in %s exited: %s", ns, cmd.ProcessState)
 		default:
 		}
 		return d.command("version").Run() == nil
@@ -112,7 +112,7 @@ func (d *docker) importBusybox() {
 	out, err := d.ns.Command(context.Background(), "sh", "-c", script).CombinedOutput()
 	d.t.Cleanup(func() { os.Remove(root + ".tar") })
 	if err != nil {
-		d.t.Fatalf("make an image: %v\n%s", err, out)
+		d.t.Fatalf("create an image: %v\n%s", err, out)
 	}
 	d.run("import", root+".tar", "busybox")
 }
@@ -150,7 +150,7 @@ func TestContainersOfDockerAreInTheNetwork(t *testing.T) {
 		name    string
 		flags   []string // of twilld
 		options string   // of dockerd, with the subnet file in $1
-		caller  string   // whom a pod elsewhere sees, empty: the container
+		caller  string   // the source that a pod elsewhere sees; empty: the container
 	}{
 		{"twill docker-opts", []string{"--ip-masq"}, bin("twill") + " docker-opts -c -f $1 -d " + opts + " && . " + opts, ""},
 		// Docker masquerades all that leaves its bridge.
@@ -178,7 +178,7 @@ func TestContainersOfDockerAreInTheNetwork(t *testing.T) {
 				tc.caller = addr.String()
 			}
 			if from := d.calls(id, pod); from != tc.caller {
-				t.Errorf("the pod is called by %s, want %s", from, tc.caller)
+				t.Errorf("the pod sees a connection from %s, want %s", from, tc.caller)
 			}
 			d.run("rm", "--force", id)
 		})
@@ -196,7 +196,7 @@ func (d *docker) startContainer() (id string, addr netip.Addr) {
 	return id, addr
 }
 
-// calls has a container connect to a pod, and returns whom the pod sees.
+// calls has a container connect to a pod, and returns the source that the pod sees.
 func (d *docker) calls(id string, pod *netlab.Pod) (from string) {
 	d.t.Helper()
 	listener, err := pod.NS.Listen("tcp4", netip.AddrPortFrom(pod.Addr, 0).String())

@@ -35,7 +35,7 @@ func TestCongestionMarkOfTheUnderlayReachesThePod(t *testing.T) {
 
 			before := l.daemons[1].status().Drops.RX["congestion"]
 			l.inject(0, 1, ce, udpPacket(from, to, []byte("not ECN-capable")).bytes())
-			testkit.Eventually(t, "a marked packet whose sender does not know ECN is dropped and counted", func() bool {
+			testkit.Eventually(t, "a marked packet whose sender does not support ECN is dropped and counted", func() bool {
 				return l.daemons[1].status().Drops.RX["congestion"] == before+1
 			})
 		})
@@ -67,7 +67,7 @@ func TestTCPSlowsDownForMarksOnTheWireInsteadOfLosses(t *testing.T) {
 			}
 		})
 		if n := l.daemons[1].status().Drops.RX["congestion"]; n > 0 {
-			t.Errorf("%d packets dropped for congestion, though all that were marked speak ECN", n)
+			t.Errorf("%d packets dropped for congestion, although all marked packets are ECN-capable", n)
 		}
 	})
 }

@@ -34,8 +34,8 @@ func embeddedLab(t *testing.T, flags ...string) *etcdLab {
 	return l
 }
 
-// configure starts the daemon with the etcd, and gives that the leases that the
-// pods' addresses are of, and the network configuration that it waits for.
+// configure starts the daemon with the etcd, and writes the leases of the pods'
+// subnets and the network configuration that it waits for.
 func (l *etcdLab) configure() {
 	l.t.Helper()
 	d := l.daemons[0]
@@ -187,7 +187,7 @@ func TestIdleConnectionsToTheEtcdInTwilldAreBounded(t *testing.T) {
 	testkit.Must(t, l.Hosts[1].NS.Do(func() error {
 		for i := range 2000 {
 			if n := a.descriptors(); i%100 == 0 && n > before+100 {
-				t.Errorf("%d descriptors are open after %d connections, %d were before", n, i, before)
+				t.Errorf("%d descriptors are open after %d connections, %d before", n, i, before)
 			}
 			c, err := dialer.Dial("tcp", net.JoinHostPort(l.host.Addr.String(), l.port))
 			if err != nil {

@@ -21,7 +21,7 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// A data plane whose offloads are silently off works, at a tenth of its speed.
+// A data plane whose offloads are silently off works, but at a tenth of its speed.
 //
 //	pod-a ── flannel0 ── socket ────────── socket ── flannel0 ── pod-b
 //	       TSO        GSO                GRO      coalescing
@@ -41,7 +41,7 @@ func TestBulkTCPTravelsInTrains(t *testing.T) {
 					mean = (now.RxBytes - before.RxBytes) / (now.RxPackets - before.RxPackets)
 					return wire == netlab.MTU || mean > frameSize
 				})
-				// What GRO joined must have been apart on the wire, else the test
+				// What GRO joined must have been separate on the wire, otherwise the test
 				// tests another wire.
 				if wire == netlab.MTU && mean > frameSize {
 					t.Errorf("frames of %d bytes crossed a wire for %d", mean, frameSize)
@@ -92,7 +92,7 @@ func TestBulkUDPTravelsInTrains(t *testing.T) {
 	}
 }
 
-// always asks for nothing more.
+// always sets no further condition.
 func always() bool { return true }
 
 // segmented sends trains of datagrams in one send each, and returns an error
@@ -132,7 +132,7 @@ func segmented(from, to *netlab.Pod, addr netip.Addr) error {
 			}
 			at := slices.IndexFunc(missing, func(sent []byte) bool { return bytes.Equal(sent, got[:n]) })
 			if at < 0 {
-				return fmt.Errorf("train %d: a datagram of %d bytes is none of those sent that are missing", i, n)
+				return fmt.Errorf("train %d: a datagram of %d bytes is not one of the missing ones", i, n)
 			}
 			missing = slices.Delete(missing, at, at+1)
 		}
@@ -144,7 +144,7 @@ func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 	t.Parallel()
 	for _, s := range []struct {
 		flag string
-		off  []string // not in force any more
+		off  []string // no longer in force
 		want [len(places{})]size
 	}{
 		{"--udp-gro=on", nil, everywhere},
@@ -153,7 +153,7 @@ func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 		{"--tun-offload=off", []string{"tun-offload", "tun-gro", "tun-gro-udp", "source-ports", "brief-batches"}, [...]size{single, trains, trains, single}},
 		{"--tun-gro=off", []string{"tun-gro"}, [...]size{trains, trains, trains, single}},
 		{"--tun-gro-udp=off", []string{"tun-gro-udp"}, everywhere}, // for TCP
-		// Over veth GRO hardly ever joins what was not sent as one.
+		// Over veth, GRO hardly ever joins packets that were not sent as one.
 		{"--udp-gso=off", []string{"udp-gso"}, [...]size{trains, single, either, trains}},
 		{"--udp-gro=off", []string{"udp-gro"}, [...]size{trains, trains, single, trains}},
 		{"--source-ports=off", []string{"source-ports", "brief-batches"}, everywhere}, // one queue for a thread
@@ -187,8 +187,8 @@ func TestEachKillSwitchTurnsOffItsOwnOffload(t *testing.T) {
 	}
 }
 
-// TestFlowsOfOnePeerComeThroughSeveralSockets: were the kernel's hash random,
-// 64 flows would leave one of four queues empty once in 20 million runs.
+// TestFlowsOfOnePeerComeThroughSeveralSockets: if the kernel's hash
+// were random, 64 flows would leave one of four queues empty once in 20 million runs.
 func TestFlowsOfOnePeerComeThroughSeveralSockets(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"on", "off"} {
@@ -230,14 +230,14 @@ func TestBusyPollFindsPacketsThatComeOneByOne(t *testing.T) {
 				return mode == "off" || found > 0
 			})
 			if mode == "off" && found > 0 {
-				t.Errorf("%.0f packets found by looking again", found)
+				t.Errorf("%.0f packets found by polling again", found)
 			}
 		})
 	}
 }
 
-// TestBulkTransferHasBriefBatchesBesideRequests: of the requests' 16 connections some are
-// in another queue than the stream.
+// TestBulkTransferHasBriefBatchesBesideRequests: some of the requests' 16
+// connections are in another queue than the stream.
 func TestBulkTransferHasBriefBatchesBesideRequests(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"on", "off"} {

@@ -13,7 +13,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// The etcd that the distribution has, as old as one in use may be: 3.4.23 in
+// The etcd of the distribution, as old as one in use may be: 3.4.23 in
 // Debian 12.
 //
 // pod-a ── host a ─┬──────── host b ── pod-b
@@ -30,7 +30,7 @@ func TestNodesShareANetworkOnAnOldEtcd(t *testing.T) {
 	testkit.Must(t, err)
 	t.Logf("etcd %s", server.Version)
 	if strings.HasPrefix(server.Version, "3.7.") {
-		t.Error("this is no older etcd than that of the other tests")
+		t.Error("this etcd is not older than that of the other tests")
 	}
 	l.put("config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
 	for _, d := range l.daemons {
@@ -54,7 +54,7 @@ func TestNodesShareANetworkOnAnOldEtcd(t *testing.T) {
 	l.seesInTheEnd(0, 2)
 
 	flows.stop(t)
-	l.checkHistory() // in which a node that moves is another one
+	l.checkHistory() // in which a node that moves counts as another one
 
 	// The lease is renewed when the address in it changes.
 	l.moveHost(0, netip.MustParseAddr("172.31.9.21"))
@@ -66,7 +66,7 @@ func TestNodesShareANetworkOnAnOldEtcd(t *testing.T) {
 	testkit.Eventually(t, "host b reaches host a at its new address", func() bool { return pingOnce(l.pod(1), l.pod(0).Addr) == nil })
 	for i, d := range l.daemons {
 		if log := d.stderr.String(); strings.Contains(log, "lease lost") {
-			t.Errorf("host %s takes its lease for lost:\n%s", l.Hosts[i].Letter, log)
+			t.Errorf("host %s reports its lease as lost:\n%s", l.Hosts[i].Letter, log)
 		}
 	}
 }

@@ -81,11 +81,11 @@ func TestExampleWithEtcdConnectsPods(t *testing.T) {
 	}
 	answer := a.run("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/8081; printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3; cat <&3`)
 	if !strings.HasPrefix(answer, "HTTP/1.0 200 OK") {
-		t.Errorf("/readyz answers %s", answer)
+		t.Errorf("/readyz returns %s", answer)
 	}
 }
 
-// The dockerd here records how it was called, and goes on.
+// This dockerd records its arguments and keeps running.
 func TestExampleWithDockerStartsItWithTwilldsOptionsAndKeepsIt(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))

@@ -15,11 +15,11 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// A kernel can refuse at any send what it granted at the start: the route may
-// have come to lead through IPsec, say. SO_NO_CHECK has the same effect, EINVAL
+// A kernel can refuse in any send what it granted at the start, for example if the
+// route now leads through IPsec. SO_NO_CHECK has the same effect, EINVAL
 // for every GSO send (udp_send_skb in net/ipv4/udp.c).
 //
-// pod-a ── host a ──── no GSO any more ──── host b ── pod-b
+// pod-a ── host a ───── GSO refused ────── host b ── pod-b
 func TestGSORefusedWhileRunningLosesAndDoublesNothing(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{})
@@ -66,7 +66,7 @@ func TestGSORefusedWhileRunningLosesAndDoublesNothing(t *testing.T) {
 		t.Errorf("dropped while falling back: %v", doc.Drops.TX)
 	}
 	if n := strings.Count(l.daemons[0].stderr.String(), "GSO"); n == 0 || n > len(doc.Shards) {
-		t.Errorf("the log mentions GSO %d times, want once for each of the %d shards at most", n, len(doc.Shards))
+		t.Errorf("the log mentions GSO %d times, want at most once for each of the %d shards", n, len(doc.Shards))
 	}
 }
 
@@ -80,7 +80,7 @@ func offloadNamed(d *status.Document, name string) (o status.Offload) {
 	return status.Offload{}
 }
 
-// firstSourcePort is the least of the ports that shards send from.
+// firstSourcePort is the lowest of the ports that shards send from.
 const firstSourcePort = 49152
 
 // tunnelSockets returns duplicates of the sockets through which a running

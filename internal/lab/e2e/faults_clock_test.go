@@ -12,7 +12,7 @@ import (
 
 // The wall clock of one node goes forward by more than a lease lasts, that of
 // the other back, and etcd's forward. Each daemon renews its lease a minute after
-// it has taken it.
+// it has acquired it.
 //
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
@@ -32,9 +32,9 @@ func TestStepsOfTheClockTouchNeitherLeasesNorPackets(t *testing.T) {
 	}
 	stepClock(t, l.server.PID(), 48*time.Hour)
 	for i, d := range l.daemons {
-		// Five hours late would be too late for this test, if not for the lease.
+		// A renewal that is five hours late would exceed the time of this test, if not of the lease.
 		if !testkit.Within(2*testkit.Patience, func() bool { return l.entry(i).lease != before[i].lease }) {
-			t.Fatalf("host %s: no renewal within %s, due after a minute", l.Hosts[i].Letter, 2*testkit.Patience)
+			t.Fatalf("host %s: no renewal within %s, want one after a minute", l.Hosts[i].Letter, 2*testkit.Patience)
 		}
 		testkit.Eventually(t, "the daemon reports the end of its lease by its own clock", func() bool {
 			end := d.status().Lease.Expiration.Add(-steps[i])
@@ -50,7 +50,7 @@ func TestStepsOfTheClockTouchNeitherLeasesNorPackets(t *testing.T) {
 		ttl, err := l.client.TimeToLive(t.Context(), now.lease)
 		testkit.Must(t, err)
 		if ttl.GrantedTTL != 86400 || ttl.TTL < 86000 {
-			t.Errorf("host %s: the lease is for %d s and has %d left", l.Hosts[i].Letter, ttl.GrantedTTL, ttl.TTL)
+			t.Errorf("host %s: the lease lasts %d s and has %d left", l.Hosts[i].Letter, ttl.GrantedTTL, ttl.TTL)
 		}
 	}
 	flows.pass(t, 500)

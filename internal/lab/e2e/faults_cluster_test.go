@@ -15,7 +15,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// awaitThird is three nodes and an etcd of so many members. Two of the nodes run;
+// awaitThird prepares three nodes and an etcd of so many members. Two of the nodes run;
 // the subnet that is left for the third is that of its pod.
 func awaitThird(t *testing.T, members int, opts etcdtest.Options) *etcdLab {
 	t.Helper()
@@ -44,7 +44,7 @@ func awaitThird(t *testing.T, members int, opts etcdtest.Options) *etcdLab {
 //
 //	                 ├──────── host c ── pod-c, which comes later
 //	                 └── etcd: three members, of which one is killed after the
-//		                    other, the leader each time
+//		                    other, always the leader
 func TestNodesJoinAndPodsTalkWhileEtcdLosesItsLeader(t *testing.T) {
 	t.Parallel()
 	l := awaitThird(t, 3, etcdtest.Options{})
@@ -74,7 +74,7 @@ func TestNodesJoinAndPodsTalkWhileEtcdLosesItsLeader(t *testing.T) {
 		return ok && now.value == held.value && now.lease != held.lease
 	})
 
-	// The one that comes back is one of two now, and needed for all that follows.
+	// The member that comes back is now one of two, and needed for everything that follows.
 	first.Restart(t)
 	second := l.leader(t)
 	second.Kill()
@@ -123,7 +123,7 @@ func (l *etcdLab) leader(t *testing.T) (leader *etcdtest.Server) {
 // persist makes a request until etcd has it: while a leader is elected some fail.
 func (l *etcdLab) persist(t *testing.T, request func(context.Context) error) {
 	t.Helper()
-	err := fmt.Errorf("not asked")
+	err := fmt.Errorf("not tried")
 	testkit.Eventually(t, "etcd has a request", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()

@@ -59,7 +59,7 @@ func TestFullDiskEndsTheDaemonWithTheEtcdAndLosesNoLease(t *testing.T) {
 }
 
 // endedFor fails the test unless the process has ended with an error whose line,
-// the last one, has all of want in it.
+// the last one, contains all of want.
 func (d *daemon) endedFor(t *testing.T, want ...string) {
 	t.Helper()
 	if code := d.wait(); code != 1 {
@@ -74,7 +74,7 @@ func (d *daemon) endedFor(t *testing.T, want ...string) {
 	}
 }
 
-// putFiller writes 64 KB to etcd, under no key that anybody reads.
+// putFiller writes 64 KB to etcd, under a key that is not read.
 func (l *etcdLab) putFiller() error {
 	path, err := etcdtest.Binary("etcdctl")
 	testkit.Must(l.t, err)
@@ -83,8 +83,8 @@ func (l *etcdLab) putFiller() error {
 	return cmd.Run()
 }
 
-// disk is a small file system that only a namespace of its own has, so that
-// nothing of it stays on the machine.
+// disk is a small file system in a mount namespace of its own, so that nothing of
+// it stays on the machine.
 type disk struct {
 	dir   string
 	outer string   // path of dir for this process

@@ -48,7 +48,7 @@ func TestNodeThatJoinsWaitsWhileEtcdIsFullAndTheOthersTalk(t *testing.T) {
 	}
 }
 
-// fill writes to etcd until it takes no more.
+// fill writes to etcd until it accepts no more.
 func (l *etcdLab) fill(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)

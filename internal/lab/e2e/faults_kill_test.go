@@ -18,12 +18,12 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// ownValue is what the first node sends when it writes its lease, and in no other
-// request.
+// ownValue is in the request with which the first node writes its lease, and in no
+// other.
 const ownValue = `{"PublicIP":"172.31.9.11"`
 
-// A daemon is killed as it takes its lease, at moments that only the wire knows,
-// and started again.
+// A daemon is killed as it acquires its lease, at moments that are visible only on the
+// wire, and started again.
 //
 // host a ── relay ── etcd
 func TestDaemonKilledAsItTakesItsLeaseEndsUpWithOne(t *testing.T) {
@@ -42,7 +42,7 @@ func TestDaemonKilledAsItTakesItsLeaseEndsUpWithOne(t *testing.T) {
 			relay.Heal()
 			before := l.entries()
 			if !when.written && len(before) != 0 {
-				t.Errorf("etcd has %v of a request that it never had", before)
+				t.Errorf("etcd has %v of a request that it never received", before)
 			}
 			d.start()
 			d.waitReady()
@@ -52,7 +52,7 @@ func TestDaemonKilledAsItTakesItsLeaseEndsUpWithOne(t *testing.T) {
 	}
 }
 
-// moments are when a daemon dies that writes its lease.
+// moments are when a daemon that writes its lease is killed.
 var moments = []struct {
 	name    string
 	cut     func(*etcdtest.Relay, string) <-chan struct{}
@@ -108,13 +108,13 @@ func TestDaemonKilledAmidARenewalLosesNothingAndTakesNothing(t *testing.T) {
 			l.relay.Heal()
 			left := l.only()
 			if !when.written && left != l.held {
-				t.Errorf("etcd has %+v, it had %+v before a renewal that it never had", left, l.held)
+				t.Errorf("etcd has %+v, it had %+v before a renewal that it never received", left, l.held)
 			}
 			d.start()
 			d.waitReady()
 			now := l.only()
 			if now.key != l.held.key || now.value != l.held.value || now.lease == left.lease {
-				t.Errorf("started again the daemon has made %+v of %+v", now, left)
+				t.Errorf("after a restart the lease is %+v, it was %+v", now, left)
 			}
 			if got := d.env(); got != l.env {
 				t.Errorf("subnet.env was\n%s\nand is\n%s", l.env, got)
@@ -135,14 +135,14 @@ func TestDaemonKilledAmidARenewalLosesNothingAndTakesNothing(t *testing.T) {
 		}
 		decided := l.transactions(t)
 		l.relay.Deliver()
-		testkit.Eventually(t, "etcd has decided upon the renewal", func() bool { return l.transactions(t) > decided })
+		testkit.Eventually(t, "etcd has processed the renewal", func() bool { return l.transactions(t) > decided })
 		if now := l.only(); now != theirs {
-			t.Errorf("a renewal that comes late has made %+v of %+v", now, theirs)
+			t.Errorf("after a late renewal the lease is %+v, it was %+v", now, theirs)
 		}
 		l.relay.Break()
 		l.relay.Heal()
 		a.start()
-		testkit.Eventually(t, "host a says that there is no subnet left", func() bool {
+		testkit.Eventually(t, "host a reports that there is no subnet left", func() bool {
 			return a.ended() && strings.Contains(a.stderr.String(), "no lease for this node")
 		})
 		l.checkHistory()
@@ -150,7 +150,7 @@ func TestDaemonKilledAmidARenewalLosesNothingAndTakesNothing(t *testing.T) {
 }
 
 // relayedEtcdLab is an idleEtcdLab with a relay between the first node and etcd.
-// A node renews its lease a minute after it has taken it.
+// A node renews its lease a minute after it has acquired it.
 func relayedEtcdLab(t *testing.T, nodes int) (*etcdLab, *etcdtest.Relay) {
 	t.Helper()
 	l := idleEtcdLab(t, nodes, "--subnet-lease-renew-margin=1439")
@@ -172,10 +172,10 @@ func (l *etcdLab) killWhen(t *testing.T, reached <-chan struct{}) {
 	select {
 	case <-reached:
 	case <-time.After(2 * testkit.Patience):
-		t.Fatal("not within three minutes: a write of the lease that is due after one")
+		t.Fatal("no write of the lease within three minutes; it is due after one")
 	}
 	if code := l.daemons[0].stop(syscall.SIGKILL); code != -1 {
-		t.Fatalf("the daemon had ended before: %d", code)
+		t.Fatalf("the daemon had exited before: %d", code)
 	}
 }
 
@@ -191,7 +191,7 @@ func (l *etcdLab) hasOne(t *testing.T, before map[string]string) {
 	}
 }
 
-// transactions returns how many transactions etcd has decided upon.
+// transactions returns how many transactions etcd has processed.
 func (l *etcdLab) transactions(t *testing.T) (n int) {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{
@@ -215,10 +215,10 @@ func (l *etcdLab) transactions(t *testing.T) (n int) {
 	return 0
 }
 
-// entry is a lease as it stands in etcd.
+// entry is a lease as stored in etcd.
 type entry struct {
 	key, value string
-	version    int64 // how often it was written since it was made
+	version    int64 // how often it was written since it was created
 	lease      clientv3.LeaseID
 }
 

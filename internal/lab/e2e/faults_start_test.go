@@ -69,8 +69,8 @@ func TestFiftyNodesThatStartAtOnceAllHaveASubnetAndReachEachOther(t *testing.T) 
 	l.checkHistory()
 }
 
-// startAtOnce starts all daemons, waits until they are ready, and returns what
-// they say of themselves then.
+// startAtOnce starts all daemons, waits until they are ready, and returns their
+// status then.
 func (l *etcdLab) startAtOnce() []*status.Document {
 	l.t.Helper()
 	for _, d := range l.daemons {
@@ -86,7 +86,7 @@ func (l *etcdLab) startAtOnce() []*status.Document {
 			all[i] = doc
 			return true
 		}) || all[i] == nil {
-			l.t.Fatalf("host %s is not ready, or has ended", l.Hosts[i].Letter)
+			l.t.Fatalf("host %s is not ready, or has exited", l.Hosts[i].Letter)
 		}
 	}
 	return all

@@ -91,10 +91,10 @@ func TestChangesCompactedAwayAreMadeUpForWithoutAFlap(t *testing.T) {
 	flows.stop(t)
 	log := l.daemons[0].stderr.String()
 	if !strings.Contains(log, "reading all leases again") {
-		t.Error("host a has missed nothing, so this has tested nothing")
+		t.Error("host a missed no change, so this test proves nothing")
 	}
 	if strings.Contains(log, "lease lost") {
-		t.Error("host a takes its own lease for lost")
+		t.Error("host a reports its own lease as lost")
 	}
 }
 
@@ -136,11 +136,11 @@ func TestKilledDaemonTakesTheSameSubnetAgain(t *testing.T) {
 		}
 	}
 	var key string
-	// survives checks what a kill has left behind.
+	// survives checks what a kill left behind.
 	survives := func(t *testing.T, what string) {
 		t.Helper()
 		if code := d.stop(syscall.SIGKILL); code != -1 {
-			t.Fatalf("%s: the daemon had ended before: %d\n%s", what, code, d.stderr)
+			t.Fatalf("%s: the daemon had exited before: %d\n%s", what, code, d.stderr)
 		}
 		keys := slices.Collect(maps.Keys(l.entries()))
 		if len(keys) > 1 || key != "" && (len(keys) == 0 || keys[0] != key) {
@@ -176,7 +176,7 @@ func TestKilledDaemonTakesTheSameSubnetAgain(t *testing.T) {
 		}
 		survives(t, "as it writes subnet.env")
 	}
-	l.checkHistory() // in which a node that moves is another one
+	l.checkHistory() // in which a node that moves counts as another one
 	// The address that the node announces is renewed with its lease.
 	d.start()
 	d.waitReady()
@@ -278,10 +278,10 @@ func TestDeletedLeaseIsTakenAgainUnderAConnection(t *testing.T) {
 	select {
 	case key := <-writes:
 		if key != l.key(0) {
-			t.Errorf("the node takes %s, it had %s", key, l.key(0))
+			t.Errorf("the node acquired %s, it had %s", key, l.key(0))
 		}
 	case <-time.After(testkit.Patience):
-		t.Fatal("the node takes no lease")
+		t.Fatal("the node acquires no lease")
 	}
 	l.daemons[0].waitReady()
 	c.goesOn(t)

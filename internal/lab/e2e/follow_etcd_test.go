@@ -21,9 +21,9 @@ func TestNewAddressReachesEtcdAndThePeers(t *testing.T) {
 	value := l.etcdctl("get", "--print-value-only", l.key(0))
 	to := netip.MustParseAddr("172.31.9.21")
 	l.moveHost(0, to)
-	// The connection to etcd is one of the address that is gone, which it takes
-	// seconds to find out.
-	testkit.Eventually(t, "the lease and the peer know the address", func() bool {
+	// The connection to etcd uses the address that is gone; it takes seconds until
+	// this is noticed.
+	testkit.Eventually(t, "the lease and the peer have the address", func() bool {
 		doc := d.status()
 		return doc.Waiting == "" && doc.Lease.PublicIP == to && l.daemons[1].status().Dataplane.Peers[0].PublicIP == to
 	})
@@ -83,7 +83,7 @@ func TestSecondHostWithAPublicAddressWaitsAndTheFirstIsNotDisturbed(t *testing.T
 	if doc := clone.status(); !strings.HasPrefix(doc.Waiting, "a lease: another host has the same public address 172.31.9.11") || doc.Lease != nil || doc.AddressConflict == "" {
 		t.Errorf("status of the clone: %+v", doc)
 	}
-	testkit.Eventually(t, "the lease is as before, and its node says what is wrong", func() bool {
+	testkit.Eventually(t, "the lease is as before, and its node reports what is wrong", func() bool {
 		doc := a.status()
 		return l.etcdctl("get", "--print-value-only", l.key(0)) == before && strings.Contains(doc.AddressConflict, "172.31.9.11") && doc.Waiting == ""
 	})

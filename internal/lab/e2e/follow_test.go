@@ -16,8 +16,8 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// conversation is a TCP connection between pod-a and pod-b that is to outlive
-// what happens to the hosts.
+// conversation is a TCP connection between pod-a and pod-b that should survive what
+// happens to the hosts.
 type conversation struct{ a, b *net.TCPConn }
 
 func (l *lab) talk() conversation {
@@ -31,13 +31,13 @@ func (l *lab) talk() conversation {
 	return conversation{a, b}
 }
 
-// goesOn moves bytes both ways, however long TCP waits before it sends again
-// what was lost.
+// goesOn moves bytes both ways, however long TCP waits before it retransmits what
+// was lost.
 func (c conversation) goesOn(t *testing.T) {
 	t.Helper()
 	for _, way := range [][2]*net.TCPConn{{c.a, c.b}, {c.b, c.a}} {
 		if err := exchange(testkit.Moving{Conn: way[0]}, testkit.Moving{Conn: way[1]}, 1<<20); err != nil {
-			t.Errorf("the connection did not outlive the change: %v", err)
+			t.Errorf("the connection did not survive the change: %v", err)
 		}
 	}
 }
@@ -68,7 +68,7 @@ func (d *daemon) env() string {
 	return string(text)
 }
 
-// waits waits until the daemon says that it is not ready, and why.
+// waits waits until the daemon reports that it is not ready, and why.
 func (d *daemon) waits(why string) {
 	d.t.Helper()
 	testkit.Eventually(d.t, "not ready: "+why, func() bool { return strings.Contains(d.status().Waiting, why) })
@@ -84,7 +84,7 @@ func (l *lab) underlayLink(i int) netlink.Link {
 }
 
 // moveHost gives host number i another IPv4 address on the underlay, as a DHCP
-// client does: the old one goes, then the new one comes.
+// client does: it removes the old one, then adds the new one.
 func (l *lab) moveHost(i int, to netip.Addr) {
 	l.t.Helper()
 	h := l.Hosts[i]
@@ -123,7 +123,7 @@ func TestNewMTUOfTheUnderlayIsFollowed(t *testing.T) {
 			c.goesOn(t)
 		}
 		if n := strings.Count(l.daemons[0].stderr.String(), `msg="interface has changed"`); n != 2 {
-			t.Errorf("%d lines about 2 changes", n)
+			t.Errorf("%d log lines about 2 changes", n)
 		}
 	})
 }
@@ -147,7 +147,7 @@ func TestNewAddressOfTheUnderlayIsFollowed(t *testing.T) {
 			}
 			if order == "lease first" {
 				announce()
-				testkit.Eventually(t, "the daemon sees that its lease is another's", func() bool { return l.daemons[0].status().Restart != "" })
+				testkit.Eventually(t, "the daemon sees that its lease belongs to another node", func() bool { return l.daemons[0].status().Restart != "" })
 				l.Hosts[0].Addr = was
 				l.moveHost(0, to)
 			} else {
@@ -155,11 +155,11 @@ func TestNewAddressOfTheUnderlayIsFollowed(t *testing.T) {
 				l.daemons[0].waits("172.31.9.21")
 				announce()
 			}
-			testkit.Eventually(t, "the lease says where the node is", func() bool {
+			testkit.Eventually(t, "the lease has the new address", func() bool {
 				d := l.daemons[0].status()
 				return d.Waiting == "" && d.Restart == "" && d.Lease.PublicIP == to && d.Underlay.IPv4 == to
 			})
-			testkit.Eventually(t, "the peer knows", func() bool { return l.daemons[1].status().Dataplane.Peers[0].PublicIP == to })
+			testkit.Eventually(t, "the peer has the new address", func() bool { return l.daemons[1].status().Dataplane.Peers[0].PublicIP == to })
 			if err := ping(l.pod(1), l.pod(0).Addr, 1472); err != nil {
 				t.Error(err)
 			}
@@ -184,14 +184,14 @@ func TestInterfaceDownAndUpIsWaitedFor(t *testing.T) {
 	testkit.Must(t, nl.LinkSetDown(l.underlayLink(0)))
 	d.waits("interface eth0 is down; set it up with 'ip link set eth0 up'")
 	testkit.Must(t, nl.LinkSetUp(l.underlayLink(0)))
-	// The kernel has kept the IPv4 address only; it is enough.
+	// The kernel has kept only the IPv4 address, which is enough.
 	d.waitReady()
 	if err := ping(l.pod(0), l.pod(1).Addr, 1472); err != nil {
 		t.Error(err)
 	}
 	c.goesOn(t)
 	addAddr(t, l.Hosts[0].NS, netlab.UnderlayLink, netip.PrefixFrom(l.Hosts[0].Addr6, 64))
-	testkit.Eventually(t, "the IPv6 address is known again", func() bool {
+	testkit.Eventually(t, "the IPv6 address is in use again", func() bool {
 		doc := d.status()
 		return doc.Waiting == "" && doc.Underlay.IPv6 == l.Hosts[0].Addr6
 	})
@@ -259,7 +259,7 @@ func TestInterfaceOfTheDefaultRouteIsFollowed(t *testing.T) {
 	}
 	c.goesOn(t)
 	if n := strings.Count(d.stderr.String(), "no other usable interface"); n != 1 {
-		t.Errorf("%d lines about it", n)
+		t.Errorf("%d log lines about it, want 1", n)
 	}
 }
 
@@ -273,7 +273,7 @@ func TestDefaultRouteIsWaitedForAtTheStart(t *testing.T) {
 	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--iface=") })
 	d.args = append(d.args, "--healthz-port=8081")
 	d.start()
-	testkit.Eventually(t, "the log says what is waited for", func() bool {
+	testkit.Eventually(t, "the log says what the daemon waits for", func() bool {
 		return strings.Contains(d.stderr.String(), `msg="no interface to the other nodes yet, waiting"`)
 	})
 	d.waits("an interface to the other nodes: choose interface: there is no default route; this host has eth0 (172.31.9.11")

@@ -27,8 +27,8 @@ func (c *cluster) bootIn(i int, modules ...string) *guestNode {
 	return bootNode(c.t, linux61, c.nodes[i], map[string]string{"/run/flannel/subnet.env": env}, modules...)
 }
 
-// expectBackend fails the test unless host number i says that it reaches host
-// number j with a backend.
+// expectBackend fails the test unless host number i reports that it reaches
+// host number j with a backend.
 func (c *cluster) expectBackend(t *testing.T, i, j int, backend string) {
 	t.Helper()
 	n := c.running[i].(interface{ status() *status.Document })
@@ -43,7 +43,7 @@ func (c *cluster) expectBackend(t *testing.T, i, j int, backend string) {
 	t.Errorf("host %s has no peer with the subnet of host %s", c.nodes[i].Letter, c.nodes[j].Letter)
 }
 
-// What fits whole into the way between two pods of a dual stack, by family.
+// The largest packet that fits the path between two pods of a dual stack, by family.
 var (
 	throughVXLAN = [2]int{1450, 1430}
 	throughUDP   = [2]int{1472, 1472}
@@ -75,7 +75,7 @@ func TestNodeWithoutVXLANJoinsAVXLANClusterWhichGoesOn(t *testing.T) {
 			return err == nil && strings.Contains(testkit.Unwrapped(page), why) && strings.Contains(page, "--backend=auto")
 		})
 		if got := c.entries(); len(got) != 2 {
-			t.Errorf("it has taken a lease that no peer can use: %v", got)
+			t.Errorf("it has acquired a lease that no peer can use: %v", got)
 		}
 		n.stop()
 	})
@@ -89,7 +89,7 @@ func TestNodeWithoutVXLANJoinsAVXLANClusterWhichGoesOn(t *testing.T) {
 			t.Errorf("status: %s, %q because of %q; want auto, udp because %s", doc.Backend, doc.Backends, doc.BackendWhy, why)
 		}
 		if page := testkit.Unwrapped(n.run("twill status")); !strings.Contains(page, why) {
-			t.Errorf("page of status without %q:\n%s", why, page)
+			t.Errorf("the page of twill status lacks %q:\n%s", why, page)
 		}
 		if log := n.run("cat /tmp/twilld.log"); strings.Count(log, why) != 1 {
 			t.Errorf("the log should have one line with %q:\n%s", why, log)
@@ -148,6 +148,6 @@ func TestNodeWithoutAnyBackendReportsWhatEachNeeds(t *testing.T) {
 		return err == nil && strings.Contains(page, "modprobe vxlan") && strings.Contains(page, "modprobe tun")
 	})
 	if got := c.entries(); len(got) != 0 {
-		t.Errorf("it has taken a lease that no peer can use: %v", got)
+		t.Errorf("it has acquired a lease that no peer can use: %v", got)
 	}
 }

@@ -21,11 +21,11 @@ import (
 // kernel is one that a node in a guest can have.
 type kernel struct {
 	version, arch string
-	// What status says of the offloads.
+	// What status reports about the offloads.
 	tunOffload, tunGROUDP, udpGRO string
 	// How UDP goes from the network into the TUN device.
 	udpWrite   size
-	kernelPath string // what status says of it
+	kernelPath string // what status reports about it
 	memory     int    // MiB, see guest.Config
 }
 
@@ -149,16 +149,16 @@ func builtFor(t testing.TB, arch, name, pkg string) string {
 	return bin(name)
 }
 
-// launch starts twilld. It returns when the shell's child has become twilld, for those
-// who look for it by name.
+// launch starts twilld. It returns when the shell's child has become twilld, so that
+// it can be found by name.
 func (n *guestNode) launch(flags ...string) {
 	n.t.Helper()
 	n.run("twilld --iface=" + netlab.UnderlayLink + " " + noRules + " " + strings.Join(flags, " ") + " >/tmp/twilld.log 2>&1 & " +
 		`until [ "$(cat /proc/$!/comm)" = twilld ]; do sleep 0.1; done`)
 }
 
-// start is launch, and waits until twilld is ready. Of its last life there is no
-// MTU in subnet.env.
+// start is launch, and waits until twilld is ready. subnet.env must not have an
+// MTU from an earlier run.
 func (n *guestNode) start(flags ...string) {
 	n.t.Helper()
 	n.launch(flags...)
@@ -236,8 +236,8 @@ func TestNodeWithAnotherKernelTalksToOneWithThis(t *testing.T) {
 	}
 }
 
-// expectOffloads checks what a node says of its kernel, in status and on the page
-// for people.
+// expectOffloads checks what a node reports about its kernel, in status and on the
+// page for people.
 func expectOffloads(t *testing.T, n *guestNode, k kernel) {
 	t.Helper()
 	dp := n.status().Dataplane
@@ -247,7 +247,7 @@ func expectOffloads(t *testing.T, n *guestNode, k kernel) {
 	got := make(map[string]string)
 	for _, o := range dp.Offloads {
 		if o.InForce != strings.HasPrefix(o.Why, "granted: ") {
-			t.Errorf("%+v: it is in force if it was granted", o)
+			t.Errorf("%+v: want it in force exactly if it was granted", o)
 		}
 		got[o.Name] = o.Why
 	}
@@ -329,7 +329,7 @@ func (n *guestNode) tunBatches(into bool) batches {
 	return batchesOf(n.t, page, metric, "tx")
 }
 
-// docs/udp-backend.md lists what the guests are.
+// docs/udp-backend.md lists the guests.
 func TestKernelsInTheManualAreThoseOfTheTests(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "udp-backend.md"))
 	testkit.Must(t, err)

@@ -134,7 +134,7 @@ func TestOneProcessTakesOverAtATimeAndTheNextOneKnowsWhichDoes(t *testing.T) {
 		t.Errorf("exit code %d:\n%s", code, next.stderr)
 	}
 	testkit.Must(t, first.Close())
-	testkit.Eventually(t, "the running process knows that it is free", func() bool {
+	testkit.Eventually(t, "the running process logs that the handover failed", func() bool {
 		return strings.Contains(old.stderr.String(), "handover failed, this process continues")
 	})
 	next = old.takeOver()
@@ -275,8 +275,8 @@ func TestRestartByAServiceManagerThatKeepsDescriptorsLosesNoPacket(t *testing.T)
 	}
 }
 
-// A process that is killed loses what it has in its hands. What pods send after
-// that, either way, waits for the next one.
+// A process that is killed loses the packets that it has read. What pods send
+// afterwards, in either direction, waits for the next one.
 func TestPacketsWaitWhileNoProcessRunsAfterAKill(t *testing.T) {
 	l, k, notify := keptLab(t)
 	a := l.daemons[0]

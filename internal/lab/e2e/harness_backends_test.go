@@ -39,8 +39,8 @@ func (s stack) config(backend string) string {
 	return fmt.Sprintf(`{%s, %s, "Backend": %s}`, ipv4, ipv6, backend)
 }
 
-// lastSubnets is what subnet.env says on h of its last life, so that the node
-// takes the subnet that the pods are in.
+// lastSubnets is the subnet.env of an earlier run on h, so that the node gets the
+// subnet that the pods are in.
 func (s stack) lastSubnets(h *netlab.Host) string {
 	var env string
 	if s.has(h.Subnet.Addr()) {
@@ -59,7 +59,7 @@ type kind struct {
 	start   func(c *cluster, i int) node
 }
 
-// node is a twilld or a stock flannel that runs.
+// node is a running twilld or stock flannel.
 type node interface {
 	// podMTU is the MTU in its subnet.env, for the CNI plugin.
 	podMTU() int
@@ -81,7 +81,7 @@ func (d *daemon) podMTU() int {
 	return mtuOf(d.t, d.env())
 }
 
-// mtuOf returns what a subnet.env says of the MTU.
+// mtuOf returns the MTU in a subnet.env.
 func mtuOf(t testing.TB, env string) (mtu int) {
 	t.Helper()
 	_, value, _ := strings.Cut(env, "FLANNEL_MTU=")
@@ -97,13 +97,13 @@ type clusterOptions struct {
 	netlab.Options        // Hosts is the number of nodes
 	backend        string // of the network's configuration, JSON
 	stack          stack  // ipv4Stack if empty
-	ipv6Underlay   bool   // take the IPv4 addresses off the underlay
-	ipv4Underlay   bool   // take the IPv6 addresses off the underlay
+	ipv6Underlay   bool   // remove the IPv4 addresses from the underlay
+	ipv4Underlay   bool   // remove the IPv6 addresses from the underlay
 	routed         bool   // put the last node into another subnet, behind a router
 }
 
 // cluster is a number of hosts with a pod each and an etcd that all of them
-// reach. What runs on the hosts the test starts.
+// reach. The test starts what runs on the hosts.
 //
 //	pod-a ── host a ─┬─ … ─ host c ── pod-c
 //	                 └─ etcd
@@ -134,7 +134,7 @@ func newCluster(t *testing.T, opts clusterOptions) *cluster {
 	l := &lab{Topology: netlabtest.New(t, opts.Options), t: t}
 	last := len(l.Hosts) - 1
 	for _, h := range l.Hosts {
-		// A host that drops what comes by another way than it answers by shows
+		// A host that drops packets whose answers would take another path shows
 		// whether two nodes have chosen the same (RFC 3704 §2.2).
 		testkit.Must(t, h.NS.Sysctl("net/ipv4/conf/all/rp_filter", "1"))
 	}
@@ -233,7 +233,7 @@ func (c *cluster) addrs(i int) []netip.Addr {
 	return slices.DeleteFunc([]netip.Addr{p.Addr, p.Addr6}, func(a netip.Addr) bool { return !c.stack.has(a) })
 }
 
-// waitTalk waits until each pod of a running node reaches each other.
+// waitTalk waits until each pod of a running node reaches every other.
 func (c *cluster) waitTalk() {
 	c.t.Helper()
 	for i := range c.running {
@@ -246,7 +246,7 @@ func (c *cluster) waitTalk() {
 }
 
 // waitReach waits until the pod of host number i has an answer from that of
-// host number j, which takes the way in both directions.
+// host number j, which requires both directions.
 func (c *cluster) waitReach(i, j int) {
 	c.t.Helper()
 	for _, addr := range c.addrs(j) {
@@ -254,7 +254,7 @@ func (c *cluster) waitReach(i, j int) {
 	}
 }
 
-// expectPair checks what a user notices of the way between the pods of hosts
+// expectPair checks what a user notices of the path between the pods of hosts
 // number i and j, in both directions and of each family: the MTU that a node of
 // ours announces to its pods fits into the path, packets as large as the MTU of
 // both pods pass whole, a pod that sends one of more than pathMTU bytes learns it,
@@ -267,7 +267,7 @@ func (c *cluster) expectPair(t *testing.T, i, j int, pathMTU [2]int) {
 		for _, addr := range c.addrs(way[1]) {
 			path, mtu := ofPath(pathMTU, addr), c.running[way[0]].podMTU()
 			if _, own := c.running[way[0]].(*daemon); own && mtu > path {
-				t.Errorf("subnet.env of host %s says MTU %d, and %d fit into the way to %s", c.nodes[way[0]].Letter, mtu, path, addr)
+				t.Errorf("subnet.env of host %s has MTU %d, but only %d bytes fit the path to %s", c.nodes[way[0]].Letter, mtu, path, addr)
 			}
 			// Stock flannel announces what fits into IPv4, for either family.
 			largest := min(mtu, c.running[way[1]].podMTU(), path)

@@ -20,12 +20,12 @@ import (
 )
 
 // stepClock moves the wall clock by d for one process; it may do so once. The
-// process does not notice but by looking at the clock.
+// process can notice it only from the clock.
 //
 // No namespace has a wall clock of its own (time_namespaces(7)). But Go programs
-// ask the vDSO for the time, whose text becomes a process' own where a debugger
-// writes to it. Here the function that answers is replaced by one that makes the
-// system call instead, and adds to what that says of CLOCK_REALTIME.
+// get the time from the vDSO, of which a process gets a copy of its own where a
+// debugger writes to it. Here its function is replaced by one that makes the system
+// call instead, and adds d to the result for CLOCK_REALTIME.
 func stepClock(t testing.TB, pid int, d time.Duration) {
 	t.Helper()
 	if d%time.Second != 0 {
@@ -53,10 +53,10 @@ func stepClock(t testing.TB, pid int, d time.Duration) {
 	if size < len(code) {
 		t.Fatalf("the vDSO's clock_gettime has %d bytes, want room for %d", size, len(code))
 	}
-	// Nobody may be in the middle of what is replaced.
-	testkit.Eventually(t, fmt.Sprintf("process %d stands outside of the vDSO", pid), func() bool {
+	// No thread may be executing what is replaced.
+	testkit.Eventually(t, fmt.Sprintf("process %d is stopped outside the vDSO", pid), func() bool {
 		testkit.Must(t, syscall.Kill(pid, syscall.SIGSTOP))
-		testkit.Eventually(t, fmt.Sprintf("process %d stands", pid), func() bool { return stands(t, pid) })
+		testkit.Eventually(t, fmt.Sprintf("process %d is stopped", pid), func() bool { return stands(t, pid) })
 		if isBetween(t, pid, begin, begin+uint64(len(text))) {
 			testkit.Must(t, syscall.Kill(pid, syscall.SIGCONT))
 			return false
@@ -103,7 +103,7 @@ func clockGettime(t testing.TB, text []byte) (at int64, size int) {
 	return 0, 0
 }
 
-// threads returns what the files of that name say of the threads of a process.
+// threads returns the contents of the files of that name for the threads of a process.
 func threads(t testing.TB, pid int, name string) (texts []string) {
 	t.Helper()
 	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/%s", pid, name))
@@ -128,7 +128,7 @@ func stands(t testing.TB, pid int) bool {
 	})
 }
 
-// isBetween reports whether a thread of a process that stands is about to execute
+// isBetween reports whether a thread of a stopped process is about to execute
 // something between two addresses.
 func isBetween(t testing.TB, pid int, begin, end uint64) bool {
 	t.Helper()

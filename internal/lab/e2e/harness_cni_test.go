@@ -39,13 +39,13 @@ type cniNode struct {
 	path string // of the plugins
 }
 
-// pluginsDir is where make cni puts the plugins that the delegate is one of.
+// pluginsDir is where make cni puts the plugins, of which the delegate is one.
 func pluginsDir(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.Abs(filepath.Join("..", "..", "..", "bin", "peers", "cni"))
 	testkit.Must(t, err)
 	if _, err := os.Stat(filepath.Join(dir, "cnitool")); err != nil {
-		t.Fatalf("%s is not there: run make cni in the root of the repository", dir)
+		t.Fatalf("%s does not exist: run make cni in the root of the repository", dir)
 	}
 	return dir
 }
@@ -123,7 +123,7 @@ func (n *cniNode) newPod(env ...string) (*cniPod, error) {
 	return p, nil
 }
 
-// pod is newPod of what succeeds, for the time of the test.
+// pod is newPod, which must succeed, for the duration of the test.
 func (n *cniNode) pod(env ...string) *cniPod {
 	n.t.Helper()
 	p, err := n.newPod(env...)
@@ -138,13 +138,13 @@ func (p *cniPod) delete(env ...string) error {
 	return errors.Join(err, p.NS.Close())
 }
 
-// state returns the files under /var/lib/cni that a pod has for itself.
+// state returns the files under /var/lib/cni that belong to a pod.
 func (n *cniNode) state() []string {
 	n.t.Helper()
 	return cniState(n.t, filepath.Join(n.lib, "cni"))
 }
 
-// cniState returns the files under a node's /var/lib/cni that a pod has for itself: what
+// cniState returns the files under a node's /var/lib/cni that belong to a pod: what
 // host-local keeps for each network, whatever pods there are, is left out.
 func cniState(t testing.TB, dir string) []string {
 	t.Helper()

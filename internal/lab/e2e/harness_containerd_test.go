@@ -24,7 +24,7 @@ func imageArchive(t testing.TB) string {
 	path, err := filepath.Abs(filepath.Join("..", "..", "..", "bin", "image", "twill-"+runtime.GOARCH+".tar"))
 	testkit.Must(t, err)
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is not there: run make image in the root of the repository", path)
+		t.Fatalf("%s does not exist: run make image in the root of the repository", path)
 	}
 	return path
 }
@@ -35,12 +35,12 @@ type containerd struct {
 	ns        *netlab.Namespace
 	dir       string // of the programs
 	state     string
-	namespace string // containerd's word for whose images and containers they are
+	namespace string // containerd's namespace for images and containers
 	n         int    // containers
 }
 
-// startContainerd starts a containerd and imports the image. All that it makes is
-// in mounts and a process namespace of its own, and goes when the test ends.
+// startContainerd starts a containerd and imports the image. Everything it
+// creates is in mount and process namespaces of its own, and is removed when the test ends.
 func startContainerd(t testing.TB, ns *netlab.Namespace) *containerd {
 	t.Helper()
 	state := scratchDir(t)
@@ -73,7 +73,7 @@ func startContainerd(t testing.TB, ns *netlab.Namespace) *containerd {
 	testkit.Eventually(t, fmt.Sprintf("containerd in %s answers", ns), func() bool {
 		select {
 		case <-ended:
-			t.Fatalf("containerd in %s has ended: %s", ns, cmd.ProcessState)
+			t.Fatalf("containerd in %s exited: %s", ns, cmd.ProcessState)
 		default:
 		}
 		return c.ctr("version").Run() == nil
@@ -135,7 +135,7 @@ func (c *containerd) output(dirs []string, command ...string) string {
 	out, _ := os.ReadFile(filepath.Join(results, "output"))
 	status, missing := os.ReadFile(filepath.Join(results, "status"))
 	if missing != nil {
-		c.t.Fatalf("%q was not run to its end in a container: ctr: %v\n%s%s", command, err, said, out)
+		c.t.Fatalf("%q did not run to completion in a container: ctr: %v\n%s%s", command, err, said, out)
 	}
 	if string(status) != "0\n" {
 		c.t.Fatalf("%q in a container: exit status %s%s", command, status, out)

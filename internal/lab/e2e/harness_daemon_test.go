@@ -36,7 +36,7 @@ type daemon struct {
 const noRules = "--iptables-forward-rules=false"
 
 // newDaemon prepares a twilld in ns, on the interface eth0, and starts nothing.
-// flags come after the usual ones, so they win.
+// flags come after the usual ones and take precedence.
 func newDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...string) *daemon {
 	t.Helper()
 	dir := scratchDir(t)
@@ -78,7 +78,7 @@ func startDaemon(t testing.TB, ns *netlab.Namespace, leaseFile string, flags ...
 // has failed its log is shown.
 func (d *daemon) start() {
 	d.t.Helper()
-	_ = os.Remove(d.subnetFile) // so that waitReady sees the one that comes
+	_ = os.Remove(d.subnetFile) // so that waitReady waits for the new one
 	if d.previous != "" {
 		testkit.Must(d.t, os.WriteFile(d.subnetFile, []byte(d.previous), 0o644))
 	}
@@ -91,7 +91,7 @@ func (d *daemon) start() {
 	cmd, done := d.cmd, make(chan struct{})
 	d.done = done
 	go func() {
-		_ = cmd.Wait() // what came of it is in ProcessState
+		_ = cmd.Wait() // the result is in ProcessState
 		close(done)
 	}()
 	d.t.Cleanup(func() {
@@ -102,7 +102,7 @@ func (d *daemon) start() {
 		select {
 		case <-done:
 		case <-time.After(testkit.Patience):
-			d.t.Errorf("twilld in %s: still there %s after SIGTERM", d.ns, testkit.Patience)
+			d.t.Errorf("twilld in %s: still running %s after SIGTERM", d.ns, testkit.Patience)
 			_ = cmd.Process.Kill()
 			<-done
 		}
@@ -123,7 +123,7 @@ func (d *daemon) waitReady() {
 	d.t.Helper()
 	testkit.Eventually(d.t, "twilld in "+d.ns.String()+" is ready", func() bool {
 		if d.ended() {
-			d.t.Fatalf("twilld in %s has ended: %s", d.ns, d.cmd.ProcessState)
+			d.t.Fatalf("twilld in %s exited: %s", d.ns, d.cmd.ProcessState)
 		}
 		if text, err := os.ReadFile(d.subnetFile); err != nil || string(text) == d.previous {
 			return false

@@ -59,8 +59,8 @@ func serveEtcd(t *testing.T, lab *lab) *etcdLab {
 	return serveEtcdCluster(t, lab, 1, etcdtest.Options{})
 }
 
-// serveEtcdCluster starts an empty etcd of n members on the last host. Where it
-// runs is not for o to say.
+// serveEtcdCluster starts an empty etcd of n members on the last host. o does
+// not determine where it runs.
 func serveEtcdCluster(t *testing.T, lab *lab, n int, o etcdtest.Options) *etcdLab {
 	t.Helper()
 	l := &etcdLab{lab: lab, host: lab.Hosts[len(lab.Hosts)-1]}
@@ -85,7 +85,7 @@ func serveEtcdCluster(t *testing.T, lab *lab, n int, o etcdtest.Options) *etcdLa
 	return l
 }
 
-// readEtcd makes a daemon that does not run yet have its lease from etcd.
+// readEtcd makes a daemon that is not running yet get its lease from etcd.
 func (d *daemon) readEtcd(endpoint string) {
 	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--lease-file=") })
 	d.args = append(d.args, "--etcd-endpoints="+endpoint)
@@ -105,8 +105,8 @@ func (l *etcdLab) endpointOf(m *etcdtest.Server) string {
 	return "http://" + net.JoinHostPort(l.underlay(len(l.Hosts)-1).String(), port)
 }
 
-// grantAll makes a lease for each node, of its pods' subnet, as a node finds it
-// that was there before.
+// grantAll creates a lease of its pods' subnet for each node, as a node that ran
+// before finds it.
 func (l *etcdLab) grantAll() {
 	l.t.Helper()
 	for i := range l.daemons {
@@ -121,7 +121,7 @@ func (l *etcdLab) grant(i int) {
 	l.etcdctl("put", "--lease="+granted[1], l.key(i), fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, l.Hosts[i].Addr))
 }
 
-// key is where the lease of host number i stands.
+// key is where the lease of host number i is stored.
 func (l *etcdLab) key(i int) string {
 	return fmt.Sprintf("%s/subnets/%s-%d", etcdPrefix, l.Hosts[i].Subnet.Addr(), l.Hosts[i].Subnet.Bits())
 }
@@ -167,7 +167,7 @@ func (l *etcdLab) entries() map[string]string {
 	return all
 }
 
-// written returns a channel that gets the keys of leases that are written from
+// written returns a channel that receives the keys of leases that are written from
 // now on.
 func (l *etcdLab) written() <-chan string {
 	l.t.Helper()
@@ -240,7 +240,7 @@ func (l *lab) steady(i, j int) steadyFlows {
 	}
 }
 
-// pass waits until n more datagrams have gone each way. There are at most four a
+// pass waits until n more datagrams have gone each way. There are at most four per
 // millisecond.
 func (s steadyFlows) pass(t testing.TB, n uint64) {
 	t.Helper()

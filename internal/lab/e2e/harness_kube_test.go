@@ -57,7 +57,7 @@ func (l *kubeLab) configure(text string) {
 	testkit.Must(l.t, os.WriteFile(l.netConf+".new", []byte(text), 0o600), os.Rename(l.netConf+".new", l.netConf))
 }
 
-// readKube makes a daemon that does not run yet have its lease from Kubernetes.
+// readKube makes a daemon that is not running yet get its lease from Kubernetes.
 func (d *daemon) readKube(node, kubeconfig, netConf string) {
 	d.args = slices.DeleteFunc(d.args, func(a string) bool { return strings.HasPrefix(a, "--lease-file=") })
 	d.args = append(d.args, "--kube-subnet-mgr", "--kubeconfig-file="+kubeconfig, "--net-config-path="+netConf)
@@ -83,7 +83,7 @@ func (l *kubeLab) pings(i, j, size int) {
 	testkit.Must(l.t, ping(l.pod(i), l.pod(j).Addr, size), ping(l.pod(j), l.pod(i).Addr, size))
 }
 
-// away returns why host number i cannot ask the API; empty: it can.
+// away returns why host number i cannot use the API; empty: it can.
 func (l *kubeLab) away(i int) string {
 	doc := l.daemons[i].tryStatus()
 	if doc == nil || doc.Source.AwaySince.IsZero() {

@@ -97,7 +97,7 @@ func (l *kubeletLab) eventually(what string, holds func() bool, state ...func() 
 	l.t.Fatalf("not within %s: %s", 3*testkit.Patience, what)
 }
 
-// proxyModes are those of kube-proxy, which the nodes have in turn.
+// proxyModes are those of kube-proxy; the nodes get them in turn.
 var proxyModes = []string{"iptables", "nftables"}
 
 // clusterCIDR are the networks of the pods.

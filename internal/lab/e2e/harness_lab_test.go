@@ -23,10 +23,10 @@ type engine struct {
 var (
 	plainFlags = []string{"--tun-offload=off", "--udp-gso=off", "--udp-gro=off"}
 
-	// offloadEngine uses all that the kernel has, and fails where that is not
-	// everything.
+	// offloadEngine uses all offloads of the kernel, and fails where one is
+	// missing.
 	offloadEngine = engine{"offload", [][]string{{"--tun-offload=on", "--tun-gro=on", "--tun-gro-udp=on", "--udp-gso=on", "--udp-gro=on"}}}
-	// plainEngine moves one packet per read and one datagram a message.
+	// plainEngine moves one packet per read and one datagram per message.
 	plainEngine = engine{"plain", [][]string{plainFlags}}
 	// mixedEngine has the offload engine on host a and the plain one on b.
 	mixedEngine = engine{"mixed", [][]string{offloadEngine.flags[0], plainFlags}}
@@ -77,7 +77,7 @@ type labOptions struct {
 	engine       engine
 	flags        []string // further ones, for each twilld
 	nodes        int      // how many of the hosts have a lease and a twilld; all if zero
-	ipv6Underlay bool     // take the IPv4 addresses off the underlay
+	ipv6Underlay bool     // remove the IPv4 addresses from the underlay
 	idle         bool     // prepare the daemons, but do not start them
 }
 
@@ -90,7 +90,7 @@ type lab struct {
 	daemons   []*daemon // of the nodes, which are the first hosts
 
 	engine       engine
-	ipv6Underlay bool // hosts have IPv6 addresses only
+	ipv6Underlay bool // hosts have only IPv6 addresses
 }
 
 // newLab builds a lab and, unless it is to stay idle, starts it.
@@ -135,7 +135,7 @@ func (l *lab) start() {
 	}
 }
 
-// dropIPv4 takes the IPv4 address off the interface of h to the other hosts.
+// dropIPv4 removes the IPv4 address from the interface of h to the other hosts.
 func (l *lab) dropIPv4(h *netlab.Host) {
 	l.t.Helper()
 	nl := h.NS.Netlink()
@@ -184,7 +184,7 @@ func (l *lab) underlay(i int) netip.Addr {
 	return l.Hosts[i].Addr6
 }
 
-// leaseEntry is a lease as it stands in a lease file.
+// leaseEntry is a lease as written in a lease file.
 type leaseEntry struct {
 	Subnet     netip.Prefix `json:",omitzero"`
 	IPv6Subnet netip.Prefix `json:",omitzero"`

@@ -16,9 +16,9 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// acquaint lets the kernels on the way between from and to learn all the
-// addresses that they need. While one asks for an address, packets that wait for
-// the answer are overtaken by those that come after it.
+// acquaint lets the kernels on the path between from and to resolve all the
+// addresses that they need. While one resolves an address, packets that wait for
+// the answer are overtaken by later ones.
 func acquaint(from *netlab.Pod, to netip.Addr) error { return ping(from, to, 100) }
 
 // ping sends an ICMP echo request, which may not be fragmented, in an IP packet
@@ -27,8 +27,8 @@ func ping(from *netlab.Pod, to netip.Addr, size int) error {
 	return pingWithin(testkit.Patience, from, to, size)
 }
 
-// pingOnce is a small ping that gives up soon. It takes no answer for its own that
-// comes late to another.
+// pingOnce is a small ping that gives up soon. It ignores late answers to
+// other pings.
 func pingOnce(from *netlab.Pod, to netip.Addr) error {
 	return pingWithin(time.Second, from, to, 100)
 }

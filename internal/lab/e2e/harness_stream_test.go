@@ -24,8 +24,8 @@ type stream struct {
 	arrived [2]atomic.Int64 // bytes
 }
 
-// startStream starts a stream between the first two pods. Before, stock flannel has to
-// have read the leases, which is after it is ready.
+// startStream starts a stream between the first two pods. Stock flannel must have
+// read the leases before, which it does after it is ready.
 func (l *etcdLab) startStream(t *testing.T) *stream {
 	t.Helper()
 	return startStream(t, l.pod(0), l.pod(1))
@@ -84,25 +84,25 @@ func (s *stream) receive(from *net.TCPConn, seed uint64) error {
 		}
 		_, _ = io.ReadFull(want, right)
 		if !bytes.Equal(got, right) {
-			return fmt.Errorf("after %d bytes others arrive than were sent", s.arrived[seed].Load())
+			return fmt.Errorf("after %d bytes, what arrives differs from what was sent", s.arrived[seed].Load())
 		}
 		s.arrived[seed].Add(streamStep)
 	}
 }
 
 // passes waits until half a megabyte more has arrived at either end, however
-// long TCP waits before it sends again what was lost.
+// long TCP waits before it retransmits what was lost.
 func (s *stream) passes(t *testing.T, when string) {
 	t.Helper()
 	before := [2]int64{s.arrived[0].Load(), s.arrived[1].Load()}
 	if !testkit.Within(testkit.Patience, func() bool {
 		return s.arrived[0].Load() > before[0]+512<<10 && s.arrived[1].Load() > before[1]+512<<10
 	}) {
-		t.Fatalf("%s the connection does not go on", when)
+		t.Fatalf("%s the connection stalls", when)
 	}
 }
 
-// stop ends the stream and waits for all that is under way.
+// stop ends the stream and waits for everything in transit.
 func (s *stream) stop(t *testing.T) {
 	t.Helper()
 	close(s.end)
@@ -113,7 +113,7 @@ func (s *stream) stop(t *testing.T) {
 				t.Errorf("stream: %v", err)
 			}
 		case <-time.After(testkit.Patience):
-			t.Fatal("stream: not at its end")
+			t.Fatal("stream: did not end")
 		}
 	}
 }

@@ -141,7 +141,7 @@ func pump(from, to *net.TCPConn, seed uint64, n int64) error {
 type datagrams struct {
 	flows  int
 	count  int   // of each flow
-	window int   // under way at a time, each flow
+	window int   // in transit at a time, per flow
 	sizes  []int // of the payloads in turn, at least 8 bytes
 }
 
@@ -195,14 +195,14 @@ func (d datagrams) flow(conn *net.UDPConn, seed uint64) error {
 		b := want[:d.sizes[received%len(d.sizes)]]
 		_, _ = io.ReadFull(in, b)
 		if !bytes.Equal(buf[:n], b) {
-			return fmt.Errorf("datagram %d of %d bytes: lost or changed, the next echo has %d bytes and is another", received, len(b), n)
+			return fmt.Errorf("datagram %d of %d bytes: lost or changed, the next echo has %d bytes and belongs to another", received, len(b), n)
 		}
 		received++
 	}
 	return nil
 }
 
-// echo sends back what comes until conn is closed.
+// echo sends back what arrives until conn is closed.
 func echo(conn *net.UDPConn) {
 	buf := make([]byte, 1<<16)
 	for {
@@ -214,7 +214,7 @@ func echo(conn *net.UDPConn) {
 	}
 }
 
-// bigBuffer is room for what a test has under way, past what an unprivileged
+// bigBuffer is room for what a test has in transit, beyond what an unprivileged
 // socket may have.
 const bigBuffer = 8 << 20
 

@@ -89,15 +89,15 @@ func TestTCPCrossesByWayOfSegmentRouting(t *testing.T) {
 		if err := l.stream(l.pod(1).Addr6, 1<<20, nil); err != nil {
 			t.Error(err)
 		}
-		// A sender repeats each lost segment by itself, and so gets through in
-		// the end where only the checksums of super-packets are wrong.
+		// A sender retransmits each lost segment separately, and so succeeds in
+		// the end even if only the checksums of super-packets are wrong.
 		if n := counters(t, l.pod(1).NS)["TcpInCsumErrors"]; n != 0 {
 			t.Errorf("%d segments arrived with a wrong checksum", n)
 		}
 	})
 }
 
-// The same for a source route of IPv4, which pods and hosts must be asked to take.
+// The same for a source route of IPv4, which pods and hosts must be configured to accept.
 func TestTCPCrossesOnASourceRoute(t *testing.T) {
 	t.Parallel()
 	forTunnels(t, labOptions{}, func(t *testing.T, l *lab) {
@@ -130,8 +130,8 @@ func TestTCPCrossesBehindLongExtensionHeaders(t *testing.T) {
 }
 
 // destinationOptions is a header of n bytes, a multiple of 8, with options for
-// experiments that receivers skip (RFC 8200 §4.2, RFC 4727 §3.3). Linux takes no
-// more than 8 of them, and no padding of more than 7 bytes.
+// experiments that receivers skip (RFC 8200 §4.2, RFC 4727 §3.3). Linux accepts
+// at most 8 of them, and at most 7 bytes of padding.
 func destinationOptions(n int) []byte {
 	b := []byte{0, byte(n/8 - 1)}
 	for len(b) < n {

@@ -18,11 +18,11 @@ type hostile struct {
 	tos     uint8
 	payload []byte
 	train   int // bytes of each datagram of a train; 0: one datagram
-	// fates are what becomes of the packets in it, in order.
+	// fates are what happens to the packets in it, in order.
 	fates []fate
 }
 
-// fate is what becomes of a packet: passes, stopped by the kernel of the node, or the
+// fate is what happens to a packet: passes, stopped by the kernel of the node, or the
 // reason for which it is dropped.
 type fate string
 
@@ -88,7 +88,7 @@ func edited(b []byte, at int, v ...byte) []byte {
 }
 
 // hostileKinds are the ways in which a datagram can be wrong, and a few in which it only
-// looks so. The data path that receives it, whichever it is, must do with it what the
+// looks so. The data path that receives it, whichever it is, must treat it as the
 // table says.
 func hostileKinds() []hostile {
 	const a, c = 0, 2

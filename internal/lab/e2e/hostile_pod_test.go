@@ -15,7 +15,7 @@ import (
 )
 
 // A pod that sends to addresses that no node holds gets an error for some of its
-// packets. What the others need to find the path MTU is apart from that.
+// packets. This does not limit the errors from which others learn the path MTU.
 //
 //	pod-a, floods 10.5.99.1 ──┐
 //	                          ├── host a ── 1400 ── host b
@@ -120,8 +120,8 @@ func TestMasqueradedPodCannotSendAsItsNode(t *testing.T) {
 	}
 }
 
-// A pod that may send raw packets can send with any source. Rules keep what comes with
-// that of a node, and not from where the node is, away from the tunnels; the kernel's
+// A pod that may send raw packets can send with any source. Rules keep packets with
+// that of a node, which do not come from the node, away from the tunnels; the kernel's
 // rp_filter is off, as it is for IPv6 everywhere.
 //
 //	host b, a peer ──────────── host a ── pod-a, sends as host b
@@ -188,7 +188,7 @@ func TestPodThatForgesAddressesCannotSendAsANode(t *testing.T) {
 	}
 }
 
-// send sends a datagram from ns. That the kernel refuses to is not an error.
+// send sends a datagram from ns. It is not an error if the kernel refuses.
 func send(t *testing.T, ns *netlab.Namespace, to netip.AddrPort, payload []byte) {
 	t.Helper()
 	conn, err := dialUDP(ns, to)

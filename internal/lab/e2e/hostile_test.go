@@ -72,8 +72,8 @@ type firingRange struct {
 	witnesses   uint16
 }
 
-// fire sends what k describes, followed by a packet that passes for sure, and checks
-// what becomes of it.
+// fire sends what k describes, followed by a packet that certainly passes, and
+// checks what happens to it.
 func (x *firingRange) fire(t *testing.T, k hostile) {
 	t.Helper()
 	before := x.daemons[1].status().Drops.RX
@@ -119,7 +119,7 @@ func (x *firingRange) fire(t *testing.T, k hostile) {
 	}
 }
 
-// checkDevice checks that just want came out of the tunnel, up to witness.
+// checkDevice checks that exactly want came out of the tunnel, up to witness.
 func (x *firingRange) checkDevice(t *testing.T, k hostile, witness []byte, want [][]byte) {
 	t.Helper()
 	if x.device == nil {

@@ -16,8 +16,8 @@ import (
 )
 
 // What a node derives from its address outlives the address: the MAC of its VXLAN
-// devices, its key in etcd, its place among the peers of others. A node that comes to
-// an address that another has left must remove none of that.
+// devices, its key in etcd, its place among the peers of others. A node that gets
+// the former address of another must not remove any of that.
 //
 //	pod-a ── host a, .11 → .21 ─┬─ host b, .12 ── pod-b
 //	                            ├─ host c, .11 ── pod-c
@@ -66,7 +66,7 @@ func (c *cluster) moveTo(i int, v4, v6 netip.Addr) {
 	addAddr(c.t, h.NS, netlab.UnderlayLink, netip.PrefixFrom(v6, 64))
 	c.moveHost(i, v4)
 	h.Addr6 = v6
-	// As a host does that comes to an address, so that nobody remembers another.
+	// As a host does when it gets an address, so that no neighbour keeps an old entry.
 	for _, other := range c.Hosts {
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			link, err := other.NS.Netlink().LinkByName(netlab.UnderlayLink)

@@ -29,7 +29,7 @@ func TestImageRunsWithoutPrivilegeAndWithoutDevNetTun(t *testing.T) {
 	a.wrap = append([]string{"bash", "-c", `n=$1; shift; exec "${@:1:n}" "${@:n+2}"`, "bash", fmt.Sprint(len(container))}, container...)
 	l.start()
 	for _, i := range []int{0, 1} {
-		testkit.Eventually(t, "the pods see each other", func() bool { return acquaint(l.pod(i), l.pod(1-i).Addr) == nil })
+		testkit.Eventually(t, "the pods reach each other", func() bool { return acquaint(l.pod(i), l.pod(1-i).Addr) == nil })
 		if err := pingWithin(5*time.Second, l.pod(i), l.pod(1-i).Addr, a.podMTU()); err != nil {
 			t.Error(err)
 		}
@@ -94,7 +94,7 @@ func TestImageInstallsPluginsAndConfiguration(t *testing.T) {
 	testkit.Must(t, os.WriteFile(filepath.Join(host, "cfg", "subnet.env"), []byte(dualEnv), 0o644))
 	opts := c.output([]string{cfg}, "sh", "-c", "/opt/bin/mk-docker-opts.sh -c -f /etc/kube-flannel/subnet.env -d /tmp/o && cat /tmp/o")
 	if !strings.Contains(opts, "--bip=10.244.3.1/24") {
-		t.Errorf("mk-docker-opts.sh has written %q", opts)
+		t.Errorf("mk-docker-opts.sh wrote %q", opts)
 	}
 }
 
@@ -143,7 +143,7 @@ func TestImageUsesTheKindOfIPTablesOfTheKubelet(t *testing.T) {
 			testkit.Must(t, err)
 			t.Cleanup(func() { testkit.Must(t, ns.Close()) })
 			inImage(t, ns, root, tt.before)
-			// The second call is of what the first has left.
+			// The second call uses what the first has left.
 			for _, name := range []string{"iptables", "ip6tables-restore"} {
 				out := inImage(t, ns, root, name+" --version && iptables --version && readlink /usr/sbin/iptables")
 				if n := strings.Count(out, "("+tt.want+")"); n != 2 || !strings.Contains(out, "\nxtables-") {
@@ -161,7 +161,7 @@ func TestImageIsTakenByDockerLoad(t *testing.T) {
 	t.Cleanup(func() { testkit.Must(t, ns.Close()) })
 	d := startDocker(t, ns, `DOCKER_OPTS="--bridge=none --iptables=false"`)
 	if out := d.run("load", "--input", imageArchive(t)); !strings.Contains(out, imageName) {
-		t.Errorf("docker load says %q", out)
+		t.Errorf("docker load prints %q", out)
 	}
 	// Docker waits a bounded time for the output of a container that has ended.
 	var out string

@@ -27,7 +27,7 @@ func (l *stockLab) fouNode(t *testing.T, i int) {
 }
 
 // The modules fou, ipip and sit of Debian's kernels send and receive the same datagrams:
-// what they lack is not the wire, but the checks (docs/kernel-path.md).
+// what they lack is not the wire format, but the checks (docs/kernel-path.md).
 //
 //	pod-a ── host a, twilld with offloads ──┐
 //	pod-b ── host b, twilld without ────────┼── host d, modules of Linux 6.1 ── pod-d

@@ -99,9 +99,9 @@ func (l *stockLab) startStock(t *testing.T, i int) {
 	select {
 	case line := <-ready:
 		if line != "ready mtu=1472" {
-			t.Fatalf("stock flannel in %s says %q, want %q", h.NS, line, "ready mtu=1472")
+			t.Fatalf("stock flannel in %s prints %q, want %q", h.NS, line, "ready mtu=1472")
 		}
 	case <-time.After(testkit.Patience):
-		t.Fatalf("stock flannel in %s does not get ready", h.NS)
+		t.Fatalf("stock flannel in %s does not become ready", h.NS)
 	}
 }

@@ -55,7 +55,7 @@ func TestPodsOfStockFlannelTalkWithOurs(t *testing.T) {
 }
 
 // expectNoDrops fails the test if host a dropped a packet on its way in: stock
-// flannel sends nothing that twilld does not take.
+// flannel sends nothing that twilld does not accept.
 func (l *stockLab) expectNoDrops(t *testing.T) {
 	t.Helper()
 	if drops := l.daemons[0].status().Drops.RX; len(drops) > 0 {
@@ -76,7 +76,7 @@ func TestLeaseOfAStockNodeComesAndGoes(t *testing.T) {
 			steady := l.trickle() // between a and b
 			for range 2 {
 				replace(t, l.leaseFile, stockLeases(3))
-				l.daemons[0].seesLeases("a node more", 3)
+				l.daemons[0].seesLeases("one node more", 3)
 				for _, way := range [][2]*netlab.Pod{{a, c}, {c, a}} {
 					if err := ping(way[0], way[1].Addr, 1472); err != nil {
 						t.Errorf("ping from %s: %v", way[0].NS, err)
@@ -86,9 +86,9 @@ func TestLeaseOfAStockNodeComesAndGoes(t *testing.T) {
 					t.Errorf("TCP: %v", err)
 				}
 				replace(t, l.leaseFile, stockLeases(2))
-				l.daemons[0].seesLeases("a node less", 2)
+				l.daemons[0].seesLeases("one node fewer", 2)
 				if err := pingOnce(c, a.Addr); err == nil {
-					t.Error("host a takes packets of a node without a lease")
+					t.Error("host a accepts packets of a node without a lease")
 				}
 			}
 			if err := steady.stop(); err != nil {
@@ -99,7 +99,7 @@ func TestLeaseOfAStockNodeComesAndGoes(t *testing.T) {
 }
 
 // The same packet from a pod behind twilld and from one behind stock flannel
-// is the same datagram. Stock flannel takes one more off the TTL.
+// is the same datagram. Stock flannel decrements the TTL once more.
 //
 //	pod-a ── host a, twilld ────────┬── tap ─ host b
 //	pod-c ── host c, stock flannel ─┘
@@ -139,7 +139,7 @@ func stockPackets(from, to *netlab.Pod) map[string]packet {
 		"full size": udpPacket(netip.AddrPortFrom(from.Addr, 1000), netip.AddrPortFrom(to.Addr, 2000), bytes.Repeat([]byte("MTU "), 361)),
 	}
 	for name, p := range oddPackets(from, to) {
-		// Stock flannel does not know ECN: it leaves the outer field empty.
+		// Stock flannel does not support ECN: it leaves the outer field empty.
 		if p.src.Is4() && p.tos&ce == notECT {
 			packets[name] = p
 		}

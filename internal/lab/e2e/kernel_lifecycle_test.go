@@ -65,7 +65,7 @@ func TestPodsGoOnWithoutALostPacketWhileNoDaemonRuns(t *testing.T) {
 }
 
 // Another process carries everything in user space, or no longer does, on one node after
-// the other. The connections of pods go on.
+// the other. The connections of pods survive.
 //
 // pod-a ── host a ──────────── host b ── pod-b
 //
@@ -87,7 +87,7 @@ func TestConnectionsOutliveAChangeOfThePath(t *testing.T) {
 		d.args = append(slices.Clone(with[step.host]), step.flags...)
 		d.start()
 		d.waitReady()
-		testkit.Eventually(t, "the same connections go on", func() bool { return l.txPackets(step.host) > 1000 })
+		testkit.Eventually(t, "the same connections continue", func() bool { return l.txPackets(step.host) > 1000 })
 		stop()
 		held.goesOn(t)
 		if peer := d.status().Dataplane.Peers[0]; peer.Kernel != (step.flags == nil) {
@@ -121,7 +121,7 @@ func TestCleanUpRemovesTheKernelPath(t *testing.T) {
 	}
 }
 
-// Whether a daemon runs there makes no difference: its device is what counts.
+// Whether a daemon runs there makes no difference: only its device counts.
 //
 // host a, whose namespace ends    host b
 func TestPinsOfANamespaceThatEndedAreRemovedByTheNextStartAndByACleanUp(t *testing.T) {
@@ -159,12 +159,12 @@ func TestPinsOfANamespaceThatEndedAreRemovedByTheNextStartAndByACleanUp(t *testi
 			return os.IsNotExist(err)
 		})
 		if len(pinned(t, living.NS)) == 0 {
-			t.Errorf("the %s removes what a daemon left in a namespace that lives", tt.name)
+			t.Errorf("the %s removes what a daemon left in a namespace that still exists", tt.name)
 		}
 	}
 }
 
-// pinDir returns where the kernel path pins what it has in a namespace.
+// pinDir returns where the kernel path pins its objects for a namespace.
 func pinDir(t *testing.T, ns *netlab.Namespace) (dir string) {
 	t.Helper()
 	testkit.Must(t, ns.Do(func() error {

@@ -16,12 +16,11 @@ import (
 // kernelFlags make a daemon refuse to start without the kernel path.
 var kernelFlags = []string{"--kernel-path=tc"}
 
-// announcingKernel is what a node with the kernel path has in its lease when etcd holds
-// it.
+// announcingKernel is what a node with the kernel path has in its lease in etcd.
 var announcingKernel = json.RawMessage(`{"PartialChecksums":true,"KernelPath":true}`)
 
 // newKernelLab builds an idle lab whose hosts run engines by their flags; those with
-// the kernel path announce it. What they leave in the kernel goes with the test.
+// the kernel path announce it. What they leave in the kernel is removed after the test.
 func newKernelLab(t *testing.T, opts labOptions) *lab {
 	t.Helper()
 	opts.idle = true

@@ -152,7 +152,7 @@ func TestTheKernelPathChangesNoPacketAndSendsNothingElse(t *testing.T) {
 			t.Errorf("%s: outer flags %#02x, want DF: %v", name, df, want)
 		}
 		if sum := binary.BigEndian.Uint16(datagram[26:]); sum != 0 {
-			t.Errorf("%s: the datagram has the checksum %#04x, so it is not of the kernel path", name, sum)
+			t.Errorf("%s: the datagram has the checksum %#04x, so it was not sent by the kernel path", name, sum)
 		}
 		got := arrivals.next(name, func(b []byte) bool { return source(b) == p.src })
 		if want := afterHops(sent, 2); !bytes.Equal(got, want) {
@@ -182,7 +182,7 @@ func (l *lab) exchangeHashed(t *testing.T, addrs ...netip.Addr) {
 		}
 	}
 	if stats := l.Relay.Stats(); stats.Dropped == 0 || stats.Reordered == 0 || stats.Corrupted == 0 {
-		t.Errorf("the wire did no harm: %+v", stats)
+		t.Errorf("the wire impaired nothing: %+v", stats)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 // pod-a ── host a ─┬──────── host b ── pod-b
 //
-//	twill asks there └── kube-apiserver; and twill by kubectl, with a kubeconfig
+//	twill on host a  └── kube-apiserver; and twill by kubectl, with a kubeconfig
 func TestKubeCommandsOfTwill(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"))
@@ -30,7 +30,7 @@ func TestKubeCommandsOfTwill(t *testing.T) {
 	}, nil)
 	twill := func(host int, args ...string) (stdout, stderr string, err error) {
 		cmd := l.Hosts[host].NS.Command(context.Background(), bin("twill"), args...)
-		// Commands on a node have no kubectl: they ask its twilld.
+		// Commands on a node have no kubectl: they query its twilld.
 		path := t.TempDir()
 		if host == 2 {
 			path = filepath.Dir(kubetest.Binary(t, "kubectl"))
@@ -48,7 +48,7 @@ func TestKubeCommandsOfTwill(t *testing.T) {
 		out, complaints, err := twill(host, args...)
 		for _, w := range want {
 			if !strings.Contains(testkit.Unwrapped(out+complaints), w) {
-				t.Errorf("twill %s: %v, does not say %q but\n%s%s", strings.Join(args, " "), err, w, out, complaints)
+				t.Errorf("twill %s: %v, does not print %q but\n%s%s", strings.Join(args, " "), err, w, out, complaints)
 			}
 		}
 	}

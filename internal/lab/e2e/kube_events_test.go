@@ -10,7 +10,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// What keeps a node's pods from communicating is found where an administrator looks
+// What keeps a node's pods from communicating is reported where an administrator looks
 // first: "kubectl describe node".
 func TestKubeNodeHasEventsOfWhatIsWrong(t *testing.T) {
 	t.Parallel()
@@ -37,7 +37,7 @@ func TestKubeNodeHasEventsOfWhatIsWrong(t *testing.T) {
 		t.Errorf("it is logged %d times, want once: %q", len(lines), lines)
 	}
 	l.DeleteNode("node-w")
-	testkit.Eventually(t, "nothing is without a backend", func() bool { return len(d.status().Dataplane.Unreached) == 0 })
+	testkit.Eventually(t, "no subnet is without a backend", func() bool { return len(d.status().Dataplane.Unreached) == 0 })
 
 	l.AddAnnotatedNode("node-x", stockAnnotations("172.31.9.97"), strings.Replace(subnet, "/24", "/25", 1))
 	l.configure(`{"Network": "10.5.0.0/16", "Backend": {"Tipe": "udp"}}`)
@@ -50,7 +50,7 @@ func TestKubeNodeHasEventsOfWhatIsWrong(t *testing.T) {
 		t.Errorf("kubectl describe node has no such event, %v:\n%s", err, out)
 	}
 
-	// An optional right: without it, all but the events is as it was.
+	// An optional right: without it, only the events are missing.
 	l.Withhold("events", "create")
 	l.Withhold("events", "patch")
 	l.DeleteNode("node-x")

@@ -37,7 +37,7 @@ func (m *mounted) put(files map[string]string) {
 		os.Rename(filepath.Join(m.dir, "..new"), filepath.Join(m.dir, "..data")))
 }
 
-// inPod makes the daemon of host number i, which does not run yet, find what a pod of
+// inPod makes the daemon of host number i, which is not running yet, find what a pod of
 // flannel's manifest finds: its name, where the API is, and a service account.
 func (l *kubeLab) inPod(i int) *mounted {
 	l.t.Helper()
@@ -56,7 +56,7 @@ func (l *kubeLab) inPod(i int) *mounted {
 	return m
 }
 
-// account is what a service account's directory has with a token.
+// account is the content of a service account's directory with a token.
 func (l *kubeLab) account(token string) map[string]string {
 	return map[string]string{"token": token, "ca.crt": textOf(l.t, l.CAFile), "namespace": "default"}
 }
@@ -76,7 +76,7 @@ func TestKubeServiceAccountOfAPodIsReadAgain(t *testing.T) {
 	// The kubelet replaces the token long before its end.
 	m.put(l.account(l.ServiceAccountToken("second")))
 	l.DeleteSecret("first")
-	l.Kill() // the API server asks who it is when a watch begins
+	l.Kill() // the API server authenticates the client when a watch begins
 	l.Restart()
 	l.AddAnnotatedNode("node-y", stockAnnotations("172.31.9.98"), "10.5.98.0/24")
 	l.sees(0, 2)
@@ -89,8 +89,8 @@ func TestKubeServiceAccountOfAPodIsReadAgain(t *testing.T) {
 	testkit.Eventually(t, "ready again", func() bool { return d.status().Waiting == "" })
 }
 
-// Each verb of flannel's ClusterRole but to list nodes: an API server that streams the
-// list, as this one does, is not asked for it.
+// Each verb of flannel's ClusterRole except list: it is not used with an API server that
+// streams the list, as this one does.
 func TestKubeMissingRightIsNamedAndComesBackWithoutARestart(t *testing.T) {
 	t.Parallel()
 	l := newKubeLab(t, 1, `{"Type": "vxlan"}`)
@@ -104,7 +104,7 @@ func TestKubeMissingRightIsNamedAndComesBackWithoutARestart(t *testing.T) {
 		restore := l.Withhold(tt.resource, tt.verb)
 		d.startWaiting(fmt.Sprintf("cannot %s resource %q", tt.verb, tt.resource))
 		if got := d.status().Waiting; !strings.Contains(got, "ClusterRole flannel") {
-			t.Errorf("it does not say what to do: %s", got)
+			t.Errorf("it does not name the remedy: %s", got)
 		}
 		restore()
 		d.waitReady()
@@ -112,7 +112,7 @@ func TestKubeMissingRightIsNamedAndComesBackWithoutARestart(t *testing.T) {
 	}
 }
 
-// startWaiting starts the daemon, which is to wait for something.
+// startWaiting starts the daemon, which must wait for something.
 func (d *daemon) startWaiting(why string) {
 	d.t.Helper()
 	d.start()
@@ -141,16 +141,16 @@ func TestKubeMissingRightIsReportedOnceWhileLeasesChange(t *testing.T) {
 		l.sees(0, 2+i)
 	}
 	if got := d.status().Waiting; !strings.Contains(got, `cannot patch resource "nodes/status"`) {
-		t.Errorf("with leases that arrive it no longer waits for the right, but for %q", got)
+		t.Errorf("although leases arrive, it no longer waits for the right, but for %q", got)
 	}
 	for _, line := range []string{valid, serves} {
 		if strings.Contains(d.stderr.String(), line) {
-			t.Errorf("it says %q while the right is missing", line)
+			t.Errorf("it logs %q while the right is missing", line)
 		}
 	}
 	restore()
 	testkit.Eventually(t, "ready again", func() bool { return d.status().Waiting == "" })
-	testkit.Eventually(t, "the log has it", func() bool {
+	testkit.Eventually(t, "the log has the lines", func() bool {
 		return strings.Contains(d.stderr.String(), serves) && strings.Contains(d.stderr.String(), valid)
 	})
 	for _, line := range []string{unserved, refused, notReady, serves, valid} {

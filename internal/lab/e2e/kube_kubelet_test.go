@@ -52,7 +52,7 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 	}
 	for command, want := range map[string]string{"leases": "(this node)", "config get": "fd00:10:244::/48", "doctor": "2 leases are valid"} {
 		if out := l.inTwill(t, "node-a", append([]string{"twill"}, strings.Fields(command)...)...); !strings.Contains(testkit.Unwrapped(out), want) {
-			t.Errorf("twill %s in the pod does not say %q but\n%s", command, want, out)
+			t.Errorf("twill %s in the pod does not print %q but\n%s", command, want, out)
 		}
 	}
 	t.Run("twill connectivity by kubectl", l.connects)
@@ -79,14 +79,14 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 			}
 			l.apply(configured(plain, tt.backend))
 			l.sendThrough(t, tt.device)
-			for i, k := range l.nodes { // a pod keeps the MTU that it begins with
+			for i, k := range l.nodes { // a pod keeps its initial MTU
 				testkit.Eventually(t, fmt.Sprintf("the MTU of %s is %d", k.name, tt.mtu[i]), func() bool { return k.mtu() == tt.mtu[i] })
 			}
 			a, b := l.pod(0, "pod-a"), l.pod(1, "pod-b")
 			defer l.remove("pod-a", "pod-b")
 			for _, p := range []*netlab.Pod{a, b} {
 				if lo, err := p.NS.Netlink().LinkByName("lo"); err != nil || lo.Attrs().Flags&net.FlagUp == 0 {
-					t.Errorf("the plugin loopback has not done its part in %s: %v", p.NS, err)
+					t.Errorf("the plugin loopback has not set up %s: %v", p.NS, err)
 				}
 			}
 			for _, way := range [][2]*netlab.Pod{{a, b}, {b, a}} {
@@ -105,12 +105,12 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 			out := l.inTwill(t, k.name, "sh", "-c", "grep -E 'VmRSS|VmHWM|RssAnon' /proc/1/status; cd /sys/fs/cgroup; cat memory.max memory.peak memory/memory.limit_in_bytes memory/memory.max_usage_in_bytes 2>/dev/null || true")
 			t.Logf("%s: %s", k.name, strings.Join(strings.Fields(out), " "))
 			if !strings.Contains(out, fmt.Sprint(128<<20)) {
-				t.Errorf("%s has another limit than 128 MiB:\n%s", k.name, out)
+				t.Errorf("%s has a limit other than 128 MiB:\n%s", k.name, out)
 			}
 		}
 		out, err := l.kubectl("", "-n", "kube-flannel", "get", "pods", "-o=jsonpath={.items[*].status.containerStatuses[*].lastState}")
 		if err != nil || strings.Contains(out, "OOMKilled") {
-			t.Errorf("a daemon has ended for want of memory: %s, %v", out, err)
+			t.Errorf("a daemon was killed for lack of memory: %s, %v", out, err)
 		}
 	})
 	t.Run("the kernel path", func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestKubeletsRunPodsOnEachBackend(t *testing.T) {
 	})
 }
 
-// connects checks that twill connectivity, on a host outside of the cluster, tests all ways
+// connects checks that twill connectivity, on a host outside of the cluster, tests all paths
 // between the nodes, through kubectl and an administrator's kubeconfig.
 func (l *kubeletLab) connects(t *testing.T) {
 	testkit.Must(t, build("twill", "./cmd/twill"))
@@ -156,7 +156,7 @@ func (l *kubeletLab) connects(t *testing.T) {
 	for _, test := range []string{"ping", "mtu", "tcp", "udp"} {
 		for _, family := range []bool{false, true} {
 			if n := ways[fmt.Sprintf("%s, IPv6 %v", test, family)]; n != 2 {
-				t.Errorf("%s, IPv6 %v: %d ways were tested, want 2: %v", test, family, n, ways)
+				t.Errorf("%s, IPv6 %v: %d paths were tested, want 2: %v", test, family, n, ways)
 			}
 		}
 	}
@@ -164,7 +164,7 @@ func (l *kubeletLab) connects(t *testing.T) {
 
 // carriedByTheKernel applies a manifest with the kernel path, and checks that the kernel
 // carries the packets of pods, also while there is no pod of twill, until the manifest
-// says otherwise.
+// turns it off.
 func (l *kubeletLab) carriedByTheKernel(t *testing.T, manifest string) {
 	t.Helper()
 	l.apply(manifest)
@@ -213,7 +213,7 @@ func (l *kubeletLab) carriedByTheKernel(t *testing.T, manifest string) {
 	l.apply(strings.Replace(manifest, on, strings.Replace(on, "auto", `"off"`, 1), 1))
 	l.rolledOut()
 	eachPeer(false)
-	stream.passes(t, "after the way back")
+	stream.passes(t, "after the change back")
 	stream.stop(t)
 }
 
@@ -259,7 +259,7 @@ func (l *kubeletLab) leavesNothing(t *testing.T, i int) {
 }
 
 // replaces applies a manifest, which puts another pod of twill on each node in turn,
-// while a stream passes between two pods that no manifest touches.
+// while a stream passes between two pods that no manifest changes.
 func (l *kubeletLab) replaces(t *testing.T, manifest string) {
 	t.Helper()
 	stream := startStream(t, l.pod(0, "pod-a"), l.pod(1, "pod-b"))
@@ -304,8 +304,8 @@ func (k *kubelet) mtu() (mtu int) {
 	return mtu
 }
 
-// takeVXLAN makes the kernel refuse VXLAN to node number i, where twill does not run
-// yet, until the function that it returns is called: a program has the port.
+// takeVXLAN makes the kernel refuse VXLAN to node number i, where twill is not running
+// yet, until the function that it returns is called: a program occupies the port.
 func (l *kubeletLab) takeVXLAN(i int) (give func()) {
 	l.t.Helper()
 	conn, err := listenUDP(l.Hosts[i].NS, netip.MustParseAddrPort("[::]:8472"))

@@ -27,7 +27,7 @@ func kubectl(t testing.TB, kubeconfig string, args ...string) (string, error) {
 }
 
 // The manifest is applied over a flannel: the same, with another image. The overlays
-// come one over the other, as a user would who changes his mind.
+// are applied one over the other, as by users who change their minds.
 func TestKubeManifestIsAppliedOverFlannelsAndAccepted(t *testing.T) {
 	t.Parallel()
 	c := kubetest.Start(t, kubetest.Options{})
@@ -46,7 +46,7 @@ func TestKubeManifestIsAppliedOverFlannelsAndAccepted(t *testing.T) {
 	must("-n", "kube-flannel", "set", "image", "daemonset/kube-flannel-ds",
 		"kube-flannel=flannel:v1", "install-cni=flannel:v1", "install-cni-plugin=flannel-cni-plugin:v1")
 	if got, want := must(append(daemonSet, images)...), "flannel-cni-plugin:v1 flannel:v1 flannel:v1"; got != want {
-		t.Fatalf("kubectl set image has made the images %q, want %q", got, want)
+		t.Fatalf("after kubectl set image the images are %q, want %q", got, want)
 	}
 	uid := must(append(daemonSet, "jsonpath={.metadata.uid}")...)
 	for _, dir := range []string{"", "/overlays/boards", "/overlays/k3s", "/overlays/k3s-boards", "/overlays/kernel-path", ""} {
@@ -56,25 +56,25 @@ func TestKubeManifestIsAppliedOverFlannelsAndAccepted(t *testing.T) {
 		}
 		for _, image := range strings.Fields(must(append(daemonSet, images)...)) {
 			if image != imageName {
-				t.Errorf("deploy/kubernetes%s has left the image %s", dir, image)
+				t.Errorf("deploy/kubernetes%s keeps the image %s", dir, image)
 			}
 		}
 		if now := must(append(daemonSet, "jsonpath={.metadata.uid}")...); now != uid {
-			t.Errorf("deploy/kubernetes%s has made another DaemonSet", dir)
+			t.Errorf("deploy/kubernetes%s creates another DaemonSet", dir)
 		}
 	}
 	must("-n", "kube-flannel", "rollout", "history", "daemonset/kube-flannel-ds")
 
-	// The way back.
+	// The change back.
 	c.AddAnnotatedNode("node-a", map[string]string{"flannel.alpha.coreos.com/twill": "{}", "flannel.alpha.coreos.com/public-ip": "172.31.9.11"})
 	must("annotate", "nodes", "--all", "flannel.alpha.coreos.com/twill-")
 	if got := c.Node("node-a").OurAnnotations("flannel.alpha.coreos.com/"); len(got) != 1 {
-		t.Errorf("left are the annotations %v, want all but twill's own", got)
+		t.Errorf("the remaining annotations are %v, want all but twill's own", got)
 	}
 	must("delete", "--wait=false", "-k", "deploy/kubernetes")
 }
 
-// What the daemon asks of the API, and what a pod of its may not do.
+// What the daemon requests from the API, and what its pod may not do.
 func TestKubeManifestGrantsWhatTheDaemonNeedsAndNoMore(t *testing.T) {
 	t.Parallel()
 	c := kubetest.Start(t, kubetest.Options{})

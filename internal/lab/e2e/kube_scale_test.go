@@ -15,7 +15,7 @@ import (
 // lost.
 //
 //	pod-a ── host a ─┬─ host b ── pod-b
-//	                 └─ kube-apiserver with 5,000 nodes more
+//	                 └─ kube-apiserver with 5,000 more nodes
 func TestKubeFiveThousandNodesAndTwentyChangesASecondDisturbNoPeer(t *testing.T) {
 	t.Parallel()
 	l := newKubeLab(t, 2, `{"Type": "udp"}`)
@@ -27,7 +27,7 @@ func TestKubeFiveThousandNodesAndTwentyChangesASecondDisturbNoPeer(t *testing.T)
 	begin := time.Now()
 	d.start()
 	if !testkit.Within(time.Minute, func() bool { return strings.Contains(d.stderr.String(), "msg=ready") }) {
-		t.Fatal("not within a minute: the daemon is ready")
+		t.Fatal("the daemon is not ready within a minute")
 	}
 	t.Logf("start to a full table: %s", time.Since(begin).Round(time.Millisecond))
 	t.Logf("resident memory with a full table: %s", d.memory())

@@ -40,7 +40,7 @@ func (l *kubeletLab) expose(name string) (addrs []netip.Addr) {
 	return s.Spec.ClusterIPs
 }
 
-// proxyMode asks kube-proxy for its mode.
+// proxyMode returns the mode that kube-proxy reports.
 func (k *kubelet) proxyMode() string {
 	client := http.Client{Timeout: testkit.Patience, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -118,7 +118,7 @@ func addrOf(a net.Addr) string {
 // asked connects a pod to a server that answers with the address that it sees, and
 // returns the answer or an error.
 func asked(from *netlab.Pod, network string, to netip.AddrPort) string {
-	const patience = 2 * time.Second // a Service without an endpoint may be silent
+	const patience = 2 * time.Second // a Service without an endpoint may not answer
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := from.NS.Dial(ctx, network, to.String())

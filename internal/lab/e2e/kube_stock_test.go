@@ -40,15 +40,15 @@ func (s *stockKube) run(t *testing.T, i int) *stockNode {
 // env is the path of stock's subnet.env on host number i.
 func (s *stockKube) env(i int) string { return filepath.Join(s.dir, s.node(i)) }
 
-// annotations are what node number i is annotated with of flannel's, without what is
-// twill's alone.
+// annotations are flannel's annotations of node number i, without those that only twill
+// has.
 func (s *stockKube) annotations(i int) map[string]string {
 	all := s.Node(s.node(i)).OurAnnotations("flannel.alpha.coreos.com/")
 	delete(all, "twill")
 	return all
 }
 
-// ofANode is what other programs see of a flannel.
+// ofANode is what other programs can see of flannel on a node.
 type ofANode struct {
 	annotations map[string]string
 	rules, env  string
@@ -67,8 +67,8 @@ func rulesOfFlannel(t testing.TB, ns *netlab.Namespace) string {
 }
 
 // Nodes of Kubernetes are changed one by one, from stock flannel to twilld and back,
-// under a TCP connection that goes on all the time. What stock has written of
-// annotations, firewall rules and subnet.env stays.
+// while a TCP connection stays in use. The annotations, firewall rules and subnet.env of
+// stock flannel stay.
 //
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //
@@ -122,7 +122,7 @@ func TestKubeConnectionOutlivesARollingSwapFromStockFlannelAndBack(t *testing.T)
 	}
 }
 
-// Stock flannel annotates a node, and twilld, which takes its place, changes nothing of
+// Stock flannel annotates a node, and twilld, which takes its place, does not change
 // that. Then the annotations are removed, and twilld writes the same.
 //
 //	host a ─── host b: kube-apiserver

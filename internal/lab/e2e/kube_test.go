@@ -24,7 +24,7 @@ func TestKubePodsTalkAtFullMTU(t *testing.T) {
 		flagsB  []string // of host b
 		mtu     int
 		kind    string // backend-type in the annotations of host a
-		extra   string // in the annotation of what stock does not have
+		extra   string // in the annotation that stock does not have
 	}{
 		{`{"Type": "vxlan"}`, nil, 1450, "vxlan", ""},
 		{`{"Type": "host-gw"}`, nil, 1500, "host-gw", ""},
@@ -53,7 +53,7 @@ func TestKubePodsTalkAtFullMTU(t *testing.T) {
 			}
 			for _, mine := range []string{"Backends", "PartialChecksums"} {
 				if strings.Contains(got["backend-data"], mine) {
-					t.Errorf("backend-data %s has %s, which stock cannot read past", got["backend-data"], mine)
+					t.Errorf("backend-data %s has %s, which stock cannot parse", got["backend-data"], mine)
 				}
 			}
 		})
@@ -64,10 +64,10 @@ func TestKubePodsTalkAtFullMTU(t *testing.T) {
 // pods is lost.
 func TestKubePodsTalkThroughoutWhileTheAPIIsAway(t *testing.T) {
 	t.Parallel()
-	// Longer than what the daemon waits for of a running API and of one that is away:
+	// Longer than the daemon waits for an API that answers and for one that does not:
 	// 5 s for a request, 3 s at the start, up to 7.5 s between two attempts to watch, 10 s
 	// to set the condition. The lease holder's pauses, of up to 30 s, do not matter here:
-	// it asks only when the store calls for it.
+	// it makes requests only when the store requires it.
 	const away = 20 * time.Second
 	l := newKubeLab(t, 2, `{"Type": "vxlan"}`, "--healthz-port=8081")
 	l.start()
@@ -87,7 +87,7 @@ func TestKubePodsTalkThroughoutWhileTheAPIIsAway(t *testing.T) {
 	l.daemons[0].stop(syscall.SIGTERM)
 	l.daemons[0].previous = written
 	l.daemons[0].start()
-	testkit.Eventually(t, "the daemon that was restarted is ready with what it knew", func() bool {
+	testkit.Eventually(t, "the daemon that was restarted is ready with the leases that it knew", func() bool {
 		doc := l.daemons[0].tryStatus()
 		return doc != nil && doc.Waiting == "" && doc.Source.Leases == 2
 	})
@@ -183,7 +183,7 @@ func TestKubeTokenIsReplacedAndRightsAreTakenAndGivenBack(t *testing.T) {
 
 	testkit.Must(t, os.WriteFile(token, []byte(l.ServiceAccountToken("second")), 0o600))
 	l.DeleteSecret("first")
-	l.Kill() // the API server asks who it is when a watch begins
+	l.Kill() // the API server authenticates the client when a watch begins
 	l.Restart()
 	l.AddNode("node-y", "10.5.98.0/24")
 	l.Annotate("node-y", map[string]any{"flannel.alpha.coreos.com/kube-subnet-manager": "true", "flannel.alpha.coreos.com/public-ip": "172.31.9.98"})
@@ -197,7 +197,7 @@ func TestKubeTokenIsReplacedAndRightsAreTakenAndGivenBack(t *testing.T) {
 	for _, d := range l.daemons {
 		d.waits("access to the leases")
 		if got := d.status().Waiting; !strings.Contains(got, "ClusterRole flannel") {
-			t.Errorf("it does not say what to do: %s", got)
+			t.Errorf("it does not name the remedy: %s", got)
 		}
 	}
 	l.pings(0, 1, 1450)
@@ -218,7 +218,7 @@ func TestKubeWaitsForWhatIsMissingAndNamesIt(t *testing.T) {
 		code, _, err := l.get("/healthz")
 		ready, _, err2 := l.get("/readyz")
 		if err != nil || err2 != nil || code != 200 || ready != 503 {
-			t.Errorf("healthz says %d, readyz %d, %v, %v", code, ready, err, err2)
+			t.Errorf("healthz returns %d, readyz %d, %v, %v", code, ready, err, err2)
 		}
 	}
 	good := l.Kubeconfig(kubetest.FlannelToken)

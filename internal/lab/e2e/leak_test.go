@@ -31,7 +31,7 @@ func leftoversNow(t testing.TB) leftovers {
 		t.Fatal(err)
 	}
 	for _, thread := range threads {
-		// A thread may end while it is looked at.
+		// A thread may end while it is examined.
 		if ns, err := os.Readlink(thread + "/ns/net"); err == nil && ns != home {
 			l.strays++
 		}
@@ -43,7 +43,7 @@ func leftoversNow(t testing.TB) leftovers {
 }
 
 // A namespace that no process, thread, descriptor or name holds is removed by
-// the kernel, with all that is in it.
+// the kernel, with everything in it.
 func TestLabLeavesNoNamespaceProcessOrDescriptor(t *testing.T) {
 	lab := func(t *testing.T) {
 		l := newLab(t, labOptions{Options: netlab.Options{Hosts: 3, Impair: &netlab.Impairment{}}})

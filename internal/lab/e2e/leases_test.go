@@ -48,7 +48,7 @@ func TestLeasesShowWhenANodeWasLastActive(t *testing.T) {
 	if len(rows) != 3 || !rows[0].Own || rows[0].Traffic != nil {
 		t.Fatalf("got %+v", rows)
 	}
-	if n := strings.Count(table, "never  "); n != 2 { // b, and the one that is not there
+	if n := strings.Count(table, "never  "); n != 2 { // b, and the one that does not exist
 		t.Errorf("%d peers with no traffic, want 2:\n%s", n, table)
 	}
 
@@ -84,7 +84,7 @@ func TestLeasesShowWhenTheKernelLastSentToANode(t *testing.T) {
 	var rows []listed
 	var table string
 	// The kernel counts in ticks: a packet has to come later than the entry.
-	testkit.Eventually(t, "it is known when a sent to b", func() bool {
+	testkit.Eventually(t, "status shows when a sent to b", func() bool {
 		c.waitReach(0, 1)
 		rows, table = c.listedBeside(c.running[0].(*daemon))
 		return len(rows) == 3 && rows[1].Idle != nil
@@ -93,6 +93,6 @@ func TestLeasesShowWhenTheKernelLastSentToANode(t *testing.T) {
 		t.Errorf("after a ping, b: %+v", rows)
 	}
 	if rows[2].Idle != nil || !strings.Contains(table, "s ago ") || strings.Count(table, "never  ") != 1 {
-		t.Errorf("want that nothing was sent to c:\n%s", table)
+		t.Errorf("something was sent to c:\n%s", table)
 	}
 }

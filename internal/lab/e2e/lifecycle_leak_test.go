@@ -37,7 +37,7 @@ func descriptors(t testing.TB, pid int) []string {
 	return open
 }
 
-// goroutines returns how many a daemon has, by its own account.
+// goroutines returns how many a daemon has, according to its metrics.
 func (l *lab) goroutines() (n int) {
 	l.t.Helper()
 	_, text, err := l.get("/metrics")
@@ -67,14 +67,14 @@ func TestHundredLeaseChangesLeakNothing(t *testing.T) {
 		change(2)
 	}
 	var after []string
-	// Not equal: a connection that has asked for the status may be closing.
+	// Not equal: a connection that requested the status may be closing.
 	if !testkit.Within(testkit.Patience, func() bool {
 		after = descriptors(t, d.cmd.Process.Pid)
 		return len(after) <= len(before)
 	}) {
 		t.Errorf("open after 100 changes:\n%q\nbefore:\n%q", after, before)
 	}
-	testkit.Eventually(t, fmt.Sprintf("no more than the %d goroutines of before", goroutines), func() bool { return l.goroutines() <= goroutines })
+	testkit.Eventually(t, fmt.Sprintf("no more than the previous %d goroutines", goroutines), func() bool { return l.goroutines() <= goroutines })
 }
 
 // running finds goroutines that belong to a daemon.
@@ -103,7 +103,7 @@ func TestTwentyRunsInOneProcessLeakNothing(t *testing.T) {
 				doc, err := status.Fetch(ctx, d.socket)
 				return err == nil && doc.Waiting == ""
 			}) {
-				t.Error("a daemon in this process does not get ready")
+				t.Error("a daemon in this process does not become ready")
 			}
 		}()
 		err := d.ns.Do(func() error {
@@ -115,7 +115,7 @@ func TestTwentyRunsInOneProcessLeakNothing(t *testing.T) {
 			t.Fatalf("%v\n%s", err, d.stderr)
 		}
 	}
-	run() // what is opened once in a process, is open now
+	run() // what is opened once per process is open now
 	before := descriptors(t, os.Getpid())
 	host := netState(t, d.ns)
 	for range 20 {

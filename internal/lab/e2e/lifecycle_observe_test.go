@@ -43,10 +43,10 @@ func TestReadyzSaysWhenPodsCanTalk(t *testing.T) {
 	l := newLab(t, labOptions{idle: true})
 	d := l.daemons[0]
 	d.args = append(d.args, "--healthz-port=8081", "--udp-gso=auto")
-	// The self-test of UDP GSO waits for what does not come.
+	// The self-test of UDP GSO waits for datagrams that do not arrive.
 	stifleLoopback(t, d.ns)
 	d.start()
-	testkit.Eventually(t, "/readyz answers 503 and says what is being waited for", func() bool {
+	testkit.Eventually(t, "/readyz returns 503 and names what the daemon waits for", func() bool {
 		_, missing := os.Stat(d.subnetFile)
 		code, body, err := l.get("/readyz")
 		unready := err == nil && code == http.StatusServiceUnavailable
@@ -64,7 +64,7 @@ func TestReadyzSaysWhenPodsCanTalk(t *testing.T) {
 	}
 	d.stop(syscall.SIGTERM)
 	if code, _, err := l.get("/healthz"); err == nil {
-		t.Errorf("/healthz answers %d after the end", code)
+		t.Errorf("/healthz returns %d after the end", code)
 	}
 }
 
@@ -91,14 +91,14 @@ func TestServiceManagerIsNotifiedWhenPodsCanTalkAndOfTheEnd(t *testing.T) {
 	d.wrap = []string{"env", "NOTIFY_SOCKET=" + path}
 	d.start()
 	if got := next(); got != "READY=1\nSTATUS=ready" {
-		t.Errorf("first it says %q", got)
+		t.Errorf("first it reports %q", got)
 	}
 	if _, err := os.Stat(d.subnetFile); err != nil {
-		t.Errorf("it says that it is ready, but: %v", err)
+		t.Errorf("it reports that it is ready, but: %v", err)
 	}
 	testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
 	if got := next(); got != "STOPPING=1" {
-		t.Errorf("at the end it says %q", got)
+		t.Errorf("at the end it reports %q", got)
 	}
 	d.wait()
 }
@@ -142,7 +142,7 @@ func TestMetricsOfARunningDaemonScrapeAndLint(t *testing.T) {
 		}
 	}
 	replace(t, l.leaseFile, "{")
-	testkit.Eventually(t, "the gauge says that the lease file is refused", func() bool {
+	testkit.Eventually(t, "the gauge shows that the lease file is refused", func() bool {
 		_, text, err := l.get("/metrics")
 		return err == nil && strings.Contains(text, "twill_lease_source_ok 0\n") && strings.Contains(text, "twill_leases 2\n")
 	})
@@ -227,7 +227,7 @@ func TestMetricsFollowTheStoreTheLeaseTheRulesAndTheDataPlane(t *testing.T) {
 	shows("with etcd again", "twill_lease_source_up 1", "twill_lease_watch_up 1")
 }
 
-// The operator's command says what is wrong when no daemon answers.
+// The operator's command reports what is wrong when no daemon answers.
 func TestTwillStatusSaysWhyItCannotAsk(t *testing.T) {
 	t.Parallel()
 	ns := newLab(t, labOptions{idle: true}).Hosts[0].NS
@@ -248,10 +248,10 @@ func TestTwillStatusSaysWhyItCannotAsk(t *testing.T) {
 	}
 }
 
-// stifleLoopback lets hardly anything through on lo.
+// stifleLoopback lets almost nothing through on lo.
 func stifleLoopback(t testing.TB, ns *netlab.Namespace) {
 	t.Helper()
-	const rate, size = 1000, 64 // bytes a second, bytes a packet
+	const rate, size = 1000, 64 // bytes per second, bytes per packet
 	lo, err := ns.Netlink().LinkByName("lo")
 	testkit.Must(t, err)
 	testkit.Must(t, ns.Netlink().QdiscAdd(&netlink.Tbf{

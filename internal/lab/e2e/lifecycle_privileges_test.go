@@ -16,7 +16,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// bits returns a set of capabilities as /proc/PID/status has it.
+// bits returns a set of capabilities as in /proc/PID/status.
 func bits(capabilities ...int) string {
 	set := uint64(0)
 	for _, c := range capabilities {
@@ -76,7 +76,7 @@ func TestDaemonOfRootKeepsTheCapabilitiesThatItNeeds(t *testing.T) {
 	goesOn := func() {
 		t.Helper()
 		from := l.txPackets(0)
-		testkit.Eventually(t, "traffic goes on", func() bool { return l.txPackets(0) > from+1000 || l.txPackets(0) < from })
+		testkit.Eventually(t, "traffic continues", func() bool { return l.txPackets(0) > from+1000 || l.txPackets(0) < from })
 		testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472), ping(l.pod(0), l.pod(1).Addr6, 1472))
 	}
 	a.expectPrivileges(raw...)
@@ -87,7 +87,7 @@ func TestDaemonOfRootKeepsTheCapabilitiesThatItNeeds(t *testing.T) {
 	// The data plane is opened again, with new threads.
 	index := linkIndex(t, a.ns, "flannel0")
 	deleteLink(t, a.ns, "flannel0")
-	testkit.Eventually(t, "flannel0 is made again", func() bool {
+	testkit.Eventually(t, "flannel0 is created again", func() bool {
 		link, err := a.ns.Netlink().LinkByName("flannel0")
 		return err == nil && link.Attrs().Index != index
 	})
@@ -215,7 +215,7 @@ func TestAChangedConfigurationFindsTheCapabilitiesThatItNeeds(t *testing.T) {
 	d.start()
 	d.waitReady()
 	write("udp")
-	testkit.Eventually(t, "flannel0 is made", func() bool {
+	testkit.Eventually(t, "flannel0 is created", func() bool {
 		_, err := s.NS.Netlink().LinkByName("flannel0")
 		return err == nil
 	}, d.stderr.String)

@@ -17,7 +17,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// load is TCP both ways between pod-a and pod-b, at addr, that goes on whatever
+// load is TCP both ways between pod-a and pod-b, at addr, that continues whatever
 // happens to the daemons, until it is stopped or the test ends.
 func (l *lab) load(addr netip.Addr) (stop func()) {
 	l.t.Helper()
@@ -87,7 +87,7 @@ func TestSIGTERMEndsUnderTrafficAndLeavesSubnetEnvOnly(t *testing.T) {
 				}
 			}
 			if log := d.stderr.String(); strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {
-				t.Errorf("warnings of a daemon that was asked to stop:\n%s", log)
+				t.Errorf("warnings of a daemon that was stopped:\n%s", log)
 			}
 		})
 	}
@@ -125,9 +125,9 @@ func TestSIGTERMWhileStartingEndsToo(t *testing.T) {
 	l := newLab(t, labOptions{idle: true, flags: []string{"--udp-gso=auto"}})
 	d := l.daemons[0]
 	before := netState(t, d.ns)
-	stifleLoopback(t, d.ns) // it waits for packets to itself
+	stifleLoopback(t, d.ns) // it waits for packets that it sends to itself
 	d.start()
-	testkit.Eventually(t, "it makes its device", func() bool { return netState(t, d.ns) != before })
+	testkit.Eventually(t, "it creates its device", func() bool { return netState(t, d.ns) != before })
 	if code := d.stop(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
@@ -206,7 +206,7 @@ func TestDeletedDeviceIsRecreated(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			l := newLab(t, labOptions{engine: e})
 			d := l.daemons[0]
-			state := func() string { // the new device comes after others that the old one came before
+			state := func() string { // the new device comes after others that came after the old one
 				return strings.Join(slices.Sorted(strings.Lines(netState(t, d.ns))), "")
 			}
 			before := state()
@@ -222,7 +222,7 @@ func TestDeletedDeviceIsRecreated(t *testing.T) {
 				d.waitReady()
 				c.goesOn(t)
 				if n := strings.Count(d.stderr.String()[logged:], `msg="part of the data plane was removed`); n != 1 {
-					t.Errorf("time %d: it said so %d times", i+1, n)
+					t.Errorf("round %d: logged %d times, want once", i+1, n)
 				}
 			}
 			if after := state(); after != before {
@@ -280,7 +280,7 @@ func TestPodsTalkAgainWhenAnInterfaceIsUpAgain(t *testing.T) {
 				}
 				l.talksAgain()
 				if name != "flannel0" {
-					return // who set up eth0 keeps its IPv6 addresses
+					return // whoever set up eth0 restores its IPv6 addresses
 				}
 				after := ""
 				testkit.Eventually(t, "the host is as it was", func() bool {
@@ -306,7 +306,7 @@ func (l *lab) talksAgain() {
 	}
 }
 
-// The address of an interface may go and come back, with a DHCP client say.
+// The address of an interface may disappear and come back, for example with a DHCP client.
 func TestPodsTalkAgainWhenTheUnderlayHasItsAddressAgain(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{})
@@ -322,6 +322,6 @@ func TestPodsTalkAgainWhenTheUnderlayHasItsAddressAgain(t *testing.T) {
 	}
 	l.talksAgain()
 	if l.daemons[0].ended() {
-		t.Error("the daemon has ended")
+		t.Error("the daemon has exited")
 	}
 }

@@ -21,8 +21,8 @@ import (
 //
 //	Prometheus                  └── etcd
 //
-// A Prometheus that scrapes a node with both backends has something to show in every
-// panel, and evaluates every alert.
+// A Prometheus that scrapes a node with both backends has data for every panel, and
+// evaluates every alert.
 func TestPrometheusFillsThePanelsOfTheDashboard(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, clusterOptions{backend: `{"Type": "vxlan"}`})
@@ -33,7 +33,7 @@ func TestPrometheusFillsThePanelsOfTheDashboard(t *testing.T) {
 
 	for title, queries := range dashboardQueries(t) {
 		for _, q := range queries {
-			// What shows problems only shows that there are none.
+			// A query for problems only shows that there are none.
 			q = regexp.MustCompile(` (>|==) 0(\)|$)`).ReplaceAllString(q, "$2")
 			q = strings.NewReplacer("$__rate_interval", "1m", "$job", ".*", "$instance", ".*").Replace(q)
 			testkit.Eventually(t, fmt.Sprintf("%q has data: %s", title, q), func() bool { return p.count(t, q) > 0 })
@@ -44,7 +44,7 @@ func TestPrometheusFillsThePanelsOfTheDashboard(t *testing.T) {
 			t.Errorf("alert %s: %s %s", r.Name, r.Health, r.LastError)
 		}
 		if r.State != "inactive" {
-			t.Errorf("alert %s is %s on a node that is well", r.Name, r.State)
+			t.Errorf("alert %s is %s on a healthy node", r.Name, r.State)
 		}
 	}
 }

@@ -86,7 +86,7 @@ func startQueue(t *testing.T, h *netlab.Host, denied uint16) *packetQueue {
 	return q
 }
 
-// configure sends a message and waits for the kernel's consent.
+// configure sends a message and waits for the kernel's acknowledgement.
 func (q *packetQueue) configure(attrs ...*nl.RtAttr) error {
 	if err := q.send(queueConfig, unix.NLM_F_ACK, attrs...); err != nil {
 		return err
@@ -116,12 +116,12 @@ func (q *packetQueue) send(kind uint16, flags int, attrs ...*nl.RtAttr) error {
 	return unix.Sendto(q.fd, r.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
-// receive takes the packets that are there, and decides about each.
+// receive takes the packets that have arrived, and decides about each.
 func (q *packetQueue) receive() {
 	buf := make([]byte, 1<<18)
 	n, _, err := unix.Recvfrom(q.fd, buf, 0)
 	if err != nil {
-		return // nothing has come, or the kernel let packets pass by the queue
+		return // nothing has arrived, or the kernel let packets bypass the queue
 	}
 	messages, err := syscall.ParseNetlinkMessage(buf[:n])
 	if err != nil {
@@ -173,7 +173,7 @@ func TestNetworkPolicyIsObeyedWhileSuperPacketsPassItsQueue(t *testing.T) {
 	mtu := int64(l.daemons[0].status().Dataplane.MTU())
 	for _, addr := range []netip.Addr{b.Addr, b.Addr6} {
 		t.Run(familyName(addr), func(t *testing.T) {
-			// How much the kernel joins depends on the moment.
+			// How many packets the kernel joins depends on timing.
 			q.largest.Store(0)
 			testkit.Eventually(t, "packets larger than the MTU pass the queue", func() bool {
 				if err := (streams{flows: 2, up: 8 << 20, down: 8 << 20}).run(a, b, addr); err != nil {
@@ -198,7 +198,7 @@ func TestNetworkPolicyIsObeyedWhileSuperPacketsPassItsQueue(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 			defer cancel()
 			go func() {
-				testkit.Within(testkit.Patience, func() bool { return q.drops.Load() > before+1 }) // the first and one sent again
+				testkit.Within(testkit.Patience, func() bool { return q.drops.Load() > before+1 }) // the first and a retransmission
 				cancel()
 			}()
 			if c, err := a.NS.Dial(ctx, "tcp", server.Addr().String()); err == nil {

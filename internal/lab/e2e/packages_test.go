@@ -30,7 +30,7 @@ func packages(t testing.TB) (deb, rpm string) {
 	debs, _ := filepath.Glob(filepath.Join(dist, "*.deb"))
 	rpms, _ := filepath.Glob(filepath.Join(dist, "*.rpm"))
 	if len(debs) != 1 || len(rpms) != 1 {
-		t.Fatalf("packages.sh has made %q and %q", debs, rpms)
+		t.Fatalf("packages.sh created %q and %q", debs, rpms)
 	}
 	return debs[0], rpms[0]
 }
@@ -131,7 +131,7 @@ func haveSameFiles(t *testing.T, deb, rpm string) {
 	}
 }
 
-// isDir says whether the path is a directory in the rpm.
+// isDir reports whether the path is a directory in the rpm.
 func isDir(t testing.TB, rpm, path string) bool {
 	t.Helper()
 	return strings.Contains(shell(t, `rpm --query --list --verbose --package "$1" | grep "^d.* $2\$" || true`, rpm, path), path)

@@ -87,7 +87,7 @@ func shellBlocks(t testing.TB) (all []shellBlock) {
 }
 
 // book is a machine on which the commands of the pages are run. It has the addresses that
-// the pages use, and what a page takes for granted.
+// the pages use, and what a page assumes.
 type book struct {
 	*machine
 	other *daemon
@@ -112,7 +112,7 @@ func openBook(t testing.TB) *book {
 		"--embedded-etcd-listen=192.0.2.1", "--embedded-etcd-plaintext")
 	b.previous = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.2.1/24\n"
 	b.start()
-	testkit.Eventually(t, "the etcd is there", func() bool {
+	testkit.Eventually(t, "the etcd is running", func() bool {
 		return strings.Contains(b.stderr.String(), "twill config set")
 	})
 	set := b.ns.Command(t.Context(), bin("twill"), "config", "set", "--etcd-endpoints=http://192.0.2.1:2379")
@@ -139,7 +139,7 @@ func openBook(t testing.TB) *book {
 	return m
 }
 
-// turn prepares the machine for a page: a twilld runs with etcd.
+// turn prepares the machine for a page: twilld runs with etcd.
 func (b *book) turn() {
 	b.t.Helper()
 	b.run("sh", "-c", `systemctl stop page page-successor twilld 2>/dev/null
@@ -181,7 +181,7 @@ func (b *book) words(commands string) (all [][]string) {
 		for p in bin/twill-lab scripts/dependency-size.sh; do eval "function $p { command_not_found_handle $p \"\$@\"; }"; done
 		PATH=/nonexistent`
 	cmd := b.command("env", "-C", "/src", "bash", "-c", "exec 9>&1 >/dev/null\n"+find+"\n"+commands)
-	out, _ := cmd.Output() // a command that is only parsed does nothing that the next could rely on
+	out, _ := cmd.Output() // a command that is only parsed has no effect that the next could rely on
 	rest := strings.Split(string(out), "\x00")
 	for len(rest) > 1 {
 		var n int
@@ -193,8 +193,8 @@ func (b *book) words(commands string) (all [][]string) {
 	return all
 }
 
-// refused returns what a program has against its arguments. A parser of flags meets the
-// wrong ones before --help.
+// refused returns why a program rejects its arguments. A parser of flags meets wrong
+// ones before --help.
 func refused(words []string) error {
 	name, args := filepath.Base(words[0]), words[1:]
 	root := filepath.Join("..", "..", "..")
@@ -255,12 +255,12 @@ func TestKubePagesHaveCommandsThatKubectlKnows(t *testing.T) {
 		}
 	}
 	if found < 15 {
-		t.Errorf("only %d commands of kubectl have been found", found)
+		t.Errorf("only %d commands of kubectl were found", found)
 	}
 }
 
-// Each block is run as it stands there, in the order of its page, unless a comment says why
-// not. Even then the programs must know their arguments.
+// Each block is run as written, in the order of its page, unless a comment says why not.
+// Even then the programs must accept their arguments.
 func TestShellBlocksOfThePagesDoWhatTheySay(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, build("twill", "./cmd/twill"), build("twill-lab", "./cmd/twill-lab"))
@@ -284,7 +284,7 @@ func TestShellBlocksOfThePagesDoWhatTheySay(t *testing.T) {
 			b.turn()
 		}
 		out, err := b.try(block.before + "\n" + block.commands)
-		// What doctor, check and ping find is no failure of the page.
+		// What doctor, check and ping find is not a failure of the page.
 		if exit := new(exec.ExitError); err != nil && (block.language == "sh" || !errors.As(err, &exit) || exit.ExitCode() != 1) {
 			t.Errorf("%s: %v\n%s\n%s", block, err, block.commands, out)
 		}
@@ -293,6 +293,6 @@ func TestShellBlocksOfThePagesDoWhatTheySay(t *testing.T) {
 		}
 	}
 	if ran < 15 {
-		t.Errorf("only %d blocks have been run", ran)
+		t.Errorf("only %d blocks were run", ran)
 	}
 }

@@ -25,7 +25,7 @@ func TestChecksumsAreLeftToTheDatagramWhereBothNodesAnnounceIt(t *testing.T) {
 					t.Parallel()
 					l := newLab(t, labOptions{
 						engine: e, idle: true, Options: netlab.Options{Wire: netlab.MTU},
-						flags: []string{"--udp-gro=off"}, // the tap is to see each datagram
+						flags: []string{"--udp-gro=off"}, // the tap must see each datagram
 					})
 					leases := l.leases()
 					for i, announces := range []bool{a, b} {
@@ -39,7 +39,7 @@ func TestChecksumsAreLeftToTheDatagramWhereBothNodesAnnounceIt(t *testing.T) {
 					forFamilies(t, l.pod(1), func(t *testing.T, addr netip.Addr) {
 						stream := l.load(addr)
 						segments, lefts := 0, 0
-						// A segment that the pod sends alone is finished in any
+						// The checksum of a segment that the pod sends alone is complete in any
 						// case; those of a super-packet are left.
 						for segments < 20 || a && b && lefts == 0 {
 							if tap.next("full TCP segment from pod-a", func(b []byte) bool {
@@ -51,7 +51,7 @@ func TestChecksumsAreLeftToTheDatagramWhereBothNodesAnnounceIt(t *testing.T) {
 								if leftPartial(inner) {
 									lefts++
 								} else if transportSumOf(inner) != 0xffff {
-									t.Errorf("neither partial nor right: % x", inner[:60])
+									t.Errorf("neither partial nor correct: % x", inner[:60])
 								}
 								return true
 							}) == nil {
@@ -59,7 +59,7 @@ func TestChecksumsAreLeftToTheDatagramWhereBothNodesAnnounceIt(t *testing.T) {
 							}
 						}
 						if lefts > 0 && !(a && b) {
-							t.Errorf("of %d checksums %d were left partial", segments, lefts)
+							t.Errorf("%[2]d of %[1]d checksums were left partial", segments, lefts)
 						}
 						stream()
 						if err := (streams{flows: 2, up: 8 << 20, down: 4 << 20}).run(l.pod(0), l.pod(1), addr); err != nil {
@@ -115,7 +115,7 @@ func TestAnnouncementOfAnotherFormIsNotUnderstood(t *testing.T) {
 		// On a super wire several segments follow one another: the first.
 		inner = inner[:min(len(inner), int(binary.BigEndian.Uint16(inner[2:])))]
 		if leftPartial(inner) {
-			t.Error("checksum left to a node that does not take it")
+			t.Error("checksum left partial for a node that does not accept it")
 		}
 		return len(inner) > 1000
 	})

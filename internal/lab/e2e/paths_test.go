@@ -21,8 +21,8 @@ func nft(t testing.TB, ns *netlab.Namespace, chain string, rules ...string) {
 	command(t, ns, "nft", text)
 }
 
-// A node that tracks connections puts the fragments of a datagram together before
-// it routes it, and the pod that sent them has done what it can.
+// A node that tracks connections reassembles the fragments of a datagram before it
+// routes it, so the pod that sent them cannot do more.
 //
 //	pod-a ── host a, conntrack ── 1300 ── host b ── pod-b
 func TestDatagramsThatConntrackPutTogetherCrossANarrowPath(t *testing.T) {
@@ -38,7 +38,7 @@ func TestDatagramsThatConntrackPutTogetherCrossANarrowPath(t *testing.T) {
 }
 
 // blackHole makes the path from host a to host b one of mtu bytes, on which host
-// c does not say so.
+// c sends no ICMP errors.
 func (l *lab) blackHole(mtu int) {
 	l.t.Helper()
 	l.routeToB(2, netip.Addr{}, mtu)
@@ -60,8 +60,8 @@ func TestPacketsThatMayBeFragmentedCrossAPathWithoutICMP(t *testing.T) {
 	})
 }
 
-// Packets that may not be fragmented vanish in a black hole until the node has found
-// it, and its pods then learn the size that passes. The node notices when the path is
+// Packets that may not be fragmented are lost in a black hole until the node has found
+// it; its pods then learn the size that passes. The node notices when the path is
 // repaired.
 //
 //	pod-a ── host a ── host c, 1400, silent ── host b ── pod-b
@@ -140,7 +140,7 @@ func (l *lab) pingUntil(i, j, size int) (err error) {
 }
 
 // sentFrom reports whether packets of host number i to its peer go from the
-// network's port: because status says so of the peer, or because host i has no
+// network's port: because status says so about the peer, or because host i has no
 // other.
 func (l *lab) sentFrom(i int) bool {
 	for _, o := range l.daemons[i].status().Dataplane.Offloads {
@@ -153,7 +153,7 @@ func (l *lab) sentFrom(i int) bool {
 	})
 }
 
-// Hosts that take only answers to what they have sent let stock flannel through,
+// Hosts that accept only answers to what they have sent let stock flannel through,
 // which sends from the port that it receives on.
 //
 //	pod-a ── host a, answers only ── host b, answers only ── pod-b
@@ -198,9 +198,10 @@ func TestNodeBehindMasqueradeIsReached(t *testing.T) {
 	})
 }
 
-// A flow in one direction only, such as a stream of video, says nothing about whether
-// the peer can be heard: the node asks it, and its kernel answers. Without that each
-// such flow would change its source port every few seconds, which reorders packets.
+// A flow in one direction only, such as a stream of video, does not show whether
+// the peer's packets arrive, so the node sends the peer an echo request, which its kernel
+// answers. Otherwise each such flow would change its source port every few seconds, which
+// reorders packets.
 func TestOneWayTrafficIsNotTakenForSilence(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{})
@@ -225,7 +226,7 @@ func TestOneWayTrafficIsNotTakenForSilence(t *testing.T) {
 	})
 }
 
-// Between nodes that nothing hinders packets keep to the ports of the shards.
+// Between nodes without obstacles, packets keep the ports of the shards.
 func TestOwnPortsAreKeptWhereTheyWork(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{})

@@ -66,7 +66,7 @@ func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
 		l.expectPeers(b.Addr)
 		for _, addr := range []netip.Addr{c.Pods[0].Addr, c.Pods[0].Addr6} {
 			if _, err := a.Pods[0].NS.Dial(t.Context(), "tcp", netip.AddrPortFrom(addr, 80).String()); !errors.Is(err, unix.ENETUNREACH) {
-				t.Errorf("the lease has gone, yet connecting to %s says: %v", addr, err)
+				t.Errorf("the lease is gone, but connecting to %s returns: %v", addr, err)
 			}
 		}
 
@@ -79,7 +79,7 @@ func TestLeaseComesMovesAndGoesWithoutDisturbingOtherPeers(t *testing.T) {
 		}
 		peer := l.daemons[0].status().Dataplane.Peers[0]
 		if got := peer.TXPackets + peer.RXPackets; got < sent {
-			t.Errorf("host a counts %d packets to and from host b, which exchanged %d: the counters did not live on", got, sent)
+			t.Errorf("host a counts %d packets to and from host b, which exchanged %d: the counters were not kept", got, sent)
 		}
 	})
 }
@@ -171,7 +171,7 @@ func answer(t testing.TB, ns *netlab.Namespace, addr netip.Addr, name string) {
 	}()
 }
 
-// expectAnswer asks from pod-a until name answers at both addresses of p.
+// expectAnswer sends requests from pod-a until name answers at both addresses of p.
 func (l *lab) expectAnswer(p *netlab.Pod, name string) {
 	l.t.Helper()
 	for _, addr := range []netip.Addr{p.Addr, p.Addr6} {

@@ -76,9 +76,9 @@ var narrowings = []struct {
 	name string
 	do   func(l *lab, mtu int)
 }{
-	// A route of host a says so.
+	// A route of host a sets the MTU.
 	{"route", func(l *lab, mtu int) { l.routeToB(0, netip.Addr{}, mtu) }},
-	// Host c is a router on the way and says so when it cannot pass a packet on.
+	// Host c is a router on the path and sends ICMP errors about packets that are too big.
 	{"router", func(l *lab, mtu int) {
 		l.routeToB(2, netip.Addr{}, mtu)
 		l.routeToB(0, l.underlay(2), 0)
@@ -204,7 +204,7 @@ func (l *lab) echoOf(addr netip.Addr, size int, prepare func(fd int) error) erro
 	}
 	buf, got := make([]byte, size), make([]byte, size+1)
 	_, _ = io.ReadFull(content(1, int64(size)), buf)
-	// The first ones may go where a router has yet to say that they are too
+	// The first ones may go where a router has not yet reported that they are too
 	// big.
 	if !testkit.Within(testkit.Patience, func() bool {
 		if _, err = client.Write(buf); err != nil && !errors.Is(err, unix.EMSGSIZE) {
@@ -223,7 +223,7 @@ func (l *lab) echoOf(addr netip.Addr, size int, prepare func(fd int) error) erro
 }
 
 // IPv6 has no links below 1280 bytes (RFC 8200 §5), so a tunnel must fragment
-// what it carries rather than ask for less (RFC 2473 §7.1).
+// what it carries rather than require smaller packets (RFC 2473 §7.1).
 //
 //	pod-a ── host a ── 1300 ── host b ── pod-b
 //	             inside: 1272, 1252 over IPv6
@@ -271,7 +271,7 @@ func expectPathMTU(t *testing.T, from *netlab.Pod, addr netip.Addr, mtu int) {
 		t.Fatal(err)
 	}
 	if !learnt || got != mtu {
-		t.Errorf("%d bytes from %s to %s: refused as too big: %t; the pod takes the path MTU to be %d, want %d", mtu+1, from.NS, addr, learnt, got, mtu)
+		t.Errorf("%d bytes from %s to %s: refused as too big: %t; the pod's path MTU is %d, want %d", mtu+1, from.NS, addr, learnt, got, mtu)
 		return
 	}
 	if err := ping(from, addr, mtu); err != nil {
@@ -288,11 +288,11 @@ func TestForgedICMPErrorNarrowsNoPath(t *testing.T) {
 	t.Parallel()
 	forEngines(t, labOptions{nodes: 2, Options: netlab.Options{Hosts: 3}}, func(t *testing.T, l *lab) {
 		testkit.Must(t, ping(l.pod(0), l.pod(1).Addr, 1472))
-		testkit.Eventually(t, "the kernel of host a believes it", func() bool {
+		testkit.Eventually(t, "the kernel of host a accepts it", func() bool {
 			l.forgeTooBig(2, 0, 1, 576)
 			return l.knownMTU(t, l.Hosts[0].NS, l.underlay(1)) == 576
 		})
-		testkit.Eventually(t, "the node has found it wrong", func() bool {
+		testkit.Eventually(t, "the node has refuted it", func() bool {
 			if err := ping(l.pod(0), l.pod(1).Addr, 1472); err != nil {
 				t.Fatalf("beside the forged error: %v", err)
 			}
@@ -303,10 +303,10 @@ func TestForgedICMPErrorNarrowsNoPath(t *testing.T) {
 			t.Error(err)
 		}
 		if got := l.knownMTU(t, l.pod(0).NS, l.pod(1).Addr); got != 1472 {
-			t.Errorf("pod-a takes the path MTU to be %d, want 1472", got)
+			t.Errorf("the path MTU of pod-a is %d, want 1472", got)
 		}
 		if got := l.knownMTU(t, l.Hosts[0].NS, l.underlay(1)); got != 576 {
-			t.Errorf("the kernel of host a takes the path MTU to be %d, so the test shows nothing", got)
+			t.Errorf("the path MTU in the kernel of host a is %d, so the test proves nothing", got)
 		}
 	})
 }

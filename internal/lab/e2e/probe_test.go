@@ -23,7 +23,7 @@ func (d *daemon) probeMetrics() string {
 	return string(raw)
 }
 
-// probed returns what d knows of the peer with a public address.
+// probed returns what d reports about the peer with a public address.
 func (d *daemon) probed(public string) (p status.Peer) {
 	d.t.Helper()
 	if dp := d.status().Dataplane; dp != nil {
@@ -36,7 +36,7 @@ func (d *daemon) probed(public string) (p status.Peer) {
 	return p
 }
 
-// answered reports that probes of the peer came back, and when the last did.
+// answered reports whether probes of the peer were answered, and when the last was.
 func answered(p status.Peer) bool {
 	return p.Probe != nil && p.Probe.RTT > 0 && p.Probe.Sent > p.Probe.Lost && p.Heard != nil
 }
@@ -58,7 +58,7 @@ func TestProbesShowLossAndWhenEachPeerWasHeard(t *testing.T) {
 	}
 
 	c.running[1].(*daemon).sh("iptables -A INPUT -p udp --dport 8472 -j DROP")
-	testkit.Eventually(t, "what is lost is counted, of one peer alone", func() bool {
+	testkit.Eventually(t, "losses are counted for one peer only", func() bool {
 		lossy, whole := a.probed(c.nodes[1].Addr.String()), a.probed(c.nodes[2].Addr.String())
 		return lossy.Probe != nil && lossy.Probe.Lost > 3 && *lossy.Heard > 3 && whole.Probe.Loss < lossy.Probe.Loss
 	})

@@ -19,7 +19,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// A receiver that is no UDP socket, such as a capture or a raw socket, sees packets
+// A receiver that is not a UDP socket, such as a capture or a raw socket, sees packets
 // before the kernel has cut what was joined. Whether datagrams are joined or not,
 // it sees no length or checksum that is wrong; where they are not, it sees each one.
 //
@@ -95,7 +95,7 @@ func headersOf(addr netip.Addr) int {
 	return 28
 }
 
-// numbered makes datagrams that can be recognized. Of each group all are full
+// numbered creates datagrams that can be recognized. Of each group all are full
 // except the last, which is short.
 type numbered struct {
 	full    int // payload that fills the MTU
@@ -144,7 +144,7 @@ func (d *numbered) send(conn *net.UDPConn, segmented bool) error {
 }
 
 // packetReader sees the packets for one UDP socket on a link before they reach it,
-// with what the kernel says of their checksums and segments.
+// with the kernel's description of their checksums and segments.
 type packetReader struct {
 	f  *os.File
 	to netip.AddrPort
@@ -204,9 +204,9 @@ func (r *packetReader) check(b []byte) error {
 	dgram := pkt[ipLen:]
 	switch {
 	case length != len(pkt):
-		return fmt.Errorf("the IP header says %d bytes, there are %d", length, len(pkt))
+		return fmt.Errorf("the IP header has a length of %d bytes, the packet %d", length, len(pkt))
 	case int(binary.BigEndian.Uint16(dgram[4:])) != len(dgram):
-		return fmt.Errorf("the UDP header says %d bytes, there are %d", binary.BigEndian.Uint16(dgram[4:]), len(dgram))
+		return fmt.Errorf("the UDP header has a length of %d bytes, the datagram %d", binary.BigEndian.Uint16(dgram[4:]), len(dgram))
 	case pkt[0]>>4 == 4 && onesSum(pkt[:ipLen]) != 0xffff:
 		return errors.New("wrong checksum of the IPv4 header")
 	}

@@ -32,7 +32,7 @@ var restarts = []struct {
 		}
 		r.machine.run("sed", "-i", "/THREAD_PAIRS/d", "/etc/twill/twilld.env")
 	}},
-	// Nothing is asked of systemd afterwards: what wakes it would make it restart twilld sooner.
+	// No request is sent to systemd afterwards: waking it would make it restart twilld sooner.
 	{"kill -9 under systemd", true, func(_ *testing.B, r *restarting) {
 		r.machine.comes("ActiveState", "active")
 		r.machine.run("kill", "-KILL", r.machine.property("MainPID"))
@@ -63,8 +63,8 @@ type restarting struct {
 //
 // Each iteration is a restart on host a while pod-a pings pod-b each millisecond.
 // "make restarts" runs it; the record of each iteration is left in PINGS_DIR if that is
-// set. It ends with a table as Markdown. What the pinger itself was late by is in there:
-// on a busy machine it is what limits the other figures.
+// set. It ends with a table as Markdown. It includes the delays of the pinger itself:
+// on a busy machine they limit the other figures.
 func BenchmarkRestartUnderPings(b *testing.B) {
 	rows := make(map[string]string)
 	defer func() {

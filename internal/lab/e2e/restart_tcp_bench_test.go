@@ -85,7 +85,7 @@ func (s *pacedStream) receive(source *rand.PCG) error {
 			fill(want, source)
 		}
 		if !bytes.Equal(got[:n], want[at:at+n]) {
-			return fmt.Errorf("other bytes than were sent arrive within %d of byte %d", n, s.arrived.Load())
+			return fmt.Errorf("wrong bytes arrived within %d of byte %d", n, s.arrived.Load())
 		}
 		at = (at + n) % pacedChunk
 		s.arrived.Add(int64(n))
@@ -128,7 +128,7 @@ func BenchmarkRestartUnderTCP(b *testing.B) {
 				s := r.stream()
 				further := func(n int64) {
 					from := s.arrived.Load()
-					testkit.Eventually(b, "the stream goes on", func() bool { return s.arrived.Load() > from+n })
+					testkit.Eventually(b, "the stream continues", func() bool { return s.arrived.Load() > from+n })
 				}
 				further(2 << 20)
 				way.disturb(b, r)

@@ -17,8 +17,8 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// Nodes are changed one by one, from stock flannel to twilld and back, under a
-// TCP connection that goes on all the time.
+// Nodes are changed one by one, from stock flannel to twilld and back, while a
+// TCP connection stays in use.
 //
 //	pod-a ── host a ─┬──────── host b ── pod-b
 //
@@ -27,7 +27,7 @@ func TestConnectionOutlivesARollingSwapFromStockFlannelAndBack(t *testing.T) {
 	t.Parallel()
 	testkit.Must(t, buildStock())
 	l := idleEtcdLab(t, 2, "--partial-checksums=off")
-	// The subnets that the pods have are those of last time.
+	// The subnets that the pods have are those of an earlier run.
 	files := []string{filepath.Join(scratchDir(t), "subnet.env"), filepath.Join(scratchDir(t), "subnet.env")}
 	stock := make([]*stockNode, 2)
 	for i, h := range l.Hosts[:2] {
@@ -39,7 +39,7 @@ func TestConnectionOutlivesARollingSwapFromStockFlannelAndBack(t *testing.T) {
 	golden := l.entries()
 	for i := range stock {
 		if golden[l.key(i)] == "" {
-			t.Fatalf("stock flannel has not taken the subnet of subnet.env: %v", golden)
+			t.Fatalf("stock flannel did not acquire the subnet of subnet.env: %v", golden)
 		}
 	}
 	stockEnv := []string{textOf(t, files[0]), textOf(t, files[1])}
@@ -122,7 +122,7 @@ func runStockNode(t testing.TB, ns *netlab.Namespace, env []string, subnetFile s
 	testkit.Eventually(t, "stock flannel in "+ns.String()+" is ready", func() bool {
 		select {
 		case <-n.done:
-			t.Fatalf("stock flannel in %s has ended: %s", ns, n.cmd.ProcessState)
+			t.Fatalf("stock flannel in %s exited: %s", ns, n.cmd.ProcessState)
 		default:
 		}
 		return strings.Contains(log.String(), "flannel is ready")
@@ -136,7 +136,7 @@ func runStockNode(t testing.TB, ns *netlab.Namespace, env []string, subnetFile s
 
 // kill ends the process at once, unless it has ended.
 func (n *stockNode) kill() {
-	_ = n.cmd.Process.Kill() // an error says that it has ended
+	_ = n.cmd.Process.Kill() // an error means that it has ended
 	<-n.done
 }
 

@@ -45,7 +45,7 @@ func blackholes(t testing.TB, ns *netlab.Namespace) (to []string) {
 	return to
 }
 
-// cleanUp runs twilld --cleanup in the place of the daemon, which has ended.
+// cleanUp runs twilld --cleanup in place of the daemon, which has exited.
 func (d *daemon) cleanUp() (out string, code int) {
 	d.t.Helper()
 	text, err := d.ns.Command(context.Background(), bin("twilld"), append(d.args, "--cleanup")...).CombinedOutput()
@@ -105,7 +105,7 @@ func TestRulesStandWithSubnetEnvOutliveTheDaemonAndAreCleanedUp(t *testing.T) {
 	if after := firewall(t, d.ns); strings.Contains(after, "FLANNEL") || strings.Contains(after, "flanneld forward") {
 		t.Errorf("left after the clean-up:\n%s", after)
 	} else if !strings.Contains(after, "of another program") {
-		t.Errorf("the clean-up took a foreign rule away:\n%s", after)
+		t.Errorf("the clean-up removed a foreign rule:\n%s", after)
 	}
 	if after := netState(t, d.ns); after != routes {
 		t.Errorf("the host was\n%s\nand is\n%s", routes, after)
@@ -151,13 +151,13 @@ func TestRulesAndBlackholeRoutesComeBack(t *testing.T) {
 		d.ns.Command(t.Context(), "ip", "route", "del", "blackhole", "10.5.1.0/24").Run())
 	testkit.Eventually(t, "the rule is back", func() bool { return strings.Contains(firewall(t, d.ns), "-A FLANNEL-FWD -d 10.5.0.0/16 ") })
 	testkit.Eventually(t, "the route is back", func() bool { return len(blackholes(t, d.ns)) == 2 })
-	// The bridge's own route goes before it.
+	// The bridge's own route takes precedence.
 	if err := ping(l.pod(1), l.pod(0).Addr, 100); err != nil {
 		t.Error(err)
 	}
 }
 
-// The daemon before had other flags, or was stock flannel: whose rules outlive it.
+// The previous daemon had other flags, or was stock flannel, whose rules outlive it.
 func TestRulesThatAreNoLongerWantedGoAwayAtTheStart(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, labOptions{Options: netlab.Options{Hosts: 2}, flags: withRules})
@@ -174,7 +174,7 @@ func TestRulesThatAreNoLongerWantedGoAwayAtTheStart(t *testing.T) {
 	d.start()
 	d.waitReady()
 	if got := firewall(t, d.ns); strings.Contains(got, "FLANNEL") || !strings.Contains(got, "-s 192.0.2.0/24 -j ACCEPT") {
-		t.Errorf("there are\n%s\nwant the other program's rule alone", got)
+		t.Errorf("the rules are\n%s\nwant only the other program's rule", got)
 	}
 	if rules := d.status().Rules; rules == nil || rules.Masquerade || rules.Forward || rules.Problem != "" {
 		t.Errorf("status: rules %+v", rules)
@@ -209,7 +209,7 @@ func TestHostWithoutIptables(t *testing.T) {
 		t.Errorf("with --ip-masq:\n%s", log)
 	}
 	if got := d.files(); got != "" {
-		t.Errorf("subnet.env describes a network that is not there: %s", got)
+		t.Errorf("subnet.env describes a network that does not exist: %s", got)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/twillnet/twill/internal/status"
 )
 
-// manyLeases is how many nodes the network of this test has that do not run.
+// manyLeases is the number of nodes of this test's network that do not run.
 const manyLeases = 5000
 
 // Times and sizes depend on the machine, so the test prints them; what it
@@ -28,7 +28,7 @@ const manyLeases = 5000
 // does not change is lost.
 //
 //	pod-a ── host a ─┬─ host b ── pod-b
-//	                 └─ etcd with 5,000 leases more
+//	                 └─ etcd with 5,000 more leases
 func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNoPeer(t *testing.T) {
 	t.Parallel()
 	l := idleEtcdLab(t, 2)
@@ -40,8 +40,8 @@ func TestFiveThousandLeasesAndAHundredChangesASecondDisturbNoPeer(t *testing.T) 
 	d := l.daemons[0]
 	begin := time.Now()
 	d.start()
-	// It is ready when its peers are in force. The status, which has all of them,
-	// would be work for the daemon that is measured.
+	// It is ready when its peers are in force. The status, which lists all of them,
+	// would burden the daemon that is measured.
 	testkit.Eventually(t, "the daemon is ready", func() bool { return strings.Contains(d.stderr.String(), "msg=ready") })
 	t.Logf("start to a full table: %s", time.Since(begin).Round(time.Millisecond))
 	t.Logf("resident memory with a full table: %s", d.memory())
@@ -95,7 +95,7 @@ func (l *etcdLab) putMany(t *testing.T) {
 	defer cancel()
 	granted, err := l.client.Grant(ctx, 86400)
 	testkit.Must(t, err)
-	const batch = 100 // puts in a transaction; etcd takes up to 128
+	const batch = 100 // puts in a transaction; etcd accepts up to 128
 	for i := 0; i < manyLeases; i += batch {
 		var puts []clientv3.Op
 		for j := i; j < i+batch; j++ {
@@ -163,12 +163,12 @@ func (l *lab) timeChanges(t *testing.T, put func(addr string) error) {
 			}
 			return false
 		}) {
-			t.Fatalf("change %d is not in use", i)
+			t.Fatalf("change %d did not take effect", i)
 		}
 		testkit.Must(t, <-changed)
 	}
 	slices.Sort(took)
-	t.Logf("from a change to the first packet that uses it, of %d: p50 %s, p99 %s, most %s", changes, took[changes/2], took[changes*99/100-1], took[changes-1])
+	t.Logf("from a change to the first packet that uses it, of %d: p50 %s, p99 %s, maximum %s", changes, took[changes/2], took[changes*99/100-1], took[changes-1])
 }
 
 // latest sends the numbers in the packets that conn receives to c, which holds
@@ -192,8 +192,8 @@ func latest(conn *net.UDPConn, c chan uint64) {
 	}
 }
 
-// changeOften gives leases of nodes that do not run other addresses, one each
-// time that pace has passed, and returns the last address of each by subnet.
+// changeOften changes the addresses of leases of nodes that do not run, one after each
+// interval of pace, and returns the last address of each by subnet.
 func (l *etcdLab) changeOften(t *testing.T, changes int, pace time.Duration) map[string]string {
 	t.Helper()
 	const changing = 50 // leases
@@ -212,7 +212,7 @@ func (l *etcdLab) changeOften(t *testing.T, changes int, pace time.Duration) map
 	return last
 }
 
-// memory is what the daemon has resident, now and at most.
+// memory is the daemon's resident memory, now and at its peak.
 func (d *daemon) memory() string {
 	d.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))

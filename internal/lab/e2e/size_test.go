@@ -16,8 +16,8 @@ import (
 )
 
 // marks are the largest sizes, in bytes, of programs for amd64 as the Makefile builds
-// them. docs/dependencies.md has what they are made of. If one is exceeded, leave something
-// out of the program, or raise its mark and say there what the bytes are for.
+// them. docs/dependencies.md lists what they consist of. If one is exceeded, leave something
+// out of the program, or raise its mark and document there what the bytes are for.
 var marks = map[string]int64{
 	"twill":        13_900_000,
 	"twilld-lite":  15_600_000,
@@ -29,7 +29,7 @@ var bounded = sync.OnceValues(func() (string, error) {
 	dir := bin("bounded")
 	cmd := exec.Command("make", "--no-print-directory", "build-bounded", "BIN="+dir)
 	cmd.Dir = filepath.Join("..", "..", "..")
-	cmd.Env = append(os.Environ(), "MAKEFLAGS=") // a make that runs the test has jobs of its own
+	cmd.Env = append(os.Environ(), "MAKEFLAGS=") // a make that runs the test has its own jobs
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("make build-bounded: %w\n%s", err, out)
 	}
@@ -85,7 +85,7 @@ func TestSmallDaemonsNameThePartsThatTheyLack(t *testing.T) {
 	}
 }
 
-// twill has no BPF: the twilld beside it makes the self-test of the kernel path.
+// twill has no BPF: the twilld beside it runs the self-test of the kernel path.
 func TestCheckOfTheKernelPathIsMadeByTwilld(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

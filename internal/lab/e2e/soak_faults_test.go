@@ -68,7 +68,7 @@ func soakFaults() []fault {
 			nl := s.Hosts[1].NS.Netlink()
 			link, err := nl.LinkByName("flannel0")
 			testkit.Must(s.t, err, nl.LinkDel(link))
-			testkit.Eventually(s.t, "flannel0 is there again", func() bool {
+			testkit.Eventually(s.t, "flannel0 exists again", func() bool {
 				_, err := nl.LinkByName("flannel0")
 				return err == nil
 			})
@@ -101,7 +101,7 @@ func (s *soak) takeOver(*pinger.Pinger) {
 	s.daemons[0] = next
 }
 
-// resources are what a daemon has of the machine.
+// resources are what a daemon uses of the machine.
 type resources struct{ resident, descriptors, goroutines, threads int } // resident in KiB
 
 func (r resources) leaked(before resources) bool {

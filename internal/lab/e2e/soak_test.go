@@ -17,9 +17,9 @@ import (
 )
 
 // soakTime is set by "make soak".
-var soakTime = flag.Duration("soak", 0, "how long the soak test goes on with faults; it makes two rounds at least")
+var soakTime = flag.Duration("soak", 0, "how long the soak test continues with faults; it runs at least two rounds")
 
-// slack is how many descriptors or goroutines a daemon may have more than before,
+// slack is how many more descriptors or goroutines a daemon may have than before,
 // since connections and retries come and go. What leaks once a round is more than
 // that in a soak of minutes.
 const slack = 16
@@ -77,7 +77,7 @@ func TestNodesEndALifeOfFaultsAsTheyBeganIt(t *testing.T) {
 	})
 	t.Logf("%s, %d rounds\n%s", took, rounds, s.report(before, after))
 	if !sound {
-		t.Errorf("host b has %+v after %d rounds, it had %+v after the first", after[1], rounds, before[1])
+		t.Errorf("host b uses %+v after %d rounds, it used %+v after the first", after[1], rounds, before[1])
 	}
 	s.checkHistory()
 }
@@ -116,7 +116,7 @@ func (s *soak) pass(p *pinger.Pinger, n int) {
 }
 
 // transfer moves a MiB each way between the pods, again and again, until ctx is done.
-// A connection may break in a fault, but what arrives is what was sent.
+// A fault may break a connection, but what arrives is what was sent.
 func (s *soak) transfer(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := streams{flows: 1, up: 1 << 20, down: 1 << 20, until: ctx}.run(s.pod(0), s.pod(1), s.pod(1).Addr)
@@ -136,8 +136,8 @@ func (s *soak) transfer(ctx context.Context) {
 	}
 }
 
-// report returns tables, as Markdown, of what the faults have cost and what the
-// daemons have open.
+// report returns Markdown tables of what the faults cost and what the daemons have
+// open.
 func (s *soak) report(before, after []resources) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n| fault | times | pings | lost | most at once | longest silence |\n|---|---|---|---|---|---|\n")

@@ -81,7 +81,7 @@ func TestWithoutTheFilterStrangersAreDroppedByTheDaemon(t *testing.T) {
 	})
 }
 
-// Hosts become peers and cease to be while the filter is in force.
+// Hosts become peers, and cease to be, while the filter is in force.
 func TestFilterFollowsTheLeases(t *testing.T) {
 	t.Parallel()
 	opts := labOptions{flags: []string{"--stranger-filter=on"}, nodes: 2, Options: netlab.Options{Hosts: 3}}
@@ -120,7 +120,7 @@ func TestFilterOutlivesATakeover(t *testing.T) {
 	before, _ := filtered(next.status())
 	l.floodFrom(2, 10)
 	if now, unknown := filtered(next.status()); now < before+10 || unknown != now {
-		t.Errorf("%d of 10 messages were filtered, %d packets of unknown peers are counted", now-before, unknown)
+		t.Errorf("%d of 10 messages were filtered, %d packets of unknown peers were counted", now-before, unknown)
 	}
 	testkit.Must(t, l.pingUntil(0, 1, 100))
 }

@@ -54,7 +54,7 @@ func boot(t testing.TB, ns *netlab.Namespace, settings ...string) *machine {
 	testkit.Eventually(t, fmt.Sprintf("systemd in %s is up", ns), func() bool {
 		select {
 		case <-ended:
-			t.Fatalf("systemd in %s has ended: %s\n%s", ns, cmd.ProcessState, m.logged)
+			t.Fatalf("systemd in %s exited: %s\n%s", ns, cmd.ProcessState, m.logged)
 		default:
 		}
 		pid := cmd.Process.Pid
@@ -73,7 +73,7 @@ func unifiedGroups(t testing.TB) string {
 			return dir
 		}
 	}
-	t.Fatal("no cgroup2 is mounted at /sys/fs/cgroup or below")
+	t.Fatal("cgroup2 is not mounted at /sys/fs/cgroup or below")
 	return ""
 }
 
@@ -122,14 +122,14 @@ func (m *machine) write(path, text string) {
 	testkit.Must(m.t, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755))
 }
 
-// property returns what systemd knows of the service.
+// property returns a property of the service from systemd.
 func (m *machine) property(name string) string {
 	m.t.Helper()
 	return m.run("systemctl", "show", "--value", "--property="+name, "twilld")
 }
 
-// comes waits until a property of the service is what it should be, or begins
-// with it if that ends in dots.
+// comes waits until a property of the service has the value want, or begins with it
+// if want ends in dots.
 func (m *machine) comes(property, want string) {
 	m.t.Helper()
 	got := ""
@@ -186,10 +186,10 @@ func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
 				"/proc/sys/net/ipv4/ip_forward": false, "/sys/fs/cgroup/x": false, "/dev/kmsg": false,
 			} {
 				if a.inService("echo 1 >"+path) != may {
-					t.Errorf("that the service may write %s is %v, want %v", path, !may, may)
+					t.Errorf("the service may write %s: %v, want %v", path, !may, may)
 				}
 			}
-			// That there was no network config is the one error.
+			// The missing network config is the only error.
 			log := a.run("journalctl", "--unit=twilld", "--no-pager", "--output=cat")
 			if n := strings.Count(log, "level=ERROR"); n != 1 || !strings.Contains(log, "msg=ready") {
 				t.Errorf("%d errors in\n%s", n, log)
@@ -201,7 +201,7 @@ func TestServiceOfSystemdIsUpWhenPodsCanTalkAndMayDoLittle(t *testing.T) {
 
 			a.run("systemctl", "stop", "twilld")
 			if result := a.property("Result"); result != "success" {
-				t.Errorf("stopping: %s", result)
+				t.Errorf("the result of stopping is %s", result)
 			}
 			a.run("test", "-e", "/run/flannel/subnet.env", "-a", "-d", "/var/lib/twill/etcd")
 			a.run("systemctl", "start", "twilld")
@@ -224,7 +224,7 @@ func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T)
 		"kill -ABRT", // what the watchdog does, and a panic
 		"kill -STOP", // the watchdog finds it
 	} {
-		if ends == "kill -STOP" { // it may find others too, on a busy machine
+		if ends == "kill -STOP" { // it may stop others too, on a busy machine
 			m.write(short, "[Service]\nWatchdogSec=2s\nEnvironment=WATCHDOG_USEC=100000\n")
 			m.run("sh", "-c", "systemctl daemon-reload && systemctl restart twilld && rm "+short+" && systemctl daemon-reload")
 		}
@@ -236,12 +236,12 @@ func TestServiceOfSystemdIsStartedAgainUnlessItsCommandLineIsWrong(t *testing.T)
 		})
 		m.comes("ActiveState", "active")
 		if now := linkIndex(t, s.NS, "flannel0"); now != device {
-			t.Errorf("%s: flannel0 is another device, its queues have not outlived the process", ends)
+			t.Errorf("%s: flannel0 is another device: its queues did not outlive the process", ends)
 		}
 	}
 
 	m.run("systemctl", "stop", "twilld")
-	testkit.Eventually(t, "flannel0 goes with the service", func() bool {
+	testkit.Eventually(t, "flannel0 disappears with the service", func() bool {
 		_, err := s.NS.Netlink().LinkByName("flannel0")
 		return err != nil
 	})
@@ -299,7 +299,7 @@ func TestReloadOfTheServiceReplacesTheProcessWithoutALostPacket(t *testing.T) {
 
 	m.run("sh", "-c", "echo FLANNELD_THREAD_PAIRS=-1 >>/etc/twill/twilld.env")
 	if out, err := m.command("systemctl", "reload", "twilld").CombinedOutput(); err == nil {
-		t.Errorf("a reload with wrong settings succeeds: %s", out)
+		t.Errorf("a reload with invalid settings succeeds: %s", out)
 	}
 	if state, pid := m.property("ActiveState"), m.property("MainPID"); state != "active" || pid != second {
 		t.Errorf("after a reload that failed the service is %s, process %s, want active, %s", state, pid, second)
@@ -307,7 +307,7 @@ func TestReloadOfTheServiceReplacesTheProcessWithoutALostPacket(t *testing.T) {
 	goOn(t, flows)
 	m.run("sed", "-i", "/THREAD_PAIRS/d", "/etc/twill/twilld.env")
 
-	// systemd knows of the end of the new process, and has its descriptors.
+	// systemd has noticed the end of the new process, and has its descriptors.
 	m.run("systemctl", "restart", "twilld")
 	m.comes("ActiveState", "active")
 	goOn(t, flows)

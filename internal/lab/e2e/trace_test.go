@@ -37,8 +37,8 @@ func (d *daemon) trace(args ...string) (r trace.Report, code int) {
 	return r, cmd.ProcessState.ExitCode()
 }
 
-// traceGetsThrough waits until a trace succeeds, and sees all probes at each step. The
-// daemons may still have to follow a change, and a probe may get lost.
+// traceGetsThrough waits until a trace succeeds and has seen all probes at each step. The
+// daemons may still have to follow a change, and a probe may be lost.
 func (d *daemon) traceGetsThrough(args ...string) (r trace.Report) {
 	d.t.Helper()
 	testkit.Eventually(d.t, fmt.Sprintf("a trace of %q gets through", args), func() bool {
@@ -175,7 +175,7 @@ func TestTraceNamesTheCauseAndTheRemedyHelps(t *testing.T) {
 	a.traceBlames("no node has a lease for 10.5.9.9", "arriving on cni0", peer(0), "10.5.9.9")
 
 	b.sh("nft 'add table netdev far; add chain netdev far in { type filter hook ingress device eth0 priority 0; }; add rule netdev far in udp dport 8285 drop'")
-	a.traceBlames("answers, but not through the tunnel", "leaving on eth0", peer(0), peer(1)) // which is all that a knows without --via
+	a.traceBlames("answers, but not through the tunnel", "leaving on eth0", peer(0), peer(1)) // which is all that a can find without --via
 	b.sh("nft delete table netdev far")
 
 	b.sh("ip link set dev " + netlab.UnderlayLink + " mtu 1400")

@@ -13,7 +13,7 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// wayPinged is what twill ping reports of one way to a node.
+// wayPinged is what twill ping reports about one path to a node.
 type wayPinged struct {
 	To       netip.Addr `json:"to"`
 	Sent     int        `json:"sent"`
@@ -70,7 +70,7 @@ func TestPingShowsTheWayToANodeAndWhatItCarries(t *testing.T) {
 	}
 
 	c.running[2].(*daemon).sh("iptables -A INPUT -p udp --dport 8285 -j DROP")
-	testkit.Eventually(t, "with the tunnel blocked the underlay alone answers", func() bool {
+	testkit.Eventually(t, "with the tunnel blocked, only the underlay answers", func() bool {
 		r, code := a.pings(c.nodes[2].Addr.String())
 		return code == 1 && r.Underlay.Answered > 0 && r.Tunnel.Sent == 2 && r.Tunnel.Answered == 0
 	})

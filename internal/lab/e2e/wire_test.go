@@ -110,8 +110,8 @@ func TestDatagramIsTheInnerPacketAndNothingElse(t *testing.T) {
 	})
 }
 
-// What the outer checksum covers on the wire must not hide that the packet was
-// damaged before: offloads make it easy to send it on with a good one.
+// The outer checksum must not hide that the packet was damaged before: with offloads it
+// could easily be passed on with a correct checksum.
 //
 // pod-a, bad checksums ── host a ──────────── host b ── pod-b
 func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
@@ -135,7 +135,7 @@ func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
 			for i := range count {
 				p := udpPacket(netip.AddrPortFrom(ofFamily(l.pod(0), addr), 1000), addrPort(server), binary.BigEndian.AppendUint32(nil, uint32(i)))
 				p.id = uint16(i + 1)
-				// One checksum in 65,536 is by chance that of a packet whose sum is
+				// One checksum in 65,536 happens to be that of a packet whose sum is
 				// left to the datagram's: the node then completes it.
 				partial := transportSum(p.src, p.dst, p.proto, make([]byte, len(p.payload)))
 				if i%4 == 3 && binary.BigEndian.Uint16(p.payload[6:]) != partial {
@@ -155,14 +155,15 @@ func TestDamageBeforeTheTunnelIsStillSeenByThePod(t *testing.T) {
 					t.Fatalf("datagram %d: % x, %v", i, buf[:n], err)
 				}
 			}
-			testkit.Eventually(t, "the damaged ones are refused by pod-b's kernel", func() bool {
+			testkit.Eventually(t, "pod-b's kernel drops the damaged ones", func() bool {
 				return counters(t, l.pod(1).NS)[errs] == before+uint64(len(damaged))
 			})
 		})
 	})
 }
 
-// IP options stand between what a super-packet shares and what it does not.
+// IP options are between the fields that the segments of a super-packet share and those
+// that they do not.
 //
 // pod-a, TCP with IP options ── host a ──────────── host b ── pod-b
 func TestTCPWithIPOptionsArrives(t *testing.T) {
