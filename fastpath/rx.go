@@ -35,7 +35,8 @@ type rx struct {
 	lanes    *lanes // of the thread
 	tap      tap
 	c        *metrics.Direction
-	overflow uint32
+	overflow uint32 // the kernel's count of drops on the socket, as of the latest datagram
+	based    bool   // overflow is known
 	// bareTrains means that the socket may still hold trains that arrived while UDP_GRO
 	// was on, and that are read without their segment size now that it is off.
 	bareTrains bool
@@ -125,9 +126,7 @@ func (r *rx) datagram(i int) error {
 	h := &r.msgs[i].hdr
 	var info recvInfo
 	ok := parseControl(r.control[i*recvControlLen:][:h.Controllen], &info)
-	if info.hasOverflow {
-		r.overflows(info.overflows)
-	}
+	r.overflows(info)
 	from := decodeSockaddr(&r.names[i])
 	b := r.arena[i*slotSize:][:r.msgs[i].len]
 	// Without its control messages a train looks like a datagram.
@@ -345,12 +344,16 @@ func (r *rx) writeSingly(run *encap.Run) {
 	}
 }
 
-// overflows counts the datagrams that the kernel dropped on the socket; n is the
-// kernel's own count since the socket was opened, modulo 2³².
-func (r *rx) overflows(n uint32) {
-	if n != r.overflow {
-		r.shard.counters.SocketOverflows.Add(uint64(n - r.overflow))
-		r.overflow = n
+// overflows counts the datagrams that the kernel dropped on the socket. The kernel's own
+// count, modulo 2³², is older than r if the socket comes from another process: what the
+// first datagram has is not counted. A new socket has dropped none before its first one.
+func (r *rx) overflows(info recvInfo) {
+	switch {
+	case !r.based:
+		r.overflow, r.based = info.overflows, true
+	case info.hasOverflow && info.overflows != r.overflow:
+		r.shard.counters.SocketOverflows.Add(uint64(info.overflows - r.overflow))
+		r.overflow = info.overflows
 	}
 }
 

@@ -446,6 +446,21 @@ func TestSocketOverflowsAreCountedAcrossTheWrap(t *testing.T) {
 	}
 }
 
+func TestOverflowsOfAnEarlierProcessAreNotCountedAgain(t *testing.T) {
+	r := newTestRX(new(fakeQueue))
+	pkt := udpTrain(1, 10, 10)[0]
+	for _, step := range []struct {
+		kernel uint32
+		total  uint64
+	}{{900, 0}, {900, 0}, {905, 5}} {
+		arrive(t, r, arrival{from: fromB, b: pkt, overflow: step.kernel})
+		r.write()
+		if n := r.shard.counters.SocketOverflows.Load(); n != step.total {
+			t.Errorf("kernel says %d: counted %d, want %d", step.kernel, n, step.total)
+		}
+	}
+}
+
 func TestPeersCountWhatTheySent(t *testing.T) {
 	b, c := NewPeer(peerB.Subnets, peerB.Endpoint), NewPeer(peerC.Subnets, peerC.Endpoint)
 	s := newShard(new(fakeQueue), discard{})
