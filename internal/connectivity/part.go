@@ -43,9 +43,9 @@ func Serve(ctx context.Context, n Node, in io.Reader, out io.Writer) error {
 		return errors.New("connectivity: the first request is not a start request")
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	s := newServer(ctx, first.Start.Cookie)
 	defer s.close()
+	defer cancel() // before close, which waits for connections
 	p.cookie = first.Start.Cookie
 	if err := p.answer(answer{Hello: p.hello(s, first.Start.Port)}); err != nil {
 		return err

@@ -3,6 +3,7 @@ package connectivity
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -129,6 +130,31 @@ func TestPartThatDoesNotDoItsWorkIsNamed(t *testing.T) {
 			t.Errorf("%q: and the other node has %q", tt.want, r.Nodes[0].Problem)
 		}
 	}
+}
+
+// A connection in which nothing is sent any more does not delay the end of a part.
+func TestPartEndsAlthoughAConnectionIsOpen(t *testing.T) {
+	c, err := inProcess(onLoopback(nodeAddr(1), nodeAddr(2)))(t.Context())
+	testkit.Must(t, err)
+	testkit.Must(t, json.NewEncoder(c.In).Encode(request{Start: &start{Protocol: protocol, Cookie: make([]byte, cookieLen)}}))
+	var first answer
+	testkit.Must(t, json.NewDecoder(c.Out).Decode(&first))
+	end := first.Hello.Ends[0]
+	idle, err := net.Dial("tcp", netip.AddrPortFrom(end.Addr, end.TCP).String())
+	testkit.Must(t, err)
+	defer idle.Close()
+	_, err = idle.Write(make([]byte, cookieLen+1))
+	testkit.Must(t, err)
+	_, err = io.ReadFull(idle, make([]byte, 1)) // so it is served
+	testkit.Must(t, err)
+
+	testkit.Must(t, c.In.Close())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	if !testkit.Within(connectionTime/2, func() bool { return len(ended) > 0 }) {
+		t.Fatal("the part waits for the connection")
+	}
+	testkit.Must(t, <-ended)
 }
 
 // TestNodeDoesNotChooseWhereOthersSend: the others run as root, and pass on the cookie.
