@@ -1,19 +1,24 @@
 package handover
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
 // serve runs the side of the old daemon on a control socket and returns its path.
@@ -246,5 +251,46 @@ func TestServiceManagerGetsEachDescriptorWithItsName(t *testing.T) {
 	check(t, stored, 2)
 	if err := Store("", d); err != nil {
 		t.Errorf("without a service manager: %v", err)
+	}
+}
+
+// The scheduler of Go interrupts threads with signals.
+func TestSignalWhileTheServiceManagerIsBusyLosesNoDescriptor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	testkit.Must(t, err)
+	defer manager.Close()
+	text, err := os.ReadFile("/proc/sys/net/unix/max_dgram_qlen")
+	testkit.Must(t, err)
+	queue, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	testkit.Must(t, err)
+	names := make([]string, queue+8) // more than wait in the manager's socket
+	for i := range names {
+		names[i] = fmt.Sprintf("pipe-%d", i)
+	}
+
+	thread, result := make(chan int, 1), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // until the goroutine ends
+		thread <- unix.Gettid()
+		result <- Forget(path, names)
+	}()
+	tid := <-thread
+	testkit.Eventually(t, "Forget waits for the manager", func() bool {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", tid))
+		return err == nil && strings.Contains(string(status), "State:\tS")
+	})
+	testkit.Must(t, unix.Tgkill(os.Getpid(), tid, unix.SIGURG))
+	for b := make([]byte, 256); ; {
+		select {
+		case err := <-result:
+			if errors.Is(err, unix.EINTR) {
+				t.Error(err)
+			}
+			return
+		default:
+		}
+		testkit.Must(t, manager.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
+		_, _ = manager.Read(b)
 	}
 }

@@ -42,7 +42,13 @@ func send(socket string, names []string, message func(name string) (state string
 	}
 	for _, name := range names {
 		state, rights := message(name)
-		if err := unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: socket}, 0); err != nil {
+		// The kernel restarts no call with SO_SNDTIMEO after a signal (signal(7)), and Go's
+		// scheduler sends some.
+		var err error = unix.EINTR
+		for err == unix.EINTR {
+			err = unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: socket}, 0)
+		}
+		if err != nil {
 			return fmt.Errorf("store descriptor %s with the service manager: %w", name, err)
 		}
 	}
