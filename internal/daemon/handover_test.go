@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"io"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -78,5 +80,14 @@ func TestNewProcessForwardsWhileTheOldOneClosesItsDataPlane(t *testing.T) {
 	}
 	if calls := h.dp.calls(); !strings.HasSuffix(calls, "run ended, close") {
 		t.Error(calls)
+	}
+}
+
+// The program of this test runs no test with these arguments, and succeeds.
+func TestReloadSaysThatTheNewProcessEndedWithoutTakingOver(t *testing.T) {
+	d := &daemon{options: &options{controlSocket: filepath.Join(t.TempDir(), "twilld.sock")}}
+	err := d.reload(t.Context(), []string{"-test.run=^$", "--"}, io.Discard)
+	if err == nil || !strings.HasSuffix(err.Error(), "the running one continues: it exited with status 0 before it took over") {
+		t.Error(err)
 	}
 }

@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,7 +46,7 @@ func (d *daemon) reload(ctx context.Context, args []string, stderr io.Writer) er
 	for {
 		select {
 		case err := <-ended:
-			return fmt.Errorf("reload: the new twilld failed, the running one continues: %w", err)
+			return fmt.Errorf("reload: the new twilld failed, the running one continues: %w", cmp.Or(err, errors.New("it exited with status 0 before it took over")))
 		case <-ctx.Done():
 			_ = c.Process.Signal(syscall.SIGTERM)
 			return fmt.Errorf("reload: the new twilld was stopped, the running one continues: %w", context.Cause(ctx))
