@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/twillnet/twill/internal/backend"
@@ -23,15 +24,12 @@ func (x *examination) portOf(kind backend.Kind) int {
 	case backend.HostGW:
 		return 0
 	case backend.VXLAN:
-		if port := x.settings().VXLAN.Port; port != 0 {
-			return port
-		}
-		return vxlanPort
+		return cmp.Or(x.settings().VXLAN.Port, vxlanPort)
 	}
 	if dp := x.dataplane(); dp != nil && dp.Port != 0 {
 		return int(dp.Port)
 	}
-	return udpPort
+	return cmp.Or(int(x.settings().UDP.Port), udpPort)
 }
 
 // settings returns the backend settings of the network config, or the zero

@@ -19,6 +19,7 @@ func TestWayOfAPeerSaysPortAndSize(t *testing.T) {
 	}{
 		{`{"Type": "udp"}`, "", kindOf(""), v4, 8285, 1428},
 		{`{"Type": "udp"}`, "", "udp", v6, 8285, 1448},
+		{`{"Type": "udp", "Port": 7890}`, "", "udp", v4, 7890, 1428},
 		{`{"Type": "vxlan"}`, "", "vxlan", v4, 8472, 1450},
 		{`{"Type": "vxlan", "Port": 4789}`, "", "vxlan", v6, 4789, 1470},
 		// The port in the config is udp's.
