@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -158,7 +157,7 @@ func daemonSelfTest(ctx context.Context) error {
 		}
 	}
 	// What it says of the other settings does not matter here.
-	out, err := exec.CommandContext(ctx, program, "--check", "--"+backend.KernelPathFlag+"=auto", "--lease-file=/dev/null").Output()
+	out, err := output(ctx, program, "--check", "--"+backend.KernelPathFlag+"=auto", "--lease-file=/dev/null")
 	for line := range strings.Lines(string(out)) {
 		level, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		name, text, _ := strings.Cut(strings.TrimSpace(rest), " ")

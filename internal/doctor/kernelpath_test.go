@@ -2,9 +2,16 @@ package doctor
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/twillnet/twill/internal/lab/netlab/netlabtest"
+	"github.com/twillnet/twill/internal/lab/testkit"
 	"github.com/twillnet/twill/internal/status"
 )
 
@@ -60,4 +67,23 @@ func TestForwardPolicyThatKnowsOnlyTheTUNDeviceIsRepaired(t *testing.T) {
 	p.repairs("forward-policy", Warn, "no rule accepts packets from 10.5.0.2 to 10.5.1.2")
 	p.run("iptables -P FORWARD DROP && iptables -R FORWARD 1 -i flannel0+ -j ACCEPT")
 	p.isWell("forward-policy")
+}
+
+// A twilld that leaves a child behind, which keeps its output open, is not waited for.
+func TestSelfTestEndsThoughTheDaemonLeavesAChild(t *testing.T) {
+	dir := t.TempDir()
+	child := filepath.Join(dir, "child")
+	script := "#!/bin/sh\nsleep infinity &\necho $! > " + child + "\necho 'ok kernel-path works'\n"
+	testkit.Must(t, os.WriteFile(filepath.Join(dir, "twilld"), []byte(script), 0o755))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	t.Cleanup(func() {
+		text, err := os.ReadFile(child)
+		testkit.Must(t, err)
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		testkit.Must(t, err)
+		testkit.Must(t, unix.Kill(pid, unix.SIGKILL))
+	})
+	result := make(chan error, 1)
+	go func() { result <- daemonSelfTest(t.Context()) }()
+	testkit.Must(t, testkit.Receive(t, "the self-test ends", result))
 }
