@@ -87,12 +87,15 @@ func readCA(c *rest.Config) error {
 
 // invalid returns the error for credentials that cannot be used.
 func (a *access) invalid(err error) error {
-	op, remedy := "use the pod's service account", "outside of a pod name a kubeconfig with --kubeconfig-file"
+	op, remedy := "use the pod's service account", outsidePod
 	if a.o.Kubeconfig != "" {
 		op, remedy = "use kubeconfig "+a.o.Kubeconfig, "correct the file, or name another with --kubeconfig-file"
 	}
 	return &Error{Op: op, Err: err, Kind: lease.ErrPending, Remedy: remedy}
 }
+
+// outsidePod is the remedy if the files of a pod's service account are missing.
+const outsidePod = "outside a pod, name a kubeconfig with --kubeconfig-file"
 
 // question makes the next get check whether the credentials were replaced.
 func (a *access) question() {
@@ -108,7 +111,7 @@ func (a *access) source() ([]byte, error) {
 	case path == "" && a.o.APIURL != "":
 		return nil, nil
 	case path == "":
-		path, remedy = serviceAccountCA, "outside of a pod name a kubeconfig with --kubeconfig-file; in one see that automountServiceAccountToken is not false"
+		path, remedy = serviceAccountCA, outsidePod+"; in a pod, check that automountServiceAccountToken is not false"
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -131,7 +134,7 @@ func build(c *rest.Config) (rest.Interface, error) {
 	c.UserAgent = component
 	r, err := rest.RESTClientFor(c)
 	if err != nil {
-		return nil, &Error{Op: "prepare access to the API", Err: err, Kind: lease.ErrPending, Remedy: "correct --kube-api-url or --kubeconfig-file"}
+		return nil, &Error{Op: "create API client", Err: err, Kind: lease.ErrPending, Remedy: "correct --kube-api-url or --kubeconfig-file"}
 	}
 	return r, nil
 }
@@ -156,7 +159,7 @@ func (a *access) config(kubeconfig []byte) (*rest.Config, error) {
 			return nil, err
 		}
 		if len(parsed.Clusters) == 0 && a.o.APIURL == "" {
-			return nil, errors.New("clusters: none; want one with the server's URL")
+			return nil, errors.New("clusters is empty; want one with the URL of the API server")
 		}
 		o := &clientcmd.ConfigOverrides{ClusterInfo: clientcmdapi.Cluster{Server: a.o.APIURL}}
 		return clientcmd.NewNonInteractiveClientConfig(*parsed, "", o, nil).ClientConfig()

@@ -58,7 +58,7 @@ func (s *Store) hold(ctx context.Context, a lease.Attrs, was lease.Key) (*lease.
 		return nil, fault
 	}
 	if was != "" && l.Key() != was {
-		return nil, errLost("Kubernetes: node %s has the podCIDR %s now", e.Name, l.Key())
+		return nil, errMoved(e, l)
 	}
 	l.Attrs = a
 	if err := s.annotate(ctx, e, a); err != nil {
@@ -81,7 +81,7 @@ func (s *Store) absent(err error, op string) error {
 		return err
 	}
 	return &Error{Op: op, Err: errNoNode, Kind: lease.ErrPending,
-		Remedy: "it comes when the kubelet registers; if that has another name, set NODE_NAME to it"}
+		Remedy: "the kubelet creates it when it registers; if it registers under another name, set NODE_NAME to that name"}
 }
 
 // unassigned returns the error for a Node with unsuitable podCIDRs.
@@ -90,7 +90,7 @@ func (s *Store) unassigned(c *lease.Config, e *layout.Node, err error) error {
 	if len(e.PodCIDRs) == 0 {
 		remedy = "run kube-controller-manager with --allocate-node-cidrs=true and --cluster-cidr=" + networks(c)
 	}
-	return &Error{Op: "assign a lease to node " + e.Name, Err: err, Kind: lease.ErrPending, Remedy: remedy}
+	return &Error{Op: "acquire lease of node " + e.Name, Err: err, Kind: lease.ErrPending, Remedy: remedy}
 }
 
 func networks(c *lease.Config) string {
@@ -109,7 +109,7 @@ func (s *Store) annotate(ctx context.Context, e *layout.Node, a lease.Attrs) err
 	want, err := s.keys.Wanted(e, a, s.started)
 	op := "annotate node " + e.Name
 	if err != nil {
-		return &Error{Op: op, Err: err, Kind: lease.ErrPending, Remedy: "correct or remove that annotation"}
+		return &Error{Op: op, Err: err, Kind: lease.ErrPending, Remedy: "correct or remove the annotation"}
 	}
 	c := s.keys.Changes(e, want)
 	if len(c) == 0 {
@@ -172,7 +172,7 @@ func (s *Store) NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error
 		}
 	}
 	if ipv4, ipv6, err = s.keys.NodeAddrs(e); err != nil {
-		err = &Error{Op: "choose the interface of node " + e.Name, Err: err, Kind: lease.ErrPending, Remedy: "correct or remove that annotation"}
+		err = &Error{Op: "choose the interface of node " + e.Name, Err: err, Kind: lease.ErrPending, Remedy: "correct or remove the annotation"}
 	}
 	return ipv4, ipv6, err
 }

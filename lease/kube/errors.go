@@ -31,7 +31,7 @@ func cause(err error) string {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
 	case apierrors.IsUnauthorized(err):
-		return "the API server does not accept the credentials"
+		return "the API server rejected the credentials"
 	case errors.As(err, &status) && status.Status().Message != "":
 		return status.Status().Message
 	case errors.As(err, &request):
@@ -73,17 +73,17 @@ func (s *Store) remedy(err error) string {
 	case s.access.o.Kubeconfig != "":
 		credentials = "the user in " + s.access.o.Kubeconfig
 	case s.access.o.APIURL != "":
-		credentials = "--kubeconfig-file, since --kube-api-url alone gives no credentials"
+		credentials = "--kubeconfig-file, since --kube-api-url alone provides no credentials"
 	}
 	switch {
 	case apierrors.IsUnauthorized(err):
 		return "check " + credentials
 	case apierrors.IsForbidden(err):
-		return "let this user get, list and watch nodes, patch nodes/status and get pods (ClusterRole flannel)"
+		return "allow this user to get, list and watch nodes, patch nodes/status, and get pods (ClusterRole flannel)"
 	case strings.Contains(text, "getting credentials:"):
-		return "the kubeconfig's exec command must exist and work where twilld runs: correct users[].user.exec in " + s.access.o.Kubeconfig
+		return "the kubeconfig's exec command must be installed where twilld runs, and succeed: correct users[].user.exec in " + s.access.o.Kubeconfig
 	case strings.Contains(text, "x509:"), strings.Contains(text, "remote error: tls"):
-		return "check the certificate authority, and client certificate if there is one, of " + credentials
+		return "check the certificate authority, and any client certificate, of " + credentials
 	}
-	return "see that the API server runs and can be reached from this node, or correct --kube-api-url or --kubeconfig-file"
+	return "check that the API server is running and can be reached from this node, or correct --kube-api-url or --kubeconfig-file"
 }

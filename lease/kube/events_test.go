@@ -196,7 +196,7 @@ func TestKubePodCIDRComesLater(t *testing.T) {
 
 	c.AddNode("out", "10.99.1.0/24")
 	s = open(t, c, func(o *kube.Options) { o.Node = "out" })
-	wants(acquire(), "node out", "10.99.1.0/24", "outside of the network 10.244.0.0/16", "--cluster-cidr")
+	wants(acquire(), "node out", "10.99.1.0/24", "outside the network 10.244.0.0/16", "--cluster-cidr")
 	testkit.Must(t, os.WriteFile(s.path, []byte(`{"Network": "10.99.1.0/24"}`), 0o600)) // the podCIDR itself
 	testkit.Must(t, acquire())
 }

@@ -14,6 +14,7 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/twillnet/twill/lease"
 	"github.com/twillnet/twill/lease/kube/layout"
@@ -34,13 +35,19 @@ func errLost(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", lease.ErrLost, fmt.Errorf(format, args...))
 }
 
+// errMoved returns the error for the own node e if the subnets of l are assigned to it
+// instead of those of its lease.
+func errMoved(e *layout.Node, l lease.Lease) error {
+	return errLost("Kubernetes: node %s now has the podCIDRs %v", e.Name, l.Subnets())
+}
+
 // inside returns an error unless the subnets assigned to a node are in the
 // network.
 func inside(c *lease.Config, l lease.Lease) error {
 	errs := lease.Check(c, []lease.Lease{l})
 	var outside *lease.OutsideError
 	if len(errs) > 0 && errors.As(errs[0], &outside) && outside.Network.IsValid() {
-		return fmt.Errorf("its podCIDR %s is outside of the network %s", outside.Subnet, outside.Network)
+		return fmt.Errorf("podCIDR %s is outside the network %s", outside.Subnet, outside.Network)
 	}
 	return nil
 }
@@ -57,8 +64,11 @@ func assigned(c *lease.Config, e *layout.Node) (l lease.Lease, err error) {
 	if c.IPv6.Enabled() {
 		l.IPv6Subnet = ipv6Subnet
 	}
-	if len(l.Subnets()) == 0 {
-		return l, errors.New("spec.podCIDR has no subnet of an address family that the network enables")
+	switch {
+	case len(e.PodCIDRs) == 0:
+		return l, layout.ErrNoPodCIDR
+	case len(l.Subnets()) == 0:
+		return l, fmt.Errorf("spec.podCIDRs has no subnet of an address family that the network enables: %s", strings.Join(e.PodCIDRs, ", "))
 	}
 	return l, inside(c, l)
 }

@@ -26,7 +26,7 @@ type Options struct {
 // CheckNode returns an error if o names no node.
 func (o *Options) CheckNode() error {
 	if o.Node == "" && (o.PodName == "" || o.PodNamespace == "") {
-		return errors.New("NODE_NAME is not set, and POD_NAME and POD_NAMESPACE are not both: set NODE_NAME to the name of this node (in a pod: valueFrom.fieldRef.fieldPath spec.nodeName)")
+		return errors.New("node name not set: set the environment variable NODE_NAME to the name of this node (in a pod: valueFrom.fieldRef.fieldPath spec.nodeName), or both POD_NAME and POD_NAMESPACE")
 	}
 	return nil
 }

@@ -106,7 +106,7 @@ func (s *Store) outcome(ctx context.Context, op string, err error) error {
 	isNew := s.reach.failed(op, e)
 	s.mu.Unlock()
 	if isNew {
-		s.log.Warn("Kubernetes API does not serve this node, going on with what is known", logging.KeyOperation, e.Op,
+		s.log.Warn("Kubernetes API does not serve this node, known leases stay in force", logging.KeyOperation, e.Op,
 			logging.KeyError, e.Err, logging.KeyRemedy, e.Remedy)
 		s.notify()
 	}

@@ -123,8 +123,8 @@ func (r *recorder) record(ctx context.Context, s *series, e Event) {
 		r.rests = time.Now().Add(failurePause)
 		if apierrors.IsForbidden(err) && !r.denied {
 			r.denied = true
-			r.log.Warn("Kubernetes events not recorded, going on without them", logging.KeyError, cause(err),
-				logging.KeyRemedy, "let this user create and patch events (ClusterRole flannel)")
+			r.log.Warn("cannot record Kubernetes events, continuing without them", logging.KeyError, cause(err),
+				logging.KeyRemedy, "allow this user to create and patch events (ClusterRole flannel)")
 		}
 	}
 }

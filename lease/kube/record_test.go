@@ -101,7 +101,7 @@ func TestMissingRightToRecordEventsIsLoggedOnceAndTriedAgain(t *testing.T) {
 	if len(got) != 1 || tries > 7 {
 		t.Errorf("%d Events recorded after %d attempts in five minutes without the right", len(got), tries)
 	}
-	if lines := log.Lines("events not recorded"); len(lines) != 1 {
+	if lines := log.Lines("cannot record Kubernetes events"); len(lines) != 1 {
 		t.Errorf("%d lines of the log, want 1:\n%s", len(lines), log)
 	}
 }

@@ -4,6 +4,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -98,7 +99,7 @@ func (s *Store) nodeName(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", err
 	case pod.Spec.NodeName == "":
-		return "", &Error{Op: op, Err: fmt.Errorf("spec.nodeName is empty"), Kind: lease.ErrPending, Remedy: "set NODE_NAME to the name of this node"}
+		return "", &Error{Op: op, Err: errors.New("spec.nodeName is empty"), Kind: lease.ErrPending, Remedy: "set NODE_NAME to the name of this node"}
 	}
 	s.mu.Lock()
 	s.name = pod.Spec.NodeName

@@ -4,6 +4,9 @@ package kube
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/twillnet/twill/lease"
@@ -190,14 +193,14 @@ func (s *Store) ownFault() error {
 	case err != nil:
 		return errLost("Kubernetes: node %s: %w", e.Name, err)
 	case l.Key() != s.own.lease.Key():
-		return errLost("Kubernetes: node %s has the podCIDR %s now", e.Name, l.Key())
+		return errMoved(e, l)
 	}
 	want, err := s.keys.Wanted(e, s.own.lease.Attrs, s.started)
 	if err != nil {
 		return errLost("Kubernetes: node %s: %w", e.Name, err)
 	}
 	if c := s.keys.Changes(e, want); len(c) > 0 {
-		return errLost("Kubernetes: node %s: annotations are not as this node wrote them: %v", e.Name, c)
+		return errLost("Kubernetes: node %s: annotations changed by another program: %s", e.Name, strings.Join(slices.Sorted(maps.Keys(c)), ", "))
 	}
 	return nil
 }

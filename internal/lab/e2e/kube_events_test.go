@@ -19,7 +19,7 @@ func TestKubeNodeHasEventsOfWhatIsWrong(t *testing.T) {
 	l.DeleteNode("node-a")
 	l.AddNode("node-a")
 	d.startWaiting("--allocate-node-cidrs=true")
-	l.hasEvent("node-a", "Warning NoLease", "assign a lease to node node-a", "--cluster-cidr=10.5.0.0/16")
+	l.hasEvent("node-a", "Warning NoLease", "acquire lease of node node-a", "--cluster-cidr=10.5.0.0/16")
 	subnet := l.Hosts[0].Subnet.String()
 	l.PatchNode("node-a", map[string]any{"spec": map[string]any{"podCIDR": subnet, "podCIDRs": []string{subnet}}})
 	d.waitReady()
@@ -56,7 +56,7 @@ func TestKubeNodeHasEventsOfWhatIsWrong(t *testing.T) {
 	l.DeleteNode("node-x")
 	l.configure(`{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
 	testkit.Eventually(t, "the log names the right", func() bool {
-		lines := d.stderr.Lines("Kubernetes events not recorded")
+		lines := d.stderr.Lines("cannot record Kubernetes events")
 		return len(lines) == 1 && strings.Contains(lines[0], `resource \"events\"`)
 	})
 	if doc := d.status(); doc.Waiting != "" || !doc.Source.AwaySince.IsZero() {

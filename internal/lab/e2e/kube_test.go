@@ -250,7 +250,7 @@ func TestKubeWaitsForWhatIsMissingAndNamesIt(t *testing.T) {
 	d.waits("--allocate-node-cidrs=true")
 	l.DeleteNode("node-a")
 	l.AddNode("node-a", "10.77.1.0/24")
-	d.waits("outside of the network 10.5.0.0/16")
+	d.waits("outside the network 10.5.0.0/16")
 	healthy()
 	l.DeleteNode("node-a")
 	l.AddNode("node-a", l.Hosts[0].Subnet.String())

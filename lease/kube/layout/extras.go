@@ -32,7 +32,7 @@ func (k *Keys) extrasOf(e *Node) (extras, error) {
 	}
 	var x extras
 	if err := json.Unmarshal([]byte(text), &x); err != nil {
-		return extras{}, fmt.Errorf("annotation %s: %q: want what twilld writes there", k.extras, brief(text))
+		return extras{}, fmt.Errorf("annotation %s: %q is not the JSON that twilld writes", k.extras, brief(text))
 	}
 	if e.Up.After(x.Since) {
 		return extras{}, nil

@@ -25,7 +25,7 @@ func NewKeys(prefix string) (*Keys, error) {
 		full += "-"
 	}
 	if !validPrefix.MatchString(full) {
-		return nil, fmt.Errorf("annotation prefix %q: want a domain in lower case such as %q, and at most one slash with the beginning of a name behind it", prefix, DefaultPrefix)
+		return nil, fmt.Errorf("annotation prefix %q: want a lower-case domain such as %q, optionally followed by a slash and the beginning of a name", prefix, DefaultPrefix)
 	}
 	return &Keys{
 		managed:  full + "kube-subnet-manager",

@@ -29,7 +29,7 @@ func (s *Source) ReadConfig() ([]byte, error) {
 		return nil, fmt.Errorf("%w %s: %w; put the key %s into the ConfigMap that is mounted at %s, or name another file with --net-config-path",
 			lease.ErrConfig, s.configFile(), fs.ErrNotExist, filepath.Base(s.configFile()), filepath.Dir(s.configFile()))
 	case errors.Is(err, atomicfile.ErrNotRegular), errors.Is(err, atomicfile.ErrTooLarge):
-		return nil, fmt.Errorf("%w %s: not a file of at most %d bytes; name another with --net-config-path", lease.ErrConfig, s.configFile(), maxConfig)
+		return nil, fmt.Errorf("%w %s: not a regular file of at most %d bytes; name another with --net-config-path", lease.ErrConfig, s.configFile(), maxConfig)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w; make it readable, or name another file with --net-config-path", lease.ErrConfig, err)
 	}

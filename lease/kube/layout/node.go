@@ -56,7 +56,7 @@ type Node struct {
 func (k *Keys) ReadNodes(text []byte) ([]*Node, error) {
 	var list struct{ Items []Object }
 	if err := json.Unmarshal(text, &list); err != nil {
-		return nil, fmt.Errorf("list of nodes: %w", err)
+		return nil, fmt.Errorf("decode list of nodes: %w", err)
 	}
 	nodes := make([]*Node, len(list.Items))
 	for i := range list.Items {
@@ -100,6 +100,9 @@ const (
 	noData = "null"
 )
 
+// ErrNoPodCIDR reports that the cluster has assigned no subnet to a node.
+var ErrNoPodCIDR = errors.New("spec.podCIDRs is empty")
+
 // Subnets returns the pod subnets that are assigned to the node, whatever their order
 // in podCIDRs.
 func (e *Node) Subnets() (subnet, ipv6Subnet netip.Prefix, err error) {
@@ -116,7 +119,7 @@ func (e *Node) Subnets() (subnet, ipv6Subnet netip.Prefix, err error) {
 			to = &ipv6Subnet
 		}
 		if to.IsValid() {
-			return subnet, ipv6Subnet, fmt.Errorf("spec.podCIDRs has two of one address family, %s", strings.Join(e.PodCIDRs, ", "))
+			return subnet, ipv6Subnet, fmt.Errorf("spec.podCIDRs has two subnets of one address family, %s", strings.Join(e.PodCIDRs, ", "))
 		}
 		*to = p.Masked()
 	}
@@ -135,7 +138,7 @@ func (k *Keys) Lease(e *Node) (lease.Lease, error) {
 		return l, err
 	}
 	if len(l.Subnets()) == 0 {
-		return l, errors.New("spec.podCIDRs is empty")
+		return l, ErrNoPodCIDR
 	}
 	l.BackendType = e.Annotations[k.kind]
 	if l.PublicIP, err = k.address(e, k.public, true); err != nil {
@@ -145,7 +148,7 @@ func (k *Keys) Lease(e *Node) (lease.Lease, error) {
 		return l, err
 	}
 	if !l.PublicIP.IsValid() && !l.PublicIPv6.IsValid() {
-		return l, fmt.Errorf("annotations %s and %s: no address", k.public, k.publicV6)
+		return l, fmt.Errorf("annotations %s and %s: neither has an address", k.public, k.publicV6)
 	}
 	for _, d := range []struct {
 		key string

@@ -61,7 +61,7 @@ func TestPodCIDRsAreDistinguishedByFamily(t *testing.T) {
 		{[]string{"10.244.1.7/24"}, [2]string{"10.244.1.0/24"}, ""},
 		{nil, [2]string{}, ""},
 		{[]string{"10.244.1.0"}, [2]string{}, `"10.244.1.0" is not a subnet`},
-		{[]string{"10.244.1.0/24", "10.244.2.0/24"}, [2]string{}, "two of one address family"},
+		{[]string{"10.244.1.0/24", "10.244.2.0/24"}, [2]string{}, "two subnets of one address family"},
 		{[]string{"10.244.1.0/24", "fd00:5:1::/64", "10.244.2.0/24"}, [2]string{}, "3 entries"},
 	} {
 		v4, v6, err := (&Node{PodCIDRs: tt.cidrs}).Subnets()
@@ -231,7 +231,7 @@ func TestNonsenseOfAnotherWriterIsNamed(t *testing.T) {
 	k := mustKeys(t)
 	for _, tt := range []struct{ key, value, want string }{
 		{k.public, "10.0.0.0/8", k.public + `: "10.0.0.0/8" is not an IPv4 address`},
-		{k.public, "", "no address"},
+		{k.public, "", "neither has an address"},
 		{k.public, "127.0.0.1", k.public + ": 127.0.0.1 is in 127.0.0.0/8 (loopback)"}, // a socket of any local user's
 		{k.public, "224.0.0.1", "multicast"},
 		{k.public, "255.255.255.255", "broadcast"},

@@ -57,12 +57,12 @@ func (t *Table) Put(e *Node) {
 		if r.has {
 			fault = fmt.Sprintf("annotation %s: no longer \"true\"", t.keys.managed)
 		}
-		t.blame(e.Name, r, fault, "annotate it again by starting its flannel, or delete the node")
+		t.blame(e.Name, r, fault, "start flannel or twilld on that node, or delete the node")
 		return
 	}
 	l, err := t.keys.Lease(e)
 	if err != nil {
-		t.blame(e.Name, r, err.Error(), "correct it; flannel on that node writes its annotations when it starts")
+		t.blame(e.Name, r, err.Error(), "correct it; flannel and twilld write the annotations of their node when they start")
 		return
 	}
 	t.blame(e.Name, r, "", "")
@@ -74,10 +74,10 @@ func (t *Table) blame(name string, r *row, fault, remedy string) {
 	switch {
 	case fault == "" || fault == r.fault:
 	case r.has:
-		t.log.Warn("node is no longer valid, its last good lease stays in force",
+		t.log.Warn("node is no longer valid, its last valid lease stays in force",
 			logging.KeyNode, name, logging.KeyWhy, fault, logging.KeyRemedy, remedy)
 	default:
-		t.log.Warn("node passed over", logging.KeyNode, name, logging.KeyWhy, fault, logging.KeyRemedy, remedy)
+		t.log.Warn("node is not valid, ignoring it", logging.KeyNode, name, logging.KeyWhy, fault, logging.KeyRemedy, remedy)
 	}
 	r.fault = fault
 }
@@ -97,7 +97,7 @@ func (t *Table) give(name string, r *row, l lease.Lease) {
 		t.holder[k] = name
 		t.dirty[k] = true
 	default:
-		t.log.Warn("two nodes have one subnet, the first keeps it", logging.KeySubnet, l.Subnets(),
+		t.log.Warn("two nodes have the same subnet, the first keeps it", logging.KeySubnet, l.Subnets(),
 			logging.KeyNode, other, logging.KeyOther, name, logging.KeyRemedy, "delete the node that no longer exists")
 	}
 }
