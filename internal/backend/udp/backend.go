@@ -180,7 +180,7 @@ func LocalAddr(u underlay.Interface) (netip.Addr, error) {
 	case u.IPv6.IsValid():
 		return u.IPv6, nil
 	}
-	return netip.Addr{}, fmt.Errorf("interface %s has no address for the udp backend: give it one, or choose another with --iface", u.Name)
+	return netip.Addr{}, fmt.Errorf("interface %s has no address for the udp backend: add one, or choose another interface with --iface", u.Name)
 }
 
 // TunnelMTU returns the size of the largest packet that fits, unfragmented,

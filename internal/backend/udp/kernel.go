@@ -122,7 +122,7 @@ func (b *Backend) openKernel() error {
 		b.cfg.Logger.Warn("kernel path unavailable, user space carries all packets", logging.KeyDevice, b.cfg.TunName, logging.KeyWhy, err)
 		return nil
 	}
-	b.kernel, b.kernelWhy = k, "granted: BPF programs attached by "+k.path.How()+"; to peers whose leases announce it"
+	b.kernel, b.kernelWhy = k, "granted: BPF programs attached by "+k.path.How()+"; for peers whose leases announce the kernel path"
 	b.cfg.Logger.Info("kernel path open", logging.KeyDevice, b.cfg.TunName, logging.KeyInterface, b.cfg.Underlay.Name, logging.KeyWhy, b.kernelWhy)
 	return nil
 }

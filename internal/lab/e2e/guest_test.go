@@ -48,7 +48,7 @@ var (
 			tunGROUDP:  linux61.tunGROUDP,
 			udpGRO:     "refused: UDP_GRO needs Linux 5.12",
 			udpWrite:   single,
-			kernelPath: "refused: self-test: it needs Linux 5.13",
+			kernelPath: "refused: self-test: requires Linux 5.13 or later",
 		},
 		{
 			version: "6.12", arch: runtime.GOARCH,
@@ -349,7 +349,7 @@ func TestKernelsInTheManualAreThoseOfTheTests(t *testing.T) {
 		if memory == 0 {
 			memory = guest.Memory
 		}
-		path := strings.NewReplacer("granted: BPF programs attached by ", "", "self-test: it needs Linux ", "needs ").Replace(k.kernelPath)
+		path := strings.NewReplacer("granted: BPF programs attached by ", "", "self-test: requires Linux ", "needs ", " or later", "").Replace(k.kernelPath)
 		row := fmt.Sprintf("| %s | %s | %d MiB | with offloads, plain | %s |", version, arch, memory, path)
 		if !strings.Contains(table, row) {
 			t.Errorf("the table lacks %q", row)

@@ -74,7 +74,7 @@ func replace(file string, h hook, program *ebpf.Program) (replaced bool, err err
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("open %s: %w", file, err)
+		return false, fmt.Errorf("open pinned link %s: %w", file, err)
 	}
 	defer l.Close()
 	if info, err := l.Info(); err == nil {
@@ -92,14 +92,17 @@ func attachFilter(tun string, h hook, program *ebpf.Program) error {
 		LinkIndex: h.index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}
 	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add clsact: %w", err)
+		return fmt.Errorf("add clsact queueing discipline: %w", err)
 	}
-	return netlink.FilterReplace(&netlink.BpfFilter{
+	if err := netlink.FilterReplace(&netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: h.index, Parent: h.parent(), Handle: 1, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 		},
 		Fd: program.FD(), Name: filterName(tun, h.program), DirectAction: true,
-	})
+	}); err != nil {
+		return fmt.Errorf("set BPF filter: %w", err)
+	}
+	return nil
 }
 
 // attached returns an error if the program is no longer attached to any interface, for
@@ -122,7 +125,7 @@ func (p *Path) attached(h hook) error {
 		return err
 	}
 	if tcx := info.TCX(); tcx == nil || tcx.Ifindex == 0 {
-		return errors.New("its link has no interface")
+		return errors.New("its link is attached to no interface")
 	}
 	return nil
 }

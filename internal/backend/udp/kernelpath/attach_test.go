@@ -222,7 +222,7 @@ func TestRefusalOfTheVerifierIsReportedWithoutItsLog(t *testing.T) {
 		p.Close()
 		t.Fatal("the kernel has accepted a program that returns a register it never set")
 	}
-	const want = "load BPF programs: the kernel's verifier refuses them: permission denied"
+	const want = "load BPF programs: rejected by the kernel's verifier: permission denied"
 	if err.Error() != want {
 		t.Errorf("%q, want %q", err, want)
 	}

@@ -74,6 +74,9 @@ func removeFilters(tun string, kept []hook) error {
 		if isKept || !strings.HasPrefix(f.Name, filterName(tun, "")) {
 			return nil
 		}
-		return netlink.FilterDel(f)
+		if err := netlink.FilterDel(f); err != nil {
+			return fmt.Errorf("delete filter %s: %w", f.Name, err)
+		}
+		return nil
 	})
 }

@@ -36,11 +36,11 @@ func nearName(tun string) string { return tun + "-feed" }
 func makePair(tun string) (*pair, error) {
 	near, far := nearName(tun), backend.KernelInput(tun)
 	if len(near) >= unix.IFNAMSIZ {
-		return nil, fmt.Errorf("the name %s is too long for an interface: choose a shorter --tun-name", near)
+		return nil, fmt.Errorf("interface name %s is too long: choose a shorter --tun-name", near)
 	}
 	if _, err := net.InterfaceByName(far); err != nil {
 		if err := addPair(near, far); err != nil {
-			return nil, fmt.Errorf("make interfaces %s and %s: %w", near, far, err)
+			return nil, fmt.Errorf("create interfaces %s and %s: %w", near, far, err)
 		}
 	}
 	p := new(pair)
@@ -49,7 +49,7 @@ func makePair(tun string) (*pair, error) {
 		p.far, err = net.InterfaceByName(far)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look up the interfaces %s and %s: %w", near, far, err)
+		return nil, fmt.Errorf("look up interfaces %s and %s: %w", near, far, err)
 	}
 	return p, errors.Join(configure(far, unix.ETHTOOL_SGRO, 1), configure(near, unix.ETHTOOL_STSO, 0),
 		inheritForwarding(tun, far), admitSources(far))

@@ -100,10 +100,10 @@ func open(cfg Config) (_ *Path, err error) {
 // and where to attach each.
 func (p *Path) prepare(cfg *Config) (*ebpf.CollectionSpec, []hook, error) {
 	if !cfg.Local.Is4() {
-		return nil, nil, errors.New("the underlay is IPv6, where a datagram needs a checksum (RFC 8200 §8.1)")
+		return nil, nil, errors.New("the underlay is IPv6, which requires UDP checksums (RFC 8200 §8.1)")
 	}
 	if tun.Kernel().Before(vethGRO) {
-		return nil, nil, fmt.Errorf("it needs Linux %s", vethGRO)
+		return nil, nil, fmt.Errorf("requires Linux %s or later", vethGRO)
 	}
 	device, err := net.InterfaceByName(cfg.Tun)
 	if err != nil {
@@ -114,10 +114,10 @@ func (p *Path) prepare(cfg *Config) (*ebpf.CollectionSpec, []hook, error) {
 		return nil, nil, fmt.Errorf("look up interface %s: %w", cfg.Underlay, err)
 	}
 	if len(uplink.HardwareAddr) != macLen {
-		return nil, nil, fmt.Errorf("interface %s is not an Ethernet", cfg.Underlay)
+		return nil, nil, fmt.Errorf("interface %s is not an Ethernet interface", cfg.Underlay)
 	}
 	if p.cpus, err = ebpf.PossibleCPU(); err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("read number of CPUs: %w", err)
 	}
 	if p.pair, err = makePair(cfg.Tun); err != nil {
 		return nil, nil, err
@@ -195,11 +195,11 @@ func (p *Path) load(spec *ebpf.CollectionSpec, pins string) error {
 		err = spec.LoadAndAssign(&p.objects, opts)
 	}
 	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("load BPF programs: %w; it takes root, or the capabilities BPF and NET_ADMIN", unix.EPERM)
+		return fmt.Errorf("load BPF programs: %w; run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN", unix.EPERM)
 	}
 	var refused *ebpf.VerifierError
 	if errors.As(err, &refused) { // without the verifier's log
-		return fmt.Errorf("load BPF programs: the kernel's verifier refuses them: %w", refused.Cause)
+		return fmt.Errorf("load BPF programs: rejected by the kernel's verifier: %w", refused.Cause)
 	}
 	if err != nil {
 		return fmt.Errorf("load BPF programs: %w", err)
@@ -207,7 +207,7 @@ func (p *Path) load(spec *ebpf.CollectionSpec, pins string) error {
 	return nil
 }
 
-// How describes how packets reach and leave the programs, in words for an operator.
+// How returns the method by which the programs are attached: "TCX" or "clsact".
 func (p *Path) How() string { return p.how }
 
 // Check returns an error if an interface through which the programs deliver packets is
@@ -217,7 +217,7 @@ func (p *Path) Check() error {
 	for _, end := range []*net.Interface{p.pair.near, p.pair.far} {
 		now, err := net.InterfaceByIndex(end.Index)
 		if err != nil {
-			return fmt.Errorf("interface %s: %w", end.Name, err)
+			return fmt.Errorf("look up interface %s: %w", end.Name, err)
 		}
 		if now.Flags&net.FlagUp == 0 {
 			return fmt.Errorf("interface %s is down", end.Name)

@@ -25,7 +25,7 @@ const (
 func pinDir(tun string) (string, error) {
 	var ns unix.Stat_t
 	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
-		return "", fmt.Errorf("find out the network namespace: %w", os.NewSyscallError("stat", err))
+		return "", fmt.Errorf("identify network namespace: %w", os.NewSyscallError("stat", err))
 	}
 	return filepath.Join(pinRoot, fmt.Sprintf("net-%d", ns.Ino), tun), nil
 }
@@ -40,7 +40,7 @@ func mountBPF() error {
 	// would hide what the first has pinned. The lock is on the underlying directory.
 	fd, err := unix.Open(bpfRoot, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open %s: %w; the kernel has no BPF file system", bpfRoot, err)
+		return fmt.Errorf("open %s: %w; a kernel with CONFIG_BPF_SYSCALL and a mounted /sys are required", bpfRoot, err)
 	}
 	defer unix.Close(fd)
 	if err := lockFor(fd, mountingFor); err != nil {
@@ -50,7 +50,7 @@ func mountBPF() error {
 		return nil
 	}
 	if err := unix.Mount("bpf", bpfRoot, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RELATIME, "mode=0700"); err != nil {
-		return fmt.Errorf("mount the BPF file system on %s: %w", bpfRoot, err)
+		return fmt.Errorf("mount BPF file system on %s: %w", bpfRoot, err)
 	}
 	return nil
 }

@@ -128,7 +128,7 @@ func (n *testNode) close() {
 
 func unshareNetwork() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("make a network namespace: %w", err)
+		return fmt.Errorf("create network namespace: %w", err)
 	}
 	return nil
 }
@@ -140,7 +140,7 @@ func connect(thread int) error {
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerNamespace = "eth0", netlink.NsPid(thread)
 	if err := netlink.LinkAdd(veth); err != nil {
-		return fmt.Errorf("make a veth pair: %w", err)
+		return fmt.Errorf("create veth pair: %w", err)
 	}
 	return nil
 }
@@ -267,8 +267,8 @@ func request(ctx context.Context, c *net.UDPConn, b []byte) error {
 }
 
 var (
-	errDamaged = errors.New("what arrived is not what was sent")
-	errLost    = errors.New("nothing arrived")
+	errDamaged = errors.New("received data differs from sent data")
+	errLost    = errors.New("no reply")
 )
 
 func (n *testNode) stream(ctx context.Context, other *testNode, from, to netip.Addr) (err error) {
