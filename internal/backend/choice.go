@@ -95,9 +95,9 @@ func (s Settings) Probe(p Probes) Failed {
 
 // Choose picks the backends that s asks for from those that have not failed.
 func (s Settings) Choose(f Failed) (Choice, error) {
-	named := "the network configuration names it"
+	named := "set in the network config"
 	if s.Overridden {
-		named = "--backend names it"
+		named = "set by --backend"
 	}
 	switch s.Type {
 	case typeUDP:
@@ -108,15 +108,15 @@ func (s Settings) Choose(f Failed) (Choice, error) {
 	noVXLAN, noUDP := f[VXLAN], f[UDP]
 	switch {
 	case noVXLAN == nil && noUDP == nil:
-		return Choice{Kinds: []Kind{VXLAN, UDP}, Why: "the kernel has VXLAN; udp for peers without it", Auto: s.auto()}, nil
+		return Choice{Kinds: []Kind{VXLAN, UDP}, Why: "the kernel supports VXLAN; udp for peers without it", Auto: s.auto()}, nil
 	case noVXLAN == nil:
-		return Choice{Kinds: []Kind{VXLAN}, Why: fmt.Sprintf("the kernel has VXLAN; no udp for peers without it: %v", noUDP), Auto: s.auto()}, nil
+		return Choice{Kinds: []Kind{VXLAN}, Why: fmt.Sprintf("the kernel supports VXLAN; no udp for peers without it: %v", noUDP), Auto: s.auto()}, nil
 	case !s.auto():
-		return Choice{}, fmt.Errorf("vxlan: %w; or start twilld with --backend=auto, which takes udp on this node and leaves the others as they are", noVXLAN)
+		return Choice{}, fmt.Errorf("vxlan: %w; or start twilld with --backend=auto, which uses udp on this node and changes no other node", noVXLAN)
 	case noUDP == nil:
 		return Choice{Kinds: []Kind{UDP}, Why: fmt.Sprintf("no VXLAN: %v", noVXLAN), Auto: true}, nil
 	}
-	return Choice{}, fmt.Errorf("no backend is available here: %w", errors.Join(
+	return Choice{}, fmt.Errorf("no backend is available on this host: %w", errors.Join(
 		fmt.Errorf("vxlan: %w", noVXLAN), fmt.Errorf("udp: %w", noUDP)))
 }
 

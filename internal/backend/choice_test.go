@@ -46,11 +46,11 @@ func TestBestPossibleWayIsChosen(t *testing.T) {
 		ways     []Kind
 		says     string // of the reason, or of the error
 	}{
-		{`{"Type": "auto"}`, "", both, []Kind{VXLAN, UDP}, "the kernel has VXLAN"},
+		{`{"Type": "auto"}`, "", both, []Kind{VXLAN, UDP}, "the kernel supports VXLAN"},
 		{`{"Type": "auto"}`, "", noVXLAN, []Kind{UDP}, "no VXLAN: the kernel has no VXLAN"},
 		{`{"Type": "auto"}`, "", noUDP, []Kind{VXLAN}, "/dev/net/tun is missing"},
-		{`{"Type": "auto"}`, "", none, nil, "no backend is available here"},
-		{`{"Type": "vxlan"}`, "", both, []Kind{VXLAN, UDP}, "the kernel has VXLAN"},
+		{`{"Type": "auto"}`, "", none, nil, "no backend is available on this host"},
+		{`{"Type": "vxlan"}`, "", both, []Kind{VXLAN, UDP}, "the kernel supports VXLAN"},
 		{`{"Type": "vxlan"}`, "", noVXLAN, nil, "start twilld with --backend=auto"},
 		{`{"Type": "vxlan"}`, "auto", noVXLAN, []Kind{UDP}, "no VXLAN"},
 		{`{"Type": "udp"}`, "", none, []Kind{UDP}, ""}, // opening it says why not
@@ -108,10 +108,10 @@ func TestOptionsGoToTheBackendThatTheyAreOf(t *testing.T) {
 
 func TestConfigThatCannotBeIsNamed(t *testing.T) {
 	for backend, want := range map[string]string{
-		`{"Type": "wireguard"}`:                `backend type "wireguard" is not supported, only flannel has it; twilld has alloc, auto, host-gw, udp, vxlan`,
-		`{"Type": "vxlam"}`:                    `backend type "vxlam" is not supported; twilld has`,
-		`{"Type": "udp", "Port": 0}`:           "Backend.Port is 0",
-		`{"Type": "auto", "UDPPort": 70000}`:   "Backend.UDPPort is 70000",
+		`{"Type": "wireguard"}`:                `backend type "wireguard" is not supported by twilld, only by flannel; set Backend.Type in the network config to one of alloc, auto, host-gw, udp, vxlan`,
+		`{"Type": "vxlam"}`:                    `backend type "vxlam" is not supported; set Backend.Type in the network config to one of alloc`,
+		`{"Type": "udp", "Port": 0}`:           "Backend.Port 0: want a port from 1 to 65535, or none for 8285",
+		`{"Type": "auto", "UDPPort": 70000}`:   "Backend.UDPPort 70000: want a port",
 		`{"Type": "udp", "MTU": -1}`:           "Backend.MTU",
 		`{"Type": "vxlan", "VNI": 16777216}`:   "Backend.VNI",
 		`{"Type": "auto", "DirectRouting": 1}`: "Backend.DirectRouting",

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/twillnet/twill/internal/backend/vxlan"
@@ -48,12 +49,12 @@ func SettingsOf(c *lease.Config, override string) (Settings, error) {
 		s.Type, s.Overridden = override, true
 	}
 	if !slices.Contains(Types, s.Type) {
-		what := "is not supported"
+		by := ""
 		if slices.Contains(stockOnly, s.Type) {
-			what = "is not supported, only flannel has it"
+			by = " by twilld, only by flannel"
 		}
-		return s, fmt.Errorf("backend type %q %s; twilld has %s: set Backend.Type in the network configuration",
-			s.Type, what, strings.Join(Types, ", "))
+		return s, fmt.Errorf("backend type %q is not supported%s; set Backend.Type in the network config to one of %s",
+			s.Type, by, strings.Join(Types, ", "))
 	}
 	var err error
 	switch s.Type {
@@ -104,8 +105,8 @@ const KernelPathFlag = "kernel-path"
 // arrive, instead of on the TUN device tun.
 func KernelInput(tun string) string { return tun + "-rx" }
 
-// udpOptionsOf returns the options of c. The error names the option that is
-// invalid.
+// udpOptionsOf returns the options of c. Its error wraps a *lease.ConfigError that
+// names the option.
 func udpOptionsOf(c *lease.Config) (UDPOptions, error) {
 	o := struct {
 		Port, UDPPort, MTU int
@@ -119,10 +120,14 @@ func udpOptionsOf(c *lease.Config) (UDPOptions, error) {
 		key, port = "UDPPort", o.UDPPort
 	}
 	if port < 1 || port > math.MaxUint16 {
-		return UDPOptions{}, fmt.Errorf("network config: Backend.%s is %d; want 1 to 65535, or leave it out for %d", key, port, defaultUDPPort)
+		return UDPOptions{}, invalidOption(key, port, fmt.Sprintf("a port from 1 to %d, or none for %d", math.MaxUint16, defaultUDPPort))
 	}
 	if o.MTU < 0 || o.MTU > math.MaxUint16 {
-		return UDPOptions{}, fmt.Errorf("network config: Backend.MTU is %d; want 1 to 65535, or leave it out for that of the interface", o.MTU)
+		return UDPOptions{}, invalidOption("MTU", o.MTU, fmt.Sprintf("1 to %d bytes, or 0 for the MTU of each node's interface", math.MaxUint16))
 	}
 	return UDPOptions{Port: uint16(port), MTU: o.MTU, DirectRouting: o.DirectRouting}, nil
+}
+
+func invalidOption(key string, value int, want string) error {
+	return fmt.Errorf("network config: %w", &lease.ConfigError{Key: "Backend." + key, Value: strconv.Itoa(value), Want: want})
 }

@@ -149,7 +149,7 @@ func TestStartFailsWithNothingLeft(t *testing.T) {
 			[]string{"leases.json", "Network"}},
 		{"unsupported backend", func(t *testing.T, h *rig) {
 			h.write(t, strings.Replace(twoNodes, `"udp"`, `"ipsec"`, 1))
-		}, []string{`backend type "ipsec" is not supported`, "only flannel has it; twilld has alloc, auto"}},
+		}, []string{`backend type "ipsec" is not supported by twilld, only by flannel`, "set Backend.Type in the network config to one of alloc, auto"}},
 		{"no interface of the name", func(t *testing.T, h *rig) {
 			h.options.iface = stringList{"eth7"}
 			h.daemon.choose = func(underlay.Options) (underlay.Interface, error) {

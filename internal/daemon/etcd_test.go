@@ -146,8 +146,8 @@ func TestWrongConfigIsReportedOnceAndACorrectedOneUsedAtOnce(t *testing.T) {
 	for i, step := range []struct{ config, says string }{
 		{"", "no network config"},
 		{`{"Network": "10.5.0.0/33"}`, `Network "10.5.0.0/33"`},
-		{`{"Network": "10.5.0.0/16", "Backend": {"Type": "wireguard"}}`, `backend type "wireguard" is not supported, only flannel has it`},
-		{`{"Network": "10.5.0.0/16", "Backend": {"Type": "udp", "Port": 0}}`, "Backend.Port is 0"},
+		{`{"Network": "10.5.0.0/16", "Backend": {"Type": "wireguard"}}`, `backend type "wireguard" is not supported by twilld, only by flannel`},
+		{`{"Network": "10.5.0.0/16", "Backend": {"Type": "udp", "Port": 0}}`, "Backend.Port 0: want a port"},
 	} {
 		if step.config != "" {
 			h.put(t, configKey, step.config)

@@ -122,7 +122,7 @@ func TestBackendOfTheOthersDoesNotDisturbANodeWithItsOwn(t *testing.T) {
 
 func TestBackendThatTheNodeLacksChangesNothing(t *testing.T) {
 	for backend, want := range map[string]string{
-		`{"Type": "wireguard"}`:          `backend type "wireguard" is not supported, only flannel has it`,
+		`{"Type": "wireguard"}`:          `backend type "wireguard" is not supported by twilld, only by flannel`,
 		`{"Type": "vxlan"}`:              "no VXLAN in a test; or start twilld with --backend=auto",
 		`{"Type": "vxlan", "VNI": -1}`:   "Backend.VNI",
 		`{"Type": "udp", "Port": 70000}`: "Backend.Port",

@@ -86,7 +86,7 @@ func TestConfigurationThatTheHostCannotFollowHasNoPlan(t *testing.T) {
 		failed  backend.Failed
 		want    string
 	}{
-		"of stock flannel only": {`{"Type": "wireguard"}`, nil, "is not supported, only flannel has it"},
+		"of stock flannel only": {`{"Type": "wireguard"}`, nil, "is not supported by twilld, only by flannel"},
 		"without VXLAN":         {`{"Type": "vxlan"}`, backend.Failed{backend.VXLAN: errors.New("no such module")}, "vxlan: no such module"},
 		"without anything":      {`{"Type": "auto"}`, backend.Failed{backend.VXLAN: errors.New("no module"), backend.UDP: errors.New("no /dev/net/tun")}, "no /dev/net/tun"},
 	} {

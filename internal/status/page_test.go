@@ -95,14 +95,14 @@ func TestPagesFitIn80Columns(t *testing.T) {
 		{"mixed.txt", Document{
 			Version: "v0.1.0", PID: 4242, Uptime: 1,
 			Network: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Backend: "auto",
-			Backends: []string{"vxlan", "udp"}, BackendWhy: "the kernel has VXLAN",
+			Backends: []string{"vxlan", "udp"}, BackendWhy: "the kernel supports VXLAN",
 			Dataplane: &Dataplane{
-				Devices: []Device{{Name: "flannel.1", Kind: KindVXLAN, Why: "the kernel has VXLAN", MTU: 1450}},
+				Devices: []Device{{Name: "flannel.1", Kind: KindVXLAN, Why: "the kernel supports VXLAN", MTU: 1450}},
 				Peers: []Peer{{
 					Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}, PublicIP: netip.MustParseAddr("172.31.9.13"),
 					Backend: "vxlan",
 				}},
-				Unreached: []Unreached{{netip.MustParsePrefix("10.244.4.0/24"), netip.MustParseAddr("172.31.9.14"), `its backend is "wireguard", which this node does not have`}},
+				Unreached: []Unreached{{netip.MustParsePrefix("10.244.4.0/24"), netip.MustParseAddr("172.31.9.14"), `its backend is "wireguard", which this node does not support`}},
 			},
 			Source: Source{Name: "file /etc/twill/leases.json", Leases: 2},
 		}},

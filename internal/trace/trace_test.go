@@ -28,7 +28,7 @@ func document(own, theirs netip.Prefix, peer netip.Addr, backend string) *status
 		"host-gw": {Name: "eth0", Kind: status.KindHostGW, MTU: 1500},
 	}
 	return &status.Document{
-		Version: "0.1.0", Backends: []string{backend}, BackendWhy: "the network configuration names it",
+		Version: "0.1.0", Backends: []string{backend}, BackendWhy: "set in the network config",
 		Lease:    &status.Lease{Subnet: own},
 		Underlay: &status.Underlay{Name: "eth0", MTU: 1500},
 		Dataplane: &status.Dataplane{

@@ -36,7 +36,7 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 		// Peers come before routes; otherwise packets would arrive for unknown
 		// peers.
 		if err := b.SetPeers(senders); err != nil {
-			p.cfg.Logger.Warn("kernel path not updated, trying again", logging.KeyError, err)
+			p.cfg.Logger.Warn("cannot update kernel path, retrying", logging.KeyError, err)
 			again = true
 		}
 	}
@@ -77,7 +77,7 @@ func (p *Plane) sweep() (done bool) {
 	}
 	var err error
 	if p.swept, err = udp.Sweep(p.cfg.UDP.TunName); err != nil {
-		p.cfg.Logger.Warn("cannot remove the kernel path of an earlier data plane, trying again", logging.KeyDevice, p.cfg.UDP.TunName, logging.KeyError, err)
+		p.cfg.Logger.Warn("cannot remove kernel path of an earlier data plane, retrying", logging.KeyDevice, p.cfg.UDP.TunName, logging.KeyError, err)
 	}
 	return p.swept
 }
@@ -94,7 +94,7 @@ func (p *Plane) openUDPFor(paths []*path) {
 		p.udpFault = ""
 	case err.Error() != p.udpFault:
 		p.udpFault = err.Error()
-		p.cfg.Logger.Warn("udp backend for peers without VXLAN unavailable, trying again", logging.KeyError, err)
+		p.cfg.Logger.Warn("udp backend for peers without VXLAN unavailable, retrying", logging.KeyError, err)
 	}
 }
 
@@ -105,7 +105,7 @@ func (p *Plane) warnShared(peers []vxlan.Peer) {
 	for _, v := range peers {
 		shared[v.Subnet] = v.Endpoint
 		if p.shared[v.Subnet] != v.Endpoint {
-			p.cfg.Logger.Warn("two leases announce the same MAC address, the later one has it",
+			p.cfg.Logger.Warn("two leases announce the same MAC address, packets go to the later one",
 				logging.KeySubnet, v.Subnet, logging.KeyAddress, v.Endpoint)
 		}
 	}

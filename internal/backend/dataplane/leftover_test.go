@@ -142,7 +142,7 @@ func TestOwnPodsAreNotRoutedToAPeer(t *testing.T) {
 		if peers := p.backend(); peers != nil && len(peers.Status().Peers) > 0 {
 			t.Errorf("they may send: %v", peers.Status().Peers)
 		}
-		for _, want := range []string{"it overlaps 10.5.1.0/24, which this node has", "it is not part of the networks"} {
+		for _, want := range []string{"it overlaps this node's subnet 10.5.1.0/24", "it is outside the networks"} {
 			if !strings.Contains(log.String(), want) {
 				t.Errorf("the log lacks %q:\n%s", want, &log)
 			}
@@ -164,13 +164,13 @@ func TestStatusNamesSubnetsOfPeersThatNoBackendLeadsTo(t *testing.T) {
 			p.SetLeases(leases)
 		}
 		want := []status.Unreached{
-			{Subnet: leases[2].Subnet, PublicIP: leases[2].PublicIP, Why: `its backend is "ipip", which this node does not have`},
-			{Subnet: leases[0].Subnet, PublicIP: leases[0].PublicIP, Why: `its backend is "wireguard", which this node does not have`},
+			{Subnet: leases[2].Subnet, PublicIP: leases[2].PublicIP, Why: `its backend is "ipip", which this node does not support`},
+			{Subnet: leases[0].Subnet, PublicIP: leases[0].PublicIP, Why: `its backend is "wireguard", which this node does not support`},
 		}
 		if got := p.Status(); !slices.Equal(got.Unreached, want) || len(got.Peers) != 1 {
 			t.Errorf("status has %+v and %d peers, want %+v and one", got.Unreached, len(got.Peers), want)
 		}
-		if n := strings.Count(log.String(), "which this node does not have"); n != len(want) {
+		if n := strings.Count(log.String(), "which this node does not support"); n != len(want) {
 			t.Errorf("the log has %d reasons, want each once:\n%s", n, &log)
 		}
 		p.SetLeases(leases[1:2])

@@ -57,7 +57,7 @@ func TestPeerAtAnAddressOfPodsIsRefusedAndNoOther(t *testing.T) {
 			leases[2].PublicIP = netip.MustParseAddr(claimed)
 			p.SetLeases(leases)
 			n.wantRoutes("10.5.2.0/24 via 10.5.2.0 dev flannel.1")
-			if want := "its public address " + claimed + " is in a subnet of pods"; !strings.Contains(out.String(), want) {
+			if want := "its public address " + claimed + " is in a pod subnet"; !strings.Contains(out.String(), want) {
 				t.Errorf("%s: the log has no %q:\n%s", what, want, out)
 			}
 			leases[2].PublicIP = netip.MustParseAddr("192.0.2.3")
@@ -77,7 +77,7 @@ func TestPeerAtABroadcastAddressIsRefused(t *testing.T) {
 		l.PublicIP = netip.MustParseAddr("192.0.2.255")
 		p.SetLeases([]lease.Lease{l, leaseOf(3, "vxlan", vtepOf("3"))})
 		n.wantRoutes("10.5.3.0/24 via 10.5.3.0 dev flannel.1")
-		if !strings.Contains(out.String(), "192.0.2.255 is the broadcast address of a network of eth0") {
+		if !strings.Contains(out.String(), "192.0.2.255 is a broadcast address of interface eth0") {
 			t.Errorf("log:\n%s", out)
 		}
 	})

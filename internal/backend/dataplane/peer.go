@@ -136,7 +136,7 @@ func (f family) pathTo(p *peer, subnet netip.Prefix) (path, error) {
 	if f.udp.IsValid() && p.has(backend.UDP) {
 		err := p.noUDP
 		if err == nil && p.socket.Is4() != f.udp.Is4() {
-			err = fmt.Errorf("its udp socket is at %s, this node's at %s, of another address family", p.socket, f.udp)
+			err = fmt.Errorf("its udp address %s and this node's %s are of different address families", p.socket, f.udp)
 		}
 		if err == nil {
 			to.kind, to.via = backend.UDP, p.socket
@@ -151,11 +151,11 @@ func (f family) pathTo(p *peer, subnet netip.Prefix) (path, error) {
 	switch {
 	case len(why) > 0:
 	case f.plain || p.has(backend.HostGW):
-		why = append(why, errors.New("plain routes lead to peers on the same link only, and it is behind a gateway"))
+		why = append(why, errors.New("plain routes reach only peers on the same link, and this one is behind a gateway"))
 	case len(p.kinds) == 0:
-		why = append(why, fmt.Errorf("its backend is %q, which this node does not have", brief(p.lease.BackendType)))
+		why = append(why, fmt.Errorf("its backend is %q, which this node does not support", brief(p.lease.BackendType)))
 	default:
-		why = append(why, fmt.Errorf("its backends are %v, of which this node has none: start twilld with --backend=auto on either", p.kinds))
+		why = append(why, fmt.Errorf("its backends are %v, of which this node uses none: start twilld with --backend=auto on either node", p.kinds))
 	}
 	return to, errors.Join(why...)
 }
@@ -167,9 +167,9 @@ func (f family) vtepOf(p *peer, subnet netip.Prefix) (vxlan.Peer, error) {
 	case v.err != nil:
 		return vxlan.Peer{}, v.err
 	case v.VNI != f.vni:
-		return vxlan.Peer{}, fmt.Errorf("its VXLAN is number %d, this node's %d", v.VNI, f.vni)
+		return vxlan.Peer{}, fmt.Errorf("its VNI is %d, this node's is %d", v.VNI, f.vni)
 	case v.local.Is4() != f.vtep.Local.Is4():
-		return vxlan.Peer{}, fmt.Errorf("its VXLAN device for these pods is at %s, this node's at %s, of another address family", v.local, f.vtep.Local)
+		return vxlan.Peer{}, fmt.Errorf("its VTEP address %s for these pods and this node's %s are of different address families", v.local, f.vtep.Local)
 	}
 	to := vxlan.Peer{Subnet: subnet, MAC: net.HardwareAddr(v.VtepMAC), Endpoint: v.local}
 	return to, f.vtep.CheckPeer(to)
@@ -188,24 +188,24 @@ func brief(s string) string {
 func (p *Plane) validate(of *peer, subnet netip.Prefix) error {
 	for _, a := range p.inUse {
 		if subnet.Contains(a) {
-			return fmt.Errorf("it contains %s, an address in use outside of the pod network, which a route to the peer would cut off: set a Network that does not overlap the nodes' own", a)
+			return fmt.Errorf("it contains %s, which is in use outside the pod network and which a route to the peer would cut off: set a Network that does not overlap the nodes' own network", a)
 		}
 	}
 	for _, a := range of.lease.Addrs() {
 		if _, is := slices.BinarySearchFunc(p.misplaced, a, netip.Addr.Compare); is {
-			return fmt.Errorf("its public address %s is in a subnet of pods: choose another with --iface or --public-ip on that node", a)
+			return fmt.Errorf("its public address %s is in a pod subnet: choose another with --iface or --public-ip on that node", a)
 		}
 	}
 	if public := of.public(subnet.Addr()); p.links.broadcast[public] {
-		return fmt.Errorf("its public address %s is the broadcast address of a network of %s", public, p.cfg.Underlay.Name)
+		return fmt.Errorf("its public address %s is a broadcast address of interface %s: choose another with --iface or --public-ip on that node", public, p.cfg.Underlay.Name)
 	}
 	for _, own := range p.cfg.Own.Subnets() {
 		if own.Overlaps(subnet) {
-			return fmt.Errorf("it overlaps %s, which this node has: release one of the two leases (twill release)", own)
+			return fmt.Errorf("it overlaps this node's subnet %s: release one of the two leases (twill release)", own)
 		}
 	}
 	if !slices.ContainsFunc(p.cfg.Networks, func(n netip.Prefix) bool { return n.Bits() < subnet.Bits() && n.Contains(subnet.Addr()) }) {
-		return fmt.Errorf("it is not part of the networks %v", p.cfg.Networks)
+		return fmt.Errorf("it is outside the networks %v", p.cfg.Networks)
 	}
 	return nil
 }

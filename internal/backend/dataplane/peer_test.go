@@ -97,7 +97,7 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 		{"auto to stock udp", auto, false, true, stockUDP, backend.UDP, backend.UDP, ""},
 		{"auto to stock vxlan", auto, false, true, stockVXLAN, backend.VXLAN, backend.VXLAN, ""},
 		{"udp to auto", udpOnly, false, true, both, backend.UDP, backend.UDP, ""},
-		{"udp to stock vxlan", udpOnly, false, true, stockVXLAN, "", "", "its backends are [vxlan], of which this node has none"},
+		{"udp to stock vxlan", udpOnly, false, true, stockVXLAN, "", "", "its backends are [vxlan], of which this node uses none"},
 		{"vxlan without udp to udp", []backend.Kind{backend.VXLAN}, false, true, stockUDP, "", "", "its backends are [udp]"},
 		{"direct on the link", auto, true, true, both, backend.HostGW, backend.HostGW, ""},
 		{"direct behind a router", auto, true, false, both, backend.VXLAN, backend.VXLAN, ""},
@@ -108,14 +108,14 @@ func TestEachPeerIsReachedInTheBestWayThatBothHave(t *testing.T) {
 		{"direct to udp of a file", udpOnly, true, true, peerWith("udp", "", ""), backend.HostGW, backend.HostGW, ""},
 		{"host-gw to host-gw", gw, false, true, stockGW, backend.HostGW, backend.HostGW, ""},
 		{"host-gw to vxlan", gw, false, true, both, backend.HostGW, backend.HostGW, ""},
-		{"host-gw behind a router", gw, false, false, stockGW, "", "", "it is behind a gateway"},
+		{"host-gw behind a router", gw, false, false, stockGW, "", "", "this one is behind a gateway"},
 		{"vxlan to host-gw", auto, false, true, stockGW, backend.HostGW, backend.HostGW, ""},
-		{"vxlan to host-gw behind a router", auto, false, false, stockGW, "", "", "it is behind a gateway"},
-		{"another VNI", []backend.Kind{backend.VXLAN}, false, true, peerWith("vxlan", vtep7, vtep7), "", "", "its VXLAN is number 7, this node's 1"},
+		{"vxlan to host-gw behind a router", auto, false, false, stockGW, "", "", "this one is behind a gateway"},
+		{"another VNI", []backend.Kind{backend.VXLAN}, false, true, peerWith("vxlan", vtep7, vtep7), "", "", "its VNI is 7, this node's is 1"},
 		{"another VNI, and udp", auto, false, true, peerWith("vxlan", `{"VNI":7,"VtepMAC":"8e:3b:1c:52:a0:07","Backends":["vxlan","udp"]}`, vtep7), backend.UDP, backend.UDP, ""},
 		{"VXLAN for IPv4 only", auto, false, true, peerWith("vxlan", twill, ""), backend.VXLAN, backend.UDP, ""},
 		{"no MAC, as in a file", auto, false, true, noMAC, backend.VXLAN, backend.VXLAN, ""},
-		{"a backend that only flannel has", auto, false, true, peerWith("wireguard", `{"PublicKey":"x"}`, ""), "", "", `its backend is "wireguard", which this node does not have`},
+		{"a backend that only flannel has", auto, false, true, peerWith("wireguard", `{"PublicKey":"x"}`, ""), "", "", `its backend is "wireguard", which this node does not support`},
 		{"a backend of a later version", auto, false, true, peerWith("quic", future, ""), backend.UDP, backend.UDP, ""},
 		{"VXLAN data of another form", []backend.Kind{backend.VXLAN}, false, true, peerWith("vxlan", `[]`, ""), "", "", "decode VXLAN data"},
 		{"data of another form", auto, false, true, peerWith("", `"?"`, ""), backend.UDP, backend.UDP, ""},
@@ -175,7 +175,7 @@ func TestEndsWithUnderlaysOfDifferentFamiliesChooseTheSameWay(t *testing.T) {
 	dual := peerWith("", "", "")
 	for from, to := range map[*lease.Lease]lease.Lease{&c: dual, &dual: c} {
 		local, _ := udp.LocalAddr(underlayOf(*from))
-		if h, err := (family{udp: local}).pathTo(decode(to, 1), to.Subnet); err == nil || !strings.Contains(err.Error(), "another address family") {
+		if h, err := (family{udp: local}).pathTo(decode(to, 1), to.Subnet); err == nil || !strings.Contains(err.Error(), "different address families") {
 			t.Errorf("from %s: %q (%v)", local, h.kind, err)
 		}
 	}

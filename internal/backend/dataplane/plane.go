@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 
@@ -148,7 +149,7 @@ func Open(cfg Config) (_ *Plane, err error) {
 func (p *Plane) without(k backend.Kind, why error) (err error) {
 	switch {
 	case slices.Contains(p.choice.Former, k):
-		p.cfg.Logger.Warn("former backend not kept, packets of peers that still use it are lost", logging.KeyBackends, k, logging.KeyWhy, why)
+		p.cfg.Logger.Warn("cannot keep former backend open, packets of peers that still use it are lost", logging.KeyBackends, k, logging.KeyWhy, why)
 		return nil
 	case k != backend.VXLAN || !p.choice.Auto || !p.choice.Has(backend.UDP):
 		return why
@@ -170,7 +171,7 @@ func checkPublic(cfg Config) error {
 	u := cfg.Underlay
 	for _, a := range [][2]netip.Addr{{u.PublicIP, u.IPv4}, {u.PublicIPv6, u.IPv6}} {
 		if a[0] != a[1] {
-			return fmt.Errorf("backend host-gw: the public address is %s, that of interface %s is %s, and routes of the peers would lead to the former: leave out --public-ip, or choose another backend", a[0], u.Name, a[1])
+			return fmt.Errorf("backend host-gw: public address %s is not the address %s of interface %s, and the peers' routes would lead to the former: omit --public-ip, or choose another backend", a[0], a[1], u.Name)
 		}
 	}
 	return nil
@@ -184,7 +185,7 @@ func (p *Plane) checkAnnounced() {
 	}
 	for _, k := range p.self.kinds {
 		if !p.choice.Has(k) {
-			p.cfg.Logger.Warn("the lease of this node announces a backend that it does not have, packets that peers send to it are lost",
+			p.cfg.Logger.Warn("lease of this node announces a backend that it does not use, packets that peers send by it are lost",
 				logging.KeyBackends, k, logging.KeyRemedy, fmt.Sprintf("set \"BackendType\": %q in its lease", p.choice.First()))
 		}
 	}
@@ -195,11 +196,11 @@ func (p *Plane) checkAnnounced() {
 func (p *Plane) checkMTU(device string, asked int, mtu encap.TunnelMTU, overhead int, ipv6 bool) error {
 	u := p.cfg.Underlay
 	if asked > u.MTU {
-		p.cfg.Logger.Warn("MTU of the network configuration exceeds that of the interface, which is used",
+		p.cfg.Logger.Warn("MTU in the network config exceeds that of the interface, using the interface's",
 			logging.KeyDevice, device, logging.KeyWas, asked, logging.KeyNow, u.MTU)
 	}
 	if !mtu.Usable(ipv6) {
-		return fmt.Errorf("make %s: interface %s: MTU %d leaves %d bytes for packets of pods, too few: raise it to %d or more",
+		return fmt.Errorf("create %s: interface %s: MTU %d leaves only %d bytes for packets of pods: raise it to %d or more",
 			device, u.Name, int(mtu)+overhead, mtu, int(encap.Least(ipv6))+overhead)
 	}
 	return nil
@@ -242,7 +243,7 @@ func (p *Plane) openVXLAN() error {
 func kernelRelease() (string, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return "", fmt.Errorf("read the kernel's version: %w", err)
+		return "", fmt.Errorf("read kernel release: %w", os.NewSyscallError("uname", err))
 	}
 	return unix.ByteSliceToString(u.Release[:]), nil
 }
@@ -311,7 +312,7 @@ func (p *Plane) Run(ctx context.Context) error {
 			case ctx.Err() != nil:
 				return nil
 			case err == nil:
-				return errors.New("a part of the data plane ended by itself")
+				return errors.New("the data plane ended unexpectedly")
 			case errors.Is(err, fastpath.ErrDeviceGone):
 				return fmt.Errorf("%w: %w", ErrDeviceGone, err)
 			}

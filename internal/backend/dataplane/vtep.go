@@ -45,7 +45,7 @@ func planVTEPs(u underlay.Interface, ipv4, ipv6 bool) ([]plannedVTEP, error) {
 	case u.IPv6.IsValid():
 		return []plannedVTEP{{ipv4, ipv6, ipv6, u.IPv6}}, nil
 	}
-	return nil, fmt.Errorf("interface %s has no address for the vxlan backend: give it one, or choose another with --iface", u.Name)
+	return nil, fmt.Errorf("interface %s has no address for the vxlan backend: add one, or choose another interface with --iface", u.Name)
 }
 
 // ownMAC returns the address that a node chooses by default. It is derived from

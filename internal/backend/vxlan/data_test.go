@@ -69,9 +69,9 @@ func TestDataThatTellNoVTEPAreRefused(t *testing.T) {
 		{`{"VNI":1,"VtepMAC":""}`, "invalid MAC address"},
 		{`{"VNI":1,"VtepMAC":7}`, "VtepMAC"},
 		{`{"VNI":1,"VtepMAC":"8e:3b:1c:52:a0"}`, "invalid MAC address"},
-		{`{"VNI":1,"VtepMAC":"00:00:00:00:00:00"}`, "not the MAC address of a host"},
-		{`{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}`, "not the MAC address of a host"},
-		{`{"VNI":1,"VtepMAC":"02:00:5e:10:00:00:00:01"}`, "not the MAC address of a host"}, // an EUI-64
+		{`{"VNI":1,"VtepMAC":"00:00:00:00:00:00"}`, "not a unicast MAC address"},
+		{`{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}`, "not a unicast MAC address"},
+		{`{"VNI":1,"VtepMAC":"02:00:5e:10:00:00:00:01"}`, "not a unicast MAC address"}, // an EUI-64
 		{`{"VNI":` + strings.Repeat("9", 100_000) + `}`, "cannot unmarshal number 999"},
 	} {
 		d, err := ParseData(json.RawMessage(tt.text))

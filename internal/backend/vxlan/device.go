@@ -57,16 +57,16 @@ func (d *Device) TunnelMTU() encap.TunnelMTU { return d.mtu(d.Underlay.MTU, d.Lo
 func (d *Device) Check() error {
 	name := d.Name()
 	if !d.Local.IsValid() {
-		return fmt.Errorf("make %s: interface %s has no address for it: give it one, or choose another with --iface", name, d.Underlay.Name)
+		return fmt.Errorf("create %s: interface %s has no address for it: add one, or choose another interface with --iface", name, d.Underlay.Name)
 	}
 	if d.Underlay.Index <= 0 {
-		return fmt.Errorf("make %s: interface %s has no index", name, d.Underlay.Name)
+		return fmt.Errorf("create %s: interface %s has no index", name, d.Underlay.Name)
 	}
 	if len(d.Subnets) == 0 {
-		return fmt.Errorf("make %s: this node has no subnet of its family", name)
+		return fmt.Errorf("create %s: this node has no subnet of its address family", name)
 	}
 	if _, err := macOf(d.MAC); err != nil {
-		return fmt.Errorf("make %s: %w", name, err)
+		return fmt.Errorf("create %s: %w", name, err)
 	}
 	return nil
 }
@@ -105,17 +105,17 @@ func (d *Device) CheckPeer(p Peer) error {
 	endpoint := p.Endpoint.Unmap().WithZone("")
 	switch {
 	case !p.Subnet.IsValid() || p.Subnet != p.Subnet.Masked():
-		return errors.New("the subnet has host bits or is missing")
+		return errors.New("the subnet is missing or has host bits set")
 	case !slices.ContainsFunc(d.Subnets, func(own netip.Prefix) bool { return own.Addr().BitLen() == p.Subnet.Addr().BitLen() }):
 		return fmt.Errorf("%s has no subnet of this address family", d.Name())
 	case slices.Contains(d.Subnets, p.Subnet):
-		return errors.New("the subnet is that of this node")
+		return errors.New("the subnet is this node's own")
 	case slices.Equal(mac[:], d.MAC):
-		return fmt.Errorf("it has the MAC address %s of this node, which drops what comes from there: delete %s on one of the two and restart its flanneld or twilld", mac, d.Name())
+		return fmt.Errorf("its MAC address %s is also this node's, which drops its packets: delete %s on one of the two nodes and restart flanneld or twilld there", mac, d.Name())
 	case !endpoint.IsValid() || endpoint.IsUnspecified() || endpoint.IsMulticast():
-		return errors.New("the endpoint is not the address of a host")
+		return errors.New("the endpoint is not a unicast address")
 	case endpoint.Is4() != d.Local.Is4():
-		return fmt.Errorf("the endpoint is of another address family than %s, the address of this node", d.Local)
+		return fmt.Errorf("the endpoint is of a different address family than this node's address %s", d.Local)
 	}
 	return nil
 }
@@ -203,7 +203,7 @@ func (a HardwareAddr) MarshalText() ([]byte, error) { return []byte(a.String()),
 func (a *HardwareAddr) UnmarshalText(text []byte) error {
 	const most = 59 // the text of a 20-byte address, the longest form
 	if len(text) > most {
-		return fmt.Errorf("%d bytes are not a MAC address", len(text)) // too long to repeat in the log
+		return fmt.Errorf("not a MAC address: %d bytes", len(text)) // too long to repeat in the log
 	}
 	mac, err := net.ParseMAC(string(text))
 	*a = HardwareAddr(mac)
@@ -233,7 +233,7 @@ func macOf(a net.HardwareAddr) (keep.MAC, error) {
 		return keep.MAC{}, errors.New("no MAC address")
 	}
 	if len(a) != len(keep.MAC{}) || a[0]&1 != 0 || keep.MAC(a) == (keep.MAC{}) {
-		return keep.MAC{}, fmt.Errorf("%s is not the MAC address of a host", a)
+		return keep.MAC{}, fmt.Errorf("%s is not a unicast MAC address of 6 bytes", a)
 	}
 	return keep.MAC(a), nil
 }

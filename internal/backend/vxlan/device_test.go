@@ -252,10 +252,10 @@ func TestFailureLeavesNothing(t *testing.T) {
 		err   string
 		keeps string // type of the interface of this name that stays
 	}{
-		{"no address", func(h host, c *setup) { c.Local = netip.Addr{} }, "make flannel.1: interface eth0 has no address for it: give it one, or choose another with --iface", ""},
-		{"no subnet", func(h host, c *setup) { c.Subnets = nil }, "this node has no subnet of its family", ""},
+		{"no address", func(h host, c *setup) { c.Local = netip.Addr{} }, "create flannel.1: interface eth0 has no address for it: add one, or choose another interface with --iface", ""},
+		{"no subnet", func(h host, c *setup) { c.Subnets = nil }, "this node has no subnet of its address family", ""},
 		{"no MAC", func(h host, c *setup) { c.MAC = nil }, "no MAC address", ""},
-		{"multicast MAC", func(h host, c *setup) { c.MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }, "01:00:00:00:00:01 is not the MAC address of a host", ""},
+		{"multicast MAC", func(h host, c *setup) { c.MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }, "01:00:00:00:00:01 is not a unicast MAC address", ""},
 		{"no index", func(h host, c *setup) { c.Underlay.Index = 0 }, "interface eth0 has no index", ""},
 		{"interface gone", func(h host, c *setup) { c.Underlay.Index = 9999 }, "create VXLAN device flannel.1 on eth0: ", ""},
 		{"a bridge of that name", func(h host, c *setup) {

@@ -62,7 +62,7 @@ func OptionsOf(c *lease.Config) (Options, error) {
 		{"VNI", o.VNI, o.VNI >= 1 && o.VNI <= maxVNI, fmt.Sprintf("a whole number from 1 to %d", maxVNI)},
 		{"Port", o.Port, o.Port >= 0 && o.Port <= math.MaxUint16, fmt.Sprintf("a port from 1 to %d, or 0 for %d", math.MaxUint16, defaultPort)},
 		{"MTU", o.MTU, o.MTU == 0 || o.MTU >= least && o.MTU <= math.MaxUint16,
-			fmt.Sprintf("the MTU of the nodes' interfaces, %d to %d bytes, or 0 to take what each has", least, math.MaxUint16)},
+			fmt.Sprintf("%d to %d bytes, or 0 for the MTU of each node's interface", least, math.MaxUint16)},
 	} {
 		if !n.ok {
 			return o, fmt.Errorf("network config: %w", &lease.ConfigError{Key: "Backend." + n.key, Value: strconv.Itoa(n.value), Want: n.want})

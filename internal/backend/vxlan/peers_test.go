@@ -195,18 +195,18 @@ func TestPeerThatMakesNoSenseIsRefused(t *testing.T) {
 		err    string
 	}{
 		{"host bits", func(p *Peer) { p.Subnet = netip.PrefixFrom(p.Subnet.Addr().Next(), 24) }, "has host bits"},
-		{"no subnet", func(p *Peer) { p.Subnet = netip.Prefix{} }, "has host bits or is missing"},
-		{"own subnet", func(p *Peer) { p.Subnet = netip.MustParsePrefix("10.5.1.0/24") }, "is that of this node"},
+		{"no subnet", func(p *Peer) { p.Subnet = netip.Prefix{} }, "is missing or has host bits set"},
+		{"own subnet", func(p *Peer) { p.Subnet = netip.MustParsePrefix("10.5.1.0/24") }, "is this node's own"},
 		{"subnet of the other family", func(p *Peer) { p.Subnet = peer6(3).Subnet }, "flannel.1 has no subnet of this address family"},
 		{"no MAC", func(p *Peer) { p.MAC = nil }, "no MAC address"},
-		{"zero MAC", func(p *Peer) { p.MAC = make(net.HardwareAddr, 6) }, "not the MAC address of a host"},
-		{"group MAC", func(p *Peer) { p.MAC = net.HardwareAddr{3, 0, 0, 0, 0, 1} }, "not the MAC address of a host"},
-		{"long MAC", func(p *Peer) { p.MAC = make(net.HardwareAddr, 20) }, "not the MAC address of a host"},
-		{"own MAC", func(p *Peer) { p.MAC = MAC(local4, 1, false) }, "delete flannel.1 on one of the two and restart its flanneld or twilld"},
-		{"no endpoint", func(p *Peer) { p.Endpoint = netip.Addr{} }, "the endpoint is not the address of a host"},
-		{"unspecified endpoint", func(p *Peer) { p.Endpoint = netip.IPv4Unspecified() }, "the endpoint is not the address of a host"},
-		{"multicast endpoint", func(p *Peer) { p.Endpoint = netip.MustParseAddr("239.1.1.1") }, "the endpoint is not the address of a host"},
-		{"endpoint of the other family", func(p *Peer) { p.Endpoint = peer6(3).Endpoint }, "of another address family than 192.0.2.1"},
+		{"zero MAC", func(p *Peer) { p.MAC = make(net.HardwareAddr, 6) }, "not a unicast MAC address"},
+		{"group MAC", func(p *Peer) { p.MAC = net.HardwareAddr{3, 0, 0, 0, 0, 1} }, "not a unicast MAC address"},
+		{"long MAC", func(p *Peer) { p.MAC = make(net.HardwareAddr, 20) }, "not a unicast MAC address"},
+		{"own MAC", func(p *Peer) { p.MAC = MAC(local4, 1, false) }, "delete flannel.1 on one of the two nodes and restart flanneld or twilld there"},
+		{"no endpoint", func(p *Peer) { p.Endpoint = netip.Addr{} }, "the endpoint is not a unicast address"},
+		{"unspecified endpoint", func(p *Peer) { p.Endpoint = netip.IPv4Unspecified() }, "the endpoint is not a unicast address"},
+		{"multicast endpoint", func(p *Peer) { p.Endpoint = netip.MustParseAddr("239.1.1.1") }, "the endpoint is not a unicast address"},
+		{"endpoint of the other family", func(p *Peer) { p.Endpoint = peer6(3).Endpoint }, "of a different address family than this node's address 192.0.2.1"},
 	} {
 		p := peer4(3)
 		tt.change(&p)

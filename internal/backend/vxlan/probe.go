@@ -46,7 +46,7 @@ func Probe() error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("probe VXLAN: make a device: %w%s", err, keep.VXLANRemedy(err))
+		return fmt.Errorf("probe VXLAN: create device: %w%s", err, keep.VXLANRemedy(err))
 	}
 	return removeProbe(h)
 }
@@ -64,7 +64,7 @@ func removeProbe(h *netlink.Handle) error {
 		return fmt.Errorf("probe VXLAN: interface %s exists and is not twilld's (%s): delete it (ip link delete %s)", probeName, link.Type(), probeName)
 	}
 	if err := h.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("probe VXLAN: delete interface %s: %w; do it by hand: ip link delete %s", probeName, err, probeName)
+		return fmt.Errorf("probe VXLAN: delete interface %s: %w; delete it with 'ip link delete %s'", probeName, err, probeName)
 	}
 	return nil
 }

@@ -43,11 +43,11 @@ func TestUnusableLeaseFileIsRefusedWithItsLine(t *testing.T) {
 			[]string{`leases.json:6: Leases[1].Subnet "10.6.2.0/24" is outside the network 10.5.0.0/16`}},
 		{"no lease for this node", change("172.31.9.11", "172.31.9.19"),
 			[]string{"no lease for this node: looked for 172.31.9.11", "the file has 172.31.9.19, 172.31.9.12", "add a lease", "--iface"}},
-		{"backend of stock flannel", change(`"udp"`, `"ipip"`), []string{`backend type "ipip" is not supported, only flannel has it`, "twilld has alloc, auto, host-gw, udp, vxlan", "set Backend.Type"}},
+		{"backend of stock flannel", change(`"udp"`, `"ipip"`), []string{`backend type "ipip" is not supported by twilld, only by flannel`, "set Backend.Type in the network config to one of alloc, auto, host-gw, udp, vxlan"}},
 		{"backend in capitals", change(`"udp"`, `"WireGuard"`), []string{`backend type "wireguard" is not supported`}},
 		{"backend of no type", change(`{"Type": "udp"}`, `{"Port": 1}`), []string{"leases.json:3: Backend", `{"Type": "udp"}`}},
-		{"port 0", change(`"udp"`, `"udp", "Port": 0`), []string{"Backend.Port is 0", "want 1 to 65535"}},
-		{"port too great", change(`"udp"`, `"udp", "Port": 70000`), []string{"Backend.Port is 70000", "want 1 to 65535"}},
+		{"port 0", change(`"udp"`, `"udp", "Port": 0`), []string{"Backend.Port 0: want a port from 1 to 65535"}},
+		{"port too great", change(`"udp"`, `"udp", "Port": 70000`), []string{"Backend.Port 70000: want a port from 1 to 65535"}},
 		{"port no number", change(`"udp"`, `"udp", "Port": "high"`), []string{`Backend.Port "high"`, "want a whole number"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

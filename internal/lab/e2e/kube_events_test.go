@@ -28,7 +28,7 @@ func TestKubeNodeHasEventsOfWhatIsWrong(t *testing.T) {
 	foreign := stockAnnotations("172.31.9.96")
 	foreign["flannel.alpha.coreos.com/backend-type"] = "wireguard"
 	l.AddAnnotatedNode("node-w", foreign, "10.5.96.0/24")
-	const why = `its backend is "wireguard", which this node does not have`
+	const why = `its backend is "wireguard", which this node does not support`
 	l.hasEvent("node-a", "Warning NoBackendForPeers", "10.5.96.0/24 of 172.31.9.96", why)
 	if got := d.status().Dataplane.Unreached; len(got) != 1 || got[0].Subnet.String() != "10.5.96.0/24" || got[0].Why != why {
 		t.Errorf("status has the subnets %+v without a backend", got)
