@@ -75,7 +75,7 @@ func TestSmallDaemonsNameThePartsThatTheyLack(t *testing.T) {
 		{"twilld-board", "--etcd-prefix=/x", []string{"built without an etcd client", "--lease-file"}},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
-		out, err := s.NS.Command(ctx, filepath.Join(dir, tt.program), tt.flag).CombinedOutput()
+		out, err := s.NS.Command(ctx, filepath.Join(dir, tt.program), tt.flag, "--socket="+filepath.Join(s.dir, "twilld.sock")).CombinedOutput()
 		cancel()
 		for _, want := range tt.says {
 			if err == nil || !strings.Contains(string(out), want) {
