@@ -61,7 +61,7 @@ func TestQueuesOutliveTheProcessThatOpenedThem(t *testing.T) {
 			testkit.Must(t, err)
 			defer second.Close()
 			if len(second.Queues) != queues || len(fds) != 0 {
-				t.Errorf("%d queues, want the %d of the first; %d descriptors are left over", len(second.Queues), queues, len(fds))
+				t.Errorf("%d queues, want the %d of the first; %d descriptors are left", len(second.Queues), queues, len(fds))
 			}
 			if now := index(t, "flannel0"); now != was {
 				t.Errorf("the device has index %d, it had %d", now, was)

@@ -220,7 +220,7 @@ func TestDeviceHasTheQueuesAskedFor(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tun := link.(*netlink.Tuntap); tun.Mode != netlink.TUNTAP_MODE_TUN || !tun.NonPersist {
-				t.Errorf("%+v is not a TUN device that goes with its process", tun)
+				t.Errorf("%+v is not a TUN device that disappears with its process", tun)
 			}
 		})
 	}
@@ -457,7 +457,7 @@ func TestSteerMovesTheOtherDirectionOfAFlowToItsQueue(t *testing.T) {
 					t.Fatalf("write: %v", errno)
 				}
 				if _, got := read(t, t1.Queues[i]); !bytes.Equal(got[ports:ports+4], there[ports:ports+4]) {
-					t.Errorf("IPv6 %t: % x came to queue %d", ipv6, got, i)
+					t.Errorf("IPv6 %t: % x arrived at queue %d", ipv6, got, i)
 				}
 			}
 		}

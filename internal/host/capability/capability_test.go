@@ -49,7 +49,7 @@ func TestFilesThatOnlyAnOverrideOpensAreFound(t *testing.T) {
 			t.Errorf("%+v: %q, want %q", tt.Files, got, tt.want)
 		}
 	}
-	// The threads of others still ignore permissions.
+	// Other threads still ignore permissions.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if s, err := get(); err != nil || s.effective != s.permitted {

@@ -95,15 +95,15 @@ func (c cluster) of(n *node) (all []string) {
 }
 
 // TestNothingOfAFormerNetworkIsLeft: the network was changed while the daemon was
-// down. The device stays, all else of the former network goes, since a host of
-// the LAN may have its addresses now.
+// down. The device stays, everything else of the former network is removed, since a
+// host of the LAN may have its addresses now.
 func TestNothingOfAFormerNetworkIsLeft(t *testing.T) {
 	inside(t, func(n *node) {
 		record := filepath.Join(t.TempDir(), "record")
 		former, now, other := cluster(5), cluster(6), cluster(7)
 		former.run(n, record)
 		if got := len(former.of(n)); got != 5 {
-			t.Fatalf("of the former network there is %v", former.of(n))
+			t.Fatalf("of the former network there are %v", former.of(n))
 		}
 		before, err := netlink.LinkByName("flannel.1")
 		n.must(err)
@@ -113,13 +113,13 @@ func TestNothingOfAFormerNetworkIsLeft(t *testing.T) {
 
 		now.run(n, record)
 		if got := former.of(n); !slices.Equal(got, []string{"route 10.5.9.0/24"}) {
-			t.Errorf("of the former network is left %v", got)
+			t.Errorf("left of the former network: %v", got)
 		}
 		if got := now.of(n); len(got) != 5 {
-			t.Errorf("of the network there is %v", got)
+			t.Errorf("of the network: %v", got)
 		}
 		if got := other.of(n); len(got) != 1 {
-			t.Errorf("another's blackhole route is gone")
+			t.Errorf("the blackhole route of another program is gone")
 		}
 		after, err := netlink.LinkByName("flannel.1")
 		n.must(err)
@@ -132,8 +132,8 @@ func TestNothingOfAFormerNetworkIsLeft(t *testing.T) {
 	})
 }
 
-// TestCleanRemovesAllOfEarlierRuns: of more than one network, with what an
-// operator has changed since left alone.
+// TestCleanRemovesAllOfEarlierRuns: of more than one network, with without what an
+// operator has changed since.
 func TestCleanRemovesAllOfEarlierRuns(t *testing.T) {
 	inside(t, func(n *node) {
 		n.must(netlink.LinkDel(n.vtep))
@@ -141,7 +141,7 @@ func TestCleanRemovesAllOfEarlierRuns(t *testing.T) {
 		record := filepath.Join(t.TempDir(), "record")
 		former, now := cluster(5), cluster(6)
 		former.run(n, record)
-		// The later one could not remove what the former has left.
+		// The later one could not remove what the former left.
 		k, err := Open(now.config(record))
 		n.must(err, k.record.add(currentNetworks(k.cfg), now.state(n).Routes), k.Close())
 		out := new(testkit.Log)

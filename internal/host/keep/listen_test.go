@@ -84,7 +84,7 @@ func TestOnlyNotificationsAboutTheStateAreFollowed(t *testing.T) {
 			}
 		}
 		if _, _, err := k.concerned(up, syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_DELLINK}, Data: linkMessage(flannel1)}); err == nil {
-			t.Error("the device is gone, and no error")
+			t.Error("no error although the device is gone")
 		}
 	})
 }

@@ -213,7 +213,7 @@ func (n *node) run(t *table) {
 			n.Error(err)
 		}
 	})
-	// From then on have is as the kernel is.
+	// From then on, have matches the kernel.
 	n.eventually("Run runs", func() bool {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -221,7 +221,7 @@ func (n *node) run(t *table) {
 	})
 }
 
-// unseen runs f while Run neither hears nor does anything.
+// unseen runs f while Run receives and does nothing.
 func (n *node) unseen(t *table, f func() error) {
 	n.Helper()
 	t.mu.Lock()

@@ -27,8 +27,8 @@ func reopened(t *testing.T, path string) *record {
 	return r
 }
 
-// TestRecordOutlivesTheProcess: what is written down is there for the next run,
-// among whatever a killed writer or another hand has left in the file.
+// TestRecordOutlivesTheProcess: what is recorded is there for the next run,
+// among whatever a killed writer or another program left in the file.
 func TestRecordOutlivesTheProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run", "subnet.env.routes")
 	all := []Route{plainRoute, blackhole, tunnelled}
@@ -44,7 +44,7 @@ func TestRecordOutlivesTheProcess(t *testing.T) {
 	if !r.has(plainRoute) || !r.has(more) || !r.has(blackhole) || !slices.Equal(r.networks, []network{someNetwork}) {
 		t.Errorf("read back: %v, %v", r.networks, r.routes)
 	}
-	if len(r.routes) != 3 { // what a device of ours takes along is not written down
+	if len(r.routes) != 3 { // what disappears with a device of ours is not recorded
 		t.Errorf("routes %v", r.routes)
 	}
 }

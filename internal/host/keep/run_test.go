@@ -15,8 +15,8 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// TestWhatIsRemovedIsRestored: each case removes routes, and they are soon
-// back, which the log says.
+// TestWhatIsRemovedIsRestored: each case removes routes, which are soon
+// restored and logged.
 func TestWhatIsRemovedIsRestored(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -45,7 +45,7 @@ func TestWhatIsRemovedIsRestored(t *testing.T) {
 			return errors.Join(netlink.LinkSetDown(n.eth0), netlink.LinkSetUp(n.eth0),
 				netlink.AddrReplace(n.eth0, address("2001:db8::1/64")))
 		}, ""},
-		// The kernel takes all IPv4 routes of a device away with its last
+		// The kernel removes all IPv4 routes of a device with its last
 		// address, without a notification.
 		{"last address removed and added", func(n *node, f family) error {
 			return errors.Join(netlink.AddrDel(n.eth0, address("192.0.2.1/24")), netlink.AddrAdd(n.eth0, address("192.0.2.1/24")))
@@ -73,7 +73,7 @@ func TestWhatIsRemovedIsRestored(t *testing.T) {
 				n.has(lines)
 				n.must(tt.take(n, f))
 				n.eventually("the routes are back", func() bool {
-					// A look may come while they cannot be had yet.
+					// Run may look while they cannot be written yet.
 					said := strings.Contains(out.String(), "restored") || strings.Contains(out.String(), "complete again")
 					return slices.Equal(n.routes(), lines) && said
 				})
@@ -109,7 +109,7 @@ func TestRunTakesNothingAwayBeforeTheFirstSet(t *testing.T) {
 }
 
 // TestForeignRoutesBesideOursAreLeftAlone: what others do beside the wanted
-// routes is not looked at.
+// routes is ignored.
 func TestForeignRoutesBesideOursAreLeftAlone(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table, out := n.logged()
@@ -131,8 +131,8 @@ func TestForeignRoutesBesideOursAreLeftAlone(t *testing.T) {
 	})
 }
 
-// TestRouteComesWithItsDevice: what cannot be had is put in as soon as it can
-// be, and logged once.
+// TestRouteComesWithItsDevice: a route that cannot be written is written as
+// soon as possible, and logged once.
 func TestRouteComesWithItsDevice(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table, out := n.logged()
@@ -172,8 +172,8 @@ func TestRouteComesWithTheAddressThatReachesItsGateway(t *testing.T) {
 	})
 }
 
-// TestRouteThatIsRemovedRepeatedlyIsRestoredLessOften: it is put back later and
-// later, which is logged once, and other routes do not suffer.
+// TestRouteThatIsRemovedRepeatedlyIsRestoredLessOften: it is restored at increasing
+// intervals, which is logged once, and other routes are not affected.
 func TestRouteThatIsRemovedRepeatedlyIsRestoredLessOften(t *testing.T) {
 	f := families[0]
 	inside(t, func(n *node) {
@@ -185,7 +185,7 @@ func TestRouteThatIsRemovedRepeatedlyIsRestoredLessOften(t *testing.T) {
 		begin := time.Now()
 		for i := range times {
 			n.must(netlink.RouteReplace(n.tunnelled(f, 2).stock()))
-			n.eventually("it is put back", func() bool { return slices.Equal(n.routes(), want) })
+			n.eventually("it is restored", func() bool { return slices.Equal(n.routes(), want) })
 			if i > 0 {
 				atLeast += min(firstRest<<(i-1), longestRest)
 			}
@@ -197,21 +197,21 @@ func TestRouteThatIsRemovedRepeatedlyIsRestoredLessOften(t *testing.T) {
 		table.paces[routeKey{dst: f.subnet(2)}].rest = time.Hour
 		table.mu.Unlock()
 		n.must(netlink.RouteReplace(n.tunnelled(f, 2).stock()), netlink.RouteDel(n.direct(f, 3).stock()))
-		n.eventually("the other route is back, and not the one that is fought for", func() bool {
+		n.eventually("the other route is back, but not the one that is removed repeatedly", func() bool {
 			return slices.Equal(n.routes(), f.lines(n.tunnelled(f, 2), n.direct(f, 3)))
 		})
 		if text := out.String(); strings.Count(text, "keeps changing") != 1 || !strings.Contains(text, "10.5.2.0/24 via 192.0.2.2 dev eth0") {
 			n.Errorf("log:\n%s", text)
 		}
-		// Who wants it elsewhere now has it there at once.
+		// A route that is wanted elsewhere is written at once.
 		elsewhere := Route{Dst: f.subnet(2), Via: f.gateway2, Dev: "eth0"}
 		n.must(table.Set([]Route{n.direct(f, 3), elsewhere}))
 		n.has(f.lines(elsewhere, n.direct(f, 3)))
 	})
 }
 
-// TestChangesWithoutNotificationAreFound: there were so many others before them that
-// the socket's buffer did not hold them.
+// TestChangesWithoutNotificationAreFound: so many others preceded them that
+// the socket's buffer overflowed.
 func TestChangesWithoutNotificationAreFound(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table := n.open(n.config())
@@ -230,13 +230,13 @@ func TestChangesWithoutNotificationAreFound(t *testing.T) {
 	})
 }
 
-// TestOwnChangesAreIgnored: or else each change of a lease would cost a
-// reading of all routes.
+// TestOwnChangesAreIgnored: otherwise each change of a lease would cost
+// reading all routes.
 func TestOwnChangesAreIgnored(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table := n.open(n.config())
 		m := n.monitor()
-		// concerned asks of the next change of the route, and passes over others.
+		// concerned evaluates the next change of the route, and skips others.
 		concerned := func() bool {
 			for {
 				messages, missed := m.events.Next(time.Now().Add(testkit.Patience))
@@ -266,8 +266,8 @@ func TestOwnChangesAreIgnored(t *testing.T) {
 	})
 }
 
-// TestSetAndRunWorkTogether: while one host's leases change, another program takes
-// routes away. In the end there is what was wanted last.
+// TestSetAndRunWorkTogether: while one host's leases change, another program removes
+// routes. In the end the last wanted routes exist.
 func TestSetAndRunWorkTogether(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table, _ := n.logged()
@@ -287,7 +287,7 @@ func TestSetAndRunWorkTogether(t *testing.T) {
 			n.must(table.Set(last))
 			_ = netlink.RouteDel(last[round%len(last)].stock())
 		}
-		n.eventually("there is what was wanted last", func() bool { return slices.Equal(n.routes(), f.lines(last...)) })
+		n.eventually("the last wanted routes exist", func() bool { return slices.Equal(n.routes(), f.lines(last...)) })
 	})
 }
 

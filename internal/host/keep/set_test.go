@@ -58,8 +58,8 @@ func TestRestartThatChangesNothingWritesNothing(t *testing.T) {
 	})
 }
 
-// TestStaleRoutesAreRemovedAndForeignOnesStay: what an earlier run left goes at
-// the first Set, and nothing else.
+// TestStaleRoutesAreRemovedAndForeignOnesStay: the first Set removes what an
+// earlier run left, and nothing else.
 func TestStaleRoutesAreRemovedAndForeignOnesStay(t *testing.T) {
 	each(t, func(n *node, f family) {
 		stale := []Route{n.direct(f, 2), n.tunnelled(f, 3)}
@@ -102,8 +102,8 @@ func TestStaleRoutesAreRemovedAndForeignOnesStay(t *testing.T) {
 	})
 }
 
-// TestRoutesThatOthersMakeLaterAreNotOurs: Ours is asked of what was there when
-// the table was opened.
+// TestRoutesThatOthersMakeLaterAreNotOurs: Ours concerns only what existed
+// when the table was opened.
 func TestRoutesThatOthersMakeLaterAreNotOurs(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table := n.open(n.config())
@@ -178,7 +178,7 @@ func TestForeignRouteInThePlaceOfOursIsReplaced(t *testing.T) {
 				n.unseen(table, func() error {
 					return errors.Join(netlink.RouteDel(n.direct(f, 2).stock()), tt.make(n, f))
 				})
-				n.eventually("there is our route alone", func() bool {
+				n.eventually("only our route exists", func() bool {
 					return slices.Equal(n.routes(), f.lines(n.direct(f, 2)))
 				})
 			})
@@ -285,7 +285,7 @@ func TestRoutesThatFailAreReportedAndTheRestIsWritten(t *testing.T) {
 	})
 }
 
-// TestFailureLeavesTheOldRoute: as long as the new one cannot be had.
+// TestFailureLeavesTheOldRoute: as long as the new one cannot be written.
 func TestFailureLeavesTheOldRoute(t *testing.T) {
 	each(t, func(n *node, f family) {
 		table := n.open(n.config())
@@ -295,7 +295,7 @@ func TestFailureLeavesTheOldRoute(t *testing.T) {
 			n.Errorf("error %v", err)
 		}
 		n.has(f.lines(n.direct(f, 2)))
-		// It is ours still, and goes with the wish.
+		// It is still ours, and is removed once it is no longer wanted.
 		n.must(table.Set(nil))
 		n.has(nil)
 	})

@@ -64,7 +64,7 @@ func TestAnswersAreRead(t *testing.T) {
 	}
 }
 
-// FuzzAnswers: bytes of any kind end the reading, and never the process.
+// FuzzAnswers: arbitrary bytes end the reading, but never the process.
 func FuzzAnswers(f *testing.F) {
 	header := make([]byte, unix.SizeofNlMsghdr)
 	whole := slices.Concat(refused(1, 0), explained(2, unix.EINVAL, unix.NLM_F_CAPPED, header, "Invalid gateway"))

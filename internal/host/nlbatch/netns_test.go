@@ -86,7 +86,7 @@ func all(t testing.TB, c *Conn, reqs []Request) {
 	}
 }
 
-// peer is what a node knows of another.
+// peer is what a node knows about another.
 type peer struct {
 	route Route
 	neigh Neigh
@@ -362,7 +362,7 @@ func TestLostAnswersAreReported(t *testing.T) {
 }
 
 // TestAnswersToOthersAreNotTaken: what another process sends to the socket, and
-// what came late, is passed over.
+// late answers, are skipped.
 func TestAnswersToOthersAreNotTaken(t *testing.T) {
 	inside(t, func(d devices) {
 		c := dial(t)
@@ -377,7 +377,7 @@ func TestAnswersToOthersAreNotTaken(t *testing.T) {
 		}
 		all(t, c, []Request{NeighReplace(d.peer4(1).neigh)})
 
-		// An answer from the kernel that nobody has read.
+		// An answer from the kernel that was not read.
 		c.pack([]Request{RouteDel(d.peer4(2).route)}, make([]error, 1))
 		if err := c.send(); err != nil {
 			t.Fatal(err)

@@ -56,7 +56,7 @@ func TestNothingIsWrittenWhileAllIsRight(t *testing.T) {
 	})
 }
 
-// disturbances are what becomes of rules on a busy host.
+// disturbances are what happens to rules on a busy host.
 var disturbances = map[bool][]struct{ name, script string }{
 	false: {
 		{"a rule is deleted", `iptables -t nat -D FLANNEL-POSTRTG 3`},
@@ -94,7 +94,7 @@ var disturbances = map[bool][]struct{ name, script string }{
 	},
 }
 
-// sameRules compares dumps; recreated chains of nftables stand last.
+// sameRules compares dumps; recreated chains of nftables come last.
 func sameRules(fl flavour, a, b string) bool {
 	if !fl.nftables {
 		return a == b
@@ -282,7 +282,7 @@ func TestTwoNetworksOnOneHostShareTheChains(t *testing.T) {
 			l.apply(b)
 		}
 		if w := l.writes(); w != nil {
-			t.Errorf("they write against each other: %q", w)
+			t.Errorf("they overwrite each other's rules: %q", w)
 		}
 		text := l.dump(fl)
 		for _, want := range []string{"10.5.1.0/24", "10.6.1.0/24", "fd00:10:5:1::/64", "fd00:10:6:1::/64"} {
@@ -290,7 +290,7 @@ func TestTwoNetworksOnOneHostShareTheChains(t *testing.T) {
 				t.Errorf("%d rules with %s, want 3 in\n%s", strings.Count(text, want), want, text)
 			}
 		}
-		// A lost rule of the one comes back without a loss to the other.
+		// A lost rule of one is restored without affecting the other.
 		if fl.nftables {
 			l.sh("nft add rule ip flannel-ipv4 forward ip saddr 10.5.0.0/16 accept")
 		} else {

@@ -35,7 +35,7 @@ nft add rule inet flannel postrtg ip saddr 10.5.0.0/16 oifname lo return
 nft add table ip flannel-ipv4-mine
 `
 
-// TestForeignRulesSurvive: making, changing and removing flannel's rules leaves
+// TestForeignRulesSurvive: creating, changing and removing flannel's rules leaves
 // the rules of others as they were, in their order.
 func TestForeignRulesSurvive(t *testing.T) {
 	each(t, func(t *testing.T, fl flavour) {
@@ -71,7 +71,7 @@ func TestForeignRulesSurvive(t *testing.T) {
 	})
 }
 
-// flushes finds what takes the rules of others along.
+// flushes finds calls that would remove the rules of others.
 var flushes = regexp.MustCompile(`-F (POSTROUTING|FORWARD|;)|-t \$t -F|flush ruleset`)
 
 // shMay is sh for a script that may fail.
@@ -135,7 +135,7 @@ func TestCleanupOfACleanHostMakesNothing(t *testing.T) {
 	if w := l.writes(); w != nil {
 		t.Errorf("writes: %q", w)
 	}
-	// Legacy iptables makes a table by looking at it.
+	// Legacy iptables creates a table by reading it.
 	if got := l.sh("nft list ruleset; cat /proc/net/ip_tables_names /proc/net/ip6_tables_names"); got != "" {
 		t.Errorf("made\n%s", got)
 	}
@@ -149,8 +149,8 @@ func TestCleanupNeedsNoTools(t *testing.T) {
 	}
 }
 
-// TestChainThatOthersJumpToIsEmptiedAndNamed: their rule is not touched, and
-// nothing of flannel's works.
+// TestChainThatOthersJumpToIsEmptiedAndNamed: their rule is not changed, and
+// flannel's have no effect.
 func TestChainThatOthersJumpToIsEmptiedAndNamed(t *testing.T) {
 	for _, fl := range []flavour{iptablesNFT, iptablesLegacy} {
 		t.Run(fl.name, func(t *testing.T) {
@@ -176,8 +176,8 @@ func TestChainThatOthersJumpToIsEmptiedAndNamed(t *testing.T) {
 	}
 }
 
-// TestCleanupGoesOnWhereSomethingFails: IPv4's legacy iptables cannot be asked,
-// all others are.
+// TestCleanupGoesOnWhereSomethingFails: legacy iptables for IPv4 fails, all
+// others are still cleaned up.
 func TestCleanupGoesOnWhereSomethingFails(t *testing.T) {
 	l := newLab(t, iptablesLegacy)
 	l.apply(newRules(t, wanted(iptablesLegacy)))

@@ -195,7 +195,7 @@ func TestGuardIsWrittenOnceAndRestored(t *testing.T) {
 		if got := content(l.everything()); got != all {
 			t.Errorf("not restored:\n%s", changes(all, got))
 		}
-		// A peer that goes takes its rules along, one that comes brings some.
+		// The rules of a peer are removed with it, and added with a new one.
 		w.Guard.Peers = Blocks([]netip.Addr{netip.MustParseAddr("172.31.9.77")})
 		set(t, r, w)
 		l.apply(r)

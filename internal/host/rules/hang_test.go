@@ -89,7 +89,7 @@ func TestProgramThatHangsIsEnded(t *testing.T) {
 			}
 			all := processes(t, pids)
 			if len(all) == 0 {
-				t.Error("nothing has hung")
+				t.Error("no program hung")
 			}
 			for _, pid := range all {
 				testkit.Eventually(t, fmt.Sprintf("process %d is gone", pid), func() bool { return unix.Kill(pid, 0) == unix.ESRCH })

@@ -51,8 +51,8 @@ type lab struct {
 	path string
 }
 
-// newLab gives fl's programs their names, behind scripts that write down how
-// they are called.
+// newLab gives fl's programs their names, behind scripts that record how they
+// are called.
 func newLab(t *testing.T, fl flavour) *lab { return labIn(t, fl, netlabtest.Namespace(t, "host")) }
 
 func labIn(t *testing.T, fl flavour, ns *netlab.Namespace) *lab {
@@ -82,7 +82,7 @@ func (l *lab) find(name string) string {
 			return path
 		}
 	}
-	l.t.Fatalf("%s is not there: run scripts/install-deps.sh", name)
+	l.t.Fatalf("%s is not installed: run scripts/install-deps.sh", name)
 	return ""
 }
 

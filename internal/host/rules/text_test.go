@@ -100,7 +100,7 @@ func TestListingThatNftDoesNotFinishIsRewritten(t *testing.T) {
 		``,
 	} {
 		if l := parseListing([]byte(text)); l.useless == "" {
-			t.Errorf("%s: taken as it is", text)
+			t.Errorf("%s: accepted as it is", text)
 		}
 	}
 }

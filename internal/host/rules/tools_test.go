@@ -80,7 +80,7 @@ func TestIPv6OffInTheKernelIsNamed(t *testing.T) {
 	w := wanted(iptablesNFT)
 	w.IPv6 = Pods{}
 	set(t, r, w)
-	l.apply(r) // and who does not want IPv6 has no trouble with it
+	l.apply(r) // and without IPv6 in the network there is no error
 }
 
 func TestNFTablesNeedsNoIPTables(t *testing.T) {
@@ -140,7 +140,7 @@ func TestPortsAreChosenAtRandomOnlyWhereThatIsWantedAndKnown(t *testing.T) {
 }
 
 // TestXtablesLockIsWaitedFor: another program holds the lock while the rules are
-// to be made, and lets go.
+// to be written, and then releases it.
 func TestXtablesLockIsWaitedFor(t *testing.T) {
 	l := newLab(t, iptablesLegacy)
 	lock := holdLock(t)
@@ -264,8 +264,8 @@ func TestRunFollowsWhatIsSetAtOnce(t *testing.T) {
 	<-done
 }
 
-// TestRunReportsAProblemOnce: what fails each time is one line in the log, and so
-// is its end.
+// TestRunReportsAProblemOnce: what fails each time is logged once, and so is its
+// end.
 func TestRunReportsAProblemOnce(t *testing.T) {
 	l := newLab(t, iptablesNFT)
 	broken := filepath.Join(t.TempDir(), "broken")
@@ -290,7 +290,7 @@ func TestRunReportsAProblemOnce(t *testing.T) {
 	if err := os.Remove(broken); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, "the trouble is over", func() bool { return strings.Contains(log.String(), "applied again") })
+	testkit.Eventually(t, "the problem is over", func() bool { return strings.Contains(log.String(), "applied again") })
 	stop()
 	<-done
 	if n := strings.Count(log.String(), "cannot apply firewall rules"); n != 1 {

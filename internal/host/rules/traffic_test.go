@@ -168,8 +168,8 @@ func TestForwardRulesOpenAForwardChainThatDrops(t *testing.T) {
 }
 
 // TestNoPacketLeavesWithAPodsAddressWhileRulesAreRestored: each datagram is a flow
-// of its own, so each meets the rules of its moment; and in each moment something
-// of them is broken or being written, but not what this flow needs.
+// of its own, so each meets the current rules; and at any moment some of them are broken
+// or being written, but not those that this flow needs.
 func TestNoPacketLeavesWithAPodsAddressWhileRulesAreRestored(t *testing.T) {
 	each(t, func(t *testing.T, fl flavour) {
 		l, a, b := pods(t, fl)
@@ -214,7 +214,7 @@ func TestNoPacketLeavesWithAPodsAddressWhileRulesAreRestored(t *testing.T) {
 		world.Close()
 		running.Wait()
 		if seen < 100 || bare > 0 {
-			t.Errorf("%d of %d datagrams came with the address of a pod", bare, seen)
+			t.Errorf("%d of %d datagrams arrived with the address of a pod", bare, seen)
 		}
 	})
 }

@@ -80,7 +80,7 @@ func (n *namespaced) link(name string, addrs ...string) netlink.Link {
 	return l
 }
 
-// addr adds an address, after change had its way with it.
+// addr adds an address, as modified by change.
 func (n *namespaced) addr(l netlink.Link, cidr string, change func(*netlink.Addr)) {
 	n.Helper()
 	a, err := netlink.ParseAddr(cidr)

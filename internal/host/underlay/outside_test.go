@@ -20,7 +20,7 @@ func TestInterfacesOfContainersDoNotLeadToOtherHosts(t *testing.T) {
 			n.must("add a port to "+name, netlink.LinkSetMaster(p, b))
 		}
 	}
-	// Any kind that is not a container's will do; not all kernels have VLANs.
+	// Any kind that is not a container's is suitable; not all kernels have VLANs.
 	tunnel := func(name string, id int, addrs ...string) netlink.Link {
 		a := netlink.NewLinkAttrs()
 		a.Name = name

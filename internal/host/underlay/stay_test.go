@@ -96,11 +96,11 @@ func TestInterfaceIsTheSameWhateverLedToIt(t *testing.T) {
 	o := i
 	o.Why = "--iface=eth0"
 	if !i.Equal(o) {
-		t.Error("the reason makes a difference")
+		t.Error("Equal compares the reason")
 	}
 	o.MTU = 1400
 	if i.Equal(o) {
-		t.Error("the MTU makes none")
+		t.Error("Equal ignores the MTU")
 	}
 	if got, want := i.String(), "eth0 (192.0.2.1, MTU 1500)"; got != want {
 		t.Errorf("got %s, want %s", got, want)

@@ -13,13 +13,13 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
-// machine is a node as one meets them:
+// machine is a typical node:
 //
 //	eth0        192.0.2.1, 192.0.2.2, 2001:db8:1::1   default route, IPv4 and IPv6
 //	eth1        198.51.100.1                          route to 203.0.113.0/24
 //	eth2        198.51.100.65                         down
 //	eth3        no address
-//	cni0, veth1a2b, flannel0, br-0123456789ab, lo     not ours to use
+//	cni0, veth1a2b, flannel0, br-0123456789ab, lo     not to be chosen
 func machine(t *testing.T) *namespaced {
 	n := namespace(t)
 	lo, err := netlink.LinkByName("lo")
@@ -133,7 +133,7 @@ func TestChooseSaysWhyNothingWillDo(t *testing.T) {
 
 		{"expression for a part of a container's link", Options{IfaceRegex: []string{"veth"}},
 			"choose interface: --iface-regex=veth: veth1a2b belongs to a container network; to select it anyway, use --iface=veth1a2b" + has},
-		// The whole of a name is meant, whatever else has it as a part.
+		// The whole name must match, whatever else contains it.
 		{"expression for a link that is down", Options{IfaceRegex: []string{"eth2"}}, "choose interface: --iface-regex=eth2: eth2 is down; set it up with 'ip link set eth2 up'" + has},
 		{"expression for nothing", Options{IfaceRegex: []string{"bond.*"}}, "choose interface: --iface-regex=bond.* matches no name or address" + has},
 		{"expression for a container's link", Options{IfaceRegex: []string{"veth.*"}},
@@ -223,7 +223,7 @@ func TestAddressesThatDoNotLastAreNotChosen(t *testing.T) {
 	if err != nil || i.IPv6.String() != "2001:db8:1::1" || i.IPv4.String() != "198.51.100.7" {
 		t.Errorf("got %+v, %v", i, err)
 	}
-	// By name they can be had.
+	// They can be chosen by name.
 	i, err = Choose(Options{Iface: []string{"2001:db8:1::dead"}, PublicIP: netip.MustParseAddr("192.0.2.7"), NeedIPv4: true, NeedIPv6: true})
 	if err != nil || i.IPv6.String() != "2001:db8:1::dead" || i.IPv4.String() != "192.0.2.7" {
 		t.Errorf("got %+v, %v", i, err)
