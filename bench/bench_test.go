@@ -281,7 +281,7 @@ func TestLabStaysUntilItIsTakenDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	if found.PodMTU != 1472 || len(found.Hosts) != 2 || found.Hosts[0] != lab.Hosts[0] {
-		t.Errorf("the lab says %+v", found)
+		t.Errorf("the lab reports %+v", found)
 	}
 	pod, err := netlab.OpenNamed("twill-pod-a")
 	if err != nil {

@@ -18,7 +18,7 @@ func TestMeterSeesWorkOfThisProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A busy machine may have given less than was asked for.
+	// A busy machine may have provided less than requested.
 	if u.daemons < work/8 || u.machine < u.daemons-20*time.Millisecond {
 		t.Errorf("of %v: the process %v, the machine %v", u.elapsed, u.daemons, u.machine)
 	}

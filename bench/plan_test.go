@@ -27,7 +27,7 @@ func TestLoadsThatAreNamedRunEverywhere(t *testing.T) {
 	lossy, _ := find(Wires, "mtu+loss", Wire.name)
 	for _, s := range opts.schedule(lossy, Paths) {
 		if s.load.Name == "udp64" {
-			t.Error("of its own accord a wire with loss is asked for a rate without")
+			t.Error("by default the rate without loss is measured on a wire with loss")
 		}
 	}
 	opts.Loads, _ = ParseLoads("udp64")

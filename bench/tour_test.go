@@ -68,7 +68,7 @@ func TestTourEndsAtAPause(t *testing.T) {
 		t.Errorf("got %v, want that of the pause", err)
 	}
 	if strings.Contains(out.String(), "\n2. ") {
-		t.Errorf("it went on:\n%s", &out)
+		t.Errorf("it continued:\n%s", &out)
 	}
 }
 

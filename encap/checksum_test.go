@@ -60,7 +60,7 @@ func TestVectorLoopAgreesWithTheLoopInGo(t *testing.T) {
 			var word [2]byte
 			binary.NativeEndian.PutUint16(word[:], fold(sumWords(b, 0)))
 			if got, want := fold(sum(b, 0)), binary.BigEndian.Uint16(word[:]); got != want {
-				t.Fatalf("%d bytes: %#04x, the loop in Go says %#04x", n, got, want)
+				t.Fatalf("%d bytes: %#04x, the loop in Go returns %#04x", n, got, want)
 			}
 		}
 	}
@@ -97,7 +97,7 @@ func TestChecksumsValidSeesEveryDamagedByte(t *testing.T) {
 		b := p.bytes()
 		ipLen, from := 20, 0
 		if p.v6 {
-			ipLen, from = 40, 8 // no checksum covers what stands before the addresses
+			ipLen, from = 40, 8 // no checksum covers what precedes the addresses
 		}
 		if !checksumsValid(b, ipLen, p.proto) {
 			t.Errorf("%s: refused, though right", name)

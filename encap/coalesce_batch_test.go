@@ -134,7 +134,7 @@ func TestRefusedRunsAreWrittenAsTheyCame(t *testing.T) {
 		out = co.Packets(&runs[i], out)
 	}
 	if !slices.EqualFunc(in, out, bytes.Equal) {
-		t.Error("not what came")
+		t.Error("the packets differ from those added")
 	}
 }
 

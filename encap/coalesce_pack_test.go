@@ -50,7 +50,7 @@ func TestTrainsArePackedInOnePiece(t *testing.T) {
 			}
 			out, sizes := accepted(t, c, runs)
 			if whole := encoded(t, p.train(40), false); !slices.EqualFunc(out, whole, bytes.Equal) {
-				t.Errorf("%v, partial %v: runs of %v packets, or others than came", p, partial, sizes)
+				t.Errorf("%v, partial %v: runs of %v packets, or with wrong content", p, partial, sizes)
 			}
 		}
 	}

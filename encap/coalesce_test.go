@@ -188,7 +188,7 @@ func TestNeverMerges(t *testing.T) {
 	}
 }
 
-// A damaged packet reaches the receiver as damaged as it came.
+// A damaged packet reaches the receiver as damaged as it arrived.
 func TestNeverLaundersDamage(t *testing.T) {
 	for name, c := range map[string]struct {
 		of        []packet

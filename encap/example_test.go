@@ -9,7 +9,7 @@ import (
 )
 
 // superPacket returns a UDP super-packet from 10.5.1.9 to 10.5.2.9 with n bytes of
-// payload, as the kernel hands it over: with the checksum left to be finished.
+// payload, as the kernel passes it on: with the checksum left to be completed.
 func superPacket(n int) []byte {
 	b := make([]byte, 28+n)
 	b[0], b[8], b[9] = 0x45, 64, 17

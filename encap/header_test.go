@@ -165,7 +165,7 @@ func FuzzParse(f *testing.F) {
 				}
 				continue
 			}
-			if super.Partial { // the field is taken for what the kernel leaves there
+			if super.Partial { // the field looks like what the kernel leaves there
 				if err := s.Reset(refPartial(slices.Clone(b), start, super.Kind.proto()), &h, super); err != nil {
 					t.Fatalf("%+v: %v", super, err)
 				}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// partial returns p with its checksum left to be finished, and its description.
+// partial returns p with its checksum left to be completed, and its description.
 func (p packet) partial(t testing.TB) ([]byte, Header) {
 	t.Helper()
 	var h Header
@@ -25,7 +25,7 @@ func TestAPartialChecksumIsRecognised(t *testing.T) {
 			t.Errorf("%v: partial checksum not recognised", p)
 		}
 		if whole := p.bytes(); PartialChecksum(whole, &h) {
-			t.Errorf("%v: complete checksum taken for a partial one", p)
+			t.Errorf("%v: complete checksum treated as partial", p)
 		}
 		for at := range b {
 			damaged := set8(b, at, b[at]^0x10)
@@ -34,7 +34,7 @@ func TestAPartialChecksumIsRecognised(t *testing.T) {
 			}
 			var dh Header
 			if Parse(damaged, &dh) && dh.Proto == h.Proto && !dh.Fragment && PartialChecksum(damaged, &dh) && inPseudo(at, &h) {
-				t.Errorf("%v: taken for partial although byte %d of the pseudo header is another", p, at)
+				t.Errorf("%v: treated as partial although byte %d of the pseudo header differs", p, at)
 			}
 		}
 	}
@@ -65,12 +65,12 @@ func TestWhatHasNoChecksumIsNotPartial(t *testing.T) {
 			t.Fatal(name)
 		}
 		if PartialChecksum(b, &h) {
-			t.Errorf("%s: taken for partial", name)
+			t.Errorf("%s: treated as partial", name)
 		}
 		if at := h.IPLen + ChecksumOffset(h.Proto); at+2 <= len(b) && !p.noChecksum { // what its pseudo header would be
 			binary.BigEndian.PutUint16(b[at:], fold(pseudoSum(b, h.Proto, len(b)-h.IPLen)))
 			if PartialChecksum(b, &h) {
-				t.Errorf("%s: taken for partial, with the sum of the pseudo header by chance", name)
+				t.Errorf("%s: treated as partial, since the checksum happens to be the sum of the pseudo header", name)
 			}
 		}
 	}
@@ -99,7 +99,7 @@ func TestDatagramShorterThanItsPacketIsNotPartial(t *testing.T) {
 			found = true
 			var h Header
 			if !Parse(b, &h) || PartialChecksum(b, &h) {
-				t.Errorf("IPv6 %t: complete checksum of % x taken for partial", v6, b)
+				t.Errorf("IPv6 %t: complete checksum of % x treated as partial", v6, b)
 			}
 			break
 		}

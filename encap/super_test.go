@@ -7,7 +7,7 @@ import (
 )
 
 // What Oversize makes of a packet is cut by the kernel into the same segments
-// whether the checksum came complete or partial.
+// whether the checksum was complete or partial.
 func TestOversizeBecomesASuperPacket(t *testing.T) {
 	const mtu = TunnelMTU(1472)
 	for name, p := range map[string]packet{

@@ -60,7 +60,7 @@ func probed(x *prober, n int, used bool, peers ...*Peer) {
 func newTestPeer() *Peer { return NewPeer(nil, netip.MustParseAddrPort("192.0.2.2:8285")) }
 
 // found is how many ticks it takes to find a black hole, and heals how many to find
-// that there is none any more.
+// that there is no longer one.
 const found, heals = 20, probeNarrow + 5
 
 func TestLargestPacketThatPassesABlackHoleIsFound(t *testing.T) {
@@ -124,16 +124,16 @@ func TestNothingIsConcludedFromSilence(t *testing.T) {
 	h.silent = false
 	probed(x, found+probeEvery, true, p)
 	if p.Widest() != 1300 {
-		t.Errorf("limited to %d once there are answers", p.Widest())
+		t.Errorf("limited to %d once probes are answered", p.Widest())
 	}
 	h.silent = true
 	probed(x, 100, true, p)
 	if p.Widest() != 1300 {
-		t.Errorf("limited to %d when none are left", p.Widest())
+		t.Errorf("limited to %d without answers", p.Widest())
 	}
 }
 
-// TestLossIsNoBlackHole: a limit that losses have caused goes away.
+// TestLossIsNoBlackHole: a limit that losses have caused is removed again.
 func TestLossIsNoBlackHole(t *testing.T) {
 	for seed := range uint64(20) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
@@ -208,7 +208,7 @@ func TestNarrowPathOfTheKernelIsNoBlackHole(t *testing.T) {
 	}
 	tick(heals, 1200)
 	if p.Widest() != 0 {
-		t.Errorf("limited to %d, and the kernel knows of 1200", p.Widest())
+		t.Errorf("limited to %d, and the kernel knows 1200", p.Widest())
 	}
 }
 

@@ -336,7 +336,7 @@ func TestCaptureReadsWhileDirectionsWrite(t *testing.T) {
 		for _, p := range drain(t, c) {
 			got += 1
 			if !bytes.Equal(p.bytes, pattern(p.Length)) {
-				t.Fatalf("a packet of %d bytes came as %d others", p.Length, len(p.bytes))
+				t.Fatalf("a packet of %d bytes was captured as %d bytes with other content", p.Length, len(p.bytes))
 			}
 		}
 	}

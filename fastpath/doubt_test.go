@@ -61,7 +61,7 @@ func TestPathMTUBelowTheFloorIsDecidedByProbes(t *testing.T) {
 }
 
 // While a claim is doubted nothing is lost, and no pod learns it; when it is refuted,
-// packets go as if there were none.
+// packets are sent as if there were none.
 func TestDoubtedPathMTUReachesNoPod(t *testing.T) {
 	h := newHarness(t, 64, false)
 	p := NewPeer(nil, peerB.Endpoint)

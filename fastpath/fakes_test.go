@@ -117,7 +117,7 @@ type datagram struct {
 type kernel struct {
 	t        testing.TB
 	segments int // UDP_MAX_SEGMENTS
-	// script says how many of msgs are taken, or why none is. Nil takes all.
+	// script returns how many of msgs are accepted, or why none is. Nil accepts all.
 	script func(msgs []message) (int, unix.Errno)
 
 	calls int
@@ -160,9 +160,9 @@ func (k *kernel) deliver(m *message) {
 	}
 	switch {
 	case len(b) != m.bytes:
-		k.t.Fatalf("message of %d bytes says it has %d", len(b), m.bytes)
+		k.t.Fatalf("message of %d bytes claims %d", len(b), m.bytes)
 	case len(pkts) != m.packets:
-		k.t.Fatalf("message of %d packets says it has %d", len(pkts), m.packets)
+		k.t.Fatalf("message of %d packets claims %d", len(pkts), m.packets)
 	case m.packets > k.segments:
 		k.t.Fatalf("EINVAL: a train of %d packets", m.packets)
 	case len(b) > limit:
@@ -175,7 +175,7 @@ func (k *kernel) deliver(m *message) {
 	}
 }
 
-// discard is a sender that takes all and looks at nothing.
+// discard is a sender that accepts everything without examining it.
 type discard struct{}
 
 func (discard) send(msgs []message) (int, unix.Errno) { return len(msgs), 0 }

@@ -70,7 +70,7 @@ func TestTakingOverSocketsLeavesThemReceivingTrains(t *testing.T) {
 	})
 }
 
-// With --udp-gro=off the new process finds trains that came before it switched UDP_GRO off.
+// With --udp-gro=off the new process finds trains that arrived before it turned UDP_GRO off.
 func TestTrainsThatWaitedForATakeoverArrive(t *testing.T) {
 	for name, pkts := range map[string][][]byte{
 		"TCP": tcpTrain(10, 1400, 700), "UDP": udpTrain(10, 1200, 3), "one packet": udpTrain(1, 9, 9),

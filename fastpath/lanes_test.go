@@ -97,7 +97,7 @@ func TestRequestsAreMovedOnlyBesideATransfer(t *testing.T) {
 			l.now += laneWindow / 2
 		}
 		if beside.more() != bulk {
-			t.Fatal("there is no transfer")
+			t.Fatal("no transfer was found")
 		}
 		l.now += laneWindow / 2
 		if q := l.queue(b); !slices.Contains(l.light, q) {
@@ -180,7 +180,7 @@ func TestFlowBeginsWithoutAnAcknowledgement(t *testing.T) {
 	syn := acknowledged(1, 0)
 	syn[33] = 0x02
 	if l.queue(syn) != nil || l.queue(acknowledged(1, 1<<20)) != nil {
-		t.Error("a new connection is taken for a transfer")
+		t.Error("a new connection is treated as a transfer")
 	}
 }
 

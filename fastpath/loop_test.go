@@ -12,7 +12,7 @@ import (
 	"github.com/twillnet/twill/metrics"
 )
 
-// script is a direction whose polls find as many bytes as sizes says, one after the
+// script is a direction whose polls find as many bytes as sizes lists, one after the
 // other and then none.
 type script struct {
 	sizes []int

@@ -501,7 +501,7 @@ func TestTrainsArriveWholeOrCut(t *testing.T) {
 				most = maxSegments
 			}
 			to, from := openUDP(t, addr), openUDP(t, addr)
-			// Full trains are taken, longer ones not.
+			// Full trains are accepted, longer ones not.
 			var c metrics.Direction
 			shard := newShard(new(fakeQueue), newMmsgSender(newOutlets(from.fd, from.fd, ipv6)))
 			s := newSends(shard.sender, newExceptions(shard), most, ipv6, &c)

@@ -204,7 +204,7 @@ func cut(b []byte) ([][]byte, error) {
 	case proto == unix.IPPROTO_UDP && len(pkt)-hl > 64*int(v.GSOSize):
 		return nil, fmt.Errorf("a UDP train of more than 64 datagrams")
 	case int(v.HdrLen) != hl:
-		return nil, fmt.Errorf("headers have %d bytes, header says %d", hl, v.HdrLen)
+		return nil, fmt.Errorf("headers have %d bytes, but HdrLen is %d", hl, v.HdrLen)
 	case binary.BigEndian.Uint16(pkt[at:]) != sum(pseudo(pkt, ipLen)):
 		return nil, fmt.Errorf("checksum field is not the pseudo header's")
 	}

@@ -52,7 +52,7 @@ func TestPartialChecksumsAreFinishedWhereTheyAreAnnounced(t *testing.T) {
 						if here { // whether or not it is known yet that the peer can
 							samePackets(t, q.packets(t), pkts)
 							if !vnet && slices.ContainsFunc(q.writes, func(w []byte) bool { return w[0] != 0 }) {
-								t.Error("a plain device is asked to finish a checksum")
+								t.Error("a plain device has to complete a checksum")
 							}
 							return
 						}

@@ -196,7 +196,7 @@ func TestNewTableIsSeenByTheNextBatch(t *testing.T) {
 	r.use(NewPeers(own, nil))
 	for i := range 3 {
 		if got := r.peer(addr4(i)); got != nil {
-			t.Errorf("%s after its lease went: %v", addr4(i), got)
+			t.Errorf("%s after its lease was removed: %v", addr4(i), got)
 		}
 	}
 }

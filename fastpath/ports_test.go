@@ -52,7 +52,7 @@ func steered(t *testing.T, addr string, n int) (fds []int, local netip.AddrPort)
 	return fds, local
 }
 
-// cameIn returns in which of fds the next datagram comes.
+// cameIn returns in which of fds the next datagram arrives.
 func cameIn(t *testing.T, fds []int) int {
 	t.Helper()
 	set := make([]unix.PollFd, len(fds))
@@ -95,7 +95,7 @@ func TestEachSendersDatagramsComeToASocketOfTheirOwn(t *testing.T) {
 						}
 						i := cameIn(t, receivers)
 						if first >= 0 && i != first {
-							t.Errorf("datagrams of one port come to sockets %d and %d", first, i)
+							t.Errorf("datagrams of one port arrive at sockets %d and %d", first, i)
 						}
 						first = i
 					}
@@ -103,7 +103,7 @@ func TestEachSendersDatagramsComeToASocketOfTheirOwn(t *testing.T) {
 				}
 				slices.Sort(came)
 				if len(slices.Compact(came)) != n {
-					t.Errorf("%d senders come to sockets %v", n, came)
+					t.Errorf("%d senders arrive at sockets %v", n, came)
 				}
 			})
 		}
@@ -124,7 +124,7 @@ func TestStockPeersAreDistinguishedByAddress(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i := cameIn(t, receivers); i != (256+host)%4 {
-			t.Errorf("host %d comes to socket %d", host, i)
+			t.Errorf("host %d arrives at socket %d", host, i)
 		}
 	}
 }

@@ -206,7 +206,7 @@ func TestBadPacketsOfATrainAreDroppedAlone(t *testing.T) {
 	}
 }
 
-// A packet is trusted no more because it continues what came from another host.
+// A packet is not trusted more because it continues one from another host.
 func TestTrainThatContinuesAnothersIsDropped(t *testing.T) {
 	for _, sent := range [][][]byte{tcpTrain(9, 700, 700), udpTrain(9, 700, 700)} {
 		q := new(fakeQueue)
@@ -349,7 +349,7 @@ func TestReceivedTrainsAreWrittenInOnePiece(t *testing.T) {
 	}
 }
 
-// refuseSuper is a device that takes no super-packets.
+// refuseSuper is a device that accepts no super-packets.
 func refuseSuper(b []byte) unix.Errno {
 	var v tun.Header
 	if v.Decode(b); v.GSOType != tun.GSONone {
@@ -441,7 +441,7 @@ func TestSocketOverflowsAreCountedAcrossTheWrap(t *testing.T) {
 		arrive(t, r, arrival{from: fromB, b: pkt, overflow: step.kernel})
 		r.write()
 		if n := r.shard.counters.SocketOverflows.Load(); n != step.total {
-			t.Errorf("kernel says %d: counted %d, want %d", step.kernel, n, step.total)
+			t.Errorf("the kernel counts %d: counted %d, want %d", step.kernel, n, step.total)
 		}
 	}
 }
@@ -552,7 +552,7 @@ func FuzzDecapsulate(f *testing.F) {
 			pieces = (len(b) + int(size) - 1) / int(size)
 		}
 		if n := r.c.Packets.Load() + dropped(r.c) - before; n != uint64(2*pieces) {
-			t.Errorf("%d packets came, %d were written or counted", 2*pieces, n)
+			t.Errorf("%d packets arrived, %d were written or counted", 2*pieces, n)
 		}
 	})
 }

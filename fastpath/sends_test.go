@@ -230,7 +230,7 @@ func TestFullBatchIsSentAndPacketsGoOn(t *testing.T) {
 	}
 }
 
-// outcomes answers the n-th call with the n-th of what, then takes all.
+// outcomes answers the n-th call with the n-th of what, then accepts all.
 func outcomes(what ...unix.Errno) func([]message) (int, unix.Errno) {
 	return func(msgs []message) (int, unix.Errno) {
 		if len(what) == 0 {
@@ -377,7 +377,7 @@ func TestTransientErrorsWhileSendingSinglyLoseNothing(t *testing.T) {
 	}
 }
 
-// fits is a kernel whose path takes packets of up to mtu bytes.
+// fits is a kernel whose path carries packets of up to mtu bytes.
 func fits(mtu int, train unix.Errno) func([]message) (int, unix.Errno) {
 	return func(msgs []message) (int, unix.Errno) {
 		for i := range msgs {

@@ -51,7 +51,7 @@ func TestSpinningGoesOnWhileItPaysOff(t *testing.T) {
 		for range 1000 {
 			testkit.Advance(spinTime - time.Microsecond)
 			if !s.again(100) {
-				t.Fatal("sleeps although a packet came in time")
+				t.Fatal("sleeps although a packet arrived in time")
 			}
 		}
 		if s.skips != 0 {

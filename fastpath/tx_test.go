@@ -18,7 +18,7 @@ import (
 	"github.com/twillnet/twill/tun"
 )
 
-// newTestTX is a TX direction between q and a kernel that takes all.
+// newTestTX is a TX direction between q and a kernel that accepts everything.
 func newTestTX(t testing.TB, q *fakeQueue) (*tx, *kernel) {
 	k := &kernel{t: t, segments: maxSegmentsOld}
 	return newTX(newShard(q, k), make([]byte, normalFootprint.txArena)), k
@@ -415,7 +415,7 @@ func TestStopUnderLoad(t *testing.T) {
 }
 
 // FuzzTX takes whatever a TUN device may hand over. Nothing makes it panic;
-// what is sent is an IP packet for the peer it goes to; each read is sent,
+// what is sent is an IP packet for the peer that it is sent to; each read is sent,
 // answered or counted.
 func FuzzTX(f *testing.F) {
 	f.Add(superPacket(toB(5000), 1400))
@@ -439,7 +439,7 @@ func FuzzTX(f *testing.F) {
 				t.Fatalf("sent something that is not a packet: % x", []byte(d.b))
 			}
 			if nodes.lookup(h.Dst) != d.peer || d.tos != h.TOS&3 {
-				t.Fatalf("packet for %s with TOS %d went to %s with %d", h.Dst, h.TOS, d.peer.Endpoint, d.tos)
+				t.Fatalf("packet for %s with TOS %d was sent to %s with %d", h.Dst, h.TOS, d.peer.Endpoint, d.tos)
 			}
 		}
 		for _, w := range q.packets(t) {

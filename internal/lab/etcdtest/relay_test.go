@@ -78,7 +78,7 @@ func TestARelayStopsTheChosenRequest(t *testing.T) {
 	reached := r.CutBefore("old-one")
 	select {
 	case <-reached:
-		t.Fatal("the relay has found what went through before the order")
+		t.Fatal("the relay has found what passed before the call")
 	default:
 	}
 	reached = r.CutBefore("new-one")

@@ -13,7 +13,7 @@ import (
 // A name can be removed although another program has given its first one since.
 func TestNameIsRemovedBesideThoseOfOtherPrograms(t *testing.T) {
 	err := errOnThread(func() error {
-		// A /run of its own, in which nobody has given a name yet.
+		// A /run of its own, in which no name has been created yet.
 		if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_NEWNET),
 			unix.Mount("", "/", "none", unix.MS_REC|unix.MS_PRIVATE, ""),
 			unix.Mount("run", "/run", "tmpfs", 0, "")); err != nil {

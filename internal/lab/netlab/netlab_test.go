@@ -187,7 +187,7 @@ func TestNothingIsLeftAfterSIGKILL(t *testing.T) {
 		t.Fatal(err)
 	}
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready <nil>\n" {
-		t.Fatalf("victim says %q, %v", line, err)
+		t.Fatalf("the victim prints %q, %v", line, err)
 	}
 	if _, err := ns.Netlink().LinkByName("outside"); err != nil {
 		t.Fatalf("the victim's link: %v", err)
@@ -196,7 +196,7 @@ func TestNothingIsLeftAfterSIGKILL(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Wait()
-	testkit.Eventually(t, "the killed process's namespace goes, and its link with it", func() bool {
+	testkit.Eventually(t, "the killed process's namespace is removed, and its link with it", func() bool {
 		_, err := ns.Netlink().LinkByName("outside")
 		return errors.As(err, &netlink.LinkNotFoundError{})
 	})
@@ -304,7 +304,7 @@ func TestPodsReachEachOtherOnceAPathIsMade(t *testing.T) {
 					t.Fatalf("%s: %v", name, err)
 				}
 				if _, err := first.NS.Dial(t.Context(), "tcp", netip.AddrPortFrom(last.Addr, 9).String()); !errors.Is(err, unix.ENETUNREACH) {
-					t.Errorf("%s is down, yet connecting says: %v", name, err)
+					t.Errorf("%s is down, but connecting returns: %v", name, err)
 				}
 			}
 		})

@@ -21,7 +21,7 @@ import (
 
 // numbered sends count numbered datagrams between the hosts and returns the
 // numbers in the order of their arrival. Payloads that are not as sent fail
-// the test. In the end the relay has no impairment left.
+// the test. In the end the relay no longer impairs anything.
 func numbered(t *testing.T, topo *netlab.Topology, count int) (got []int) {
 	t.Helper()
 	from, to := topo.Hosts[0], topo.Hosts[1]
@@ -116,7 +116,7 @@ func TestRelayLosesTheGivenFraction(t *testing.T) {
 	}
 	topo.Relay.Set(netlab.Impairment{Loss: 1})
 	if got := numbered(t, topo, 100); len(got) != 0 {
-		t.Errorf("%d datagrams came through a cut wire", len(got))
+		t.Errorf("%d datagrams passed a cut wire", len(got))
 	}
 }
 
