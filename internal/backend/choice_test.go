@@ -123,6 +123,17 @@ func TestConfigThatCannotBeIsNamed(t *testing.T) {
 	}
 }
 
+// TestBackendsThatOnlyStockFlannelHasAreNamedAsSuch: one clear error instead of an unknown name.
+func TestBackendsThatOnlyStockFlannelHasAreNamedAsSuch(t *testing.T) {
+	for _, kind := range []string{"extension", "ipip", "ipsec", "tencent-vpc", "wireguard", "IPIP"} {
+		_, err := SettingsOf(config(t, `{"Type": "`+kind+`"}`), "")
+		want := `backend type "` + strings.ToLower(kind) + `" is not supported, only flannel has it`
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", kind, err, want)
+		}
+	}
+}
+
 // What stays open beside another backend, and with which options.
 func TestFormerBackendsStayOpenWhereNothingIsInTheirWay(t *testing.T) {
 	for _, tt := range []struct {

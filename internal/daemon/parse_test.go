@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -193,6 +194,27 @@ func TestPasswordIsNotShown(t *testing.T) {
 
 // Every flag of flannel is known, so that a unit file or manifest written for
 // it gets an answer that says what is different here.
+// TestDefaultsAreFlannels: a command line that relies on them means the same.
+func TestDefaultsAreFlannels(t *testing.T) {
+	fs := flag.NewFlagSet("", flag.ContinueOnError)
+	defineAll(fs, defaults())
+	for name, want := range map[string]string{
+		"etcd-endpoints": "http://127.0.0.1:4001,http://127.0.0.1:2379", "etcd-prefix": "/coreos.com/network",
+		"etcd-keyfile": "", "etcd-certfile": "", "etcd-cafile": "", "etcd-username": "", "etcd-password": "",
+		"iface": "", "iface-regex": "", "iface-can-reach": "", "public-ip": "", "public-ipv6": "",
+		"subnet-file": "/run/flannel/subnet.env", "subnet-lease-renew-margin": "60",
+		"ip-masq": "false", "ip-masq-fully-random-disable": "false", "iptables-forward-rules": "true",
+		"iptables-resync": "5", "ip-blackhole-route": "false",
+		"kube-subnet-mgr": "false", "kube-api-url": "", "kubeconfig-file": "", "kube-annotation-prefix": "flannel.alpha.coreos.com",
+		"net-config-path": "/etc/kube-flannel/net-conf.json", "set-node-network-unavailable": "true",
+		"healthz-ip": "0.0.0.0", "healthz-port": "0", "version": "false", "v": "0", "vmodule": "",
+	} {
+		if got := fs.Lookup(name).Value.String(); got != want {
+			t.Errorf("--%s is %q by default, flannel's %q", name, got, want)
+		}
+	}
+}
+
 func TestFlagsOfFlannelAreKnown(t *testing.T) {
 	known, ours := map[string]bool{}, map[string]bool{}
 	for _, f := range flags {
