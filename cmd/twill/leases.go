@@ -36,7 +36,8 @@ type leaseRow struct {
 	// unknown.
 	Idle *float64 `json:"idle_seconds,omitempty"`
 
-	watched bool // Idle is known
+	watched bool   // Idle is known
+	ends    string // when, if neither an expiration nor a reservation says so
 }
 
 // traffic is the traffic between this node and a peer, in bytes of inner
@@ -59,8 +60,14 @@ func runLeases(ctx context.Context, call *command.Call) error {
 		return err
 	}
 	rows := leaseRows(leases, c.daemon)
+	// Only etcd has reservations.
 	for i := range rows {
-		rows[i].Reserved = rows[i].Reserved && !c.kube.On // the lease ends with the node
+		switch {
+		case c.kube.On:
+			rows[i].Reserved, rows[i].ends = false, "with the node"
+		case c.leaseFile() != "":
+			rows[i].Reserved, rows[i].ends = false, "never"
+		}
 	}
 	if *asJSON {
 		e := json.NewEncoder(c.Stdout)
@@ -140,7 +147,7 @@ func expires(r leaseRow, now time.Time) string {
 	case r.Reserved:
 		return "reserved"
 	case r.Expiration.IsZero():
-		return "with the node"
+		return r.ends
 	case left <= 0:
 		return "expired"
 	case left < time.Minute:

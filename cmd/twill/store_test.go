@@ -168,6 +168,10 @@ func TestFilesAreWhereTheDaemonHasThem(t *testing.T) {
 		t.Errorf("doctor: got %+v", f)
 	}
 
+	if out, _, err := o.twill("leases", "--socket", socket); err != nil || !strings.Contains(out, " never ") || strings.Contains(out, "reserved") {
+		t.Errorf("a lease in a file does not expire, and is no reservation: %v\n%s", err, out)
+	}
+
 	// Flags come first.
 	out, _, _ = o.twill("doctor", "--json", "--socket", socket, "--subnet-file=/nonexistent/subnet.env", "--lease-file=/nonexistent/leases.json")
 	for check, file := range map[string]string{"store": "/nonexistent/leases.json", "subnet-file": "/nonexistent/subnet.env"} {
