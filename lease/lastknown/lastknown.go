@@ -36,9 +36,13 @@ type NodeAddresser interface {
 }
 
 const (
-	// patience is how long a node with known leases waits for its store at
-	// startup.
+	// patience is how long a node with known leases waits for an answer of its store at
+	// startup: for all requests together, since its last answer.
 	patience = 3 * time.Second
+	// brief is the same for a store that is known not to answer: requests have failed.
+	brief = time.Second
+	// lookEvery is the interval at which a pending request is reconsidered.
+	lookEvery = 100 * time.Millisecond
 	// retryAfter is the pause before a pending lease is requested again.
 	retryAfter = time.Second
 	// writeEvery is the minimum time between two writes of the file.
@@ -57,14 +61,15 @@ type Options struct {
 // Store provides the leases of a Source, or the last known ones. It is safe for
 // concurrent use.
 type Store struct {
-	source   Source
-	o        Options
-	patience time.Duration // shortened by tests
+	source Source
+	o      Options
 
 	mu       sync.Mutex
-	known    memory // the content of the file, current or still to be written
-	acquired bool   // Acquire has returned a lease
-	guessed  bool   // that lease was the last known one
+	asked    time.Time // the first request since the last answer; zero: none
+	given    bool      // since then something known was returned in place of an answer
+	known    memory    // the content of the file, current or still to be written
+	acquired bool      // Acquire has returned a lease
+	guessed  bool      // that lease was the last known one
 }
 
 var _ lease.Store = (*Store)(nil)
@@ -72,7 +77,7 @@ var _ lease.Store = (*Store)(nil)
 // Open returns a store that falls back to the file at o.Path if source does not
 // answer. An unusable file counts as none.
 func Open(source Source, o Options) *Store {
-	s := &Store{source: source, o: o, patience: patience}
+	s := &Store{source: source, o: o}
 	var err error
 	if s.known, err = read(o.Path); err != nil {
 		o.Logger.Warn("cannot read last known leases, starting without them", logging.KeyError, err)
@@ -108,25 +113,68 @@ func (s *Store) WaitConfig(ctx context.Context, refused func(error)) (*lease.Con
 		})
 		answers <- answer{c, err}
 	}()
-	late := s.late()
+	looks := s.ask()
+	defer looks.Stop()
 	for {
 		select {
 		case a := <-answers:
+			if a.err == nil {
+				s.answered()
+			}
 			return a.config, a.err
 		case err := <-faults:
-			late = nil // it has answered
+			s.answered()
+			looks.Stop()
 			refused(err)
-		case <-late:
-			if c := s.memory().Config; c != nil {
+		case <-looks.C:
+			if c := s.memory().Config; c != nil && s.late() {
 				s.log("network configuration", nil)
+				s.mu.Lock()
+				s.given = true
+				s.mu.Unlock()
 				return c, nil
 			}
 		}
 	}
 }
 
-// late returns a channel that receives when the source has had its time to answer.
-func (s *Store) late() <-chan time.Time { return time.After(s.patience) }
+// ask notes the time of a request. It returns a ticker for reconsidering the request.
+func (s *Store) ask() *time.Ticker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked.IsZero() {
+		s.asked = time.Now()
+	}
+	return time.NewTicker(lookEvery)
+}
+
+// answered notes that the source has answered.
+func (s *Store) answered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked, s.given = time.Time{}, false
+}
+
+// late reports whether the source has had its time to answer since ask.
+func (s *Store) late() bool {
+	away := s.isAway()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked.IsZero() {
+		return false
+	}
+	waited := time.Since(s.asked)
+	return waited >= patience || away && waited >= brief
+}
+
+// isSilent reports whether the source has had its time to answer and is away: a request may
+// also take long because the source waits for something else.
+func (s *Store) isSilent() bool {
+	late, away := s.late(), s.isAway()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return late && (away || s.given)
+}
 
 func (s *Store) memory() memory {
 	s.mu.Lock()
@@ -140,6 +188,11 @@ func (s *Store) log(what string, err error) {
 	if why == nil {
 		why = err
 	}
+	if since.IsZero() { // no request has failed yet
+		s.mu.Lock()
+		since = s.asked
+		s.mu.Unlock()
+	}
 	s.o.Logger.Warn("lease store does not answer, starting with the last known leases", logging.KeyWhat, what,
 		logging.KeyKnown, s.memory().At, logging.KeyAway, time.Since(since).Round(time.Second), logging.KeyWhy, why)
 }
@@ -151,10 +204,14 @@ func (s *Store) NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error
 	if !ok {
 		return ipv4, ipv6, nil
 	}
-	ipv4, ipv6, err = n.NodeAddrs(ctx)
+	given, err := s.call(ctx, func(ctx context.Context) (err error) {
+		ipv4, ipv6, err = n.NodeAddrs(ctx)
+		return err
+	}, func() bool { return s.memory().Own != nil && s.late() })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
+		s.given = s.given || given
 		return s.known.NodeIPv4, s.known.NodeIPv6, err
 	}
 	s.known.NodeIPv4, s.known.NodeIPv6 = ipv4, ipv6
@@ -171,13 +228,16 @@ func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous)
 	if !first {
 		return s.keep(s.source.Acquire(ctx, a, prev))
 	}
-	late := s.late()
 	for last := ""; ; {
-		l, err := s.ask(ctx, late, a, prev)
+		var l *lease.Lease
+		_, err := s.call(ctx, func(ctx context.Context) (err error) {
+			l, err = s.source.Acquire(ctx, a, prev)
+			return err
+		}, func() bool { return s.memory().own(a, time.Now()) != nil && s.isSilent() })
 		if !errors.Is(err, lease.ErrPending) {
 			return s.keep(l, err)
 		}
-		if own := s.memory().own(a, time.Now()); own != nil && s.isAway() {
+		if own := s.memory().own(a, time.Now()); own != nil && (s.isAway() || s.isSilent()) {
 			s.log("leases", err)
 			s.mu.Lock()
 			s.acquired, s.guessed = true, true
@@ -199,28 +259,36 @@ func (s *Store) Acquire(ctx context.Context, a lease.Attrs, prev lease.Previous)
 	}
 }
 
-// ask calls the source once. If the source blocks, the call is abandoned as
-// pending when late receives and this node knows a lease.
-func (s *Store) ask(ctx context.Context, late <-chan time.Time, a lease.Attrs, prev lease.Previous) (l *lease.Lease, err error) {
-	asking, cancel := context.WithCancel(ctx)
+// call calls the source once by f. As soon as abandon returns true, it abandons the call,
+// which is then pending.
+func (s *Store) call(ctx context.Context, f func(context.Context) error, abandon func() bool) (abandoned bool, err error) {
+	calling, cancel := context.WithCancel(ctx)
 	defer cancel()
-	answered := make(chan struct{})
-	go func() {
-		defer close(answered)
-		l, err = s.source.Acquire(asking, a, prev)
-	}()
-	select {
-	case <-answered:
-	case <-late:
-		if s.memory().own(a, time.Now()) != nil && s.isAway() {
-			cancel()
-		}
-		<-answered
-		if err != nil && ctx.Err() == nil && asking.Err() != nil {
-			err = fmt.Errorf("%w: %w", lease.ErrPending, err)
+	ended := make(chan error, 1)
+	looks := s.ask()
+	defer looks.Stop()
+	go func() { ended <- f(calling) }()
+	for {
+		select {
+		case err := <-ended:
+			switch {
+			case err == nil:
+				s.answered()
+				return false, nil
+			case abandoned && ctx.Err() == nil:
+				return true, fmt.Errorf("%w: %w", lease.ErrPending, err)
+			case ctx.Err() == nil && !s.isAway(): // an answer, too
+				s.answered()
+			}
+			return false, err
+		case <-looks.C:
+			if abandon() {
+				abandoned = true
+				cancel()
+				looks.Stop()
+			}
 		}
 	}
-	return l, err
 }
 
 func (s *Store) isAway() bool {
@@ -238,6 +306,7 @@ func (s *Store) keep(l *lease.Lease, err error) (*lease.Lease, error) {
 	if err == nil {
 		s.mu.Lock()
 		s.acquired, s.known.Own = true, l
+		s.asked, s.given = time.Time{}, false
 		s.mu.Unlock()
 	}
 	return l, err
@@ -255,7 +324,8 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 	go func() { ended <- s.source.Watch(ctx, in) }()
 	w := writer{Store: s}
 	defer w.end()
-	late := s.late()
+	looks := s.ask()
+	defer looks.Stop()
 	send := func(u lease.Update) error {
 		select {
 		case updates <- u:
@@ -270,20 +340,19 @@ func (s *Store) Watch(ctx context.Context, updates chan<- lease.Update) error {
 		case err := <-ended:
 			return err
 		case u := <-in:
-			first := u.Snapshot && late != nil
 			err = send(u)
-			if first {
-				late = nil
+			if u.Snapshot {
+				s.answered()
+				looks.Stop()
 				if s.wasGuess() && err == nil {
 					err = send(lease.Update{Err: errBack})
 				}
 			}
 			w.apply(u)
-		case <-late:
-			if m := s.memory(); m.Config != nil && s.isAway() {
+		case <-looks.C:
+			if m := s.memory(); m.Config != nil && s.isSilent() {
+				looks.Stop()
 				err = send(lease.Update{Config: m.Config, Snapshot: true, Put: m.Leases})
-			} else {
-				late = time.After(retryAfter)
 			}
 		case <-w.due():
 			w.write()

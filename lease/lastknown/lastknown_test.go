@@ -157,6 +157,101 @@ func TestStartsWithWhatWasKnown(t *testing.T) {
 	}
 }
 
+// silent is a source on a network that drops all packets: no request fails in this time.
+type silent struct{ *source }
+
+func (s silent) WaitConfig(ctx context.Context, _ func(error)) (*lease.Config, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (s silent) Acquire(ctx context.Context, _ lease.Attrs, _ lease.Previous) (*lease.Lease, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (s silent) NodeAddrs(ctx context.Context) (ipv4, ipv6 netip.Addr, err error) {
+	<-ctx.Done()
+	return ipv4, ipv6, ctx.Err()
+}
+
+// A node waits for its store once at the start, not once for each request.
+func TestKnownLeasesServeSoon(t *testing.T) {
+	for name, tt := range map[string]struct {
+		away   bool // requests fail at once
+		config bool // the configuration does not come from the store, as in Kubernetes
+		within time.Duration
+	}{
+		"closed port":                              {away: true, within: 2 * time.Second},
+		"dropped packets":                          {within: 4 * time.Second},
+		"closed port, configuration from a file":   {away: true, config: true, within: 2 * time.Second},
+		"dropped packets, configuration from file": {config: true, within: 4 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "leases")
+			synctest.Test(t, func(t *testing.T) {
+				src := newSource(t)
+				remember(t, src, path, time.Time{})
+				if tt.away {
+					src.setAway(time.Now())
+				}
+				began := time.Now()
+				s := Open(silent{src}, Options{Path: path, Logger: new(testkit.Log).Logger()})
+				if !tt.config {
+					_, err := s.WaitConfig(t.Context(), func(error) {})
+					testkit.Must(t, err)
+				}
+				_, _, _ = s.NodeAddrs(t.Context())
+				own, err := s.Acquire(t.Context(), src.own.Attrs, lease.Previous{})
+				if err != nil || !own.Equal(src.own) {
+					t.Fatalf("got lease %+v, %v", own, err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				updates := make(chan lease.Update)
+				go func() { _ = s.Watch(ctx, updates) }()
+				if u := <-updates; !u.Snapshot || len(u.Put) != 2 {
+					t.Fatalf("it sent %+v", u)
+				}
+				if took := time.Since(began); took > tt.within {
+					t.Errorf("after %s, want %s", took, tt.within)
+				}
+				cancel()
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// back is a source that returns between two requests and has no lease for the node.
+type back struct {
+	silent
+	asked int
+}
+
+func (s *back) Acquire(context.Context, lease.Attrs, lease.Previous) (*lease.Lease, error) {
+	if s.asked++; s.asked > 1 {
+		return &s.own, nil
+	}
+	return nil, fmt.Errorf("%w: no subnet is free", lease.ErrPending)
+}
+
+func TestAnswerIsPreferredToTheKnownLease(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "leases")
+	synctest.Test(t, func(t *testing.T) {
+		src := newSource(t)
+		remember(t, src, path, time.Time{})
+		s := Open(&back{silent: silent{src}}, Options{Path: path, Logger: new(testkit.Log).Logger()})
+		_, err := s.WaitConfig(t.Context(), func(error) {})
+		testkit.Must(t, err)
+		src.own = leaseOf("10.5.9.0/24", "192.0.2.11")
+		own, err := s.Acquire(t.Context(), src.own.Attrs, lease.Previous{})
+		if err != nil || !own.Equal(src.own) {
+			t.Errorf("got %+v, %v", own, err)
+		}
+	})
+}
+
 // TestDoesNotTakeWhatMayBeAnothers waits for the store instead.
 func TestDoesNotTakeWhatMayBeAnothers(t *testing.T) {
 	for name, change := range map[string]func(path string, src *source, expiration *time.Time){
