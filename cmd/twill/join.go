@@ -89,6 +89,6 @@ func readInvitation(files []string) (string, error) {
 		defer f.Close()
 		in = f
 	}
-	text, err := io.ReadAll(io.LimitReader(in, etcdtls.MaxText))
+	text, err := io.ReadAll(io.LimitReader(in, etcdtls.MaxText+1)) // one more, so that too much is noticed
 	return string(text), err
 }

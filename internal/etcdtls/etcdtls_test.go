@@ -1,8 +1,10 @@
 package etcdtls
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"io/fs"
 	"net"
@@ -10,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -166,16 +170,74 @@ func TestDamagedInvitationIsRefusedAndNotQuoted(t *testing.T) {
 	mixed.Key = other.Key
 	plain := *i
 	plain.Endpoint = "http://192.0.2.11:2379"
+	endpoint := func(e string) string { bad := *i; bad.Endpoint = e; return bad.Text() }
+	cluster, _ := newCluster(t, "192.0.2.11:2379")
+	foreign, err := cluster.Invite()
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign.CA = i.CA
+	server := *i
+	cert, key, err := a.issue("etcd", x509.ExtKeyUsageServerAuth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Cert, server.Key = string(cert), string(key)
 	for name, bad := range map[string]string{
 		"empty": "", "cut short": text[:len(text)/2], "another key": mixed.Text(), "no TLS": plain.Text(),
 		"not an invitation": "hello", "not base64": prefix + "***",
+		"a byte short": text[:len(text)-1], "a line twice": text + "\n" + text, "another version": "twill-join-2." + text[len(prefix):],
+		"too long": text + strings.Repeat(" ", MaxText), "64 kB of base64": prefix + strings.Repeat("A", MaxText-len(prefix)),
+		"null": prefix + "bnVsbA", "a list": prefix + "W10", "nested": prefix + base64.RawURLEncoding.EncodeToString(bytes.Repeat([]byte("["), 40_000)),
+		"the authority of another cluster": foreign.Text(), "a certificate of a server": server.Text(),
+		"a command in the endpoint":  endpoint("https://192.0.2.11:2379/;reboot"),
+		"variables in the endpoint":  endpoint("https://192.0.2.11:2379\nLD_PRELOAD=/tmp/x"),
+		"a password in the endpoint": endpoint("https://user:secret@192.0.2.11:2379"),
+		"a terminal escape":          endpoint("https://192.0.2.11:2379\x1b[2J"),
+		"no port":                    endpoint("https://192.0.2.11"), "a zone": endpoint("https://[fe80::1%eth0;id]:2379"),
 	} {
 		_, err := ParseInvitation(bad)
 		if err == nil {
 			t.Errorf("%s: accepted", name)
-		} else if len(err.Error()) > 120 || strings.Contains(err.Error(), "PRIVATE") {
+		} else if len(err.Error()) > 120 || strings.Contains(err.Error(), "PRIVATE") || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Of invitations that are accepted at the same time into one directory, one is in force
+// afterwards, whole; the others are refused.
+func TestConcurrentInvitationsAreNotMixed(t *testing.T) {
+	a, _ := newCluster(t, "192.0.2.11:2379")
+	dir := filepath.Join(t.TempDir(), "etcd")
+	var all sync.WaitGroup
+	var written atomic.Int32
+	for range 8 {
+		i, err := a.Invite()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() {
+			for range 20 {
+				switch _, err := i.Install(dir); {
+				case err == nil:
+					written.Add(1)
+				case !strings.Contains(err.Error(), "repeat the command"):
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if written.Load() == 0 {
+		t.Error("none was written")
+	}
+	if _, err := tls.LoadX509KeyPair(filepath.Join(dir, "node.crt"), filepath.Join(dir, "node.key")); err != nil {
+		t.Errorf("mixed: %v", err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, ".*.new"))
+	if err != nil || left != nil {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }
 

@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/twillnet/twill/internal/atomicfile"
 )
@@ -41,6 +43,9 @@ func (i *Invitation) Text() string {
 
 // ParseInvitation reads what Text returned, with white space around it.
 func ParseInvitation(text string) (*Invitation, error) {
+	if len(text) > MaxText {
+		return nil, fmt.Errorf("not an invitation: it is longer than %d bytes", MaxText)
+	}
 	encoded, ok := strings.CutPrefix(strings.TrimSpace(text), prefix)
 	if !ok {
 		return nil, fmt.Errorf("not an invitation: it starts with %q, as \"twill invite\" prints it", prefix)
@@ -58,14 +63,22 @@ func ParseInvitation(text string) (*Invitation, error) {
 
 // check returns what is wrong with an invitation, without quoting it.
 func (i *Invitation) check() error {
-	if u, err := url.Parse(i.Endpoint); err != nil || u.Scheme != "https" || u.Host == "" {
-		return errors.New("the invitation names no https endpoint")
+	// The endpoint is printed as part of a command, and written to a file of variables.
+	host, ok := strings.CutPrefix(i.Endpoint, "https://")
+	if at, err := netip.ParseAddrPort(host); !ok || err != nil || at.Addr().Zone() != "" {
+		return errors.New("the invitation names no https endpoint by its address")
 	}
-	if _, err := tls.X509KeyPair([]byte(i.Cert), []byte(i.Key)); err != nil {
+	pair, err := tls.X509KeyPair([]byte(i.Cert), []byte(i.Key))
+	if err != nil {
 		return errors.New("the certificate and the key of the invitation do not belong together")
 	}
-	if !x509.NewCertPool().AppendCertsFromPEM([]byte(i.CA)) {
+	authority := x509.NewCertPool()
+	if !authority.AppendCertsFromPEM([]byte(i.CA)) {
 		return errors.New("the invitation has no certificate of an authority")
+	}
+	client := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: authority, KeyUsages: client, CurrentTime: notBefore}); err != nil {
+		return errors.New("the certificate of the invitation is not of its authority, or not for a node")
 	}
 	return nil
 }
@@ -78,8 +91,22 @@ type Files struct {
 	Environment string
 }
 
-// Install writes the invitation to files in dir, which only their owner may read.
-func (i *Invitation) Install(dir string) (Files, error) {
+// lock keeps others from writing to the files of dir until unlock is called or the process
+// ends. Only the owner of the directory can hold it.
+func lock(dir string) (unlock func() error, err error) {
+	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, secretMode)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another invitation is being written to %s: wait, and repeat the command", dir), f.Close())
+	}
+	return f.Close, nil
+}
+
+// Install writes the invitation to files in dir, which only their owner may read. It fails
+// while another process writes one there.
+func (i *Invitation) Install(dir string) (_ Files, err error) {
 	f := Files{
 		CA: filepath.Join(dir, "ca.crt"), Cert: filepath.Join(dir, "node.crt"), Key: filepath.Join(dir, "node.key"),
 		Environment: filepath.Join(dir, "environment"),
@@ -87,6 +114,11 @@ func (i *Invitation) Install(dir string) (Files, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return f, err
 	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	environment := fmt.Sprintf("FLANNELD_ETCD_ENDPOINTS=%s\nFLANNELD_ETCD_CAFILE=%s\nFLANNELD_ETCD_CERTFILE=%s\nFLANNELD_ETCD_KEYFILE=%s\n",
 		i.Endpoint, f.CA, f.Cert, f.Key)
 	for _, file := range []struct{ path, text string }{
