@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/twillnet/twill/internal/atomicfile"
 )
 
@@ -137,13 +139,23 @@ func (dir stateDir) sync() error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// remove removes a file of the directory. A missing file is not an error.
+// remove removes a file of the directory. A missing file is not an error, not even on a
+// read-only file system, where the kernel refuses to remove it before it looks it up.
 func (dir stateDir) remove(file string) error {
-	err := os.Remove(filepath.Join(string(dir), file))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove saved configuration: %w", err)
+	path := filepath.Join(string(dir), file)
+	err := os.Remove(path)
+	if errors.Is(err, unix.EROFS) {
+		if _, missing := os.Lstat(path); missing != nil {
+			err = missing
+		}
 	}
-	return nil
+	switch {
+	case err == nil || errors.Is(err, os.ErrNotExist):
+		return nil
+	case errors.Is(err, unix.EROFS):
+		err = fmt.Errorf("%w; make the file system of dataDir writable", err)
+	}
+	return fmt.Errorf("remove saved configuration: %w", err)
 }
 
 // files returns the names of the saved files. A missing directory counts as empty.
