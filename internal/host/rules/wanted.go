@@ -65,7 +65,7 @@ func (w Wanted) normal() (Wanted, error) {
 		p.Network, p.Subnet = p.Network.Masked(), p.Subnet.Masked()
 		inside := p.Subnet.IsValid() && p.Subnet.Bits() >= p.Network.Bits() && p.Network.Contains(p.Subnet.Addr())
 		if w.Masquerade && !inside {
-			return Wanted{}, fmt.Errorf("firewall rules: subnet %s is not inside the network %s", p.Subnet, p.Network)
+			return Wanted{}, fmt.Errorf("firewall rules: subnet %s is outside the network %s", p.Subnet, p.Network)
 		}
 		if f == &ipv6 {
 			w.IPv6 = p

@@ -25,10 +25,10 @@ func TestWrongConfigIsRefused(t *testing.T) {
 		{"IPv4 as IPv6", Wanted{Forward: true, IPv6: pods("10.5.0.0/16", "")}, "network 10.5.0.0/16 is not an IPv6 prefix"},
 		{"all addresses", Wanted{Forward: true, IPv4: pods("0.0.0.0/0", "")}, "network 0.0.0.0/0 is not an IPv4 prefix of one bit or more"},
 		{"no network", Wanted{Forward: true, IPv4: Pods{Subnet: netip.MustParsePrefix("10.5.1.0/24")}}, "network invalid Prefix"},
-		{"no subnet", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "")}, "subnet invalid Prefix is not inside the network 10.5.0.0/16"},
-		{"subnet elsewhere", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "10.6.1.0/24")}, "subnet 10.6.1.0/24 is not inside"},
-		{"subnet wider than the network", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "10.0.0.0/8")}, "subnet 10.0.0.0/8 is not inside"},
-		{"subnet of the other family", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "fd00::/64")}, "subnet fd00::/64 is not inside"},
+		{"no subnet", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "")}, "subnet invalid Prefix is outside the network 10.5.0.0/16"},
+		{"subnet elsewhere", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "10.6.1.0/24")}, "subnet 10.6.1.0/24 is outside"},
+		{"subnet wider than the network", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "10.0.0.0/8")}, "subnet 10.0.0.0/8 is outside"},
+		{"subnet of the other family", Wanted{Masquerade: true, IPv4: pods("10.5.0.0/16", "fd00::/64")}, "subnet fd00::/64 is outside"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := Config{Wanted: tt.wanted, Resync: time.Second, Logger: slog.New(slog.DiscardHandler)}
