@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 
 	"github.com/twillnet/twill/internal/backend"
@@ -52,10 +51,7 @@ func report(call *command.Call, findings []doctor.Finding, asJSON bool) error {
 	worst := doctor.Worst(findings)
 	var err error
 	if asJSON {
-		e := json.NewEncoder(call.Stdout)
-		e.SetIndent("", "  ")
-		e.SetEscapeHTML(false) // remedies are meant to be copied
-		err = e.Encode(struct {
+		err = writeJSON(call.Stdout, struct {
 			Level    doctor.Level     `json:"level"`
 			Findings []doctor.Finding `json:"findings"`
 		}{worst, findings})

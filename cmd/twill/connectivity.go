@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -151,10 +150,7 @@ func (c *connectivityCommand) write(r *connectivity.Report) error {
 		}
 	}
 	if c.asJSON {
-		e := json.NewEncoder(c.Stdout)
-		e.SetIndent("", "  ")
-		e.SetEscapeHTML(false) // remedies are meant to be copied
-		return e.Encode(r)
+		return writeJSON(c.Stdout, r)
 	}
 	err := r.WritePage(c.Stdout)
 	if err == nil && !c.via.IsSet() {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -70,9 +69,7 @@ func runLeases(ctx context.Context, call *command.Call) error {
 		}
 	}
 	if *asJSON {
-		e := json.NewEncoder(c.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(rows)
+		return writeJSON(c.Stdout, rows)
 	}
 	_, err = io.WriteString(c.Stdout, leasesPage(rows, time.Now()))
 	return err

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -92,9 +91,7 @@ func runPing(ctx context.Context, call *command.Call) error {
 		return command.Fatal(err)
 	}
 	if *asJSON {
-		e := json.NewEncoder(call.Stdout)
-		e.SetIndent("", "  ")
-		err = e.Encode(report)
+		err = writeJSON(call.Stdout, report)
 	} else {
 		_, err = io.WriteString(call.Stdout, report.summary())
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -61,9 +60,7 @@ func runTop(ctx context.Context, call *command.Call) error {
 	page := top.Compare(before, after)
 	page.Sort(order)
 	if *asJSON {
-		e := json.NewEncoder(call.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(page)
+		return writeJSON(call.Stdout, page)
 	}
 	_, err = io.WriteString(call.Stdout, page.Text(widthOf(call.Stdout), 0, 0, order))
 	return err

@@ -88,10 +88,7 @@ func runTrace(ctx context.Context, call *command.Call) error {
 		return command.Fatal(err)
 	}
 	if *asJSON {
-		e := json.NewEncoder(c.Stdout)
-		e.SetIndent("", "  ")
-		e.SetEscapeHTML(false) // remedies are meant to be copied
-		err = e.Encode(r)
+		err = writeJSON(c.Stdout, r)
 	} else {
 		err = r.WritePage(c.Stdout)
 	}
