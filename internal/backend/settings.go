@@ -90,8 +90,6 @@ type UDPOptions struct {
 	// MTU is that of the underlay path, in bytes including the outer IP header;
 	// 0: the interface's.
 	MTU int
-	// DirectRouting asks for plain routes to peers on the same link.
-	DirectRouting bool
 }
 
 // defaultUDPPort is flannel's default.
@@ -110,7 +108,6 @@ func KernelInput(tun string) string { return tun + "-rx" }
 func udpOptionsOf(c *lease.Config) (UDPOptions, error) {
 	o := struct {
 		Port, UDPPort, MTU int
-		DirectRouting      bool
 	}{Port: defaultUDPPort, UDPPort: defaultUDPPort}
 	if err := c.Backend.Decode(&o); err != nil {
 		return UDPOptions{}, err
@@ -125,7 +122,7 @@ func udpOptionsOf(c *lease.Config) (UDPOptions, error) {
 	if o.MTU < 0 || o.MTU > math.MaxUint16 {
 		return UDPOptions{}, invalidOption("MTU", o.MTU, fmt.Sprintf("1 to %d bytes, or 0 for the MTU of each node's interface", math.MaxUint16))
 	}
-	return UDPOptions{Port: uint16(port), MTU: o.MTU, DirectRouting: o.DirectRouting}, nil
+	return UDPOptions{Port: uint16(port), MTU: o.MTU}, nil
 }
 
 func invalidOption(key string, value int, want string) error {
