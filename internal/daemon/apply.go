@@ -231,7 +231,7 @@ func (s *session) keepRules(ctx context.Context, w rules.Wanted) error {
 	if err != nil {
 		return err
 	}
-	s.waitFor(metrics.WaitRules, "the firewall rules")
+	s.waitFor(metrics.WaitRules, waitsForRules)
 	if err := r.Apply(ctx); err != nil && w.Masquerade {
 		return err
 	}
@@ -240,9 +240,9 @@ func (s *session) keepRules(ctx context.Context, w rules.Wanted) error {
 	return nil
 }
 
-// waitForRules waits until the goroutine that maintains the rules has ended.
+// awaitRules waits until the goroutine that maintains the rules has ended.
 // The context of keepRules must be done.
-func (s *session) waitForRules() {
+func (s *session) awaitRules() {
 	if s.applied.rulesEnd != nil {
 		await(s.applied.rulesEnd)
 	}

@@ -117,7 +117,7 @@ func (s *session) run(ctx context.Context, links <-chan struct{}) (err error) {
 	e.holding = start("keep the lease", func() error { return s.holder.run(ctx, own) })
 	defer await(e.holding)
 	defer func() { err = errors.Join(err, s.close()) }()
-	defer s.waitForRules()
+	defer s.awaitRules()
 	defer cancel()
 
 	// No packet is forwarded before the peers are known: it would be dropped and
