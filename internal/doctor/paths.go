@@ -49,7 +49,7 @@ func (x *examination) paths() []path {
 	return all
 }
 
-// wayOf returns the backend of a lease. Leases of the udp backend name none.
+// kindOf returns the backend of a lease. Leases of the udp backend name none.
 func kindOf(backendType string) backend.Kind {
 	if backendType == "" {
 		return backend.UDP

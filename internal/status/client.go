@@ -34,18 +34,14 @@ func Fetch(ctx context.Context, path string) (*Document, error) {
 // FetchJSON is Fetch for callers that want the document as the daemon wrote it,
 // including fields that this version of the client does not know.
 func FetchJSON(ctx context.Context, path string) ([]byte, error) {
-	code, raw, err := get(ctx, path, "/status")
+	code, raw, err := request(ctx, path, http.MethodGet, "/status")
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("query twilld on %s: %d %s; is that twilld's socket?", path, code, http.StatusText(code))
 	}
 	return raw, err
 }
 
-// get requests the HTTP path what from the daemon on the socket path.
-func get(ctx context.Context, path, what string) (code int, body []byte, err error) {
-	return request(ctx, path, http.MethodGet, what)
-}
-
+// request requests the HTTP path what from the daemon on the socket path.
 func request(ctx context.Context, path, method, what string) (code int, body []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://twilld"+what, nil)
 	if err != nil {

@@ -120,7 +120,7 @@ func (r Remote) Leases(ctx context.Context) ([]lease.Lease, error) {
 func (r Remote) PublishedText(ctx context.Context) ([]byte, error) { return r.read(ctx, configPath) }
 
 func (r Remote) read(ctx context.Context, what string) ([]byte, error) {
-	code, body, err := get(ctx, string(r), what)
+	code, body, err := request(ctx, string(r), http.MethodGet, what)
 	switch {
 	case err != nil:
 		return nil, err

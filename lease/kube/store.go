@@ -12,7 +12,6 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
@@ -156,8 +155,6 @@ func (s *Store) trim(o any) (any, error) {
 	}
 	return small, nil
 }
-
-var _ runtime.Object = (*corev1.Node)(nil)
 
 // subscribe returns a channel that receives after each change of the store's
 // state.
