@@ -26,6 +26,9 @@ import (
 // errHandedOver ends a daemon after another has taken over from it.
 var errHandedOver = errors.New("another twilld has taken over")
 
+// errReclaimed is why a process that is ready to take over does not.
+var errReclaimed = errors.New("the data plane was reopened meanwhile; repeat the takeover")
+
 // endsWithin is how long the old process may take to end once it has stopped
 // forwarding.
 const endsWithin = 15 * time.Second
@@ -147,6 +150,13 @@ func (s *session) handOver(a answer) error {
 			s.offered = nil
 		}
 		s.log.Warn("handover failed, this process continues", logging.KeyError, a.err)
+		_ = a.Close()
+		return nil
+	}
+	if s.offered != a.Offer {
+		// Its descriptors have been reclaimed since the other process reported that it is
+		// ready. That process ends, since this one still serves on the control socket.
+		s.log.Warn("handover failed, this process continues", logging.KeyError, errReclaimed)
 		_ = a.Close()
 		return nil
 	}

@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"io"
+	"net"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -89,5 +91,40 @@ func TestReloadSaysThatTheNewProcessEndedWithoutTakingOver(t *testing.T) {
 	err := d.reload(t.Context(), []string{"-test.run=^$", "--"}, io.Discard)
 	if err == nil || !strings.HasSuffix(err.Error(), "the running one continues: it exited with status 0 before it took over") {
 		t.Error(err)
+	}
+}
+
+// The answer of the other process waits until the session has time for it. If the data plane
+// is reopened first, that process has lost its conversation, and ends.
+func TestProcessThatReopensItsDataPlaneIsNotReplacedByAnEarlierOffer(t *testing.T) {
+	h := newRig(t)
+	offers := make(chan *handover.Offer, 1)
+	l, err := net.Listen("unix", h.options.controlSocket)
+	testkit.Must(t, err)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o, err := handover.Accept(w, r)
+		if err == nil {
+			err = o.Send(nil, 0)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		offers <- o
+	})}
+	go server.Serve(l)
+	defer server.Close()
+	next, err := handover.Request(h.options.controlSocket)
+	testkit.Must(t, err)
+	defer next.Close()
+
+	s := h.daemon.newSession(openedStore{})
+	ended := make(chan error)
+	close(ended)
+	s.applied.plane, s.applied.stop, s.applied.ended = h.dp, func() {}, ended
+	s.offered = testkit.Receive(t, "the other process asks", offers)
+	ready := answer{s.offered, nil}
+	s.reclaimDescriptors()
+	if err := s.handOver(ready); err != nil || s.applied.plane == nil {
+		t.Errorf("the process ends: %v", err)
 	}
 }
