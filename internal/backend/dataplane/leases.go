@@ -35,10 +35,7 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	if b := p.backend(); b != nil {
 		// Peers come before routes; otherwise packets would arrive for unknown
 		// peers.
-		if err := b.SetPeers(senders); err != nil {
-			p.cfg.Logger.Warn("cannot update kernel path, retrying", logging.KeyError, err)
-			again = true
-		}
+		b.SetPeers(senders)
 	}
 	if !p.claimed {
 		p.keeper.Claim(p.plainRoutes())
@@ -53,7 +50,7 @@ func (p *Plane) SetLeases(leases []lease.Lease) (again bool) {
 	p.paths, p.unreached = paths, unreached
 	p.mu.Unlock()
 	plain := slices.ContainsFunc(paths, func(to *path) bool { return to.kind == backend.HostGW })
-	return again || !done || p.udpFault != "" || len(p.reasons) > 0 || plain || p.cfg.Settings.DirectRouting
+	return !done || p.udpFault != "" || len(p.reasons) > 0 || plain || p.cfg.Settings.DirectRouting
 }
 
 // unreachedNow returns the subnets of other nodes that have no path, in order. It skips

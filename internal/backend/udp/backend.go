@@ -261,14 +261,12 @@ func (b *Backend) Counters() []*metrics.Shard {
 
 // SetPeers replaces the peers. It must not be called concurrently with itself.
 // Peers that have not changed are not disturbed. A packet in flight sees either
-// the old or the new set, never a mixture. An error means that the kernel path may
-// still have former peers.
-func (b *Backend) SetPeers(peers []Peer) error {
+// the old or the new set, never a mixture.
+func (b *Backend) SetPeers(peers []Peer) {
 	b.engine.SetPeers(snapshot(peers, b.cfg.Subnets, b.cfg.Port, b.engine.Peers()))
-	if b.kernel == nil {
-		return nil
+	if b.kernel != nil {
+		b.kernel.setPeers(peers)
 	}
-	return b.kernel.setPeers(peers)
 }
 
 // Status reports the state of the data plane.

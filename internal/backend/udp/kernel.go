@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
@@ -70,8 +71,12 @@ func (k KernelPath) Probe(ctx context.Context) (why, err error) {
 	return nil, nil
 }
 
-// kernelTick is the interval at which the kernel's counters are read.
-const kernelTick = time.Second
+const (
+	// kernelTick is the interval at which the kernel's counters are read.
+	kernelTick = time.Second
+	// kernelRetry is how long to wait before a failed update is tried again.
+	kernelRetry = 5 * time.Second
+)
 
 // kernel is the kernel's part of a Backend.
 type kernel struct {
@@ -79,10 +84,15 @@ type kernel struct {
 	engine   *fastpath.Engine
 	own      []netip.Prefix
 	counters metrics.Shard
+	logger   *slog.Logger
 
 	mu      sync.Mutex
 	peers   []Peer
-	set     []kernelpath.Peer // the peers that the kernel has
+	set     []kernelpath.Peer   // the peers last passed to the kernel
+	updated time.Time           // when they were
+	left    map[netip.Addr]bool // those of them that it has no room for
+	full    bool                // this was logged
+	fault   string              // the logged reason why the kernel did not take all others; empty if it did
 	counted map[netip.Addr]kernelpath.Traffic
 }
 
@@ -100,7 +110,7 @@ func (b *Backend) openKernel() error {
 		}
 		return nil
 	}
-	k := &kernel{engine: b.engine, own: b.cfg.Subnets, counters: metrics.Shard{Name: "kernel"}}
+	k := &kernel{engine: b.engine, own: b.cfg.Subnets, counters: metrics.Shard{Name: "kernel"}, logger: b.cfg.Logger}
 	var err error
 	k.path, err = kernelpath.Open(kernelpath.Config{
 		Tun: b.cfg.TunName, Underlay: b.cfg.Underlay.Name, Local: b.local, Port: b.cfg.Port, SourcePorts: b.engine.SourcePorts(),
@@ -161,11 +171,11 @@ func isLeft(link netlink.Link) bool {
 }
 
 // setPeers replaces the peers.
-func (k *kernel) setPeers(peers []Peer) error {
+func (k *kernel) setPeers(peers []Peer) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.peers = peers
-	return k.update(k.wanted())
+	k.update(k.wanted())
 }
 
 // wanted returns the peers that the kernel should have: the engine determines which of
@@ -193,14 +203,33 @@ func (k *kernel) wanted() []kernelpath.Peer {
 	return all
 }
 
-// update passes the peers to the kernel. mu is held.
-func (k *kernel) update(peers []kernelpath.Peer) error {
-	k.set = nil // unknown if Set fails
-	if err := k.path.Set(k.own, peers); err != nil {
-		return err
+// update passes the peers to the kernel. User space carries what the kernel does not take,
+// so nothing is lost, and look tries again. mu is held.
+func (k *kernel) update(peers []kernelpath.Peer) {
+	left, err := k.path.Set(k.own, peers)
+	k.set, k.left, k.updated = peers, make(map[netip.Addr]bool), time.Now()
+	for _, endpoint := range left {
+		k.left[endpoint] = true
 	}
-	k.set = peers
-	return nil
+	now := ""
+	if err != nil {
+		now = err.Error()
+	}
+	switch {
+	case now != "" && now != k.fault:
+		k.logger.Warn("cannot update kernel path, user space carries the rest, retrying", logging.KeyError, err)
+	case now == "" && k.fault != "":
+		k.logger.Info("kernel path updated again")
+	}
+	k.fault = now
+	if full := len(left) > 0; full != k.full {
+		k.full = full
+		if full {
+			k.logger.Warn("more peers than the kernel path has room for, user space carries the rest", logging.KeyLeases, len(peers))
+		} else {
+			k.logger.Info("the kernel path has room for all peers again")
+		}
+	}
 }
 
 // run follows the kernel's counters and what the engine learns about peers until ctx is
@@ -226,13 +255,11 @@ func (k *kernel) look() error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	traffic, err := k.path.Traffic()
-	if err != nil {
-		return err
+	if traffic, err := k.path.Traffic(); err == nil { // otherwise the kernel keeps the counters for the next time
+		k.count(traffic)
 	}
-	k.count(traffic)
-	if peers := k.wanted(); !sentAlike(peers, k.set) {
-		return k.update(peers)
+	if peers := k.wanted(); !sentAlike(peers, k.set) || k.fault != "" && time.Since(k.updated) >= kernelRetry {
+		k.update(peers)
 	}
 	return nil
 }
@@ -297,8 +324,15 @@ func (b *Backend) kernelStatus(d *status.Dataplane) {
 	}
 	for i := range d.Peers {
 		p := &d.Peers[i]
-		if p.Kernel = takes[p.PublicIP]; !p.Kernel {
+		switch {
+		case !takes[p.PublicIP]:
 			p.KernelWhy = "its lease does not announce the kernel path"
+		case b.kernel.left[p.PublicIP]:
+			p.KernelWhy = "there are more peers than the kernel path has room for"
+		case b.kernel.fault != "":
+			p.KernelWhy = "perhaps, since the kernel path was not updated: " + b.kernel.fault
+		default:
+			p.Kernel = true
 		}
 	}
 }

@@ -38,17 +38,23 @@ var (
 // an underlay interface eth0, and runs f there.
 func inNamespace(t testing.TB, f func(p *Path)) {
 	t.Helper()
+	withRoom(t, 0, f)
+}
+
+// withRoom is inNamespace with maps that hold so many peers; 0: as many as usual.
+func withRoom(t testing.TB, room uint32, f func(p *Path)) {
+	t.Helper()
 	ns := netlabtest.Namespace(t, "host")
 	if err := ns.Do(func() error {
 		if err := addLinks(); err != nil {
 			return err
 		}
-		p, err := open(Config{Tun: "flannel0", Underlay: "eth0", Local: here, Port: testPort})
+		p, err := open(Config{Tun: "flannel0", Underlay: "eth0", Local: here, Port: testPort, room: room})
 		if err != nil {
 			return err
 		}
 		defer p.Close()
-		if err := p.Set([]netip.Prefix{own4, own6}, peers); err != nil {
+		if _, err := p.Set([]netip.Prefix{own4, own6}, peers); err != nil {
 			return err
 		}
 		f(p)
@@ -258,7 +264,7 @@ func TestSubnetsFollowTheLeases(t *testing.T) {
 			{"no peers", []netip.Prefix{own4}, nil, tcPass, tcPass, netip.Addr{}},
 			{"again", []netip.Prefix{own4}, peers, tcRedirect, tcPass, peerAddr},
 		} {
-			if err := p.Set(step.own, step.peers); err != nil {
+			if _, err := p.Set(step.own, step.peers); err != nil {
 				t.Fatalf("%s: %v", step.what, err)
 			}
 			for from, want := range map[netip.Addr]uint32{peerAddr: step.old, userPeer: step.now} {

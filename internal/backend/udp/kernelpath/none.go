@@ -26,7 +26,7 @@ func Open(Config) (*Path, error) { return nil, errNotBuilt }
 func RemoveDead() error { return nil }
 
 // Set does nothing.
-func (*Path) Set([]netip.Prefix, []Peer) error { return nil }
+func (*Path) Set([]netip.Prefix, []Peer) ([]netip.Addr, error) { return nil, nil }
 
 // Traffic returns nothing.
 func (*Path) Traffic() (map[netip.Addr]Traffic, error) { return nil, nil }

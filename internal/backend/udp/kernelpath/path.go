@@ -126,6 +126,9 @@ func (p *Path) prepare(cfg *Config) (*ebpf.CollectionSpec, []hook, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if cfg.room > 0 {
+		spec.Maps[pathMapPeers].MaxEntries = cfg.room
+	}
 	hooks := []hook{
 		{pathProgDecapsulate, uplink.Index, false},
 		{pathProgEncapsulate, device.Index, true},

@@ -5,6 +5,7 @@ package kernelpath
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -29,7 +30,7 @@ const maxMapMemory = 10 << 20
 func TestMapsOfFiveThousandPeersAreSmall(t *testing.T) {
 	const n = 5000
 	inNamespace(t, func(p *Path) {
-		if err := p.Set([]netip.Prefix{own4, own6}, manyPeers(n)); err != nil {
+		if _, err := p.Set([]netip.Prefix{own4, own6}, manyPeers(n)); err != nil {
 			t.Fatal(err)
 		}
 		var memory uint64
@@ -57,13 +58,53 @@ func TestMapsOfFiveThousandPeersAreSmall(t *testing.T) {
 	})
 }
 
+func TestPeersBeyondTheRoomOfTheMapsAreLeftToUserSpace(t *testing.T) {
+	const room = 100
+	withRoom(t, room, func(p *Path) {
+		all := manyPeers(2 * room)
+		admitted := func(peer Peer) bool {
+			source := peer.Subnets[0].Addr().Next()
+			verdict, _ := run(t, p, frame(peer.Endpoint, 0, inner4(source.String(), "10.5.1.7", 0, 33)))
+			return verdict == tcRedirect
+		}
+		for _, step := range []struct {
+			what  string
+			peers []Peer
+			left  []netip.Addr
+		}{
+			{"one peer too many", all[:room+1], []netip.Addr{all[room].Endpoint}},
+			{"all replaced", all[room:], nil},
+			{"one peer", all[room : room+1], nil},
+			{"all too many", all, endpoints(all[room:])},
+		} {
+			left, err := p.Set([]netip.Prefix{own4, own6}, step.peers)
+			if err != nil || !slices.Equal(left, step.left) {
+				t.Fatalf("%s: left %v, %v, want %v", step.what, left, err, step.left)
+			}
+			fit := endpoints(step.peers[:len(step.peers)-len(step.left)])
+			for _, peer := range all {
+				if got, want := admitted(peer), slices.Contains(fit, peer.Endpoint); got != want {
+					t.Errorf("%s: packets of %s admitted: %v, want %v", step.what, peer.Endpoint, got, want)
+				}
+			}
+		}
+	})
+}
+
+func endpoints(peers []Peer) (all []netip.Addr) {
+	for _, p := range peers {
+		all = append(all, p.Endpoint)
+	}
+	return all
+}
+
 // A datagram that passes every look-up and is left as it is, so that it can be passed to
 // the program again.
 func BenchmarkLookUp(b *testing.B) {
 	for _, n := range []int{10, 100, 1000, 5000} {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
 			inNamespace(b, func(p *Path) {
-				if err := p.Set([]netip.Prefix{own4, own6}, manyPeers(n)); err != nil {
+				if _, err := p.Set([]netip.Prefix{own4, own6}, manyPeers(n)); err != nil {
 					b.Fatal(err)
 				}
 				peer := manyPeers(n)[n/2]
@@ -83,11 +124,11 @@ func BenchmarkSetPeers(b *testing.B) {
 		all := manyPeers(5000)
 		for b.Loop() {
 			b.StopTimer()
-			if err := p.Set([]netip.Prefix{own4, own6}, nil); err != nil {
+			if _, err := p.Set([]netip.Prefix{own4, own6}, nil); err != nil {
 				b.Fatal(err)
 			}
 			b.StartTimer()
-			if err := p.Set([]netip.Prefix{own4, own6}, all); err != nil {
+			if _, err := p.Set([]netip.Prefix{own4, own6}, all); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -185,7 +185,8 @@ func (n *testNode) open(other *testNode) (err error) {
 	if n.path, err = open(Config{Tun: "flannel0", Underlay: "eth0", Local: n.underlay(), Port: testPort}); err != nil {
 		return err
 	}
-	return n.path.Set(own, []Peer{{Endpoint: other.underlay(), Subnets: other.subnets(), Kernel: true}})
+	_, err = n.path.Set(own, []Peer{{Endpoint: other.underlay(), Subnets: other.subnets(), Kernel: true}})
+	return err
 }
 
 // exchange makes the node send to the other one, which echoes what it receives.

@@ -14,6 +14,7 @@ type Config struct {
 
 	pins   string // directory for pins; empty: nothing outlives Close
 	clsact bool   // use a clsact filter even if the kernel has TCX
+	room   uint32 // for peers; 0: as in bpf/maps.h
 }
 
 // Peer is another node.
