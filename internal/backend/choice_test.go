@@ -107,9 +107,11 @@ func TestOptionsGoToTheBackendThatTheyAreOf(t *testing.T) {
 }
 
 func TestConfigThatCannotBeIsNamed(t *testing.T) {
+	long := strings.Repeat("x", 300_000) // for a log line and the status
 	for backend, want := range map[string]string{
 		`{"Type": "wireguard"}`:                `backend type "wireguard" is not supported by twilld, only by flannel; set Backend.Type in the network config to one of alloc, auto, host-gw, udp, vxlan`,
 		`{"Type": "vxlam"}`:                    `backend type "vxlam" is not supported; set Backend.Type in the network config to one of alloc`,
+		`{"Type": "` + long + `"}`:             `backend type "` + long[:60] + `" is not supported;`,
 		`{"Type": "udp", "Port": 0}`:           "Backend.Port 0: want a port from 1 to 65535, or none for 8285",
 		`{"Type": "auto", "UDPPort": 70000}`:   "Backend.UDPPort 70000: want a port",
 		`{"Type": "udp", "MTU": -1}`:           "Backend.MTU",

@@ -53,7 +53,7 @@ func SettingsOf(c *lease.Config, override string) (Settings, error) {
 		if slices.Contains(stockOnly, s.Type) {
 			by = " by twilld, only by flannel"
 		}
-		return s, fmt.Errorf("backend type %q is not supported%s; set Backend.Type in the network config to one of %s",
+		return s, fmt.Errorf("backend type %.60q is not supported%s; set Backend.Type in the network config to one of %s",
 			s.Type, by, strings.Join(Types, ", "))
 	}
 	var err error
