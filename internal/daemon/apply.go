@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/twillnet/twill/internal/atomicfile"
+	"github.com/twillnet/twill/internal/backend/dataplane"
 	"github.com/twillnet/twill/internal/host/rules"
 	"github.com/twillnet/twill/internal/logging"
 	"github.com/twillnet/twill/lease"
@@ -89,6 +90,9 @@ func (s *session) plan() (want, error) {
 func (s *session) announce(a lease.Attrs) {
 	if !a.Equal(s.applied.attrs) {
 		s.applied.attrs = a
+		if node, _ := dataplane.NodeOf(a); node == "" {
+			s.anonymous = a
+		}
 		s.holder.move(a)
 	}
 }

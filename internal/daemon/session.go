@@ -53,6 +53,7 @@ type session struct {
 	twin      string                 // describes another host with this one's public address; empty if none was seen
 	twinSeen  time.Time              // when it was last seen
 	listed    bool                   // this node's lease in the store has had the node's ID
+	anonymous lease.Attrs            // the last attributes without the node's ID that were announced
 	offered   *handover.Offer        // nil if no process is taking over
 	answers   chan answer            // receives the outcome of offered
 	reloading bool                   // the service manager waits for a reload to complete

@@ -148,11 +148,12 @@ func (s *session) answer() error {
 	challenged := challenger != "" && challenger != own
 	// A host with stock flannel has no ID. Nor do the announcements of this node with some
 	// backends, or those that an earlier version of twilld may have written, which stay in
-	// the store until this node's announcement replaces them.
+	// the store until this node's announcement replaces them. The store may list one after a
+	// later announcement that equals an earlier one, which only seems to be listed already.
 	if announced, _ := dataplane.NodeOf(s.applied.attrs); announced == "" {
 		s.listed = false
 	}
-	shared := node != own && (node != "" || s.listed)
+	shared := node != own && (node != "" || s.listed && !listed.Attrs.Equal(s.anonymous))
 	s.listed = s.listed || node == own
 	if own == "" || !ok || s.in.ownGone() != "" || !challenged && !shared {
 		return nil

@@ -209,3 +209,21 @@ func TestNodeThatWritesNoIDAnyMoreIsNotAnotherHost(t *testing.T) {
 		t.Errorf("conflict %q, log:\n%s", d.AddressConflict, h.logged())
 	}
 }
+
+// The store reports what a node has written after the node has written something else.
+func TestNodeWhoseBackendFlapsIsNotAnotherHost(t *testing.T) {
+	h := newEtcdRig(t)
+	h.identified("1")
+	h.put(t, configKey, goodConf)
+	h.start(t)
+	_, withID := h.lease(t)
+	for range 50 {
+		h.put(t, configKey, `{"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}`)
+		h.put(t, configKey, goodConf)
+	}
+	h.eventually(t, "the lease is as it was", func() bool { _, v := h.lease(t); return v == withID })
+	h.becomesReady(t)
+	if d := h.status(t); d.AddressConflict != "" || strings.Contains(h.logged(), "another host") {
+		t.Errorf("conflict %q, log:\n%s", d.AddressConflict, h.logged())
+	}
+}
