@@ -129,7 +129,7 @@ func TestConfigThatCannotBeIsNamed(t *testing.T) {
 func TestBackendsThatOnlyStockFlannelHasAreNamedAsSuch(t *testing.T) {
 	for _, kind := range []string{"extension", "ipip", "ipsec", "tencent-vpc", "wireguard", "IPIP"} {
 		_, err := SettingsOf(config(t, `{"Type": "`+kind+`"}`), "")
-		want := `backend type "` + strings.ToLower(kind) + `" is not supported, only flannel has it`
+		want := `backend type "` + strings.ToLower(kind) + `" is not supported by twilld, only by flannel`
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", kind, err, want)
 		}
