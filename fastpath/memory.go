@@ -51,14 +51,19 @@ type footprint struct {
 	// read needs headroom plus tun.ReadSize of it, which limits the number of
 	// super-packets in a batch; there are up to maxReads small packets.
 	txArena int
+	// queueLen is the length of each queue of the device, in packets or super-packets,
+	// which take kernel memory while they wait.
+	queueLen int
 	// rxSlots is how many messages one recvmmsg accepts, each up to slotSize.
 	rxSlots int
 }
 
 var (
-	// The socket buffer holds some 2 ms of packets at 25 Gbit/s.
-	normalFootprint = footprint{socketBuffer: 7 << 20, txArena: 4 * (64<<10 + headroom), rxSlots: 8}
-	smallFootprint  = footprint{socketBuffer: 512 << 10, txArena: 2 * (64<<10 + headroom), rxSlots: 2}
+	// The socket buffer holds some 2 ms of packets at 25 Gbit/s. A thread that reads the
+	// device may wait for a CPU for some milliseconds, in which one sender of small packets
+	// fills a queue of 500, the kernel's default.
+	normalFootprint = footprint{socketBuffer: 7 << 20, txArena: 4 * (64<<10 + headroom), queueLen: 1000, rxSlots: 8}
+	smallFootprint  = footprint{socketBuffer: 512 << 10, txArena: 2 * (64<<10 + headroom), queueLen: 500, rxSlots: 2}
 )
 
 // footprint returns the sizes that m selects on this host, and why. The profile is
@@ -77,6 +82,13 @@ func (m Memory) footprint() (f footprint, profile Memory, why string) {
 		return smallFootprint, m, why
 	}
 	return normalFootprint, m, why
+}
+
+// QueueLen returns the length that the transmit queues of the device should have, in packets
+// or super-packets.
+func (m Memory) QueueLen() int {
+	f, _, _ := m.footprint()
+	return f.queueLen
 }
 
 // hostMemory returns the bytes of memory that the process may use, as far as the kernel

@@ -200,7 +200,7 @@ func TunnelMTU(o backend.UDPOptions, u underlay.Interface) (encap.TunnelMTU, err
 // Link returns the device as the kernel should have it, with the first address
 // of each subnet.
 func (b *Backend) Link() keep.Link {
-	l := keep.Link{Name: b.cfg.TunName, Port: int(b.cfg.Port), MTU: int(b.mtu)}
+	l := keep.Link{Name: b.cfg.TunName, Port: int(b.cfg.Port), MTU: int(b.mtu), QueueLen: b.cfg.Memory.QueueLen()}
 	for _, s := range b.cfg.Subnets {
 		l.Addrs = append(l.Addrs, s.Masked().Addr())
 	}

@@ -104,20 +104,23 @@ func TestDeviceLooksAsFlannelsDoes(t *testing.T) {
 		name   string
 		change func(*Config)
 		mtu    int
+		queue  int
 		addrs  []string
 	}{
-		{"dual stack", func(*Config) {}, 1472,
+		{"dual stack", func(*Config) {}, 1472, 1000,
 			[]string{"10.5.1.0/32", "fd00:5:1::/128"}},
 		{"IPv4 only", func(c *Config) {
 			c.Subnets = c.Subnets[:1]
-		}, 1472, []string{"10.5.1.0/32"}},
+		}, 1472, 1000, []string{"10.5.1.0/32"}},
 		{"IPv6 underlay", func(c *Config) {
 			c.Underlay.IPv4, c.Underlay.IPv6 = netip.Addr{}, local6
-		}, 1452,
+		}, 1452, 1000,
 			[]string{"10.5.1.0/32", "fd00:5:1::/128"}},
-		{"plain", func(c *Config) { c.TunOffload = tun.Off }, 1472,
+		{"plain", func(c *Config) { c.TunOffload = tun.Off }, 1472, 1000,
 			[]string{"10.5.1.0/32", "fd00:5:1::/128"}},
-		{"jumbo frames", func(c *Config) { c.Underlay.MTU = 9000 }, 8972,
+		{"jumbo frames", func(c *Config) { c.Underlay.MTU = 9000 }, 8972, 1000,
+			[]string{"10.5.1.0/32", "fd00:5:1::/128"}},
+		{"little memory", func(c *Config) { c.Memory = fastpath.MemorySmall }, 1472, 500,
 			[]string{"10.5.1.0/32", "fd00:5:1::/128"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -137,6 +140,9 @@ func TestDeviceLooksAsFlannelsDoes(t *testing.T) {
 				}
 				if link.Attrs().Flags&net.FlagUp == 0 {
 					t.Error("flannel0 is down")
+				}
+				if got := link.Attrs().TxQLen; got != tt.queue {
+					t.Errorf("txqueuelen %d, want %d", got, tt.queue)
 				}
 				if got := addrs(t); !slices.Equal(got, tt.addrs) { // no link-local one
 					t.Errorf("addresses %v, want %v", got, tt.addrs)

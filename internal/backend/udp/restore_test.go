@@ -11,6 +11,25 @@ import (
 	"github.com/twillnet/twill/internal/lab/testkit"
 )
 
+// TestQueueLengthOfAnAdministratorStays: while another setting is put back.
+func TestQueueLengthOfAnAdministratorStays(t *testing.T) {
+	inside(t, func(ns *netlab.Namespace) {
+		b, end, err := openKept(config())
+		testkit.Must(t, err)
+		defer end()
+		link := func() netlink.Link {
+			l, err := netlink.LinkByName("flannel0")
+			testkit.Must(t, err)
+			return l
+		}
+		testkit.Must(t, netlink.LinkSetTxQLen(link(), 700), netlink.LinkSetMTU(link(), 1300),
+			b.cfg.Keeper.Ensure(b.Link()))
+		if a := link().Attrs(); a.TxQLen != 700 || a.MTU != 1472 {
+			t.Errorf("txqueuelen %d, MTU %d; want 700, 1472", a.TxQLen, a.MTU)
+		}
+	})
+}
+
 // TestWhatStopsTrafficOnTheDeviceIsUndone: without a queue, or without a carrier,
 // the kernel drops all that pods send, and says nothing.
 func TestWhatStopsTrafficOnTheDeviceIsUndone(t *testing.T) {
@@ -25,7 +44,7 @@ func TestWhatStopsTrafficOnTheDeviceIsUndone(t *testing.T) {
 		right func(a *netlink.LinkAttrs) bool
 	}{
 		{"txqueuelen 0", ip("txqueuelen", "0"),
-			func(a *netlink.LinkAttrs) bool { return a.TxQLen == 500 }},
+			func(a *netlink.LinkAttrs) bool { return a.TxQLen == 1000 }},
 		{"another name", ip("name", "other0"),
 			func(a *netlink.LinkAttrs) bool { return a.Name == "flannel0" }},
 		{"carrier off", ip("carrier", "off"),

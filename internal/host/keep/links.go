@@ -133,18 +133,19 @@ func (k *Keeper) settings(d *device, link netlink.Link) []setting {
 	up := a.Flags&net.FlagUp != 0
 	return append(all,
 		setting{"nomaster", !k.bridged(a), func() error { return k.nl.LinkSetNoMaster(link) }},
-		// A VXLAN device has no queue. A TUN device with a queue of length 0
-		// drops everything.
-		setting{fmt.Sprintf("txqueuelen %d", tunQueueLen), d.VXLAN != nil || a.TxQLen != 0, func() error { return k.nl.LinkSetTxQLen(link, tunQueueLen) }},
+		// A TUN device with a queue of length 0 drops everything.
+		setting{fmt.Sprintf("txqueuelen %d", d.QueueLen),
+			d.QueueLen == 0 || a.TxQLen == d.QueueLen || a.TxQLen != 0 && a.TxQLen != kernelQueueLen,
+			func() error { return k.nl.LinkSetTxQLen(link, d.QueueLen) }},
 		setting{"arp", d.VXLAN == nil || a.RawFlags&unix.IFF_NOARP == 0, func() error { return k.nl.LinkSetARPOn(link) }},
 		setting{"carrier", !up || a.RawFlags&unix.IFF_LOWER_UP != 0, func() error { return k.setCarrier(d) }},
 		setting{"up", up && !noIPv6, func() error { return k.setUp(d, link) }},
 	)
 }
 
-// tunQueueLen is the default length of the transmit queue of a TUN device, in
-// packets (TUN_READQ_SIZE in drivers/net/tun.c).
-const tunQueueLen = 500
+// kernelQueueLen is the kernel's default for the queues of a TUN device (TUN_READQ_SIZE in
+// drivers/net/tun.c).
+const kernelQueueLen = 500
 
 // bridged reports whether the device is a port of a bridge, which then receives all
 // packets that arrive on it.

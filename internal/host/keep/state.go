@@ -34,11 +34,15 @@ type Link struct {
 	Addrs []netip.Addr // each is added as a single address (/32, /128)
 	// NoTxChecksum turns off the device's checksum offload (ethtool -K tx off).
 	NoTxChecksum bool
+	// QueueLen is the length of the transmit queues of a TUN device, in packets or
+	// super-packets. A device that has neither the kernel's default nor 0 keeps its own,
+	// an administrator's choice.
+	QueueLen int
 }
 
 // equal reports whether two links have the same settings and addresses.
 func (l Link) equal(o Link) bool {
-	return l.MTU == o.MTU && l.MAC == o.MAC && l.NoTxChecksum == o.NoTxChecksum && slices.Equal(l.Addrs, o.Addrs) &&
+	return l.MTU == o.MTU && l.MAC == o.MAC && l.NoTxChecksum == o.NoTxChecksum && l.QueueLen == o.QueueLen && slices.Equal(l.Addrs, o.Addrs) &&
 		(l.VXLAN == nil || o.VXLAN == nil || *l.VXLAN == *o.VXLAN)
 }
 
