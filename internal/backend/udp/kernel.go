@@ -250,11 +250,11 @@ func (k *kernel) run(ctx context.Context) error {
 }
 
 func (k *kernel) look() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if err := k.path.Check(); err != nil {
 		return fmt.Errorf("%w: %w", fastpath.ErrDeviceGone, err)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	if traffic, err := k.path.Traffic(); err == nil { // otherwise the kernel keeps the counters for the next time
 		k.count(traffic)
 	}
