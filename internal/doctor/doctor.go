@@ -136,19 +136,32 @@ func Worst(findings []Finding) Level {
 	return worst
 }
 
+// alike is how many findings of one check and level Write prints: all peers of a large
+// cluster may be silent at once.
+const alike = 20
+
 // Write writes findings as a table of 80 columns, with each remedy in one line below its
-// finding.
+// finding. Of findings of one check and level that follow each other, it writes the first
+// and the number of the rest.
 func Write(w io.Writer, findings []Finding) error {
 	widest := 0
 	for _, f := range findings {
 		widest = max(widest, len(f.Check))
 	}
 	var p textpage.Page
-	for _, f := range findings {
+	written := 0 // of the check and level of the previous finding
+	for i, f := range findings {
 		head := fmt.Sprintf("%-4s  %-*s  ", f.Level, widest, f.Check)
-		p.Text(len(head), head, f.Text)
-		if f.Remedy != "" {
-			p.Line("%*s→ %s", len(head), "", f.Remedy)
+		if i == 0 || f.Check != findings[i-1].Check || f.Level != findings[i-1].Level {
+			written = 0
+		}
+		if written++; written <= alike {
+			p.Text(len(head), head, f.Text)
+			if f.Remedy != "" {
+				p.Line("%*s→ %s", len(head), "", f.Remedy)
+			}
+		} else if i+1 == len(findings) || f.Check != findings[i+1].Check || f.Level != findings[i+1].Level {
+			p.Text(len(head), head, fmt.Sprintf("and %d more of these: twill doctor --json lists them", written-alike))
 		}
 	}
 	_, err := io.WriteString(w, p.String())

@@ -561,6 +561,25 @@ func TestNothingIsCheckedAfterTheEnd(t *testing.T) {
 	}
 }
 
+func TestFindingsAboutThousandsOfPeersAreCutShort(t *testing.T) {
+	found := []Finding{{Check: "daemon", Level: OK, Text: "ready"}}
+	for i := range 5000 {
+		found = append(found, Finding{Check: "peers", Level: Bad, Text: fmt.Sprintf("peer %d is silent", i), Remedy: "ping"})
+	}
+	found = append(found, Finding{Check: "peers", Level: OK, Text: "one answers"})
+	var out strings.Builder
+	if err := Write(&out, found); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out.String(), "\n")
+	if n := strings.Count(out.String(), " is silent"); n != alike || len(lines) != 1+2*alike+1+1+1 {
+		t.Errorf("%d silent peers in %d lines", n, len(lines))
+	}
+	if got := lines[1+2*alike]; got != "bad   peers   and 4980 more of these: twill doctor --json lists them" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestEachFindingIsWrittenWithItsRemedy(t *testing.T) {
 	found := []Finding{{Check: "tun", Level: OK, Text: "there"}, {Check: "forwarding", Level: Bad, Text: "off", Remedy: "sysctl -w a=1"}, {Check: "clock", Level: Warn, Text: "wrong"}}
 	var out bytes.Buffer
