@@ -19,7 +19,7 @@ const (
 	// laneFlows is how many flows a thread remembers.
 	laneFlows = 1024
 	// laneTransfers is how many transfers a thread moves. If there are more, all of them
-	// stay spread over all queues: sixteen streams overflow a queue of 500 super-packets,
+	// stay spread over all queues: sixteen streams overflowed a queue of 500 super-packets,
 	// and no queue would be without a transfer for long.
 	laneTransfers = 2
 )
